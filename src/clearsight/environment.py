@@ -1,0 +1,22 @@
+"""The environment variables of the product. Nothing else reads `os.environ` for settings of ours."""
+
+import os
+from pathlib import Path
+
+__all__ = ["home", "is_offline", "weights_dir"]
+
+
+def home() -> Path:
+    """`CLEARSIGHT_HOME`: the workspace folder. Default: `.clearsight` in the working directory."""
+    return Path(os.environ.get("CLEARSIGHT_HOME") or ".clearsight").absolute()
+
+
+def weights_dir() -> Path | None:
+    """`CLEARSIGHT_WEIGHTS`: folder with pretrained weights, searched before any download. Default: none."""
+    value = os.environ.get("CLEARSIGHT_WEIGHTS")
+    return Path(value).absolute() if value else None
+
+
+def is_offline() -> bool:
+    """`CLEARSIGHT_OFFLINE`: anything but empty, `0` or `false` forbids downloads. Default: downloads are allowed."""
+    return os.environ.get("CLEARSIGHT_OFFLINE", "").lower() not in ("", "0", "false")

@@ -1,0 +1,140 @@
+"""Every error raised on purpose, as one tree.
+
+ClearsightError                500  our own fault, unless a subclass says otherwise
+├── UserError                  400  what came in cannot be used; the message says what must hold, what came, what to do
+│   ├── BadRequest             400  a scoring request that breaks the wire contract
+│   │   ├── BadImage           400  bytes that are not a picture we read, or a picture beyond the limits
+│   │   └── TooLarge           413  a body or an answer beyond the size limit
+│   ├── InvalidDocument        400  a YAML or JSON document with one or more faults, all listed
+│   ├── InvalidData            400  label files with faults, all listed
+│   ├── InvalidPackage         400  a model package that is incomplete, altered or unreadable
+│   ├── WeightsMissing         400  pretrained weights were asked for and cannot be had
+│   ├── NotFound               404  a name that does not exist
+│   └── Conflict               409  an operation that the present state forbids
+├── ExportError                500  an exported graph that cannot be made or disagrees with the model
+├── TrainingError              500  a trial that ended without a model; `reason` is for programs
+└── ServerUnavailable          503  a server of ours that does not answer
+
+A boundary translates: the command line into one line and an exit code, the handler into a status and a JSON
+body per request, the gateway into Azure's status codes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+__all__ = [
+    "BadImage",
+    "BadRequest",
+    "ClearsightError",
+    "Conflict",
+    "ExportError",
+    "Fault",
+    "InvalidData",
+    "InvalidDocument",
+    "InvalidPackage",
+    "NotFound",
+    "ServerUnavailable",
+    "TooLarge",
+    "TrainingError",
+    "UserError",
+    "WeightsMissing",
+]
+
+
+class ClearsightError(Exception):
+    """Root of every error raised on purpose."""
+
+    status: ClassVar[int] = 500
+    """HTTP status when the error reaches a client."""
+
+
+class UserError(ClearsightError):
+    """What came in cannot be used."""
+
+    status = 400
+
+
+class BadRequest(UserError):
+    """A scoring request breaks the wire contract."""
+
+
+class BadImage(BadRequest):
+    """The bytes are not a picture we read, or the picture is beyond the limits."""
+
+
+class TooLarge(BadRequest):
+    """A body or an answer is beyond the size limit."""
+
+    status = 413
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault of a document or a data set.
+
+    `code` is one of spec/training.md section 12 (`UNKNOWN_KEY`, `BAD_TYPE`, …), `target` the key path
+    (`limits.max_trials`) or the place (`annotations.jsonl:12`).
+    """
+
+    code: str
+    target: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.target}: {self.message} [{self.code}]"
+
+
+class _Faulty(UserError):
+    """An error that lists every fault found, not only the first."""
+
+    def __init__(self, subject: str, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        count = f"{len(self.faults)} fault{'' if len(self.faults) == 1 else 's'}"
+        super().__init__("\n".join([f"{subject}: {count}", *(f"  {fault}" for fault in self.faults)]))
+
+
+class InvalidDocument(_Faulty):
+    """A document (job, endpoint, deployment, settings) has faults; `faults` lists all of them."""
+
+
+class InvalidData(_Faulty):
+    """Label files have faults; `faults` lists them with file and line."""
+
+
+class InvalidPackage(UserError):
+    """A model package is incomplete, altered or unreadable."""
+
+
+class WeightsMissing(UserError):
+    """Pretrained weights were asked for and cannot be had."""
+
+
+class NotFound(UserError):
+    """A name does not exist."""
+
+    status = 404
+
+
+class Conflict(UserError):
+    """The present state forbids the operation."""
+
+    status = 409
+
+
+class ExportError(ClearsightError):
+    """An exported graph cannot be made, or disagrees with the model it was made from."""
+
+
+class TrainingError(ClearsightError):
+    """A trial ended without a model."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+class ServerUnavailable(ClearsightError):
+    """A server of ours does not answer."""
+
+    status = 503

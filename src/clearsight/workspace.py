@@ -1,0 +1,107 @@
+"""The workspace: one directory that holds everything an installation remembers.
+
+```
+.clearsight/
+    config.yaml            datastore name -> folder (written by hand)
+    data/                  downloaded or drawn data sets
+    runs/<run>/            run folders, the truth of every run
+    models/<name>/<ver>/   registered packages
+    mlflow.db              MLflow's SQLite store, a mirror of runs/
+    endpoints/             endpoint store (0600) and generated TorchServe folders
+    logs/                  request log, server logs
+    control.sock           management socket (0600) of a running `clearsight serve`
+```
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import yaml
+
+from clearsight import environment
+from clearsight.errors import UserError
+
+__all__ = ["Workspace", "write_atomically"]
+
+
+def write_atomically(path: Path, content: bytes | str, mode: int = 0o644) -> None:
+    """Write `content` to `path` so that a reader sees the old file or the new one, never a part.
+
+    Parent folders are made. The file is created with `mode` before any byte is written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Paths of one workspace. Nothing is created until something is written."""
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> Self:
+        """The workspace of `CLEARSIGHT_HOME`, or `.clearsight` in the working directory."""
+        return cls(environment.home())
+
+    @property
+    def config_file(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def mlflow_db(self) -> Path:
+        return self.root / "mlflow.db"
+
+    @property
+    def mlflow_uri(self) -> str:
+        return f"sqlite:///{self.mlflow_db}"
+
+    @property
+    def endpoints(self) -> Path:
+        return self.root / "endpoints"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def control_socket(self) -> Path:
+        return self.root / "control.sock"
+
+    def datastores(self) -> dict[str, Path]:
+        """Datastore name -> folder, from `config.yaml` (`datastores: {name: folder}`).
+
+        A relative folder is relative to the workspace's parent directory.
+        """
+        if not self.config_file.exists():
+            return {}
+        document = yaml.safe_load(self.config_file.read_text()) or {}
+        stores = document.get("datastores") if isinstance(document, dict) else None
+        if not isinstance(stores, dict) or not all(isinstance(folder, str) for folder in stores.values()):
+            raise UserError(f"{self.config_file} must hold `datastores: {{name: folder}}`, but got {document!r}")
+        return {str(name): (self.root.parent / folder).resolve() for name, folder in stores.items()}
