@@ -1,0 +1,98 @@
+"""Scoring users for every request form that Azure's clients send.
+
+Run against an endpoint of ours (or of Azure: nothing here is ours but the defaults):
+
+    locust -f loadtests/locustfile.py --headless -u 4 -r 4 -t 30s \
+        --host http://127.0.0.1:8000 --endpoint fridge --key "$KEY" --pictures demo-output/data/images
+
+Each user sends one picture after the other, without waiting (closed loop). A 429 is backpressure, not a fault: it
+is counted in its own row and the user waits for `Retry-After`. Any other status, or an answer of the wrong shape,
+is a failure; locust then exits with 1.
+"""
+
+import base64
+import json
+import random
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from gevent import sleep
+from locust import FastHttpUser, events, task
+from locust.env import Environment
+
+PICTURES: list[bytes] = []
+MAX_PICTURES = 64
+
+
+@events.init_command_line_parser.add_listener
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--endpoint", default="fridge", help="Endpoint name; the URL is HOST/endpoints/NAME/score.")
+    parser.add_argument("--key", env_var="CLEARSIGHT_KEY", is_secret=True, default="", help="Endpoint key.")
+    parser.add_argument("--deployment", default="", help="Send every request to this deployment.")
+    parser.add_argument("--pictures", required=True, help="Folder of .jpg and .png files.")
+
+
+@events.test_start.add_listener
+def read_pictures(environment: Environment, **_: Any) -> None:
+    folder = Path(environment.parsed_options.pictures)
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not files:
+        raise SystemExit(f"--pictures must be a folder with .jpg or .png files, but {folder} has none")
+    PICTURES[:] = [file.read_bytes() for file in files[:MAX_PICTURES]]
+
+
+def picture() -> str:
+    """Base64 of one picture with a newline every 76 characters, as Azure's sample clients send it."""
+    return base64.encodebytes(random.choice(PICTURES)).decode()
+
+
+class ScoringUser(FastHttpUser):
+    """One client of the endpoint."""
+
+    def send(self, form: str, input_data: Any, rows: int) -> None:
+        options = self.environment.parsed_options
+        headers = {"Authorization": f"Bearer {options.key}", "Content-Type": "application/json"}
+        if options.deployment:
+            headers["azureml-model-deployment"] = options.deployment
+        with self.client.post(
+            f"/endpoints/{options.endpoint}/score",
+            data=json.dumps({"input_data": input_data}),
+            headers=headers,
+            name=form,
+            catch_response=True,
+        ) as response:
+            if response.status_code == 429:
+                response.request_meta["name"] = "429 backpressure"
+                response.success()
+                sleep(float(response.headers.get("Retry-After", 1)))
+                return
+            if response.status_code != 200:
+                response.failure(f"{response.status_code}: {(response.text or '')[:200]}")
+                return
+            answers = response.json()
+            if len(answers) != rows or any("labels" not in answer and "boxes" not in answer for answer in answers):
+                response.failure(f"expected {rows} answers with labels or boxes, but got {answers!r:.200}")
+
+    @task(6)
+    def plain(self) -> None:
+        self.send("R1 plain", {"columns": ["image"], "data": [picture()]}, 1)
+
+    @task(2)
+    def nested_with_index(self) -> None:
+        data = [[picture()], [picture()]]
+        self.send("R2 nested, index", {"columns": ["image"], "index": [0, 1], "data": data}, 2)
+
+    @task(1)
+    def flat_with_index(self) -> None:
+        data = [picture(), picture(), picture()]
+        self.send("R3 flat, index", {"columns": ["image"], "index": [0, 1, 2], "data": data}, 3)
+
+    @task(1)
+    def json_cell(self) -> None:
+        cell = json.dumps({"image_base64": picture(), "model_explainability": False})
+        self.send("R4 JSON cell", {"columns": ["image"], "data": [cell]}, 1)
+
+    @task(1)
+    def bare_list(self) -> None:
+        self.send("R6 bare list", [picture()], 1)
