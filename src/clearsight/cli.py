@@ -1,22 +1,28 @@
 """The root command. Each role adds its nouns; they are imported when used."""
 
 import sys
+from collections.abc import Mapping
+from typing import Final
 
 import click
 
-from clearsight.console import LazyGroup, run
+from clearsight.console import LazyCommand, LazyGroup, run
 
 __all__ = ["main", "root"]
 
-NOUNS = {
-    "data": ("clearsight.training.cli_data:data", "Draw, convert and check labelled pictures."),
-    "job": ("clearsight.training.cli_job:job", "Train models."),
-    "model": ("clearsight.exporters.cli_model:model", "Register, check and export model packages."),
-    "predict": ("clearsight.handlers.cli_predict:predict", "Score pictures with a package, in this process."),
-    "serve": ("clearsight.serving.cli:serve", "Run the gateway and the workers in the foreground."),
-    "online-endpoint": ("clearsight.serving.cli:online_endpoint", "Endpoints: a URL, keys and a traffic table."),
-    "online-deployment": ("clearsight.serving.cli:online_deployment", "Deployments: a model behind an endpoint."),
-    "java-home": ("clearsight.serving.cli:java_home", "Print the JAVA_HOME that TorchServe is started with."),
+NOUNS: Final[Mapping[str, LazyCommand]] = {
+    "data": LazyCommand("clearsight.training.cli_data:data", "Draw, convert and check labelled pictures.", "train"),
+    "job": LazyCommand("clearsight.training.cli_job:job", "Train models.", "train"),
+    "model": LazyCommand("clearsight.exporters.cli_model:model", "Register, check and export packages.", "export"),
+    "predict": LazyCommand("clearsight.handlers.cli_predict:predict", "Score pictures in this process.", "score"),
+    "serve": LazyCommand("clearsight.serving.cli:serve", "Run gateway and workers in the foreground.", "serve"),
+    "online-endpoint": LazyCommand(
+        "clearsight.serving.cli:online_endpoint", "Endpoints: a URL, keys and a traffic table.", "serve"
+    ),
+    "online-deployment": LazyCommand(
+        "clearsight.serving.cli:online_deployment", "Deployments: a model behind an endpoint.", "serve"
+    ),
+    "java-home": LazyCommand("clearsight.serving.cli:java_home", "Print the JAVA_HOME of TorchServe.", "serve"),
 }
 
 

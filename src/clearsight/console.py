@@ -6,11 +6,11 @@ Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 faile
 import difflib
 import functools
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
 import click
 import jmespath
@@ -21,7 +21,7 @@ from rich.table import Table
 
 from clearsight.errors import ClearsightError
 
-__all__ = ["AzCommand", "LazyGroup", "emit", "parse_assignments", "result_options", "stderr"]
+__all__ = ["AzCommand", "LazyCommand", "LazyGroup", "emit", "parse_assignments", "result_options", "stderr"]
 
 P = ParamSpec("P")
 
@@ -74,10 +74,19 @@ class AzCommand(click.Command):
         return matches[0] if len(matches) == 1 else name
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when used: `lazy` maps a name to `(module:attribute, help line)`."""
+class LazyCommand(NamedTuple):
+    """Where a command is defined, its help line, and the extra of the package that it needs."""
 
-    def __init__(self, *args: Any, lazy: dict[str, tuple[str, str]] | None = None, **kwargs: Any) -> None:
+    location: str
+    """`module:attribute`"""
+    summary: str
+    extra: str
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when used."""
+
+    def __init__(self, *args: Any, lazy: Mapping[str, LazyCommand] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lazy = lazy or {}
 
@@ -87,8 +96,15 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._lazy:
             return super().get_command(ctx, cmd_name)
-        module, _, attribute = self._lazy[cmd_name][0].partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
+        lazy = self._lazy[cmd_name]
+        module, _, attribute = lazy.location.partition(":")
+        try:
+            command: click.Command = getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise click.ClickException(
+                f"{ctx.command_path} {cmd_name} needs the package {error.name!r}, which is not installed; "
+                f"install it with: pip install 'clearsight[{lazy.extra}]'"
+            ) from error
         return command
 
     def resolve_command(
@@ -103,7 +119,7 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         eager = {name: command.get_short_help_str() for name, command in self.commands.items()}
-        lines = {**{name: text for name, (_, text) in self._lazy.items()}, **eager}
+        lines = {**{name: lazy.summary for name, lazy in self._lazy.items()}, **eager}
         with formatter.section("Commands"):
             formatter.write_dl(list(lines.items()))
 
