@@ -1,0 +1,275 @@
+"""One labelled picture: the record of each of the four tasks, parsed from a row of a label file.
+
+Formats: https://learn.microsoft.com/azure/machine-learning/reference-automl-images-schema. Where Azure is silent,
+the docstrings say what is accepted. Coordinates are fractions of the upright picture's width and height.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from clearsight.tasks import Task
+
+__all__ = ["BadRecord", "Box", "Instance", "Labels", "Record", "SizeHint", "parse_labels", "parse_size_hint"]
+
+CLIP_TOLERANCE: Final = 0.01
+"""A coordinate outside [0, 1] by at most this is clipped (a rounding error), farther out it is a fault."""
+
+IMAGE_FORMATS: Final = ("jpg", "jpeg", "png", "jpe", "jfif", "bmp", "tif", "tiff")
+TRUTHS: Final = MappingProxyType({"0": False, "1": True, "false": False, "true": True})
+PIXELS: Final = re.compile(r"\s*(\d{1,9})\s*(?:px)?\s*", re.IGNORECASE)
+
+
+class BadRecord(ValueError):
+    """A row breaks the format of its task; the message says what must hold and what came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One object of a detection record."""
+
+    label: str
+    xyxy_unit: tuple[float, float, float, float]
+    """left, top, right, bottom in [0, 1], with left < right and top < bottom."""
+    is_crowd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One object of an instance-segmentation record."""
+
+    label: str
+    rings_unit: tuple[tuple[float, ...], ...]
+    """One ring per visible part, each x1, y1, x2, y2, … in [0, 1], at least 3 points; filled as a union."""
+    is_crowd: bool = False
+
+    @property
+    def xyxy_unit(self) -> tuple[float, float, float, float]:
+        """The smallest box around all rings."""
+        xs = [x for ring in self.rings_unit for x in ring[0::2]]
+        ys = [y for ring in self.rings_unit for y in ring[1::2]]
+        return min(xs), min(ys), max(xs), max(ys)
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What a record says about its picture.
+
+    `names`: multi-class exactly one; multi-label any number, in file order, each once; detection and segmentation the
+    distinct classes of the objects, in order of appearance. `boxes` and `instances` are empty for other tasks.
+    """
+
+    names: tuple[str, ...]
+    boxes: tuple[Box, ...] = ()
+    instances: tuple[Instance, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SizeHint:
+    """`image_details` of a record: what its author believed about the file. The file wins."""
+
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One labelled picture of a table."""
+
+    image: Path
+    labels: tuple[str, ...]
+    """See `Labels.names`."""
+    source: str
+    """Where the record stands: `annotations.jsonl:12`."""
+    boxes: tuple[Box, ...] = ()
+    instances: tuple[Instance, ...] = ()
+    size_hint: SizeHint = SizeHint()
+
+
+def parse_labels(
+    value: object, task: Task, size_wh: Callable[[], tuple[int, int] | None], tally: Counter[str]
+) -> Labels:
+    """Parse the target column of one row.
+
+    `size_wh` returns the picture's size in pixels, or None when it cannot be known; it is called only when a box may
+    be narrower than a pixel. What was repaired or dropped is counted in `tally`, by sentence. Raises `BadRecord`.
+    """
+    return PARSERS[task](value, size_wh, tally)
+
+
+def _multi_class(value: object, size_wh: object, tally: Counter[str]) -> Labels:
+    """One class name; a list of one is read as its element."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return Labels((_class_name(value),))
+
+
+def _multi_label(value: object, size_wh: object, tally: Counter[str]) -> Labels:
+    """A list of class names, perhaps empty; repetitions collapse; a lone name is read as a list of one."""
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list):
+        raise BadRecord(f"labels must be a list of class names, but got {_shown(value)}")
+    return Labels(tuple(dict.fromkeys(_class_name(name) for name in value)))
+
+
+def _detection(value: object, size_wh: Callable[[], tuple[int, int] | None], tally: Counter[str]) -> Labels:
+    boxes = []
+    for index, document in enumerate(_objects(value)):
+        try:
+            box = _box(document, tally)
+        except BadRecord as error:
+            raise BadRecord(f"object {index + 1}: {error}") from None
+        if _is_below_one_pixel(box, size_wh):
+            tally["box narrower than one pixel dropped"] += 1
+        else:
+            boxes.append(box)
+    return Labels(tuple(dict.fromkeys(box.label for box in boxes)), boxes=tuple(boxes))
+
+
+def _segmentation(value: object, size_wh: object, tally: Counter[str]) -> Labels:
+    instances = []
+    for index, document in enumerate(_objects(value)):
+        try:
+            instance = _instance(document, tally)
+        except BadRecord as error:
+            raise BadRecord(f"object {index + 1}: {error}") from None
+        if instance.rings_unit:
+            instances.append(instance)
+        else:
+            tally["object without a usable ring dropped"] += 1
+    return Labels(tuple(dict.fromkeys(instance.label for instance in instances)), instances=tuple(instances))
+
+
+PARSERS: Final[Mapping[Task, Callable[[object, Callable[[], tuple[int, int] | None], Counter[str]], Labels]]] = (
+    MappingProxyType(
+        {
+            Task.MULTI_CLASS: _multi_class,
+            Task.MULTI_LABEL: _multi_label,
+            Task.DETECTION: _detection,
+            Task.SEGMENTATION: _segmentation,
+        }
+    )
+)
+
+
+def _objects(value: object) -> Sequence[Mapping[str, object]]:
+    """The label objects of a row; a lone object is read as a list of one, an empty list is a background picture."""
+    items = [value] if isinstance(value, dict) else value
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise BadRecord(f"labels must be a list of objects, but got {_shown(value)}")
+    return items
+
+
+def _box(document: Mapping[str, object], tally: Counter[str]) -> Box:
+    left, top, right, bottom = (_coordinate(document, key, tally) for key in ("topX", "topY", "bottomX", "bottomY"))
+    if right <= left or bottom <= top:
+        raise BadRecord(
+            "bottomX must be greater than topX and bottomY than topY,"
+            f" but got topX {left:g}, topY {top:g}, bottomX {right:g}, bottomY {bottom:g}"
+        )
+    return Box(_class_name(document.get("label")), (left, top, right, bottom), _is_crowd(document))
+
+
+def _instance(document: Mapping[str, object], tally: Counter[str]) -> Instance:
+    rings = document.get("polygon")
+    if not isinstance(rings, list) or not all(isinstance(ring, list) for ring in rings):
+        raise BadRecord(f"polygon must be a list of rings [x1, y1, x2, y2, …], but got {_shown(rings)}")
+    kept = []
+    for ring in rings:
+        points = tuple(_unit(value, "a polygon point", tally) for value in ring)
+        if len(points) % 2 == 0 and len(points) >= 6:
+            kept.append(points)
+        else:
+            tally["ring with an odd count of numbers or fewer than 3 points dropped"] += 1
+    return Instance(_class_name(document.get("label")), tuple(kept), _is_crowd(document))
+
+
+def _is_below_one_pixel(box: Box, size_wh: Callable[[], tuple[int, int] | None]) -> bool:
+    left, top, right, bottom = box.xyxy_unit
+    size = size_wh()
+    return size is not None and ((right - left) * size[0] < 1 or (bottom - top) * size[1] < 1)
+
+
+def _class_name(value: object) -> str:
+    """A class name; a number becomes its decimal text."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise BadRecord(f"a label must be a class name, not empty, but got {_shown(value)}")
+    return value
+
+
+def _coordinate(document: Mapping[str, object], key: str, tally: Counter[str]) -> float:
+    if document.get(key) is None:
+        raise BadRecord(f"{key} is missing")
+    return _unit(document[key], key, tally)
+
+
+def _unit(value: object, name: str, tally: Counter[str]) -> float:
+    number = _number(value)
+    if number is None or not -CLIP_TOLERANCE <= number <= 1 + CLIP_TOLERANCE:
+        raise BadRecord(f"{name} must be a fraction of the picture in [0, 1], but got {_shown(value)}")
+    clipped = min(max(number, 0.0), 1.0)
+    if clipped != number:
+        tally["coordinate just outside [0, 1] clipped"] += 1
+    return clipped
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _is_crowd(document: Mapping[str, object]) -> bool:
+    """`isCrowd`: 0, 1, a boolean, or one of these as text in any case; absent or null is false."""
+    value = document.get("isCrowd")
+    if value is None:
+        return False
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    try:
+        return TRUTHS[str(value).strip().lower()]
+    except KeyError:
+        raise BadRecord(f"isCrowd must be 0, 1, true or false, but got {_shown(value)}") from None
+
+
+def parse_size_hint(details: object) -> SizeHint:
+    """Parse `image_details`; it and each of its keys may be absent or null. Raises `BadRecord`."""
+    if details is None:
+        return SizeHint()
+    if not isinstance(details, dict):
+        raise BadRecord(f"image_details must be an object, but got {_shown(details)}")
+    image_format = details.get("format")
+    if image_format is not None and str(image_format).lower() not in IMAGE_FORMATS:
+        raise BadRecord(
+            f"image_details.format must be one of {', '.join(IMAGE_FORMATS)}, but got {_shown(image_format)}"
+        )
+    return SizeHint(_pixels(details, "width"), _pixels(details, "height"))
+
+
+def _pixels(details: Mapping[str, object], key: str) -> int | None:
+    value = details.get(key)
+    if value is None:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    match = None if isinstance(value, (bool, float)) else PIXELS.fullmatch(str(value))
+    if match is None or int(match[1]) == 0:
+        raise BadRecord(f'image_details.{key} must be a positive number like 400 or "400px", but got {_shown(value)}')
+    return int(match[1])
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"
