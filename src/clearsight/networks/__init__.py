@@ -1,0 +1,1 @@
+"""Networks by public name, and their pretrained weights."""

@@ -1,0 +1,265 @@
+"""The model package: one folder that training writes, the registry keeps and every server loads.
+
+```
+mlflow-model/
+    MLmodel  conda.yaml  python_env.yaml  requirements.txt     what MLflow reads
+    artifacts/
+        settings.json           preprocessing and thresholds; the user may edit it
+        labels.json             class names, index = class id
+        weights.safetensors     the trained tensors
+        model.onnx              serving graph: images (N, 3, H, W) float32 -> logits (N, K)
+        model.torchscript.pt    the same as TorchScript
+        manifest.json           what made this package, and the sha256 of everything that must not change
+```
+
+The layout is that of the `mlflow-model` folder of Azure's AutoML for images. Nothing in it is a pickle. The hashes
+guard against damage and accidental edits; they are not a signature: load packages of people you trust.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from clearsight.errors import Fault, InvalidDocument, InvalidPackage
+from clearsight.settings import ClassificationSettings, parse_settings
+from clearsight.tasks import Task
+
+__all__ = [
+    "GUARDED_FILES",
+    "LABELS_FILE",
+    "MANIFEST_FILE",
+    "ONNX_FILE",
+    "SCHEMA_VERSION",
+    "SETTINGS_FILE",
+    "TORCHSCRIPT_FILE",
+    "WEIGHTS_FILE",
+    "Manifest",
+    "ModelPackage",
+    "sha256_of",
+]
+
+SETTINGS_FILE: Final = "artifacts/settings.json"
+LABELS_FILE: Final = "artifacts/labels.json"
+WEIGHTS_FILE: Final = "artifacts/weights.safetensors"
+ONNX_FILE: Final = "artifacts/model.onnx"
+TORCHSCRIPT_FILE: Final = "artifacts/model.torchscript.pt"
+MANIFEST_FILE: Final = "artifacts/manifest.json"
+
+GUARDED_FILES: Final = (LABELS_FILE, WEIGHTS_FILE, ONNX_FILE, TORCHSCRIPT_FILE)
+"""Files whose sha256 the manifest holds. `settings.json` is not among them: it is the user's to edit."""
+
+SCHEMA_VERSION: Final = 1
+
+_MAX_JSON_BYTES: Final = 16 * 1024 * 1024  # of settings, labels and manifest each; real ones hold kilobytes
+
+
+def sha256_of(file: Path) -> str:
+    """Hash a file's content; lower-case hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class FileRecord(_Document):
+    """Fingerprint of one guarded file."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    num_bytes: NonNegativeInt
+
+
+class Manifest(_Document):
+    """`manifest.json`: who made the package, from what, and how closely its graphs agree."""
+
+    schema_version: Literal[1]
+    product_version: str
+    created_at: str
+    """UTC, ISO 8601."""
+    run_id: str
+    task: str
+    """Azure's name of the task, for example `image_classification`."""
+    model_name: str
+    num_classes: PositiveInt
+    architecture: dict[str, Any]
+    """`library`, `builder`, `num_parameters`."""
+    pretrained: dict[str, Any]
+    """Where training started: `source`, `file`, `sha256`, `tag`, `licence`."""
+    settings: dict[str, Any]
+    """`settings.json` as it was written: keys that the user removes later are read from here."""
+    files: dict[str, FileRecord]
+    """Fingerprints of `GUARDED_FILES`, by path inside the package."""
+    graphs: dict[str, dict[str, Any]]
+    """Per graph file: exporter and version, input and output names, opset."""
+    parity: dict[str, Any]
+    """Largest differences to the eager network, per backend."""
+    precision_gates: dict[str, Any] = Field(default_factory=dict)
+    """Accuracy of precisions below fp32 on the parity pictures. A record only; enabling one is a deployment's choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPackage:
+    """An opened package. `manifest` is the validated content of `manifest.json`."""
+
+    root: Path
+    task: Task
+    model_name: str
+    labels: tuple[str, ...]
+    """Class names; the index is the class id."""
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: Path | str, verify: bool = True) -> Self:
+        """Read a package folder and, with `verify`, compare every guarded file with the manifest.
+
+        Raises `InvalidPackage`, which names the file: missing, altered, unreadable, or from a newer version.
+        """
+        root = Path(path).absolute()
+        if not root.is_dir():
+            raise InvalidPackage(f"a model package must be a folder, but {root} is {_what_is(root)}")
+        manifest = _read_manifest(root)
+        labels = _read_labels(root / LABELS_FILE)
+        if len(labels) != manifest.num_classes:
+            raise InvalidPackage(
+                f"{root / LABELS_FILE} must name {manifest.num_classes} classes as the manifest says, "
+                f"but it names {len(labels)}"
+            )
+        package = cls(
+            root=root,
+            task=Task(manifest.task),
+            model_name=manifest.model_name,
+            labels=labels,
+            manifest=MappingProxyType(manifest.model_dump(mode="json")),
+        )
+        for name, record in manifest.files.items():
+            _check_file(root, name, record, read_content=verify)
+        return package
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.labels)
+
+    @property
+    def run_id(self) -> str:
+        return str(self.manifest["run_id"])
+
+    @property
+    def weights_file(self) -> Path:
+        return self.root / WEIGHTS_FILE
+
+    @property
+    def onnx_file(self) -> Path:
+        return self.root / ONNX_FILE
+
+    @property
+    def torchscript_file(self) -> Path:
+        return self.root / TORCHSCRIPT_FILE
+
+    @property
+    def settings_file(self) -> Path:
+        return self.root / SETTINGS_FILE
+
+    @property
+    def manifest_file(self) -> Path:
+        return self.root / MANIFEST_FILE
+
+    def settings(self) -> ClassificationSettings:
+        """Inference settings: `settings.json` as it is now; what it leaves out is taken from training.
+
+        Raises `InvalidDocument` naming the key of a bad value.
+        """
+        return self.settings_and_warnings()[0]
+
+    def settings_and_warnings(self) -> tuple[ClassificationSettings, list[str]]:
+        """As `settings`, with one sentence for each key that no one reads (usually a misspelt one)."""
+        edited = self._edited_settings()
+        _, warnings = parse_settings(edited, self.task)
+        settings, _ = parse_settings({**_as_trained(self.manifest["settings"], edited, self.task), **edited}, self.task)
+        return settings, warnings
+
+    def _edited_settings(self) -> dict[str, Any]:
+        if not self.settings_file.exists():
+            return {}
+        document = _read_json(self.settings_file)
+        if not isinstance(document, dict):
+            fault = Fault("BAD_TYPE", SETTINGS_FILE, f"must be a JSON object, but got {type(document).__name__}")
+            raise InvalidDocument(str(self.settings_file), [fault])
+        return document
+
+
+def _as_trained(trained: Mapping[str, Any], edited: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    return dict(trained)
+
+
+def _what_is(path: Path) -> str:
+    return "a file" if path.exists() else "not there"
+
+
+def _read_json(file: Path) -> Any:
+    if not file.is_file():
+        raise InvalidPackage(f"a model package must hold {file.name}, but {file} is {_what_is(file)}")
+    if file.stat().st_size > _MAX_JSON_BYTES:
+        raise InvalidPackage(f"{file} must hold at most {_MAX_JSON_BYTES} bytes, but it holds {file.stat().st_size}")
+    try:
+        return json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InvalidPackage(f"{file} must be JSON, but it cannot be parsed: {error}") from error
+
+
+def _read_manifest(root: Path) -> Manifest:
+    file = root / MANIFEST_FILE
+    if not file.exists() and (root / "MLmodel").exists():
+        raise InvalidPackage(
+            f"{root} must hold {MANIFEST_FILE}, but it does not: it is an MLflow model of another program, "
+            "which Clearsight does not load (it may run code when opened)"
+        )
+    document = _read_json(file)
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise InvalidPackage(
+            f"{file} has schema_version {version}, but this version of Clearsight reads up to {SCHEMA_VERSION}; "
+            "upgrade Clearsight"
+        )
+    try:
+        manifest = Manifest.model_validate(document)
+        Task(manifest.task)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise InvalidPackage(f"{file} is not a manifest of this product: {place}: {first['msg']}") from error
+    except ValueError as error:
+        raise InvalidPackage(f"{file}: task must be one of {[task.value for task in Task]}: {error}") from error
+    if set(manifest.files) != set(GUARDED_FILES):
+        raise InvalidPackage(f"{file} must list the files {list(GUARDED_FILES)}, but it lists {sorted(manifest.files)}")
+    return manifest
+
+
+def _read_labels(file: Path) -> tuple[str, ...]:
+    labels = _read_json(file)
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise InvalidPackage(f"{file} must be a JSON list of class names")
+    return tuple(labels)
+
+
+def _check_file(root: Path, name: str, record: FileRecord, read_content: bool) -> None:
+    file = root / name
+    if not file.is_file():
+        raise InvalidPackage(f"the package {root} must hold {name}, but it is {_what_is(file)}")
+    num_bytes = file.stat().st_size
+    if num_bytes != record.num_bytes:
+        raise InvalidPackage(
+            f"{name} of {root} was altered or damaged: the manifest says {record.num_bytes} bytes, "
+            f"but it holds {num_bytes}; export or download the package again"
+        )
+    if read_content and (found := sha256_of(file)) != record.sha256:
+        raise InvalidPackage(
+            f"{name} of {root} was altered or damaged: the manifest says sha256 {record.sha256[:12]}…, "
+            f"but it has {found[:12]}…; export or download the package again"
+        )

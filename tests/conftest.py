@@ -1,0 +1,82 @@
+"""Fixtures that every test folder may use."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real photographs and weights, next to the repository; tests that need them skip where they are absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the shared data folder is not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def drawn_pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Twenty PNG pictures of 96 x 80 with gradients, blocks and noise, the same in every run."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(7)
+    rows, columns = np.mgrid[0:80, 0:96]
+    files = []
+    for index in range(20):
+        image_HWC = np.stack([rows * 3 % 256, columns * (index + 1) % 256, (rows + columns) % 256], axis=-1)
+        image_HWC[20:60, 10 + 2 * index : 50 + 2 * index] = random.integers(0, 256, 3)
+        image_HWC = np.clip(image_HWC + random.normal(0, 12, image_HWC.shape), 0, 255).astype(np.uint8)
+        file = folder / f"{index:02}.png"
+        Image.fromarray(image_HWC).save(file)
+        files.append(file)
+    return files
+
+
+def _write(target: Path, task_name: str, labels: tuple[str, ...], pictures: list[Path]) -> object:
+    import torch
+
+    from clearsight.exporters.write import write_package
+    from clearsight.networks.registry import build_network
+    from clearsight.settings import ClassificationSettings
+    from clearsight.tasks import Task
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = build_network("mobilenetv2", len(labels))
+        # Random batch-norm statistics and a wide last layer, so that different pictures get different answers.
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None
+        with torch.no_grad():
+            network.train()(torch.randn(8, 3, 64, 64))
+            network.classifier[1].weight.mul_(40)
+    return write_package(
+        target,
+        task=Task(task_name),
+        model_name="mobilenetv2",
+        labels=labels,
+        network=network,
+        settings=ClassificationSettings(valid_resize_size=72, valid_crop_size=64),
+        parity_images=pictures,
+        run_id=f"{target.parent.name}_HD_0",
+        pretrained={"source": "none", "file": None, "sha256": None, "tag": None, "licence": None},
+        train_artifacts=target.parent / "train_artifacts",
+    )
+
+
+FRIDGE_LABELS = ("can", "carton", "milk_bottle", "water_bottle")
+
+
+@pytest.fixture(scope="session")
+def tiny_package(tmp_path_factory: pytest.TempPathFactory, drawn_pictures: list[Path]) -> object:
+    """A multi-class `ModelPackage` with random weights (MobileNetV2, 4 fridge classes, 64-pixel crops). Read only."""
+    target = tmp_path_factory.mktemp("tiny") / "mlflow-model"
+    return _write(target, "image_classification", FRIDGE_LABELS, drawn_pictures)
+
+
+@pytest.fixture(scope="session")
+def tiny_multilabel_package(tmp_path_factory: pytest.TempPathFactory, drawn_pictures: list[Path]) -> object:
+    """The same for a multi-label task. Read only: tests that change a package copy it first."""
+    target = tmp_path_factory.mktemp("tiny_multilabel") / "mlflow-model"
+    return _write(target, "image_classification_multilabel", FRIDGE_LABELS, drawn_pictures)
