@@ -1,0 +1,134 @@
+"""The routing table: everything the gateway knows about endpoints, given whole by the management plane.
+
+A table is immutable. A change is a new table with a higher `version`, sent by `PUT /table`; see `control.py`.
+
+```json
+{"version": 7, "endpoints": {"fridge": {
+    "auth_mode": "key", "key_hashes": ["<sha256 hex>", "<sha256 hex>"], "traffic": {"blue": 90, "green": 10},
+    "deployments": {"blue": {"ready": true, "generation": "blue-1",
+        "upstream": {"socket": "/…/inference.sock", "path": "/predictions/blue", "key_file": "/…/key_file.json"},
+        "max_running": 16, "max_in_flight": 32, "request_timeout_s": 5.0}}}}}
+```
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, ClassVar, Literal
+
+import orjson
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from clearsight.errors import Fault, InvalidDocument
+
+__all__ = ["AuthMode", "Deployment", "Endpoint", "RoutingTable", "Upstream"]
+
+type_config = ConfigDict(extra="forbid", strict=True)
+
+AuthMode = Literal["key", "aml_token", "aad_token"]
+"""How the bearer credential came about; the gateway only compares its hash and writes the mode to the log."""
+
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$", max_length=64)]
+Sha256Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Percentage = Annotated[int, Field(ge=0, le=100)]
+AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
+
+MAX_SOCKET_PATH_BYTES = 107
+"""`sun_path` of a Linux unix socket holds 108 bytes, the last of them zero (unix(7))."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Where one generation of a deployment listens.
+
+    `socket` is TorchServe's inference socket, `path` the request path (`/predictions/<model>`), `key_file` the JSON
+    file in which TorchServe wrote its own tokens; the gateway reads `inference.key` from it.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = type_config
+
+    socket: AbsolutePath
+    path: Annotated[str, Field(pattern=r"^/[!-~]*$")]
+    key_file: AbsolutePath
+
+    def __post_init__(self) -> None:
+        length = len(self.socket.encode())
+        if length > MAX_SOCKET_PATH_BYTES:
+            raise ValueError(f"a socket path must be at most {MAX_SOCKET_PATH_BYTES} bytes long, but got {length}")
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One deployment as it runs now.
+
+    `generation` changes whenever the process behind it changes; requests in flight are counted per generation.
+    `max_in_flight` bounds requests waiting and running (429 beyond), `max_running` those forwarded at a time,
+    `request_timeout_s` the time from the last byte of a request to the answer (408 beyond).
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = type_config
+
+    ready: bool
+    generation: Annotated[str, Field(min_length=1, max_length=200)]
+    upstream: Upstream
+    max_running: Annotated[int, Field(ge=1)]
+    max_in_flight: Annotated[int, Field(ge=1)]
+    request_timeout_s: Annotated[float, Field(gt=0, le=300)]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One endpoint: who may call it, and how its traffic is split.
+
+    `key_hashes` holds the sha256, in lower-case hex, of every credential valid now; with none, every call is a 401.
+    `traffic` maps deployments to percentages that sum to 0 or 100; an absent deployment means 0.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = type_config
+
+    auth_mode: AuthMode
+    key_hashes: tuple[Sha256Hex, ...]
+    traffic: Mapping[Name, Percentage]
+    deployments: Mapping[Name, Deployment]
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.traffic) - set(self.deployments)):
+            raise ValueError(f"traffic must name deployments of the endpoint, but got {', '.join(unknown)}")
+        total = sum(self.traffic.values())
+        if total not in (0, 100):
+            raise ValueError(f"traffic must sum to 0 or 100, but sums to {total}")
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """All endpoints. `version` is the writer's counter; the gateway reports it back and does not compare it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = type_config
+
+    version: Annotated[int, Field(ge=0)] = 0
+    endpoints: Mapping[Name, Endpoint] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """The table as one line of JSON."""
+        return orjson.dumps(self)
+
+    @staticmethod
+    def from_json(content: bytes | str) -> "RoutingTable":
+        """Parse and check a table. Raises InvalidDocument that lists every fault with its place."""
+        try:
+            return _adapter().validate_json(content)
+        except ValidationError as error:
+            faults = [
+                Fault("BAD_VALUE", _place(entry["loc"]), entry["msg"].removeprefix("Value error, "))
+                for entry in error.errors(include_url=False, include_input=False, include_context=False)
+            ]
+            raise InvalidDocument("routing table", faults) from None
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "table"
+
+
+@cache
+def _adapter() -> TypeAdapter[RoutingTable]:
+    return TypeAdapter(RoutingTable)
