@@ -1,0 +1,41 @@
+"""The `.mar` archive: a zip that stock TorchServe loads when `clearsight` is installed beside it."""
+
+import os
+import zipfile
+from pathlib import Path
+
+from clearsight.errors import UserError
+from clearsight.handlers.torchserve_folder import HandlerConfig, WorkerConfig, archive_files
+from clearsight.package import ModelPackage
+
+__all__ = ["write_mar"]
+
+
+def write_mar(package: ModelPackage, path: Path, model_name: str) -> None:
+    """Write the whole package and the handler's name into one archive: one worker, no batching, all cores.
+
+    The archive holds no code: the handler is found by its dotted name in TorchServe's Python. Same package, same
+    bytes (entries are sorted and carry no time). A reader sees the old file or the new one, never a part.
+    """
+    if not model_name.replace("-", "").replace("_", "").isalnum() or not model_name.isascii():
+        raise UserError(f"model_name must be ASCII letters, digits, '-' and '_', but got {model_name!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for name, content in archive_files(model_name, WorkerConfig(), HandlerConfig()).items():
+                archive.writestr(_entry(name), content)
+            for file in sorted(file for file in package.root.rglob("*") if file.is_file()):
+                with archive.open(_entry(f"package/{file.relative_to(package.root).as_posix()}"), "w") as target:
+                    target.write(file.read_bytes())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    """A stored entry with a fixed date: weights do not shrink, and equal packages give equal archives."""
+    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    entry.external_attr = 0o644 << 16
+    return entry

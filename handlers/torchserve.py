@@ -1,0 +1,233 @@
+"""TorchServe's side of the Scorer: whole HTTP bodies in, answer bytes out, one status per request.
+
+TorchServe loads this module by its dotted name and calls `handle`. What a handler of TorchServe 0.12 must
+never do, each seen there: raise (the whole batch fails, innocents included); set a header or a reason phrase that is
+not short ASCII text, return text with a lone surrogate, or return more than `max_response_size` (each kills the
+worker for 7 to 9 s); print a line that begins with `[METRICS]` (it becomes a metric). So every answer is bytes made
+by us, every failure is a status and a JSON body of its own request, and every log line carries a prefix.
+
+Nothing heavy is imported before `initialize`: TorchServe hides an ImportError of this module behind one of its own.
+"""
+
+import http
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+__all__ = ["TorchServeHandler", "handle"]
+
+ANSWER_HEADER: Final = "x-clearsight-answer"
+"""Marks an answer of ours, so that the gateway can tell it from an error of TorchServe."""
+
+MAX_ANSWER_BYTES: Final = 96 * 1024 * 1024
+"""Default limit of one answer: a few MiB below `max_response_size` (100 MiB), which kills the worker."""
+
+LOG_PREFIX: Final = "clearsight | "
+
+log = logging.getLogger("clearsight.torchserve")
+
+
+class Context(Protocol):
+    """What we use of `ts.context.Context`."""
+
+    model_yaml_config: Mapping[str, Any] | None
+
+    @property
+    def system_properties(self) -> Mapping[str, Any]: ...
+    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None: ...
+    def set_response_header(self, idx: int, key: str, value: str) -> None: ...
+    def set_response_content_type(self, idx: int, value: str) -> None: ...
+
+
+class LineFormatter(logging.Formatter):
+    """Prefixes every line and escapes control characters: no logged text can forge a line or a metric."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = super().format(record).splitlines() or [""]
+        return "\n".join(LOG_PREFIX + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
+
+
+class TorchServeHandler:
+    """Answers batches of HTTP requests with one Scorer.
+
+    The section `clearsight` of `model-config.yaml` names the package and says how to run it; see
+    `torchserve_folder.HandlerConfig`, which writes it.
+    """
+
+    def __init__(self) -> None:
+        self.scorer: Any = None
+        self.max_answer_bytes = MAX_ANSWER_BYTES
+
+    def initialize(self, context: Context) -> None:
+        """Load the package and score one drawn picture.
+
+        A failure becomes one readable line, a diagnostic file (the `diagnostic_file` of the configuration, else
+        `clearsight-error.txt` in the model folder) and a RuntimeError, after which TorchServe gives up this worker.
+        """
+        _configure_logging()
+        document = context.model_yaml_config or {}
+        config: Mapping[str, Any] = document.get("clearsight") or {}
+        folder = Path(str(context.system_properties["model_dir"]))
+        diagnostic_file = Path(config.get("diagnostic_file") or folder / "clearsight-error.txt")
+        try:
+            self._load(folder, config, workers=int(document.get("minWorkers") or 1))
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            log.error("the model cannot be loaded: %s", reason)
+            _write_diagnostic(diagnostic_file, reason)
+            raise RuntimeError(_ascii(f"clearsight cannot load the model: {reason}")) from error
+        # TorchServe logs two INFO lines per request, which the JVM reads and parses; nothing needs them.
+        logging.getLogger().setLevel(logging.WARNING)
+
+    def _load(self, folder: Path, config: Mapping[str, Any], workers: int) -> None:
+        from clearsight.handlers.scorer import load_scorer
+
+        started = time.perf_counter()
+        num_threads = int(config.get("num_threads") or max(1, len(os.sched_getaffinity(0)) // workers))
+        self.max_answer_bytes = int(config.get("max_answer_bytes") or MAX_ANSWER_BYTES)
+        self.scorer = load_scorer(
+            folder / str(config.get("package") or "package"),  # an absolute path replaces the folder
+            backend=config.get("backend") or "auto",
+            device=config.get("device") or "auto",
+            precision=config.get("precision") or "f32",
+            num_threads=num_threads,
+        )
+        self.scorer.warm_up()
+        log.info(
+            "loaded %s: backend %s, precision %s, %d threads, %d workers, pid %d, %.1f s",
+            self.scorer.package.model_name,
+            self.scorer.backend,
+            self.scorer.precision,
+            num_threads,
+            workers,
+            os.getpid(),
+            time.perf_counter() - started,
+        )
+
+    def handle(self, data: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
+        """Answer one batch: one bytes element per HTTP request, in order. Never raises.
+
+        Headers of clients are not looked at: `explain` and `describe` change nothing here.
+        """
+        started = time.perf_counter()
+        answers = self._answers([_body(row) for row in data])
+        elapsed_ms = (time.perf_counter() - started) * 1000
+        return [self._seal(context, index, status, body, elapsed_ms) for index, (status, body) in enumerate(answers)]
+
+    def _answers(self, bodies: list[bytes | None]) -> list[tuple[int, bytes]]:
+        """Status and bytes per body, which is None when the request had another content type."""
+        given = [body for body in bodies if body is not None]
+        pending = iter(self._score_batch(given))
+        unsupported = (415, _error_body("Expects Content-Type to be application/json"))
+        return [unsupported if body is None else next(pending) for body in bodies]
+
+    def _score_batch(self, bodies: list[bytes]) -> list[tuple[int, bytes]]:
+        if len(bodies) > 1:
+            try:
+                return self._score(bodies)
+            except Exception:  # a fault of ours: alone, each request gets its own answer or its own fault
+                log.exception("a batch of %d requests failed; answering them one by one", len(bodies))
+        return [answer for body in bodies for answer in self._score_alone(body)]
+
+    def _score(self, bodies: list[bytes]) -> list[tuple[int, bytes]]:
+        from clearsight.handlers.answering import answer_bodies
+
+        replies = answer_bodies(self.scorer, bodies)
+        if len(replies) != len(bodies):
+            raise RuntimeError(f"expected {len(bodies)} replies, but got {len(replies)}")
+        return [(int(reply.status), bytes(reply.body)) for reply in replies]
+
+    def _score_alone(self, body: bytes) -> list[tuple[int, bytes]]:
+        try:
+            return self._score([body])
+        except Exception:
+            log.exception("a request of %d bytes failed", len(body))
+            return [(500, _error_body("An unexpected error occurred while scoring. The server's log has the reason."))]
+
+    def _seal(self, context: Context, index: int, status: int, body: bytes, elapsed_ms: float) -> bytes:
+        """Set status and headers of one request, and keep its answer below the size that kills the worker."""
+        if len(body) > self.max_answer_bytes:
+            log.warning("an answer of %d bytes is over the limit of %d", len(body), self.max_answer_bytes)
+            status, body = (
+                422,
+                _error_body(
+                    f"The answer must be at most {self.max_answer_bytes} bytes, but has {len(body)}. "
+                    "Send fewer rows, or ask for less per row."
+                ),
+            )
+        if status == 413:  # TorchServe turns a handler's 413 into 507, its word for a lost worker
+            status = 422
+        if status != 200:
+            context.set_response_status(status, _phrase(status), index)
+        else:
+            context.set_response_header(index, "x-ms-run-fn-exec-ms", f"{elapsed_ms:.3f}")
+        context.set_response_header(index, "x-ms-run-function-failed", str(status >= 500))
+        context.set_response_header(index, ANSWER_HEADER, "1")
+        context.set_response_content_type(index, "application/json")
+        return body
+
+
+_worker: Final = TorchServeHandler()
+
+
+def handle(data: Sequence[Mapping[str, Any]] | None, context: Context) -> list[bytes]:
+    """TorchServe's entry point: `data` is None once, to load the model; afterwards it is a batch."""
+    if data is None:
+        _worker.initialize(context)
+        return []
+    return _worker.handle(data, context)
+
+
+def _body(row: Mapping[str, Any]) -> bytes | None:
+    """The bytes of one HTTP body, or None when it was a form.
+
+    They come as bytes with `TS_DECODE_INPUT_REQUEST=false`; otherwise TorchServe has parsed the JSON, and it is
+    written again.
+    """
+    value = row.get("body", row.get("data"))
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if value is None:
+        return None if row else b""
+    return (value if isinstance(value, str) else json.dumps(value)).encode("utf-8", "surrogatepass")
+
+
+def _error_body(message: str) -> bytes:
+    return json.dumps({"message": message}).encode("ascii")
+
+
+def _phrase(status: int) -> str:
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
+
+
+def _ascii(text: str) -> str:
+    """Printable ASCII on one line, without the word that TorchServe takes for an accelerator out of memory."""
+    return " ".join(text.encode("ascii", "backslashreplace").decode().split()).replace("CUDA", "cuda")
+
+
+def _configure_logging() -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(LineFormatter("%(levelname)s %(name)s: %(message)s"))
+    for name in ("clearsight", "py.warnings"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+    logging.getLogger("clearsight").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+
+
+def _write_diagnostic(path: Path, reason: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{reason}\n\n{traceback.format_exc()}", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        log.error("the diagnostic file %s cannot be written: %s", path, error)

@@ -1,0 +1,258 @@
+"""What one TorchServe process finds on disk and in its environment: closed, quiet, and apart from every other one.
+
+```
+<run>/                    0700, short path (a unix socket path has at most 107 bytes)
+    config.properties     generated; the commented reference is config.properties at the root of the repository
+    log4j2.xml            one rolling file, warnings and the worker's own lines
+    store/<model>/        the folder archive
+    work/                 working directory; TorchServe writes key_file.json here, mode 0600
+    tmp/                  Java's temporary directory, with the worker sockets
+    i.sock  m.sock        inference and management
+    load-error.txt        written by a worker that cannot load
+```
+"""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+from clearsight.errors import ServerUnavailable, UserError
+from clearsight.handlers.torchserve_folder import HandlerConfig, WorkerConfig, write_folder
+from clearsight.serving.java import java_home
+from clearsight.workspace import write_atomically
+
+__all__ = ["RunFolder", "ServingPlan"]
+
+MAX_SOCKET_PATH_BYTES: Final = 107
+"""Of `sun_path` in Linux's `struct sockaddr_un`: 108 bytes with the closing zero."""
+
+MAX_BODY_BYTES: Final = 100 * 1024 * 1024
+
+RESPONSE_MARGIN_S: Final = 10
+"""TorchServe kills a worker at its response timeout, so that one must come well after the gateway's 408."""
+
+SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|^TS_", re.IGNORECASE)
+"""Environment variables that a model does not get unless its deployment names them; `TS_…` reconfigure TorchServe."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServingPlan:
+    """What one TorchServe process serves, and how."""
+
+    model_name: str
+    package: Path
+    workers: int = 1
+    num_threads: int = 1
+    batch_size: int = 1
+    max_batch_delay_ms: int = 1
+    backend: str = "auto"
+    precision: str = "f32"
+    device: str = "auto"
+    request_timeout_s: float = 5.0
+    max_running: int = 1
+    """Requests that the gateway sends at the same time."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The folder of one TorchServe process."""
+
+    root: Path
+
+    @classmethod
+    def create(cls) -> Self:
+        """Make an empty folder with a short path."""
+        candidates = dict.fromkeys([tempfile.gettempdir(), "/tmp"])  # noqa: S108  mkdtemp makes it private
+        for parent in candidates:
+            if len(os.fsencode(parent)) + len("/clearsight-12345678/tmp/.ts.sock.65535") <= MAX_SOCKET_PATH_BYTES:
+                return cls(Path(tempfile.mkdtemp(prefix="clearsight-", dir=parent)))
+        raise UserError(
+            f"the temporary directory must have a path short enough for unix sockets, but got {list(candidates)}; "
+            "set TMPDIR to a short path"
+        )
+
+    def remove(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    @property
+    def inference_socket(self) -> Path:
+        return self.root / "i.sock"
+
+    @property
+    def management_socket(self) -> Path:
+        return self.root / "m.sock"
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def key_file(self) -> Path:
+        return self.work / "key_file.json"
+
+    @property
+    def diagnostic_file(self) -> Path:
+        return self.root / "load-error.txt"
+
+    @property
+    def config_file(self) -> Path:
+        return self.root / "config.properties"
+
+    @property
+    def log_config_file(self) -> Path:
+        return self.root / "log4j2.xml"
+
+    def key(self, plane: str) -> str:
+        """TorchServe's token for `inference` or `management`."""
+        try:
+            return str(json.loads(self.key_file.read_bytes())[plane]["key"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ServerUnavailable(f"TorchServe has not written {self.key_file} yet: {error}") from error
+
+    def write(self, plan: ServingPlan, log_file: Path) -> None:
+        """Write everything that TorchServe reads at its start."""
+        for folder in (self.work, self.root / "tmp"):
+            folder.mkdir(exist_ok=True)
+        self.diagnostic_file.unlink(missing_ok=True)
+        queue_size = max(4, 2 * plan.workers * plan.batch_size, plan.max_running + plan.workers)
+        response_timeout_s = int(plan.request_timeout_s) + 1 + RESPONSE_MARGIN_S
+        write_folder(
+            self.root / "store" / plan.model_name,
+            plan.model_name,
+            WorkerConfig(
+                workers=plan.workers,
+                batch_size=plan.batch_size,
+                max_batch_delay_ms=plan.max_batch_delay_ms,
+                job_queue_size=queue_size,
+                response_timeout_s=response_timeout_s,
+            ),
+            HandlerConfig(
+                package=str(plan.package.absolute()),
+                backend=plan.backend,
+                device=plan.device,
+                precision=plan.precision,
+                num_threads=plan.num_threads,
+                diagnostic_file=str(self.diagnostic_file),
+            ),
+        )
+        properties = self._properties(plan, queue_size, response_timeout_s)
+        write_atomically(self.config_file, "".join(f"{key}={value}\n" for key, value in properties.items()), 0o600)
+        write_atomically(self.log_config_file, LOG_CONFIG.format(log_file=log_file.absolute()), 0o600)
+
+    def _properties(self, plan: ServingPlan, queue_size: int, response_timeout_s: int) -> dict[str, object]:
+        """`config.properties`: no TCP listener but gRPC, which cannot be switched off, with tokens, on loopback."""
+        grpc_inference_port, grpc_management_port = _free_ports(2)
+        return {
+            "inference_address": f"unix:{self.inference_socket}",
+            "management_address": f"unix:{self.management_socket}",
+            "enable_metrics_api": "false",
+            "grpc_inference_address": "127.0.0.1",
+            "grpc_inference_port": grpc_inference_port,
+            "grpc_management_address": "127.0.0.1",
+            "grpc_management_port": grpc_management_port,
+            "disable_token_authorization": "false",
+            "token_expiration_min": 10 * 365 * 24 * 60,
+            "allowed_urls": "^$",
+            "enable_model_api": "false",
+            "enable_envvars_config": "false",
+            "install_py_dep_per_model": "false",
+            "model_store": self.root / "store",
+            "load_models": plan.model_name,
+            "default_workers_per_model": plan.workers,
+            "job_queue_size": queue_size,
+            "default_response_timeout": response_timeout_s,
+            "max_request_size": MAX_BODY_BYTES + 1024 * 1024,
+            "max_response_size": MAX_BODY_BYTES,
+            "decode_input_request": "false",
+            "limit_max_image_pixels": "true",
+            "initial_worker_port": 9000,  # only names sockets in our own temporary directory
+            "number_of_netty_threads": 2,
+            "netty_client_threads": 2,
+            "disable_system_metrics": "true",
+        }
+
+    def command(self) -> list[str]:
+        """The Java command that the `torchserve` launcher would start, without its pid file shared by all."""
+        spec = importlib.util.find_spec("ts")
+        if spec is None or spec.origin is None:
+            raise UserError("TorchServe is not installed; install it with: pip install 'clearsight[serve]'")
+        home = Path(spec.origin).parent.parent
+        return [
+            str(java_home() / "bin" / "java"),
+            "-Xmx256m",
+            "-XX:+ExitOnOutOfMemoryError",
+            f"-Dmodel_server_home={home}",
+            f"-Djava.io.tmpdir={self.root / 'tmp'}",
+            f"-Dlog4j.configurationFile=file://{self.log_config_file}",
+            "-cp",
+            f".:{home / 'ts' / 'frontend' / '*'}",
+            "org.pytorch.serve.ModelServer",
+            "--python",
+            sys.executable,
+            "-f",
+            str(self.config_file),
+            "-s",
+            str(self.root / "store"),
+            "-ncs",
+        ]
+
+    def environment(self, plan: ServingPlan, inherited: Mapping[str, str]) -> dict[str, str]:
+        """The environment of TorchServe and its workers."""
+        kept = {name: value for name, value in inherited.items() if not SECRET_NAME.search(name)}
+        threads = str(plan.num_threads)
+        return {
+            **kept,
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)]),
+            "TMPDIR": str(self.root / "tmp"),
+            "TEMP": str(self.root / "tmp"),
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "OPENBLAS_NUM_THREADS": threads,
+            "AZUREML_MODEL_DIR": str(plan.package.absolute()),
+            **plan.environment,
+            "TS_DECODE_INPUT_REQUEST": "false",
+        }
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [int(listener.getsockname()[1]) for listener in sockets]
+    finally:
+        for listener in sockets:
+            listener.close()
+
+
+LOG_CONFIG: Final = """\
+<?xml version="1.0" encoding="UTF-8"?>
+<Configuration status="error">
+  <Appenders>
+    <RollingFile name="log" fileName="{log_file}" filePattern="{log_file}.%i">
+      <PatternLayout pattern="%d{{ISO8601}} [%p] %m%n"/>
+      <Policies><SizeBasedTriggeringPolicy size="10 MB"/></Policies>
+      <DefaultRolloverStrategy max="2"/>
+    </RollingFile>
+  </Appenders>
+  <Loggers>
+    <Logger name="ACCESS_LOG" level="off"/>
+    <Logger name="MODEL_METRICS" level="off"/>
+    <Logger name="TS_METRICS" level="off"/>
+    <Logger name="MODEL_LOG" level="info"/>
+    <Logger name="io.netty" level="error"/>
+    <Logger name="org.pytorch.serve" level="warn"/>
+    <Root level="warn"><AppenderRef ref="log"/></Root>
+  </Loggers>
+</Configuration>
+"""

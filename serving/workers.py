@@ -1,0 +1,162 @@
+"""One TorchServe process: start, ready, stop.
+
+Ready means: every worker says READY **and** real predictions come back; TorchServe's own `/ping` says Healthy without
+a worker. Draining is the gateway's: a SIGTERM resets open connections, so `stop` is for a process that has none.
+"""
+
+import asyncio
+import base64
+import contextlib
+import io
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+from PIL import Image
+
+from clearsight.errors import ServerUnavailable
+from clearsight.serving.torchserve_files import RunFolder, ServingPlan
+
+__all__ = ["TorchServeProcess", "WorkersFailed", "warm_up_body"]
+
+POLL_S: Final = 0.1
+STOP_TIMEOUT_S: Final = 10.0
+LOG_TAIL_LINES: Final = 20
+
+
+class WorkersFailed(ServerUnavailable):
+    """TorchServe ended, or its workers did not become ready."""
+
+
+class TorchServeProcess:
+    """One TorchServe with its workers, closed as `torchserve_files` says."""
+
+    def __init__(self, plan: ServingPlan, log_file: Path) -> None:
+        self.plan = plan
+        self.log_file = log_file.absolute()
+        self.folder = RunFolder.create()
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def path(self) -> str:
+        """Path of predictions on the inference socket."""
+        return f"/predictions/{self.plan.model_name}"
+
+    async def start(self) -> None:
+        """Start Java, in a session of its own: a Ctrl-C in the terminal must not reach it before the drain."""
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.write(self.plan, self.log_file)
+        with self.log_file.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *self.folder.command(),
+                cwd=self.folder.work,
+                env=self.folder.environment(self.plan, os.environ),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    async def wait(self) -> int:
+        """Wait until Java has ended; its exit code."""
+        if self._process is None:
+            raise RuntimeError("TorchServe was not started")
+        return await self._process.wait()
+
+    async def wait_ready(self, timeout_s: float = 150.0, on_step: Callable[[str], None] = lambda step: None) -> None:
+        """Wait until all workers are READY and have answered a picture each. Raises WorkersFailed."""
+        deadline = time.monotonic() + timeout_s
+        on_step("starting")
+        while not await self._are_workers_ready():
+            self._check_alive()
+            if time.monotonic() > deadline:
+                raise WorkersFailed(f"the workers must be READY within {timeout_s:.0f} s, but are not\n{self._tail()}")
+            await asyncio.sleep(POLL_S)
+        on_step("warm-up")
+        await self._warm_up(deadline)
+
+    def _check_alive(self) -> None:
+        with contextlib.suppress(OSError):
+            raise WorkersFailed(self.folder.diagnostic_file.read_text().partition("\n")[0])
+        if self._process is None or self._process.returncode is not None:
+            code = None if self._process is None else self._process.returncode
+            raise WorkersFailed(f"TorchServe ended with exit code {code}\n{self._tail()}")
+
+    async def worker_states(self) -> list[tuple[int, str]]:
+        """Process id and status (`READY`, `UNLOADED`, …) of every worker. Raises ServerUnavailable."""
+        status, body = await self._call("management", "GET", f"/models/{self.plan.model_name}")
+        if status != 200:
+            raise ServerUnavailable(f"TorchServe answers {status} about its workers: {body[:200]!r}")
+        described: list[dict[str, Any]] = json.loads(body)
+        return [(int(worker["pid"]), str(worker["status"])) for worker in described[0]["workers"]]
+
+    async def _are_workers_ready(self) -> bool:
+        try:
+            states = await self.worker_states()
+        except ServerUnavailable:
+            return False
+        return len(states) == self.plan.workers and all(status == "READY" for _, status in states)
+
+    async def _warm_up(self, deadline: float) -> None:
+        """Send pictures until each worker has had some. TorchServe hands queued batches to idle workers."""
+        body = warm_up_body()
+        for _ in range(2):
+            calls = [self.predict(body) for _ in range(self.plan.workers * self.plan.batch_size)]
+            try:
+                async with asyncio.timeout(max(1.0, deadline - time.monotonic())):
+                    answers = await asyncio.gather(*calls)
+            except TimeoutError:
+                raise WorkersFailed(f"the warm-up prediction took too long\n{self._tail()}") from None
+            for status, answer in answers:
+                if status != 200 or len(json.loads(answer)) != 1:
+                    raise WorkersFailed(f"the warm-up prediction was answered with {status}: {answer[:500]!r}")
+
+    async def predict(self, body: bytes) -> tuple[int, bytes]:
+        """Score one JSON body, past the gateway."""
+        return await self._call("inference", "POST", self.path, body)
+
+    async def _call(self, plane: str, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        socket = self.folder.inference_socket if plane == "inference" else self.folder.management_socket
+        headers = {"Authorization": f"Bearer {self.folder.key(plane)}", "Content-Type": "application/json"}
+        try:
+            async with (
+                aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session,
+                session.request(method, f"http://localhost{path}", data=body, headers=headers) as response,
+            ):
+                return response.status, await response.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise ServerUnavailable(f"TorchServe does not answer on {socket}: {error}") from error
+
+    async def stop(self) -> None:
+        """End Java and the workers, and remove the folder. Nothing must be in flight."""
+        process = self._process
+        if process is not None:
+            if process.returncode is None:
+                process.terminate()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the session's group: Java and every worker
+            await process.wait()
+        self.folder.remove()
+
+    def _tail(self) -> str:
+        lines = self.log_file.read_text(errors="replace").splitlines() if self.log_file.exists() else []
+        return "\n".join([f"last lines of {self.log_file}:", *lines[-LOG_TAIL_LINES:]])
+
+
+def warm_up_body() -> bytes:
+    """A request with one drawn picture."""
+    file = io.BytesIO()
+    Image.radial_gradient("L").resize((320, 240)).convert("RGB").save(file, "JPEG")
+    picture = base64.b64encode(file.getvalue()).decode()
+    return json.dumps({"input_data": {"columns": ["image"], "index": [0], "data": [picture]}}).encode()
