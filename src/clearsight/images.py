@@ -1,0 +1,195 @@
+"""From the bytes of a picture file to RGB pixels, with limits that hold before a decoder starts.
+
+Pillow is the reference for what a file means. A plain JPEG (8 bits, grey or three colours) goes to simplejpeg
+instead: the same libjpeg-turbo underneath and the same pixels, in half the time. Where libjpeg merely warns, which
+simplejpeg cannot pass on, Pillow decides whether the file counts as whole.
+
+All files: first frame only; palettes, grey and 1-bit expanded; alpha dropped; 16 bits to 8 by the high byte, as
+Pillow does for colour; truncated files refused.
+"""
+
+import io
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg  # type: ignore[import-untyped]
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+    features,
+)
+
+from clearsight.errors import BadImage
+from clearsight.image_headers import FORMATS, ImageHeader, exif_orientation_of, read_header, sniff_format
+from clearsight.settings import ExifOrientation
+
+__all__ = ["Limits", "decode_image", "sniff_format"]
+
+Pixels = npt.NDArray[np.uint8]
+
+_TIFF_ORIENTATION: Final = 274
+_TIFF_BITS_PER_SAMPLE: Final = 258
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a picture may cost. Checked on the header, before anything is decoded."""
+
+    max_bytes: int = 400 * 1024 * 1024
+    """Of the file; 100 megapixels stored without compression fit."""
+    max_pixels: int = 100_000_000
+    """Height times width, inclusive."""
+    formats: tuple[str, ...] = FORMATS
+
+
+def decode_image(data: bytes, limits: Limits = Limits(), exif_orientation: ExifOrientation = "apply") -> Pixels:
+    """Decode the first frame of a picture file: uint8 (H, W, 3), RGB, C-contiguous, upright unless told otherwise.
+
+    Raises `BadImage` for bytes that are no picture, damaged or truncated files and anything beyond `limits`.
+    """
+    if not data:
+        raise BadImage("a picture must not be empty, but got 0 bytes")
+    if len(data) > limits.max_bytes:
+        raise BadImage(f"a picture file must have at most {limits.max_bytes} bytes, but it has {len(data)}")
+    header = read_header(data)
+    if header.format not in limits.formats:
+        raise BadImage(f"a picture must be one of {', '.join(limits.formats)}, but got {header.format}")
+    if header.format == "avif":
+        _require_avif(limits)
+    else:
+        _check_size(header.height, header.width, limits)
+    if header.is_plain_jpeg:
+        try:
+            image_HWC: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
+            orientation = header.orientation
+        except ValueError:  # damaged, or merely odd (such as stray bytes between segments): the reference decides
+            image_HWC, orientation = _decode_with_pillow(data, header, limits)
+    else:
+        image_HWC, orientation = _decode_with_pillow(data, header, limits)
+    if exif_orientation == "apply" and orientation != 1:
+        return np.ascontiguousarray(_UPRIGHT[orientation](image_HWC))
+    return image_HWC
+
+
+def _require_avif(limits: Limits) -> None:
+    if not features.check("avif"):
+        readable = ", ".join(name for name in limits.formats if name != "avif")
+        raise BadImage(f"this installation of Pillow reads no avif; send one of {readable}")
+
+
+def _check_size(height: int, width: int, limits: Limits) -> None:
+    if height <= 0 or width <= 0:
+        raise BadImage(f"a picture must have pixels, but its header says {width} x {height}")
+    if height * width > limits.max_pixels:
+        raise BadImage(
+            f"a picture must have at most {limits.max_pixels} pixels, but its header says {width} x {height} = "
+            f"{height * width}"
+        )
+
+
+def _decode_with_pillow(data: bytes, header: ImageHeader, limits: Limits) -> tuple[Pixels, int]:
+    """Decode with the one plugin that the signature names; return pixels and EXIF orientation."""
+    if header.format == "jpeg":
+        # Metadata is read by us; without it a malformed block cannot disturb the decoder.
+        data = b"".join(data[start:stop] for start, stop in header.jpeg_segments)
+    try:
+        # The plugin itself, not Image.open: that one compares the size with a limit of its own, for the whole process.
+        image = _PLUGINS[header.format](io.BytesIO(data))
+        _check_size(image.height, image.width, limits)
+        _load(image)
+        pixels = np.asarray(_to_rgb(image))
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:
+        # Pillow's plugins meet hostile bytes with whatever their parsing runs into: OSError, SyntaxError, ValueError,
+        # struct.error, IndexError, KeyError, AssertionError were seen. All mean the same here.
+        raise BadImage(f"the {header.format} file cannot be decoded: {_reason(error)}") from error
+    return np.ascontiguousarray(pixels), _orientation(image, header)
+
+
+def _load(image: ImageFile.ImageFile) -> None:
+    """Decode the pixels. Pillow's own limit must not decide: ours is checked already, and is above its warning."""
+    if Image.MAX_IMAGE_PIXELS is None or image.height * image.width <= Image.MAX_IMAGE_PIXELS:
+        image.load()
+        return
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image.load()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):
+        shift = 8
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            bits = image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (16,))
+            shift = int(bits[0] if isinstance(bits, tuple) else bits) - 8  # 12-bit samples come as 0 to 4095
+        samples_HW = np.asarray(image)
+        return Image.fromarray((samples_HW >> shift).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise BadImage(
+            "samples must be whole numbers of at most 16 bits without sign, but the picture has "
+            f"{'32-bit or signed' if image.mode == 'I' else 'floating point'} samples, whose range is not defined; "
+            "save it with 8 or 16 bits"
+        )
+    image.info.pop("transparency", None)  # alpha is dropped, and Pillow warns about palettes that carry it
+    return image.convert("RGB")
+
+
+def _orientation(image: ImageFile.ImageFile, header: ImageHeader) -> int:
+    if header.format == "jpeg":
+        return header.orientation
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        value = image.tag_v2.get(_TIFF_ORIENTATION, 1)
+        return value if isinstance(value, int) and 1 <= value <= 8 else 1
+    exif = image.info.get("exif")
+    return exif_orientation_of(exif) if isinstance(exif, bytes) else 1
+
+
+def _reason(error: Exception) -> str:
+    """One short ASCII line."""
+    lines = str(error).splitlines() or [""]
+    return (lines[0] or type(error).__name__).encode("ascii", "replace").decode()[:200]
+
+
+_WARNINGS_LOCK: Final = threading.Lock()  # warnings.catch_warnings is not safe in threads
+
+_PLUGINS: Final[Mapping[str, Callable[[io.BytesIO], ImageFile.ImageFile]]] = MappingProxyType(
+    {
+        "jpeg": JpegImagePlugin.JpegImageFile,
+        "png": PngImagePlugin.PngImageFile,
+        "gif": GifImagePlugin.GifImageFile,
+        "bmp": BmpImagePlugin.BmpImageFile,
+        "tiff": TiffImagePlugin.TiffImageFile,
+        "webp": WebPImagePlugin.WebPImageFile,
+        "avif": AvifImagePlugin.AvifImageFile,
+    }
+)
+
+_UPRIGHT: Final[Mapping[int, Callable[[Pixels], Pixels]]] = MappingProxyType(
+    {
+        # EXIF 2.32, tag 274: which side of the scene the stored first row and first column are.
+        2: np.fliplr,
+        3: partial(np.rot90, k=2),
+        4: np.flipud,
+        5: lambda image_HWC: image_HWC.transpose(1, 0, 2),
+        6: partial(np.rot90, k=-1),
+        7: lambda image_HWC: np.rot90(image_HWC, k=2).transpose(1, 0, 2),
+        8: partial(np.rot90, k=1),
+    }
+)
