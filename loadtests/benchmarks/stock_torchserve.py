@@ -79,9 +79,7 @@ def stock_torchserve(num_classes: int, java_home: str, folder: Path) -> Iterator
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         _wait_until_ready(f"http://127.0.0.1:{management}/models/{MODEL}", server, folder / "server.log")
         yield Target(f"127.0.0.1:{inference}", f"/predictions/{MODEL}", {"Content-Type": "application/octet-stream"})

@@ -1,0 +1,106 @@
+"""Bytes to network input: ours against the recipe with Pillow and torchvision's transforms, one thread each.
+
+Pictures are drawn scenes at two common sizes, saved as JPEG, scored in turn so that both ways see the same machine.
+The difference of the resized pictures is measured on the same pictures.
+"""
+
+import io
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from clearsight.images import decode_image
+from clearsight.settings import ClassificationSettings
+from clearsight.vision.preprocess import preprocess, resize_and_crop
+
+__all__ = ["PreprocessingRow", "measure_preprocessing"]
+
+SIZES_WH = ((640, 480), (1920, 1080))
+ROUNDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessingRow:
+    """Medians in ms; differences after resize and crop, in grey levels of 0 to 255."""
+
+    size: str
+    ours_ms: float
+    recipe_ms: float
+    ratio: float
+    mean_difference: float
+    max_difference: float
+
+
+def measure_preprocessing(pictures: list[bytes]) -> list[PreprocessingRow]:
+    """Time both ways on `pictures` (any format, any size), saved as JPEG at each size of `SIZES_WH`."""
+    settings = ClassificationSettings()
+    resize = transforms.Compose(
+        [transforms.Resize(settings.valid_resize_size), transforms.CenterCrop(settings.valid_crop_size)]
+    )
+    normalise = transforms.Compose([transforms.ToTensor(), transforms.Normalize(settings.mean, settings.std)])
+
+    def ours(data: bytes) -> object:
+        return preprocess(decode_image(data), settings)
+
+    def recipe(data: bytes) -> object:
+        return normalise(resize(Image.open(io.BytesIO(data)).convert("RGB")))
+
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        rows = []
+        for width, height in SIZES_WH:
+            jpegs = [_as_jpeg(picture, width, height) for picture in pictures]
+            ours_ms, recipe_ms = _interleaved(ours, recipe, jpegs)
+            differences = [
+                np.abs(
+                    resize_and_crop(decode_image(data), settings).astype(np.int16)
+                    - np.asarray(resize(Image.open(io.BytesIO(data)).convert("RGB")), np.int16)
+                )
+                for data in jpegs
+            ]
+            rows.append(
+                PreprocessingRow(
+                    size=f"{width}x{height}",
+                    ours_ms=ours_ms,
+                    recipe_ms=recipe_ms,
+                    ratio=recipe_ms / ours_ms,
+                    mean_difference=float(np.mean([difference.mean() for difference in differences])),
+                    max_difference=float(max(difference.max() for difference in differences)),
+                )
+            )
+        return rows
+    finally:
+        torch.set_num_threads(threads[0])
+        cv2.setNumThreads(threads[1])
+
+
+def _as_jpeg(picture: bytes, width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(picture)).convert("RGB").resize((width, height), Image.Resampling.LANCZOS).save(
+        file, "JPEG", quality=90
+    )
+    return file.getvalue()
+
+
+def _interleaved(
+    first: Callable[[bytes], object], second: Callable[[bytes], object], inputs: list[bytes]
+) -> tuple[float, float]:
+    """Median ms per call of both, called in turn; the first round warms up and does not count."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for round_number in range(ROUNDS + 1):
+        data = inputs[round_number % len(inputs)]
+        for function, measured in zip((first, second), times, strict=True):
+            start = time.perf_counter()
+            function(data)
+            if round_number:
+                measured.append((time.perf_counter() - start) * 1000)
+    return statistics.median(times[0]), statistics.median(times[1])
