@@ -35,7 +35,7 @@ PROB_TOLERANCE: Final = 1e-4
 """Largest difference of any probability. Measured on ImageNet networks: 1e-6 for every float32 runtime."""
 
 LOGIT_TOLERANCE: Final = 1e-3
-"""Largest difference of any logit, relative to the largest logit: catches a broken graph whose probabilities are flat."""
+"""Largest difference of any logit over the largest logit: finds a broken graph whose probabilities are flat."""
 
 WANTED_IMAGES: Final = 16
 

@@ -126,7 +126,9 @@ def _fill(
     spec = spec_for(model_name)
     size = settings.valid_crop_size
     created_at = datetime.now(UTC)
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS_FILE)
+    weights = folder / WEIGHTS_FILE
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, weights)
+    weights.chmod(0o644)  # safetensors creates it readable by its owner only
     graphs = {
         TORCHSCRIPT_FILE: export_torchscript(network, folder / TORCHSCRIPT_FILE, size),
         ONNX_FILE: export_onnx(

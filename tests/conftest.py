@@ -50,7 +50,7 @@ def _write(target: Path, task_name: str, labels: tuple[str, ...], pictures: list
                 module.momentum = None
         with torch.no_grad():
             network.train()(torch.randn(8, 3, 64, 64))
-            network.classifier[1].weight.mul_(40)
+            network.classifier[1].weight.mul_(8)
     return write_package(
         target,
         task=Task(task_name),

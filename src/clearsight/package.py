@@ -27,7 +27,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from clearsight.errors import Fault, InvalidDocument, InvalidPackage
-from clearsight.settings import ClassificationSettings, parse_settings
+from clearsight.settings import ALIASES, ClassificationSettings, parse_settings
 from clearsight.tasks import Task
 
 __all__ = [
@@ -101,7 +101,7 @@ class Manifest(_Document):
     parity: dict[str, Any]
     """Largest differences to the eager network, per backend."""
     precision_gates: dict[str, Any] = Field(default_factory=dict)
-    """Accuracy of precisions below fp32 on the parity pictures. A record only; enabling one is a deployment's choice."""
+    """Accuracy of precisions below float32 on pictures of the run. A record: a deployment chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +180,9 @@ class ModelPackage:
     def settings_and_warnings(self) -> tuple[ClassificationSettings, list[str]]:
         """As `settings`, with one sentence for each key that no one reads (usually a misspelt one)."""
         edited = self._edited_settings()
-        _, warnings = parse_settings(edited, self.task)
-        settings, _ = parse_settings({**_as_trained(self.manifest["settings"], edited, self.task), **edited}, self.task)
-        return settings, warnings
+        given = {ALIASES.get(key, key) for key in edited}
+        trained = {key: value for key, value in self.manifest["settings"].items() if key not in given}
+        return parse_settings({**trained, **edited}, self.task)
 
     def _edited_settings(self) -> dict[str, Any]:
         if not self.settings_file.exists():
@@ -192,10 +192,6 @@ class ModelPackage:
             fault = Fault("BAD_TYPE", SETTINGS_FILE, f"must be a JSON object, but got {type(document).__name__}")
             raise InvalidDocument(str(self.settings_file), [fault])
         return document
-
-
-def _as_trained(trained: Mapping[str, Any], edited: Mapping[str, Any], task: Task) -> dict[str, Any]:
-    return dict(trained)
 
 
 def _what_is(path: Path) -> str:
