@@ -1,0 +1,241 @@
+"""Azure's online endpoint and deployment files, parsed with every fault at once.
+
+Keys and limits follow the YAML references of Azure Machine Learning
+(https://learn.microsoft.com/azure/machine-learning/reference-yaml-endpoint-online and
+…/reference-yaml-deployment-managed-online). Keys that mean nothing on a machine of one's own (`instance_type`,
+`environment`, `identity`, `data_collector`, …) are checked, kept and shown, and have no effect.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import yaml
+
+from clearsight.deployment_schema import AuthMode, DeploymentSection, EndpointSection, validate
+from clearsight.errors import Fault, InvalidDocument
+from clearsight.traffic import traffic_faults
+
+__all__ = [
+    "DeploymentDocument",
+    "EndpointDocument",
+    "Probe",
+    "RequestSettings",
+    "apply_overrides",
+    "parse_deployment",
+    "parse_endpoint",
+    "read_document",
+]
+
+USUAL_TIMEOUT_MS: Final = 90_000
+REMOTE: Final = re.compile(r"(azureml:|[a-z][a-z0-9+.-]*://|runs:/)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """When an instance counts as ready, or must be restarted. Times in seconds.
+
+    Probing starts at once: failures during the first `initial_delay` seconds do not count.
+    """
+
+    initial_delay: int = 10
+    period: int = 10
+    timeout: int = 2
+    success_threshold: int = 1
+    failure_threshold: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSettings:
+    """Limits of one deployment."""
+
+    request_timeout_ms: int = 5000
+    max_concurrent_requests_per_instance: int = 1
+    max_queue_wait_ms: int = 500
+    """Deprecated by Azure and folded into the timeout: no effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointDocument:
+    """A name, a way to authenticate, and percentages. `inert` holds accepted keys without effect."""
+
+    name: str
+    auth_mode: AuthMode = "key"
+    description: str | None = None
+    tags: Mapping[str, Any] = field(default_factory=dict)
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    traffic: Mapping[str, int] | None = None
+    """Deployment -> percentage without zero entries; None when the file does not speak of traffic."""
+    mirror_traffic: Mapping[str, int] | None = None
+    inert: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_document(self) -> dict[str, Any]:
+        """The file again; `parse_endpoint` of it gives an equal value."""
+        return _to_document(self)
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentDocument:
+    """A model behind an endpoint. `warnings` says what was assumed or has no effect."""
+
+    name: str
+    endpoint_name: str
+    model: str | Mapping[str, Any]
+    """`azureml:<name>:<version>`, `azureml:<name>@latest`, or `{path, …}` with an absolute path."""
+    instance_type: str | None = None
+    instance_count: int = 1
+    type: Literal["managed", "kubernetes"] = "managed"
+    description: str | None = None
+    tags: Mapping[str, Any] = field(default_factory=dict)
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    environment_variables: Mapping[str, str] = field(default_factory=dict)
+    request_settings: RequestSettings = RequestSettings()
+    liveness_probe: Probe = Probe()
+    readiness_probe: Probe = Probe()
+    inert: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def to_document(self) -> dict[str, Any]:
+        """The file again, with defaults filled in and paths absolute."""
+        return _to_document(self)
+
+
+def _to_document(value: EndpointDocument | DeploymentDocument) -> dict[str, Any]:
+    document = asdict(value)
+    inert = document.pop("inert")
+    document.pop("warnings", None)
+    return {key: item for key, item in {**document, **inert}.items() if item is not None}
+
+
+_ENDPOINT_KEYS: Final = frozenset(EndpointDocument.__dataclass_fields__)
+_DEPLOYMENT_KEYS: Final = frozenset(DeploymentDocument.__dataclass_fields__)
+_READ_ONLY: Final = frozenset({"schema_", "id", "kind", "location", "scoring_uri", "openapi_uri", "provisioning_state"})
+_WITHOUT_EFFECT: Final = ("code_configuration", "environment", "scale_settings", "data_collector", "resources")
+
+
+def parse_endpoint(document: Mapping[str, Any], subject: str = "endpoint") -> EndpointDocument:
+    """Check an endpoint file. Raises InvalidDocument that lists every fault."""
+    section = validate(EndpointSection, document, subject)
+    values = section.model_dump(exclude_none=True)
+    inert = {key: value for key, value in values.items() if key not in _ENDPOINT_KEYS | _READ_ONLY}
+    faults = [
+        Fault("BAD_VALUE", key, message)
+        for key in ("traffic", "mirror_traffic")
+        for message in traffic_faults(values.get(key) or {}, mirror=key == "mirror_traffic")
+    ]
+    if faults:
+        raise InvalidDocument(subject, faults)
+    return EndpointDocument(**{key: values[key] for key in _ENDPOINT_KEYS & values.keys()}, inert=inert)
+
+
+def parse_deployment(
+    document: Mapping[str, Any], folder: Path | None = None, subject: str = "deployment"
+) -> DeploymentDocument:
+    """Check a deployment file. Raises InvalidDocument that lists every fault.
+
+    `folder` is where the file lies: local paths in it are relative to it and must exist. None when paths are absolute
+    and were checked before. Overrides (`--set`) belong into `document` before: required keys may come from them.
+    """
+    faults: list[Fault] = []
+    try:
+        section = validate(DeploymentSection, document, subject)
+    except InvalidDocument as error:
+        # Local paths are looked at too, so that one run names everything that is wrong.
+        _resolve_paths(_plain_dict(document), folder, faults)
+        raise InvalidDocument(subject, [*error.faults, *faults]) from None
+    values = section.model_dump(exclude_none=True, by_alias=False)
+    _resolve_paths(values, folder, faults)
+    if isinstance(values["model"], str) and not REMOTE.match(values["model"]):
+        faults.append(
+            Fault(
+                "BAD_VALUE",
+                "model",
+                f"must be azureml:<name>:<version>, azureml:<name>@latest or {{path: <folder>}}, "
+                f"but got {values['model']!r}",
+            )
+        )
+    if section.type == "managed" and section.instance_type is None:
+        faults.append(
+            Fault("MISSING_KEY", "instance_type", "is required (any name, for example Standard_DS3_v2; no effect here)")
+        )
+    if section.type == "managed" and section.scale_settings is not None and section.scale_settings.type != "default":
+        faults.append(
+            Fault("BAD_VALUE", "scale_settings.type", "must be default for a managed deployment; set instance_count")
+        )
+    if faults:
+        raise InvalidDocument(subject, faults)
+    inert = {key: value for key, value in values.items() if key not in _DEPLOYMENT_KEYS | _READ_ONLY}
+    return DeploymentDocument(
+        **{
+            **{key: values[key] for key in _DEPLOYMENT_KEYS & values.keys()},
+            "request_settings": RequestSettings(**values["request_settings"]),
+            "liveness_probe": Probe(**values["liveness_probe"]),
+            "readiness_probe": Probe(**values["readiness_probe"]),
+        },
+        inert=inert,
+        warnings=_warnings(document, section),
+    )
+
+
+def _warnings(document: Mapping[str, Any], section: DeploymentSection) -> tuple[str, ...]:
+    found = [f"{key} has no effect here" for key in _WITHOUT_EFFECT if document.get(key) and key != "scale_settings"]
+    if "instance_count" not in document:
+        found.append("instance_count is missing; using 1")
+    timeout_ms = section.request_settings.request_timeout_ms
+    if timeout_ms > USUAL_TIMEOUT_MS:
+        found.append(f"request_timeout_ms is {timeout_ms}; parts of Azure allow at most {USUAL_TIMEOUT_MS}")
+    return tuple(found)
+
+
+def _plain_dict(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: dict(value) if isinstance(value, Mapping) else value for key, value in document.items()}
+
+
+def _resolve_paths(values: dict[str, Any], folder: Path | None, faults: list[Fault]) -> None:
+    """Make local paths absolute in place, and note those that do not exist."""
+    if folder is None:
+        return
+    for section, key in (("model", "path"), ("code_configuration", "code"), ("environment", "conda_file")):
+        holder = values.get(section)
+        if not isinstance(holder, dict):
+            continue
+        path = holder.get(key)
+        if not isinstance(path, str) or REMOTE.match(path):
+            continue
+        resolved = (folder / path).resolve()
+        if not resolved.exists():
+            faults.append(Fault("MISSING_FILE", f"{section}.{key}", f"must exist, but there is no {resolved}"))
+        holder[key] = str(resolved)
+
+
+def read_document(file: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping. Raises InvalidDocument."""
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InvalidDocument(str(file), [Fault("UNREADABLE", str(file), f"must be a YAML file: {reason}")]) from None
+    if not isinstance(document, dict):
+        raise InvalidDocument(
+            str(file), [Fault("BAD_TYPE", str(file), f"must hold a mapping, but got {type(document).__name__}")]
+        )
+    return {str(key): value for key, value in document.items()}
+
+
+def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `document` with dotted paths (`request_settings.request_timeout_ms`) set."""
+    result = dict(document)
+    for path, value in overrides.items():
+        *parents, last = path.split(".")
+        holder = result
+        for depth, key in enumerate(parents):
+            inner = holder.get(key) or {}
+            if not isinstance(inner, Mapping):
+                at = ".".join(parents[: depth + 1])
+                raise InvalidDocument("--set", [Fault("BAD_TYPE", path, f"{at} must be a mapping, but is {inner!r}")])
+            holder[key] = dict(inner)
+            holder = holder[key]
+        holder[last] = value
+    return result
