@@ -19,7 +19,7 @@ import numpy.typing as npt
 from safetensors.torch import save_file
 from torch import nn
 
-from clearsight.errors import Conflict, ExportError
+from clearsight.errors import ExportError
 from clearsight.exporters.mlflow_folder import write_mlflow_files
 from clearsight.exporters.onnx import NormalisedNetwork, export_onnx
 from clearsight.exporters.parity import (
@@ -44,6 +44,7 @@ from clearsight.package import (
     WEIGHTS_FILE,
     Manifest,
     ModelPackage,
+    publish_package,
     sha256_of,
 )
 from clearsight.settings import ClassificationSettings, to_document
@@ -78,8 +79,6 @@ def write_package(
     """
     if not task.is_classification:
         raise ExportError(f"packages are written for classification only, but got the task {task.value}")
-    if target.exists() and not (target / "MLmodel").exists():
-        raise Conflict(f"{target} must be a new folder or an older package, but it is something else; choose another")
     network = copy.deepcopy(network).cpu().eval()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -103,7 +102,7 @@ def write_package(
             write_atomically(train_artifacts / "labels.json", json.dumps(list(labels), ensure_ascii=False))
             shutil.move(contract, train_artifacts / f".model.onnx.{os.getpid()}.tmp")
             (train_artifacts / f".model.onnx.{os.getpid()}.tmp").replace(train_artifacts / "model.onnx")
-        _replace(temporary, target)
+        publish_package(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return ModelPackage.open(target)
@@ -222,15 +221,3 @@ def _undo_normalisation(settings: ClassificationSettings) -> Any:
     mean = np.asarray(settings.mean, np.float32).reshape(1, 3, 1, 1)
     std = np.asarray(settings.std, np.float32).reshape(1, 3, 1, 1)
     return lambda images_NCHW: (images_NCHW * std + mean).astype(np.float32)
-
-
-def _replace(temporary: Path, target: Path) -> None:
-    """Put the new folder in the place of the old one; the old one is removed after the new one is there."""
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.rename(target)
-        return
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    target.rename(old)
-    temporary.rename(target)
-    shutil.rmtree(old)

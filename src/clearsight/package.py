@@ -18,6 +18,8 @@ guard against damage and accidental edits; they are not a signature: load packag
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from clearsight.errors import Fault, InvalidDocument, InvalidPackage
+from clearsight.errors import Conflict, Fault, InvalidDocument, InvalidPackage
 from clearsight.settings import ALIASES, ClassificationSettings, parse_settings
 from clearsight.tasks import Task
 
@@ -41,6 +43,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "Manifest",
     "ModelPackage",
+    "publish_package",
     "sha256_of",
 ]
 
@@ -63,6 +66,24 @@ def sha256_of(file: Path) -> str:
     """Hash a file's content; lower-case hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def publish_package(complete: Path, target: Path) -> None:
+    """Rename a complete folder to `target`, so that a reader sees no package or a whole one.
+
+    An older package at `target` is replaced: it is moved aside first and removed last. Anything else there raises
+    `Conflict`. Both must lie on one file system.
+    """
+    if target.exists() and not (target / "MLmodel").exists() and (not target.is_dir() or any(target.iterdir())):
+        raise Conflict(f"{target} must be a new folder or an older package, but it is something else; choose another")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        complete.rename(target)
+        return
+    aside = target.with_name(f".{target.name}.{os.getpid()}.old")
+    target.rename(aside)
+    complete.rename(target)
+    shutil.rmtree(aside)
 
 
 class _Document(BaseModel):

@@ -1,0 +1,42 @@
+"""Loader module of the MLflow flavour: `mlflow.pyfunc.load_model(folder)` ends here, without a pickle."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from clearsight.errors import BadRequest
+from clearsight.handlers.scorer import Scorer, load_scorer
+from clearsight.package import ModelPackage
+from clearsight.wire import ClassificationAnswer
+
+__all__ = ["PackageModel"]
+
+_COLUMN = "image"
+
+
+class PackageModel:
+    """A package as a python_function model."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+
+    def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """Score a frame with the column `image`: base64 text, its bytes, or the bytes of a picture file.
+
+        Returns a frame with one row per input and the columns `probs` (list of floats) and `labels` (list of names).
+        Raises `BadRequest` naming the first bad row. `params` is part of MLflow's contract; no parameter exists.
+        """
+        if _COLUMN not in model_input.columns:
+            raise BadRequest(f"the frame must have the column {_COLUMN!r}, but it has {list(model_input.columns)}")
+        answers = []
+        for row, answer in enumerate(self._scorer.score(model_input[_COLUMN].tolist())):
+            if not isinstance(answer, ClassificationAnswer):
+                raise BadRequest(f"row {row}, column {_COLUMN!r}: {answer}")
+            answers.append({"probs": [float(prob) for prob in answer.probs], "labels": list(answer.labels)})
+        return pd.DataFrame(answers, columns=["probs", "labels"])
+
+
+def _load_pyfunc(path: str) -> PackageModel:
+    """MLflow calls this with the model folder."""
+    return PackageModel(load_scorer(ModelPackage.open(path)))

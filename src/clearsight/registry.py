@@ -1,0 +1,306 @@
+"""The model registry: named, numbered copies of packages in the workspace.
+
+```
+models/<name>/<version>/model.json      the record: where it came from, fingerprints, the validated settings
+models/<name>/<version>/mlflow-model/   the package
+```
+
+A version appears complete or not at all, and is not changed afterwards by any verb.
+"""
+
+import json
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from clearsight.errors import Conflict, InvalidPackage, NotFound, UserError
+from clearsight.package import ModelPackage, publish_package, sha256_of
+from clearsight.settings import to_document
+from clearsight.workspace import Workspace, write_atomically
+
+__all__ = ["MODEL_TYPE", "ModelRegistry", "RegisteredModel"]
+
+MODEL_TYPE: Final = "mlflow_model"
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # Azure's rule for asset names
+_VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,29}")  # Azure's rule for versions
+_RUN_URIS: Final = (
+    re.compile(r"azureml://jobs/(?P<run>[^/]+)/outputs/artifacts/(?:paths/)?outputs/mlflow-model/?"),
+    re.compile(r"runs:/(?P<run>[^/]+)/outputs/mlflow-model/?"),
+)
+_REFERENCE: Final = re.compile(r"azureml:(?P<name>[^:@/]+)(?:@(?P<label>[^:@/]+)|:(?P<version>[^:@/]+))")
+_PACKAGE: Final = "mlflow-model"
+_RECORD: Final = "model.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    """One version of a model. `to_document` is what `clearsight model show` prints."""
+
+    name: str
+    version: str
+    folder: Path
+    """Holds the record and the package."""
+    source: str
+    """The path it was made from, as the user wrote it."""
+    created_at: str
+    description: str | None
+    tags: Mapping[str, str]
+    task: str
+    model_name: str
+    labels: tuple[str, ...]
+    run_id: str
+    settings: Mapping[str, Any]
+    """The settings in force, every key written out, as validated when the model was registered."""
+    settings_sha256: str | None
+    """Of the file as it was; `None` when the package has none."""
+    manifest_sha256: str
+
+    @property
+    def package_path(self) -> Path:
+        return self.folder / _PACKAGE
+
+    @property
+    def reference(self) -> str:
+        return f"azureml:{self.name}:{self.version}"
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain data in the manner of `az ml model show`; own additions stand under `properties`."""
+        return {
+            "creation_context": {"created_at": self.created_at},
+            "description": self.description,
+            "flavors": {"python_function": {"loader_module": "clearsight.handlers.mlflow_pyfunc"}},
+            "id": self.reference,
+            "job_name": self.run_id,
+            "name": self.name,
+            "path": str(self.package_path),
+            "properties": {
+                "labels": list(self.labels),
+                "manifest_sha256": self.manifest_sha256,
+                "model_name": self.model_name,
+                "settings": dict(self.settings),
+                "settings_sha256": self.settings_sha256,
+                "source": self.source,
+                "task": self.task,
+            },
+            "stage": "Production",
+            "tags": dict(self.tags),
+            "type": MODEL_TYPE,
+            "version": self.version,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What a check of a registered model found; damage raises instead."""
+
+    model: RegisteredModel
+    settings_edited: bool
+    """Whether `settings.json` differs from what was registered: allowed, but worth knowing."""
+
+
+class ModelRegistry:
+    """The models of one workspace."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    def create(
+        self,
+        path: Path | str,
+        name: str,
+        version: str | None = None,
+        *,
+        description: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> RegisteredModel:
+        """Copy a package into the registry, under the next free whole number or under `version`.
+
+        `path` is a folder, `azureml://jobs/<run>/outputs/artifacts/outputs/mlflow-model/` or
+        `runs:/<run>/outputs/mlflow-model`. The copy is verified and its settings are validated before it appears.
+        Raises `InvalidPackage`, `InvalidDocument` (bad settings, by key), `Conflict` when the version exists.
+        """
+        _check(_NAME, "a model name", name)
+        if version is not None:
+            _check(_VERSION, "a model version", version)
+            if (self._workspace.models / name / version).exists():
+                raise Conflict(f"the model {name} has a version {version} already; choose another or leave it out")
+        source = self.locate(path)
+        folder = self._workspace.models / name / f".{uuid.uuid4().hex}.tmp"
+        try:
+            _copy(source, folder / _PACKAGE)
+            record = _describe(ModelPackage.open(folder / _PACKAGE), str(path), name, description, tags or {})
+            return self._publish(folder, record, version)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def get(self, name: str, version: str | None = None) -> RegisteredModel:
+        """Look up a version; without one the version created last. Raises `NotFound`, which lists what exists."""
+        if version is None:
+            return self.versions(name)[0]
+        file = self._workspace.models / _check(_NAME, "a model name", name) / version / _RECORD
+        if _VERSION.fullmatch(version) is None or not file.is_file():
+            known = [model.version for model in self.versions(name)]
+            raise NotFound(f"the model {name} has no version {version!r}; it has {', '.join(known)}")
+        return _read(file)
+
+    def versions(self, name: str) -> list[RegisteredModel]:
+        """List all versions of a model, the one created last first. Raises `NotFound`."""
+        models = [
+            _read(file) for file in (self._workspace.models / _check(_NAME, "a model name", name)).glob(f"*/{_RECORD}")
+        ]
+        if not models:
+            known = self.names()
+            hint = f"the workspace has {', '.join(known)}" if known else "the workspace has no models yet"
+            raise NotFound(f"there is no model {name!r}; {hint}")
+        return sorted(models, key=lambda model: (model.created_at, _number(model.version)), reverse=True)
+
+    def names(self) -> list[str]:
+        """List the names of all models, sorted."""
+        return sorted({file.parent.parent.name for file in self._workspace.models.glob(f"*/*/{_RECORD}")})
+
+    def list(self) -> list[RegisteredModel]:
+        """List the latest version of every model, by name."""
+        return [self.get(name) for name in self.names()]
+
+    def resolve(self, reference: Path | str) -> Path:
+        """Find the package folder of `azureml:name:version`, `azureml:name@latest`, or of what `locate` knows."""
+        match = _REFERENCE.fullmatch(str(reference))
+        if match is None:
+            return self.locate(reference)
+        if match["label"] not in (None, "latest"):
+            raise NotFound(f"the only label of a model is 'latest', but got {match['label']!r} in {reference}")
+        return self.get(match["name"], match["version"]).package_path
+
+    def locate(self, path: Path | str) -> Path:
+        """Find the folder of a path or of a run's `mlflow-model` URI. Raises `NotFound`."""
+        text = str(path)
+        for pattern in _RUN_URIS:
+            if (match := pattern.fullmatch(text)) is not None:
+                return self._of_run(match["run"])
+        if text.startswith(("azureml:", "runs:")):
+            raise UserError(
+                "a model path must be a folder, azureml://jobs/<run>/outputs/artifacts/outputs/mlflow-model/ or "
+                f"runs:/<run>/outputs/mlflow-model, but got {text!r}"
+            )
+        if not Path(path).is_dir():
+            raise NotFound(f"the model path must be a package folder, but {path} does not exist or is a file")
+        return Path(path)
+
+    def download(self, name: str, version: str | None, target: Path) -> Path:
+        """Copy a package out of the registry to `target`/`name`/mlflow-model, as Azure does; return that folder.
+
+        An older download there is replaced.
+        """
+        model = self.get(name, version)
+        destination = target / name / _PACKAGE
+        temporary = destination.with_name(f".{_PACKAGE}.{uuid.uuid4().hex}.tmp")
+        try:
+            _copy(model.package_path, temporary)
+            ModelPackage.open(temporary)
+            publish_package(temporary, destination)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return destination
+
+    def verify(self, name: str, version: str | None = None) -> Verification:
+        """Compare a registered package with its record and its manifest; edited settings are allowed if valid.
+
+        Raises `InvalidPackage` naming an altered file, `InvalidDocument` naming a bad key of the settings.
+        """
+        model = self.get(name, version)
+        package = ModelPackage.open(model.package_path)
+        if (found := sha256_of(package.manifest_file)) != model.manifest_sha256:
+            raise InvalidPackage(
+                f"{package.manifest_file} was altered: it was registered with sha256 {model.manifest_sha256[:12]}…, "
+                f"but it has {found[:12]}…; register the package again"
+            )
+        package.settings()
+        return Verification(model, settings_edited=_settings_sha256(package) != model.settings_sha256)
+
+    def _of_run(self, run: str) -> Path:
+        folder = self._workspace.runs / run / "outputs" / _PACKAGE
+        if run in (".", "..") or not folder.is_dir():
+            reason = "has no model (yet)" if folder.parent.parent.is_dir() else "does not exist in this workspace"
+            raise NotFound(f"the run {run!r} {reason}: {folder} is not there")
+        return folder
+
+    def _publish(self, folder: Path, record: RegisteredModel, wanted: str | None) -> RegisteredModel:
+        while True:
+            version = wanted or self._next_version(record.name)
+            final = replace(record, version=version, folder=folder.with_name(version))
+            document = {key: value for key, value in asdict(final).items() if key != "folder"}
+            write_atomically(folder / _RECORD, json.dumps(document, indent=2, ensure_ascii=False))
+            try:
+                folder.rename(final.folder)
+            except OSError:
+                if not final.folder.exists():
+                    raise
+                if wanted is not None:
+                    raise Conflict(f"the model {record.name} has a version {version} already") from None
+                continue  # someone else took the number meanwhile
+            return final
+
+    def _next_version(self, name: str) -> str:
+        taken = [_number(folder.name) for folder in (self._workspace.models / name).iterdir()]
+        return str(max(taken, default=0) + 1)
+
+
+def _check(pattern: re.Pattern[str], what: str, value: str) -> str:
+    if pattern.fullmatch(value) is None:
+        raise UserError(
+            f"{what} must start with a letter or digit and hold letters, digits, '.', '_', '-', but got {value!r}"
+        )
+    return value
+
+
+def _number(version: str) -> int:
+    return int(version) if version.isdecimal() else 0
+
+
+def _copy(source: Path, target: Path) -> None:
+    for file in source.rglob("*"):
+        if file.is_symlink():
+            raise InvalidPackage(f"a package must hold plain files, but {file} is a link; replace it by the file")
+    try:
+        shutil.copytree(source, target)
+    except shutil.Error as error:
+        raise InvalidPackage(f"{source} cannot be copied: {error.args[0][0][2]}") from error
+
+
+def _describe(
+    package: ModelPackage, source: str, name: str, description: str | None, tags: Mapping[str, str]
+) -> RegisteredModel:
+    return RegisteredModel(
+        name=name,
+        version="",
+        folder=package.root.parent,
+        source=source,
+        created_at=datetime.now(UTC).isoformat(),
+        description=description,
+        tags=dict(tags),
+        task=package.task.value,
+        model_name=package.model_name,
+        labels=package.labels,
+        run_id=package.run_id,
+        settings=to_document(package.settings()),
+        settings_sha256=_settings_sha256(package),
+        manifest_sha256=sha256_of(package.manifest_file),
+    )
+
+
+def _settings_sha256(package: ModelPackage) -> str | None:
+    return sha256_of(package.settings_file) if package.settings_file.exists() else None
+
+
+def _read(file: Path) -> RegisteredModel:
+    try:
+        document = json.loads(file.read_bytes())
+        return RegisteredModel(**{**document, "labels": tuple(document["labels"])}, folder=file.parent)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InvalidPackage(f"{file} must be a record of the registry, but it is not: {error}") from error
