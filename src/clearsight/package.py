@@ -198,6 +198,10 @@ class ModelPackage:
         """
         return self.settings_and_warnings()[0]
 
+    def trained_settings(self) -> ClassificationSettings:
+        """The settings of training and validation, which `settings.json` held when the package was written."""
+        return parse_settings(self.manifest["settings"], self.task)[0]
+
     def settings_and_warnings(self) -> tuple[ClassificationSettings, list[str]]:
         """As `settings`, with one sentence for each key that no one reads (usually a misspelt one)."""
         edited = self._edited_settings()

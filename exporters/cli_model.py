@@ -1,0 +1,236 @@
+"""`clearsight model`: register packages, look at them, check them, and export their graphs."""
+
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from clearsight.console import AzCommand, LazyGroup, emit, parse_assignments, result_options, stderr
+from clearsight.deployments import apply_overrides, read_document
+from clearsight.errors import UserError
+from clearsight.model_document import parse_model
+from clearsight.package import ONNX_FILE, TORCHSCRIPT_FILE, ModelPackage, sha256_of
+from clearsight.registry import ModelRegistry, RegisteredModel
+from clearsight.workspace import Workspace
+
+__all__ = ["model"]
+
+
+@click.group(cls=LazyGroup)
+def model() -> None:
+    """Register, check and export packages."""
+
+
+_name_option = click.option("--name", "-n", required=True, help="Name of the model.")
+_version_option = click.option("--version", "-v", help="Version; without it the one created last.")
+
+
+@model.command(cls=AzCommand)
+@click.option("--file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Azure model YAML.")
+@click.option("--name", "-n", help="Name of the model.")
+@click.option("--path", "-p", help="Package folder, or the URI of a run's mlflow-model.")
+@click.option("--type", "-t", "type_", help="mlflow_model, the only type that Clearsight serves.")
+@click.option("--version", "-v", help="Version; without it the next free number.")
+@click.option("--description", "-d", help="Free text.")
+@click.option("--tags", multiple=True, metavar="KEY=VALUE", help="Tags, space-separated.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override a key of the file.")
+@result_options
+def create(
+    file: Path | None, type_: str | None, tags: tuple[str, ...], assignments: tuple[str, ...], **flags: str | None
+) -> dict[str, Any]:
+    """Copy a package into the registry, verified, with its settings validated.
+
+    Relative paths in the file are relative to the file; flags win over the file.
+
+    \b
+    Examples:
+      clearsight model create -f model.yml
+      clearsight model create --name fridge --path runs:/fridge_HD_0/outputs/mlflow-model --type mlflow_model
+      clearsight model create -n fridge -p ./edited/mlflow-model --tags team=store --output table
+    """  # noqa: D301 (click reads the backspace)
+    document = apply_overrides({} if file is None else read_document(file), parse_assignments(assignments))
+    document.update({key: value for key, value in {**flags, "type": type_}.items() if value is not None})
+    if tags:
+        document["tags"] = {**(document.get("tags") or {}), **parse_assignments(tags)}
+    from_file = file is not None and flags["path"] is None
+    parsed = parse_model(document, file.parent if file is not None and from_file else Path.cwd(), str(file or "model"))
+    registry = ModelRegistry(Workspace.default())
+    registered = registry.create(
+        parsed.path, parsed.name, parsed.version, description=parsed.description, tags=parsed.tags
+    )
+    for warning in ModelPackage.open(registered.package_path, verify=False).settings_and_warnings()[1]:
+        stderr.print(f"warning: {warning}", markup=False)
+    return registered.to_document()
+
+
+@model.command("list", cls=AzCommand)
+@click.option("--name", "-n", help="List the versions of this model instead of the latest of every model.")
+@result_options
+def list_(name: str | None) -> list[dict[str, Any]]:
+    """List models with their latest version, or all versions of one model, the newest first.
+
+    \b
+    Examples:
+      clearsight model list --output table
+      clearsight model list --name fridge --query "[].version" --output tsv
+    """  # noqa: D301 (click reads the backspace)
+    registry = ModelRegistry(Workspace.default())
+    return [_row(found) for found in (registry.list() if name is None else registry.versions(name))]
+
+
+@model.command(cls=AzCommand)
+@_name_option
+@_version_option
+@click.option("--label", "-l", type=click.Choice(["latest"]), help="The same as no version.")
+@result_options
+def show(name: str, version: str | None, label: str | None) -> dict[str, Any]:
+    """Print the record of a model.
+
+    \b
+    Examples:
+      clearsight model show --name fridge --version 1
+      clearsight model show -n fridge --query properties.settings --output yaml
+    """  # noqa: D301 (click reads the backspace)
+    if version is not None and label is not None:
+        raise click.UsageError("--version and --label exclude each other")
+    return ModelRegistry(Workspace.default()).get(name, version).to_document()
+
+
+@model.command(cls=AzCommand)
+@_name_option
+@_version_option
+@click.option(
+    "--download-path",
+    "-p",
+    default=".",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The package goes to DIR/<name>/mlflow-model; an older one there is replaced.",
+    metavar="DIR",
+)
+@result_options
+def download(name: str, version: str | None, download_path: Path) -> dict[str, Any]:
+    """Copy a package out of the registry, for example to edit its artifacts/settings.json.
+
+    \b
+    Examples:
+      clearsight model download --name fridge --version 1 --download-path ./downloads
+    """  # noqa: D301 (click reads the backspace)
+    registry = ModelRegistry(Workspace.default())
+    found = registry.get(name, version)
+    path = registry.download(name, found.version, download_path.absolute())
+    return {"name": name, "version": found.version, "path": str(path)}
+
+
+@model.command(cls=AzCommand)
+@click.option("--name", "-n", help="Name of a registered model.")
+@_version_option
+@click.option("--path", "-p", help="A package folder instead of a registered model.")
+@result_options
+def verify(name: str | None, version: str | None, path: str | None) -> dict[str, Any]:
+    """Check that weights and graphs are as they were written, and that the settings are valid.
+
+    Edited settings are allowed and reported. An altered file is named and the exit code is 1.
+
+    \b
+    Examples:
+      clearsight model verify --name fridge --version 1
+      clearsight model verify --path ./downloads/fridge/mlflow-model --output table
+    """  # noqa: D301 (click reads the backspace)
+    if (name is None) == (path is None):
+        raise click.UsageError("give either --name or --path")
+    registry = ModelRegistry(Workspace.default())
+    if name is not None:
+        result = registry.verify(name, version)
+        return {
+            "name": name,
+            "version": result.model.version,
+            "verified": True,
+            "settings": "edited since it was registered" if result.settings_edited else "as registered",
+        }
+    package = ModelPackage.open(registry.resolve(str(path)))
+    settings, warnings = package.settings_and_warnings()
+    for warning in warnings:
+        stderr.print(f"warning: {warning}", markup=False)
+    as_trained = package.trained_settings() == settings
+    return {"path": str(package.root), "verified": True, "settings": "as trained" if as_trained else "edited"}
+
+
+@model.command(cls=AzCommand)
+@click.option("--package", "-p", "reference", required=True, help="Package folder, azureml:name:version, or a run URI.")
+@click.option("--format", "-f", "format_", required=True, type=click.Choice(["onnx", "torchscript", "mar"]))
+@click.option(
+    "--output",
+    "-o",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write.",
+    metavar="FILE",
+)
+@click.option("--model-name", help="Name inside a .mar; without it the name of FILE.")
+def export(reference: str, format_: str, output: Path, model_name: str | None) -> None:
+    """Write one file of a verified package: its serving graph, or an archive for stock TorchServe.
+
+    onnx and torchscript take images (N, 3, H, W), float32, normalised as settings.json says, and give logits (N, K).
+    The file appears complete or not at all; an older one is replaced.
+
+    \b
+    Examples:
+      clearsight model export --package azureml:fridge:1 --format onnx --output fridge.onnx
+      clearsight model export --package ./mlflow-model --format torchscript --output fridge.pt
+      clearsight model export --package azureml:fridge@latest --format mar --output fridge.mar
+    """  # noqa: D301 (click reads the backspace)
+    package = ModelPackage.open(ModelRegistry(Workspace.default()).resolve(reference))
+    output = output.absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    _WRITERS[format_](package, output, model_name or output.name.partition(".")[0])
+    emit({"format": format_, "path": str(output), "num_bytes": output.stat().st_size, "sha256": sha256_of(output)})
+
+
+def _write_onnx(package: ModelPackage, file: Path, model_name: str) -> None:
+    _copy(package.root / ONNX_FILE, file)
+
+
+def _write_torchscript(package: ModelPackage, file: Path, model_name: str) -> None:
+    _copy(package.root / TORCHSCRIPT_FILE, file)
+
+
+def _write_mar(package: ModelPackage, file: Path, model_name: str) -> None:
+    from clearsight.exporters.mar import write_mar  # brings TorchServe's side, which the other formats do without
+
+    write_mar(package, file, model_name)
+
+
+_WRITERS: Final[dict[str, Callable[[ModelPackage, Path, str], None]]] = {
+    "onnx": _write_onnx,
+    "torchscript": _write_torchscript,
+    "mar": _write_mar,
+}
+
+
+def _copy(source: Path, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _row(found: RegisteredModel) -> dict[str, Any]:
+    """The columns of `list`."""
+    return {
+        "name": found.name,
+        "version": found.version,
+        "type": "mlflow_model",
+        "task": found.task,
+        "model_name": found.model_name,
+        "created_at": found.created_at,
+        "job_name": found.run_id,
+        "id": found.reference,
+    }
