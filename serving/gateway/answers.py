@@ -1,0 +1,55 @@
+"""What a client gets: an answer, and the error objects of Azure's gateway and container.
+
+Azure's Python client reads `error.code` and `error.message`, or a top-level `message`; a body whose `error` is a
+string makes it crash, so that is never sent.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Final
+
+import orjson
+
+__all__ = ["REASONS", "Answer", "container_error", "error", "model_error"]
+
+REASONS: Final[Mapping[int, str]] = {status.value: status.phrase for status in HTTPStatus}
+
+JSON: Final = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One HTTP answer. `headers` are lower-case names and values without control characters.
+
+    `model_status` and `model_reason` are what the model's server said, for the log and the metrics; None and empty
+    when it was not asked or did not answer. `must_close` ends the connection after the answer.
+    """
+
+    status: int
+    body: bytes = b""
+    content_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+    code: str = ""
+    model_status: int | None = None
+    model_reason: str = ""
+    must_close: bool = False
+
+
+def error(
+    status: int, code: str, message: str, headers: Mapping[str, str] | None = None, *, must_close: bool = False
+) -> Answer:
+    """The gateway's own error: `{"error": {"code": …, "message": …}}`."""
+    body = orjson.dumps({"error": {"code": code, "message": message}})
+    return Answer(status, body, headers=headers or {}, code=code, must_close=must_close)
+
+
+def container_error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
+    """An error in the words of Azure's scoring container: `{"message": …}`."""
+    return Answer(status, orjson.dumps({"message": message}), headers=headers or {})
+
+
+def model_error(status: int, reason: str, body: bytes, content_type: str = JSON) -> Answer:
+    """424 for a container that answered `status`: its body unchanged, its status and reason in headers."""
+    headers = {"ms-azureml-model-error-statuscode": str(status), "ms-azureml-model-error-reason": reason}
+    return Answer(424, body, content_type, headers, "ModelError", status, reason)

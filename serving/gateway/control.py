@@ -1,0 +1,106 @@
+"""The control plane: a unix socket (0600) on which the supervisor sets the routing table and watches the gateway.
+
+| call | answer |
+| --- | --- |
+| `PUT /table` | 200 `{"version": n}` when the table is in force and on disk; 400 with every fault of the document |
+| `GET /in-flight` | `{"<generation>": requests waiting or running}`; an absent generation has none |
+| `GET /health` | `{"status": "ok" or "draining", "table_version": n, …}` |
+| `GET /metrics` | Prometheus' text format |
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from clearsight.errors import Conflict, InvalidDocument
+from clearsight.serving.gateway.dataplane import DataPlane
+from clearsight.serving.gateway.table import RoutingTable
+from clearsight.workspace import write_atomically
+
+__all__ = ["ControlPlane", "bind_private_socket"]
+
+MAX_TABLE_BYTES = 4 * 1024 * 1024
+
+
+class ControlPlane:
+    """The routes of the control socket. `health` and `metrics_page` are asked anew for each call."""
+
+    def __init__(
+        self,
+        data_plane: DataPlane,
+        state_file: Path,
+        health: Callable[[], dict[str, Any]],
+        metrics_page: Callable[[], bytes],
+    ) -> None:
+        self._data_plane = data_plane
+        self._state_file = state_file
+        self._health = health
+        self._metrics_page = metrics_page
+        self._writing = asyncio.Lock()
+
+    def application(self) -> web.Application:
+        """Everything, for the private socket."""
+        application = web.Application(client_max_size=MAX_TABLE_BYTES)
+        application.router.add_put("/table", self._put_table)
+        application.router.add_get("/in-flight", self._get_in_flight)
+        application.router.add_get("/health", self._get_health)
+        application.router.add_get("/metrics", self._get_metrics)
+        return application
+
+    def metrics_application(self) -> web.Application:
+        """The metrics alone, for a scraper on loopback."""
+        application = web.Application()
+        application.router.add_get("/metrics", self._get_metrics)
+        return application
+
+    async def _put_table(self, request: web.Request) -> web.Response:
+        try:
+            table = RoutingTable.from_json(await request.read())
+        except InvalidDocument as error:
+            return web.json_response({"error": {"code": "BadArgument", "message": str(error)}}, status=400)
+        async with self._writing:
+            # On disk first: a gateway that dies between the two comes back with the table it was given.
+            await asyncio.to_thread(write_atomically, self._state_file, table.to_json(), 0o600)
+            self._data_plane.swap(table)
+        return web.json_response({"version": table.version})
+
+    async def _get_in_flight(self, _: web.Request) -> web.Response:
+        return web.json_response(self._data_plane.in_flight())
+
+    async def _get_health(self, _: web.Request) -> web.Response:
+        return web.json_response(self._health())
+
+    async def _get_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics_page(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+
+def bind_private_socket(path: Path) -> socket.socket:
+    """Listen on a unix socket that only this user can open, replacing one that nobody listens on any more.
+
+    Raises Conflict when somebody does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                if probe.connect_ex(str(path)) == 0:
+                    raise Conflict(f"the control socket {path} must be free, but a running gateway listens on it")
+            path.unlink()
+        # The mask is the process's, so this must happen before any thread starts; bind() makes the file.
+        mask = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
+        listener.listen(16)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

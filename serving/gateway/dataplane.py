@@ -1,0 +1,259 @@
+"""What the gateway decides: who may call, which deployment answers, what the client gets.
+
+The connection (`http1.py`) calls `begin` on a request's head, `receive` on each piece of its body, `answer` on the
+whole, `complete` when it is over. Everything up to the deployment's answer happens in the event loop without a pause,
+and the deployment is chosen after the body has arrived: so a request sees either the old table or the new one, and
+one that chose the old is counted in flight there.
+"""
+
+import asyncio
+import re
+from collections import Counter
+from importlib.metadata import version
+from random import Random
+from typing import Final
+
+from clearsight.serving.gateway.answers import Answer, container_error, error, model_error
+from clearsight.serving.gateway.budget import ByteBudget
+from clearsight.serving.gateway.generation import Generation, ModelUnreachable, Overloaded
+from clearsight.serving.gateway.http1 import Request
+from clearsight.serving.gateway.mapping import OVERLOADED, map_answer, unreachable
+from clearsight.serving.gateway.metrics import GatewayMetrics
+from clearsight.serving.gateway.request_log import RequestLog
+from clearsight.serving.gateway.routes import Route
+from clearsight.serving.gateway.swagger import swagger_document
+from clearsight.serving.gateway.table import RoutingTable
+
+__all__ = ["DataPlane"]
+
+NOT_AN_ID_CHARACTER: Final = re.compile(r"[^A-Za-z0-9_-]")
+MAX_CLIENT_ID_CHARS: Final = 40
+
+HEALTHY: Final = Answer(200, b"Healthy", "text/plain; charset=utf-8")
+OPTIONS: Final = Answer(200, headers={"allow": "GET, OPTIONS, POST"})
+UNAUTHORIZED: Final = error(
+    401,
+    "Unauthorized",
+    "The Authorization header must be `Bearer <key>` with a valid key of the endpoint.",
+    {"www-authenticate": "Bearer"},
+)
+TIMED_OUT: Final = error(408, "RequestTimeout", "The deployment did not answer within its request timeout.")
+MEMORY_FULL: Final = error(
+    429, "TooManyRequests", "The gateway holds as many bytes as it may. Try again.", {"retry-after": "1"}
+)
+# In the words of Azure's scoring container, whose errors reach the outside as 424.
+NOT_JSON: Final = model_error(
+    415, "Unsupported Media Type", container_error(415, "Expects Content-Type to be application/json").body
+)
+NO_INPUT: Final = model_error(
+    400, "Bad Request", container_error(400, "A value is not provided for the 'input_data' parameter.").body
+)
+UNKNOWN_PATH: Final = container_error(404, "The requested URL was not found on the server.")
+
+
+def _not_allowed(methods: str) -> Answer:
+    return container_error(405, "The method is not allowed for the requested URL.", {"allow": methods})
+
+
+class DataPlane:
+    """The decisions and the state behind them: the table, the running generations, the memory budget."""
+
+    def __init__(
+        self,
+        *,
+        max_body_bytes: int,
+        memory_budget_bytes: int,
+        metrics: GatewayMetrics,
+        request_log: RequestLog,
+        random: Random,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.table = RoutingTable()
+        self._max_body_bytes = max_body_bytes
+        self._budget = ByteBudget(memory_budget_bytes)
+        self._metrics = metrics
+        self._log = request_log
+        self._random = random
+        self._loop = loop
+        self._server_version = f"Clearsight/{version('clearsight')}"
+        self._routes: dict[str, Route] = {}
+        self._generations: dict[tuple[str, str, str], Generation] = {}
+        self._retired: set[Generation] = set()
+
+    # The control plane calls these
+
+    def swap(self, table: RoutingTable) -> None:
+        """Replace the table. A generation that is in both keeps its connections and counts."""
+        generations: dict[tuple[str, str, str], Generation] = {}
+        routes: dict[str, Route] = {}
+        for endpoint_name, endpoint in table.endpoints.items():
+            of_endpoint = {}
+            for name, deployment in endpoint.deployments.items():
+                key = (endpoint_name, name, deployment.generation)
+                generation = self._generations.get(key)
+                if generation is None:
+                    generation = Generation(deployment, self._max_body_bytes, self._loop)
+                else:
+                    generation.configure(deployment)
+                generations[key] = of_endpoint[name] = generation
+            routes[endpoint_name] = Route(endpoint_name, endpoint, of_endpoint)
+        for key, generation in self._generations.items():
+            if key not in generations:
+                generation.close()
+                self._retired.add(generation)
+        self._generations, self._routes, self.table = generations, routes, table
+        self._metrics.set_capacity(table)
+
+    def in_flight(self) -> dict[str, int]:
+        """Requests waiting or running, per generation; a retired generation is listed until it has none."""
+        self._retired = {generation for generation in self._retired if generation.num_in_flight}
+        counts: Counter[str] = Counter()
+        for generation in (*self._generations.values(), *self._retired):
+            counts[generation.deployment.generation] += generation.num_in_flight
+        return dict(counts)
+
+    @property
+    def num_body_bytes(self) -> int:
+        """Bytes of bodies held now."""
+        return self._budget.used
+
+    # A connection calls these
+
+    def begin(self, request: Request) -> Answer | None:
+        headers = request.headers
+        request.answer_headers = {
+            "x-request-id": request.id,
+            "x-ms-request-id": request.id,
+            "x-ms-server-version": self._server_version,
+        }
+        if client_id := headers.get("x-ms-client-request-id"):
+            request.client_request_id = NOT_AN_ID_CHARACTER.sub("", client_id)[:MAX_CLIENT_ID_CHARS]
+            request.answer_headers["x-ms-client-request-id"] = request.client_request_id
+        path, _, query = request.target.partition("?")
+        parts = path.split("/")
+        if len(parts) == 4 and parts[1] == "endpoints":
+            return self._begin_endpoint(request, parts[2], parts[3], query)
+        if path == "/":
+            return self._health(request, is_healthy=True)
+        return UNKNOWN_PATH
+
+    def receive(self, request: Request, num_bytes: int) -> Answer | None:
+        if request.num_bytes + num_bytes > self._max_body_bytes:
+            return self._too_large()
+        if not self._budget.take(num_bytes):
+            return MEMORY_FULL
+        request.num_reserved += num_bytes
+        return None
+
+    async def answer(self, request: Request) -> Answer:
+        route = self._routes.get(request.endpoint)
+        if route is None:
+            return _no_endpoint(request.endpoint)
+        pinned = request.headers.get("azureml-model-deployment")
+        name = self._random_deployment(route) if pinned is None else pinned
+        if name is None:
+            return _no_valid_deployment(route.name)
+        generation = route.generations.get(name)
+        if generation is None:
+            return _no_deployment(route.name)
+        request.deployment = request.answer_headers["azureml-model-deployment"] = name
+        if not route.is_ready(name):
+            return unreachable("deployment not ready")
+        try:
+            upstream_answer = await generation.forward(request.chunks, request.num_bytes, request.id)
+        except Overloaded:
+            return OVERLOADED
+        except TimeoutError:
+            return TIMED_OUT
+        except ModelUnreachable as reason:
+            return unreachable(str(reason))
+        num_bytes = len(upstream_answer.body)
+        self._budget.charge(num_bytes)
+        request.num_reserved += num_bytes
+        return map_answer(upstream_answer)
+
+    def complete(self, request: Request, answer: Answer | None, num_bytes: int) -> None:
+        self._budget.give(request.num_reserved)
+        request.num_reserved = 0
+        request.chunks = []
+        now = self._loop.time()
+        self._metrics.observe(request, answer, num_bytes, now)
+        self._log.write(request, answer, num_bytes, now)
+
+    # Parts
+
+    def _begin_endpoint(self, request: Request, name: str, leaf: str, query: str) -> Answer | None:
+        route = self._routes.get(name)
+        if route is None:
+            return _no_endpoint(name)
+        request.endpoint = route.name
+        method = request.method
+        if leaf == "score":
+            if method == "OPTIONS":
+                return OPTIONS
+            if method not in ("POST", "GET"):
+                return _not_allowed("GET, OPTIONS, POST")
+            request.auth_type = route.auth_mode
+            if not route.accepts(request.headers.get("Authorization")):
+                return UNAUTHORIZED
+            return NO_INPUT if method == "GET" else self._refuse_body(request)
+        if leaf == "swagger.json":
+            if method not in ("GET", "HEAD"):
+                return _not_allowed("GET, HEAD")
+            request.auth_type = route.auth_mode
+            if not route.accepts(request.headers.get("Authorization")):
+                return UNAUTHORIZED
+            return swagger_document(route.name, query)
+        if leaf == "":
+            return self._health(request, is_healthy=route.is_healthy)
+        return UNKNOWN_PATH
+
+    def _refuse_body(self, request: Request) -> Answer | None:
+        content_type = request.headers.get("Content-Type", "")
+        if content_type != "application/json" and content_type.partition(";")[0].strip().lower() != "application/json":
+            return NOT_JSON
+        length = request.content_length
+        if length is not None:
+            if length > self._max_body_bytes:
+                return self._too_large()
+            if length > self._budget.limit - self._budget.used:
+                return MEMORY_FULL
+        return None
+
+    def _health(self, request: Request, *, is_healthy: bool) -> Answer:
+        if request.method == "OPTIONS":
+            return OPTIONS
+        if request.method not in ("GET", "HEAD"):
+            return _not_allowed("GET, HEAD, OPTIONS")
+        if is_healthy:
+            return HEALTHY
+        return error(503, "NoValidDeployments", f"No deployment of endpoint '{request.endpoint}' is ready for traffic.")
+
+    def _random_deployment(self, route: Route) -> str | None:
+        return route.draw(self._random)
+
+    def _too_large(self) -> Answer:
+        return error(413, "PayloadTooLarge", f"The body must be at most {self._max_body_bytes} bytes long.")
+
+
+def _no_endpoint(name: str) -> Answer:
+    return error(404, "EndpointNotFound", f"There is no endpoint '{_shown(name)}'.")
+
+
+def _no_deployment(endpoint: str) -> Answer:
+    return error(
+        404, "DeploymentNotFound", f"The azureml-model-deployment header names no deployment of endpoint '{endpoint}'."
+    )
+
+
+def _no_valid_deployment(endpoint: str) -> Answer:
+    return error(
+        404,
+        "NoValidDeployments",
+        f"No deployment of endpoint '{endpoint}' has traffic. Set traffic or send the azureml-model-deployment header.",
+    )
+
+
+def _shown(name: str) -> str:
+    """A client's text, short and in ASCII, for a message back to that client."""
+    return name[:64].encode("ascii", "backslashreplace").decode()

@@ -1,0 +1,48 @@
+"""From the model server's answer to the client's: what Azure's gateway makes of a container's statuses."""
+
+import re
+from dataclasses import replace
+
+from clearsight.serving.gateway.answers import JSON, REASONS, Answer, error, model_error
+from clearsight.serving.gateway.generation import is_handlers_own, is_queue_full
+from clearsight.serving.gateway.upstream import UpstreamAnswer
+
+__all__ = ["OVERLOADED", "map_answer", "unreachable"]
+
+MAX_REASON_CHARS = 80
+PASSED_HEADER = re.compile(r"x-ms-run-[a-z0-9-]+")
+NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]+")
+
+OVERLOADED = error(
+    429, "TooManyRequests", "The deployment has as many requests in flight as it may. Try again.", {"retry-after": "1"}
+)
+
+
+def map_answer(answer: UpstreamAnswer) -> Answer:
+    """200 stays 200 and a handler's own 408 stays 408; a full queue becomes 429; everything else becomes 424.
+
+    Of the headers only the content type and `x-ms-run-…` pass.
+    """
+    if is_queue_full(answer):
+        return OVERLOADED
+    content_type = _printable(answer.headers.get("content-type", JSON))
+    if answer.status == 200 or (answer.status == 408 and is_handlers_own(answer)):
+        headers = {name: _printable(value) for name, value in answer.headers.items() if PASSED_HEADER.fullmatch(name)}
+        return Answer(answer.status, answer.body, content_type, headers, model_status=answer.status)
+    reason = _printable(answer.reason)[:MAX_REASON_CHARS] or REASONS.get(answer.status, "Unknown")
+    return model_error(answer.status, reason, answer.body, content_type)
+
+
+def unreachable(reason: str) -> Answer:
+    """424 for a container that gave no answer: there is no status of its own to report."""
+    refusal = error(
+        424,
+        "ModelUnreachable",
+        f"The model's server gave no answer: {reason}.",
+        {"ms-azureml-model-error-reason": reason},
+    )
+    return replace(refusal, model_reason=reason)
+
+
+def _printable(text: str) -> str:
+    return NOT_PRINTABLE.sub(" ", text).strip() if NOT_PRINTABLE.search(text) else text

@@ -1,0 +1,138 @@
+"""The gateway as a process: put together, started, drained."""
+
+import asyncio
+import resource
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from clearsight.errors import UserError
+from clearsight.serving.gateway.control import ControlPlane, bind_private_socket
+from clearsight.serving.gateway.dataplane import DataPlane
+from clearsight.serving.gateway.http1 import HttpLimits, HttpServer
+from clearsight.serving.gateway.metrics import GatewayMetrics
+from clearsight.serving.gateway.request_log import RequestLog
+from clearsight.serving.gateway.table import RoutingTable
+
+__all__ = ["DRAIN_LIMIT_S", "MAX_BODY_BYTES", "MEMORY_BUDGET_BYTES", "Options", "serve"]
+
+BACKLOG = 1024
+MAX_BODY_BYTES = 100 * 1024 * 1024
+MEMORY_BUDGET_BYTES = 512 * 1024 * 1024
+DRAIN_LIMIT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the gateway is started with. Port 0 lets the system choose; a `metrics_port` of None opens none."""
+
+    host: str
+    port: int
+    state: Path
+    control: Path
+    request_log: Path
+    metrics_port: int | None = None
+    max_body_bytes: int = MAX_BODY_BYTES
+    memory_budget_bytes: int = MEMORY_BUDGET_BYTES
+    drain_limit_s: float = DRAIN_LIMIT_S
+    limits: HttpLimits = field(default_factory=HttpLimits)
+
+
+async def serve(options: Options) -> bool:
+    """Serve until SIGTERM or SIGINT, then drain. True when every running request could finish.
+
+    Prints one line of JSON on stdout when requests are accepted: `{"url": …, "control": …, "metrics_url": …}`.
+    Raises UserError when a socket or file cannot be used.
+    """
+    loop = asyncio.get_running_loop()
+    _allow_many_files()
+    control_listener = bind_private_socket(options.control)
+    metrics = GatewayMetrics()
+    request_log = RequestLog(options.request_log)
+    try:
+        request_log.start(loop)
+    except OSError as error:
+        control_listener.close()
+        raise UserError(
+            f"--request-log must be a writable file, but {options.request_log}: {error.strerror}"
+        ) from error
+    data_plane = DataPlane(
+        max_body_bytes=options.max_body_bytes,
+        memory_budget_bytes=options.memory_budget_bytes,
+        metrics=metrics,
+        request_log=request_log,
+        random=Random(),  # noqa: S311 - a traffic split, not a secret
+        loop=loop,
+    )
+    if options.state.exists():
+        data_plane.swap(RoutingTable.from_json(options.state.read_bytes()))
+    http = HttpServer(data_plane, options.limits, loop)
+    metrics.connections_active.set_function(lambda: len(http.connections))
+    metrics.body_bytes.set_function(lambda: data_plane.num_body_bytes)
+    metrics.lost_log_lines.set_function(lambda: request_log.num_lost_lines)
+
+    def health() -> dict[str, Any]:
+        return {
+            "status": "draining" if http.is_draining else "ok",
+            "table_version": data_plane.table.version,
+            "connections": len(http.connections),
+            "body_bytes": data_plane.num_body_bytes,
+            "lost_log_lines": request_log.num_lost_lines,
+        }
+
+    control = ControlPlane(data_plane, options.state, health, metrics.page)
+    runners: list[web.AppRunner] = []
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        announcement = {"control": str(options.control)}
+        runner = await _start(control.application(), runners)
+        await web.SockSite(runner, control_listener).start()
+        if options.metrics_port is not None:
+            runner = await _start(control.metrics_application(), runners)
+            listener = _bind("127.0.0.1", options.metrics_port)
+            await web.SockSite(runner, listener).start()
+            announcement["metrics_url"] = f"http://127.0.0.1:{listener.getsockname()[1]}/metrics"
+        listener = _bind(options.host, options.port)
+        server = await loop.create_server(http, sock=listener, backlog=BACKLOG)
+        host, port = listener.getsockname()[:2]
+        announcement["url"] = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        sys.stdout.write(orjson.dumps(announcement).decode() + "\n")
+        sys.stdout.flush()
+        await stopping.wait()
+        server.close()
+        return await http.drain(options.drain_limit_s)
+    finally:
+        for runner in runners:
+            await runner.cleanup()
+        options.control.unlink(missing_ok=True)
+        await request_log.stop()
+
+
+async def _start(application: web.Application, runners: list[web.AppRunner]) -> web.AppRunner:
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+    runners.append(runner)
+    await runner.setup()
+    return runner
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise UserError(f"{host}:{port} must be an address to listen on, but: {error.strerror or error}") from error
+
+
+def _allow_many_files() -> None:
+    """Raise the soft limit of open files to the hard one: a connection is a file, and 1024 is a common default."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

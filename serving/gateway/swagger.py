@@ -1,0 +1,120 @@
+"""The self-description of an endpoint: `swagger.json` in Swagger 2.0, OpenAPI 3.0 and OpenAPI 3.1."""
+
+from functools import cache
+from importlib.metadata import version as installed_version
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+import orjson
+
+from clearsight.serving.gateway.answers import Answer, container_error
+
+__all__ = ["VERSIONS", "swagger_document"]
+
+VERSIONS: Final = ("2", "3", "3.1")
+EXAMPLE_INPUT: Final = {"input_data": {"columns": ["image"], "index": [], "data": []}, "params": {}}
+DESCRIPTIONS: Final = {
+    200: "The scoring result: one object per row, in row order",
+    401: "The credential is missing or wrong",
+    404: "No such endpoint, no such deployment, or none with traffic",
+    408: "The deployment did not answer within its request timeout",
+    413: "The body is too large",
+    424: "The model's server answered with an error, or not at all",
+    429: "Too many requests at the same time",
+}
+
+
+def swagger_document(endpoint: str, query: str) -> Answer:
+    """The document of `endpoint` in the version that `query` asks for (`version=2`, the default, `3` or `3.1`).
+
+    404 for another version, with a message that lists the known ones.
+    """
+    version = parse_qs(query).get("version", ["2"])[-1]
+    if version not in VERSIONS:
+        return container_error(404, f"The version must be one of {', '.join(VERSIONS)}.")
+    return Answer(200, _document(endpoint, version))
+
+
+@cache
+def _document(endpoint: str, version: str) -> bytes:
+    is_v2 = version == "2"
+    schemas = {
+        "ServiceInput": {
+            "type": "object",
+            "required": ["input_data"],
+            "properties": {
+                "input_data": {
+                    "type": "object",
+                    "required": ["columns", "data"],
+                    "properties": {
+                        "columns": {"type": "array", "items": {"type": "string"}},
+                        "index": {"type": "array", "items": {"type": "integer"}},
+                        "data": {"type": "array", "items": {"type": "string"}},
+                    },
+                },
+                "params": {"type": "object"},
+            },
+            "example": EXAMPLE_INPUT,
+        },
+        "ServiceOutput": {"type": "array", "items": {"type": "object"}},
+        "ErrorResponse": {"type": "object", "properties": {"message": {"type": "string"}}},
+    }
+    info = {
+        "title": endpoint,
+        "description": f"Online endpoint {endpoint}",
+        "version": installed_version("clearsight"),
+    }
+    security: dict[str, Any] = {"Bearer": {"type": "apiKey", "name": "Authorization", "in": "header"}}
+    prefix = f"/endpoints/{endpoint}"
+    paths: dict[str, Any] = {
+        "/": {"get": _operation("ServiceHealthCheck", "Health of the endpoint", _text(is_v2))},
+        "/score": {"post": _score(is_v2)},
+        "/swagger.json": {
+            "get": _operation("GetSwaggerSpec", "This document", {"200": {"description": "The document"}})
+        },
+    }
+    document: dict[str, Any]
+    if is_v2:
+        document = {
+            "swagger": "2.0", "info": info, "basePath": prefix, "schemes": ["http", "https"],
+            "consumes": ["application/json"], "produces": ["application/json"],
+            "securityDefinitions": security, "paths": paths, "definitions": schemas,
+        }  # fmt: skip
+    else:
+        document = {
+            "openapi": "3.0.3" if version == "3" else "3.1.0", "info": info, "servers": [{"url": prefix}],
+            "paths": paths, "components": {"securitySchemes": security, "schemas": schemas},
+        }  # fmt: skip
+    return orjson.dumps(document)
+
+
+def _operation(operation_id: str, summary: str, responses: dict[str, Any]) -> dict[str, Any]:
+    return {"operationId": operation_id, "summary": summary, "responses": responses}
+
+
+def _text(is_v2: bool) -> dict[str, Any]:
+    schema: dict[str, Any] = {"schema": {"type": "string"}}
+    content: dict[str, Any] = schema if is_v2 else {"content": {"text/plain": schema}}
+    return {"200": {"description": "A deployment with traffic is ready", **content}}
+
+
+def _score(is_v2: bool) -> dict[str, Any]:
+    prefix = "#/definitions/" if is_v2 else "#/components/schemas/"
+
+    def content(name: str) -> dict[str, Any]:
+        schema = {"schema": {"$ref": prefix + name}}
+        return schema if is_v2 else {"content": {"application/json": schema}}
+
+    responses = {
+        str(status): {"description": text, **content("ServiceOutput" if status == 200 else "ErrorResponse")}
+        for status, text in DESCRIPTIONS.items()
+    }
+    operation = _operation("RunMLService", "Score pictures", responses)
+    if is_v2:
+        operation["parameters"] = [
+            {"name": "serviceInputPayload", "in": "body", "required": True, **content("ServiceInput")}
+        ]
+    else:
+        operation["requestBody"] = {"required": True, **content("ServiceInput")}
+    operation["security"] = [{"Bearer": []}]
+    return operation
