@@ -59,7 +59,12 @@ def create(
     parsed = parse_model(document, file.parent if file is not None and from_file else Path.cwd(), str(file or "model"))
     registry = ModelRegistry(Workspace.default())
     registered = registry.create(
-        parsed.path, parsed.name, parsed.version, description=parsed.description, tags=parsed.tags
+        parsed.path,
+        parsed.name,
+        parsed.version,
+        description=parsed.description,
+        tags=parsed.tags,
+        properties=parsed.properties,
     )
     for warning in ModelPackage.open(registered.package_path, verify=False).settings_and_warnings()[1]:
         stderr.print(f"warning: {warning}", markup=False)

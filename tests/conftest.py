@@ -6,6 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clearsight.package import ModelPackage
+from clearsight.settings import ClassificationSettings
+from clearsight.tasks import Task
+
+FRIDGE_LABELS = ("can", "carton", "milk_bottle", "water_bottle")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -33,18 +39,31 @@ def drawn_pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return files
 
 
-def _write(target: Path, task_name: str, labels: tuple[str, ...], pictures: list[Path]) -> object:
-    import torch
+@pytest.fixture(scope="session")
+def tiny_package(tmp_path_factory: pytest.TempPathFactory, drawn_pictures: list[Path]) -> ModelPackage:
+    """A multi-class package with random weights (MobileNetV2, 4 fridge classes, 64-pixel crops). Read only.
+
+    Tests that change it copy it first. `train_artifacts/` lies beside it.
+    """
+    return _write(tmp_path_factory.mktemp("tiny") / "mlflow-model", Task.MULTI_CLASS, drawn_pictures)
+
+
+@pytest.fixture(scope="session")
+def tiny_multilabel_package(tmp_path_factory: pytest.TempPathFactory, drawn_pictures: list[Path]) -> ModelPackage:
+    """The same for a multi-label task."""
+    return _write(tmp_path_factory.mktemp("tiny_multilabel") / "mlflow-model", Task.MULTI_LABEL, drawn_pictures)
+
+
+def _write(target: Path, task: Task, pictures: list[Path]) -> ModelPackage:
+    import torch  # seconds: only tests that ask for a package pay them
 
     from clearsight.exporters.write import write_package
     from clearsight.networks.registry import build_network
-    from clearsight.settings import ClassificationSettings
-    from clearsight.tasks import Task
 
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        network = build_network("mobilenetv2", len(labels))
-        # Random batch-norm statistics and a wide last layer, so that different pictures get different answers.
+        network = build_network("mobilenetv2", len(FRIDGE_LABELS))
+        # Real batch-norm statistics and a wide last layer, so that different pictures get different answers.
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None
@@ -53,30 +72,13 @@ def _write(target: Path, task_name: str, labels: tuple[str, ...], pictures: list
             network.classifier[1].weight.mul_(8)
     return write_package(
         target,
-        task=Task(task_name),
+        task=task,
         model_name="mobilenetv2",
-        labels=labels,
+        labels=FRIDGE_LABELS,
         network=network,
         settings=ClassificationSettings(valid_resize_size=72, valid_crop_size=64),
         parity_images=pictures,
-        run_id=f"{target.parent.name}_HD_0",
+        run_id="tiny_HD_0",
         pretrained={"source": "none", "file": None, "sha256": None, "tag": None, "licence": None},
         train_artifacts=target.parent / "train_artifacts",
     )
-
-
-FRIDGE_LABELS = ("can", "carton", "milk_bottle", "water_bottle")
-
-
-@pytest.fixture(scope="session")
-def tiny_package(tmp_path_factory: pytest.TempPathFactory, drawn_pictures: list[Path]) -> object:
-    """A multi-class `ModelPackage` with random weights (MobileNetV2, 4 fridge classes, 64-pixel crops). Read only."""
-    target = tmp_path_factory.mktemp("tiny") / "mlflow-model"
-    return _write(target, "image_classification", FRIDGE_LABELS, drawn_pictures)
-
-
-@pytest.fixture(scope="session")
-def tiny_multilabel_package(tmp_path_factory: pytest.TempPathFactory, drawn_pictures: list[Path]) -> object:
-    """The same for a multi-label task. Read only: tests that change a package copy it first."""
-    target = tmp_path_factory.mktemp("tiny_multilabel") / "mlflow-model"
-    return _write(target, "image_classification_multilabel", FRIDGE_LABELS, drawn_pictures)

@@ -49,7 +49,7 @@ class _ModelSection(Section):
 
 @dataclass(frozen=True, slots=True)
 class ModelDocument:
-    """What to register and under which name. Keys without a meaning here (`stage`, `datastore`) are accepted."""
+    """What to register and under which name. `flavors`, `stage` and `datastore` are accepted without effect."""
 
     name: str
     path: Path | str
@@ -57,6 +57,7 @@ class ModelDocument:
     version: str | None
     description: str | None
     tags: Mapping[str, str]
+    properties: Mapping[str, Any]
 
 
 def parse_model(document: Mapping[str, Any], folder: Path, subject: str = "model") -> ModelDocument:
@@ -69,4 +70,5 @@ def parse_model(document: Mapping[str, Any], folder: Path, subject: str = "model
         version=section.version,
         description=section.description,
         tags=section.tags,
+        properties=section.properties,
     )

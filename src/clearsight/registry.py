@@ -51,6 +51,8 @@ class RegisteredModel:
     created_at: str
     description: str | None
     tags: Mapping[str, str]
+    properties: Mapping[str, Any]
+    """The user's own; shown beside ours."""
     task: str
     model_name: str
     labels: tuple[str, ...]
@@ -80,6 +82,7 @@ class RegisteredModel:
             "name": self.name,
             "path": str(self.package_path),
             "properties": {
+                **self.properties,
                 "labels": list(self.labels),
                 "manifest_sha256": self.manifest_sha256,
                 "model_name": self.model_name,
@@ -88,7 +91,6 @@ class RegisteredModel:
                 "source": self.source,
                 "task": self.task,
             },
-            "stage": "Production",
             "tags": dict(self.tags),
             "type": MODEL_TYPE,
             "version": self.version,
@@ -118,6 +120,7 @@ class ModelRegistry:
         *,
         description: str | None = None,
         tags: Mapping[str, str] | None = None,
+        properties: Mapping[str, Any] | None = None,
     ) -> RegisteredModel:
         """Copy a package into the registry, under the next free whole number or under `version`.
 
@@ -134,7 +137,13 @@ class ModelRegistry:
         folder = self._workspace.models / name / f".{uuid.uuid4().hex}.tmp"
         try:
             _copy(source, folder / _PACKAGE)
-            record = _describe(ModelPackage.open(folder / _PACKAGE), str(path), name, description, tags or {})
+            record = replace(
+                _describe(ModelPackage.open(folder / _PACKAGE), name),
+                source=str(path),
+                description=description,
+                tags=dict(tags or {}),
+                properties=dict(properties or {}),
+            )
             return self._publish(folder, record, version)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -273,17 +282,17 @@ def _copy(source: Path, target: Path) -> None:
         raise InvalidPackage(f"{source} cannot be copied: {error.args[0][0][2]}") from error
 
 
-def _describe(
-    package: ModelPackage, source: str, name: str, description: str | None, tags: Mapping[str, str]
-) -> RegisteredModel:
+def _describe(package: ModelPackage, name: str) -> RegisteredModel:
+    """What the package itself says; the rest is filled in by `create`."""
     return RegisteredModel(
         name=name,
         version="",
         folder=package.root.parent,
-        source=source,
+        source=str(package.root),
         created_at=datetime.now(UTC).isoformat(),
-        description=description,
-        tags=dict(tags),
+        description=None,
+        tags={},
+        properties={},
         task=package.task.value,
         model_name=package.model_name,
         labels=package.labels,
