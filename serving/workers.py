@@ -41,6 +41,7 @@ class TorchServeProcess:
         self.log_file = log_file.absolute()
         self.folder = RunFolder.create()
         self._process: asyncio.subprocess.Process | None = None
+        self._is_stopped = False
 
     @property
     def pid(self) -> int | None:
@@ -137,7 +138,10 @@ class TorchServeProcess:
             raise ServerUnavailable(f"TorchServe does not answer on {socket}: {error}") from error
 
     async def stop(self) -> None:
-        """End Java and the workers, and remove the folder. Nothing must be in flight."""
+        """End Java and the workers, and remove the folder. Nothing must be in flight. A second call does nothing."""
+        if self._is_stopped:
+            return
+        self._is_stopped = True
         process = self._process
         if process is not None:
             if process.returncode is None:

@@ -1,0 +1,270 @@
+"""The running processes: one TorchServe per deployment, and the gateway that follows them."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from clearsight.deployments import DeploymentDocument, Probe
+from clearsight.errors import ClearsightError, ServerUnavailable
+from clearsight.package import ModelPackage
+from clearsight.serving.deployment_logs import log_file
+from clearsight.serving.gateway.table import Deployment, Endpoint, RoutingTable, Upstream
+from clearsight.serving.gateway_process import GatewayProcess
+from clearsight.serving.layout import Measurement, choose_layout, measure_package, needs_measurement, serving_plan
+from clearsight.serving.ledger import ProcessLedger
+from clearsight.serving.management.service import Step
+from clearsight.serving.management.store import DeploymentRecord, EndpointRecord, EndpointStore
+from clearsight.serving.workers import TorchServeProcess
+from clearsight.workspace import Workspace
+
+__all__ = ["Fleet"]
+
+log = logging.getLogger(__name__)
+
+DRAIN_MARGIN_S: Final = 10.0
+DRAIN_POLL_S: Final = 0.05
+MAX_BACK_OFF_S: Final = 30.0
+
+
+@dataclass(slots=True)
+class Instance:
+    """A process of a deployment. `is_ready` is what the gateway is told."""
+
+    document: DeploymentDocument
+    process: TorchServeProcess
+    generation: str
+    is_ready: bool = True
+    watcher: "asyncio.Task[None] | None" = None
+    num_restarts: int = 0
+    started_at: float = field(default_factory=time.monotonic)
+
+
+class Fleet:
+    """Starts, watches, replaces and stops the processes of all deployments. Implements `service.Runtime`."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        store: EndpointStore,
+        gateway: GatewayProcess,
+        ledger: ProcessLedger,
+        num_cores: int,
+        measure: bool = True,
+    ) -> None:
+        self._workspace = workspace
+        self._store = store
+        self._gateway = gateway
+        self._ledger = ledger
+        self._num_cores = num_cores
+        self._measure = measure
+        self._instances: dict[tuple[str, str], Instance] = {}
+        self._publishing = asyncio.Lock()
+        self._published: Mapping[str, Endpoint] | None = None
+        self._version = int(time.time() * 1000)  # grows across restarts of the server
+
+    @property
+    def is_serving(self) -> bool:
+        return True
+
+    async def roll_out(self, record: DeploymentRecord, on_step: Step) -> Mapping[str, Any]:
+        """Start the new process, move the traffic, drain and stop the old one."""
+        document = record.document
+        on_step("verifying the package")
+        await asyncio.to_thread(ModelPackage.open, record.package)
+        measurement: Measurement | None = None
+        if self._measure and needs_measurement(document):
+            measurement = await measure_package(record.package, document, self._workspace, on_step)
+        layout = choose_layout(document, measurement, self._num_cores)
+        process = TorchServeProcess(
+            serving_plan(document, record.package, layout),
+            log_file(self._workspace, record),
+        )
+        try:
+            await self._start(process, on_step)
+        except BaseException:
+            await self._stop(process)
+            raise
+        key = (document.endpoint_name, document.name)
+        predecessor = self._instances.get(key)
+        instance = Instance(document, process, f"{document.endpoint_name}--{document.name}-{record.generation}")
+        self._instances[key] = instance
+        instance.watcher = asyncio.create_task(self._watch(instance))
+        await self.publish()
+        if predecessor is not None:
+            on_step("draining the previous version")
+            await self._end(predecessor)
+        return layout.to_document()
+
+    async def publish(self) -> None:
+        """Send the gateway a table made of the store and the running processes.
+
+        A gateway that does not answer is being restarted, and gets the table then.
+        """
+        async with self._publishing:
+            self._version += 1
+            table = self.table()
+            try:
+                await self._gateway.put_table(table)
+                self._published = table.endpoints
+            except ServerUnavailable as error:
+                log.warning("the routing table was not sent: %s", error)
+
+    async def publish_if_changed(self) -> None:
+        """Send the table when time has changed it: tokens expire."""
+        if self.table().endpoints != self._published:
+            await self.publish()
+
+    def table(self) -> RoutingTable:
+        """What the gateway has to know now."""
+        now = time.time()
+        return RoutingTable(
+            version=self._version,
+            endpoints={
+                endpoint.name: Endpoint(
+                    auth_mode=endpoint.document.auth_mode,
+                    key_hashes=endpoint.key_hashes(now),
+                    traffic=dict(endpoint.traffic),
+                    deployments={name: self._routed(endpoint, name) for name in endpoint.deployments},
+                )
+                for endpoint in self._store.endpoints()
+            },
+        )
+
+    def _routed(self, endpoint: EndpointRecord, name: str) -> Deployment:
+        instance = self._instances.get((endpoint.name, name))
+        document = instance.document if instance else endpoint.deployments[name].document
+        settings = document.request_settings
+        max_running = settings.max_concurrent_requests_per_instance * document.instance_count
+        nowhere = str(self._workspace.endpoints / "none")
+        return Deployment(
+            ready=instance is not None and instance.is_ready,
+            generation=instance.generation if instance else f"{endpoint.name}--{name}-0",
+            upstream=Upstream(
+                socket=str(instance.process.folder.inference_socket),
+                path=instance.process.path,
+                key_file=str(instance.process.folder.key_file),
+            )
+            if instance
+            else Upstream(socket="/dev/null", path=f"/predictions/{name}", key_file=nowhere),
+            max_running=max_running,
+            max_in_flight=2 * max_running,
+            request_timeout_s=settings.request_timeout_ms / 1000,
+        )
+
+    async def retire(self, endpoint: str, deployment: str) -> None:
+        """Drain and stop a deployment that the gateway no longer knows."""
+        instance = self._instances.pop((endpoint, deployment), None)
+        if instance is not None:
+            await self._end(instance)
+
+    async def stop(self) -> None:
+        """Stop every process; the gateway must have drained before."""
+        instances = list(self._instances.values())
+        self._instances.clear()
+        await asyncio.gather(*(self._end(instance, drain=False) for instance in instances))
+
+    async def _start(self, process: TorchServeProcess, on_step: Step = lambda step: None) -> None:
+        await process.start()
+        if process.pid is not None:
+            self._ledger.add(process.pid, process.folder.root)
+        await process.wait_ready(on_step=on_step)
+
+    async def _stop(self, process: TorchServeProcess) -> None:
+        await process.stop()
+        if process.pid is not None:
+            self._ledger.remove(process.pid)
+
+    async def _end(self, instance: Instance, drain: bool = True) -> None:
+        if instance.watcher is not None:
+            instance.watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await instance.watcher
+        if drain:
+            await self._drain(instance)
+        await self._stop(instance.process)
+
+    async def _drain(self, instance: Instance) -> None:
+        """Wait until the gateway counts no request of this generation, at most as long as one may take."""
+        deadline = time.monotonic() + instance.document.request_settings.request_timeout_ms / 1000 + DRAIN_MARGIN_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(ServerUnavailable):
+                if not (await self._gateway.in_flight()).get(instance.generation):
+                    return
+            await asyncio.sleep(DRAIN_POLL_S)
+        log.warning("%s still has requests in flight; stopping it", instance.generation)
+
+    async def _watch(self, instance: Instance) -> None:
+        """Probe an instance, and start it anew when it ends or fails its liveness probe. Never returns."""
+        while True:
+            try:
+                await self._watch_until_dead(instance)
+                await self._restart(instance)
+            except ClearsightError as error:
+                log.error("%s: %s", instance.generation, error)
+
+    async def _watch_until_dead(self, instance: Instance) -> None:
+        readiness, liveness = instance.document.readiness_probe, instance.document.liveness_probe
+        ended = asyncio.create_task(instance.process.wait())
+        num_failures = num_successes = 0
+        try:
+            while True:
+                done, _ = await asyncio.wait([ended], timeout=min(readiness.period, liveness.period))
+                if done:
+                    log.error("%s ended with exit code %d", instance.generation, ended.result())
+                    return
+                is_up = await self._probe(instance, readiness)
+                num_failures, num_successes = (0, num_successes + 1) if is_up else (num_failures + 1, 0)
+                age_s = time.monotonic() - instance.started_at
+                if is_up and num_successes >= readiness.success_threshold:
+                    await self._set_ready(instance, True)
+                elif num_failures >= readiness.failure_threshold and age_s > readiness.initial_delay:
+                    await self._set_ready(instance, False)
+                if num_failures >= liveness.failure_threshold and age_s > liveness.initial_delay:
+                    log.error("%s failed its liveness probe %d times", instance.generation, num_failures)
+                    return
+        finally:
+            ended.cancel()
+
+    @staticmethod
+    async def _probe(instance: Instance, probe: Probe) -> bool:
+        """True when at least one worker is READY. TorchServe itself restarts the others."""
+        try:
+            async with asyncio.timeout(probe.timeout):
+                return any(status == "READY" for _, status in await instance.process.worker_states())
+        except (ServerUnavailable, TimeoutError):
+            return False
+
+    async def _set_ready(self, instance: Instance, is_ready: bool) -> None:
+        if instance.is_ready != is_ready:
+            log.warning("%s is %s", instance.generation, "ready" if is_ready else "not ready")
+            instance.is_ready = is_ready
+            await self.publish()
+
+    async def _restart(self, instance: Instance) -> None:
+        """Replace a dead process by a new one of the same plan, after a pause that doubles with each try."""
+        await self._set_ready(instance, False)
+        await self._stop(instance.process)
+        base = instance.generation.partition("+")[0]
+        back_off_s = 0.0 if time.monotonic() - instance.started_at > MAX_BACK_OFF_S else 1.0
+        while True:
+            await asyncio.sleep(back_off_s)
+            back_off_s = min(MAX_BACK_OFF_S, max(1.0, 2 * back_off_s))
+            process = TorchServeProcess(instance.process.plan, instance.process.log_file)
+            try:
+                await self._start(process)
+                break
+            except ClearsightError as error:
+                log.error("%s did not come back: %s", instance.generation, error)
+                await self._stop(process)
+            except BaseException:
+                await self._stop(process)
+                raise
+        instance.num_restarts += 1
+        instance.process = process
+        instance.started_at = time.monotonic()
+        instance.generation = f"{base}+{instance.num_restarts}"
+        await self._set_ready(instance, True)

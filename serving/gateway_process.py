@@ -1,0 +1,111 @@
+"""The gateway as a child process: start, routing tables, in-flight counts, drained stop."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+
+from clearsight.errors import ServerUnavailable
+from clearsight.serving.gateway.table import RoutingTable
+from clearsight.workspace import Workspace
+
+__all__ = ["GatewayProcess"]
+
+START_TIMEOUT_S: Final = 30.0
+DRAIN_LIMIT_S: Final = 200.0
+"""Above the longest request timeout (180 s), so that no running request is cut."""
+
+
+class GatewayProcess:
+    """One gateway. Its control socket lies in a folder of its own with a short path."""
+
+    def __init__(self, workspace: Workspace, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self.folder = Path(tempfile.mkdtemp(prefix="clearsight-"))
+        self.log_file = workspace.logs / "gateway.log"
+        self._control = self.folder / "g.sock"
+        self._state = workspace.endpoints / "routing.json"
+        self._request_log = workspace.logs / "requests.jsonl"
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        """Start and wait until it listens. Raises ServerUnavailable with its last words."""
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        self._state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self.log_file.open("ab") as log:
+            log_start = log.tell()
+            self._process = await asyncio.create_subprocess_exec(
+                *[sys.executable, "-m", "clearsight.serving.gateway", "--host", self.host, "--port", str(self.port)],
+                *["--state", str(self._state), "--control", str(self._control)],
+                *["--request-log", str(self._request_log), "--drain-limit", str(DRAIN_LIMIT_S)],
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            with contextlib.suppress(ServerUnavailable):
+                await self._call("GET", "/health")
+                return
+            if self._process.returncode is not None or time.monotonic() > deadline:
+                with self.log_file.open("rb") as log:
+                    log.seek(log_start)
+                    words = log.read().decode(errors="replace").strip()
+                await self.stop()
+                raise ServerUnavailable(f"the gateway did not start on {self.host}:{self.port}: {words[-2000:]}")
+            await asyncio.sleep(0.05)
+
+    async def wait(self) -> int:
+        """Wait until the process has ended; its exit code."""
+        if self._process is None:
+            raise RuntimeError("the gateway was not started")
+        return await self._process.wait()
+
+    async def put_table(self, table: RoutingTable) -> None:
+        """Make the gateway follow `table`. Raises ServerUnavailable."""
+        await self._call("PUT", "/table", table.to_json())
+
+    async def in_flight(self) -> dict[str, int]:
+        """Requests waiting or running, per generation. Raises ServerUnavailable."""
+        counts: dict[str, int] = await self._call("GET", "/in-flight")
+        return counts
+
+    async def _call(self, method: str, path: str, body: bytes | None = None) -> Any:
+        try:
+            async with (
+                aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self._control))) as session,
+                session.request(method, f"http://localhost{path}", data=body) as response,
+            ):
+                if response.status != 200:
+                    raise ServerUnavailable(f"the gateway refuses {path}: {await response.text()}")
+                return await response.json()
+        except (aiohttp.ClientError, OSError) as error:
+            raise ServerUnavailable(f"the gateway does not answer on {self._control}: {error}") from error
+
+    async def stop(self) -> None:
+        """Let it drain (it refuses new requests and finishes the running ones), then end it."""
+        process = self._process
+        if process is not None:
+            if process.returncode is None:
+                process.terminate()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), DRAIN_LIMIT_S + 5)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        with contextlib.suppress(OSError):
+            self._control.unlink(missing_ok=True)
+            self.folder.rmdir()

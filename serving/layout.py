@@ -1,0 +1,213 @@
+"""How a deployment runs on this machine: backend, workers, threads and batch, measured and never guessed.
+
+A fast backend wants one worker with all threads and batches, a slow one several workers; which is which depends on the
+package and the processor. So the first deployment of a package measures it, and the result is kept in the workspace
+under the package's fingerprint and this machine's.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+
+from clearsight.deployments import DeploymentDocument
+from clearsight.errors import ClearsightError, Fault, InvalidDocument
+from clearsight.package import MANIFEST_FILE, sha256_of
+from clearsight.serving.torchserve_files import ServingPlan
+from clearsight.workspace import Workspace, write_atomically
+
+__all__ = ["Layout", "Measurement", "choose_layout", "measure_package", "serving_plan"]
+
+MEASURE_TIMEOUT_S: Final = 300.0
+BATCH_DELAY_MS: Final = 2
+"""How long a batch waits to fill: TorchServe's default of 100 ms costs a lone client 100 ms."""
+
+
+class Overrides(BaseModel):
+    """What a deployment may fix through `environment_variables`; what is given is not measured.
+
+    `WORKER_COUNT` is Azure's own variable: workers per instance.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    WORKER_COUNT: PositiveInt = 1
+    CLEARSIGHT_BACKEND: str | None = None
+    CLEARSIGHT_PRECISION: str = "f32"
+    CLEARSIGHT_BATCH_SIZE: PositiveInt | None = None
+    CLEARSIGHT_NUM_THREADS: PositiveInt | None = None
+
+
+class MeasuredRow(BaseModel):
+    """One row of `python -m clearsight.handlers.measure`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    backend: str
+    precision: str
+    workers: PositiveInt
+    threads: PositiveInt
+    batch_size: PositiveInt
+    images_per_s: PositiveFloat
+    latency_ms: PositiveFloat
+
+
+class Measurement(BaseModel):
+    """What `python -m clearsight.handlers.measure` prints."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    rows: tuple[MeasuredRow, ...]
+    choice: MeasuredRow
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a package runs. `source` says where the numbers come from."""
+
+    backend: str
+    precision: str
+    workers: int
+    num_threads: int
+    batch_size: int
+    source: Literal["measured", "deployment", "default"]
+
+    def to_document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def choose_layout(document: DeploymentDocument, measurement: Measurement | None, num_cores: int) -> Layout:
+    """Combine what the deployment fixes with the best measured row for as many workers.
+
+    Workers are `instance_count` x `WORKER_COUNT`, and workers x threads stays within the cores. A batch is never
+    larger than the number of requests that may run at the same time. Raises InvalidDocument for a bad override.
+    """
+    given = read_overrides(document)
+    workers = document.instance_count * given.WORKER_COUNT
+    settings = document.request_settings
+    max_batch = max(1, settings.max_concurrent_requests_per_instance * document.instance_count // workers)
+    row = _best_row(measurement, given.CLEARSIGHT_BACKEND, workers) if measurement else None
+    source: Literal["measured", "deployment", "default"] = "measured" if row else "default"
+    if given.CLEARSIGHT_BACKEND and given.CLEARSIGHT_BATCH_SIZE:
+        source = "deployment"
+    batch_size = given.CLEARSIGHT_BATCH_SIZE or (row.batch_size if row else 1)
+    return Layout(
+        backend=given.CLEARSIGHT_BACKEND or (row.backend if row else "auto"),
+        precision=given.CLEARSIGHT_PRECISION,
+        workers=workers,
+        num_threads=given.CLEARSIGHT_NUM_THREADS or max(1, num_cores // workers),
+        batch_size=min(batch_size, max_batch),
+        source=source,
+    )
+
+
+def _best_row(measurement: Measurement, backend: str | None, workers: int) -> MeasuredRow | None:
+    """The fastest row of that backend with that many workers; without one, the fastest of the backend at all."""
+    rows = [row for row in measurement.rows if backend in (None, row.backend)]
+    same = [row for row in rows if row.workers == workers]
+    return max(same or rows, key=lambda row: row.images_per_s, default=None)
+
+
+def read_overrides(document: DeploymentDocument) -> Overrides:
+    try:
+        return Overrides.model_validate(dict(document.environment_variables))
+    except ValidationError as error:
+        faults = [
+            Fault(
+                "BAD_VALUE", f"environment_variables.{entry['loc'][0]}", f"{entry['msg']}, but got {entry['input']!r}"
+            )
+            for entry in error.errors(include_url=False, include_context=False)
+        ]
+        raise InvalidDocument(f"deployment {document.name}", faults) from None
+
+
+def needs_measurement(document: DeploymentDocument) -> bool:
+    given = read_overrides(document)
+    return not (given.CLEARSIGHT_BACKEND and given.CLEARSIGHT_BATCH_SIZE)
+
+
+def serving_plan(document: DeploymentDocument, package: Path, layout: Layout) -> ServingPlan:
+    """The TorchServe process of a deployment."""
+    settings = document.request_settings
+    return ServingPlan(
+        model_name=document.name,
+        package=package,
+        workers=layout.workers,
+        num_threads=layout.num_threads,
+        batch_size=layout.batch_size,
+        max_batch_delay_ms=BATCH_DELAY_MS if layout.batch_size > 1 else 1,
+        backend=layout.backend,
+        precision=layout.precision,
+        request_timeout_s=settings.request_timeout_ms / 1000,
+        max_running=settings.max_concurrent_requests_per_instance * document.instance_count,
+        environment=document.environment_variables,
+    )
+
+
+async def measure_package(
+    package: Path, document: DeploymentDocument, workspace: Workspace, on_step: Callable[[str], None]
+) -> Measurement:
+    """The measurement of this package on this machine, from the workspace or made now. Raises ClearsightError."""
+    precision = read_overrides(document).CLEARSIGHT_PRECISION
+    fingerprint = f"{sha256_of(package / MANIFEST_FILE)[:16]}-{_machine_fingerprint()}-{precision}"
+    cached = workspace.endpoints / "measurements" / f"{fingerprint}.json"
+    with contextlib.suppress(OSError, ValidationError):
+        return Measurement.model_validate_json(cached.read_bytes())
+    on_step("measuring")
+    content = await _run_measurement(package, precision)
+    try:
+        measurement = Measurement.model_validate_json(content)
+    except ValidationError as error:
+        raise ClearsightError(f"the measurement of {package} cannot be read: {error}") from error
+    write_atomically(cached, content)
+    return measurement
+
+
+async def _run_measurement(package: Path, precision: str) -> bytes:
+    command = [sys.executable, "-m", "clearsight.handlers.measure", str(package), "--precision", precision]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        async with asyncio.timeout(MEASURE_TIMEOUT_S):
+            output, errors = await process.communicate()
+    except TimeoutError:
+        raise ClearsightError(f"measuring {package} must end within {MEASURE_TIMEOUT_S:.0f} s, but did not") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
+    if process.returncode != 0:
+        tail = "\n".join(errors.decode(errors="replace").splitlines()[-5:])
+        raise ClearsightError(f"measuring {package} failed with exit code {process.returncode}:\n{tail}")
+    return output
+
+
+def _machine_fingerprint() -> str:
+    """Changes when processor, usable cores or a runtime change."""
+    facts: list[object] = [platform.machine(), _processor(), len(os.sched_getaffinity(0)), platform.python_version()]
+    for package in ("torch", "onnxruntime-gpu", "onnxruntime", "openvino"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            facts.append((package, metadata.version(package)))
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,87 @@
+"""Speak a verb: to the running server of the workspace, or, when there is none, straight to the store."""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import aiohttp
+
+from clearsight.errors import ClearsightError, Conflict, NotFound, ServerUnavailable, UserError
+from clearsight.registry import ModelRegistry
+from clearsight.serving.management.control import VERBS, reachable_path
+from clearsight.serving.management.service import EndpointService, Step
+from clearsight.serving.management.store import DeploymentRecord, EndpointStore
+from clearsight.workspace import Workspace
+
+__all__ = ["NothingServes", "call"]
+
+ERRORS: Final[Mapping[int, type[ClearsightError]]] = {
+    400: UserError,
+    404: NotFound,
+    409: Conflict,
+    503: ServerUnavailable,
+}
+
+
+class NothingServes:
+    """The runtime of verbs without a server: they write the store, and a later server starts what it holds."""
+
+    is_serving = False
+
+    async def roll_out(self, record: DeploymentRecord, on_step: Step) -> Mapping[str, Any]:
+        raise ServerUnavailable("no server runs")
+
+    async def publish(self) -> None:
+        """Nobody listens."""
+
+    async def retire(self, endpoint: str, deployment: str) -> None:
+        """Nothing runs."""
+
+
+def call(
+    workspace: Workspace,
+    verb: str,
+    arguments: Mapping[str, Any],
+    on_step: Step = lambda step: None,
+    on_offline: Callable[[], None] = lambda: None,
+) -> Any:
+    """Speak a verb and wait for its end; its result. Raises the ClearsightError that the verb raised.
+
+    `on_offline` is called when no server runs and the verb was done on the store alone.
+    """
+    if workspace.control_socket.is_socket():
+        try:
+            return asyncio.run(_call_server(workspace, verb, arguments, on_step))
+        except (ConnectionRefusedError, FileNotFoundError):
+            pass  # the socket of a server that was killed
+    store = EndpointStore(workspace)
+    with store.lock():
+        service = EndpointService(store, ModelRegistry(workspace), NothingServes())
+        given = {name: value for name, value in arguments.items() if name != "no_wait"}
+        result = asyncio.run(VERBS[verb](service, **given))
+    on_offline()
+    return result
+
+
+async def _call_server(workspace: Workspace, verb: str, arguments: Mapping[str, Any], on_step: Step) -> Any:
+    with reachable_path(workspace.control_socket) as path:
+        connector = aiohttp.UnixConnector(path)
+        timeout = aiohttp.ClientTimeout(total=None)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=2**24) as session:
+            try:
+                async with session.post(f"http://localhost/{verb}", data=json.dumps(dict(arguments))) as response:
+                    async for line in response.content:
+                        event = json.loads(line)
+                        if "step" in event:
+                            on_step(event["step"])
+                        elif "error" in event:
+                            error = event["error"]
+                            raise ERRORS.get(error["status"], ClearsightError)(error["message"])
+                        else:
+                            return event["result"]
+            except aiohttp.ClientConnectorError as error:
+                raise error.os_error from None
+            except aiohttp.ClientError as error:
+                raise ServerUnavailable(f"the server stopped answering: {error}") from None
+    raise ServerUnavailable("the server stopped answering before the end")

@@ -1,0 +1,145 @@
+"""The management socket: verbs in, lines of JSON out.
+
+`POST /<verb>` with the arguments as a JSON object answers 200 and one line of JSON per event:
+`{"step": "…"}` while something takes time, and at the end `{"result": …}` or `{"error": {"status", "message"}}`.
+A client that goes away does not stop what it asked for.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import stat
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from aiohttp import web
+
+from clearsight.errors import ClearsightError, Conflict
+from clearsight.serving.management.service import EndpointService
+
+__all__ = ["LONG_VERBS", "VERBS", "ControlServer", "reachable_path"]
+
+log = logging.getLogger(__name__)
+
+VERBS: Final[Mapping[str, Callable[..., Coroutine[Any, Any, Any]]]] = MappingProxyType(
+    {
+        "create_endpoint": EndpointService.create_endpoint,
+        "update_endpoint": EndpointService.update_endpoint,
+        "show_endpoint": EndpointService.show_endpoint,
+        "list_endpoints": EndpointService.list_endpoints,
+        "delete_endpoint": EndpointService.delete_endpoint,
+        "get_credentials": EndpointService.get_credentials,
+        "regenerate_keys": EndpointService.regenerate_keys,
+        "create_deployment": EndpointService.create_deployment,
+        "update_deployment": EndpointService.update_deployment,
+        "show_deployment": EndpointService.show_deployment,
+        "list_deployments": EndpointService.list_deployments,
+        "delete_deployment": EndpointService.delete_deployment,
+        "get_logs": EndpointService.get_logs,
+    }
+)
+LONG_VERBS: Final = frozenset({"create_deployment", "update_deployment"})
+"""Verbs that report steps."""
+
+MAX_SOCKET_PATH_BYTES: Final = 107
+
+
+@contextmanager
+def reachable_path(path: Path) -> Iterator[str]:
+    """A name for a socket that fits into a socket address; long ones go through a descriptor of their folder."""
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
+        yield str(path)
+        return
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{path.name}"
+    finally:
+        os.close(descriptor)
+
+
+class ControlServer:
+    """Serves an `EndpointService` on a unix socket that only its owner can open."""
+
+    def __init__(self, service: EndpointService, socket_path: Path) -> None:
+        self._service = service
+        self._path = socket_path
+        self._runner: web.AppRunner | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen. A socket that nobody listens on any more is replaced; raises Conflict when somebody does."""
+        application = web.Application(client_max_size=4 * 1024 * 1024)
+        application.router.add_post("/{verb}", self._handle)
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        await web.SockSite(self._runner, _bind(self._path)).start()
+
+    async def stop(self) -> None:
+        """Stop listening, and cancel what still runs."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._runner is not None:
+            await self._runner.cleanup()
+        self._path.unlink(missing_ok=True)
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        verb = request.match_info["verb"]
+        if verb not in VERBS:
+            raise web.HTTPNotFound(text=f"no verb {verb}")
+        arguments = json.loads(await request.read())
+        no_wait = bool(arguments.pop("no_wait", False))
+        events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        task = asyncio.create_task(self._run(verb, arguments, events))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        while True:
+            event = await events.get()
+            if no_wait and event.get("step") == "verifying the package":  # accepted and stored; the rest goes on
+                event = {"result": None}
+            await response.write(json.dumps(event).encode() + b"\n")
+            if "step" not in event:
+                break
+        await response.write_eof()
+        return response
+
+    async def _run(self, verb: str, arguments: dict[str, Any], events: "asyncio.Queue[dict[str, Any]]") -> None:
+        if verb in LONG_VERBS:
+            arguments["on_step"] = lambda step: events.put_nowait({"step": step})
+        try:
+            events.put_nowait({"result": await VERBS[verb](self._service, **arguments)})
+        except ClearsightError as error:
+            events.put_nowait({"error": {"status": error.status, "message": str(error)}})
+        except asyncio.CancelledError:
+            events.put_nowait({"error": {"status": 503, "message": "the server is being stopped"}})
+        except Exception as error:
+            log.exception("%s failed", verb)
+            message = f"{type(error).__name__}: {error} (the server's log has the rest)"
+            events.put_nowait({"error": {"status": 500, "message": message}})
+
+
+def _bind(path: Path) -> socket.socket:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with reachable_path(path) as name:
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                if probe.connect_ex(name) == 0:
+                    listener.close()
+                    raise Conflict(f"a `clearsight serve` is already running on this workspace ({path})")
+            path.unlink()
+        mask = os.umask(0o177)
+        try:
+            listener.bind(name)
+        finally:
+            os.umask(mask)
+    listener.listen(16)
+    listener.setblocking(False)
+    return listener

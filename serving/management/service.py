@@ -1,0 +1,373 @@
+"""What the verbs decide. No HTTP and no processes in here: those are behind `Runtime`."""
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from clearsight.deployments import (
+    DeploymentDocument,
+    EndpointDocument,
+    apply_overrides,
+    parse_deployment,
+    parse_endpoint,
+)
+from clearsight.errors import ClearsightError, Conflict, NotFound, UserError
+from clearsight.registry import ModelRegistry
+from clearsight.serving.deployment_logs import read_logs
+from clearsight.serving.layout import read_overrides
+from clearsight.serving.management.store import (
+    DeploymentRecord,
+    EndpointRecord,
+    EndpointStore,
+    Failure,
+    Token,
+    new_key,
+)
+from clearsight.serving.workers import WorkersFailed
+from clearsight.traffic import parse_traffic
+
+__all__ = ["EndpointService", "Runtime"]
+
+MAX_ENDPOINTS: Final = 100
+MAX_DEPLOYMENTS: Final = 20
+"""Azure's limits: endpoints per subscription, deployments per endpoint."""
+
+TOKEN_LIFE_S: Final = 3600
+"""Life of a token of `auth_mode: aml_token`; it is renewed after half of it."""
+
+Step = Callable[[str], None]
+
+
+class Runtime(Protocol):
+    """What makes the stored state real."""
+
+    @property
+    def is_serving(self) -> bool:
+        """False when no server runs: verbs then only write the store."""
+
+    async def roll_out(self, record: DeploymentRecord, on_step: Step) -> Mapping[str, Any]:
+        """Start a process for `record.generation`, move the traffic to it, drain and stop its predecessor.
+
+        Returns how it runs. Raises a ClearsightError, and then the predecessor, if any, still serves.
+        """
+
+    async def publish(self) -> None:
+        """Make the gateway follow the store; afterwards no request sees the state before."""
+
+    async def retire(self, endpoint: str, deployment: str) -> None:
+        """Drain and stop the process of a deployment that is in no table any more. None is no error."""
+
+
+class EndpointService:
+    """Endpoints and deployments of one workspace."""
+
+    def __init__(
+        self, store: EndpointStore, registry: ModelRegistry, runtime: Runtime, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.store = store
+        self.registry = registry
+        self.runtime = runtime
+        self.clock = clock
+        self._busy: set[tuple[str, str]] = set()
+
+    async def create_endpoint(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Create an endpoint, or replace one of that name.
+
+        The keys and deployments of a present one stay, and its traffic unless the document speaks of traffic.
+        """
+        parsed = parse_endpoint(document)
+        record = self.store.find(parsed.name)
+        if record is None:
+            if len(self.store.endpoints()) >= MAX_ENDPOINTS:
+                raise Conflict(f"a workspace must hold at most {MAX_ENDPOINTS} endpoints; delete one first")
+            record = EndpointRecord(document=replace(parsed, traffic=None))
+        elif parsed.traffic is None:
+            parsed = replace(parsed, traffic=record.document.traffic)
+        return await self._put_endpoint(record, parsed)
+
+    async def update_endpoint(
+        self,
+        name: str,
+        overrides: Mapping[str, Any] | None = None,
+        traffic: Mapping[str, Any] | None = None,
+        mirror_traffic: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Change keys of an endpoint; `traffic` replaces the whole table, names not given become 0."""
+        record = self.store.get(name)
+        document = apply_overrides(record.document.to_document(), overrides or {})
+        if traffic is not None:
+            document["traffic"] = parse_traffic(traffic)
+        if mirror_traffic is not None:
+            document["mirror_traffic"] = parse_traffic(mirror_traffic, "mirror_traffic")
+        parsed = parse_endpoint(document, f"endpoint {name}")
+        if parsed.name != name:
+            raise UserError(f"an endpoint must keep its name, but got {parsed.name!r} for {name!r}")
+        return await self._put_endpoint(record, parsed)
+
+    async def _put_endpoint(self, record: EndpointRecord, document: EndpointDocument) -> dict[str, Any]:
+        traffic = document.traffic or {}
+        for name in traffic:
+            record.deployment(name)  # raises NotFound
+        if document.mirror_traffic:
+            raise UserError("mirror_traffic must be empty: mirroring is not served by this version")
+        if document.auth_mode == "aad_token":
+            raise UserError("auth_mode must be key or aml_token here, but got aad_token, which needs a directory")
+        stored = self.store.put(replace(record, document=document))
+        await self.runtime.publish()
+        return self._endpoint_view(stored)
+
+    async def show_endpoint(self, name: str) -> dict[str, Any]:
+        return self._endpoint_view(self.store.get(name))
+
+    async def list_endpoints(self) -> list[dict[str, Any]]:
+        return [self._endpoint_view(record) for record in self.store.endpoints()]
+
+    async def delete_endpoint(self, name: str) -> None:
+        """Delete an endpoint and its deployments."""
+        record = self.store.get(name)
+        busy = [deployment for deployment in record.deployments if (name, deployment) in self._busy]
+        if busy:
+            raise Conflict(f"endpoint {name!r} has an operation running on {busy[0]!r}; wait for it")
+        self.store.remove(name)
+        await self.runtime.publish()
+        for deployment in record.deployments:
+            await self.runtime.retire(name, deployment)
+
+    async def get_credentials(self, name: str) -> dict[str, Any]:
+        """The keys, or a token, of an endpoint, in Azure's words."""
+        record = self.store.get(name)
+        if record.document.auth_mode == "key":
+            return {"primaryKey": record.primary_key, "secondaryKey": record.secondary_key}
+        now = int(self.clock())
+        current = [token for token in record.tokens if token.refresh_after > now]
+        if not current:
+            token = Token(new_key(), expires_at=now + TOKEN_LIFE_S, refresh_after=now + TOKEN_LIFE_S // 2)
+            kept = tuple(old for old in record.tokens if old.expires_at > now)
+            self.store.put(replace(record, tokens=(*kept, token)))
+            await self.runtime.publish()
+            current = [token]
+        return {
+            "accessToken": current[-1].value,
+            "expiryTimeUtc": current[-1].expires_at,
+            "refreshAfterTimeUtc": current[-1].refresh_after,
+            "tokenType": "Bearer",
+        }
+
+    async def regenerate_keys(self, name: str, key_type: str = "primary") -> None:
+        """Replace one key at once; the other one goes on working."""
+        record = self.store.get(name)
+        if record.document.auth_mode != "key":
+            raise UserError(f"Endpoint '{name}' does not use keys for authentication.")
+        if key_type.lower() not in ("primary", "secondary"):
+            raise UserError("Key type must be 'primary' or 'secondary'.")
+        if key_type.lower() == "primary":
+            self.store.put(replace(record, primary_key=new_key()))
+        else:
+            self.store.put(replace(record, secondary_key=new_key()))
+        await self.runtime.publish()
+
+    async def create_deployment(
+        self, document: Mapping[str, Any], all_traffic: bool = False, on_step: Step = lambda step: None
+    ) -> dict[str, Any]:
+        """Create a deployment and wait until it serves. A failed one of that name is replaced."""
+        parsed = parse_deployment(document)
+        read_overrides(parsed)
+        endpoint = self.store.get(parsed.endpoint_name)
+        present = endpoint.deployments.get(parsed.name)
+        self._reserve(parsed.endpoint_name, parsed.name)
+        try:
+            if present is not None and present.state != "Failed":
+                raise Conflict(
+                    f"endpoint {parsed.endpoint_name!r} already has a deployment {parsed.name!r}; "
+                    "use `online-deployment update`, or delete it first"
+                )
+            if present is None and len(endpoint.deployments) >= MAX_DEPLOYMENTS:
+                raise Conflict(f"an endpoint must hold at most {MAX_DEPLOYMENTS} deployments; delete one first")
+            on_step("resolving the model")
+            record = self.store.put_deployment(
+                DeploymentRecord(
+                    document=parsed,
+                    package=self._resolve(parsed),
+                    generation=present.generation + 1 if present else 1,
+                )
+            )
+            record = await self._roll_out(record, on_step)
+            if all_traffic:
+                endpoint = self.store.get(parsed.endpoint_name)
+                await self._put_endpoint(endpoint, replace(endpoint.document, traffic={parsed.name: 100}))
+            return _deployment_view(record)
+        finally:
+            self._busy.discard((parsed.endpoint_name, parsed.name))
+
+    async def update_deployment(
+        self,
+        endpoint_name: str,
+        name: str,
+        overrides: Mapping[str, Any] | None = None,
+        document: Mapping[str, Any] | None = None,
+        on_step: Step = lambda step: None,
+    ) -> dict[str, Any]:
+        """Change a deployment. The present process serves until the new one is ready, and if that fails, on."""
+        self._reserve(endpoint_name, name.lower())
+        try:
+            present = self.store.get(endpoint_name).deployment(name.lower())
+            if present.state == "Creating" and self.runtime.is_serving:
+                raise Conflict(f"deployment {name!r} is being created; wait for it")
+            merged = apply_overrides({**present.document.to_document(), **(document or {})}, overrides or {})
+            parsed = parse_deployment(merged, subject=f"deployment {name}")
+            if (parsed.endpoint_name, parsed.name) != (endpoint_name, present.name):
+                raise UserError(f"a deployment must keep its name and endpoint, but got {parsed.name!r}")
+            read_overrides(parsed)
+            if _runs_like(parsed, present.document) and present.state == "Succeeded":
+                return _deployment_view(self.store.put_deployment(replace(present, document=parsed)))
+            updated = replace(
+                present,
+                document=parsed,
+                package=self._resolve(parsed),
+                state="Updating",
+                generation=present.generation + 1,
+            )
+            self.store.put_deployment(replace(present, state="Updating", generation=updated.generation))
+            return _deployment_view(await self._roll_out(updated, on_step, previous=present))
+        finally:
+            self._busy.discard((endpoint_name, name.lower()))
+
+    async def _roll_out(
+        self, record: DeploymentRecord, on_step: Step, previous: DeploymentRecord | None = None
+    ) -> DeploymentRecord:
+        """Bring `record` up and store how it went. A failed update keeps the previous version and its state."""
+        if not self.runtime.is_serving:
+            return self.store.put_deployment(replace(record, state="Creating", failure=None))
+        try:
+            serving = await self.runtime.roll_out(record, on_step)
+        except BaseException as error:
+            failure = _failure_of(error)
+            kept = record if previous is None else replace(previous, generation=record.generation)
+            is_serving_still = previous is not None and previous.state == "Succeeded"
+            self.store.put_deployment(
+                replace(kept, state="Succeeded" if is_serving_still else "Failed", failure=failure)
+            )
+            raise
+        stored = self.store.put_deployment(replace(record, state="Succeeded", failure=None, serving=serving))
+        await self.runtime.publish()
+        return stored
+
+    async def show_deployment(self, endpoint_name: str, name: str) -> dict[str, Any]:
+        return _deployment_view(self.store.get(endpoint_name).deployment(name.lower()))
+
+    async def list_deployments(self, endpoint_name: str) -> list[dict[str, Any]]:
+        return [_deployment_view(record) for _, record in sorted(self.store.get(endpoint_name).deployments.items())]
+
+    async def delete_deployment(self, endpoint_name: str, name: str) -> None:
+        """Delete a deployment that has no traffic."""
+        endpoint = self.store.get(endpoint_name)
+        record = endpoint.deployment(name.lower())
+        share = endpoint.traffic.get(record.name, 0)
+        if share:
+            raise Conflict(f"deployment {record.name!r} must have no traffic, but has {share} %; set it to 0 first")
+        self._reserve(endpoint_name, record.name)
+        try:
+            self.store.put(endpoint.without_deployment(record.name))
+            await self.runtime.publish()
+            await self.runtime.retire(endpoint_name, record.name)
+        finally:
+            self._busy.discard((endpoint_name, record.name))
+
+    async def get_logs(self, endpoint_name: str, name: str, lines: int = 5000, container: str = "") -> str:
+        """The last lines that TorchServe and its workers wrote. Nothing is initialised from a store here."""
+        record = self.store.get(endpoint_name).deployment(name.lower())
+        return "" if container == "storage-initializer" else read_logs(self.store.workspace, record, lines)
+
+    async def restore(self, on_step: Callable[[str, str], None]) -> None:
+        """Bring up every stored deployment, one after the other; called once, when a server starts.
+
+        `on_step` gets the name of a deployment and what is being done with it. One that fails is `Failed` and does
+        not keep the others from starting.
+        """
+        for endpoint in self.store.endpoints():
+            for name in sorted(endpoint.deployments):
+                with contextlib.suppress(NotFound, Conflict):  # deleted or being changed since the loop began
+                    await self._restore(endpoint.name, name, on_step)
+
+    async def _restore(self, endpoint_name: str, name: str, on_step: Callable[[str, str], None]) -> None:
+        record = self.store.get(endpoint_name).deployment(name)
+        self._reserve(endpoint_name, name)
+        try:
+            record = self.store.put_deployment(
+                replace(record, state="Creating", generation=record.generation + 1, failure=None)
+            )
+            await self._roll_out(record, lambda step: on_step(f"{endpoint_name}/{name}", step))
+            on_step(f"{endpoint_name}/{name}", "ready")
+        except ClearsightError as error:
+            on_step(f"{endpoint_name}/{name}", f"failed: {error}")
+        finally:
+            self._busy.discard((endpoint_name, name))
+
+    def _reserve(self, endpoint_name: str, name: str) -> None:
+        if (endpoint_name, name) in self._busy:
+            raise Conflict(f"deployment {name!r} of endpoint {endpoint_name!r} has an operation running; wait for it")
+        self._busy.add((endpoint_name, name))
+
+    def _resolve(self, document: DeploymentDocument) -> Path:
+        """The folder of the package that the document names."""
+        reference = document.model if isinstance(document.model, str) else str(document.model["path"])
+        return self.registry.resolve(reference)
+
+    def _endpoint_view(self, record: EndpointRecord) -> dict[str, Any]:
+        """What `show` prints: the YAML keys in snake case, as `az ml` has them."""
+        uri = f"{self.store.base_url}/endpoints/{record.name}"
+        document = record.document
+        return {
+            "name": document.name,
+            "description": document.description or "",
+            "auth_mode": document.auth_mode,
+            "traffic": dict(record.traffic),
+            "mirror_traffic": dict(document.mirror_traffic or {}),
+            "scoring_uri": f"{uri}/score",
+            "openapi_uri": f"{uri}/swagger.json",
+            "provisioning_state": "Succeeded",
+            "public_network_access": document.inert.get("public_network_access", "enabled"),
+            "kind": "Managed",
+            "location": "local",
+            "tags": dict(document.tags),
+            "properties": dict(document.properties),
+        }
+
+
+def _runs_like(one: DeploymentDocument, other: DeploymentDocument) -> bool:
+    """True when a change from one to the other needs no new process."""
+    quiet: dict[str, Any] = {"description": None, "tags": {}, "properties": {}, "inert": {}, "warnings": ()}
+    return replace(one, **quiet) == replace(other, **quiet)
+
+
+def _deployment_view(record: DeploymentRecord) -> dict[str, Any]:
+    view = {
+        **record.document.to_document(),
+        "provisioning_state": record.state,
+        "description": record.document.description or "",
+        "package_path": str(record.package),
+        "serving": dict(record.serving),
+    }
+    if record.failure:
+        view["error"] = {"code": record.failure.code, "message": record.failure.message}
+    return view
+
+
+def _failure_of(error: BaseException) -> Failure:
+    """Azure's code for what went wrong while a deployment was made."""
+    match error:
+        case WorkersFailed():
+            return Failure("ResourceNotReady", str(error))
+        case NotFound():
+            return Failure("ResourceNotFound", str(error))
+        case UserError():
+            return Failure("BadArgument", str(error))
+        case ClearsightError():
+            return Failure("InternalServerError", str(error))
+        case Exception():
+            return Failure("InternalServerError", f"{type(error).__name__}: {error}")
+        case _:
+            return Failure("OperationCanceled", "the server was stopped")
