@@ -1,0 +1,61 @@
+"""PyTorch: the TorchScript graph of a package, or its network as Python code."""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from clearsight.errors import InvalidPackage, UserError
+from clearsight.handlers.backends import Backend, Device, Floats, OpenOptions
+from clearsight.package import ModelPackage
+
+__all__ = ["open_eager", "open_torchscript"]
+
+
+class TorchBackend:
+    """A callable from tensor to tensor on one device."""
+
+    def __init__(self, network: Callable[[torch.Tensor], torch.Tensor], device: Device) -> None:
+        self._network = network
+        self._device = device
+
+    def run(self, images_NCHW: Floats) -> Floats:
+        with torch.inference_mode():
+            logits_NK: Floats = self._network(torch.from_numpy(images_NCHW).to(self._device)).cpu().numpy()
+        return np.array(logits_NK)
+
+
+def open_torchscript(package: ModelPackage, options: OpenOptions) -> Backend:
+    """Load the frozen graph."""
+    _configure(options)
+    with warnings.catch_warnings():
+        # torch deprecates TorchScript in favour of torch.export; it stays the format that TorchServe users ask for.
+        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
+        try:
+            graph = torch.jit.load(  # type: ignore[no-untyped-call]
+                str(package.torchscript_file), map_location=options.device
+            )
+        except RuntimeError as error:
+            raise InvalidPackage(
+                f"TorchScript cannot load {package.torchscript_file}: {str(error).splitlines()[0]}"
+            ) from error
+    return TorchBackend(graph.eval(), options.device)
+
+
+def open_eager(package: ModelPackage, options: OpenOptions) -> Backend:
+    """Build the network and load its weights."""
+    from clearsight.networks.load import load_network  # torchvision: another 4 s
+
+    _configure(options)
+    return TorchBackend(load_network(package).to(options.device), options.device)
+
+
+def _configure(options: OpenOptions) -> None:
+    """Set torch's threads, and full float32 on GPUs (TF32 keeps 10 bits of the mantissa)."""
+    torch.set_num_threads(options.num_threads)
+    if options.device == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError("device cuda needs a GPU, but torch sees none; use device cpu")
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False

@@ -1,0 +1,53 @@
+"""Run pictures in batches so that nobody's answer depends on who else is in the batch.
+
+A runtime may pick another kernel for another batch size, and then the last bits of a picture's logits change with its
+neighbours. Measured on CPU at float32 (ResNet-18, MobileNetV2; OpenVINO 2026.4, ONNX Runtime 1.31, torch 2.13):
+OpenVINO and ONNX Runtime give the same bits in every batch size, torch does not (up to 1e-6). It is a property of
+runtime, network and machine, so it is measured when a package is loaded, and decides:
+
+- `together`: the bits are the same; pictures are batched.
+- `alone`: they are not; every picture is its own call. On the CPU that costs torch 10 to 20 %.
+- `padded`: on a GPU, where single calls waste it: every call has exactly `max_batch_size` pictures, zeros behind.
+"""
+
+from typing import Final, Literal
+
+import numpy as np
+
+from clearsight.handlers.backends import Backend, Device, Floats
+
+__all__ = ["BatchRule", "choose_rule", "run_batches"]
+
+BatchRule = Literal["together", "alone", "padded"]
+
+_SETTLING_RUNS: Final = 2
+"""Calls after which a runtime has specialised itself to a shape (TorchScript profiles its first two)."""
+
+
+def choose_rule(backend: Backend, size: int, max_batch_size: int, device: Device) -> BatchRule:
+    """Compare noise pictures of `size` x `size` alone, three together and in the largest batch, bit by bit."""
+    if device == "cuda":
+        return "padded"
+    noise_NCHW = np.random.default_rng(0).standard_normal((max_batch_size, 3, size, size), np.float32)
+    for _ in range(_SETTLING_RUNS):
+        backend.run(noise_NCHW[:1])
+    together_NK = backend.run(noise_NCHW)
+    for start, stop in ((0, 1), (max_batch_size - 1, max_batch_size), (0, min(3, max_batch_size))):
+        some_NK = backend.run(np.ascontiguousarray(noise_NCHW[start:stop]))
+        if not np.array_equal(some_NK, together_NK[start:stop]):
+            return "alone"
+    return "together"
+
+
+def run_batches(backend: Backend, images_NCHW: Floats, rule: BatchRule, max_batch_size: int) -> Floats:
+    """Compute logits_NK of any number of pictures (at least one) under a rule."""
+    step = 1 if rule == "alone" else max_batch_size
+    parts = []
+    for start in range(0, len(images_NCHW), step):
+        batch_NCHW = images_NCHW[start : start + step]
+        if rule == "padded" and len(batch_NCHW) < step:
+            padding = np.zeros((step - len(batch_NCHW), *batch_NCHW.shape[1:]), np.float32)
+            parts.append(backend.run(np.concatenate([batch_NCHW, padding]))[: len(batch_NCHW)])
+        else:
+            parts.append(backend.run(batch_NCHW))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

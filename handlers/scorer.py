@@ -1,0 +1,184 @@
+"""The Scorer: a package loaded to answer pictures. No HTTP, no TorchServe.
+
+TorchServe workers, MLflow, the command line, batch jobs and benchmarks all score through this one class.
+"""
+
+import io
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, Literal
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from clearsight.errors import BadImage, BadRequest, InvalidPackage, UserError
+from clearsight.handlers.backends import BACKENDS, Backend, Device, Floats, OpenOptions, candidates, open_backend
+from clearsight.handlers.backends import Precision as Precision
+from clearsight.handlers.batching import BatchRule, choose_rule, run_batches
+from clearsight.handlers.classification import to_answers
+from clearsight.images import Limits, decode_image
+from clearsight.package import ModelPackage
+from clearsight.tasks import Task
+from clearsight.vision.preprocess import preprocess
+from clearsight.wire import Answer, XaiRequest, resolve_cell
+
+__all__ = ["MAX_BATCH_SIZE", "Scorer", "load_scorer"]
+
+MAX_BATCH_SIZE: Final = 8
+"""Pictures per call of a backend. Measured on ResNet-50: larger batches gain nothing on the CPU."""
+
+_BATCHES_IN_MEMORY: Final = 4  # preprocessed at once, so that memory does not grow with the number of cells
+
+DEFAULT_LIMITS: Final = Limits()
+
+log = logging.getLogger(__name__)
+
+
+class Scorer:
+    """Answers cells (anything `wire.resolve_cell` takes) with one loaded package. Safe in threads."""
+
+    def __init__(
+        self,
+        package: ModelPackage,
+        backend: Backend,
+        backend_name: str,
+        options: OpenOptions,
+        max_batch_size: int = MAX_BATCH_SIZE,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self.package = package
+        self.task: Task = package.task
+        self.labels: tuple[str, ...] = package.labels
+        self.settings = package.settings()
+        self.backend = backend_name
+        self.device: Device = options.device
+        self.precision: Precision = options.precision
+        self.num_threads = options.num_threads
+        self.max_batch_size = max_batch_size
+        self._limits = limits
+        self._backend = backend
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(options.num_threads, "clearsight-decode") if options.num_threads > 1 else None
+        cv2.setNumThreads(1)  # pictures are decoded side by side; OpenCV's own threads would come on top
+        size = self.settings.valid_crop_size
+        num_logits = backend.run(np.zeros((1, 3, size, size), np.float32)).shape[-1]
+        if num_logits != len(self.labels):
+            raise InvalidPackage(f"{package.root} has {len(self.labels)} labels, but its graph gives {num_logits}")
+        self.batch_rule: BatchRule = choose_rule(backend, size, max_batch_size, options.device)
+        if options.precision != "f32":
+            self.batch_rule = "together"  # speed was asked for; the promise of equal bits holds for f32
+
+    def score(self, cells: Sequence[object]) -> list[Answer | BadRequest]:
+        """Answer every cell, in order. A cell that cannot be scored gets the error at its place."""
+        results: list[Answer | BadRequest] = []
+        step = self.max_batch_size * _BATCHES_IN_MEMORY
+        for start in range(0, len(cells), step):
+            results += self._score_some(cells[start : start + step])
+        return results
+
+    def _score_some(self, cells: Sequence[object]) -> list[Answer | BadRequest]:
+        if self._pool is None or len(cells) == 1:
+            prepared = [self._prepare(cell) for cell in cells]
+        else:
+            prepared = list(self._pool.map(self._prepare, cells))
+        images = [item for item in prepared if not isinstance(item, BadRequest)]
+        answers = iter(self._infer(np.stack(images)) if images else [])
+        return [item if isinstance(item, BadRequest) else next(answers) for item in prepared]
+
+    def _prepare(self, cell: object) -> Floats | BadRequest:
+        """Cell to network input, (3, P, P)."""
+        try:
+            data = resolve_cell(cell)
+            if isinstance(data, XaiRequest):
+                return BadRequest(
+                    "explanations are not available for this package yet; leave out 'model_explainability'"
+                )
+            return preprocess(decode_image(data, self._limits, self.settings.exif_orientation), self.settings)
+        except BadRequest as error:
+            return error
+        except MemoryError:
+            return BadImage("decoding the picture needs more memory than this process may use; send a smaller one")
+
+    def _infer(self, images_NCHW: Floats) -> list[Answer]:
+        with self._lock:
+            logits_NK = run_batches(self._backend, images_NCHW, self.batch_rule, self.max_batch_size)
+        return list(to_answers(logits_NK, self.task, self.labels))
+
+    def warm_up(self) -> None:
+        """Score a drawn picture, alone and in a full batch, so that the first client does not wait for caches."""
+        noise_HWC = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(noise_HWC).save(stream, "JPEG")
+        for count in (1, self.max_batch_size):
+            for result in self.score([stream.getvalue()] * count):
+                if isinstance(result, BadRequest):
+                    raise result
+
+
+def load_scorer(
+    package: ModelPackage | Path | str,
+    backend: str = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    precision: Precision = "f32",
+    num_threads: int | None = None,
+    *,
+    max_batch_size: int = MAX_BATCH_SIZE,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Scorer:
+    """Load a package for scoring.
+
+    `backend` "auto" takes the first of openvino, onnxruntime, torchscript, eager that is installed and agreed with
+    the network when the package was written; a deployment passes the one that `handlers.measure` found fastest.
+    `device` "auto" is a CUDA device where there is one. `num_threads` defaults to the cores this process may use.
+    `precision` "bf16" needs a passed gate in the package. Raises `UserError`, `InvalidPackage` or `InvalidDocument`.
+    """
+    if not isinstance(package, ModelPackage):
+        package = ModelPackage.open(package)
+    if not package.task.is_classification:
+        raise UserError(f"packages of {package.task.value} cannot be scored yet: this version serves classification")
+    if precision not in ("f32", "bf16"):
+        raise UserError(f"precision must be f32 or bf16, but got {precision!r}")
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device must be auto, cpu or cuda, but got {device!r}")
+    threads = num_threads if num_threads is not None else len(os.sched_getaffinity(0))
+    if threads < 1 or max_batch_size < 1:
+        raise UserError(f"num_threads and max_batch_size must be at least 1, but got {threads} and {max_batch_size}")
+    if precision != "f32":
+        _require_gate(package, precision)
+    on = device if device != "auto" else _best_device(backend)
+    options = OpenOptions(on, precision, threads)
+    name = backend if backend != "auto" else _best_backend(package, options)
+    if name in BACKENDS and name not in candidates(package, on, precision):
+        log.warning("the backend %s was not compared with the network when %s was written", name, package.root)
+    return Scorer(package, open_backend(name, package, options), name, options, max_batch_size, limits)
+
+
+def _best_device(backend: str) -> Device:
+    """A CUDA device where the driver offers one and the backend can use it."""
+    able = backend == "auto" or (backend in BACKENDS and "cuda" in BACKENDS[backend].devices)
+    return "cuda" if able and Path("/dev/nvidia0").exists() else "cpu"
+
+
+def _best_backend(package: ModelPackage, options: OpenOptions) -> str:
+    names = candidates(package, options.device, options.precision)
+    if not names:
+        raise UserError(
+            f"no installed backend can run {package.root} on {options.device} in {options.precision}; "
+            f"known are {list(BACKENDS)}"
+        )
+    return names[0]
+
+
+def _require_gate(package: ModelPackage, precision: Precision) -> None:
+    gate = package.manifest.get("precision_gates", {}).get(precision)
+    if not gate or not gate.get("passed"):
+        found = "it has none" if not gate else f"it failed ({gate.get('reason', 'see the manifest')})"
+        raise UserError(
+            f"precision {precision} needs a passed accuracy gate in {package.manifest_file}, but {found}; use f32, "
+            f"or run the gate: python -m clearsight.handlers.precision_gate {package.root} PICTURES --record"
+        )
