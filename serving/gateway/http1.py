@@ -16,8 +16,8 @@ chunked request, because what follows it in the same packet would be inside the 
 
 import asyncio
 import logging
+import os
 import time
-import uuid
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from enum import Enum, auto
@@ -74,7 +74,8 @@ class Request:
     content_length: int | None
     """None when the body is chunked."""
     started: float
-    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    id: str
+    """A random UUID."""
     chunks: list[bytes | memoryview] = field(default_factory=list)
     num_bytes: int = 0
     """Body bytes received so far."""
@@ -121,6 +122,24 @@ NO_FLOW_CONTROL: Final = 2**30
 """Limit of the parser's own buffer, which is emptied after each piece: never reached."""
 
 
+class _RequestIds:
+    """Random UUIDs, from random bytes fetched for many at a time."""
+
+    def __init__(self, num_at_a_time: int = 256) -> None:
+        self._num_bytes = 16 * num_at_a_time
+        self._hex = ""
+        self._offset = 0
+
+    def next(self) -> str:
+        """A version 4 UUID (RFC 9562, 5.4) in its canonical form."""
+        if self._offset >= len(self._hex):
+            self._hex, self._offset = os.urandom(self._num_bytes).hex(), 0
+        digits = self._hex[self._offset : self._offset + 32]
+        self._offset += 32
+        variant = "89ab"[int(digits[16], 16) & 3]
+        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
 class HttpServer:
     """All connections of one listening socket."""
 
@@ -132,6 +151,7 @@ class HttpServer:
         self.is_draining = False
         self.parser_protocol = BaseProtocol(loop)
         self.tasks: set[asyncio.Task[None]] = set()
+        self.request_ids = _RequestIds()
         self._date = ("", 0)
         self._sweeper = loop.call_later(limits.sweep_s, self._sweep)
 
@@ -145,6 +165,10 @@ class HttpServer:
         if self._date[1] != now:
             self._date = (formatdate(now, usegmt=True), now)
         return self._date[0]
+
+    def blank_request(self) -> Request:
+        """Stand-in for a request whose head cannot be read."""
+        return Request("", "", NO_HEADERS, "HTTP/1.1", False, None, self.loop.time(), self.request_ids.next())
 
     async def drain(self, limit_s: float, idle_grace_s: float = 1.0) -> bool:
         """Finish what runs, for at most `limit_s`, then close every connection. True when nothing was cut.
@@ -226,6 +250,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        # With 0, uvloop writes at once instead of at the end of its turn, and pauses us while anything is unsent.
+        self._transport.set_write_buffer_limits(high=0)
         self._server.connections.add(self)
         self.deadline = self._loop.time() + self._limits.head_timeout_s
 
@@ -353,6 +379,7 @@ class Connection(asyncio.Protocol):
             keep_alive=not message.should_close and length is not None and message.method != "CONNECT",
             content_length=length,
             started=now,
+            id=self._server.request_ids.next(),
         )
         self._num_left = inf if length is None else length
         if length is None:
@@ -432,7 +459,7 @@ class Connection(asyncio.Protocol):
         """Refuse what could not be read as a request, or not in time."""
         request = self._request
         if request is None:
-            request = self._request = Request("", "", NO_HEADERS, "HTTP/1.1", False, None, self._loop.time())
+            request = self._request = self._server.blank_request()
             self._num_left = inf
         self._refuse(request, error(status, code, message, must_close=True))
 

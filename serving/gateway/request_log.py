@@ -46,6 +46,7 @@ class RequestLog:
         self._flush_interval_s = flush_interval_s
         self._lines: list[bytes] = []
         self._clock_offset = 0.0
+        self._second = (0, "")
         self._task: asyncio.Task[None] | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -75,7 +76,7 @@ class RequestLog:
         status = answer.status if answer else CLIENT_CLOSED_REQUEST
         received, answered = request.received or now, request.answered or now
         return {
-            "TimeGenerated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(request.started + self._clock_offset)),
+            "TimeGenerated": self._timestamp(int(request.started + self._clock_offset)),
             "Method": request.method,
             "Path": _clean(request.target.partition("?")[0], MAX_PATH_CHARS),
             "EndpointName": request.endpoint,
@@ -97,6 +98,11 @@ class RequestLog:
             "ResponseThrottlingDelayMs": 0,
             "AuthType": request.auth_type,
         }
+
+    def _timestamp(self, seconds: int) -> str:
+        if self._second[0] != seconds:
+            self._second = (seconds, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)))
+        return self._second[1]
 
     async def _run(self) -> None:
         while True:
@@ -132,4 +138,5 @@ class RequestLog:
 
 def _clean(text: str, max_chars: int) -> str:
     """A client's text, cut, with bytes that are not UTF-8 spelled out."""
-    return text[:max_chars].encode("utf-8", "backslashreplace").decode()
+    text = text[:max_chars]
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
