@@ -1,0 +1,7 @@
+"""Where a command runs. Only argv and environment travel; all state sits in the run folder."""
+
+from clearsight.executor.inline import Inline
+from clearsight.executor.local import Local
+from clearsight.executor.protocol import Executor, Exited, TaskSpec
+
+__all__ = ["Executor", "Exited", "Inline", "Local", "TaskSpec"]

@@ -1,0 +1,167 @@
+"""Every hyperparameter of Azure's image jobs: type, range, default, and which models use it.
+
+https://learn.microsoft.com/azure/machine-learning/reference-automl-images-hyperparameters. Where its prose and the
+files that Azure runs disagree (`layers_to_freeze`, `warmup_cosine_lr_warmup_epochs`: "positive", yet 0 in its
+samples), the files win.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from clearsight.jobs.models import Family
+from clearsight.jobs.section import BadValue, Reader, boolean, integer, number, one_of, text
+
+__all__ = ["HYPERPARAMETERS", "INFERENCE_ONLY", "LEGACY_NAMES", "Hyperparameter", "Kind", "Value"]
+
+Value = bool | int | float | str
+Kind = Literal["bool", "int", "float", "enum", "text"]
+Group = Literal["common", "classification", "detection"]
+
+_ALL: Final[frozenset[Family]] = frozenset(("cnn", "vit", "yolov5", "rcnn", "maskrcnn"))
+_CLASSIFIERS: Final[frozenset[Family]] = frozenset(("cnn", "vit"))
+_DETECTORS: Final[frozenset[Family]] = frozenset(("yolov5", "rcnn", "maskrcnn"))
+_RCNN: Final[frozenset[Family]] = frozenset(("rcnn", "maskrcnn"))
+_YOLO: Final[frozenset[Family]] = frozenset(("yolov5",))
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameter:
+    """One row of the table."""
+
+    name: str
+    kind: Kind
+    read: Reader[Value]
+    default: Value | None = None
+    """None: unset, or dependent on the model (`ModelFacts`) or the machine."""
+    group: Group = "common"
+    families: frozenset[Family] = _ALL
+    """Models that use it; for the others it is ignored with a warning."""
+    legacy_name: str | None = None
+    """Name in Azure's older SDK and in `settings.json`; not accepted in job files."""
+    sweepable: bool = True
+
+
+def _row(name: str, kind: Kind, read: Reader[Any], default: Value | None = None, **more: Any) -> Hyperparameter:
+    return Hyperparameter(name, kind, _maybe_none(read) if kind == "enum" else read, default, **more)
+
+
+def _enum(name: str, members: tuple[str, ...], default: Value | None = None, **more: Any) -> Hyperparameter:
+    return _row(name, "enum", one_of(members), default, **more)
+
+
+def _maybe_none(read: Reader[Any]) -> Reader[Any]:
+    """Azure's enums also have a member `none`, which means "not set"; it is read as None."""
+    return lambda value: None if isinstance(value, str) and value.strip().lower() == "none" else read(value)
+
+
+def _classification(name: str, kind: Kind, read: Reader[Any], default: Value | None, legacy: str | None) -> Any:
+    return _row(name, kind, read, default, group="classification", families=_CLASSIFIERS, legacy_name=legacy)
+
+
+def _detection(
+    name: str,
+    kind: Kind,
+    read: Reader[Any],
+    default: Value | None,
+    legacy_name: str | None = None,
+    families: frozenset[Family] = _DETECTORS,
+    sweepable: bool = True,
+) -> Hyperparameter:
+    return Hyperparameter(name, kind, read, default, "detection", families, legacy_name, sweepable)
+
+
+_GRID: Final = re.compile(r"(\d{1,3})[xX](\d{1,3})|\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)")
+_MAX_TILES_PER_SIDE: Final = 20
+
+
+def _tile_grid(value: Any) -> str:
+    """`3x2` is three tiles across, two down; the older form `(3, 2)` means the same."""
+    match = _GRID.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise BadValue("BAD_TYPE", "must be tiles across x tiles down as text, like '3x2'")
+    across, down = (int(part) for part in match.groups() if part is not None)
+    if not (1 <= across <= _MAX_TILES_PER_SIDE and 1 <= down <= _MAX_TILES_PER_SIDE):
+        raise BadValue("OUT_OF_RANGE", f"must have 1 to {_MAX_TILES_PER_SIDE} tiles per side")
+    return f"{across}x{down}"
+
+
+_fraction: Final = number(0, 1)
+_count: Final = integer(1)
+_switch: Final = one_of(("Enable", "Disable"))
+
+_ROWS: Final = (
+    _row("model_name", "text", text),
+    _row("number_of_epochs", "int", _count),
+    _row("training_batch_size", "int", _count),
+    _row("validation_batch_size", "int", _count),
+    _row("gradient_accumulation_step", "int", _count, 1, legacy_name="grad_accumulation_step"),
+    _row("learning_rate", "float", _fraction),
+    _enum("learning_rate_scheduler", ("warmup_cosine", "step"), "warmup_cosine", legacy_name="lr_scheduler"),
+    _row("warmup_cosine_lr_cycles", "float", _fraction, 0.45),
+    _row("warmup_cosine_lr_warmup_epochs", "int", integer(0), 2),
+    _row("step_lr_gamma", "float", _fraction, 0.5),
+    _row("step_lr_step_size", "int", _count, 5),
+    _enum("optimizer", ("sgd", "adam", "adamw"), "sgd"),
+    _row("momentum", "float", _fraction, 0.9),
+    _row("nesterov", "bool", boolean, True),
+    _row("weight_decay", "float", _fraction, 1e-4),
+    _row("beta1", "float", _fraction, 0.9),
+    _row("beta2", "float", _fraction, 0.999),
+    _row("ams_gradient", "bool", boolean, False, legacy_name="amsgrad"),
+    _row("early_stopping", "bool", boolean, True),
+    _row("early_stopping_patience", "int", _count, 5),
+    _row("early_stopping_delay", "int", _count, 5),
+    _row("evaluation_frequency", "int", _count, 1),
+    _row("checkpoint_frequency", "int", _count, sweepable=False),
+    _row("checkpoint_run_id", "text", text, sweepable=False),
+    _row("layers_to_freeze", "int", integer(0), 0),
+    _row("distributed", "bool", boolean, True),
+    _row("number_of_workers", "int", integer(0)),
+    _row("random_seed", "int", integer(0, 2**63 - 1)),
+    _row("enable_onnx_normalization", "bool", boolean, False),
+    _row("advanced_settings", "text", lambda value: value, sweepable=False),
+    _classification("weighted_loss", "int", integer(0, 2), 0, None),
+    _classification("training_crop_size", "int", _count, None, "train_crop_size"),
+    _classification("validation_crop_size", "int", _count, None, "valid_crop_size"),
+    _classification("validation_resize_size", "int", _count, None, "valid_resize_size"),
+    _detection("min_size", "int", _count, 600, families=_RCNN),
+    _detection("max_size", "int", _count, 1333, families=_RCNN),
+    _detection("box_score_threshold", "float", _fraction, 0.3, "box_score_thresh"),
+    _detection("nms_iou_threshold", "float", _fraction, 0.5, "nms_iou_thresh"),
+    _detection("box_detections_per_image", "int", _count, 100, "box_detections_per_img", _RCNN),
+    _detection("validation_metric_type", "enum", one_of(("none", "coco", "voc", "coco_voc")), "voc"),
+    _detection("validation_iou_threshold", "float", number(0.1, 1), 0.5),
+    _detection("tile_grid_size", "text", _tile_grid, None),
+    _detection("tile_overlap_ratio", "float", number(0, 1, high_open=True), 0.25),
+    _detection("tile_predictions_nms_threshold", "float", _fraction, 0.25, "tile_predictions_nms_thresh"),
+    _detection("log_training_metrics", "enum", _switch, "Disable", sweepable=False),
+    _detection("log_validation_loss", "enum", _switch, "Enable", sweepable=False),
+    _detection("image_size", "int", _count, 640, "img_size", _YOLO),
+    _detection(
+        "model_size",
+        "enum",
+        one_of(("small", "medium", "large", "extra_large"), {"xlarge": "extra_large"}),
+        "medium",
+        None,
+        _YOLO,
+    ),
+    _detection("multi_scale", "bool", boolean, False, None, _YOLO),
+)
+
+HYPERPARAMETERS: Final[Mapping[str, Hyperparameter]] = MappingProxyType({row.name: row for row in _ROWS})
+
+LEGACY_NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {row.legacy_name: row.name for row in _ROWS if row.legacy_name is not None}
+)
+"""Older name -> name in job files, for suggestions."""
+
+INFERENCE_ONLY: Final = (
+    "mask_pixel_score_threshold",
+    "max_number_of_polygon_points",
+    "export_as_image",
+    "image_type",
+)
+"""Settings of a package that Azure's page lists among the hyperparameters and its loader refuses."""
