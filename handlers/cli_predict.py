@@ -1,0 +1,167 @@
+"""`clearsight predict`: score pictures with a package, in this process."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import orjson
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from clearsight.console import AzCommand, emit, stderr
+from clearsight.errors import BadImage, BadRequest, UserError
+from clearsight.handlers.backends import BACKENDS
+from clearsight.handlers.overlay import draw_overlay, to_jpeg
+from clearsight.handlers.scorer import MAX_BATCH_SIZE, Scorer, load_scorer
+from clearsight.images import Limits, decode_image, sniff_format
+from clearsight.registry import ModelRegistry
+from clearsight.tasks import Task
+from clearsight.wire import Answer
+from clearsight.workspace import Workspace, write_atomically
+
+__all__ = ["PICTURE_SUFFIXES", "find_pictures", "predict"]
+
+PICTURE_SUFFIXES: Final = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".avif")
+)
+"""What is taken from a folder, in any case. A file named on the command line is taken whatever its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A file to score, and its path below the folder it was found in (its name, when named directly)."""
+
+    file: Path
+    relative: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    picture: Picture
+    result: Answer | BadRequest
+
+
+def find_pictures(paths: Sequence[Path]) -> list[Picture]:
+    """List files in the order given; a folder contributes the pictures in it and below, sorted by path.
+
+    Hidden files and folders are left out. Raises `UserError` for a folder without pictures.
+    """
+    found = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(Picture(path, Path(path.name)))
+            continue
+        inside = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in PICTURE_SUFFIXES
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            and file.is_file()
+        )
+        if not inside:
+            raise UserError(f"a folder must hold pictures ({', '.join(sorted(PICTURE_SUFFIXES))}), but {path} has none")
+        found += [Picture(file, file.relative_to(path)) for file in inside]
+    return found
+
+
+@click.command(cls=AzCommand)
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PICTURE|FOLDER...")
+@click.option(
+    "--package", required=True, metavar="FOLDER", help="A package folder, or azureml:NAME:VERSION, azureml:NAME@latest."
+)
+@click.option("--output", "-o", default="json", show_default=True, type=click.Choice(["json", "jsonl", "table"]))
+@click.option("--save-overlay", metavar="FOLDER", type=click.Path(path_type=Path), help="Write pictures with scores.")
+@click.option("--backend", default="auto", show_default=True, type=click.Choice(["auto", *BACKENDS]))
+@click.option("--batch-size", default=MAX_BATCH_SIZE, show_default=True, type=click.IntRange(1, 256))
+def predict(
+    pictures: tuple[Path, ...], package: str, output: str, save_overlay: Path | None, backend: str, batch_size: int
+) -> None:
+    r"""Score pictures with a model package, in this process.
+
+    Results go to stdout in the order of the files, one per file that could be read. A file that cannot be read is
+    named on stderr; the others are still scored, and the exit code is 1.
+
+    \b
+    Examples:
+      clearsight predict --package outputs/mlflow-model kitchen.jpg
+      clearsight predict --package azureml:fridge@latest photos/ -o table
+      clearsight predict --package azureml:fridge:3 photos/ -o jsonl --save-overlay looked-at/
+    """
+    found = find_pictures(pictures)
+    scorer = load_scorer(
+        ModelRegistry(Workspace.default()).resolve(package), backend=backend, max_batch_size=batch_size
+    )
+    documents, failed = [], 0
+    used: set[Path] = set()
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+        for scored in progress.track(_score_all(scorer, found), total=len(found)):
+            result, file = scored.result, scored.picture.file
+            if isinstance(result, BadRequest):
+                failed += 1
+                stderr.print(f"{file}: {result}", markup=False, soft_wrap=True)
+                continue
+            if save_overlay is not None:
+                _save_overlay(save_overlay / _overlay_name(scored.picture, used), scorer, scored.picture, result)
+            document = {"file": str(file), "probs": list(result.probs), "labels": list(result.labels)}
+            if output == "jsonl":
+                click.echo(orjson.dumps(document).decode())
+            else:
+                documents.append(document if output == "json" else _table_row(file, result, scorer.task))
+    if output != "jsonl":
+        emit(documents, output)
+    if failed:
+        raise UserError(f"{failed} of {len(found)} files could not be scored; the lines above name them")
+
+
+def _score_all(scorer: Scorer, pictures: Sequence[Picture]) -> Iterator[Scored]:
+    """Score in batches, in order; one result per picture."""
+    for start in range(0, len(pictures), scorer.max_batch_size):
+        group = pictures[start : start + scorer.max_batch_size]
+        contents = [_read(picture.file) for picture in group]
+        answers = iter(scorer.score([content for content in contents if isinstance(content, bytes)]))
+        for picture, content in zip(group, contents, strict=True):
+            yield Scored(picture, next(answers) if isinstance(content, bytes) else content)
+
+
+def _read(file: Path) -> bytes | BadRequest:
+    """Read a picture file. Text is refused here: a scoring cell may be base64, a file may not."""
+    try:
+        size, limit = file.stat().st_size, Limits().max_bytes
+        if size > limit:
+            return BadImage(f"a picture file must have at most {limit} bytes, but it has {size}")
+        content = file.read_bytes()
+    except OSError as error:
+        return BadImage(f"the file cannot be read: {error.strerror or error}")
+    if sniff_format(content) is None:
+        return BadImage(f"a picture must be one of {', '.join(Limits().formats)}, but the file is none of them")
+    return content
+
+
+def _table_row(file: Path, answer: Answer, task: Task) -> dict[str, Any]:
+    """Top class for multi-class; for multi-label every class at 0.5 and above."""
+    ranked = sorted(zip(answer.probs, answer.labels, strict=True), key=lambda pair: -pair[0])
+    shown = [pair for pair in ranked if pair[0] >= 0.5] if task is Task.MULTI_LABEL else ranked[:1]
+    return {
+        "file": str(file),
+        "label": ", ".join(label for _, label in shown) or "(none)",
+        "score": ", ".join(f"{prob:.4f}" for prob, _ in shown),
+    }
+
+
+def _overlay_name(picture: Picture, used: set[Path]) -> Path:
+    """Path of an overlay below the target folder; a number keeps equal names of different folders apart."""
+    number = 1
+    while True:
+        mark = "" if number == 1 else f".{number}"
+        name = picture.relative.with_name(f"{picture.relative.name}{mark}.overlay.jpg")
+        if name not in used:
+            used.add(name)
+            return name
+        number += 1
+
+
+def _save_overlay(target: Path, scorer: Scorer, picture: Picture, answer: Answer) -> None:
+    image_HWC = decode_image(picture.file.read_bytes(), exif_orientation=scorer.settings.exif_orientation)
+    write_atomically(target, to_jpeg(draw_overlay(image_HWC, answer)))

@@ -1,0 +1,217 @@
+"""Find the fastest way to serve a package on this machine: which backend, how many workers, threads, batch size.
+
+Which layout wins depends on runtime, network and processor, so it is measured where the package is deployed:
+
+    python -m clearsight.handlers.measure PACKAGE [--seconds 0.3] [--precision f32]
+
+Every candidate runs in processes of its own, as many as it has workers, at the same time; each answers whole request
+bodies (base64 in, JSON out), so decoding counts. Torch's backends are measured only where asked for or where there is
+no other: loading torch takes longer than all other candidates together, and they were never the fastest.
+"""
+
+import base64
+import io
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, TypedDict
+
+import click
+import numpy as np
+import orjson
+from PIL import Image
+
+from clearsight.errors import UserError
+from clearsight.handlers.backends import BACKENDS, OpenOptions, Precision, candidates, open_backend
+from clearsight.package import ModelPackage
+
+__all__ = ["Measurement", "Row", "layouts", "measure"]
+
+BATCH_SIZES: Final = (1, 8)
+_SAME: Final = 0.95
+"""Rows within this share of the highest throughput count as equally fast; the one with the lowest latency wins."""
+_START_TIMEOUT_S: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one candidate reached."""
+
+    backend: str
+    precision: Precision
+    workers: int
+    """Processes."""
+    threads: int
+    """Of each worker."""
+    batch_size: int
+    """Requests per call of a worker."""
+    images_per_s: float
+    """Of all workers together."""
+    latency_ms: float
+    """Median time of one call of `batch_size` pictures."""
+
+
+class Measurement(TypedDict):
+    """Plain data, as printed."""
+
+    num_cores: int
+    rows: list[dict[str, Any]]
+    failed: list[dict[str, Any]]
+    """Candidates that could not run: backend, workers, threads, reason."""
+    choice: dict[str, Any]
+
+
+def layouts(num_cores: int) -> list[tuple[int, int]]:
+    """(workers, threads) that fill the cores: one worker with all, a worker per core, and pairs from four cores on."""
+    found = [(1, num_cores)]
+    if num_cores >= 4:
+        found.append((num_cores // 2, 2))
+    if num_cores >= 2:
+        found.append((num_cores, 1))
+    return found
+
+
+def choose(rows: Sequence[Row]) -> Row:
+    """Pick the row with the highest throughput; of nearly equal ones that with the lowest latency."""
+    best = max(row.images_per_s for row in rows)
+    return min((row for row in rows if row.images_per_s >= _SAME * best), key=lambda row: row.latency_ms)
+
+
+def measure(
+    path: Path | str, seconds: float = 0.3, precision: Precision = "f32", backends: Sequence[str] = ()
+) -> Measurement:
+    """Measure every candidate for `seconds` per batch size. Raises `UserError` when none runs.
+
+    `precision` below f32 is measured whether or not the package has passed its gate; serving it needs the gate.
+    """
+    package = ModelPackage.open(path)
+    able = candidates(package, "cpu", precision)
+    names = list(backends) or [name for name in able if BACKENDS[name].needs != "torch"] or able
+    num_cores = len(os.sched_getaffinity(0))
+    rows: list[Row] = []
+    failed: list[dict[str, Any]] = []
+    for name in names:
+        for workers, threads in layouts(num_cores):
+            try:
+                rows += _measure_layout(package.root, name, precision, workers, threads, seconds)
+            except UserError as error:
+                failed.append({"backend": name, "workers": workers, "threads": threads, "reason": str(error)})
+    if not rows:
+        reasons = "; ".join(f"{fault['backend']}: {fault['reason']}" for fault in failed) or "no candidate"
+        raise UserError(f"no backend can run {package.root} in {precision} on this machine: {reasons}")
+    return {
+        "num_cores": num_cores,
+        "rows": [asdict(row) for row in rows],
+        "failed": failed,
+        "choice": asdict(choose(rows)),
+    }
+
+
+def _measure_layout(
+    root: Path, backend: str, precision: Precision, workers: int, threads: int, seconds: float
+) -> list[Row]:
+    """Start the workers, run every batch size in all of them at once, and add up."""
+    command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, str(root), "--worker"]
+    command += [f"--backend={backend}", f"--precision={precision}", f"--threads={threads}", f"--seconds={seconds}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
+    children = [
+        subprocess.Popen(command, env=environment, text=True, stdin=-1, stdout=-1, stderr=-1) for _ in range(workers)
+    ]
+    try:
+        for child in children:
+            _expect_line(child)
+        rows = []
+        for batch_size in BATCH_SIZES:
+            for child in children:
+                assert child.stdin is not None  # noqa: S101  a pipe was asked for
+                child.stdin.write(f"{batch_size}\n")
+                child.stdin.flush()
+            results = [orjson.loads(_expect_line(child)) for child in children]
+            rate = sum(result["images_per_s"] for result in results)
+            latency = max(result["latency_ms"] for result in results)
+            rows.append(Row(backend, precision, workers, threads, batch_size, round(rate, 2), round(latency, 3)))
+        return rows
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
+
+
+def _expect_line(child: subprocess.Popen[str]) -> str:
+    """Read one line of a worker; a worker that ended instead raises `UserError` with its last words."""
+    assert child.stdout is not None  # noqa: S101  a pipe was asked for
+    line = child.stdout.readline()
+    if line:
+        return line
+    _, errors = child.communicate(timeout=_START_TIMEOUT_S)
+    last = (errors.strip().splitlines() or [""])[-1]
+    how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit status {child.returncode}"
+    raise UserError(last.removeprefix("error: ") or f"the process ended with {how}")
+
+
+def example_body() -> bytes:
+    """Make a request like a real one: one 640 x 480 JPEG of about 60 KB."""
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[0:480, 0:640]
+    image_HWC = np.stack([rows * 255 // 479, columns * 255 // 639, (rows + columns) % 256], axis=-1)
+    image_HWC[100:300, 200:420] = (200, 120, 40)
+    image_HWC = np.clip(image_HWC + random.normal(0, 8, image_HWC.shape), 0, 255).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(image_HWC).save(stream, "JPEG", quality=85)
+    text = base64.encodebytes(stream.getvalue()).decode()
+    return orjson.dumps({"input_data": {"columns": ["image"], "data": [text]}})
+
+
+def _work(root: Path, backend: str, precision: Precision, threads: int, seconds: float) -> None:
+    """Be one worker: load, say so, then measure each batch size that comes on stdin."""
+    from clearsight.handlers.answering import answer_bodies
+    from clearsight.handlers.scorer import Scorer
+
+    package = ModelPackage.open(root, verify=False)  # the parent verified it
+    options = OpenOptions("cpu", precision, threads)
+    scorer = Scorer(package, open_backend(backend, package, options), backend, options)
+    body = example_body()
+    answer_bodies(scorer, [body])
+    click.echo("ready")
+    for line in sys.stdin:
+        bodies = [body] * int(line)
+        durations: list[float] = []
+        started = time.perf_counter()
+        while not durations or time.perf_counter() - started < seconds:
+            before = time.perf_counter()
+            replies = answer_bodies(scorer, bodies)
+            durations.append(time.perf_counter() - before)
+            if any(reply.status != 200 for reply in replies):
+                raise UserError(f"the backend {backend} failed on the example picture")
+        rate = len(durations) * len(bodies) / (time.perf_counter() - started)
+        click.echo(orjson.dumps({"images_per_s": rate, "latency_ms": float(np.median(durations)) * 1e3}).decode())
+
+
+@click.command()
+@click.argument("package", type=click.Path(path_type=Path))
+@click.option("--seconds", default=0.3, show_default=True, help="Per batch size of each candidate.")
+@click.option("--precision", default="f32", show_default=True, type=click.Choice(["f32", "bf16"]))
+@click.option("--backend", multiple=True, type=click.Choice(list(BACKENDS)), help="Only these.")
+@click.option("--worker", is_flag=True, hidden=True)
+@click.option("--threads", default=1, hidden=True)
+def main(
+    package: Path, seconds: float, precision: Precision, backend: tuple[str, ...], worker: bool, threads: int
+) -> None:
+    """Measure how to serve PACKAGE fastest on this machine; print JSON."""
+    try:
+        if worker:
+            _work(package, backend[0], precision, threads, seconds)
+        else:
+            result = measure(package, seconds, precision, backend)
+            click.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Check that a package still gives the same answers in a precision below float32.
+
+    python -m clearsight.handlers.precision_gate PACKAGE PICTURES… [--precision bf16] [--record]
+
+Real pictures are scored in float32 and in the lower precision, each in a process of its own (a precision that the
+machine cannot compute may kill its process). The result can be recorded in the package's manifest, where
+`load_scorer` looks for it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from clearsight.errors import BadRequest, UserError
+from clearsight.handlers.backends import OpenOptions, Precision, open_backend
+from clearsight.package import ModelPackage
+from clearsight.tasks import Task
+from clearsight.workspace import write_atomically
+
+__all__ = ["MAX_MEAN_DIFFERENCE", "MIN_AGREEMENT", "MIN_PICTURES", "compare", "precision_gate", "record_gate"]
+
+MIN_AGREEMENT: Final = 0.99
+"""Share of pictures with the same decision: the top class, or for multi-label the set of classes at 0.5 and above."""
+MAX_MEAN_DIFFERENCE: Final = 0.01
+"""Mean absolute difference of the probabilities of the pictures' decided classes."""
+MIN_PICTURES: Final = 16
+
+_TIMEOUT_S: Final = 1800
+_BACKEND: Final = "openvino"  # the only backend with a precision below f32
+
+
+def precision_gate(
+    path: Path | str, pictures: Sequence[Path], precision: Precision = "bf16", num_threads: int | None = None
+) -> dict[str, Any]:
+    """Compare a lower precision with float32 on real pictures; return what the manifest records.
+
+    `passed` says whether the agreement reaches `MIN_AGREEMENT` and the difference stays within
+    `MAX_MEAN_DIFFERENCE`. A precision that this machine cannot run fails with a `reason`. Raises `UserError` for too
+    few or unreadable pictures.
+    """
+    if len(pictures) < MIN_PICTURES:
+        raise UserError(f"the accuracy gate needs at least {MIN_PICTURES} pictures, but got {len(pictures)}")
+    package = ModelPackage.open(path)
+    threads = num_threads or len(os.sched_getaffinity(0))
+    header = {"precision": precision, "backend": _BACKEND, "runtime": f"{_BACKEND} {version(_BACKEND)}"}
+    expected = _probs(package.root, pictures, "f32", threads)
+    try:
+        found = _probs(package.root, pictures, precision, threads)
+    except UserError as error:
+        return {**header, "num_images": len(pictures), "passed": False, "reason": str(error)}
+    return {**header, **compare(expected, found, package.task)}
+
+
+def compare(expected_NK: npt.NDArray[np.float64], found_NK: npt.NDArray[np.float64], task: Task) -> dict[str, Any]:
+    """Compare probabilities (N >= 1): agreement of decisions and differences, with the verdict."""
+    difference_NK = np.abs(expected_NK - found_NK)
+    if task is Task.MULTI_LABEL:
+        agreement = float(((expected_NK >= 0.5) == (found_NK >= 0.5)).all(axis=1).mean())
+        mean_difference = float(difference_NK.mean())
+    else:
+        top_N = expected_NK.argmax(axis=1)
+        agreement = float((top_N == found_NK.argmax(axis=1)).mean())
+        mean_difference = float(difference_NK[np.arange(len(top_N)), top_N].mean())
+    return {
+        "num_images": len(expected_NK),
+        "agreement": agreement,
+        "min_agreement": MIN_AGREEMENT,
+        "mean_abs_diff_probs": mean_difference,
+        "max_mean_abs_diff_probs": MAX_MEAN_DIFFERENCE,
+        "max_abs_diff_probs": float(difference_NK.max()),
+        "passed": agreement >= MIN_AGREEMENT and mean_difference <= MAX_MEAN_DIFFERENCE,
+    }
+
+
+def record_gate(package: ModelPackage, result: Mapping[str, Any]) -> None:
+    """Write a result into the package's manifest under `precision_gates`."""
+    document = json.loads(package.manifest_file.read_text())
+    document.setdefault("precision_gates", {})[str(result["precision"])] = dict(result)
+    write_atomically(package.manifest_file, json.dumps(document, indent=2) + "\n")
+
+
+def _probs(root: Path, pictures: Sequence[Path], precision: Precision, threads: int) -> npt.NDArray[np.float64]:
+    """Score in a process of its own, (N, K). Raises `UserError` with its last words when it fails."""
+    job = {"package": str(root), "precision": precision, "threads": threads, "pictures": [str(p) for p in pictures]}
+    child = subprocess.run(
+        [sys.executable, "-m", "clearsight.handlers.precision_gate", str(root), "--child"],
+        input=orjson.dumps(job),
+        capture_output=True,
+        check=False,
+        timeout=_TIMEOUT_S,
+    )
+    if child.returncode < 0:
+        raise UserError(f"precision {precision} killed its process with signal {-child.returncode} on this machine")
+    if child.returncode != 0:
+        last = (child.stderr.decode(errors="replace").strip().splitlines() or ["unknown failure"])[-1]
+        raise UserError(last.removeprefix("error: "))
+    return np.array(orjson.loads(child.stdout), np.float64)
+
+
+def _score_child() -> list[tuple[float, ...]]:
+    from clearsight.handlers.scorer import Scorer
+
+    job = orjson.loads(sys.stdin.buffer.read())
+    package = ModelPackage.open(job["package"], verify=False)  # the parent verified it
+    options = OpenOptions("cpu", job["precision"], job["threads"])
+    scorer = Scorer(package, open_backend(_BACKEND, package, options), _BACKEND, options)
+    probs = []
+    for name in job["pictures"]:
+        (result,) = scorer.score([Path(name).read_bytes()])
+        if isinstance(result, BadRequest):
+            raise UserError(f"{name}: {result}")
+        probs.append(result.probs)
+    return probs
+
+
+@click.command()
+@click.argument("package", type=click.Path(path_type=Path))
+@click.argument("pictures", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--precision", default="bf16", show_default=True, type=click.Choice(["bf16"]))
+@click.option("--record", is_flag=True, help="Write the result into the package's manifest.")
+@click.option("--child", is_flag=True, hidden=True)
+def main(package: Path, pictures: tuple[Path, ...], precision: Precision, record: bool, child: bool) -> None:
+    """Compare a lower precision of PACKAGE with float32 on PICTURES; print JSON. Exit 1 when it does not pass."""
+    try:
+        if child:
+            click.echo(orjson.dumps(_score_child()))
+            return
+        result = precision_gate(package, pictures, precision)
+        if record:
+            record_gate(ModelPackage.open(package, verify=False), result)
+    except (UserError, OSError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    click.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
+    sys.exit(0 if result["passed"] else 1)
+
+
+if __name__ == "__main__":
+    main()
