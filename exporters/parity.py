@@ -1,5 +1,6 @@
 """The promise behind every exported graph: it computes what the network computes."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -9,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
+import onnxruntime  # type: ignore[import-untyped]
 import torch
 from torch import nn
 
@@ -66,12 +67,10 @@ def run_eager(network: nn.Module) -> Run:
 
 def run_torchscript(file: Path) -> Graph:
     """Load a saved TorchScript graph on the CPU."""
-    # torch.jit.load is deprecated without a warning that can be filtered by category alone in every torch we support.
-    import warnings
-
     with warnings.catch_warnings():
+        # torch deprecates TorchScript in favour of torch.export; it stays the format that TorchServe users ask for.
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
-        module = torch.jit.load(str(file), map_location="cpu").eval()
+        module = torch.jit.load(str(file), map_location="cpu").eval()  # type: ignore[no-untyped-call]
     return Graph("torchscript", run_eager(module), f"torch {torch.__version__}")
 
 
@@ -91,7 +90,7 @@ def run_openvino(file: Path) -> Graph | None:
     """Compile an ONNX file with OpenVINO in float32 on the CPU; `None` when OpenVINO is not installed."""
     if find_spec("openvino") is None:
         return None
-    import openvino  # an optional runtime of the package
+    import openvino  # type: ignore[import-untyped]  # half a second, and not needed to write a package
 
     compiled = openvino.compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 

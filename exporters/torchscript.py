@@ -23,7 +23,7 @@ def export_torchscript(network: nn.Module, file: Path, size: int) -> dict[str, A
         with torch.no_grad(), warnings.catch_warnings():
             # torch deprecates TorchScript in favour of torch.export; it stays the format that TorchServe users ask for.
             warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
-            traced = torch.jit.trace(network, example_NCHW, check_trace=False)
+            traced = torch.jit.trace(network, example_NCHW, check_trace=False)  # type: ignore[no-untyped-call]
             torch.jit.freeze(traced).save(str(file))
     except (RuntimeError, TypeError, ValueError) as error:
         raise ExportError(f"the network cannot be exported to TorchScript: {error}") from error

@@ -6,9 +6,10 @@ nothing behind.
 
 import copy
 import json
-import os
 import shutil
+import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +33,7 @@ from clearsight.exporters.parity import (
 )
 from clearsight.exporters.torchscript import export_torchscript
 from clearsight.images import decode_image
-from clearsight.networks.registry import spec_for
+from clearsight.networks.registry import NetworkSpec, spec_for
 from clearsight.package import (
     GUARDED_FILES,
     LABELS_FILE,
@@ -50,9 +51,24 @@ from clearsight.package import (
 from clearsight.settings import ClassificationSettings, to_document
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
-from clearsight.workspace import write_atomically
 
 __all__ = ["write_package"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What is being written."""
+
+    task: Task
+    model_name: str
+    labels: tuple[str, ...]
+    network: nn.Module
+    """A copy, on the CPU, in evaluation mode."""
+    settings: ClassificationSettings
+
+    @property
+    def spec(self) -> NetworkSpec:
+        return spec_for(self.model_name)
 
 
 def write_package(
@@ -72,137 +88,136 @@ def write_package(
     """Export a trained classification network as the package `target`, which appears complete or not at all.
 
     `network` gives logits_NK and is left as it came. `parity_images` are pictures of the run's validation set: at
-    least 1, 16 wanted (evenly spread ones are taken). `pretrained` says where training started and is recorded.
-    With `train_artifacts` the folder also gets the graph of Azure's contract, `model.onnx` (`input1` -> `output1`,
-    logits, any batch) and `labels.json`; `enable_onnx_normalization` puts mean and deviation inside that graph.
-    An existing package at `target` is replaced. Raises `ExportError` when a graph cannot be made or disagrees.
+    least 1, 16 wanted (of more, 16 evenly spread ones are taken). `pretrained` says where training started and is
+    recorded. With `train_artifacts` that folder gets the graph of Azure's contract, `model.onnx` (`input1` ->
+    `output1`, logits, any batch) and `labels.json`; `enable_onnx_normalization` puts mean and deviation inside that
+    graph, which then takes values in [0, 1]. An older package at `target` is replaced. Raises `ExportError` when a
+    graph cannot be made or disagrees with the network.
     """
     if not task.is_classification:
         raise ExportError(f"packages are written for classification only, but got the task {task.value}")
-    network = copy.deepcopy(network).cpu().eval()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    model = _Model(task, model_name, tuple(labels), copy.deepcopy(network).cpu().eval(), settings)
+    work = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    folder, contract = work / "package", work / "train_artifacts"
     try:
-        (temporary / "artifacts").mkdir(parents=True)
-        contract = _fill(
-            temporary,
-            task=task,
-            model_name=model_name,
-            labels=tuple(labels),
-            network=network,
-            settings=settings,
-            parity_images=parity_images,
-            run_id=run_id,
-            pretrained=pretrained,
-            with_contract=train_artifacts is not None,
-            normalise=enable_onnx_normalization,
-        )
-        if train_artifacts is not None and contract is not None:
+        (folder / "artifacts").mkdir(parents=True)
+        _write_weights(model.network, folder / WEIGHTS_FILE)
+        graphs = _export_serving_graphs(model, folder)
+        to_check = _open_serving_graphs(folder)
+        if train_artifacts is not None:
+            contract.mkdir()
+            graphs["train_artifacts/model.onnx"] = _export_contract(model, contract, enable_onnx_normalization)
+            to_check.append(_open_contract(model, contract, enable_onnx_normalization))
+        images_NCHW = _preprocess_some(parity_images, settings)
+        parity = check_parity(model.network, to_check, images_NCHW, task, len(model.labels))
+        _write_documents(model, folder, run_id, pretrained, graphs, parity)
+        publish_package(folder, target)
+        if train_artifacts is not None:
             train_artifacts.mkdir(parents=True, exist_ok=True)
-            write_atomically(train_artifacts / "labels.json", json.dumps(list(labels), ensure_ascii=False))
-            shutil.move(contract, train_artifacts / f".model.onnx.{os.getpid()}.tmp")
-            (train_artifacts / f".model.onnx.{os.getpid()}.tmp").replace(train_artifacts / "model.onnx")
-        publish_package(temporary, target)
+            for file in contract.iterdir():
+                shutil.move(file, train_artifacts / file.name)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
     return ModelPackage.open(target)
 
 
-def _fill(
-    folder: Path,
-    *,
-    task: Task,
-    model_name: str,
-    labels: tuple[str, ...],
-    network: nn.Module,
-    settings: ClassificationSettings,
-    parity_images: Sequence[Path],
-    run_id: str,
-    pretrained: Mapping[str, Any],
-    with_contract: bool,
-    normalise: bool,
-) -> Path | None:
-    spec = spec_for(model_name)
-    size = settings.valid_crop_size
-    created_at = datetime.now(UTC)
-    weights = folder / WEIGHTS_FILE
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, weights)
-    weights.chmod(0o644)  # safetensors creates it readable by its owner only
-    graphs = {
-        TORCHSCRIPT_FILE: export_torchscript(network, folder / TORCHSCRIPT_FILE, size),
+def _write_weights(network: nn.Module, file: Path) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, file)
+    file.chmod(0o644)  # safetensors creates it readable by its owner only
+
+
+def _export_serving_graphs(model: _Model, folder: Path) -> dict[str, Any]:
+    size = model.settings.valid_crop_size
+    return {
+        TORCHSCRIPT_FILE: export_torchscript(model.network, folder / TORCHSCRIPT_FILE, size),
         ONNX_FILE: export_onnx(
-            network,
+            model.network,
             folder / ONNX_FILE,
             size,
             input_name="images",
             output_name="logits",
-            free_size=not spec.fixed_size,
+            free_size=not model.spec.fixed_size,
         ),
     }
-    to_check = [run_torchscript(folder / TORCHSCRIPT_FILE), run_onnxruntime(folder / ONNX_FILE)]
-    if (openvino := run_openvino(folder / ONNX_FILE)) is not None:
-        to_check.append(openvino)
-    contract = folder.with_name(f"{folder.name}.onnx") if with_contract else None
-    if contract is not None:
-        graphs["train_artifacts/model.onnx"] = {
-            **export_onnx(
-                NormalisedNetwork(network, settings.mean, settings.std).eval() if normalise else network,
-                contract,
-                size,
-                input_name="input1",
-                output_name="output1",
-                free_size=False,
-            ),
-            "normalisation_inside": normalise,
-        }
-        graph = run_onnxruntime(contract, "train_artifacts")
-        prepare = _undo_normalisation(settings) if normalise else None
-        to_check.append(Graph(graph.name, graph.run, graph.runtime, prepare))
-    images_NCHW = _preprocess_some(parity_images, settings)
-    parity = check_parity(network, to_check, images_NCHW, task, len(labels))
-    document = {
-        **to_document(settings),
-        "task_type": task.mlflow_name,
-        "model_name": model_name,
-        "labels": list(labels),
+
+
+def _open_serving_graphs(folder: Path) -> list[Graph]:
+    graphs = [run_torchscript(folder / TORCHSCRIPT_FILE), run_onnxruntime(folder / ONNX_FILE)]
+    openvino = run_openvino(folder / ONNX_FILE)
+    return graphs if openvino is None else [*graphs, openvino]
+
+
+def _export_contract(model: _Model, folder: Path, normalise: bool) -> dict[str, Any]:
+    """Write the files that Azure's clients read: the graph with their tensor names, and the labels."""
+    (folder / "labels.json").write_text(json.dumps(list(model.labels), ensure_ascii=False) + "\n")
+    network = model.network
+    if normalise:
+        network = NormalisedNetwork(network, model.settings.mean, model.settings.std).eval()
+    size = model.settings.valid_crop_size
+    options: dict[str, Any] = {"input_name": "input1", "output_name": "output1", "free_size": False}
+    return {**export_onnx(network, folder / "model.onnx", size, **options), "normalisation_inside": normalise}
+
+
+def _open_contract(model: _Model, folder: Path, normalise: bool) -> Graph:
+    graph = run_onnxruntime(folder / "model.onnx", "train_artifacts")
+    if not normalise:
+        return graph
+    mean = np.asarray(model.settings.mean, np.float32).reshape(1, 3, 1, 1)
+    std = np.asarray(model.settings.std, np.float32).reshape(1, 3, 1, 1)
+    return replace(graph, prepare=lambda images_NCHW: images_NCHW * std + mean)
+
+
+def _write_documents(
+    model: _Model,
+    folder: Path,
+    run_id: str,
+    pretrained: Mapping[str, Any],
+    graphs: Mapping[str, Any],
+    parity: Mapping[str, Any],
+) -> None:
+    created_at = datetime.now(UTC)
+    settings = {
+        **to_document(model.settings),
+        "task_type": model.task.mlflow_name,
+        "model_name": model.model_name,
+        "labels": list(model.labels),
         "schema_version": SCHEMA_VERSION,
     }
-    (folder / SETTINGS_FILE).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    (folder / LABELS_FILE).write_text(json.dumps(list(labels), ensure_ascii=False) + "\n")
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+    (folder / LABELS_FILE).write_text(json.dumps(list(model.labels), ensure_ascii=False) + "\n")
     manifest = Manifest.model_validate(
         {
             "schema_version": SCHEMA_VERSION,
             "product_version": version("clearsight"),
             "created_at": created_at.isoformat(timespec="seconds"),
             "run_id": run_id,
-            "task": task.value,
-            "model_name": model_name,
-            "num_classes": len(labels),
+            "task": model.task.value,
+            "model_name": model.model_name,
+            "num_classes": len(model.labels),
             "architecture": {
-                "library": spec.library,
-                "builder": spec.builder,
-                "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
+                "library": model.spec.library,
+                "builder": model.spec.builder,
+                "num_parameters": sum(parameter.numel() for parameter in model.network.parameters()),
             },
             "pretrained": dict(pretrained),
-            "settings": to_document(settings),
+            "settings": to_document(model.settings),
             "files": {
                 name: {"sha256": sha256_of(folder / name), "num_bytes": (folder / name).stat().st_size}
                 for name in GUARDED_FILES
             },
-            "graphs": graphs,
+            "graphs": dict(graphs),
             "parity": dict(parity),
         }
     )
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n")
     write_mlflow_files(
         folder,
-        task=task,
-        model_name=model_name,
+        task=model.task,
+        model_name=model.model_name,
         run_id=run_id,
         is_finetuned=pretrained.get("source") != "none",
         created_at=created_at,
     )
-    return contract
 
 
 def _preprocess_some(files: Sequence[Path], settings: ClassificationSettings) -> npt.NDArray[np.float32]:
@@ -215,9 +230,3 @@ def _preprocess_some(files: Sequence[Path], settings: ClassificationSettings) ->
     if not images:
         return np.empty((0, 3, settings.valid_crop_size, settings.valid_crop_size), np.float32)
     return np.stack(images)
-
-
-def _undo_normalisation(settings: ClassificationSettings) -> Any:
-    mean = np.asarray(settings.mean, np.float32).reshape(1, 3, 1, 1)
-    std = np.asarray(settings.std, np.float32).reshape(1, 3, 1, 1)
-    return lambda images_NCHW: (images_NCHW * std + mean).astype(np.float32)

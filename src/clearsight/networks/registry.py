@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
-import torchvision
+import torchvision  # type: ignore[import-untyped]
 from torch import nn
 
 from clearsight.errors import UserError
@@ -52,7 +52,19 @@ class NetworkSpec:
     """Whether the network takes pictures of `crop_size` only."""
 
 
-_RESNET_GROUPS: Final = (("conv1.", "bn1."), ("layer1.",), ("layer2.",), ("layer3.",), ("layer4.",))
+def _resnet(model_name: str, weights_tag: str, resize_size: int) -> NetworkSpec:
+    return NetworkSpec(
+        model_name=model_name,
+        library="torchvision",
+        builder=model_name,
+        weights_tag=weights_tag,
+        licence="BSD-3-Clause",
+        head="fc",
+        freeze_groups=(("conv1.", "bn1."), ("layer1.",), ("layer2.",), ("layer3.",), ("layer4.",)),
+        resize_size=resize_size,
+        crop_size=224,
+    )
+
 
 _ROWS: Final = (
     NetworkSpec(
@@ -66,17 +78,8 @@ _ROWS: Final = (
         resize_size=232,
         crop_size=224,
     ),
-    NetworkSpec(
-        model_name="resnet18",
-        library="torchvision",
-        builder="resnet18",
-        weights_tag="IMAGENET1K_V1",
-        licence="BSD-3-Clause",
-        head="fc",
-        freeze_groups=_RESNET_GROUPS,
-        resize_size=256,
-        crop_size=224,
-    ),
+    _resnet("resnet18", "IMAGENET1K_V1", resize_size=256),
+    _resnet("resnet50", "IMAGENET1K_V2", resize_size=232),
 )
 
 MODELS: Final[Mapping[str, NetworkSpec]] = MappingProxyType({spec.model_name: spec for spec in _ROWS})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
-import torchvision
+import torchvision  # type: ignore[import-untyped]
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
