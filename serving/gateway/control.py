@@ -2,7 +2,7 @@
 
 | call | answer |
 | --- | --- |
-| `PUT /table` | 200 `{"version": n}` when the table is in force and on disk; 400 with every fault of the document |
+| `PUT /table` | 200 `{"version": n}` when the table is in force and on disk; 400 with every fault of the document, 500 when it cannot be kept; then the old one stays in force |
 | `GET /in-flight` | `{"<generation>": requests waiting or running}`; an absent generation has none |
 | `GET /health` | `{"status": "ok" or "draining", "table_version": n, …}` |
 | `GET /metrics` | Prometheus' text format |
@@ -65,7 +65,11 @@ class ControlPlane:
             return web.json_response({"error": {"code": "BadArgument", "message": str(error)}}, status=400)
         async with self._writing:
             # On disk first: a gateway that dies between the two comes back with the table it was given.
-            await asyncio.to_thread(write_atomically, self._state_file, table.to_json(), 0o600)
+            try:
+                await asyncio.to_thread(write_atomically, self._state_file, table.to_json(), 0o600)
+            except OSError as error:
+                message = f"The table is not in force, for {self._state_file} cannot be written: {error.strerror}."
+                return web.json_response({"error": {"code": "InternalServerError", "message": message}}, status=500)
             self._data_plane.swap(table)
         return web.json_response({"version": table.version})
 

@@ -1,0 +1,280 @@
+"""What a hostile or broken client may send: never a 5xx, never a smuggled request, never an unbounded wait."""
+
+import asyncio
+import io
+import random
+import time
+from dataclasses import replace
+
+import pytest
+
+SCORE = b"POST /endpoints/fridge/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+@pytest.fixture
+def authorized(keys) -> bytes:
+    """The head of a scoring request, without its framing and end."""
+    return SCORE + f"Authorization: Bearer {keys[0]}\r\n".encode()
+
+
+def statuses(received: bytes) -> list[int]:
+    return [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]]
+
+
+MALFORMED = {
+    "nothing but line ends": b"\r\n\r\n\r\n\r\n",
+    "no version": b"GET /\r\n\r\n",
+    "HTTP/0.9": b"GET / HTTP/0.9\r\n\r\n",
+    "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP/1.2": b"GET / HTTP/1.2\r\nHost: x\r\n\r\n",
+    "TLS hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "space before colon": b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length : 0\r\n\r\n",
+    "obsolete folding": b"GET / HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\n\r\n",
+    "bare line feeds": b"GET / HTTP/1.1\nHost: x\n\nGET / HTTP/1.1\r\n\r\n",
+    "bare carriage return": b"GET / HTTP/1.1\r\nHost: x\rY: z\r\n\r\n",
+    "zero byte in a value": b"GET / HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n",
+    "unknown method": b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "length and chunks": SCORE + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks and length": SCORE + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
+    "two lengths": SCORE + b"Content-Length: 4\r\nContent-Length: 4\r\n\r\nabcd",
+    "two lengths in one": SCORE + b"Content-Length: 4, 4\r\n\r\nabcd",
+    "signed length": SCORE + b"Content-Length: +4\r\n\r\nabcd",
+    "negative length": SCORE + b"Content-Length: -4\r\n\r\nabcd",
+    "hexadecimal length": SCORE + b"Content-Length: 0x4\r\n\r\nabcd",
+    "length beyond 64 bits": SCORE + b"Content-Length: 99999999999999999999999\r\n\r\n",
+    "unknown coding": SCORE + b"Transfer-Encoding: gzip\r\n\r\n",
+    "coding before chunked": SCORE + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "chunked twice": SCORE + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "hidden chunked": SCORE + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+    "chunked in HTTP/1.0": SCORE.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
+async def test_a_malformed_head_is_400_and_ends_the_connection(gateway, data):
+    received = await gateway.raw(data)
+    assert statuses(received) == [400]
+    assert b"connection: close" in received
+    assert not gateway.upstreams["blue"].requests
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        b"zz\r\nabc\r\n0\r\n\r\n",
+        b"-1\r\nabc\r\n0\r\n\r\n",
+        b"3\r\nabcde\r\n0\r\n\r\n",
+        b"3\nabc\n0\n\n",
+        b"ffffffffffffffffff\r\nabc\r\n",
+        b"3\r\nabc0\r\n\r\n",
+        b"3;" + b"\x00" * 100,
+    ],
+)
+async def test_malformed_chunks_are_refused(gateway, authorized, chunks):
+    received = await gateway.raw(authorized + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)
+    assert statuses(received) == [400]
+    assert not gateway.upstreams["blue"].requests
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 40])
+async def test_a_chunked_body_is_reframed_with_its_length(gateway, authorized, pieces):
+    data = b"5;ext=1\r\nhello\r\n1\r\n \r\n5\r\nworld\r\n0\r\nTrailer: x\r\n\r\n"
+    received = await gateway.raw(authorized + b"Transfer-Encoding: chunked\r\n\r\n" + data, pieces=pieces)
+    assert statuses(received) == [200]
+    [(head, body)] = gateway.upstreams["blue"].requests
+    assert body == b"hello world"
+    assert b"content-length: 11" in head
+    assert b"chunked" not in head
+
+
+async def test_what_follows_a_chunked_request_is_never_run(gateway, authorized):
+    follower = authorized + b"Content-Length: 1\r\n\r\n2"
+    data = authorized + b"Transfer-Encoding: chunked\r\n\r\n1\r\n1\r\n0\r\n\r\n" + follower
+    assert statuses(await gateway.raw(data)) == [200]
+    assert [body for _, body in gateway.upstreams["blue"].requests] == [b"1"]
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 100])
+async def test_pipelined_requests_are_answered_in_order(gateway, authorized, make_reply, pieces):
+    async def echo(head, body):
+        await asyncio.sleep(0.02 if body == b"0" else 0)
+        return make_reply(200, b"<%s>" % body)
+
+    gateway.upstreams["blue"].behave = echo
+    data = b"".join(authorized + b"Content-Length: 1\r\n\r\n%d" % number for number in range(5))
+    data += b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    received = await gateway.raw(data, pieces=pieces)
+    assert statuses(received) == [200] * 6
+    assert [received.index(b"<%d>" % number) for number in range(5)] == sorted(
+        received.index(b"<%d>" % number) for number in range(5)
+    )
+
+
+async def test_thousands_of_pipelined_requests_are_answered(gateway):
+    data = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 5000 + b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert (await gateway.raw(data)).count(b"HTTP/1.1 200 OK") == 5001
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 17_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 60_000,
+        b"GET /" + b"a" * 17_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X%d: %s\r\n" % (n, b"a" * 200) for n in range(90)) + b"\r\n",
+    ],
+)
+async def test_a_head_beyond_16_kib_is_431(gateway, head):
+    assert statuses(await gateway.raw(head)) == [431]
+
+
+async def test_a_head_just_below_16_kib_is_fine(gateway):
+    head = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: " + b"a" * 16_000 + b"\r\n\r\n"
+    assert statuses(await gateway.raw(head, pieces=9)) == [200]
+
+
+async def test_too_many_headers_are_refused(gateway):
+    head = b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X%d: a\r\n" % number for number in range(200)) + b"\r\n"
+    assert statuses(await gateway.raw(head)) == [400]
+
+
+class TestBodyLimit:
+    async def test_the_limit_itself_passes(self, gateway):
+        assert (await gateway.score(b"x" * 65536)).status == 200
+
+    async def test_an_announced_length_beyond_it_is_413_before_the_body(self, gateway, authorized):
+        received = await gateway.raw(authorized + b"Content-Length: 65537\r\n\r\n")
+        assert statuses(received) == [413]
+        assert b'"code":"PayloadTooLarge"' in received
+
+    async def test_the_client_that_sends_its_body_anyway_sees_the_answer(self, gateway):
+        reply = await gateway.score(io.BytesIO(b"x" * 5_000_000))
+        assert (reply.status, reply.code) == (413, "PayloadTooLarge")
+
+    async def test_chunks_beyond_it_are_413_while_reading(self, gateway, authorized):
+        chunk = b"2000\r\n" + b"x" * 0x2000 + b"\r\n"
+        received = await gateway.raw(authorized + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 9)
+        assert statuses(received) == [413]
+        assert gateway.data_plane.num_body_bytes == 0
+
+
+async def test_a_refused_request_with_a_small_body_leaves_the_connection_usable(gateway):
+    data = SCORE + b"Content-Length: 5\r\n\r\n12345" + b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert statuses(await gateway.raw(data)) == [401, 200]
+
+
+async def test_expect_100_continue_is_answered_when_the_request_is_welcome(gateway, authorized, keys):
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(authorized + b"Connection: close\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(b"{}")
+    assert statuses(await reader.read()) == [200]
+    writer.close()
+
+
+async def test_expect_100_continue_of_a_refused_request_is_refused_and_the_connection_closed(gateway):
+    received = await gateway.raw(SCORE + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+    assert statuses(received) == [401]
+    assert b"connection: close" in received
+
+
+class TestTime:
+    @pytest.fixture
+    def clock(self):
+        return time.monotonic
+
+    @pytest.fixture(autouse=True)
+    def _short_waits(self, gateway):
+        gateway.http.limits = replace(
+            gateway.http.limits,
+            head_timeout_s=0.3,
+            body_idle_timeout_s=0.3,
+            body_timeout_s=0.8,
+            write_timeout_s=0.3,
+        )
+
+    async def drip(self, gateway, data: bytes, interval_s: float) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        answer = asyncio.create_task(reader.read())
+        for position in range(len(data)):
+            if answer.done() or writer.is_closing():
+                break
+            writer.write(data[position : position + 1])
+            await asyncio.sleep(interval_s)
+        async with asyncio.timeout(3):
+            received = await answer
+        writer.close()
+        return received
+
+    async def test_a_dripped_head_is_408(self, gateway, clock):
+        started = clock()
+        assert statuses(await self.drip(gateway, b"GET / HTTP/1.1\r\nHost: x\r\nX: aaaa", 0.05)) == [408]
+        assert clock() - started < 3
+
+    async def test_a_dripped_body_is_408_at_the_total_limit(self, gateway, authorized, clock):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(authorized + b"Content-Length: 1000\r\n\r\n")
+        started = clock()
+        answer = asyncio.create_task(reader.read())
+        while not answer.done() and clock() - started < 5:
+            writer.write(b"x")
+            await asyncio.sleep(0.05)
+        assert statuses(await answer) == [408]
+        assert 0.7 < clock() - started < 3
+        writer.close()
+
+    async def test_a_body_that_stops_is_408_at_the_idle_limit(self, gateway, authorized, clock):
+        started = clock()
+        assert statuses(await gateway.raw(authorized + b"Content-Length: 10\r\n\r\nabc")) == [408]
+        assert clock() - started < 3
+
+    async def test_a_silent_connection_is_closed(self, gateway):
+        assert await gateway.raw(b"") == b""
+
+    async def test_a_client_that_does_not_read_its_answer_is_cut_off(self, gateway, authorized, make_reply):
+        gateway.upstreams["blue"].answer = make_reply(200, b"x" * 60_000)
+        _, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1024)
+        writer.transport.pause_reading()
+        for _ in range(200):
+            writer.write(authorized + b"Content-Length: 1\r\n\r\n1")
+        async with asyncio.timeout(5):
+            while gateway.http.connections:
+                await asyncio.sleep(0.02)
+        writer.transport.abort()
+
+    async def test_a_chunk_size_line_without_end_is_408(self, gateway, authorized):
+        data = authorized + b"Transfer-Encoding: chunked\r\n\r\n3;" + b"x" * 100_000
+        assert statuses(await gateway.raw(data)) == [408]
+
+    async def test_200_slow_connections_do_not_hold_up_the_others(self, gateway, authorized, clock):
+        slow = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(200)]
+        for _, writer in slow:
+            writer.write(authorized + b"Content-Length: 100\r\n\r\nx")
+        started = clock()
+        assert {(await gateway.score()).status for _ in range(20)} == {200}
+        assert clock() - started < 5
+        for _, writer in slow:
+            writer.close()
+
+
+async def test_random_bytes_and_mutated_requests_never_give_a_5xx(gateway, authorized):
+    generator = random.Random(11)
+    valid = authorized + b"Content-Length: 2\r\n\r\n{}"
+    cases = [generator.randbytes(generator.randrange(1, 400)) + b"\r\n\r\n" for _ in range(60)]
+    for _ in range(240):
+        data = bytearray(valid)
+        for _ in range(generator.randrange(1, 6)):
+            position = generator.randrange(len(data))
+            data[position : position + generator.randrange(2)] = generator.choice(
+                [b"\r\n", b"\x00", b" ", b":", b"\xff", b"chunked", b"\t", b"A" * 50, generator.randbytes(1)]
+            )
+        cases.append(bytes(data))
+    seen = set()
+    for start in range(0, len(cases), 100):
+        answers = await asyncio.gather(*(gateway.raw(case, wait_s=0.6) for case in cases[start : start + 100]))
+        for answer in answers:
+            seen.update(statuses(answer))
+    assert seen <= {200, 400, 401, 404, 405, 408, 413, 424, 431}
+    assert (await gateway.score()).status == 200

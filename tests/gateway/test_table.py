@@ -1,0 +1,104 @@
+"""The routing table as a document."""
+
+import json
+
+import pytest
+
+from clearsight.errors import InvalidDocument
+from clearsight.serving.gateway.table import Deployment, Endpoint, RoutingTable, Upstream
+
+DOCUMENT = {
+    "version": 7,
+    "endpoints": {
+        "fridge": {
+            "auth_mode": "key",
+            "key_hashes": ["0" * 64, "a" * 64],
+            "traffic": {"blue": 90, "green": 10},
+            "deployments": {
+                name: {
+                    "ready": True,
+                    "generation": f"{name}-1",
+                    "upstream": {"socket": f"/run/{name}.sock", "path": f"/predictions/{name}", "key_file": "/run/k"},
+                    "max_running": 16,
+                    "max_in_flight": 32,
+                    "request_timeout_s": 5.0,
+                }
+                for name in ("blue", "green")
+            },
+        }
+    },
+}
+
+
+def changed(place: str, value: object) -> bytes:
+    """The document with the value at `place` (dotted) replaced, or removed when the value is `...`."""
+    document = json.loads(json.dumps(DOCUMENT))
+    *path, last = place.split(".")
+    part = document
+    for key in path:
+        part = part[key]
+    if value is ...:
+        del part[last]
+    else:
+        part[last] = value
+    return json.dumps(document).encode()
+
+
+def test_the_empty_table_round_trips():
+    assert RoutingTable().to_json() == b'{"version":0,"endpoints":{}}'
+    assert RoutingTable.from_json(b"{}") == RoutingTable()
+
+
+def test_a_table_round_trips():
+    content = json.dumps(DOCUMENT).encode()
+    table = RoutingTable.from_json(content)
+    upstream = Upstream("/run/green.sock", "/predictions/green", "/run/k")
+    assert table.endpoints["fridge"].deployments["green"] == Deployment(True, "green-1", upstream, 16, 32, 5.0)
+    assert json.loads(table.to_json()) == DOCUMENT
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("version", -1),
+        ("version", "7"),
+        ("extra", 1),
+        ("endpoints", []),
+        ("endpoints.fridge.auth_mode", "none"),
+        ("endpoints.fridge.key_hashes", ["0" * 63]),
+        ("endpoints.fridge.key_hashes", ["A" * 64]),
+        ("endpoints.fridge.key_hashes", ...),
+        ("endpoints.fridge.traffic", {"blue": 90}),
+        ("endpoints.fridge.traffic", {"blue": 110, "green": -10}),
+        ("endpoints.fridge.traffic", {"red": 100}),
+        ("endpoints.fridge.traffic", {"blue": 99.5}),
+        ("endpoints.fridge.deployments.blue.ready", "yes"),
+        ("endpoints.fridge.deployments.blue.generation", ""),
+        ("endpoints.fridge.deployments.blue.max_running", 0),
+        ("endpoints.fridge.deployments.blue.max_in_flight", 0),
+        ("endpoints.fridge.deployments.blue.request_timeout_s", 0),
+        ("endpoints.fridge.deployments.blue.request_timeout_s", 301),
+        ("endpoints.fridge.deployments.blue.upstream.socket", "relative.sock"),
+        ("endpoints.fridge.deployments.blue.upstream.socket", "/" + "x" * 107),
+        ("endpoints.fridge.deployments.blue.upstream.path", "/a b"),
+        ("endpoints.fridge.deployments.blue.upstream.path", "/a\r\nX: y"),
+        ("endpoints.fridge.deployments.blue.upstream.extra", 1),
+    ],
+)
+def test_a_fault_is_named_with_its_place(place, value):
+    with pytest.raises(InvalidDocument) as error:
+        RoutingTable.from_json(changed(place, value))
+    targets = [fault.target for fault in error.value.faults]
+    assert any(place.startswith(target) or target.startswith(place) for target in targets), targets
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
+def test_what_is_no_table_is_refused(content):
+    with pytest.raises(InvalidDocument):
+        RoutingTable.from_json(content)
+
+
+@pytest.mark.parametrize("traffic", [{}, {"blue": 0}, {"blue": 100}])
+def test_traffic_may_sum_to_0_or_100(traffic):
+    deployments = RoutingTable.from_json(json.dumps(DOCUMENT)).endpoints["fridge"].deployments
+    assert Endpoint("key", (), traffic, deployments).traffic == traffic
