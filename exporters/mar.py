@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from clearsight.errors import UserError
@@ -23,7 +24,7 @@ def write_mar(package: ModelPackage, path: Path, model_name: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with zipfile.ZipFile(temporary, "w") as archive:
-            for name, content in archive_files(model_name, WorkerConfig(), HandlerConfig()).items():
+            for name, content in _descriptions(package, model_name).items():
                 archive.writestr(_entry(name), content)
             for file in sorted(file for file in package.root.rglob("*") if file.is_file()):
                 with archive.open(_entry(f"package/{file.relative_to(package.root).as_posix()}"), "w") as target:
@@ -32,6 +33,10 @@ def write_mar(package: ModelPackage, path: Path, model_name: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _descriptions(package: ModelPackage, model_name: str) -> Mapping[str, str]:
+    return archive_files(model_name, str(package.manifest["created_at"]), WorkerConfig(), HandlerConfig())
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

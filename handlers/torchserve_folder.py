@@ -10,6 +10,7 @@ package/                   only in a `.mar`; a folder archive points to the pack
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -58,9 +59,10 @@ class WorkerConfig:
     """For how long TorchServe restarts a worker that dies while loading."""
 
 
-def archive_files(model_name: str, workers: WorkerConfig, handler: HandlerConfig) -> Mapping[str, str]:
-    """The text files of an archive: path inside it -> content."""
+def archive_files(model_name: str, created_on: str, workers: WorkerConfig, handler: HandlerConfig) -> Mapping[str, str]:
+    """The text files of an archive: path inside it -> content. `created_on` is only shown."""
     manifest = {
+        "createdOn": created_on,
         "runtime": "python",
         "model": {
             "modelName": model_name,
@@ -91,5 +93,5 @@ def archive_files(model_name: str, workers: WorkerConfig, handler: HandlerConfig
 
 def write_folder(folder: Path, model_name: str, workers: WorkerConfig, handler: HandlerConfig) -> None:
     """Write a folder archive, which TorchServe loads without zipping when it lies in its model store."""
-    for path, content in archive_files(model_name, workers, handler).items():
+    for path, content in archive_files(model_name, datetime.now(UTC).isoformat(), workers, handler).items():
         write_atomically(folder / path, content)

@@ -58,7 +58,7 @@ def serve(host: str, port: int, folder: Path | None, measure: bool) -> None:
     )
     workspace = Workspace(folder.absolute()) if folder else Workspace.default()
     options = ServeOptions(host=host, port=port, measure=measure)
-    asyncio.run(run_server(workspace, options, lambda line: stderr.print(line, markup=False)))
+    asyncio.run(run_server(workspace, options, lambda line: stderr.print(line, markup=False, soft_wrap=True)))
 
 
 @click.group("online-endpoint", cls=LazyGroup)

@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from clearsight.errors import ServerUnavailable
+from clearsight.errors import Conflict, ServerUnavailable
 from clearsight.registry import ModelRegistry
 from clearsight.serving.fleet import Fleet
 from clearsight.serving.gateway_process import GatewayProcess
 from clearsight.serving.java import java_home
 from clearsight.serving.ledger import ProcessLedger
-from clearsight.serving.management.control import ControlServer
+from clearsight.serving.management.control import ControlServer, is_served
 from clearsight.serving.management.service import EndpointService
 from clearsight.serving.management.store import EndpointStore
 from clearsight.workspace import Workspace
@@ -52,6 +52,8 @@ async def serve(workspace: Workspace, options: ServeOptions, report: Report) -> 
     """
     java_home()  # a missing Java is told now, not with the first deployment
     store = EndpointStore(workspace)
+    if is_served(workspace.control_socket):
+        raise Conflict(f"a `clearsight serve` already serves the workspace {workspace.root} on {store.base_url}")
     with store.lock():
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()

@@ -1,7 +1,9 @@
 """Speak a verb: to the running server of the workspace, or, when there is none, straight to the store."""
 
 import asyncio
+import contextlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -11,10 +13,15 @@ from clearsight.errors import ClearsightError, Conflict, NotFound, ServerUnavail
 from clearsight.registry import ModelRegistry
 from clearsight.serving.management.control import VERBS, reachable_path
 from clearsight.serving.management.service import EndpointService, Step
-from clearsight.serving.management.store import DeploymentRecord, EndpointStore
+from clearsight.serving.management.store import DeploymentRecord, EndpointStore, StoreInUse
 from clearsight.workspace import Workspace
 
 __all__ = ["NothingServes", "call"]
+
+START_TIMEOUT_S: Final = 20.0
+"""How long a verb waits for a server that holds the store but does not listen yet, or no more."""
+
+POLL_S: Final = 0.2
 
 ERRORS: Final[Mapping[int, type[ClearsightError]]] = {
     400: UserError,
@@ -50,21 +57,35 @@ def call(
 
     `on_offline` is called when no server runs and the verb was done on the store alone.
     """
-    if workspace.control_socket.is_socket():
-        try:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    is_waiting = False
+    while True:
+        with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):  # none, or that of a killed server
             return asyncio.run(_call_server(workspace, verb, arguments, on_step))
-        except (ConnectionRefusedError, FileNotFoundError):
-            pass  # the socket of a server that was killed
+        try:
+            result = _call_store(workspace, verb, arguments)
+        except StoreInUse:
+            if time.monotonic() > deadline:
+                raise
+            if not is_waiting:
+                on_step("waiting for a server that starts or stops")
+                is_waiting = True
+            time.sleep(POLL_S)
+        else:
+            on_offline()
+            return result
+
+
+def _call_store(workspace: Workspace, verb: str, arguments: Mapping[str, Any]) -> Any:
     store = EndpointStore(workspace)
     with store.lock():
         service = EndpointService(store, ModelRegistry(workspace), NothingServes())
         given = {name: value for name, value in arguments.items() if name != "no_wait"}
-        result = asyncio.run(VERBS[verb](service, **given))
-    on_offline()
-    return result
+        return asyncio.run(VERBS[verb](service, **given))
 
 
 async def _call_server(workspace: Workspace, verb: str, arguments: Mapping[str, Any], on_step: Step) -> Any:
+    """Raises FileNotFoundError or ConnectionRefusedError when nobody listens."""
     with reachable_path(workspace.control_socket) as path:
         connector = aiohttp.UnixConnector(path)
         timeout = aiohttp.ClientTimeout(total=None)

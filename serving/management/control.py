@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import socket
-import stat
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from aiohttp import web
 from clearsight.errors import ClearsightError, Conflict
 from clearsight.serving.management.service import EndpointService
 
-__all__ = ["LONG_VERBS", "VERBS", "ControlServer", "reachable_path"]
+__all__ = ["LONG_VERBS", "VERBS", "ControlServer", "is_served", "reachable_path"]
 
 log = logging.getLogger(__name__)
 
@@ -125,16 +124,21 @@ class ControlServer:
             events.put_nowait({"error": {"status": 500, "message": message}})
 
 
+def is_served(path: Path) -> bool:
+    """True when a server listens on this socket; False when there is none, or only the file of a killed one."""
+    if not path.is_socket():
+        return False
+    with reachable_path(path) as name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(name) == 0
+
+
 def _bind(path: Path) -> socket.socket:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if is_served(path):
+        raise Conflict(f"a `clearsight serve` is already running on this workspace ({path})")
+    path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with reachable_path(path) as name:
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                if probe.connect_ex(name) == 0:
-                    listener.close()
-                    raise Conflict(f"a `clearsight serve` is already running on this workspace ({path})")
-            path.unlink()
         mask = os.umask(0o177)
         try:
             listener.bind(name)

@@ -18,7 +18,16 @@ from clearsight.deployments import DeploymentDocument, EndpointDocument, parse_d
 from clearsight.errors import ClearsightError, Conflict, NotFound
 from clearsight.workspace import Workspace, write_atomically
 
-__all__ = ["DeploymentRecord", "EndpointRecord", "EndpointStore", "Failure", "ProvisioningState", "Token", "new_key"]
+__all__ = [
+    "DeploymentRecord",
+    "EndpointRecord",
+    "EndpointStore",
+    "Failure",
+    "ProvisioningState",
+    "StoreInUse",
+    "Token",
+    "new_key",
+]
 
 ProvisioningState = Literal["Creating", "Updating", "Succeeded", "Failed", "Deleting"]
 
@@ -110,6 +119,10 @@ class EndpointRecord:
         return tuple(hashlib.sha256(credential.encode()).hexdigest() for credential in credentials)
 
 
+class StoreInUse(Conflict):
+    """Another process holds the store."""
+
+
 class EndpointStore:
     """All endpoints of a workspace. One process at a time changes it; see `lock`."""
 
@@ -124,16 +137,16 @@ class EndpointStore:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the store for one process. Raises Conflict when another one holds it."""
+        """Hold the store for one process. Raises StoreInUse when another one holds it."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Conflict(
+                raise StoreInUse(
                     f"the workspace {self.folder.parent} is in use by another process, "
-                    "most likely a `clearsight serve` that is starting or ending; try again in a moment"
+                    "most likely a `clearsight serve` that is starting or stopping; try again in a moment"
                 ) from None
             self.reload()
             yield
