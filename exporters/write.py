@@ -6,21 +6,23 @@ nothing behind.
 
 import copy
 import json
+import re
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from safetensors.torch import save_file
 from torch import nn
 
-from clearsight.errors import ExportError
+from clearsight.errors import ExportError, UserError
 from clearsight.exporters.mlflow_folder import write_mlflow_files
 from clearsight.exporters.onnx import NormalisedNetwork, export_onnx
 from clearsight.exporters.parity import (
@@ -32,6 +34,7 @@ from clearsight.exporters.parity import (
     run_torchscript,
 )
 from clearsight.exporters.torchscript import export_torchscript
+from clearsight.handlers.precision_gate import precision_gate, record_gate
 from clearsight.images import decode_image
 from clearsight.networks.registry import NetworkSpec, spec_for
 from clearsight.package import (
@@ -52,7 +55,10 @@ from clearsight.settings import ClassificationSettings, to_document
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
 
-__all__ = ["write_package"]
+__all__ = ["GATE_IMAGES", "has_bf16_units", "write_package"]
+
+GATE_IMAGES: Final = 64
+"""Pictures for the accuracy gate of lower precisions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ def write_package(
     pretrained: Mapping[str, Any],
     train_artifacts: Path | None = None,
     enable_onnx_normalization: bool = False,
+    gate_bf16: bool = True,
 ) -> ModelPackage:
     """Export a trained classification network as the package `target`, which appears complete or not at all.
 
@@ -91,8 +98,9 @@ def write_package(
     least 1, 16 wanted (of more, 16 evenly spread ones are taken). `pretrained` says where training started and is
     recorded. With `train_artifacts` that folder gets the graph of Azure's contract, `model.onnx` (`input1` ->
     `output1`, logits, any batch) and `labels.json`; `enable_onnx_normalization` puts mean and deviation inside that
-    graph, which then takes values in [0, 1]. An older package at `target` is replaced. Raises `ExportError` when a
-    graph cannot be made or disagrees with the network.
+    graph, which then takes values in [0, 1]. With `gate_bf16`, on a processor that announces bf16 matrix units, the
+    accuracy of bf16 on up to 64 of the pictures is recorded; it enables nothing. An older package at `target` is
+    replaced. Raises `ExportError` when a graph cannot be made or disagrees with the network.
     """
     if not task.is_classification:
         raise ExportError(f"packages are written for classification only, but got the task {task.value}")
@@ -111,6 +119,8 @@ def write_package(
         images_NCHW = _preprocess_some(parity_images, settings)
         parity = check_parity(model.network, to_check, images_NCHW, task, len(model.labels))
         _write_documents(model, folder, run_id, pretrained, graphs, parity)
+        if gate_bf16 and has_bf16_units() and find_spec("openvino") is not None:
+            record_gate(ModelPackage.open(folder, verify=False), _gate_bf16(folder, parity_images))
         publish_package(folder, target)
         if train_artifacts is not None:
             train_artifacts.mkdir(parents=True, exist_ok=True)
@@ -220,12 +230,33 @@ def _write_documents(
     )
 
 
+def has_bf16_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor announces instructions that multiply bf16 matrices (x86: AMX or AVX512-BF16)."""
+    try:
+        return re.search(r"^flags\s*:.*\b(amx_bf16|avx512_bf16)\b", cpuinfo.read_text(), re.MULTILINE) is not None
+    except OSError:  # not Linux
+        return False
+
+
+def _gate_bf16(folder: Path, files: Sequence[Path]) -> dict[str, Any]:
+    """Run the gate; that it cannot run (too few pictures) is a result too, and does not cost the package."""
+    try:
+        return precision_gate(folder, _evenly(files, GATE_IMAGES))
+    except UserError as error:
+        return {"precision": "bf16", "num_images": len(files), "passed": False, "reason": str(error)}
+
+
+def _evenly(files: Sequence[Path], count: int) -> list[Path]:
+    """At most `count` of the files, from the whole length of the list."""
+    if len(files) <= count:
+        return list(files)
+    return [files[index * len(files) // count] for index in range(count)]
+
+
 def _preprocess_some(files: Sequence[Path], settings: ClassificationSettings) -> npt.NDArray[np.float32]:
-    step = max(1, len(files) // WANTED_IMAGES)
-    chosen = files[::step][:WANTED_IMAGES]
     images = [
         preprocess(decode_image(file.read_bytes(), exif_orientation=settings.exif_orientation), settings)
-        for file in chosen
+        for file in _evenly(files, WANTED_IMAGES)
     ]
     if not images:
         return np.empty((0, 3, settings.valid_crop_size, settings.valid_crop_size), np.float32)

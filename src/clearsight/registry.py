@@ -61,7 +61,8 @@ class RegisteredModel:
     """The settings in force, every key written out, as validated when the model was registered."""
     settings_sha256: str | None
     """Of the file as it was; `None` when the package has none."""
-    manifest_sha256: str
+    files_sha256: Mapping[str, str]
+    """Of weights, graphs and labels, by path inside the package."""
 
     @property
     def package_path(self) -> Path:
@@ -83,8 +84,8 @@ class RegisteredModel:
             "path": str(self.package_path),
             "properties": {
                 **self.properties,
+                "files_sha256": dict(self.files_sha256),
                 "labels": list(self.labels),
-                "manifest_sha256": self.manifest_sha256,
                 "model_name": self.model_name,
                 "settings": dict(self.settings),
                 "settings_sha256": self.settings_sha256,
@@ -224,11 +225,12 @@ class ModelRegistry:
         """
         model = self.get(name, version)
         package = ModelPackage.open(model.package_path)
-        if (found := sha256_of(package.manifest_file)) != model.manifest_sha256:
-            raise InvalidPackage(
-                f"{package.manifest_file} was altered: it was registered with sha256 {model.manifest_sha256[:12]}…, "
-                f"but it has {found[:12]}…; register the package again"
-            )
+        for name, found in _files_sha256(package).items():
+            if found != model.files_sha256[name]:
+                raise InvalidPackage(
+                    f"{name} of {package.root} was altered together with the manifest: it was registered with sha256 "
+                    f"{model.files_sha256[name][:12]}…, but it has {found[:12]}…; register the package again"
+                )
         package.settings()
         return Verification(model, settings_edited=_settings_sha256(package) != model.settings_sha256)
 
@@ -299,8 +301,13 @@ def _describe(package: ModelPackage, name: str) -> RegisteredModel:
         run_id=package.run_id,
         settings=to_document(package.settings()),
         settings_sha256=_settings_sha256(package),
-        manifest_sha256=sha256_of(package.manifest_file),
+        files_sha256=_files_sha256(package),
     )
+
+
+def _files_sha256(package: ModelPackage) -> dict[str, str]:
+    """As the manifest says; `ModelPackage.open` has compared it with the files."""
+    return {name: str(record["sha256"]) for name, record in package.manifest["files"].items()}
 
 
 def _settings_sha256(package: ModelPackage) -> str | None:

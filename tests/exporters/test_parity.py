@@ -104,7 +104,7 @@ def test_all_runtimes_agree_on_a_package_at_other_batches_and_sizes_too(tiny_pac
     assert openvino is not None
     eager = run_eager(load_network(tiny_package))
     random = np.random.default_rng(1)
-    for shape in [(1, 3, 64, 64), (7, 3, 64, 64), (2, 3, 96, 80)]:
+    for shape in [(7, 3, 64, 64), (2, 3, 96, 80)]:
         batch = random.normal(size=shape).astype(np.float32)
         expected = eager(batch)
         for graph in [*graphs, openvino]:

@@ -18,7 +18,7 @@ from clearsight.exporters import write
 from clearsight.exporters.onnx import NormalisedNetwork, export_onnx
 from clearsight.exporters.parity import run_onnxruntime
 from clearsight.exporters.torchscript import export_torchscript
-from clearsight.exporters.write import write_package
+from clearsight.exporters.write import has_bf16_units, write_package
 from clearsight.images import decode_image
 from clearsight.networks.load import load_network
 from clearsight.package import ONNX_FILE, TORCHSCRIPT_FILE, ModelPackage
@@ -55,6 +55,7 @@ def write_thumbnail(target: Path, pictures: list[Path], **changes: Any) -> Model
         "run_id": "thumbnail_HD_0",
         "pretrained": NO_WEIGHTS,
         "train_artifacts": target.parent / "train_artifacts",
+        "gate_bf16": False,
     }
     return write_package(target, **{**arguments, **changes})
 
@@ -163,6 +164,44 @@ def test_normalisation_can_live_inside_azures_graph(tmp_path: Path, drawn_pictur
     found = graph.run(np.full((1, 3, 32, 32), 0.75, np.float32))
     expected = layer(torch.tensor([[0.5, 2.0, 0.75]]))
     np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", False),
+        ("flags\t\t: fpu avx512f amx_int8 avx512_bf16_x\n", False),
+        ("processor\t: 0\nflags\t\t: fpu avx512_bf16 sse\n", True),
+        ("processor\t: 0\nflags\t\t: fpu amx_bf16\nmodel name\t: other\n", True),
+    ],
+)
+def test_bf16_units_are_those_the_processor_announces(content: str, expected: bool, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(content)
+    assert has_bf16_units(tmp_path / "cpuinfo") is expected
+    assert not has_bf16_units(tmp_path / "nowhere")
+
+
+def test_the_gate_of_bf16_is_recorded_where_the_processor_announces_it(
+    tmp_path: Path, drawn_pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "has_bf16_units", lambda: True)
+    package = write_thumbnail(tmp_path / "m", drawn_pictures[:15], gate_bf16=True)
+    gate = package.manifest["precision_gates"]["bf16"]
+    assert not gate["passed"]
+    assert "at least 16 pictures, but got 15" in gate["reason"]
+    seen: list[list[Path]] = []
+
+    def measured(folder: Path, pictures: list[Path]) -> dict[str, Any]:
+        ModelPackage.open(folder)  # complete before it is measured
+        seen.append(pictures)
+        return {"precision": "bf16", "num_images": len(pictures), "passed": True}
+
+    monkeypatch.setattr(write, "precision_gate", measured)
+    package = write_thumbnail(tmp_path / "m", drawn_pictures * 13, gate_bf16=True)
+    assert package.manifest["precision_gates"]["bf16"] == {"precision": "bf16", "num_images": 64, "passed": True}
+    assert set(seen[0]) == set(drawn_pictures)
+    monkeypatch.setattr(write, "has_bf16_units", lambda: False)
+    assert write_thumbnail(tmp_path / "m", drawn_pictures, gate_bf16=True).manifest["precision_gates"] == {}
 
 
 def test_fewer_pictures_than_wanted_are_recorded(tmp_path: Path, drawn_pictures: list[Path]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from clearsight.errors import Conflict, InvalidDocument, InvalidPackage, NotFound, UserError
+from clearsight.handlers.precision_gate import record_gate
 from clearsight.package import GUARDED_FILES, SETTINGS_FILE, ModelPackage, sha256_of
 from clearsight.registry import ModelRegistry
 from clearsight.workspace import Workspace
@@ -181,8 +182,15 @@ def test_a_manifest_rewritten_to_fit_altered_weights_is_found(registry: ModelReg
     package.weights_file.write_bytes(content)
     package.manifest_file.write_text(package.manifest_file.read_text().replace(old, sha256_of(package.weights_file)))
     ModelPackage.open(registered.package_path)  # consistent in itself
-    with pytest.raises(InvalidPackage, match=r"manifest\.json was altered"):
+    with pytest.raises(InvalidPackage, match=r"weights\.safetensors of .* was altered together with the manifest"):
         registry.verify("fridge")
+
+
+def test_a_gate_recorded_after_registration_is_no_damage(registry: ModelRegistry, copied: Path) -> None:
+    registered = registry.create(copied, "fridge")
+    record_gate(ModelPackage.open(registered.package_path), {"precision": "bf16", "passed": True})
+    registry.verify("fridge")
+    assert ModelPackage.open(registered.package_path).manifest["precision_gates"]["bf16"]["passed"]
 
 
 def test_settings_edited_before_registration_are_validated_and_recorded(registry: ModelRegistry, copied: Path) -> None:
