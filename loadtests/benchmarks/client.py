@@ -19,7 +19,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import quantiles
+
+import numpy as np
 
 __all__ = ["Measurement", "Target", "measure"]
 
@@ -175,14 +176,16 @@ async def _run(
 
     await asyncio.gather(*(loop(number) for number in range(concurrency)))
     elapsed = time.perf_counter() - counted_from
-    cuts = quantiles(latencies, n=100, method="inclusive")
+    if not latencies:
+        raise RuntimeError(f"no request was answered within {seconds} s, but {dict(statuses)}")
+    p50, p95, p99 = np.percentile(latencies, (50, 95, 99)).tolist()
     return Measurement(
         requests=len(latencies),
         seconds=elapsed,
         requests_per_s=len(latencies) / elapsed,
-        p50_ms=cuts[49],
-        p95_ms=cuts[94],
-        p99_ms=cuts[98],
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
         statuses=dict(statuses),
         client_cpu_s=sum(os.times()[:2]) - cpu_at_start,
     )

@@ -1,7 +1,7 @@
 """Eager torch behind TorchServe's own `image_classifier` handler: what users have without us.
 
-Everything is TorchServe's default but the addresses (loopback, free ports), the token check (off) and the limits on
-sizes: one worker per core, batch size 1, whatever thread count torch chooses. The body is the raw JPEG, which is what
+Everything is TorchServe's default but the addresses (loopback, free ports), the token check (off) and, when asked
+for, the threads of a worker: one worker per core, batch size 1. The body is the raw JPEG, which is what
 that handler is documented for; it costs the stock server less than our JSON body costs us.
 """
 
@@ -22,7 +22,7 @@ import torchvision
 
 from loadtests.benchmarks.client import Target
 
-__all__ = ["stock_torchserve"]
+__all__ = ["free_ports", "stock_torchserve"]
 
 MODEL = "stock"
 START_TIMEOUT_S = 90.0
@@ -37,10 +37,14 @@ class Stock(ResNet):
 
 
 @contextmanager
-def stock_torchserve(num_classes: int, java_home: str, folder: Path) -> Iterator[Target]:
+def stock_torchserve(
+    num_classes: int, java_home: str, folder: Path, threads_per_worker: int | None
+) -> Iterator[Target]:
     """Serve an eager ResNet-50 with seeded random weights with stock TorchServe; yields where to send raw JPEGs.
 
-    Raises RuntimeError when no worker is ready in time.
+    `threads_per_worker` None leaves torch its default, every core in every worker, as a user who sets nothing gets.
+    The handler always answers the five best classes, so there must be at least five. Raises RuntimeError when no
+    worker is ready in time.
     """
     store = folder / "store" / MODEL
     (store / "MAR-INF").mkdir(parents=True)
@@ -60,7 +64,7 @@ def stock_torchserve(num_classes: int, java_home: str, folder: Path) -> Iterator
         "archiverVersion": "0.12.0",
     }
     (store / "MAR-INF" / "MANIFEST.json").write_text(json.dumps(manifest))
-    inference, management, metrics, grpc_inference, grpc_management = _free_ports(5)
+    inference, management, metrics, grpc_inference, grpc_management = free_ports(5)
     config = folder / "config.properties"
     config.write_text(
         f"inference_address=http://127.0.0.1:{inference}\nmanagement_address=http://127.0.0.1:{management}\n"
@@ -78,6 +82,8 @@ def stock_torchserve(num_classes: int, java_home: str, folder: Path) -> Iterator
         "TMPDIR": str(temporary),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
+    if threads_per_worker:
+        environment["OMP_NUM_THREADS"] = str(threads_per_worker)
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -106,7 +112,8 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> N
     raise RuntimeError(f"stock TorchServe has no ready worker after {START_TIMEOUT_S:.0f} s: {log.read_text()[-2000:]}")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nothing listens on at the moment."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [free.getsockname()[1] for free in sockets]
     for free in sockets:

@@ -250,7 +250,7 @@ def run(command: click.Command, args: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except ClearsightError as error:
-        stderr.print(f"error: {error}", markup=False)
+        stderr.print(f"error: {error}", markup=False, soft_wrap=True)
         return 1
     except BrokenPipeError:
         return 1

@@ -13,8 +13,8 @@ def test_a_network_without_classes_is_refused() -> None:
 
 
 # Counts published with the original architectures for 1000 classes, with the last layer resized to 4 classes:
-# 3.505 M - 1281 * 996 and 11.690 M - 513 * 996.
-@pytest.mark.parametrize(("model_name", "millions"), [("mobilenetv2", 2.23), ("resnet18", 11.18)])
+# 3.505 M - 1281 * 996, 11.690 M - 513 * 996, 25.557 M - 2049 * 996.
+@pytest.mark.parametrize(("model_name", "millions"), [("mobilenetv2", 2.23), ("resnet18", 11.18), ("resnet50", 23.52)])
 def test_a_network_has_the_parameters_of_its_architecture(model_name: str, millions: float) -> None:
     network = build_network(model_name, 4)
     assert round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 2) == millions
@@ -59,5 +59,7 @@ def test_freezing_more_than_there_is_names_the_limit(model_name: str, layers: in
 
 
 def test_an_unknown_name_lists_the_known_ones_and_suggests_the_near_one() -> None:
-    with pytest.raises(UserError, match=r"\['mobilenetv2', 'resnet18'\], but got 'ResNet18'; did you mean 'resnet18'"):
+    with pytest.raises(
+        UserError, match=r"\['mobilenetv2', 'resnet18', 'resnet50'\], but got 'ResNet18'; did you mean 'resnet18'"
+    ):
         spec_for("ResNet18")

@@ -1,0 +1,94 @@
+"""Every benchmark in one run, side by side, with versions, CPU flags and ratios.
+
+    python -m loadtests.benchmarks [--only preprocessing gateway online] [--seconds 8] [--passes 3] [--output FILE]
+
+About 15 minutes on 2 cores. Run it on a quiet machine: a pass whose in-process limit drifts by more than 10 % is
+thrown away, and with too few passes left there is no row.
+"""
+
+import argparse
+import io
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from clearsight.training.scenes.scene import draw_scene
+from loadtests.benchmarks.gateway_overhead import measure_overhead
+from loadtests.benchmarks.machine import describe_machine
+from loadtests.benchmarks.online import measure_online
+from loadtests.benchmarks.preprocessing import measure_preprocessing
+
+PARTS = ("preprocessing", "gateway", "online")
+NUM_PICTURES = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="also write everything as JSON")
+    arguments = parser.parse_args()
+    console = Console(width=150)
+    result: dict[str, Any] = {"machine": describe_machine()}
+    for name, value in result["machine"].items():
+        console.print(f"{name:>24}  {value}", highlight=False)
+    pictures = _pictures()
+    if "preprocessing" in arguments.only:
+        result["preprocessing"] = [asdict(row) for row in measure_preprocessing(pictures)]
+        _print(console, "Bytes to network input, 1 thread, against Pillow + torchvision", result["preprocessing"])
+    if "gateway" in arguments.only:
+        rows = measure_overhead(arguments.seconds, arguments.passes)
+        result["gateway"] = [
+            {
+                "clients": row.concurrency,
+                "direct_p50_ms": row.direct.p50_ms,
+                "gateway_p50_ms": row.through.p50_ms,
+                "added_p50_ms": row.added_p50_ms,
+                "added_p99_ms": row.added_p99_ms,
+                "cpu_us_per_request": row.cpu_us,
+                "requests_per_s": row.through.requests_per_s,
+            }
+            for row in rows
+        ]
+        _print(console, "What the gateway adds, bodies of 100 KB", result["gateway"])
+    if "online" in arguments.only:
+        precisions = ["f32", "bf16"] if torch.cpu._is_amx_tile_supported() else ["f32"]
+        online = measure_online(
+            pictures, precisions, arguments.seconds, arguments.passes, lambda text: print(text, file=sys.stderr)
+        )
+        result["online"] = [asdict(row) for row in online]
+        _print(console, "ResNet-50 at 224, base64 JSON bodies (stock: raw JPEG bodies)", result["online"])
+    if arguments.output:
+        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _pictures() -> list[bytes]:
+    """Drawn scenes of 640x480 as JPEG: about 60 KB each."""
+    pictures = []
+    for seed in range(NUM_PICTURES):
+        file = io.BytesIO()
+        Image.fromarray(draw_scene(seed)).save(file, "JPEG", quality=92)
+        pictures.append(file.getvalue())
+    return pictures
+
+
+def _print(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in rows[0] if rows else ["no pass counted"]:
+        table.add_column(column.replace("_", " "), justify="left" if isinstance(rows[0][column], str) else "right")
+    for row in rows:
+        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value or "") for value in row.values()))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The in-process limit: `answer_bodies` on the same request bodies that the servers get, without any server.
+
+Each worker is a process of its own that answers batches in a loop; all start counting together. This is what a server
+could reach at best with that backend, precision and layout.
+
+    python -m loadtests.benchmarks.in_process SPEC.json        # one worker; prints its count as JSON
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+__all__ = ["Layout", "Limit", "in_process_limit"]
+
+START_UP_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a package runs: workers x threads, requests per batch."""
+
+    backend: str
+    precision: str
+    workers: int
+    threads: int
+    batch_size: int
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.precision}, {self.workers}x{self.threads}, batch {self.batch_size}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What one run without a server reached. `latency_ms` is the median time of a batch."""
+
+    requests_per_s: float
+    latency_ms: float
+
+
+def in_process_limit(package: Path, layout: Layout, bodies: Sequence[bytes], seconds: float) -> Limit:
+    """Answer `bodies` in turn for `seconds` in `layout.workers` processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, f"{number}.body") for number in range(len(bodies))]
+        for file, body in zip(files, bodies, strict=True):
+            file.write_bytes(body)
+        spec = {"package": str(package), "bodies": [str(file) for file in files], "seconds": seconds, **asdict(layout)}
+        spec_file = Path(folder, "spec.json")
+        spec_file.write_text(json.dumps(spec))
+        workers = [
+            subprocess.Popen(
+                [sys.executable, "-m", "loadtests.benchmarks.in_process", str(spec_file)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "OMP_NUM_THREADS": str(layout.threads)},
+            )
+            for _ in range(layout.workers)
+        ]
+        for worker in workers:
+            if not worker.stdout or worker.stdout.readline() != "ready\n":
+                raise RuntimeError(f"a worker of the in-process limit did not start: {layout}")
+        outputs = []
+        for worker in workers:
+            assert worker.stdin
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        for worker in workers:
+            outputs.append(json.loads(worker.communicate(timeout=seconds + START_UP_S)[0]))
+    return Limit(
+        requests_per_s=sum(output["requests"] / output["seconds"] for output in outputs),
+        latency_ms=median(output["latency_ms"] for output in outputs),
+    )
+
+
+def main() -> None:
+    from clearsight.handlers.answering import answer_bodies
+    from clearsight.handlers.scorer import load_scorer
+
+    spec = json.loads(Path(sys.argv[1]).read_text())
+    bodies = [Path(file).read_bytes() for file in spec["bodies"]]
+    scorer = load_scorer(
+        spec["package"], spec["backend"], "cpu", precision=spec["precision"], num_threads=spec["threads"]
+    )
+    batch_size = spec["batch_size"]
+    batches = [
+        [bodies[(start + step) % len(bodies)] for step in range(batch_size)]
+        for start in range(0, len(bodies), batch_size)
+    ]
+    for batch in batches:
+        answer_bodies(scorer, batch)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    latencies = []
+    requests = 0
+    started = time.perf_counter()
+    end = started + spec["seconds"]
+    while (now := time.perf_counter()) < end:
+        replies = answer_bodies(scorer, batches[len(latencies) % len(batches)])
+        if any(reply.status != 200 for reply in replies):
+            raise RuntimeError(f"every body must be answered, but got {replies!r:.300}")
+        latencies.append((time.perf_counter() - now) * 1000)
+        requests += len(replies)
+    elapsed = time.perf_counter() - started
+    print(json.dumps({"requests": requests, "seconds": elapsed, "latency_ms": median(latencies)}))
+
+
+if __name__ == "__main__":
+    main()
