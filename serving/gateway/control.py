@@ -2,7 +2,8 @@
 
 | call | answer |
 | --- | --- |
-| `PUT /table` | 200 `{"version": n}` when the table is in force and on disk; 400 with every fault of the document, 500 when it cannot be kept; then the old one stays in force |
+| `PUT /table` | 200 `{"version": n}` when the table is in force and on disk; else the old one stays in force: |
+| | 400 with every fault of the document, 500 when the state file cannot be written |
 | `GET /in-flight` | `{"<generation>": requests waiting or running}`; an absent generation has none |
 | `GET /health` | `{"status": "ok" or "draining", "table_version": n, …}` |
 | `GET /metrics` | Prometheus' text format |

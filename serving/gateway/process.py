@@ -71,8 +71,6 @@ async def serve(options: Options) -> bool:
         random=Random(),  # noqa: S311 - a traffic split, not a secret
         loop=loop,
     )
-    if options.state.exists():
-        data_plane.swap(RoutingTable.from_json(options.state.read_bytes()))
     http = HttpServer(data_plane, options.limits, loop)
     metrics.connections_active.set_function(lambda: len(http.connections))
     metrics.body_bytes.set_function(lambda: data_plane.num_body_bytes)
@@ -93,18 +91,21 @@ async def serve(options: Options) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
-        announcement = {"control": str(options.control)}
-        runner = await _start(control.application(), runners)
-        await web.SockSite(runner, control_listener).start()
+        if options.state.exists():
+            data_plane.swap(RoutingTable.from_json(options.state.read_bytes()))
+        listener = _bind(options.host, options.port)
+        server = await loop.create_server(http, sock=listener, backlog=BACKLOG)
+        host, port = listener.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        announcement = {"url": url, "control": str(options.control)}
         if options.metrics_port is not None:
             runner = await _start(control.metrics_application(), runners)
             listener = _bind("127.0.0.1", options.metrics_port)
             await web.SockSite(runner, listener).start()
             announcement["metrics_url"] = f"http://127.0.0.1:{listener.getsockname()[1]}/metrics"
-        listener = _bind(options.host, options.port)
-        server = await loop.create_server(http, sock=listener, backlog=BACKLOG)
-        host, port = listener.getsockname()[:2]
-        announcement["url"] = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        # Last: who gets an answer here knows that everything listens.
+        runner = await _start(control.application(), runners)
+        await web.SockSite(runner, control_listener).start()
         sys.stdout.write(orjson.dumps(announcement).decode() + "\n")
         sys.stdout.flush()
         await stopping.wait()
