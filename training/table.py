@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from PIL import Image
-
 from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
 from clearsight.training.locations import BadLocation, resolve_location
 from clearsight.training.mltable import MLTableRows, Row, read_mltable
+from clearsight.training.pictures import read_size
 from clearsight.training.records import BadRecord, Box, Instance, Record, SizeHint, parse_labels, parse_size_hint
 
 __all__ = [
@@ -146,9 +145,8 @@ def _size_wh(hint: SizeHint, image: Path | None) -> tuple[int, int] | None:
     if image is None:
         return None
     try:
-        with Image.open(image) as header:
-            return header.size
-    except (OSError, Image.DecompressionBombError):
+        return read_size(image)
+    except ValueError:
         return None
 
 

@@ -1,0 +1,189 @@
+"""`clearsight data`: draw, convert and check labelled pictures."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.progress import track
+
+from clearsight.console import AzCommand, LazyGroup, emit, stderr
+from clearsight.errors import Fault, InvalidData
+from clearsight.tasks import Task
+from clearsight.training.convert import (
+    DEFAULT_VALIDATION_EVERY,
+    copy_pictures,
+    read_class_folders,
+    read_csv,
+    split_by_fraction,
+    split_every,
+    write_folders,
+)
+from clearsight.workspace import Workspace
+
+__all__ = ["data"]
+
+T = TypeVar("T")
+
+TASKS = click.Choice([task.value for task in Task])
+OUTPUT = click.Path(file_okay=False, path_type=Path)
+
+
+@click.group(cls=LazyGroup)
+def data() -> None:
+    """Draw, convert and check labelled pictures."""
+
+
+def _progress(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+    return track(items, description, total, console=stderr, transient=True, disable=not stderr.is_terminal)
+
+
+@data.command(cls=AzCommand)
+@click.option("--output", "output", type=OUTPUT, required=True, help="Folder to write.")
+@click.option(
+    "--num-images", type=click.IntRange(10, 100_000), default=240, show_default=True, help="Pictures per kind."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same bytes.")
+@click.option("--size", default="320x240", show_default=True, help="Width x height in pixels.")
+@click.option("--task", "tasks", type=TASKS, multiple=True, help="Only these tasks. Default: all four.")
+def demo(output: Path, num_images: int, seed: int, size: str, tasks: tuple[str, ...]) -> None:
+    r"""Draw labelled fridge scenes for all four tasks.
+
+    Cans, cartons, milk bottles and water bottles among clutter; the class shows in the shape, not in the colour.
+    Pictures with one object serve multi-class, pictures with several the other tasks.
+
+    \b
+    Examples:
+      clearsight data demo --output fridge
+      clearsight data demo --output fridge --num-images 60 --task image_object_detection
+    """
+    from clearsight.training.scenes.dataset import TASK_FOLDERS, DemoOptions, draw_dataset, write_tables
+
+    width, height = _parse_size(size)
+    chosen = tuple(Task(task) for task in dict.fromkeys(tasks)) or tuple(Task)
+    options = DemoOptions(num_images, seed, width, height, chosen)
+    pictures = list(_progress(draw_dataset(output, options), "drawing", options.num_pictures))
+    written = write_tables(output, options, pictures)
+    emit({task.value: {"folder": str(output / TASK_FOLDERS[task]), **counts} for task, counts in written.items()})
+
+
+def _parse_size(size: str) -> tuple[int, int]:
+    width, x, height = size.lower().partition("x")
+    if not x or not width.isdigit() or not height.isdigit():
+        raise click.UsageError(f"--size must be WIDTHxHEIGHT like 320x240, but got {size!r}")
+    if not all(96 <= int(side) <= 4096 for side in (width, height)):
+        raise click.UsageError(f"--size must be between 96x96 and 4096x4096, but got {size!r}")
+    return int(width), int(height)
+
+
+@data.command(cls=AzCommand)
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.option("--from", "layout", type=click.Choice(["folders", "csv"]), required=True, help="Layout of SOURCE.")
+@click.option("--output", "output", type=OUTPUT, required=True, help="Folder to write both data folders to.")
+@click.option("--task", type=TASKS, help="Default: multi-label for a CSV with a `labels` column, else multi-class.")
+@click.option(
+    "--validation-every",
+    type=click.IntRange(2),
+    help=f"Every n-th record validates. Default: {DEFAULT_VALIDATION_EVERY}.",
+)
+@click.option("--validation-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="A drawn share.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the drawn share.")
+@click.option(
+    "--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of a CSV's pictures."
+)
+@click.option("--copy", "is_copied", is_flag=True, help="Copy the pictures to OUTPUT/images.")
+def convert(
+    source: Path,
+    layout: str,
+    output: Path,
+    task: str | None,
+    validation_every: int | None,
+    validation_fraction: float | None,
+    seed: int,
+    images: Path | None,
+    is_copied: bool,
+) -> None:
+    r"""Write the data folders of a job from labelled pictures in another layout.
+
+    folders: SOURCE holds one folder per class. csv: SOURCE is a file with a header, one row per picture: `image` or
+    `filename`, and `label`, or `labels` separated by spaces; the pictures lie beside it or in --images.
+
+    \b
+    Examples:
+      clearsight data convert --from folders fridge_objects --output data
+      clearsight data convert --from csv labels.csv --output data --validation-fraction 0.2 --seed 1
+    """
+    if validation_every is not None and validation_fraction is not None:
+        raise click.UsageError("--validation-every and --validation-fraction exclude each other")
+    chosen = _convert_task(source, layout, task)
+    entries = read_class_folders(source) if layout == "folders" else read_csv(source, chosen, images)
+    if is_copied:
+        entries = copy_pictures(entries, output / "images")
+    if validation_fraction is not None:
+        train, validation = split_by_fraction(entries, validation_fraction, seed, chosen)
+    else:
+        train, validation = split_every(entries, validation_every or DEFAULT_VALIDATION_EVERY)
+    emit({"task": chosen.value, "output": str(output), **write_folders(output, train, validation)})
+
+
+def _convert_task(source: Path, layout: str, task: str | None) -> Task:
+    if task is None:
+        return Task.MULTI_LABEL if layout == "csv" and "labels" in _header(source) else Task.MULTI_CLASS
+    chosen = Task(task)
+    if not chosen.is_classification:
+        raise click.UsageError(f"--from {layout} holds classes, not places: --task must be a classification task")
+    if layout == "folders" and chosen is Task.MULTI_LABEL:
+        raise click.UsageError("--from folders holds one class per picture: use --from csv for multi-label")
+    return chosen
+
+
+def _header(source: Path) -> list[str]:
+    if not source.is_file():
+        raise InvalidData(f"{source}", [Fault("BAD_DATA_REF", str(source), "must be a CSV file")])
+    with source.open(encoding="utf-8-sig", errors="replace") as file:
+        return [name.strip().strip('"').lower() for name in file.readline().split(",")]
+
+
+@data.command(cls=AzCommand)
+@click.argument("folder", type=OUTPUT)
+@click.option("--task", type=TASKS, required=True, help="Task whose format the labels must have.")
+@click.option("--target-column", default="label", show_default=True, help="`target_column_name` of the job.")
+@click.option("--output", "-o", "output_format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def check(folder: Path, task: str, target_column: str, output_format: str) -> None:
+    r"""List every fault of a data folder, and unreadable pictures; say what is in it when there is none.
+
+    Exits with 1 when there are faults.
+
+    \b
+    Examples:
+      clearsight data check data/training-mltable-folder --task image_classification
+      clearsight data check data/training-mltable-folder --task image_object_detection --output json
+    """
+    from clearsight.training.check import check_folder
+
+    report = check_folder(
+        folder, Task(task), target_column, Workspace.default().datastores(), lambda images: _progress(images, "reading")
+    )
+    if output_format == "json":
+        emit(report.to_document())
+    else:
+        _print_report(folder, report.to_document())
+    if report.faults:
+        sys.exit(1)
+
+
+def _print_report(folder: Path, document: dict[str, Any]) -> None:
+    for fault in document["faults"]:
+        click.echo(f"{fault['target']}: {fault['message']} [{fault['code']}]")
+    for warning in document["warnings"]:
+        click.echo(f"warning: {warning}")
+    if document["faults"]:
+        count = len(document["faults"])
+        click.echo(f"{folder}: {count} fault{'' if count == 1 else 's'}")
+        return
+    click.echo(f"{folder}: no faults, {document['num_records']} records")
+    for name, count in (document.get("objects_per_class") or document["records_per_class"]).items():
+        click.echo(f"  {name}: {count}")
+    if "image_sizes" in document:
+        click.echo("  sizes: " + ", ".join(f"{name} {size}" for name, size in document["image_sizes"].items()))

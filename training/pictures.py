@@ -1,0 +1,36 @@
+"""The size of a picture from its header, as it stands upright."""
+
+import warnings
+from pathlib import Path
+from typing import Final
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+__all__ = ["read_size"]
+
+MAX_PIXELS: Final = 100_000_000
+"""Largest picture that is decoded, inclusive: 10 000 x 10 000."""
+
+SIDEWAYS: Final = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height (CIPA DC-008, table 4)."""
+
+
+def read_size(image: Path) -> tuple[int, int]:
+    """Width and height in pixels after EXIF orientation, without decoding. Raises `ValueError` with the reason."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below decides
+            with Image.open(image) as header:
+                width, height = header.size
+                orientation = header.getexif().get(ExifTags.Base.Orientation)
+    except FileNotFoundError:
+        raise ValueError("there is no such file") from None
+    except UnidentifiedImageError:
+        raise ValueError("the file is not a picture that Pillow reads") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"the picture must have at most {MAX_PIXELS} pixels") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"the file cannot be read: {error}") from None
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"the picture must have at most {MAX_PIXELS} pixels, but got {width}x{height}")
+    return (height, width) if orientation in SIDEWAYS else (width, height)

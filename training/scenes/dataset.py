@@ -1,0 +1,133 @@
+"""A drawn data set on disk: pictures, and the data folders of all four tasks.
+
+```
+output/
+    images/single/0000.jpg …     one object in front of clutter
+    images/several/0000.jpg …    a shelf with none to five objects
+    multiclass/ multilabel/ detection/ segmentation/
+        training-mltable-folder/   validation-mltable-folder/
+```
+"""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from clearsight.tasks import Task
+from clearsight.training.convert import DEFAULT_VALIDATION_EVERY, Entry, split_every, write_folders
+from clearsight.training.scenes.containers import CONTAINERS
+from clearsight.training.scenes.outlines import box_from_rings, rings_from_coverage
+from clearsight.training.scenes.scene import Scene, draw_scene
+
+__all__ = ["TASK_FOLDERS", "DemoOptions", "draw_dataset", "write_tables"]
+
+TASK_FOLDERS: Final[Mapping[Task, str]] = MappingProxyType(
+    {
+        Task.MULTI_CLASS: "multiclass",
+        Task.MULTI_LABEL: "multilabel",
+        Task.DETECTION: "detection",
+        Task.SEGMENTATION: "segmentation",
+    }
+)
+
+SINGLE, SEVERAL = "single", "several"
+JPEG_QUALITY: Final = 90
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What to draw."""
+
+    num_images: int = 240
+    """Pictures of each kind: with a single object (multi-class), and with several (the other tasks)."""
+    seed: int = 0
+    """The same seed, sizes and library versions give the same bytes."""
+    width: int = 320
+    height: int = 240
+    tasks: tuple[Task, ...] = tuple(Task)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        single = [SINGLE] if Task.MULTI_CLASS in self.tasks else []
+        return (*single, *([SEVERAL] if set(self.tasks) - {Task.MULTI_CLASS} else []))
+
+    @property
+    def num_pictures(self) -> int:
+        return self.num_images * len(self.kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnPicture:
+    """One picture on disk, and its objects as (class, rings)."""
+
+    kind: str
+    image: Path
+    size_wh: tuple[int, int]
+    objects: tuple[tuple[str, list[list[float]]], ...]
+
+
+def draw_dataset(output: Path, options: DemoOptions) -> Iterator[DrawnPicture]:
+    """Draw and write the pictures, one by one. Nothing refers to them before `write_tables` has run."""
+    for kind in options.kinds:
+        for index in range(options.num_images):
+            rng = np.random.default_rng([options.seed, (SINGLE, SEVERAL).index(kind), index])
+            scene = draw_scene(rng, options.height, options.width, _labels(rng, kind, index))
+            image = output / "images" / kind / f"{index:04d}.jpg"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            image.write_bytes(_jpeg(scene))
+            yield DrawnPicture(kind, image, (options.width, options.height), _outlines(scene))
+
+
+def _labels(rng: np.random.Generator, kind: str, index: int) -> tuple[str, ...]:
+    """Single pictures go through the classes in turn; a shelf holds any, sometimes none."""
+    names = tuple(CONTAINERS)
+    if kind == SINGLE:
+        # Every fifth picture validates: 5 and 4 have no common factor, so both parts see all classes equally often.
+        return (names[index % len(names)],)
+    count = int(rng.choice(6, p=[0.06, 0.0, 0.34, 0.3, 0.2, 0.1]))
+    return tuple(names[choice] for choice in rng.integers(len(names), size=count))
+
+
+def _jpeg(scene: Scene) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(scene.image_HW3).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _outlines(scene: Scene) -> tuple[tuple[str, list[list[float]]], ...]:
+    outlined = ((thing.label, rings_from_coverage(thing.visible_HW)) for thing in scene.objects)
+    return tuple((label, rings) for label, rings in outlined if rings)
+
+
+def write_tables(output: Path, options: DemoOptions, pictures: Sequence[DrawnPicture]) -> dict[Task, dict[str, int]]:
+    """Write the data folders of every task; return the number of records in each."""
+    written = {}
+    for task in options.tasks:
+        kind = SINGLE if task is Task.MULTI_CLASS else SEVERAL
+        entries = [
+            Entry(picture.image, _target(task, picture), picture.size_wh)
+            for picture in pictures
+            if picture.kind == kind
+        ]
+        written[task] = write_folders(output / TASK_FOLDERS[task], *split_every(entries, DEFAULT_VALIDATION_EVERY))
+    return written
+
+
+def _target(task: Task, picture: DrawnPicture) -> Any:
+    match task:
+        case Task.MULTI_CLASS:
+            return picture.objects[0][0]
+        case Task.MULTI_LABEL:
+            return sorted({label for label, _ in picture.objects})
+        case Task.DETECTION:
+            keys = ("topX", "topY", "bottomX", "bottomY")
+            boxes = [(label, box_from_rings(rings)) for label, rings in picture.objects]
+            return [{"label": label, **dict(zip(keys, box, strict=True)), "isCrowd": 0} for label, box in boxes]
+        case _:
+            return [{"label": label, "isCrowd": 0, "polygon": rings} for label, rings in picture.objects]

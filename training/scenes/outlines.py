@@ -1,0 +1,53 @@
+"""Outlines of the visible part of an object: a coverage picture turned into a box and polygons."""
+
+from typing import Final
+
+import cv2
+import numpy as np
+
+from clearsight.training.scenes.palette import Floats
+
+__all__ = ["box_from_rings", "rings_from_coverage"]
+
+ENLARGEMENT: Final = 4
+"""The half-covered line is sought on a grid this much finer than the pixels."""
+
+MAX_DEVIATION_PX: Final = 0.35
+"""Distance from the true outline that a dropped point may cause, in pixels."""
+
+MIN_AREA_PX: Final = 12.0
+"""Smaller parts are specks between other things, not parts of an object."""
+
+
+def rings_from_coverage(coverage_HW: Floats) -> list[list[float]]:
+    """Outer outlines of the region covered at least by half, as x1, y1, x2, y2, … in [0, 1], largest first.
+
+    Filled as a union they give the region back, to a fraction of a pixel. Holes are filled. Empty when nothing is
+    covered.
+    """
+    height, width = coverage_HW.shape
+    rows, columns = np.nonzero(coverage_HW > 0.2)
+    if not len(rows):
+        return []
+    top, left = max(int(rows.min()) - 2, 0), max(int(columns.min()) - 2, 0)
+    crop = np.pad(coverage_HW[top : rows.max() + 3, left : columns.max() + 3], 1, mode="edge")
+    fine = cv2.resize(crop, None, fx=ENLARGEMENT, fy=ENLARGEMENT, interpolation=cv2.INTER_LINEAR)
+    contours, _ = cv2.findContours((fine >= 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    rings = []
+    for contour in sorted(contours, key=cv2.contourArea, reverse=True):
+        if cv2.contourArea(contour) < MIN_AREA_PX * ENLARGEMENT**2:
+            break
+        outline = cv2.approxPolyDP(contour, MAX_DEVIATION_PX * ENLARGEMENT, closed=True)[:, 0].astype(np.float64)
+        # Contours run through the centres of the fine pixels; the padding shifted them by one picture pixel.
+        points = (outline + 0.5) / ENLARGEMENT - 1 + [left, top]
+        if len(points) >= 3:
+            unit = np.clip(points / [width, height], 0, 1)
+            rings.append(np.round(unit, 5).ravel().tolist())
+    return rings
+
+
+def box_from_rings(rings: list[list[float]]) -> tuple[float, float, float, float]:
+    """left, top, right, bottom of the smallest box around all rings."""
+    xs = [x for ring in rings for x in ring[0::2]]
+    ys = [y for ring in rings for y in ring[1::2]]
+    return min(xs), min(ys), max(xs), max(ys)

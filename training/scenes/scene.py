@@ -1,0 +1,257 @@
+"""One picture: things placed in a fridge, their shadows, what hides what, light, lens and sensor."""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import cv2
+import numpy as np
+
+from clearsight.training.scenes.clutter import CLUTTER
+from clearsight.training.scenes.containers import CONTAINERS
+from clearsight.training.scenes.interior import Interior, draw_interior
+from clearsight.training.scenes.palette import Bytes, Floats
+from clearsight.training.scenes.solids import Light, Sprite
+
+__all__ = ["Scene", "SceneObject", "draw_scene"]
+
+OVERSAMPLING: Final = 1.5
+"""Sprites are drawn this much larger than they appear, so that rotation and reduction stay smooth."""
+
+MIN_VISIBLE: Final = 0.5
+"""Share of an object's silhouette that must be seen; a more hidden one is taken out of the picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class SceneObject:
+    """One labelled object of a picture."""
+
+    label: str
+    visible_HW: Floats
+    """Coverage by the visible part, in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A picture and what is in it."""
+
+    image_HW3: Bytes
+    objects: tuple[SceneObject, ...]
+    """Back to front."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A sprite in the picture. Arrays cover `window` alone, the part of the picture in which the thing lies."""
+
+    label: str | None
+    window: tuple[slice, slice]
+    rgb_HW3: Floats
+    opacity_HW: Floats
+    mask_HW: Floats
+    base_y: float
+    is_standing: bool
+
+
+def draw_scene(rng: np.random.Generator, height: int, width: int, labels: tuple[str, ...]) -> Scene:
+    """Draw a picture that shows objects of the given classes, one per label, among clutter.
+
+    One label: a single object that dominates the middle of the picture. Several (or none): a fuller shelf, on which
+    an object that would be mostly hidden is left out.
+    """
+    pitch = rng.uniform(0.05, 0.3)
+    light = Light(rng.uniform(-1.1, 1.1), rng.uniform(0.38, 0.6), rng.uniform(0.05, 0.4))
+    interior = draw_interior(rng, height, width, pitch)
+    is_single = len(labels) == 1
+    things = [_place_object(rng, label, height, width, interior, pitch, light, is_single) for label in labels]
+    things += _place_clutter(rng, height, width, interior, pitch, light, is_single)
+    things = _without_hidden(sorted(things, key=lambda thing: thing.base_y), height, width)
+    canvas = interior.rgb_HW3.copy()
+    for thing in things:
+        _cast_shadow(canvas, thing, light)
+        if thing.is_standing and interior.is_glass:
+            _mirror(canvas, thing)
+        canvas[thing.window] += (thing.rgb_HW3 - canvas[thing.window]) * thing.opacity_HW[..., None]
+    objects = []
+    for thing, part in zip(things, _visible_parts(things, height, width), strict=True):
+        if thing.label is not None:
+            visible = np.zeros((height, width), np.float32)
+            visible[thing.window] = part
+            objects.append(SceneObject(thing.label, visible))
+    return Scene(_photograph(rng, canvas), tuple(objects))
+
+
+def _place_object(
+    rng: np.random.Generator,
+    label: str,
+    height: int,
+    width: int,
+    interior: Interior,
+    pitch: float,
+    light: Light,
+    is_single: bool,
+) -> _Placed:
+    draw, tall = CONTAINERS[label]
+    size = height * tall * (rng.uniform(0.78, 0.92) if is_single else rng.uniform(0.4, 0.62))
+    x = width * rng.uniform(0.43, 0.57) if is_single else width * rng.uniform(0.08, 0.92)
+    lies = not is_single and rng.random() < 0.12
+    angle = rng.choice([-90.0, 90.0]) + rng.normal(0, 8) if lies else rng.normal(0, 3)
+    depth = rng.uniform(0.4, 0.95)
+    sprite = draw(rng, int(size * OVERSAMPLING), pitch, light)
+    base_y = interior.back_y + (interior.front_y - interior.back_y) * depth
+    if not lies:  # nearer, rather than with its head out of the picture
+        base_y = min(max(base_y, size * 1.08), 0.98 * height)
+    return _place(label, sprite, x, base_y, float(angle), height, width, is_standing=not lies)
+
+
+def _place_clutter(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    interior: Interior,
+    pitch: float,
+    light: Light,
+    is_single: bool,
+) -> list[_Placed]:
+    """Things of no class: most behind the objects, few in front of them and then low."""
+    names = list(CLUTTER)
+    placed = []
+    for _ in range(int(rng.integers(2, 6))):
+        draw, tall = CLUTTER[names[rng.integers(len(names))]]
+        is_front = rng.random() < 0.15
+        size = height * tall * rng.uniform(0.6, 1.0) * (0.7 if is_front else 1.0)
+        sprite = draw(rng, max(12, int(size * OVERSAMPLING)), pitch, light)
+        depth = rng.uniform(0.9, 1.0) if is_front else rng.uniform(0.02, 0.35)
+        base_y = interior.back_y + (interior.front_y - interior.back_y) * depth
+        thing = _place(None, sprite, width * rng.uniform(-0.02, 1.02), base_y, rng.normal(0, 2), height, width)
+        if not is_front and rng.random() < 0.7:
+            thing = _defocused(thing, rng.uniform(0.8, 2.2) * height / 240)
+        placed.append(thing)
+    return placed
+
+
+def _place(
+    label: str | None,
+    sprite: Sprite,
+    x: float,
+    base_y: float,
+    angle: float,
+    height: int,
+    width: int,
+    is_standing: bool = True,
+) -> _Placed:
+    """Rotate and reduce a sprite so that its lowest point touches `base_y` and its middle is at `x`."""
+    rows, columns = sprite.mask_HW.shape
+    turn = cv2.getRotationMatrix2D((columns / 2, rows / 2), angle, 1 / OVERSAMPLING)
+    outline_y, outline_x = np.nonzero(sprite.mask_HW > 0.5)
+    reach = turn[1, 0] * outline_x + turn[1, 1] * outline_y + turn[1, 2]
+    turn[:, 2] += x - columns / 2, base_y - reach.max()
+    corners = turn @ np.array([[0, columns, 0, columns], [0, 0, rows, rows], [1, 1, 1, 1]])
+    left, top = np.floor(corners.min(axis=1)).astype(int).clip(0, [width - 1, height - 1]).tolist()
+    right, bottom = np.ceil(corners.max(axis=1)).astype(int).clip([left + 1, top + 1], [width, height]).tolist()
+    turn[:, 2] -= left, top
+
+    def warp(picture: Floats) -> Floats:
+        size_wh = (right - left, bottom - top)
+        return cv2.warpAffine(picture, turn, size_wh, flags=cv2.INTER_LINEAR).astype(np.float32, copy=False)
+
+    mask = warp(sprite.mask_HW)
+    opacity = mask if sprite.opacity_HW is sprite.mask_HW else warp(sprite.opacity_HW)
+    # Colours are weighted by coverage while they are mixed, so that no black seeps in from outside the silhouette.
+    rgb = warp(sprite.rgb_HW3 * sprite.mask_HW[..., None]) / np.maximum(mask, 1e-3)[..., None]
+    window = (slice(top, bottom), slice(left, right))
+    return _Placed(label, window, np.clip(rgb, 0, 1), opacity, mask, base_y, is_standing)
+
+
+def _defocused(thing: _Placed, sigma: float) -> _Placed:
+    def blur(picture: Floats) -> Floats:
+        return cv2.GaussianBlur(picture, (0, 0), sigma).astype(np.float32, copy=False)
+
+    mask = blur(thing.mask_HW)
+    rgb = blur(thing.rgb_HW3 * thing.mask_HW[..., None]) / np.maximum(mask, 1e-3)[..., None]
+    return replace(thing, rgb_HW3=np.clip(rgb, 0, 1), opacity_HW=blur(thing.opacity_HW), mask_HW=mask)
+
+
+def _without_hidden(things: list[_Placed], height: int, width: int) -> list[_Placed]:
+    """Take out what hides an object too much: clutter first, else the hidden object itself."""
+    while True:
+        parts = _visible_parts(things, height, width)
+        for index, (thing, part) in enumerate(zip(things, parts, strict=True)):
+            if thing.label is None or part.sum() >= MIN_VISIBLE * max(float(thing.mask_HW.sum()), 1.0):
+                continue
+            blocker = next(
+                (other for other in things[index + 1 :] if other.label is None and _meet(thing, other)), thing
+            )
+            things = [other for other in things if other is not blocker]
+            break
+        else:
+            return things
+
+
+def _meet(one: _Placed, other: _Placed) -> bool:
+    return all(a.start < b.stop and b.start < a.stop for a, b in zip(one.window, other.window, strict=True))
+
+
+def _visible_parts(things: list[_Placed], height: int, width: int) -> list[Floats]:
+    """Coverage of each thing, in its window, that nothing in front of it covers. `things` stand back to front."""
+    free = np.ones((height, width), np.float32)
+    parts = []
+    for thing in reversed(things):
+        parts.append(thing.mask_HW * free[thing.window])
+        free[thing.window] *= 1 - thing.mask_HW
+    return parts[::-1]
+
+
+def _cast_shadow(canvas: Floats, thing: _Placed, light: Light) -> None:
+    """A soft shadow on the wall behind, and a dark contact line on the shelf."""
+    height, width = canvas.shape[:2]
+    scale = height / 240
+    reach = int(28 * scale)
+    rows, columns = thing.window
+    top, left = max(rows.start - reach, 0), max(columns.start - reach, 0)
+    bottom, right = min(rows.stop + reach, height), min(columns.stop + reach, width)
+    shift = np.array(
+        [[1, 0, columns.start - left - np.sin(light.angle) * 14 * scale], [0, 1, rows.start - top + 5 * scale]]
+    )
+    cast = cv2.GaussianBlur(cv2.warpAffine(thing.mask_HW, shift, (right - left, bottom - top)), (0, 0), 6 * scale)
+    shade = 1 - 0.3 * cast
+    solid = np.nonzero(thing.mask_HW.max(axis=0) > 0.5)[0]
+    if len(solid):
+        middle, half = columns.start - left + (solid[0] + solid[-1]) / 2, (solid[-1] - solid[0]) / 2
+        axes = (max(int(half * 1.02), 1), max(int(half * 0.16), 1))
+        place = (int(middle - np.sin(light.angle) * 3 * scale), int(thing.base_y - top - axes[1] * 0.4))
+        contact = np.zeros_like(shade)
+        cv2.ellipse(contact, place, axes, 0, 0, 360, (1.0,), -1)
+        shade *= 1 - 0.5 * cv2.GaussianBlur(contact, (0, 0), 3 * scale)
+    canvas[top:bottom, left:right] *= shade[..., None]
+
+
+def _mirror(canvas: Floats, thing: _Placed) -> None:
+    """A faint reflection in the glass shelf, fading downwards."""
+    height = canvas.shape[0]
+    rows, columns = thing.window
+    base = int(thing.base_y)
+    depth = min(int(0.2 * height), height - base, base - rows.start)
+    if depth <= 0 or base > rows.stop:
+        return
+    lowest = slice(base - rows.start - depth, base - rows.start)
+    image, alpha = thing.rgb_HW3[lowest][::-1], thing.opacity_HW[lowest][::-1]
+    fade = 0.22 * np.linspace(1, 0, len(image), dtype=np.float32)[:, None]
+    strip = canvas[base : base + len(image), columns]
+    strip += (image - strip) * (alpha * fade)[..., None]
+
+
+def _photograph(rng: np.random.Generator, canvas: Floats) -> Bytes:
+    """Light falloff, white balance, exposure, focus and sensor noise; then 8 bits."""
+    height, width = canvas.shape[:2]
+    x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    lamp = np.exp(-((x - rng.uniform(-1, 1)) ** 2 + (y - rng.uniform(-1.2, 0)) ** 2) / rng.uniform(0.3, 1.2))
+    field = 1 + rng.uniform(0, 0.35) * lamp + rng.uniform(-0.15, 0.15) * x - rng.uniform(0, 0.2) * (x**2 + y**2)
+    warmth = rng.uniform(-0.09, 0.09)
+    balance = np.array([1 + warmth, 1.0, 1 - warmth], np.float32) * rng.uniform(0.75, 1.12)
+    image = canvas * field[..., None] * balance
+    image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.9) * height / 240)
+    noise = rng.standard_normal((height, width, 3), np.float32)
+    image += noise * (rng.uniform(0.004, 0.022) * np.sqrt(np.clip(image, 0.05, 1)))
+    picture: Bytes = np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
+    return picture
