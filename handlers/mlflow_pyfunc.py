@@ -5,7 +5,6 @@ from typing import Any
 
 import pandas as pd
 
-from clearsight.errors import BadRequest
 from clearsight.handlers.scorer import Scorer, load_scorer
 from clearsight.package import ModelPackage
 from clearsight.wire import ClassificationAnswer
@@ -25,16 +24,25 @@ class PackageModel:
         """Score a frame with the column `image`: base64 text, its bytes, or the bytes of a picture file.
 
         Returns a frame with one row per input and the columns `probs` (list of floats) and `labels` (list of names).
-        Raises `BadRequest` naming the first bad row. `params` is part of MLflow's contract; no parameter exists.
+        Raises `MlflowException` naming the first bad row: MLflow's server hides the message of any other error.
+        `params` is part of MLflow's contract; no parameter exists.
         """
         if _COLUMN not in model_input.columns:
-            raise BadRequest(f"the frame must have the column {_COLUMN!r}, but it has {list(model_input.columns)}")
+            raise _refusal(f"the frame must have the column {_COLUMN!r}, but it has {list(model_input.columns)}")
         answers = []
         for row, answer in enumerate(self._scorer.score(model_input[_COLUMN].tolist())):
             if not isinstance(answer, ClassificationAnswer):
-                raise BadRequest(f"row {row}, column {_COLUMN!r}: {answer}")
+                raise _refusal(f"row {row}, column {_COLUMN!r}: {answer}")
             answers.append({"probs": [float(prob) for prob in answer.probs], "labels": list(answer.labels)})
         return pd.DataFrame(answers, columns=["probs", "labels"])
+
+
+def _refusal(message: str) -> Exception:
+    """What MLflow's server turns into a 400 with this message."""
+    from mlflow.exceptions import MlflowException  # this module is loaded by MLflow; nothing else here needs it
+
+    refusal: Exception = MlflowException.invalid_parameter_value(message)
+    return refusal
 
 
 def _load_pyfunc(path: str) -> PackageModel:
