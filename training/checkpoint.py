@@ -1,0 +1,142 @@
+"""Checkpoints: one safetensors file with everything that going on needs, and the best weights so far.
+
+```
+checkpoints/last.safetensors          weights, optimizer, random state; counters as JSON in the file's metadata
+checkpoints/best_<epoch>.safetensors  weights of the best validation pass
+```
+
+Files are written beside their place and renamed, so a kill at any moment leaves the old checkpoint or the new one.
+No pickle is involved.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from clearsight.errors import ClearsightError
+
+__all__ = ["Checkpoints", "Counters", "save_weights"]
+
+_LAST: Final = "last.safetensors"
+_MODEL, _OPTIMIZER, _RANDOM = "model.", "optimizer.", "random."
+
+
+@dataclass(slots=True)
+class Counters:
+    """Where a training run stands. Sums run over the pictures of the present epoch."""
+
+    epoch: int = 0
+    batch: int = 0
+    """Batches of the epoch that are done."""
+    step: int = 0
+    """Optimizer steps since the start."""
+    num_images: int = 0
+    loss_sum: float = 0.0
+    """Of the loss that is minimised, weights included."""
+    log_loss_sum: float = 0.0
+    num_correct: float = 0.0
+    best_epoch: int | None = None
+    best_metric: float | None = None
+    num_passes: int = 0
+    num_stale: int = 0
+
+    def start_epoch(self, epoch: int) -> None:
+        """Begin an epoch: sums and batches at zero."""
+        self.epoch, self.batch, self.num_images = epoch, 0, 0
+        self.loss_sum = self.log_loss_sum = self.num_correct = 0.0
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls(**json.loads(text))
+
+
+class Checkpoints:
+    """The checkpoint folder of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def last_file(self) -> Path:
+        return self._folder / _LAST
+
+    def best_file(self, epoch: int) -> Path:
+        return self._folder / f"best_{epoch:04}.safetensors"
+
+    def save_best(self, network: nn.Module, epoch: int) -> None:
+        """Keep the weights of a validation pass. Older ones stay until `save_last` no longer refers to them."""
+        _save(self.best_file(epoch), _plain(network.state_dict()), {})
+
+    def save_last(self, network: nn.Module, optimizer: torch.optim.Optimizer, counters: Counters) -> None:
+        """Keep everything that going on needs."""
+        tensors = {f"{_MODEL}{name}": tensor for name, tensor in _plain(network.state_dict()).items()}
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{_OPTIMIZER}{index}.{key}"] = value.detach().cpu().contiguous()
+        tensors[f"{_RANDOM}cpu"] = torch.random.get_rng_state()
+        if torch.cuda.is_available():
+            tensors[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state()
+        _save(self.last_file, tensors, {"counters": json.dumps(asdict(counters))})
+        for file in self._folder.glob("best_*.safetensors"):
+            if counters.best_epoch is None or file != self.best_file(counters.best_epoch):
+                file.unlink(missing_ok=True)
+
+    def load_last(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Counters | None:
+        """Put network, optimizer and random state back; None when there is no checkpoint."""
+        if not self.last_file.exists():
+            return None
+        tensors = load_file(self.last_file)
+        network.load_state_dict(_below(tensors, _MODEL))
+        document = optimizer.state_dict()
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in _below(tensors, _OPTIMIZER).items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({**document, "state": state})
+        torch.random.set_rng_state(tensors[f"{_RANDOM}cpu"])
+        if torch.cuda.is_available() and f"{_RANDOM}cuda" in tensors:
+            torch.cuda.set_rng_state(tensors[f"{_RANDOM}cuda"])
+        with safe_open(self.last_file, framework="pt") as file:
+            metadata = file.metadata()
+        return Counters.from_json(metadata["counters"])
+
+    def load_best(self, network: nn.Module, epoch: int) -> None:
+        """Put the weights of the best pass into the network."""
+        file = self.best_file(epoch)
+        if not file.exists():
+            raise ClearsightError(f"the best checkpoint must be there, but {file} is not")
+        network.load_state_dict(load_file(file))
+
+
+def save_weights(file: Path, network: nn.Module) -> None:
+    """Write weights alone, for `checkpoint_frequency`."""
+    _save(file, _plain(network.state_dict()), {})
+
+
+def _plain(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _below(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _save(file: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        save_file(dict(tensors), temporary, dict(metadata))
+        temporary.chmod(0o644)  # safetensors creates it readable by its owner only
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,47 @@
+"""The three optimizers of Azure's image jobs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+__all__ = ["OptimizerOptions", "build_optimizer"]
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerOptions:
+    """Options of all optimizers; each uses its own and ignores the others'."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    learning_rate: float = 0.01
+    weight_decay: float = 1e-4
+    """Of every parameter, biases and norms included. Added to the gradient by sgd and adam, decoupled in adamw."""
+    momentum: float = 0.9
+    nesterov: bool = True
+    """Without momentum there is nothing to look ahead with: plain sgd."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    ams_gradient: bool = False
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], options: OptimizerOptions) -> torch.optim.Optimizer:
+    """Make an optimizer for the parameters that require gradients."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    if options.name == "sgd":
+        return torch.optim.SGD(
+            trainable,
+            lr=options.learning_rate,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+            nesterov=options.nesterov and options.momentum > 0,
+        )
+    adam = torch.optim.Adam if options.name == "adam" else torch.optim.AdamW
+    return adam(
+        trainable,
+        lr=options.learning_rate,
+        betas=(options.beta1, options.beta2),
+        weight_decay=options.weight_decay,
+        amsgrad=options.ams_gradient,
+    )

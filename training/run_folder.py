@@ -1,0 +1,171 @@
+"""The run folder: the truth of a run, on disk. Everything else (MLflow, the command line) reads it.
+
+```
+runs/<run>/
+    spec.json                what the trial was asked to do, every default filled in (`TrialSpec`); never changed
+    status.json              the present state, replaced atomically (`RunStatus`)
+    events.jsonl             what happened, one line each, appended
+    metrics.jsonl            one line per validation pass
+    trial.log                what the process printed
+    checkpoints/             to go on from
+    outputs/mlflow-model/    the package of the best pass
+    outputs/split.json       record indices of training and validation, when the job held out a part
+    train_artifacts/         model.onnx and labels.json in the form of Azure's contract
+```
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from clearsight.workspace import write_atomically
+
+__all__ = ["EventReader", "RunFolder", "RunStatus", "State", "now"]
+
+State = Literal["NotStarted", "Running", "Completed", "Failed", "Canceled", "NotResponding"]
+"""Azure's spelling."""
+
+ENDED: Final[tuple[State, ...]] = ("Completed", "Failed", "Canceled")
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """Where a run stands."""
+
+    status: State = "NotStarted"
+    created_at: str = field(default_factory=now)
+    started_at: str | None = None
+    ended_at: str | None = None
+    pid: int | None = None
+    """Of the process that owns the run."""
+    reason: str | None = None
+    """Why it ended, for programs: `early_stopping`, `bad_data`, `out_of_memory`, …"""
+    message: str | None = None
+    """Why it ended, for people."""
+    best_epoch: int | None = None
+    """Counted from 0."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the best validation pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths and files of one run."""
+
+    root: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.root.name
+
+    @property
+    def spec_file(self) -> Path:
+        return self.root / "spec.json"
+
+    @property
+    def status_file(self) -> Path:
+        return self.root / "status.json"
+
+    @property
+    def events_file(self) -> Path:
+        return self.root / "events.jsonl"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        return self.root / "trial.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def outputs(self) -> Path:
+        return self.root / "outputs"
+
+    @property
+    def package(self) -> Path:
+        return self.outputs / "mlflow-model"
+
+    @property
+    def train_artifacts(self) -> Path:
+        return self.root / "train_artifacts"
+
+    def write_status(self, status: RunStatus) -> None:
+        write_atomically(self.status_file, json.dumps(asdict(status), indent=2) + "\n")
+
+    def read_status(self) -> RunStatus:
+        """The state; `NotResponding` when the process that owns a running run is gone."""
+        if not self.status_file.exists():
+            return RunStatus()
+        document = json.loads(self.status_file.read_text())
+        if document["status"] == "Running" and not _is_alive(document["pid"]):
+            document["status"] = "NotResponding"
+        return RunStatus(**document)
+
+    def append_event(self, kind: str, **fields: Any) -> None:
+        """Add one line to the events, whole or not at all."""
+        _append(self.events_file, {"time": now(), "kind": kind, **fields})
+
+    def append_metrics(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
+        """Add one validation pass."""
+        _append(self.metrics_file, {"time": now(), "epoch": epoch, "step": step, "metrics": metrics})
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The validation passes by epoch; of an epoch that was trained again after an interruption, the last."""
+        if not self.metrics_file.exists():
+            return []
+        passes = [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+        return list({one["epoch"]: one for one in passes}.values())
+
+
+class EventReader:
+    """Follows the events of a run while another process writes them."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._file = folder.events_file
+        self._position = 0
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        """The events since the last call; a line that is still being written waits for the next."""
+        with suppress(FileNotFoundError), self._file.open("rb") as stream:
+            stream.seek(self._position)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return
+                self._position += len(line)
+                yield json.loads(line)
+
+
+def _append(file: Path, document: dict[str, Any]) -> None:
+    line = (json.dumps(document) + "\n").encode()
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line)  # one write: readers never see two lines mixed
+    finally:
+        os.close(descriptor)
+
+
+def _is_alive(pid: int | None) -> bool:
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
