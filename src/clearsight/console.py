@@ -32,8 +32,13 @@ class AzCommand(click.Command):
     """A command that reads flags as `az` does.
 
     Unambiguous abbreviations of long flags work (`--endpoint` for `--endpoint-name`). An option with `multiple=True`
-    takes several values per flag (`--set a=1 b=2`).
+    takes several values per flag (`--set a=1 b=2`). In help texts, a line `\\b` keeps the lines of its paragraph.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.help:  # docstrings are raw, so click's mark for "do not wrap" arrives as two characters
+            self.help = self.help.replace("\\b\n", "\b\n")
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, self._expand(ctx, args))
