@@ -1,0 +1,57 @@
+"""A scorer that misbehaves on demand, put into a real worker through Python's own `sitecustomize`."""
+
+from pathlib import Path
+
+import pytest
+
+SCRIPTED_SCORER = '''
+"""Stands in for the Scorer: a body says what happens to it."""
+import json, os, sys, types
+from dataclasses import dataclass
+
+@dataclass
+class Reply:
+    status: int
+    body: bytes
+    num_rows: int = 1
+
+class Scorer:
+    class package:
+        model_name = "scripted"
+    backend, precision = "scripted", "f32"
+    def warm_up(self): pass
+
+def load_scorer(path, **options):
+    if os.environ.get("SCRIPTED_FAILURE"):
+        raise ImportError(os.environ["SCRIPTED_FAILURE"])
+    return Scorer()
+
+def answer_bodies(scorer, bodies):
+    replies = []
+    for body in bodies:
+        word, _, rest = body.partition(b" ")
+        if word == b"raise":
+            raise ValueError(rest.decode("utf-8", "surrogateescape"))
+        if word == b"status":
+            replies.append(Reply(int(rest), b'{"message":"as asked"}'))
+        elif word == b"big":
+            replies.append(Reply(200, b"x" * int(rest)))
+        elif word == b"facts":
+            replies.append(Reply(200, json.dumps({"pid": os.getpid(), "batch": len(bodies)}).encode()))
+        else:
+            replies.append(Reply(200, b"[%d]" % len(body)))
+    return replies
+
+for name, attribute in (("scorer", load_scorer), ("answering", answer_bodies)):
+    module = types.ModuleType("clearsight.handlers." + name)
+    setattr(module, attribute.__name__, attribute)
+    sys.modules[module.__name__] = module
+'''
+
+
+@pytest.fixture(scope="session")
+def scripted_scorer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for PYTHONPATH."""
+    folder = tmp_path_factory.mktemp("scripted")
+    (folder / "sitecustomize.py").write_text(SCRIPTED_SCORER)
+    return folder

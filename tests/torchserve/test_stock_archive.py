@@ -1,0 +1,141 @@
+"""The documented line for stock TorchServe, with the root config.properties and an archive of ours."""
+
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clearsight.errors import UserError
+from clearsight.exporters.mar import write_mar
+from clearsight.package import ModelPackage
+from clearsight.serving.java import java_home
+
+CONFIG = Path(__file__).resolve().parents[2] / "config.properties"
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def stock(tiny_package: ModelPackage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
+    """A folder as the documentation makes it, with TorchServe started from it, and the inference port."""
+    folder = tmp_path_factory.mktemp("stock")
+    write_mar(tiny_package, folder / "model-store" / "clearsight.mar", "clearsight")
+    config = CONFIG.read_text()
+    ports = free_ports(4)
+    for written, free in zip(("8080", "8081", "7070", "7071"), ports, strict=True):
+        assert f":{written}\n" in config or f"port={written}\n" in config
+        config = config.replace(f":{written}\n", f":{free}\n").replace(f"port={written}\n", f"port={free}\n")
+    (folder / "config.properties").write_text(config)
+    (folder / "tmp").mkdir()
+    binaries = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "JAVA_HOME": str(java_home()),
+        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+        "TMPDIR": str(folder / "tmp"),  # of the launcher's pid file
+        "TEMP": str(folder / "tmp"),
+    }
+    with (folder / "out.log").open("wb") as log:
+        subprocess.run(
+            ["torchserve", "--start", "--ncs", "--ts-config", "config.properties"],
+            cwd=folder,
+            env=environment,
+            check=True,
+            stdout=log,
+            stderr=log,
+        )
+    java = psutil.Process(int((folder / "tmp" / ".model_server.pid").read_text()))
+    family = [java]
+    try:
+        deadline = time.monotonic() + 90
+        while "State change WORKER_STARTED -> WORKER_MODEL_LOADED" not in (folder / "out.log").read_text():
+            assert java.is_running(), (folder / "out.log").read_text()
+            assert time.monotonic() < deadline, (folder / "out.log").read_text()
+            time.sleep(0.2)
+        yield folder, ports[0]
+    finally:
+        family += java.children(recursive=True)
+        for process in family:
+            process.kill()
+        psutil.wait_procs(family)
+
+
+def post(folder: Path, port: int, body: bytes, **headers: str) -> tuple[int, bytes]:
+    key = json.loads((folder / "key_file.json").read_text())["inference"]["key"]
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/predictions/clearsight",
+        data=body,
+        headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json", **headers},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+@pytest.mark.torchserve
+def test_stock_torchserve_scores_pictures_of_every_kind_of_header(
+    stock: tuple[Path, int], tiny_package: ModelPackage, drawn_pictures: list[Path]
+) -> None:
+    folder, port = stock
+    pictures = [base64.b64encode(file.read_bytes()).decode() for file in drawn_pictures[:2]]
+    body = json.dumps({"input_data": {"columns": ["image"], "data": pictures}}).encode()
+    status, answer = post(folder, port, body)
+    assert status == 200
+    rows = json.loads(answer)
+    assert [row["labels"] for row in rows] == [list(tiny_package.labels)] * 2
+    assert all(abs(sum(row["probs"]) - 1) < 1e-5 for row in rows)
+    assert post(folder, port, body, describe="True", explain="True") == (200, answer)
+    assert post(folder, port, b'{"input_data": "\\ud800"}')[0] == 400
+    assert post(folder, port, b"")[0] == 400
+
+
+def test_an_archive_is_the_same_for_the_same_package_and_holds_no_code(
+    tiny_package: ModelPackage, tmp_path: Path
+) -> None:
+    write_mar(tiny_package, tmp_path / "one.mar", "clearsight")
+    write_mar(tiny_package, tmp_path / "two.mar", "clearsight")
+    assert (tmp_path / "one.mar").read_bytes() == (tmp_path / "two.mar").read_bytes()
+    with zipfile.ZipFile(tmp_path / "one.mar") as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+        manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
+        archive.extractall(tmp_path / "unpacked")
+    assert not [name for name in names if name.endswith((".py", ".pkl"))]
+    assert manifest["model"]["handler"] == "clearsight.handlers.torchserve"
+    assert ModelPackage.open(tmp_path / "unpacked" / "package").labels == tiny_package.labels
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["one.mar", "two.mar", "unpacked"]
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "é", "a b", ".."])
+def test_a_model_name_that_is_no_plain_word_is_refused(tiny_package: ModelPackage, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="model_name"):
+        write_mar(tiny_package, tmp_path / "x.mar", name)
+    assert not (tmp_path / "x.mar").exists()
+
+
+def test_a_java_home_without_java_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="bin/java"):
+        java_home()
+    monkeypatch.delenv("JAVA_HOME")
+    assert (java_home() / "bin" / "java").exists()
