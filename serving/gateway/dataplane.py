@@ -1,6 +1,6 @@
 """What the gateway decides: who may call, which deployment answers, what the client gets.
 
-The connection (`http1.py`) calls `begin` on a request's head, `receive` on each piece of its body, `answer` on the
+A connection (`http1.py`) calls `begin` on a request's head, `receive` on each piece of its body, `answer` on the
 whole, `complete` when it is over. Everything up to the deployment's answer happens in the event loop without a pause,
 and the deployment is chosen after the body has arrived: so a request sees either the old table or the new one, and
 one that chose the old is counted in flight there.
@@ -16,9 +16,9 @@ from typing import Final
 from clearsight.serving.gateway.answers import Answer, container_error, error, model_error
 from clearsight.serving.gateway.budget import ByteBudget
 from clearsight.serving.gateway.generation import Generation, ModelUnreachable, Overloaded
-from clearsight.serving.gateway.http1 import Request
 from clearsight.serving.gateway.mapping import OVERLOADED, map_answer, unreachable
 from clearsight.serving.gateway.metrics import GatewayMetrics
+from clearsight.serving.gateway.request import Request
 from clearsight.serving.gateway.request_log import RequestLog
 from clearsight.serving.gateway.routes import Route
 from clearsight.serving.gateway.swagger import swagger_document
@@ -150,7 +150,7 @@ class DataPlane:
         if route is None:
             return _no_endpoint(request.endpoint)
         pinned = request.headers.get("azureml-model-deployment")
-        name = self._random_deployment(route) if pinned is None else pinned
+        name = route.draw(self._random) if pinned is None else pinned
         if name is None:
             return _no_valid_deployment(route.name)
         generation = route.generations.get(name)
@@ -228,9 +228,6 @@ class DataPlane:
         if is_healthy:
             return HEALTHY
         return error(503, "NoValidDeployments", f"No deployment of endpoint '{request.endpoint}' is ready for traffic.")
-
-    def _random_deployment(self, route: Route) -> str | None:
-        return route.draw(self._random)
 
     def _too_large(self) -> Answer:
         return error(413, "PayloadTooLarge", f"The body must be at most {self._max_body_bytes} bytes long.")

@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from clearsight.serving.gateway.answers import Answer
-from clearsight.serving.gateway.http1 import Request
+from clearsight.serving.gateway.request import Request
 from clearsight.serving.gateway.request_log import CLIENT_CLOSED_REQUEST
 from clearsight.serving.gateway.table import RoutingTable
 

@@ -16,9 +16,10 @@ from aiohttp import web
 from clearsight.errors import UserError
 from clearsight.serving.gateway.control import ControlPlane, bind_private_socket
 from clearsight.serving.gateway.dataplane import DataPlane
-from clearsight.serving.gateway.http1 import HttpLimits, HttpServer
+from clearsight.serving.gateway.limits import HttpLimits
 from clearsight.serving.gateway.metrics import GatewayMetrics
 from clearsight.serving.gateway.request_log import RequestLog
+from clearsight.serving.gateway.server import HttpServer
 from clearsight.serving.gateway.table import RoutingTable
 
 __all__ = ["DRAIN_LIMIT_S", "MAX_BODY_BYTES", "MEMORY_BUDGET_BYTES", "Options", "serve"]

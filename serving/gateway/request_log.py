@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from clearsight.serving.gateway.answers import REASONS, Answer
-from clearsight.serving.gateway.http1 import Request
+from clearsight.serving.gateway.request import Request
 
 __all__ = ["RequestLog"]
 

@@ -16,9 +16,10 @@ import aiohttp
 import pytest
 
 from clearsight.serving.gateway.dataplane import DataPlane
-from clearsight.serving.gateway.http1 import HttpLimits, HttpServer
+from clearsight.serving.gateway.limits import HttpLimits
 from clearsight.serving.gateway.metrics import GatewayMetrics
 from clearsight.serving.gateway.request_log import RequestLog
+from clearsight.serving.gateway.server import HttpServer
 from clearsight.serving.gateway.table import Deployment, Endpoint, RoutingTable, Upstream
 
 PRIMARY, SECONDARY = "primary-key-of-at-least-32-bytes-long", "secondary-key-of-at-least-32-bytes-lg"

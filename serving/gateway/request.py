@@ -1,0 +1,78 @@
+"""One request as the gateway passes it around, and what decides about it."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from clearsight.serving.gateway.answers import Answer
+
+__all__ = ["NO_HEADERS", "Request", "RequestIds", "Service"]
+
+NO_HEADERS: Final = CIMultiDictProxy(CIMultiDict[str]())
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request. Times are of the event loop's clock, in seconds."""
+
+    method: str
+    target: str
+    headers: CIMultiDictProxy[str]
+    protocol: str
+    keep_alive: bool
+    content_length: int | None
+    """None when the body is chunked."""
+    started: float
+    id: str
+    """A random UUID."""
+    chunks: list[bytes | memoryview] = field(default_factory=list)
+    num_bytes: int = 0
+    """Body bytes received so far."""
+    received: float = 0.0
+    """When the body was complete; 0 before."""
+    answered: float = 0.0
+    """When the answer was ready to be written; 0 before."""
+    answer_headers: dict[str, str] = field(default_factory=dict)
+    """Headers of whatever will be answered."""
+    endpoint: str = ""
+    deployment: str = ""
+    auth_type: str = ""
+    client_request_id: str = ""
+    num_reserved: int = 0
+    """Bytes taken from the memory budget for this request."""
+
+
+class Service(Protocol):
+    """What decides about requests. `complete` is called exactly once per request, whatever became of it."""
+
+    def begin(self, request: Request) -> Answer | None:
+        """Look at the head; an answer refuses or serves the request without its body."""
+
+    def receive(self, request: Request, num_bytes: int) -> Answer | None:
+        """Account for `num_bytes` more of the body; an answer refuses the request."""
+
+    async def answer(self, request: Request) -> Answer:
+        """Answer the complete request. Cancelled when the client goes."""
+
+    def complete(self, request: Request, answer: Answer | None, num_bytes: int) -> None:
+        """`answer` with its body of `num_bytes` was handed to the system; None: the client went first."""
+
+
+class RequestIds:
+    """Random UUIDs, from random bytes fetched for many at a time."""
+
+    def __init__(self, num_at_a_time: int = 256) -> None:
+        self._num_bytes = 16 * num_at_a_time
+        self._hex = ""
+        self._offset = 0
+
+    def next(self) -> str:
+        """A version 4 UUID (RFC 9562, 5.4) in its canonical form."""
+        if self._offset >= len(self._hex):
+            self._hex, self._offset = os.urandom(self._num_bytes).hex(), 0
+        digits = self._hex[self._offset : self._offset + 32]
+        self._offset += 32
+        variant = "89ab"[int(digits[16], 16) & 3]
+        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
