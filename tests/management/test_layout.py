@@ -1,0 +1,94 @@
+from typing import Any
+
+import pytest
+
+from clearsight.deployments import DeploymentDocument, parse_deployment
+from clearsight.errors import InvalidDocument
+from clearsight.serving.layout import Measurement, choose_layout, needs_measurement
+
+
+def document(blue: dict[str, Any], instances: int = 1, concurrent: int = 16, **variables: object) -> DeploymentDocument:
+    return parse_deployment(
+        {
+            **blue,
+            "instance_count": instances,
+            "environment_variables": variables,
+            "request_settings": {"max_concurrent_requests_per_instance": concurrent},
+        }
+    )
+
+
+def row(backend: str, workers: int, threads: int, batch_size: int, images_per_s: float) -> dict[str, Any]:
+    return {
+        "backend": backend,
+        "precision": "f32",
+        "workers": workers,
+        "threads": threads,
+        "batch_size": batch_size,
+        "images_per_s": images_per_s,
+        "latency_ms": 1000 * batch_size * workers / images_per_s,
+    }
+
+
+@pytest.fixture
+def measurement() -> Measurement:
+    rows = [
+        row("openvino", 1, 2, 1, 25),
+        row("openvino", 1, 2, 8, 29),
+        row("openvino", 2, 1, 4, 35),
+        row("onnxruntime", 1, 2, 2, 24),
+        row("onnxruntime", 2, 1, 1, 30),
+    ]
+    return Measurement.model_validate({"rows": rows, "choice": rows[2]})
+
+
+def test_an_unmeasured_package_runs_unbatched_on_the_default_backend(blue: dict[str, Any]) -> None:
+    layout = choose_layout(document(blue), None, num_cores=2)
+    assert (layout.backend, layout.workers, layout.num_threads, layout.batch_size) == ("auto", 1, 2, 1)
+    assert layout.source == "default"
+
+
+@pytest.mark.parametrize(
+    ("instances", "cores", "expected"),
+    [
+        (1, 2, ("openvino", 1, 2, 8)),
+        (2, 2, ("openvino", 2, 1, 4)),
+        (2, 8, ("openvino", 2, 4, 4)),
+        (3, 2, ("openvino", 3, 1, 4)),  # no row with three workers: the fastest of all
+    ],
+)
+def test_the_fastest_row_with_as_many_workers_counts(
+    blue: dict[str, Any],
+    measurement: Measurement,
+    instances: int,
+    cores: int,
+    expected: tuple[str, int, int, int],
+) -> None:
+    layout = choose_layout(document(blue, instances), measurement, cores)
+    assert (layout.backend, layout.workers, layout.num_threads, layout.batch_size) == expected
+    assert layout.source == "measured"
+
+
+def test_a_batch_is_no_larger_than_what_may_run_at_once(blue: dict[str, Any], measurement: Measurement) -> None:
+    assert [choose_layout(document(blue, 1, concurrent), measurement, 2).batch_size for concurrent in (1, 3, 100)] == [
+        1,
+        3,
+        8,
+    ]
+
+
+def test_a_deployment_may_fix_what_would_be_measured(blue: dict[str, Any], measurement: Measurement) -> None:
+    fixed = document(blue, 1, 16, CLEARSIGHT_BACKEND="onnxruntime", CLEARSIGHT_BATCH_SIZE=3, WORKER_COUNT=2)
+    assert not needs_measurement(fixed)
+    layout = choose_layout(fixed, None, num_cores=4)
+    assert (layout.backend, layout.workers, layout.num_threads, layout.batch_size) == ("onnxruntime", 2, 2, 3)
+    assert layout.source == "deployment"
+    half = document(blue, 1, 16, CLEARSIGHT_BACKEND="onnxruntime")
+    assert needs_measurement(half)
+    assert choose_layout(half, measurement, 2).batch_size == 2
+
+
+@pytest.mark.parametrize("variable", ["WORKER_COUNT", "CLEARSIGHT_BATCH_SIZE", "CLEARSIGHT_NUM_THREADS"])
+def test_a_count_that_is_no_positive_number_is_refused(blue: dict[str, Any], variable: str) -> None:
+    with pytest.raises(InvalidDocument, match=f"environment_variables.{variable}"):
+        choose_layout(document(blue, **{variable: "0"}), None, 2)

@@ -1,0 +1,112 @@
+"""The ledger of processes and the control socket, with real processes and sockets."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clearsight.errors import Conflict, NotFound
+from clearsight.serving.ledger import ProcessLedger
+from clearsight.serving.management.client import call
+from clearsight.serving.management.control import ControlServer
+from clearsight.serving.management.service import EndpointService
+from clearsight.workspace import Workspace
+
+
+def sleeper() -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+
+
+def test_an_absent_or_damaged_ledger_ends_nothing(tmp_path: Path) -> None:
+    assert ProcessLedger(tmp_path / "processes.json").sweep() == 0
+    (tmp_path / "processes.json").write_text("no json")
+    assert ProcessLedger(tmp_path / "processes.json").sweep() == 0
+
+
+def test_processes_of_a_killed_server_are_ended_and_strangers_are_not(tmp_path: Path) -> None:
+    file = tmp_path / "processes.json"
+    ours, stranger, removed = sleeper(), sleeper(), sleeper()
+    try:
+        ledger = ProcessLedger(file)
+        for number, process in enumerate((ours, stranger, removed)):
+            (tmp_path / str(number)).mkdir()
+            ledger.add(process.pid, tmp_path / str(number))
+        ledger.remove(removed.pid)
+        entries = json.loads(file.read_text())
+        entries[str(stranger.pid)][0] += 1  # the id was given to another process since
+        file.write_text(json.dumps(entries))
+        assert ProcessLedger(file).sweep() == 1
+        assert ours.wait(5) == -9
+        assert stranger.poll() is None
+        assert removed.poll() is None
+        assert not (tmp_path / "0").exists()
+        assert json.loads(file.read_text()) == {}
+    finally:
+        for process in (ours, stranger, removed):
+            process.kill()
+            process.wait()
+
+
+async def in_thread(function: Any, *arguments: Any, **options: Any) -> Any:
+    return await asyncio.to_thread(function, *arguments, **options)
+
+
+async def test_verbs_go_through_the_socket_with_steps_results_and_errors(
+    workspace: Workspace, service: EndpointService, blue: dict[str, Any]
+) -> None:
+    server = ControlServer(service, workspace.control_socket)
+    await server.start()
+    try:
+        assert workspace.control_socket.stat().st_mode & 0o777 == 0o600
+        await in_thread(call, workspace, "create_endpoint", {"document": {"name": "fridge"}})
+        steps: list[str] = []
+        shown = await in_thread(call, workspace, "create_deployment", {"document": blue}, on_step=steps.append)
+        assert (shown["provisioning_state"], steps) == ("Succeeded", ["resolving the model", "starting"])
+        with pytest.raises(NotFound, match="no deployment 'green'"):
+            await in_thread(call, workspace, "show_deployment", {"endpoint_name": "fridge", "name": "green"})
+        with pytest.raises(Conflict, match="already running"):
+            await ControlServer(service, workspace.control_socket).start()
+    finally:
+        await server.stop()
+    assert not workspace.control_socket.exists()
+
+
+async def test_a_workspace_with_a_long_path_has_a_socket_all_the_same(tmp_path: Path, service: EndpointService) -> None:
+    workspace = Workspace(tmp_path / ("x" * 120))
+    server = ControlServer(service, workspace.control_socket)
+    await server.start()
+    try:
+        assert await in_thread(call, workspace, "list_endpoints", {}) == []
+    finally:
+        await server.stop()
+
+
+async def test_the_socket_of_a_killed_server_is_replaced(workspace: Workspace, service: EndpointService) -> None:
+    workspace.root.mkdir()
+    subprocess.run(
+        [sys.executable, "-c", f"import socket; socket.socket(socket.AF_UNIX).bind({str(workspace.control_socket)!r})"],
+        check=True,
+    )
+    assert workspace.control_socket.is_socket()
+    assert await in_thread(call, workspace, "list_endpoints", {}) == []  # straight from the store
+    server = ControlServer(service, workspace.control_socket)
+    await server.start()
+    await server.stop()
+
+
+async def test_without_a_server_verbs_write_the_store_and_say_so(workspace: Workspace) -> None:
+    said: list[str] = []
+    created = await in_thread(
+        call,
+        workspace,
+        "create_endpoint",
+        {"document": {"name": "fridge"}},
+        on_offline=lambda: said.append("nothing serves"),
+    )
+    assert created["name"] == "fridge"
+    assert said == ["nothing serves"]
+    assert [endpoint["name"] for endpoint in await in_thread(call, workspace, "list_endpoints", {})] == ["fridge"]

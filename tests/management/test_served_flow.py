@@ -1,0 +1,231 @@
+"""Azure's safe-rollout sample, step by step, against a real server: gateway, TorchServe and all."""
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from clearsight.cli import root
+from clearsight.console import run
+from clearsight.package import ModelPackage
+from clearsight.registry import ModelRegistry
+from clearsight.workspace import Workspace
+
+DEPLOYMENT = """\
+$schema: https://azuremlschemas.azureedge.net/latest/managedOnlineDeployment.schema.json
+name: {name}
+model: azureml:od-fridge@latest
+instance_type: Standard_DS3_v2
+instance_count: 1
+environment_variables: {{CLEARSIGHT_BACKEND: onnxruntime, CLEARSIGHT_BATCH_SIZE: "4"}}
+request_settings: {{request_timeout_ms: 60000, max_concurrent_requests_per_instance: 8}}
+"""
+
+
+class Server:
+    """`clearsight serve` in a process of its own, on a free port."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+        self.log_file = workspace.root / "serve.log"
+        workspace.root.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", "from clearsight.cli import main; main()", "serve", "--port", str(self.port)],
+                env={**os.environ, "CLEARSIGHT_HOME": str(workspace.root)},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 60
+        while not workspace.control_socket.is_socket():
+            assert self.process.poll() is None, self.log_file.read_text()
+            assert time.monotonic() < deadline, self.log_file.read_text()
+            time.sleep(0.05)
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def workers(self) -> list[psutil.Process]:
+        return [process for process in self.family() if "model_service_worker.py" in " ".join(process.cmdline())]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setenv("CLEARSIGHT_HOME", str(tmp_path / "workspace"))
+    return Workspace.default()
+
+
+@pytest.fixture
+def server(workspace: Workspace) -> Iterator[Server]:
+    server = Server(workspace)
+    family = []
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            family = server.family()
+            server.process.terminate()
+        try:
+            server.process.wait(60)
+        except subprocess.TimeoutExpired:
+            server.process.kill()
+            server.process.wait()
+        for process in family:
+            if process.is_running():
+                process.kill()
+
+
+class Load:
+    """Clients that score one picture after the other until they are stopped."""
+
+    def __init__(self, uri: str, key: str, body: bytes, num_clients: int = 2) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._is_stopped = threading.Event()
+        self._pool = ThreadPoolExecutor(num_clients)
+        for _ in range(num_clients):
+            self._pool.submit(self._work, uri, key, body)
+
+    def _work(self, uri: str, key: str, body: bytes) -> None:
+        while not self._is_stopped.wait(0.03):
+            try:
+                self.outcomes[str(post(uri, key, body)[0])] += 1
+            except OSError as error:
+                self.outcomes[type(getattr(error, "reason", error)).__name__] += 1
+
+    def stop(self) -> Counter[str]:
+        self._is_stopped.set()
+        self._pool.shutdown()
+        return self.outcomes
+
+
+def post(uri: str, key: str, body: bytes, **headers: str) -> tuple[int, bytes]:
+    request = urllib.request.Request(
+        uri, body, {"Authorization": f"Bearer {key}", "Content-Type": "application/json", **headers}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def body_of(*pictures: Path) -> bytes:
+    cells = [base64.encodebytes(picture.read_bytes()).decode() for picture in pictures]
+    return json.dumps({"input_data": {"columns": ["image"], "index": [*range(len(cells))], "data": cells}}).encode()
+
+
+@pytest.mark.torchserve
+@pytest.mark.timeout(400)
+def test_the_safe_rollout_sample_works_step_by_step(
+    tiny_package: ModelPackage,
+    drawn_pictures: list[Path],
+    workspace: Workspace,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    ModelRegistry(workspace).create(tiny_package.root, "od-fridge")
+    for name in ("blue", "green"):
+        (tmp_path / f"{name}.yml").write_text(DEPLOYMENT.format(name=name))
+    (tmp_path / "sample.json").write_bytes(body_of(drawn_pictures[0]))
+
+    def az(*words: object, fails: bool = False) -> Any:
+        code = run(root, [str(word) for word in words])
+        output = capsys.readouterr()
+        assert code == (1 if fails else 0), (words, output.err)
+        return output.err if fails else output.out.strip()
+
+    az("online-endpoint", "create", "--name", "fridge", "-o", "none")  # stored; nothing serves yet
+    server: Server = request.getfixturevalue("server")
+    endpoint = ("-e", "fridge")
+    blue = az("online-deployment", "create", *endpoint, "-f", tmp_path / "blue.yml", "--all-traffic", "-o", "json")
+    assert json.loads(blue)["provisioning_state"] == "Succeeded"
+    uri = az("online-endpoint", "show", "-n", "fridge", "-o", "tsv", "--query", "scoring_uri")
+    key = az("online-endpoint", "get-credentials", "-n", "fridge", "-o", "tsv", "--query", "primaryKey")
+    assert uri == f"http://127.0.0.1:{server.port}/endpoints/fridge/score"
+
+    # A batch gives the bytes that each request gets alone.
+    bodies = [body_of(picture) for picture in drawn_pictures[:6]] + [b"[]", body_of(*drawn_pictures[:3])]
+    alone = [post(uri, key, body) for body in bodies]
+    assert [status for status, _ in alone] == [200] * 6 + [424, 200]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            assert list(pool.map(lambda body: post(uri, key, body), bodies)) == alone
+    assert post(uri, "wrong", bodies[0])[0] == 401
+
+    # Rolling update and a killed worker under light load: nothing is lost.
+    load = Load(uri, key, bodies[0])
+    updated = az("online-deployment", "update", "-n", "blue", *endpoint, "--set", "instance_count=2")
+    assert json.loads(updated)["serving"]["workers"] == 2
+    before = {worker.pid for worker in server.workers()}
+    assert len(before) == 2
+    os.kill(min(before), signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while len(now := {worker.pid for worker in server.workers()}) < 2 or now == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert set(load.stop()) == {"200"}
+
+    # Green beside blue, called by header, then 90/10, then all of it.
+    az("online-deployment", "create", *endpoint, "-f", tmp_path / "green.yml", "-o", "none")
+    assert json.loads(az("online-endpoint", "show", "-n", "fridge", "--query", "traffic")) == {"blue": 100}
+    request_file = ("--request-file", tmp_path / "sample.json")
+    by_header = az("online-endpoint", "invoke", "-n", "fridge", "--deployment-name", "green", *request_file)
+    assert json.loads(by_header) == json.loads(alone[0][1])
+    assert "90" in az("online-endpoint", "update", "-n", "fridge", "--traffic", "blue=90 green=10", "-o", "tsv")
+    assert "sum to 95" in az("online-endpoint", "update", "-n", "fridge", "--traffic", "blue=90 green=5", fails=True)
+    assert "has 90 %" in az("online-deployment", "delete", "-n", "blue", *endpoint, "--yes", fails=True)
+    az("online-endpoint", "update", "-n", "fridge", "--traffic", "blue=0 green=100")
+    az("online-deployment", "delete", "-n", "blue", *endpoint, "--yes", "--no-wait")
+    assert post(uri, key, bodies[0])[0] == 200
+    assert post(uri, key, bodies[0], **{"azureml-model-deployment": "blue"})[0] == 404
+    assert "loaded mobilenetv2" in az("online-deployment", "get-logs", "-n", "green", *endpoint)
+    az("online-endpoint", "regenerate-keys", "-n", "fridge", "--key-type", "primary")
+    assert post(uri, key, bodies[0])[0] == 401
+    key = az("online-endpoint", "get-credentials", "-n", "fridge", "-o", "tsv", "--query", "primaryKey")
+
+    # A second server is refused, and a killed gateway comes back with the routing table.
+    assert run(root, ["serve", "--port", "1"]) == 1
+    assert "already serves" in capsys.readouterr().err
+    [gateway] = [process for process in server.family() if "clearsight.serving.gateway" in process.cmdline()]
+    gateway.kill()
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            assert post(uri, key, bodies[0])[0] == 200
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    # SIGTERM: what runs is answered, then everything ends.
+    family = server.family()
+    load = Load(uri, key, body_of(*drawn_pictures))
+    while load.outcomes["200"] < 5:
+        time.sleep(0.05)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(60) == 0
+    outcomes = load.stop()
+    assert set(outcomes) <= {"200", "503", "ConnectionRefusedError"}, outcomes
+    assert not [process for process in family if process.is_running()]
+    assert not workspace.control_socket.exists()
+    az("online-endpoint", "delete", "-n", "fridge", "--yes")
+    assert az("online-endpoint", "list", "-o", "json") == "[]"
