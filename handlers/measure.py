@@ -26,7 +26,7 @@ import orjson
 from PIL import Image
 
 from clearsight.errors import UserError
-from clearsight.handlers.backends import BACKENDS, OpenOptions, Precision, candidates, open_backend
+from clearsight.handlers.backends import BACKENDS, OpenOptions, Precision, candidates, open_backend, require_able
 from clearsight.package import ModelPackage
 
 __all__ = ["Measurement", "Row", "layouts", "measure"]
@@ -97,6 +97,7 @@ def measure(
     for name in names:
         for workers, threads in layouts(num_cores):
             try:
+                require_able(name, OpenOptions("cpu", precision, threads))
                 rows += _measure_layout(package.root, name, precision, workers, threads, seconds)
             except UserError as error:
                 failed.append({"backend": name, "workers": workers, "threads": threads, "reason": str(error)})

@@ -1,6 +1,7 @@
 """A picture with its answer underneath, legible at any size."""
 
 import io
+import unicodedata
 from typing import Final
 
 import numpy as np
@@ -68,8 +69,14 @@ def _fit(picture: Image.Image) -> Image.Image:
 def _shorten(
     pen: ImageDraw.ImageDraw, label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float
 ) -> str:
-    """Cut a label to the room it has; an ellipsis shows that it was cut. Line breaks become spaces."""
+    """Cut a label to the room it has; an ellipsis shows that it was cut. Line breaks become spaces.
+
+    Pillow's built-in font has ASCII only: accents are left off, other characters become question marks.
+    """
     label = " ".join(label.split())[:200]
+    if not label.isascii():
+        bare = "".join(char for char in unicodedata.normalize("NFKD", label) if not unicodedata.combining(char))
+        label = bare.encode("ascii", "replace").decode()
     if pen.textlength(label, font) <= room:
         return label
     while label and pen.textlength(f"{label}…", font) > room:

@@ -17,8 +17,16 @@ import numpy as np
 from PIL import Image
 
 from clearsight.errors import BadImage, BadRequest, InvalidPackage, UserError
-from clearsight.handlers.backends import BACKENDS, Backend, Device, Floats, OpenOptions, candidates, open_backend
-from clearsight.handlers.backends import Precision as Precision
+from clearsight.handlers.backends import (
+    BACKENDS,
+    Backend,
+    Device,
+    Floats,
+    OpenOptions,
+    Precision,
+    candidates,
+    open_backend,
+)
 from clearsight.handlers.batching import BatchRule, choose_rule, run_batches
 from clearsight.handlers.classification import to_answers
 from clearsight.images import Limits, decode_image
@@ -151,9 +159,18 @@ def load_scorer(
     if precision != "f32":
         _require_gate(package, precision)
     on = device if device != "auto" else _best_device(backend)
-    options = OpenOptions(on, precision, threads)
+    try:
+        return _load(package, backend, OpenOptions(on, precision, threads), max_batch_size, limits)
+    except (UserError, InvalidPackage) as error:
+        if device != "auto" or on == "cpu":
+            raise
+        log.warning("the GPU cannot be used (%s); scoring on the CPU", error)
+        return _load(package, backend, OpenOptions("cpu", precision, threads), max_batch_size, limits)
+
+
+def _load(package: ModelPackage, backend: str, options: OpenOptions, max_batch_size: int, limits: Limits) -> Scorer:
     name = backend if backend != "auto" else _best_backend(package, options)
-    if name in BACKENDS and name not in candidates(package, on, precision):
+    if name in BACKENDS and name not in candidates(package, options.device, options.precision):
         log.warning("the backend %s was not compared with the network when %s was written", name, package.root)
     return Scorer(package, open_backend(name, package, options), name, options, max_batch_size, limits)
 

@@ -27,6 +27,7 @@ __all__ = [
     "Precision",
     "candidates",
     "open_backend",
+    "require_able",
 ]
 
 
@@ -102,6 +103,11 @@ def candidates(package: ModelPackage, device: Device, precision: Precision) -> l
 
 def open_backend(name: str, package: ModelPackage, options: OpenOptions) -> Backend:
     """Load a package on one runtime. Raises `UserError` when the runtime is unknown, absent or not able to."""
+    return require_able(name, options).open(package, options)
+
+
+def require_able(name: str, options: OpenOptions) -> BackendSpec:
+    """Look up a runtime and check, without importing it, that it can run as `options` say."""
     spec = BACKENDS.get(name)
     if spec is None:
         raise UserError(f"backend must be one of {['auto', *BACKENDS]}, but got {name!r}")
@@ -117,4 +123,4 @@ def open_backend(name: str, package: ModelPackage, options: OpenOptions) -> Back
             f"the backend {name} computes in {' or '.join(spec.precisions)}, but got precision {options.precision!r}; "
             f"{', '.join(able) or 'no backend'} can"
         )
-    return spec.open(package, options)
+    return spec

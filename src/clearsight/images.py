@@ -43,6 +43,7 @@ Pixels = npt.NDArray[np.uint8]
 
 _TIFF_ORIENTATION: Final = 274
 _TIFF_BITS_PER_SAMPLE: Final = 258
+_TIFF_PHOTOMETRIC: Final = 262
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +140,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             bits = image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (16,))
             shift = int(bits[0] if isinstance(bits, tuple) else bits) - 8  # 12-bit samples come as 0 to 4095
-        samples_HW = np.asarray(image)
-        return Image.fromarray((samples_HW >> shift).astype(np.uint8)).convert("RGB")
+        levels_HW = (np.asarray(image) >> shift).astype(np.uint8)
+        return Image.fromarray(255 - levels_HW if _is_white_zero(image) else levels_HW).convert("RGB")
     if image.mode in ("I", "F"):
         raise BadImage(
             "samples must be whole numbers of at most 16 bits without sign, but the picture has "
@@ -149,6 +150,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         )
     image.info.pop("transparency", None)  # alpha is dropped, and Pillow warns about palettes that carry it
     return image.convert("RGB")
+
+
+def _is_white_zero(image: Image.Image) -> bool:
+    """Whether a TIFF counts from white; Pillow turns 8-bit samples round, but not 16-bit ones."""
+    return isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
 
 
 def _orientation(image: ImageFile.ImageFile, header: ImageHeader) -> int:

@@ -1,0 +1,99 @@
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clearsight.cli import root
+from clearsight.console import run
+from clearsight.errors import UserError
+from clearsight.handlers.cli_predict import find_pictures
+from clearsight.handlers.overlay import draw_overlay, to_jpeg
+from clearsight.package import ModelPackage
+from clearsight.wire import ClassificationAnswer
+
+
+@pytest.fixture
+def folder(tmp_path: Path, drawn_pictures: list[Path]) -> Path:
+    """b.PNG, deep/a.png and c.png, with files between them that are not to be scored."""
+    target = tmp_path / "photos"
+    (target / "deep").mkdir(parents=True)
+    (target / ".cache").mkdir()
+    for name, source in zip(("b.PNG", "deep/a.png", "c.png", ".cache/x.png"), drawn_pictures, strict=False):
+        (target / name).write_bytes(source.read_bytes())
+    (target / "notes.txt").write_text("not a picture")
+    return target
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="must hold pictures"):
+        find_pictures([tmp_path])
+
+
+def test_folders_are_walked_in_order_without_hidden_and_other_files(folder: Path):
+    found = [str(picture.relative) for picture in find_pictures([folder / "notes.txt", folder])]
+    assert found == ["notes.txt", "b.PNG", "c.png", "deep/a.png"]
+
+
+def test_results_come_in_order_with_the_name_of_their_file(capsys, folder: Path, tiny_package: ModelPackage):
+    assert run(root, ["predict", "--package", str(tiny_package.root), str(folder)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["file"] for row in rows] == [str(folder / name) for name in ("b.PNG", "c.png", "deep/a.png")]
+    assert all(sum(row["probs"]) == pytest.approx(1, abs=1e-6) for row in rows)
+    assert all(row["labels"] == list(tiny_package.labels) for row in rows)
+
+
+def test_unreadable_files_are_named_and_the_others_scored(capsys, folder: Path, tiny_package: ModelPackage):
+    (folder / "broken.png").write_bytes((folder / "b.PNG").read_bytes()[:100])
+    arguments = ["predict", "--package", str(tiny_package.root), str(folder / "gone.jpg"), str(folder)]
+    arguments += [str(folder / "notes.txt"), "-o", "jsonl", "--batch-size", "2", "--backend", "onnxruntime"]
+    assert run(root, arguments) == 1
+    captured = capsys.readouterr()
+    rows = [json.loads(line) for line in captured.out.splitlines()]
+    assert [Path(row["file"]).name for row in rows] == ["b.PNG", "c.png", "a.png"]
+    lines = captured.err.splitlines()
+    assert [line.split(": ")[0].rsplit("/")[-1] for line in lines] == ["gone.jpg", "broken.png", "notes.txt", "error"]
+    assert "3 of 6 files" in lines[-1]
+
+
+def test_the_table_shows_the_top_class_and_overlays_are_written(capsys, folder, tiny_package, tmp_path):
+    target = tmp_path / "looked-at"
+    arguments = ["predict", "--package", str(tiny_package.root), str(folder), "-o", "table"]
+    assert run(root, [*arguments, "--save-overlay", str(target)]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["file", "label", "score"]
+    assert len(lines) == 3
+    assert all(any(label in line for label in tiny_package.labels) for line in lines)
+    written = sorted(str(file.relative_to(target)) for file in target.rglob("*") if file.is_file())
+    assert written == ["b.PNG.overlay.jpg", "c.png.overlay.jpg", "deep/a.png.overlay.jpg"]
+
+
+def test_equal_names_get_overlays_of_their_own(capsys, folder: Path, tiny_package: ModelPackage, tmp_path: Path):
+    twice = [str(folder / "b.PNG"), str(folder / "b.PNG")]
+    arguments = ["predict", "--package", str(tiny_package.root), *twice, "--save-overlay", str(tmp_path / "out")]
+    assert run(root, arguments) == 0
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["b.PNG.2.overlay.jpg", "b.PNG.overlay.jpg"]
+
+
+def test_a_wrong_package_is_one_line_on_stderr(capsys, folder: Path):
+    assert run(root, ["predict", "--package", str(folder), str(folder)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 8), (3000, 2), (2, 3000), (480, 640), (3000, 4000)])
+def test_an_overlay_has_room_for_its_text_at_any_size(size):
+    labels = ("can", "a name that is much too long to fit beside a bar", "Müsli 瓶", "")
+    answer = ClassificationAnswer((0.1, 0.6, 0.3, 0.0), labels)
+    height, width = size
+    canvas = draw_overlay(np.full((height, width, 3), 90, np.uint8), answer)
+    assert canvas.width >= 360
+    assert max(canvas.size) <= 2048 + 600
+    with Image.open(io.BytesIO(to_jpeg(canvas))) as again:
+        assert again.size == canvas.size
+    pixels = np.asarray(canvas)
+    assert (pixels < 60).all(axis=-1).any()  # dark text
+    assert (pixels == 255).all(axis=-1).any()  # on white

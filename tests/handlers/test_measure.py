@@ -1,0 +1,93 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clearsight.errors import UserError
+from clearsight.handlers.measure import Row, choose, layouts, measure
+from clearsight.handlers.precision_gate import compare, precision_gate, record_gate
+from clearsight.handlers.scorer import load_scorer
+from clearsight.package import ModelPackage
+from clearsight.tasks import Task
+
+
+@pytest.mark.parametrize(
+    ("num_cores", "expected"),
+    [(1, [(1, 1)]), (2, [(1, 2), (2, 1)]), (8, [(1, 8), (4, 2), (8, 1)])],
+)
+def test_layouts_fill_the_cores(num_cores, expected):
+    assert layouts(num_cores) == expected
+
+
+def test_the_choice_is_the_fastest_and_among_equals_the_quickest_to_answer():
+    def row(images_per_s, latency_ms):
+        return Row("openvino", "f32", 1, 2, 8, images_per_s, latency_ms)
+
+    assert choose([row(10, 5)]) == row(10, 5)
+    assert choose([row(10, 5), row(20, 300)]) == row(20, 300)
+    assert choose([row(19.5, 50), row(20, 300), row(18, 1)]) == row(19.5, 50)
+
+
+def test_every_candidate_is_measured_in_processes_of_its_own(tiny_package: ModelPackage):
+    result = measure(tiny_package.root, seconds=0.02, backends=["onnxruntime"])
+    assert result["failed"] == []
+    assert {(row["backend"], row["batch_size"]) for row in result["rows"]} == {("onnxruntime", 1), ("onnxruntime", 8)}
+    assert all(row["workers"] * row["threads"] == result["num_cores"] for row in result["rows"])
+    assert all(row["images_per_s"] > 0 and row["latency_ms"] > 0 for row in result["rows"])
+    assert result["choice"] in result["rows"]
+    json.dumps(result)
+
+
+def test_a_backend_that_cannot_run_is_named_with_its_reason(tiny_package: ModelPackage):
+    with pytest.raises(UserError, match="computes in f32, but got precision 'bf16'; openvino can"):
+        measure(tiny_package.root, seconds=0.01, precision="bf16", backends=["onnxruntime"])
+
+
+def test_the_gate_compares_decisions_and_probabilities():
+    expected = np.array([[0.6, 0.4], [0.3, 0.7]] * 50)
+    same = compare(expected, expected, Task.MULTI_CLASS)
+    assert (same["passed"], same["agreement"], same["mean_abs_diff_probs"], same["num_images"]) == (True, 1.0, 0.0, 100)
+    one_off = expected.copy()
+    one_off[0] = [0.49, 0.51]
+    found = compare(expected, one_off, Task.MULTI_CLASS)
+    assert found["agreement"] == 0.99
+    assert found["mean_abs_diff_probs"] == pytest.approx(0.11 / 100)
+    assert found["passed"]
+    two_off = one_off.copy()
+    two_off[2] = [0.49, 0.51]
+    assert not compare(expected, two_off, Task.MULTI_CLASS)["passed"]
+    assert not compare(expected, np.clip(expected * 1.05, 0, 1), Task.MULTI_CLASS)["passed"]
+
+
+def test_the_multi_label_gate_looks_at_the_set_of_labels():
+    expected = np.array([[0.6, 0.9]] * 100)
+    found = expected.copy()
+    found[:2, 0] = 0.499
+    result = compare(expected, found, Task.MULTI_LABEL)
+    assert (result["agreement"], result["passed"]) == (0.98, False)
+
+
+def test_too_few_pictures_prove_nothing(tiny_package: ModelPackage, drawn_pictures: list[Path]):
+    with pytest.raises(UserError, match="at least 16 pictures, but got 3"):
+        precision_gate(tiny_package.root, drawn_pictures[:3])
+
+
+def test_bf16_is_served_after_a_recorded_pass_or_refused_with_the_machines_reason(
+    own_package, drawn_pictures, pictures
+):
+    """Which of the two depends on the processor: some announce matrix units that they do not have."""
+    result = precision_gate(own_package, drawn_pictures, num_threads=1)
+    record_gate(ModelPackage.open(own_package), result)
+    recorded = ModelPackage.open(own_package).manifest["precision_gates"]["bf16"]
+    assert recorded == result
+    if result["passed"]:
+        scorer = load_scorer(own_package, precision="bf16", device="cpu")
+        assert (scorer.backend, scorer.precision) == ("openvino", "bf16")
+        exact = load_scorer(own_package, device="cpu")
+        for low, full in zip(scorer.score(pictures), exact.score(pictures), strict=True):
+            assert np.abs(np.array(low.probs) - np.array(full.probs)).max() <= 0.05
+    else:
+        assert result["num_images"] == len(drawn_pictures)
+        with pytest.raises(UserError, match="it failed"):
+            load_scorer(own_package, precision="bf16", device="cpu")
