@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clearsight.errors import Fault, InvalidData
+from clearsight.errors import BadImage, Fault, InvalidData
+from clearsight.images import decode_image
 from clearsight.tasks import Task
 from clearsight.training.pictures import read_size
 from clearsight.training.records import Box, Instance, Record
@@ -49,8 +50,9 @@ def check_folder(
     target_column: str,
     datastores: Mapping[str, Path],
     progress: Callable[[list[Path]], Iterable[Path]] = iter,
+    is_decoded: bool = False,
 ) -> DataReport:
-    """Check a data folder as a job would read it, and open the header of every picture.
+    """Check a data folder as a job would read it, and open the header of every picture, or decode it whole.
 
     `progress` wraps the list of pictures while it is walked.
     """
@@ -58,19 +60,27 @@ def check_folder(
         table, faults = read_table(folder, task, target_column, datastores)
     except InvalidData as error:
         return DataReport(None, Survey(), error.faults, ())
-    survey = survey_pictures(table.records, progress)
+    survey = survey_pictures(table.records, progress, is_decoded)
     sources = {record.image: record.source for record in table.records}
     faults += [Fault("BAD_DATA", sources[image], f"{image}: {why}") for image, why in survey.unreadable.items()]
     return DataReport(table, survey, tuple(faults), (*table.warnings, *_warnings(table, survey)))
 
 
-def survey_pictures(records: Iterable[Record], progress: Callable[[list[Path]], Iterable[Path]] = iter) -> Survey:
-    """Open the header of every picture once."""
+def survey_pictures(
+    records: Iterable[Record],
+    progress: Callable[[list[Path]], Iterable[Path]] = iter,
+    is_decoded: bool = False,
+) -> Survey:
+    """Read every picture once: its header, or all of it, which finds files that were cut off."""
     survey = Survey()
     for image in progress(list(dict.fromkeys(record.image for record in records))):
         try:
-            survey.sizes_wh[image] = read_size(image)
-        except ValueError as error:
+            if is_decoded:
+                height, width = decode_image(image.read_bytes()).shape[:2]
+                survey.sizes_wh[image] = (width, height)
+            else:
+                survey.sizes_wh[image] = read_size(image)
+        except (ValueError, OSError, BadImage) as error:
             survey.unreadable[image] = str(error)
     return survey
 

@@ -149,8 +149,9 @@ def _header(source: Path) -> list[str]:
 @click.argument("folder", type=OUTPUT)
 @click.option("--task", type=TASKS, required=True, help="Task whose format the labels must have.")
 @click.option("--target-column", default="label", show_default=True, help="`target_column_name` of the job.")
+@click.option("--decode", "is_decoded", is_flag=True, help="Decode whole pictures, which also finds cut-off files.")
 @click.option("--output", "-o", "output_format", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def check(folder: Path, task: str, target_column: str, output_format: str) -> None:
+def check(folder: Path, task: str, target_column: str, is_decoded: bool, output_format: str) -> None:
     r"""List every fault of a data folder, and unreadable pictures; say what is in it when there is none.
 
     Exits with 1 when there are faults.
@@ -163,7 +164,12 @@ def check(folder: Path, task: str, target_column: str, output_format: str) -> No
     from clearsight.training.check import check_folder
 
     report = check_folder(
-        folder, Task(task), target_column, Workspace.default().datastores(), lambda images: _progress(images, "reading")
+        folder,
+        Task(task),
+        target_column,
+        Workspace.default().datastores(),
+        progress=lambda images: _progress(images, "reading"),
+        is_decoded=is_decoded,
     )
     if output_format == "json":
         emit(report.to_document())

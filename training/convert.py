@@ -77,8 +77,8 @@ def read_class_folders(source: Path) -> list[Entry]:
 def read_csv(source: Path, task: Task, images: Path | None = None) -> list[Entry]:
     """One entry per row of a CSV file with a header: column `image` or `filename`, and `label` or `labels`.
 
-    Pictures are sought in `images`, or beside the file. Multi-label: labels are separated by spaces, none is allowed. Raises
-    `InvalidData` with every row that is short, lacks a label, or names a picture that does not exist.
+    Pictures are sought in `images`, or beside the file. Multi-label: labels are separated by spaces, none is allowed.
+    Raises `InvalidData` with every row that is short, lacks a label, or names a picture that does not exist.
     """
     try:
         with source.open(encoding="utf-8-sig", newline="") as file:

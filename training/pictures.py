@@ -19,10 +19,11 @@ def read_size(image: Path) -> tuple[int, int]:
     """Width and height in pixels after EXIF orientation, without decoding. Raises `ValueError` with the reason."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below decides
+            warnings.simplefilter("ignore")  # bad EXIF is no fault, and the limit below decides, not Pillow's
             with Image.open(image) as header:
                 width, height = header.size
-                orientation = header.getexif().get(ExifTags.Base.Orientation)
+                # The method of the base class: that of PNG files decodes the whole picture first.
+                orientation = Image.Image.getexif(header).get(ExifTags.Base.Orientation)
     except FileNotFoundError:
         raise ValueError("there is no such file") from None
     except UnidentifiedImageError:

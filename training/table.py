@@ -13,8 +13,9 @@ from typing import Final
 
 from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
+from clearsight.training.label_lines import Row
 from clearsight.training.locations import BadLocation, resolve_location
-from clearsight.training.mltable import MLTableRows, Row, read_mltable
+from clearsight.training.mltable import MLTableRows, read_mltable
 from clearsight.training.pictures import read_size
 from clearsight.training.records import BadRecord, Box, Instance, Record, SizeHint, parse_labels, parse_size_hint
 

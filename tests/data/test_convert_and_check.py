@@ -1,0 +1,214 @@
+import json
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from clearsight.errors import InvalidData
+from clearsight.tasks import Task
+from clearsight.training.check import check_folder
+from clearsight.training.cli_data import data
+from clearsight.training.convert import copy_pictures, read_class_folders, read_csv
+from clearsight.training.table import load_table
+
+TRAINING, VALIDATION = "training-mltable-folder", "validation-mltable-folder"
+
+
+def clearsight_data(*args: str | Path) -> Result:
+    return CliRunner().invoke(data, [str(arg) for arg in args])
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    [path] = folder.glob("*.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path, write_picture: Callable[..., Path]) -> Path:
+    """Seven pictures in two classes, and things to pass over."""
+    for name in ("can/1.jpg", "can/2.PNG", "can/3.jpg", "can/4.jpg", "milk bottle/1.jpg", "milk bottle/2.jpg"):
+        write_picture(name)
+    write_picture("milk bottle/3.jpg")
+    source = tmp_path / "data"
+    (source / "can" / "notes.txt").touch()
+    (source / "labels.csv").touch()
+    (source / ".hidden").mkdir()
+    return source
+
+
+def test_a_source_without_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="one folder per class"):
+        read_class_folders(tmp_path)
+    with pytest.raises(InvalidData, match="a folder per class"):
+        read_class_folders(tmp_path / "none")
+    (tmp_path / "a.csv").write_text("image,labels\n")
+    with pytest.raises(InvalidData, match="at least one row"):
+        read_csv(tmp_path / "a.csv", Task.MULTI_LABEL)
+
+
+def test_class_folders_become_two_data_folders(class_folders: Path, tmp_path: Path) -> None:
+    result = clearsight_data("convert", "--from", "folders", class_folders, "--output", tmp_path / "out")
+    assert json.loads(result.stdout)[VALIDATION] == 2
+    validation = lines(tmp_path / "out" / VALIDATION)
+    assert validation == [
+        {"image_url": "../../data/can/1.jpg", "label": "can"},
+        {"image_url": "../../data/milk bottle/2.jpg", "label": "milk bottle"},
+    ]
+    assert sorted(path.name for path in (tmp_path / "out" / TRAINING).iterdir()) == [
+        "MLTable",
+        "train_annotations.jsonl",
+    ]
+    table = load_table(tmp_path / "out" / TRAINING, Task.MULTI_CLASS, "label", {})
+    assert len(table.records) == 5
+    assert all(record.image.is_file() for record in table.records)
+
+
+def test_the_drawn_share_is_stratified_and_seeded(class_folders: Path, tmp_path: Path) -> None:
+    def convert(name: str, seed: str) -> list[dict[str, Any]]:
+        flags = ("--validation-fraction", "0.3", "--seed", seed, "--output", tmp_path / name)
+        assert clearsight_data("convert", "--from", "folders", class_folders, *flags).exit_code == 0
+        return lines(tmp_path / name / VALIDATION)
+
+    first = convert("a", "4")
+    assert sorted(item["label"] for item in first) == ["can", "milk bottle"]
+    assert convert("b", "4") == first
+    assert any(convert(f"c{seed}", str(seed)) != first for seed in range(5))
+
+
+def test_copied_pictures_move_with_the_output(class_folders: Path, tmp_path: Path) -> None:
+    clearsight_data("convert", "--from", "folders", class_folders, "--output", tmp_path / "out", "--copy")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    urls = [item["image_url"] for item in lines(tmp_path / "moved" / VALIDATION)]
+    assert urls == ["../images/can_1.jpg", "../images/2.jpg"]
+    table = load_table(tmp_path / "moved" / TRAINING, Task.MULTI_CLASS, "label", {})
+    assert all(record.image.is_file() for record in table.records)
+
+
+def test_a_copy_never_overwrites_another_picture(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
+    entries = [entry for top in ("a", "b") for entry in [write_picture(f"{top}/can/1.jpg")]]
+    folders = [read_class_folders(entry.parent.parent)[0] for entry in entries]
+    with pytest.raises(InvalidData, match=r"would both become can_1\.jpg"):
+        copy_pictures(folders, tmp_path / "copies")
+
+
+@pytest.mark.parametrize(
+    ("content", "task", "labels"),
+    [
+        ("image,labels\n1.jpg,b a\n2.jpg,\n3.jpg,b\n", "image_classification_multilabel", [["b", "a"], [], ["b"]]),
+        ("\ufefffilename,label\r\n1.jpg,milk bottle\r\n2.jpg,a\r\n3.jpg,b\r\n", "image_classification", None),
+        ('"labels","image"\n"a","1.jpg"\n"b","2.jpg"\n"a","3.jpg"\n', "image_classification_multilabel", None),
+    ],
+)
+def test_a_csv_list_tells_its_task_by_its_header(
+    tmp_path: Path, write_picture: Callable[..., Path], content: str, task: str, labels: list[Any] | None
+) -> None:
+    for name in ("1.jpg", "2.jpg", "3.jpg"):
+        write_picture(name)
+    source = tmp_path / "data" / "labels.csv"
+    source.write_text(content)
+    result = clearsight_data("convert", "--from", "csv", source, "--output", tmp_path / "out")
+    assert json.loads(result.stdout)["task"] == task
+    # The first of every five validates.
+    written = [item["label"] for part in (VALIDATION, TRAINING) for item in lines(tmp_path / "out" / part)]
+    assert len(written) == 3
+    if labels is not None:
+        assert written == labels
+    elif task == "image_classification":
+        assert written == ["milk bottle", "a", "b"]
+
+
+def test_every_bad_row_of_a_csv_list_is_named(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
+    write_picture("1.jpg")
+    source = tmp_path / "data" / "labels.csv"
+    source.write_text("image,label\n1.jpg,a\nno.jpg,a\n1.jpg,\n1.jpg\n,a\n")
+    with pytest.raises(InvalidData) as raised:
+        read_csv(source, Task.MULTI_CLASS)
+    assert [fault.target.rsplit(":", 1)[1] for fault in raised.value.faults] == ["3", "4", "5", "6"]
+    source.write_text("picture,class\n1.jpg,a\n")
+    with pytest.raises(InvalidData, match="'image' or 'filename'"):
+        read_csv(source, Task.MULTI_CLASS)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--from", "folders", "--validation-every", "3", "--validation-fraction", "0.5"),
+        ("--from", "folders", "--task", "image_object_detection"),
+        ("--from", "folders", "--task", "image_classification_multilabel"),
+        ("--from", "folders", "--validation-fraction", "1"),
+        ("--from", "voc"),
+    ],
+)
+def test_flags_that_contradict_are_wrong_use(class_folders: Path, tmp_path: Path, flags: tuple[str, ...]) -> None:
+    result = clearsight_data("convert", class_folders, "--output", tmp_path / "out", *flags)
+    assert result.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_good_folder_is_summed_up(write_folder: Callable[..., Path], write_picture: Callable[..., Path]) -> None:
+    for name, size in (("1.jpg", (40, 30)), ("2.jpg", (80, 60)), ("3.jpg", (10, 10))):
+        write_picture(name, size)
+    rows = [{"image_url": f"{index}.jpg", "label": label} for index, label in ((1, "a"), (2, "b"), (3, "a"))]
+    folder = write_folder(rows)
+    result = clearsight_data("check", folder, "--task", "image_classification")
+    assert result.exit_code == 0
+    assert "no faults, 3 records" in result.stdout
+    document = json.loads(clearsight_data("check", folder, "--task", "image_classification", "-o", "json").stdout)
+    assert document["records_per_class"] == {"a": 2, "b": 1}
+    assert document["image_sizes"] == {"smallest": "10x10", "median": "40x30", "largest": "80x60"}
+    assert document["valid"] is True
+
+
+def test_a_check_lists_label_faults_and_unreadable_pictures(
+    write_folder: Callable[..., Path], write_picture: Callable[..., Path], tmp_path: Path
+) -> None:
+    write_picture("good.jpg")
+    (tmp_path / "data" / "text.jpg").write_text("no picture")
+    (tmp_path / "data" / "folder.jpg").mkdir()
+    names = ["good.jpg", "text.jpg", "folder.jpg", "none.jpg", "good.jpg"]
+    folder = write_folder([{"image_url": name, "label": "a"} for name in names] + ["{", {"image_url": "good.jpg"}])
+    result = clearsight_data("check", folder, "--task", "image_classification", "--output", "json")
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert {fault["target"].rsplit(":", 1)[1] for fault in document["faults"]} == {"2", "3", "4", "6", "7"}
+    assert "1 picture(s) stand in several records" in document["warnings"][0]
+    text = clearsight_data("check", folder, "--task", "image_classification")
+    assert text.exit_code == 1
+    assert text.stdout.rstrip().endswith("5 faults")
+
+
+def test_a_folder_that_cannot_be_read_fails_the_check(tmp_path: Path) -> None:
+    result = clearsight_data("check", tmp_path / "none", "--task", "image_classification")
+    assert (result.exit_code, "BAD_DATA_REF" in result.stdout) == (1, True)
+
+
+def test_picture_sizes_are_upright_and_a_wrong_hint_is_a_warning(
+    write_folder: Callable[..., Path], write_picture: Callable[..., Path]
+) -> None:
+    picture = write_picture("1.jpg", (40, 30), orientation=6)
+    details = {"format": "jpg", "width": 40, "height": 30}
+    folder = write_folder([{"image_url": "1.jpg", "image_details": details, "label": "a"}])
+    report = check_folder(folder, Task.MULTI_CLASS, "label", {})
+    assert report.survey.sizes_wh == {picture: (30, 40)}
+    assert "image_details disagree with the file in 1 record(s)" in report.warnings[0]
+
+
+def test_a_picture_beyond_the_pixel_limit_is_a_fault(write_folder: Callable[..., Path], tmp_path: Path) -> None:
+    folder = write_folder([{"image_url": name, "label": "a"} for name in ("limit.png", "beyond.png", "bomb.png")])
+    for name, width, height in (("limit", 10_000, 10_000), ("beyond", 10_000, 10_001), ("bomb", 60_000, 60_000)):
+        (tmp_path / "data" / f"{name}.png").write_bytes(png_header(width, height))
+    report = check_folder(folder, Task.MULTI_CLASS, "label", {})
+    assert [fault.target.rsplit(":", 1)[1] for fault in report.faults] == ["2", "3"]
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG file that claims a size and holds no pixels (PNG specification, section 11.2)."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")]
+    packed = (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)

@@ -1,0 +1,165 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from clearsight.tasks import Task
+from clearsight.training.check import check_folder
+from clearsight.training.cli_data import data
+from clearsight.training.scenes.containers import CONTAINERS
+from clearsight.training.scenes.outlines import box_from_rings, rings_from_coverage
+from clearsight.training.scenes.scene import draw_scene
+
+FOLDERS = {
+    "multiclass": Task.MULTI_CLASS,
+    "multilabel": Task.MULTI_LABEL,
+    "detection": Task.DETECTION,
+    "segmentation": Task.SEGMENTATION,
+}
+PARTS = {
+    "training-mltable-folder": "train_annotations.jsonl",
+    "validation-mltable-folder": "validation_annotations.jsonl",
+}
+
+
+def fill(rings: list[list[float]], height: int, width: int) -> np.ndarray[Any, Any]:
+    """The rings filled at four times the size, then averaged: coverage per pixel."""
+    canvas = np.zeros((height * 4, width * 4), np.uint8)
+    for ring in rings:
+        points = np.array(ring).reshape(-1, 2) * [width * 4, height * 4] - 0.5
+        cv2.fillPoly(canvas, [np.round(points).astype(np.int32)], 1)
+    return canvas.reshape(height, 4, width, 4).mean(axis=(1, 3))
+
+
+def draw(output: Path, *flags: str) -> None:
+    result = CliRunner().invoke(data, ["demo", "--output", str(output), *flags])
+    assert result.exit_code == 0, result.output
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    return [
+        json.loads(line) for part, name in PARTS.items() for line in (folder / part / name).read_text().splitlines()
+    ]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("demo")
+    draw(output, "--num-images", "20", "--seed", "5", "--size", "160x120")
+    return output
+
+
+def test_nothing_covered_has_no_outline() -> None:
+    assert rings_from_coverage(np.zeros((20, 30), np.float32)) == []
+    assert rings_from_coverage(np.full((20, 30), 0.4, np.float32)) == []
+
+
+def test_a_rectangle_comes_back_to_the_pixel() -> None:
+    coverage = np.zeros((100, 200), np.float32)
+    coverage[20:60, 30:90] = 1
+    [ring] = rings_from_coverage(coverage)
+    left, top, right, bottom = box_from_rings([ring])
+    assert np.allclose([left * 200, top * 100, right * 200, bottom * 100], [30, 20, 90, 60], atol=0.3)
+
+
+def test_a_region_that_fills_the_picture_reaches_its_edges() -> None:
+    rings = rings_from_coverage(np.ones((40, 50), np.float32))
+    assert np.allclose(box_from_rings(rings), [0, 0, 1, 1], atol=0.01)
+
+
+def test_separate_parts_are_separate_rings_and_specks_are_left_out() -> None:
+    coverage = np.zeros((60, 60), np.float32)
+    coverage[5:15, 5:15] = 1
+    coverage[30:50, 30:50] = 1
+    coverage[55:57, 5:7] = 1
+    rings = rings_from_coverage(coverage)
+    assert [round(box_from_rings([ring])[0] * 60) for ring in rings] == [30, 5]
+
+
+@pytest.mark.parametrize("label", list(CONTAINERS))
+def test_polygons_give_the_visible_part_back(label: str) -> None:
+    scene = draw_scene(np.random.default_rng([3, len(label)]), 240, 320, (label,))
+    [thing] = scene.objects
+    refilled = fill(rings_from_coverage(thing.visible_HW), 240, 320) >= 0.5
+    visible = thing.visible_HW >= 0.5
+    assert (refilled & visible).sum() / (refilled | visible).sum() > 0.97
+
+
+def test_visible_parts_never_overlap() -> None:
+    scene = draw_scene(np.random.default_rng(8), 120, 160, tuple(CONTAINERS))
+    assert len(scene.objects) >= 2
+    assert np.sum([thing.visible_HW for thing in scene.objects], axis=0).max() <= 1.001
+
+
+def test_a_scene_without_labels_shows_no_object() -> None:
+    scene = draw_scene(np.random.default_rng(1), 120, 160, ())
+    assert scene.objects == ()
+    assert scene.image_HW3.shape == (120, 160, 3)
+
+
+def test_the_same_seed_draws_the_same_bytes(tmp_path: Path, demo: Path) -> None:
+    draw(tmp_path / "again", "--num-images", "20", "--seed", "5", "--size", "160x120")
+    files = sorted(path.relative_to(demo) for path in demo.rglob("*") if path.is_file())
+    assert len(files) == 2 * 20 + 4 * 4
+    assert all((demo / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files)
+
+
+def test_another_seed_draws_other_pictures(tmp_path: Path, demo: Path) -> None:
+    draw(tmp_path, "--num-images", "10", "--seed", "6", "--size", "160x120", "--task", "image_classification")
+    assert not (tmp_path / "detection").exists()
+    assert not (tmp_path / "images" / "several").exists()
+    first = "images/single/0000.jpg"
+    assert (tmp_path / first).read_bytes() != (demo / first).read_bytes()
+
+
+@pytest.mark.parametrize(("name", "task"), FOLDERS.items())
+def test_every_task_gets_two_faultless_folders(demo: Path, name: str, task: Task) -> None:
+    for part, num_records in zip(PARTS, (16, 4), strict=True):
+        report = check_folder(demo / name / part, task, "label", {})
+        assert report.faults == ()
+        assert report.table is not None
+        assert len(report.table.records) == num_records
+        assert set(report.survey.sizes_wh.values()) == {(160, 120)}
+
+
+def test_every_class_is_in_both_parts_equally_often(demo: Path) -> None:
+    labels = [record["label"] for record in read(demo / "multiclass")]
+    assert sorted(labels[16:]) == sorted(CONTAINERS)
+    assert all(labels.count(name) == 5 for name in CONTAINERS)
+
+
+def test_the_three_tasks_of_full_shelves_agree(demo: Path) -> None:
+    multilabel, detection, segmentation = (read(demo / name) for name in ("multilabel", "detection", "segmentation"))
+    assert len({tuple(record["label"]) for record in multilabel}) > 5
+    for names, boxes, polygons in zip(multilabel, detection, segmentation, strict=True):
+        assert names["image_url"] == boxes["image_url"] == polygons["image_url"]
+        assert names["label"] == sorted({item["label"] for item in boxes["label"]})
+        for box, polygon in zip(boxes["label"], polygons["label"], strict=True):
+            corners = [box[key] for key in ("topX", "topY", "bottomX", "bottomY")]
+            assert corners == list(box_from_rings(polygon["polygon"]))
+
+
+@pytest.mark.parametrize("flags", [("--size", "320"), ("--size", "20x20"), ("--num-images", "3"), ("--task", "x")])
+def test_wrong_flags_are_refused(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(data, ["demo", "--output", str(tmp_path / "out"), *flags])
+    assert result.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_class_does_not_show_in_colours_and_places() -> None:
+    """A linear model on 8 x 8 thumbnails stays far from solving what a small network solves."""
+    names = list(CONTAINERS)
+    scenes = [draw_scene(np.random.default_rng([9, index]), 120, 160, (names[index % 4],)) for index in range(200)]
+    thumbnails = np.array([cv2.resize(scene.image_HW3, (8, 8), interpolation=cv2.INTER_AREA) for scene in scenes])
+    features, labels = thumbnails.reshape(len(scenes), -1), np.arange(len(scenes)) % 4
+    is_validation = np.arange(len(scenes)) % 5 == 0
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))
+    model.fit(features[~is_validation], labels[~is_validation])
+    assert model.score(features[is_validation], labels[is_validation]) < 0.6

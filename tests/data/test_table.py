@@ -1,0 +1,190 @@
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clearsight.errors import InvalidData
+from clearsight.tasks import Task
+from clearsight.training.table import (
+    Record,
+    Table,
+    class_names,
+    load_table,
+    read_table,
+    require_trainable,
+    split_indices,
+    split_table,
+    validation_only_classes,
+)
+
+
+def table_of(*labels: tuple[str, ...], task: Task = Task.MULTI_CLASS) -> Table:
+    records = [Record(Path(f"{index}.jpg"), names, f"a.jsonl:{index}") for index, names in enumerate(labels)]
+    return Table(Path("data"), task, "image_url", "label", records)
+
+
+def records_of(**sizes: int) -> list[Record]:
+    return [Record(Path("x.jpg"), (name,), "") for name, size in sizes.items() for _ in range(size)]
+
+
+def test_no_records_at_all_is_a_fault(write_folder: Callable[..., Path]) -> None:
+    with pytest.raises(InvalidData, match="at least one record"):
+        load_table(write_folder([]), Task.MULTI_CLASS, "label", {})
+
+
+def test_records_carry_picture_labels_and_place(write_folder: Callable[..., Path]) -> None:
+    folder = write_folder([{"image_url": "../images/1.jpg", "label": "can", "extra": 1}])
+    table = load_table(folder, Task.MULTI_CLASS, "label", {})
+    [record] = table.records
+    assert record.image == folder / "../images/1.jpg"
+    assert record.labels == ("can",)
+    assert record.source == f"{folder}/annotations.jsonl:1"
+    assert table.warnings == ()
+
+
+def test_a_picture_path_is_relative_to_its_label_file_not_to_the_table(write_folder: Callable[..., Path]) -> None:
+    folder = write_folder([], paths="- file: ./parts/a.jsonl")
+    (folder / "parts").mkdir()
+    (folder / "parts" / "a.jsonl").write_text('{"image_url": "1.jpg", "label": "can"}')
+    assert load_table(folder, Task.MULTI_CLASS, "label", {}).records[0].image == folder / "parts" / "1.jpg"
+
+
+def test_every_fault_of_every_line_is_listed(write_folder: Callable[..., Path]) -> None:
+    folder = write_folder(
+        [
+            {"image_url": "1.jpg", "label": "can"},
+            {"image_url": "https://example.com/2.jpg", "label": ""},
+            {"label": "can"},
+            {"image_url": "4.jpg"},
+            "{",
+            {"image_url": "6.jpg", "label": "can", "image_details": {"width": "wide"}},
+        ]
+    )
+    table, faults = read_table(folder, Task.MULTI_CLASS, "label", {})
+    found = Counter((int(fault.target.rsplit(":", 1)[1]), fault.code) for fault in faults)
+    assert found == {
+        (2, "BAD_DATA_REF"): 1,
+        (2, "BAD_DATA"): 1,
+        (3, "BAD_DATA"): 1,
+        (4, "BAD_DATA"): 1,
+        (5, "BAD_DATA"): 1,
+        (6, "BAD_DATA"): 1,
+    }
+    assert len(table.records) == 1
+
+
+def test_loading_lists_the_first_twenty_faults_and_counts_the_rest(write_folder: Callable[..., Path]) -> None:
+    folder = write_folder([{"image_url": "1.jpg", "label": ""}] * 50)
+    with pytest.raises(InvalidData, match="and 30 more faults") as raised:
+        load_table(folder, Task.MULTI_CLASS, "label", {})
+    assert len(raised.value.faults) == 21
+
+
+def test_an_absent_target_column_is_one_fault_that_names_the_columns(write_folder: Callable[..., Path]) -> None:
+    folder = write_folder([{"image_url": "1.jpg", "labels": ["a"]}] * 5)
+    _, [fault] = read_table(folder, Task.MULTI_CLASS, "label", {})
+    assert "'label' is in no record; columns are labels" in fault.message
+
+
+def test_repairs_become_counted_warnings(write_folder: Callable[..., Path]) -> None:
+    whole = {"label": "can", "topX": -0.005, "topY": 0, "bottomX": 1, "bottomY": 1.004}
+    thin = {"label": "can", "topX": 0.5, "topY": 0, "bottomX": 0.5001, "bottomY": 1}
+    rows = [{"image_url": "1.jpg", "image_details": {"width": 50, "height": 50}, "label": [whole, thin]}] * 2
+    folder = write_folder(rows)
+    table = load_table(folder, Task.DETECTION, "label", {})
+    assert [len(record.boxes) for record in table.records] == [1, 1]
+    assert sorted(table.warnings) == [
+        f"{folder}: box narrower than one pixel dropped: 2",
+        f"{folder}: coordinate just outside [0, 1] clipped: 4",
+    ]
+
+
+def test_without_a_hint_the_file_tells_whether_a_box_has_a_pixel(
+    write_folder: Callable[..., Path], write_picture: Callable[..., Path]
+) -> None:
+    write_picture("upright.jpg", (200, 10))
+    write_picture("turned.jpg", (10, 200), orientation=6)
+    box = {"label": "can", "topX": 0, "topY": 0, "bottomX": 0.006, "bottomY": 1}
+    folder = write_folder([{"image_url": name, "label": [box]} for name in ("upright.jpg", "turned.jpg", "none.jpg")])
+    table = load_table(folder, Task.DETECTION, "label", {})
+    assert [len(record.boxes) for record in table.records] == [1, 1, 1]
+    folder = write_folder([{"image_url": "upright.jpg", "label": [box | {"bottomX": 0.004}]}])
+    assert load_table(folder, Task.DETECTION, "label", {}).records[0].boxes == ()
+
+
+def test_class_names_are_sorted_by_code_point_over_both_tables() -> None:
+    assert class_names(table_of()) == ()
+    train, validation = table_of(("b",), ("Z",), ("a",)), table_of(("ä",), ("b",), ("10",), ("9",))
+    assert class_names(train, validation) == ("10", "9", "Z", "a", "b", "ä")
+    assert validation_only_classes(train, validation) == ("10", "9", "ä")
+
+
+def test_training_needs_enough_pictures_and_classes() -> None:
+    require_trainable(table_of(*[("a",), ("b",)] * 5))
+    require_trainable(table_of(*[("a",)] * 10, task=Task.MULTI_LABEL))
+    require_trainable(table_of(*[("a",)] * 10), table_of(("b",)))
+    with pytest.raises(InvalidData, match="at least 10 pictures, but got 9"):
+        require_trainable(table_of(*[("a",), ("b",), ("c",)] * 3))
+    with pytest.raises(InvalidData, match="2 faults"):
+        require_trainable(table_of(("a",)))
+    with pytest.raises(InvalidData, match="at least 1 different labels, but got none"):
+        require_trainable(table_of(*[()] * 10, task=Task.DETECTION))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_stratified_split_keeps_every_share_within_one_record(seed: int) -> None:
+    sizes = {"a": 50, "b": 30, "c": 13, "d": 2}
+    records = records_of(**sizes)
+    train, validation = split_indices(records, 0.2, seed, Task.MULTI_CLASS)
+    assert len(validation) == round(0.2 * 95)
+    assert sorted(train + validation) == list(range(95))
+    assert train == sorted(train)
+    assert validation == sorted(validation)
+    held = Counter(records[index].labels[0] for index in validation)
+    assert all(1 <= held[name] <= size - 1 and abs(held[name] - 0.2 * size) <= 1 for name, size in sizes.items())
+
+
+def test_the_same_seed_gives_the_same_split_and_another_seed_another() -> None:
+    records = records_of(a=40, b=40)
+    splits = [tuple(split_indices(records, 0.25, seed, Task.MULTI_CLASS)[1]) for seed in (0, 0, 1, 2)]
+    assert splits[0] == splits[1]
+    assert len(set(splits)) == 3
+
+
+def test_a_class_with_one_record_makes_the_split_plain() -> None:
+    records = records_of(a=99, b=1)
+    seen = {99 in split_indices(records, 0.5, seed, Task.MULTI_CLASS)[1] for seed in range(20)}
+    assert seen == {True, False}
+
+
+def test_other_tasks_split_plainly_and_every_record_can_be_chosen() -> None:
+    records = records_of(a=5, b=5)
+    chosen = Counter(index for seed in range(400) for index in split_indices(records, 0.3, seed, Task.MULTI_LABEL)[1])
+    # 400 draws of 3 in 10: 120 expected per record, standard deviation 9.2.
+    assert all(abs(chosen[index] - 120) < 5 * 9.2 for index in range(10))
+
+
+@pytest.mark.parametrize(
+    ("num_records", "fraction", "num_validation"),
+    [(2, 0.01, 1), (2, 0.99, 1), (10, 0.2, 2), (7, 0.2, 1), (68, 0.2, 14)],
+)
+def test_both_parts_of_a_split_hold_a_record(num_records: int, fraction: float, num_validation: int) -> None:
+    train, validation = split_indices(records_of(a=num_records), fraction, 0, Task.DETECTION)
+    assert (len(train), len(validation)) == (num_records - num_validation, num_validation)
+
+
+def test_one_record_cannot_be_split() -> None:
+    with pytest.raises(InvalidData, match="at least 2 records"):
+        split_table(table_of(("a",)), 0.2, 0, Task.MULTI_CLASS)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        split_indices(records_of(a=5), 1.0, 0, Task.MULTI_CLASS)
+
+
+def test_split_tables_keep_everything_but_the_records() -> None:
+    table = table_of(*[("a",), ("b",)] * 10)
+    train, validation = split_table(table, 0.2, 5, Task.MULTI_CLASS)
+    assert (len(train.records), len(validation.records)) == (16, 4)
+    assert train.image_column == validation.image_column == "image_url"
+    indices = split_indices(table.records, 0.2, 5, Task.MULTI_CLASS)
+    assert [record.source for record in validation.records] == [f"a.jsonl:{index}" for index in indices[1]]

@@ -1,0 +1,226 @@
+"""The transformations of an `MLTable` file: parsed with every fault, then applied to rows in order.
+
+https://learn.microsoft.com/azure/machine-learning/reference-yaml-mltable. Those that make sense for tables of pictures
+are applied; the others are refused by name.
+"""
+
+import difflib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from clearsight.errors import Fault
+from clearsight.training.label_lines import Encoding, Row
+
+__all__ = ["ReadJsonLines", "Step", "apply_step", "document_fault", "parse_steps", "stream_info_columns"]
+
+REFUSED: Final = (
+    "filter",
+    "read_delimited",
+    "read_parquet",
+    "read_delta_lake",
+    "extract_columns_from_partition_format",
+)
+BOOLEANS: Final = MappingProxyType({"true": True, "1": True, "false": False, "0": False})
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReadJsonLines(_Options):
+    """How label files are read."""
+
+    encoding: Encoding = "utf8"
+    invalid_lines: Literal["error", "drop"] = "error"
+    include_path_column: bool = False
+
+
+class _Sample(_Options):
+    probability: Annotated[float, Field(ge=0, le=1)]
+    seed: int = 0
+
+
+class _DatetimeOptions(_Options):
+    formats: list[str]
+
+
+class _Datetime(_Options):
+    datetime: _DatetimeOptions
+
+
+class _BooleanOptions(_Options):
+    true_values: list[str] = Field(default_factory=lambda: ["true", "1"])
+    false_values: list[str] = Field(default_factory=lambda: ["false", "0"])
+    mismatch_as: Literal["error"] = "error"
+
+
+class _Boolean(_Options):
+    boolean: _BooleanOptions
+
+
+class _Conversion(_Options):
+    columns: str | list[str]
+    column_type: Literal["int", "float", "string", "boolean", "datetime", "stream_info"] | _Datetime | _Boolean
+
+    @property
+    def column_names(self) -> list[str]:
+        return [self.columns] if isinstance(self.columns, str) else self.columns
+
+
+OPTIONS: Final[Mapping[str, TypeAdapter[Any]]] = MappingProxyType(
+    {
+        "read_json_lines": TypeAdapter(ReadJsonLines),
+        "convert_column_types": TypeAdapter(list[_Conversion]),
+        "take": TypeAdapter(Annotated[int, Field(ge=0)]),
+        "skip": TypeAdapter(Annotated[int, Field(ge=0)]),
+        "take_random_sample": TypeAdapter(_Sample),
+        "keep_columns": TypeAdapter(str | list[str]),
+        "drop_columns": TypeAdapter(str | list[str]),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One transformation; the type of `options` belongs to `name`."""
+
+    name: str
+    options: Any
+
+
+def parse_steps(document: Mapping[Any, Any], faults: list[Fault]) -> list[Step]:
+    """Parse `transformations`; the first of a faultless list reads JSON lines. Every fault goes to `faults`."""
+    entries = document.get("transformations")
+    if not isinstance(entries, list):
+        faults.append(document_fault("transformations", "must be a list that begins with read_json_lines", entries))
+        return []
+    steps = []
+    for index, entry in enumerate(entries):
+        place = f"transformations[{index}]"
+        if isinstance(entry, str):
+            entry = {entry: {}}
+        if not isinstance(entry, dict) or len(entry) != 1:
+            faults.append(document_fault(place, "each entry must hold one transformation", entry))
+            continue
+        [(name, options)] = entry.items()
+        step = _parse_step(str(name), {} if options is None else options, f"{place}.{name}", faults)
+        if step is not None:
+            steps.append(step)
+    names = [str(next(iter(entry), "")) if isinstance(entry, dict) else str(entry) for entry in entries]
+    is_refused = any(name in REFUSED for name in names)
+    if (names.count("read_json_lines") != 1 or names[0] != "read_json_lines") and not is_refused:
+        faults.append(document_fault("transformations", "must hold read_json_lines exactly once, as the first", names))
+    return steps
+
+
+def _parse_step(name: str, options: Any, place: str, faults: list[Fault]) -> Step | None:
+    if name in REFUSED:
+        message = f"the transformation {name!r} is not supported for tables of pictures"
+        faults.append(Fault("BAD_DATA_REF", f"MLTable {place}", f"{message}; supported are {', '.join(OPTIONS)}"))
+        return None
+    if name not in OPTIONS:
+        near = difflib.get_close_matches(name, OPTIONS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; supported are {', '.join(OPTIONS)}"
+        faults.append(Fault("BAD_DATA_REF", f"MLTable {place}", f"there is no transformation {name!r}{hint}"))
+        return None
+    try:
+        return Step(name, OPTIONS[name].validate_python(options))
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            key = ".".join([place, *(str(part) for part in detail["loc"])])
+            faults.append(document_fault(key, detail["msg"], detail["input"]))
+        return None
+
+
+def document_fault(place: str, rule: str, value: object) -> Fault:
+    """A fault of the `MLTable` file itself."""
+    text = repr(value)
+    return Fault("BAD_DATA_REF", f"MLTable {place}", f"{rule}, but got {text if len(text) <= 80 else text[:77] + '…'}")
+
+
+def stream_info_columns(steps: Sequence[Step]) -> list[str]:
+    """The columns that are marked as image locations, in order."""
+    return [
+        column
+        for step in steps
+        if step.name == "convert_column_types"
+        for conversion in step.options
+        if conversion.column_type == "stream_info"
+        for column in conversion.column_names
+    ]
+
+
+def apply_step(step: Step, rows: list[Row], faults: list[Fault]) -> list[Row]:
+    """The rows after one transformation; a cell that does not convert is a fault and keeps its value."""
+    match step.name:
+        case "take":
+            return rows[: step.options]
+        case "skip":
+            return rows[step.options :]
+        case "take_random_sample":
+            generator = random.Random(step.options.seed)  # noqa: S311
+            return [row for row in rows if generator.random() < step.options.probability]
+        case "keep_columns" | "drop_columns":
+            columns = {step.options} if isinstance(step.options, str) else set(step.options)
+            keep = step.name == "keep_columns"
+            return [
+                Row({key: value for key, value in row.values.items() if (key in columns) == keep}, row.file, row.line)
+                for row in rows
+            ]
+        case _:
+            for conversion in step.options:
+                if conversion.column_type != "stream_info":
+                    rows = [_convert(row, conversion, faults) for row in rows]
+            return rows
+
+
+def _convert(row: Row, conversion: _Conversion, faults: list[Fault]) -> Row:
+    values = dict(row.values)
+    for column in conversion.column_names:
+        if values.get(column) is None:
+            continue
+        try:
+            values[column] = _converted(values[column], conversion.column_type)
+        except (ValueError, TypeError, KeyError):
+            message = (
+                f"column {column!r} must convert to {_type_name(conversion)}, but got {str(values[column])[:60]!r}"
+            )
+            faults.append(Fault("BAD_DATA", row.source, message))
+    return Row(values, row.file, row.line)
+
+
+def _type_name(conversion: _Conversion) -> str:
+    kind = conversion.column_type
+    return kind if isinstance(kind, str) else type(kind).__name__.strip("_").lower()
+
+
+def _converted(value: Any, kind: str | _Datetime | _Boolean) -> Any:
+    """One cell in the column type; date and time become ISO text, since JSON has no such type."""
+    if isinstance(kind, _Datetime):
+        for form in kind.datetime.formats:
+            try:
+                return datetime.strptime(value, form).isoformat()
+            except ValueError:
+                continue
+        raise ValueError(value)
+    if isinstance(kind, _Boolean):
+        words = dict.fromkeys(kind.boolean.true_values, True) | dict.fromkeys(kind.boolean.false_values, False)
+        return words[str(value)]
+    match kind:
+        case "int":
+            return int(value)
+        case "float":
+            return float(value)
+        case "string":
+            return value if isinstance(value, str) else orjson.dumps(value).decode()
+        case "boolean":
+            return BOOLEANS[str(value).lower()]
+        case _:
+            return datetime.fromisoformat(value).isoformat()
