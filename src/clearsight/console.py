@@ -245,18 +245,16 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 def run(command: click.Command, args: Sequence[str] | None = None) -> int:
     """Run a command as a user would; return the exit code. No traceback for an error raised on purpose."""
     try:
-        command.main(args=args, prog_name="clearsight", standalone_mode=False)
+        result = command.main(args=args, prog_name="clearsight", standalone_mode=False)
+        return result if isinstance(result, int) else 0  # `ctx.exit(code)` arrives as a result
     except click.exceptions.Abort:
         stderr.print("interrupted")
         return 130
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.exceptions.Exit as error:
-        return error.exit_code
     except ClearsightError as error:
         stderr.print(f"error: {error}", markup=False, soft_wrap=True)
         return 1
     except BrokenPipeError:
         return 1
-    return 0

@@ -140,3 +140,13 @@ def test_a_missing_extra_names_the_install_command(capsys: pytest.CaptureFixture
     group = LazyGroup("g", lazy={"heavy": LazyCommand("no_such_package:command", "Does much.", "train")})
     assert run(group, ["heavy"]) == 1
     assert "pip install 'clearsight[train]'" in capsys.readouterr().err
+
+
+def test_a_command_chooses_its_exit_code() -> None:
+    @click.command()
+    @click.pass_context
+    def leave(ctx: click.Context) -> None:
+        ctx.exit(3)
+
+    assert run(leave, []) == 3
+    assert run(leave, ["--help"]) == 0
