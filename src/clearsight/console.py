@@ -29,10 +29,10 @@ stderr = Console(stderr=True, highlight=False)
 
 
 class AzCommand(click.Command):
-    """A command that reads flags as `az` does.
+    r"""A command that reads flags as `az` does.
 
     Unambiguous abbreviations of long flags work (`--endpoint` for `--endpoint-name`). An option with `multiple=True`
-    takes several values per flag (`--set a=1 b=2`). In help texts, a line `\\b` keeps the lines of its paragraph.
+    takes several values per flag (`--set a=1 b=2`). In help texts, a line `\b` keeps the lines of its paragraph.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
