@@ -80,6 +80,7 @@ def read_parameters(section: Section | None, task: Task) -> dict[str, Value]:
     return values
 
 
+_MIN_CROP_SIZE: Final = 32
 _FLAGS: Final = tuple(field.name for field in fields(AdvancedSettings) if field.name != "x_weights_dir")
 
 
@@ -139,9 +140,8 @@ def check_parameters(
                 faults.append(Fault("BAD_PARAM_FOR_MODEL", f"{path}.{key}", f"no model of {list(models)} uses it"))
         for key in parameters:
             users[key] = users.get(key, False) or any(facts.family in HYPERPARAMETERS[key].families for facts in known)
-        fixed = {**parameters, **{key: item for key, item in space.items() if not isinstance(item, Expression)}}
         for facts in known:
-            faults += _model_rules(path, facts, fixed)
+            faults += _model_rules(path, facts, {**parameters, **space})
         for key in space.keys() & parameters.keys():
             warnings.append(f"{path}.{key}: overrides training_parameters.{key}")
     faults += [
@@ -163,31 +163,36 @@ def _model_fault(task: Task, name: str) -> str | None:
     return f"must be one of {', '.join(NATIVE_MODELS[task])}, but got {name!r}"
 
 
-def _model_rules(path: str, facts: ModelFacts, given: Mapping[str, Value]) -> list[Fault]:
-    faults = []
+def _model_rules(path: str, facts: ModelFacts, chosen: Mapping[str, Value | Expression]) -> list[Fault]:
+    """Rules that join values and model; a value that is drawn per trial is checked when it is drawn."""
+    faults: list[Fault] = []
+
+    def fixed(key: str, default: int) -> int | None:
+        value = chosen.get(key, default)
+        return None if isinstance(value, Expression) else int(value)
 
     def fault(key: str, message: str) -> None:
         faults.append(Fault("BAD_PARAM_FOR_MODEL", f"{path}.{key}", f"{message} for {facts.model_name}"))
 
-    freeze = given.get("layers_to_freeze", 0)
-    if isinstance(freeze, int) and freeze > facts.num_freeze_groups:
+    freeze = fixed("layers_to_freeze", 0)
+    if freeze is not None and freeze > facts.num_freeze_groups:
         fault("layers_to_freeze", f"must be at most {facts.num_freeze_groups}, but got {freeze},")
     if facts.family not in ("cnn", "vit"):
         return faults
-    train = int(given.get("training_crop_size", facts.crop_size))
-    validation = int(given.get("validation_crop_size", facts.crop_size))
-    resize = int(given.get("validation_resize_size", facts.resize_size))
-    if resize < validation:
-        own = "" if "validation_resize_size" in given else " (the model's own)"
+    train = fixed("training_crop_size", facts.crop_size)
+    validation = fixed("validation_crop_size", facts.crop_size)
+    resize = fixed("validation_resize_size", facts.resize_size)
+    if resize is not None and validation is not None and resize < validation:
+        own = "" if "validation_resize_size" in chosen else " (the model's own)"
         fault("validation_resize_size", f"must be at least validation_crop_size, {validation}, but is {resize}{own}")
-    if facts.family == "vit" and train != validation:
+    if facts.family == "vit" and None not in (train, validation) and train != validation:
         fault("training_crop_size", f"must equal validation_crop_size, {validation}, but got {train},")
     step = {"vit": 16, "cnn": 32 if facts.model_name == "seresnext" else 1}[facts.family]
     for key, size in (("training_crop_size", train), ("validation_crop_size", validation)):
-        if size % step:
+        if size is not None and size % step:
             fault(key, f"must be a multiple of {step}, but got {size},")
-        elif size < 32:
-            fault(key, f"must be at least 32, since the network halves it five times, but got {size},")
+        elif size is not None and size < _MIN_CROP_SIZE:
+            fault(key, f"must be at least {_MIN_CROP_SIZE}, since the network halves it five times, but got {size},")
     return faults
 
 
