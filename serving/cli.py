@@ -340,6 +340,8 @@ def update_deployment(
 ) -> Any:
     r"""Change a deployment: the old instances serve until the new ones are ready.
 
+    Without a change the same is started anew, for example after an edit of settings.json.
+
     \b
     Example:
       clearsight online-deployment update -n blue -e fridge --set instance_count=2

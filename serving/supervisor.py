@@ -57,7 +57,7 @@ async def serve(workspace: Workspace, options: ServeOptions, report: Report) -> 
     with store.lock():
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, stopping.set)
         ledger = ProcessLedger(workspace.endpoints / "processes.json")
         if num_ended := ledger.sweep():

@@ -40,6 +40,14 @@ MAX_BODY_BYTES: Final = 100 * 1024 * 1024
 RESPONSE_MARGIN_S: Final = 10
 """TorchServe kills a worker at its response timeout, so that one must come well after the gateway's 408."""
 
+MEMORY: Final = ("-Xmx1g", "-XX:MaxDirectMemorySize=2g")
+"""Upper bounds, taken when needed: with 256 MB, four bodies of 50 MB at once were answered 507 (measured)."""
+
+MAX_ANSWER_BYTES: Final = 96 * 1024 * 1024
+BATCH_ANSWER_BYTES: Final = 32 * 1024 * 1024
+"""Of all answers of a batch, shared equally. TorchServe decodes a batch of answers in quadratic time: 4 x 5 MB took
+2 s, 4 x 12 MB 9 s, and 4 x 24 MB ran into the response timeout, which kills the worker (measured)."""
+
 SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|^TS_", re.IGNORECASE)
 """Environment variables that a model does not get unless its deployment names them; `TS_…` reconfigure TorchServe."""
 
@@ -142,6 +150,7 @@ class RunFolder:
                 device=plan.device,
                 precision=plan.precision,
                 num_threads=plan.num_threads,
+                max_answer_bytes=MAX_ANSWER_BYTES if plan.batch_size == 1 else BATCH_ANSWER_BYTES // plan.batch_size,
                 diagnostic_file=str(self.diagnostic_file),
             ),
         )
@@ -189,7 +198,7 @@ class RunFolder:
         home = Path(spec.origin).parent.parent
         return [
             str(java_home() / "bin" / "java"),
-            "-Xmx256m",
+            *MEMORY,
             "-XX:+ExitOnOutOfMemoryError",
             f"-Dmodel_server_home={home}",
             f"-Djava.io.tmpdir={self.root / 'tmp'}",

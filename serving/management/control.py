@@ -19,7 +19,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from clearsight.errors import ClearsightError, Conflict
-from clearsight.serving.management.service import EndpointService
+from clearsight.serving.management.service import RESOLVING, EndpointService
 
 __all__ = ["LONG_VERBS", "VERBS", "ControlServer", "is_served", "reachable_path"]
 
@@ -101,7 +101,7 @@ class ControlServer:
         await response.prepare(request)
         while True:
             event = await events.get()
-            if no_wait and event.get("step") == "verifying the package":  # accepted and stored; the rest goes on
+            if no_wait and event.get("step", RESOLVING) != RESOLVING:  # accepted and stored; the rest goes on
                 event = {"result": None}
             await response.write(json.dumps(event).encode() + b"\n")
             if "step" not in event:

@@ -22,14 +22,13 @@ from clearsight.serving.management.store import (
     DeploymentRecord,
     EndpointRecord,
     EndpointStore,
-    Failure,
     Token,
     new_key,
 )
-from clearsight.serving.workers import WorkersFailed
+from clearsight.serving.management.views import deployment_view, endpoint_view, failure_of
 from clearsight.traffic import parse_traffic
 
-__all__ = ["EndpointService", "Runtime"]
+__all__ = ["RESOLVING", "EndpointService", "Runtime", "Step"]
 
 MAX_ENDPOINTS: Final = 100
 MAX_DEPLOYMENTS: Final = 20
@@ -37,6 +36,9 @@ MAX_DEPLOYMENTS: Final = 20
 
 TOKEN_LIFE_S: Final = 3600
 """Life of a token of `auth_mode: aml_token`; it is renewed after half of it."""
+
+RESOLVING: Final = "resolving the model"
+"""The step before a deployment is stored; with `--no-wait` a verb returns after it."""
 
 Step = Callable[[str], None]
 
@@ -117,13 +119,13 @@ class EndpointService:
             raise UserError("auth_mode must be key or aml_token here, but got aad_token, which needs a directory")
         stored = self.store.put(replace(record, document=document))
         await self.runtime.publish()
-        return self._endpoint_view(stored)
+        return endpoint_view(stored, self.store.base_url)
 
     async def show_endpoint(self, name: str) -> dict[str, Any]:
-        return self._endpoint_view(self.store.get(name))
+        return endpoint_view(self.store.get(name), self.store.base_url)
 
     async def list_endpoints(self) -> list[dict[str, Any]]:
-        return [self._endpoint_view(record) for record in self.store.endpoints()]
+        return [endpoint_view(record, self.store.base_url) for record in self.store.endpoints()]
 
     async def delete_endpoint(self, name: str) -> None:
         """Delete an endpoint and its deployments."""
@@ -186,7 +188,7 @@ class EndpointService:
                 )
             if present is None and len(endpoint.deployments) >= MAX_DEPLOYMENTS:
                 raise Conflict(f"an endpoint must hold at most {MAX_DEPLOYMENTS} deployments; delete one first")
-            on_step("resolving the model")
+            on_step(RESOLVING)
             record = self.store.put_deployment(
                 DeploymentRecord(
                     document=parsed,
@@ -198,7 +200,7 @@ class EndpointService:
             if all_traffic:
                 endpoint = self.store.get(parsed.endpoint_name)
                 await self._put_endpoint(endpoint, replace(endpoint.document, traffic={parsed.name: 100}))
-            return _deployment_view(record)
+            return deployment_view(record)
         finally:
             self._busy.discard((parsed.endpoint_name, parsed.name))
 
@@ -210,7 +212,10 @@ class EndpointService:
         document: Mapping[str, Any] | None = None,
         on_step: Step = lambda step: None,
     ) -> dict[str, Any]:
-        """Change a deployment. The present process serves until the new one is ready, and if that fails, on."""
+        """Change a deployment. The present process serves until the new one is ready, and if that fails, on.
+
+        Without any change the same is started anew, for example after an edit of `settings.json`.
+        """
         self._reserve(endpoint_name, name.lower())
         try:
             present = self.store.get(endpoint_name).deployment(name.lower())
@@ -221,17 +226,20 @@ class EndpointService:
             if (parsed.endpoint_name, parsed.name) != (endpoint_name, present.name):
                 raise UserError(f"a deployment must keep its name and endpoint, but got {parsed.name!r}")
             read_overrides(parsed)
-            if _runs_like(parsed, present.document) and present.state == "Succeeded":
-                return _deployment_view(self.store.put_deployment(replace(present, document=parsed)))
+            package = self._resolve(parsed)
+            is_asked_for = bool(overrides or document)
+            is_same = _runs_like(parsed, present.document) and package == present.package
+            if is_asked_for and is_same and present.state == "Succeeded":
+                return deployment_view(self.store.put_deployment(replace(present, document=parsed)))
             updated = replace(
                 present,
                 document=parsed,
-                package=self._resolve(parsed),
+                package=package,
                 state="Updating",
                 generation=present.generation + 1,
             )
             self.store.put_deployment(replace(present, state="Updating", generation=updated.generation))
-            return _deployment_view(await self._roll_out(updated, on_step, previous=present))
+            return deployment_view(await self._roll_out(updated, on_step, previous=present))
         finally:
             self._busy.discard((endpoint_name, name.lower()))
 
@@ -244,7 +252,7 @@ class EndpointService:
         try:
             serving = await self.runtime.roll_out(record, on_step)
         except BaseException as error:
-            failure = _failure_of(error)
+            failure = failure_of(error)
             kept = record if previous is None else replace(previous, generation=record.generation)
             is_serving_still = previous is not None and previous.state == "Succeeded"
             self.store.put_deployment(
@@ -256,10 +264,10 @@ class EndpointService:
         return stored
 
     async def show_deployment(self, endpoint_name: str, name: str) -> dict[str, Any]:
-        return _deployment_view(self.store.get(endpoint_name).deployment(name.lower()))
+        return deployment_view(self.store.get(endpoint_name).deployment(name.lower()))
 
     async def list_deployments(self, endpoint_name: str) -> list[dict[str, Any]]:
-        return [_deployment_view(record) for _, record in sorted(self.store.get(endpoint_name).deployments.items())]
+        return [deployment_view(record) for _, record in sorted(self.store.get(endpoint_name).deployments.items())]
 
     async def delete_deployment(self, endpoint_name: str, name: str) -> None:
         """Delete a deployment that has no traffic."""
@@ -316,58 +324,8 @@ class EndpointService:
         reference = document.model if isinstance(document.model, str) else str(document.model["path"])
         return self.registry.resolve(reference)
 
-    def _endpoint_view(self, record: EndpointRecord) -> dict[str, Any]:
-        """What `show` prints: the YAML keys in snake case, as `az ml` has them."""
-        uri = f"{self.store.base_url}/endpoints/{record.name}"
-        document = record.document
-        return {
-            "name": document.name,
-            "description": document.description or "",
-            "auth_mode": document.auth_mode,
-            "traffic": dict(record.traffic),
-            "mirror_traffic": dict(document.mirror_traffic or {}),
-            "scoring_uri": f"{uri}/score",
-            "openapi_uri": f"{uri}/swagger.json",
-            "provisioning_state": "Succeeded",
-            "public_network_access": document.inert.get("public_network_access", "enabled"),
-            "kind": "Managed",
-            "location": "local",
-            "tags": dict(document.tags),
-            "properties": dict(document.properties),
-        }
-
 
 def _runs_like(one: DeploymentDocument, other: DeploymentDocument) -> bool:
     """True when a change from one to the other needs no new process."""
     quiet: dict[str, Any] = {"description": None, "tags": {}, "properties": {}, "inert": {}, "warnings": ()}
     return replace(one, **quiet) == replace(other, **quiet)
-
-
-def _deployment_view(record: DeploymentRecord) -> dict[str, Any]:
-    view = {
-        **record.document.to_document(),
-        "provisioning_state": record.state,
-        "description": record.document.description or "",
-        "package_path": str(record.package),
-        "serving": dict(record.serving),
-    }
-    if record.failure:
-        view["error"] = {"code": record.failure.code, "message": record.failure.message}
-    return view
-
-
-def _failure_of(error: BaseException) -> Failure:
-    """Azure's code for what went wrong while a deployment was made."""
-    match error:
-        case WorkersFailed():
-            return Failure("ResourceNotReady", str(error))
-        case NotFound():
-            return Failure("ResourceNotFound", str(error))
-        case UserError():
-            return Failure("BadArgument", str(error))
-        case ClearsightError():
-            return Failure("InternalServerError", str(error))
-        case Exception():
-            return Failure("InternalServerError", f"{type(error).__name__}: {error}")
-        case _:
-            return Failure("OperationCanceled", "the server was stopped")

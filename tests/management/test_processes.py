@@ -66,8 +66,12 @@ async def test_verbs_go_through_the_socket_with_steps_results_and_errors(
         steps: list[str] = []
         shown = await in_thread(call, workspace, "create_deployment", {"document": blue}, on_step=steps.append)
         assert (shown["provisioning_state"], steps) == ("Succeeded", ["resolving the model", "starting"])
-        with pytest.raises(NotFound, match="no deployment 'green'"):
-            await in_thread(call, workspace, "show_deployment", {"endpoint_name": "fridge", "name": "green"})
+        green = {"document": {**blue, "name": "green"}, "no_wait": True}
+        assert await in_thread(call, workspace, "create_deployment", green) is None
+        with pytest.raises(Conflict, match="already has"):
+            await in_thread(call, workspace, "create_deployment", green)
+        with pytest.raises(NotFound, match="no deployment 'red'"):
+            await in_thread(call, workspace, "show_deployment", {"endpoint_name": "fridge", "name": "red"})
         with pytest.raises(Conflict, match="already running"):
             await ControlServer(service, workspace.control_socket).start()
     finally:

@@ -184,6 +184,15 @@ async def test_an_update_of_words_alone_starts_nothing(
     assert runtime.notes == []
 
 
+async def test_an_update_without_changes_starts_the_same_anew(
+    service: EndpointService, runtime: Any, blue: dict[str, Any]
+) -> None:
+    await service.create_endpoint({"name": "fridge"})
+    await service.create_deployment(blue)
+    await service.update_deployment("fridge", "blue")
+    assert [note for note in runtime.notes if "roll" in note] == ["roll out blue 1", "roll out blue 2"]
+
+
 @pytest.mark.parametrize("overrides", [{"instance_count": 0}, {"instance_cuont": 2}, {"name": "green"}])
 async def test_a_wrong_update_changes_nothing(
     service: EndpointService, blue: dict[str, Any], overrides: dict[str, Any]

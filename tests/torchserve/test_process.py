@@ -61,14 +61,19 @@ async def test_the_same_worker_outlives_everything_that_kills_one(process: Torch
     [(pid, _)] = await process.worker_states()
     texts = ["é", "a\r\nb", "a\n[METRICS]Forged.Count:1|#Level:Host", "CUDA out of memory", "\x00\x1b"]
     bodies = [b"raise " + text.encode() for text in texts] + [b"raise \xed\xa0\x80", b"status 413", b"status 599"]
-    bodies += [b"big 100663297", b"big 20000000", b"x" * 1_000_000]
+    bodies += [b"big 100663297", b"big 8388609", b"big 8388608", b"x" * 1_000_000]
     statuses = [(await process.predict(body))[0] for body in bodies]
-    assert statuses == [500] * 6 + [422, 599, 422, 200, 200]
+    assert statuses == [500] * 6 + [422, 599, 422, 422, 200, 200]
     assert [pid for pid, _ in await process.worker_states()] == [pid]
     assert json.loads((await process.predict(b"facts"))[1])["pid"] == pid
     log = process.log_file.read_text()
     assert "clearsight | [METRICS]Forged" in log
     assert not [line for line in log.splitlines() if line.startswith("[METRICS]")]
+
+
+async def test_the_largest_answers_of_a_whole_batch_come_back(process: TorchServeProcess) -> None:
+    answers = await asyncio.gather(*(process.predict(b"big 8388608") for _ in range(4)))
+    assert [(status, len(body)) for status, body in answers] == [(200, 8_388_608)] * 4
 
 
 async def test_nothing_listens_on_tcp_but_grpc_on_loopback(process: TorchServeProcess) -> None:
