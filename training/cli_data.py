@@ -39,7 +39,7 @@ def _progress(items: Iterable[T], description: str, total: int | None = None) ->
     return track(items, description, total, console=stderr, transient=True, disable=not stderr.is_terminal)
 
 
-@data.command(cls=AzCommand)
+@data.command(cls=AzCommand, short_help="Draw labelled fridge scenes.")
 @click.option("--output", "output", type=OUTPUT, required=True, help="Folder to write.")
 @click.option(
     "--num-images", type=click.IntRange(10, 100_000), default=240, show_default=True, help="Pictures per kind."
@@ -77,7 +77,7 @@ def _parse_size(size: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-@data.command(cls=AzCommand)
+@data.command(cls=AzCommand, short_help="Write data folders from other layouts.")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("--from", "layout", type=click.Choice(["folders", "csv"]), required=True, help="Layout of SOURCE.")
 @click.option("--output", "output", type=OUTPUT, required=True, help="Folder to write both data folders to.")
@@ -145,7 +145,7 @@ def _header(source: Path) -> list[str]:
         return [name.strip().strip('"').lower() for name in file.readline().split(",")]
 
 
-@data.command(cls=AzCommand)
+@data.command(cls=AzCommand, short_help="List every fault of a data folder.")
 @click.argument("folder", type=OUTPUT)
 @click.option("--task", type=TASKS, required=True, help="Task whose format the labels must have.")
 @click.option("--target-column", default="label", show_default=True, help="`target_column_name` of the job.")

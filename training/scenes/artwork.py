@@ -33,9 +33,9 @@ def draw_artwork(rng: np.random.Generator, height: int, width: int) -> Floats:
     art = np.empty((height, width, 3), np.uint8)  # OpenCV smooths edges on 8-bit pictures only
     art[:] = to_8bit(ground)
     ink = _contrasting(rng, ground)
-    for pattern in rng.permutation(len(PATTERNS))[: rng.integers(0, 3)]:
+    for pattern in rng.permutation(len(PATTERNS))[: rng.choice(3, p=[0.3, 0.5, 0.2])]:
         # Toned towards the ground: prints as loud as the outline would drown the shape that tells the class.
-        tone = rng.uniform(0.25, 0.75)
+        tone = rng.uniform(0.25, 0.7)
         PATTERNS[pattern](rng, art, ground + (ink - ground) * np.float32(tone))
         ink = _contrasting(rng, ground)
     if rng.random() < 0.8:

@@ -50,8 +50,8 @@ def _draw_tab(sprite: Sprite, radius: float, pitch: float, rim: Colour) -> None:
 
 def draw_milk_bottle(rng: np.random.Generator, height: int, pitch: float, light: Light) -> Sprite:
     half_width = height * rng.uniform(0.42, 0.52) / 2
-    cap, cap_height = rng.uniform(0.5, 0.62), rng.uniform(0.09, 0.13)
-    neck, shoulder = cap * rng.uniform(0.84, 0.95), rng.uniform(0.28, 0.36)
+    cap, cap_height = rng.uniform(0.44, 0.54), rng.uniform(0.1, 0.14)
+    neck, shoulder = cap * rng.uniform(0.82, 0.92), rng.uniform(0.32, 0.4)
     waist, waist_at = rng.uniform(0.82, 0.95), rng.uniform(0.5, 0.62)
     points = [(0, cap * 0.96), (0.01, cap), (cap_height, cap), (cap_height + 0.005, neck), (cap_height + 0.035, neck)]
     rise = np.linspace(0, 1, 6)[1:]
@@ -107,10 +107,10 @@ def _bottle_wall(rng: np.random.Generator, height: int, width: int, shoulder: fl
 
 def draw_carton(rng: np.random.Generator, height: int, pitch: float, light: Light) -> Sprite:
     """A box with a square foot, a roof of two slopes and a crimped fin along the ridge."""
-    fin, roof = rng.uniform(0.05, 0.08), rng.uniform(0.13, 0.2)
+    fin, roof = rng.uniform(0.06, 0.09), rng.uniform(0.16, 0.22)
     body = 1 - fin - roof
-    width = rng.uniform(0.33, 0.46)
-    yaw = rng.uniform(0.15, 0.95) * (1 if rng.random() < 0.5 else -1)
+    width = rng.uniform(0.36, 0.46)
+    yaw = rng.uniform(0.25, 0.85) * (1 if rng.random() < 0.5 else -1)
     pitch = max(pitch, 0.05)
     rows, columns = height, max(8, int(width * height))
     front = draw_artwork(rng, rows, columns)

@@ -91,10 +91,10 @@ def _place_object(
     is_single: bool,
 ) -> _Placed:
     draw, tall = CONTAINERS[label]
-    size = height * tall * (rng.uniform(0.78, 0.92) if is_single else rng.uniform(0.4, 0.62))
+    size = height * tall * (rng.uniform(0.74, 0.88) if is_single else rng.uniform(0.4, 0.62))
     x = width * rng.uniform(0.43, 0.57) if is_single else width * rng.uniform(0.08, 0.92)
     lies = not is_single and rng.random() < 0.12
-    angle = rng.choice([-90.0, 90.0]) + rng.normal(0, 8) if lies else rng.normal(0, 3)
+    angle = rng.choice([-90.0, 90.0]) + rng.normal(0, 8) if lies else rng.normal(0, 2.5)
     depth = rng.uniform(0.4, 0.95)
     sprite = draw(rng, int(size * OVERSAMPLING), pitch, light)
     base_y = interior.back_y + (interior.front_y - interior.back_y) * depth
@@ -117,8 +117,8 @@ def _place_clutter(
     placed = []
     for _ in range(int(rng.integers(2, 6))):
         draw, tall = CLUTTER[names[rng.integers(len(names))]]
-        is_front = rng.random() < 0.15
-        size = height * tall * rng.uniform(0.6, 1.0) * (0.7 if is_front else 1.0)
+        is_front = rng.random() < (0.08 if is_single else 0.2)
+        size = height * tall * rng.uniform(0.6, 0.95) * (0.7 if is_front else 1.0)
         sprite = draw(rng, max(12, int(size * OVERSAMPLING)), pitch, light)
         depth = rng.uniform(0.9, 1.0) if is_front else rng.uniform(0.02, 0.35)
         base_y = interior.back_y + (interior.front_y - interior.back_y) * depth
