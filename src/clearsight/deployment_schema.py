@@ -222,15 +222,16 @@ def validate(model: type[AnySection], document: Mapping[str, Any], subject: str)
 def _fault(model: type[BaseModel], document: Mapping[str, Any], entry: Any) -> Fault | None:
     """One entry of pydantic as a fault; None when it speaks of a union member that was not meant."""
     location: tuple[int | str, ...] = entry["loc"]
-    fields, value, path = model.model_fields, document, []
-    for part in location:
+    fields, path = model.model_fields, []
+    value: Any = document
+    for part in map(str, location):
         if isinstance(value, Mapping) and (part in value or part in fields or entry["type"] == "missing"):
-            path.append(str(part))
+            path.append(part)
             nested = _section_of(fields[part].annotation) if part in fields else None
             value, fields = value.get(part), nested.model_fields if nested else {}
         elif isinstance(value, Mapping) and part == "str":
             return None  # the text member of a union, but a mapping came
-        elif not isinstance(value, Mapping) and str(part).startswith("_"):
+        elif not isinstance(value, Mapping) and part.startswith("_"):
             return None  # the mapping member of a union, but something else came
     target = ".".join(path)
     match entry["type"]:
