@@ -215,16 +215,18 @@ def _cells(row: Any) -> list[str]:
 
 
 def _print_table(result: Any) -> None:
+    """Print one line per object; keys with nested values are left out, unless there are no others."""
     rows: Sequence[Any] = result if isinstance(result, list) else [result]
     if not rows or not isinstance(rows[0], dict):
         click.echo("\n".join(_text(row) for row in rows))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    for column in columns:
+    names = dict.fromkeys(key for row in rows for key in row)
+    columns = [name for name in names if not any(isinstance(row.get(name), (dict, list)) for row in rows)]
+    for column in columns or names:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(_text(row.get(column)) for column in columns))
+        table.add_row(*(_text(row.get(column)) for column in columns or names))
     Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 

@@ -69,6 +69,11 @@ def test_a_table_has_the_keys_as_columns(capsys: pytest.CaptureFixture[str]) -> 
     assert lines == [["name", "traffic"], ["blue", "90"], ["green", "10"]]
 
 
+def test_a_table_leaves_nested_values_out(capsys: pytest.CaptureFixture[str]) -> None:
+    emit([{"name": "blue", "tags": {"a": "b"}}], "table")
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [["name"], ["blue"]]
+
+
 def test_a_wrong_query_is_a_usage_error() -> None:
     with pytest.raises(click.UsageError, match="JMESPath"):
         emit({}, "json", "a..b")
