@@ -1,23 +1,15 @@
 """Azure's safe-rollout sample, step by step, against a real server: gateway, TorchServe and all."""
 
-import base64
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from clearsight.cli import root
@@ -37,75 +29,20 @@ request_settings: {{request_timeout_ms: 60000, max_concurrent_requests_per_insta
 """
 
 
-class Server:
-    """`clearsight serve` in a process of its own, on a free port."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
-        self.log_file = workspace.root / "serve.log"
-        workspace.root.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", "from clearsight.cli import main; main()", "serve", "--port", str(self.port)],
-                env={**os.environ, "CLEARSIGHT_HOME": str(workspace.root)},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + 60
-        while not workspace.control_socket.is_socket():
-            assert self.process.poll() is None, self.log_file.read_text()
-            assert time.monotonic() < deadline, self.log_file.read_text()
-            time.sleep(0.05)
-
-    def family(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def workers(self) -> list[psutil.Process]:
-        return [process for process in self.family() if "model_service_worker.py" in " ".join(process.cmdline())]
-
-
-@pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.setenv("CLEARSIGHT_HOME", str(tmp_path / "workspace"))
-    return Workspace.default()
-
-
-@pytest.fixture
-def server(workspace: Workspace) -> Iterator[Server]:
-    server = Server(workspace)
-    family = []
-    try:
-        yield server
-    finally:
-        if server.process.poll() is None:
-            family = server.family()
-            server.process.terminate()
-        try:
-            server.process.wait(60)
-        except subprocess.TimeoutExpired:
-            server.process.kill()
-            server.process.wait()
-        for process in family:
-            if process.is_running():
-                process.kill()
-
-
 class Load:
     """Clients that score one picture after the other until they are stopped."""
 
-    def __init__(self, uri: str, key: str, body: bytes, num_clients: int = 2) -> None:
+    def __init__(self, server: Any, uri: str, key: str, body: bytes, num_clients: int = 2) -> None:
         self.outcomes: Counter[str] = Counter()
         self._is_stopped = threading.Event()
         self._pool = ThreadPoolExecutor(num_clients)
         for _ in range(num_clients):
-            self._pool.submit(self._work, uri, key, body)
+            self._pool.submit(self._work, server, uri, key, body)
 
-    def _work(self, uri: str, key: str, body: bytes) -> None:
+    def _work(self, server: Any, uri: str, key: str, body: bytes) -> None:
         while not self._is_stopped.wait(0.03):
             try:
-                self.outcomes[str(post(uri, key, body)[0])] += 1
+                self.outcomes[str(server.post(uri, key, body)[0])] += 1
             except OSError as error:
                 self.outcomes[type(getattr(error, "reason", error)).__name__] += 1
 
@@ -113,23 +50,6 @@ class Load:
         self._is_stopped.set()
         self._pool.shutdown()
         return self.outcomes
-
-
-def post(uri: str, key: str, body: bytes, **headers: str) -> tuple[int, bytes]:
-    request = urllib.request.Request(
-        uri, body, {"Authorization": f"Bearer {key}", "Content-Type": "application/json", **headers}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=60) as response:
-            return response.status, response.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read()
-
-
-def body_of(*pictures: Path) -> bytes:
-    cells = [base64.encodebytes(picture.read_bytes()).decode() for picture in pictures]
-    return json.dumps({"input_data": {"columns": ["image"], "index": [*range(len(cells))], "data": cells}}).encode()
 
 
 @pytest.mark.torchserve
@@ -145,7 +65,6 @@ def test_the_safe_rollout_sample_works_step_by_step(
     ModelRegistry(workspace).create(tiny_package.root, "od-fridge")
     for name in ("blue", "green"):
         (tmp_path / f"{name}.yml").write_text(DEPLOYMENT.format(name=name))
-    (tmp_path / "sample.json").write_bytes(body_of(drawn_pictures[0]))
 
     def az(*words: object, fails: bool = False) -> Any:
         code = run(root, [str(word) for word in words])
@@ -154,7 +73,8 @@ def test_the_safe_rollout_sample_works_step_by_step(
         return output.err if fails else output.out.strip()
 
     az("online-endpoint", "create", "--name", "fridge", "-o", "none")  # stored; nothing serves yet
-    server: Server = request.getfixturevalue("server")
+    server = request.getfixturevalue("server")
+    (tmp_path / "sample.json").write_bytes(server.body_of(drawn_pictures[0]))
     endpoint = ("-e", "fridge")
     blue = az("online-deployment", "create", *endpoint, "-f", tmp_path / "blue.yml", "--all-traffic", "-o", "json")
     assert json.loads(blue)["provisioning_state"] == "Succeeded"
@@ -163,16 +83,16 @@ def test_the_safe_rollout_sample_works_step_by_step(
     assert uri == f"http://127.0.0.1:{server.port}/endpoints/fridge/score"
 
     # A batch gives the bytes that each request gets alone.
-    bodies = [body_of(picture) for picture in drawn_pictures[:6]] + [b"[]", body_of(*drawn_pictures[:3])]
-    alone = [post(uri, key, body) for body in bodies]
+    bodies = [server.body_of(picture) for picture in drawn_pictures[:6]] + [b"[]", server.body_of(*drawn_pictures[:3])]
+    alone = [server.post(uri, key, body) for body in bodies]
     assert [status for status, _ in alone] == [200] * 6 + [424, 200]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
-            assert list(pool.map(lambda body: post(uri, key, body), bodies)) == alone
-    assert post(uri, "wrong", bodies[0])[0] == 401
+            assert list(pool.map(lambda body: server.post(uri, key, body), bodies)) == alone
+    assert server.post(uri, "wrong", bodies[0])[0] == 401
 
     # Rolling update and a killed worker under light load: nothing is lost.
-    load = Load(uri, key, bodies[0])
+    load = Load(server, uri, key, bodies[0])
     updated = az("online-deployment", "update", "-n", "blue", *endpoint, "--set", "instance_count=2")
     assert json.loads(updated)["serving"]["workers"] == 2
     before = {worker.pid for worker in server.workers()}
@@ -195,11 +115,11 @@ def test_the_safe_rollout_sample_works_step_by_step(
     assert "has 90 %" in az("online-deployment", "delete", "-n", "blue", *endpoint, "--yes", fails=True)
     az("online-endpoint", "update", "-n", "fridge", "--traffic", "blue=0 green=100")
     az("online-deployment", "delete", "-n", "blue", *endpoint, "--yes", "--no-wait")
-    assert post(uri, key, bodies[0])[0] == 200
-    assert post(uri, key, bodies[0], **{"azureml-model-deployment": "blue"})[0] == 404
+    assert server.post(uri, key, bodies[0])[0] == 200
+    assert server.post(uri, key, bodies[0], **{"azureml-model-deployment": "blue"})[0] == 404
     assert "loaded mobilenetv2" in az("online-deployment", "get-logs", "-n", "green", *endpoint)
     az("online-endpoint", "regenerate-keys", "-n", "fridge", "--key-type", "primary")
-    assert post(uri, key, bodies[0])[0] == 401
+    assert server.post(uri, key, bodies[0])[0] == 401
     key = az("online-endpoint", "get-credentials", "-n", "fridge", "-o", "tsv", "--query", "primaryKey")
 
     # A second server is refused, and a killed gateway comes back with the routing table.
@@ -210,7 +130,7 @@ def test_the_safe_rollout_sample_works_step_by_step(
     deadline = time.monotonic() + 30
     while True:
         try:
-            assert post(uri, key, bodies[0])[0] == 200
+            assert server.post(uri, key, bodies[0])[0] == 200
             break
         except OSError:
             assert time.monotonic() < deadline
@@ -218,7 +138,7 @@ def test_the_safe_rollout_sample_works_step_by_step(
 
     # SIGTERM: what runs is answered, then everything ends.
     family = server.family()
-    load = Load(uri, key, body_of(*drawn_pictures))
+    load = Load(server, uri, key, server.body_of(*drawn_pictures))
     while load.outcomes["200"] < 5:
         time.sleep(0.05)
     server.process.send_signal(signal.SIGTERM)

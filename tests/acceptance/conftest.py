@@ -1,0 +1,92 @@
+"""A real server: `clearsight serve` with its gateway, TorchServe and workers."""
+
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clearsight.workspace import Workspace
+
+
+class Server:
+    """`clearsight serve` in a process of its own, on a free port."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+        self.log_file = workspace.root / "serve.log"
+        workspace.root.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", "from clearsight.cli import main; main()", "serve", "--port", str(self.port)],
+                env={**os.environ, "CLEARSIGHT_HOME": str(workspace.root)},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 60
+        while not workspace.control_socket.is_socket():
+            assert self.process.poll() is None, self.log_file.read_text()
+            assert time.monotonic() < deadline, self.log_file.read_text()
+            time.sleep(0.05)
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def workers(self) -> list[psutil.Process]:
+        return [process for process in self.family() if "model_service_worker.py" in " ".join(process.cmdline())]
+
+    @staticmethod
+    def post(uri: str, key: str, body: bytes, **headers: str) -> tuple[int, bytes]:
+        """Status and body."""
+        request = urllib.request.Request(
+            uri, body, {"Authorization": f"Bearer {key}", "Content-Type": "application/json", **headers}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return response.status, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    @staticmethod
+    def body_of(*pictures: Path) -> bytes:
+        """Azure's request for these files."""
+        cells = [base64.encodebytes(picture.read_bytes()).decode() for picture in pictures]
+        return json.dumps({"input_data": {"columns": ["image"], "index": [*range(len(cells))], "data": cells}}).encode()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setenv("CLEARSIGHT_HOME", str(tmp_path / "workspace"))
+    return Workspace.default()
+
+
+@pytest.fixture
+def server(workspace: Workspace) -> Iterator[Server]:
+    server = Server(workspace)
+    family = []
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            family = server.family()
+            server.process.terminate()
+        try:
+            server.process.wait(60)
+        except subprocess.TimeoutExpired:
+            server.process.kill()
+            server.process.wait()
+        for process in family:
+            if process.is_running():
+                process.kill()
