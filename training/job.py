@@ -195,6 +195,7 @@ def _trial_spec(
         deterministic=seed is not None,
         pretrained=job.advanced.x_pretrained,
         weights_dir=(folder / weights_dir) if weights_dir is not None else environment.weights_dir(),
+        min_crop_scale=job.advanced.x_min_crop_scale,
         log_verbosity=job.log_verbosity,
     )
 

@@ -111,7 +111,7 @@ def _run(folder: RunFolder, spec: TrialSpec, status: RunStatus, stop: threading.
     folder.append_event("hardware", **hardware.to_document())
     folder.append_event("weights", **pretrained.to_document())
     seed = int(spec.value("random_seed"))
-    augmentation = Augmentation(crop_size=int(spec.value("training_crop_size")))
+    augmentation = Augmentation(crop_size=int(spec.value("training_crop_size")), scale=(spec.min_crop_scale, 1.0))
     sets = make_sets(records, spec, settings, augmentation, seed, hardware.num_threads, stop.is_set)
     for warning in (*records.warnings, *sets.warnings):
         folder.append_event("warning", message=warning)

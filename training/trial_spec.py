@@ -41,6 +41,8 @@ class TrialSpec(_Document):
     """Whether the user gave a seed: then torch's deterministic kernels are used."""
     pretrained: bool
     weights_dir: Path | None
+    min_crop_scale: float
+    """Smallest share of a picture's area that a training crop covers."""
     log_verbosity: str
 
     def value(self, name: str) -> Any:

@@ -128,9 +128,10 @@ def test_the_primary_metric_may_be_written_in_any_case(value: str, document: Mak
 
 
 def test_advanced_settings_may_be_a_mapping_with_extensions(document: Make) -> None:
-    settings = {"x_pretrained": False, "x_weights_dir": "weights", "stream_image_files": 1}
+    settings = {"x_pretrained": False, "x_weights_dir": "weights", "stream_image_files": 1, "x_min_crop_scale": "0.5"}
     advanced = parse_job(document(training_parameters={"advanced_settings": settings})).advanced
     assert (advanced.x_pretrained, advanced.x_weights_dir, advanced.stream_image_files) == (False, "weights", True)
+    assert advanced.x_min_crop_scale == 0.5
 
 
 def test_an_unknown_advanced_setting_is_a_warning_with_a_suggestion(document: Make) -> None:
@@ -234,7 +235,7 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     (parameters(advanced_settings="{x"), "BAD_ADVANCED_SETTINGS", "training_parameters.advanced_settings"),
     (parameters(advanced_settings="[1]"), "BAD_ADVANCED_SETTINGS", "training_parameters.advanced_settings"),
     (
-        parameters(advanced_settings={"x_pretrained": "maybe"}),
+        parameters(advanced_settings={"x_pretrained": "maybe", "x_min_crop_scale": 1}),
         "BAD_ADVANCED_SETTINGS",
         "training_parameters.advanced_settings.x_pretrained",
     ),
