@@ -16,6 +16,8 @@ import cv2
 import torch
 from torch import nn
 
+from clearsight import environment
+
 __all__ = ["Hardware", "choose_hardware", "is_dense"]
 
 
@@ -44,14 +46,16 @@ class Hardware:
 
 
 def choose_hardware(network: nn.Module) -> Hardware:
-    """Take the first GPU, else the processor; set the number of threads to the cores this process may use."""
-    num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Take the first GPU, else the processor; set the number of threads: `OMP_NUM_THREADS`, else the usable cores."""
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_threads = environment.num_threads() or num_cores
     torch.set_num_threads(num_threads)
     cv2.setNumThreads(0)  # its own pool would compete with torch's; pictures are spread over threads of ours
     if torch.cuda.is_available():
         has_bf16 = torch.cuda.is_bf16_supported()
         reason = "the GPU computes in bfloat16" if has_bf16 else "the GPU has no bfloat16"
         return Hardware(torch.device("cuda", 0), torch.bfloat16 if has_bf16 else None, reason, num_threads)
+    autocast: torch.dtype | None
     reason, autocast = "the processor has matrix units and the network is dense", torch.bfloat16
     if not torch.cpu._is_amx_tile_supported():
         reason, autocast = "no matrix units", None

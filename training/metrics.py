@@ -54,7 +54,7 @@ def _multi_class(targets: npt.NDArray[np.generic], probs_NK: Floats) -> dict[str
         "accuracy": metrics.accuracy_score(true, predicted),
         "balanced_accuracy": float(recall_of_present),  # as balanced_accuracy_score, which warns about absent classes
         "weighted_accuracy": metrics.accuracy_score(true, predicted, sample_weight=shares[true]),
-        "matthews_correlation": metrics.matthews_corrcoef(true, predicted),
+        "matthews_correlation": metrics.matthews_corrcoef(true, predicted) if len({*true, *predicted}) > 1 else None,
         "norm_macro_recall": (recall_macro - chance) / (1.0 - chance),
         "log_loss": metrics.log_loss(true, probs_NK, labels=classes) if num_classes > 1 else None,
     }

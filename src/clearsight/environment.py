@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-__all__ = ["home", "is_offline", "weights_dir"]
+__all__ = ["home", "is_offline", "num_threads", "weights_dir"]
 
 
 def home() -> Path:
@@ -20,3 +20,9 @@ def weights_dir() -> Path | None:
 def is_offline() -> bool:
     """`CLEARSIGHT_OFFLINE`: anything but empty, `0` or `false` forbids downloads. Default: downloads are allowed."""
     return os.environ.get("CLEARSIGHT_OFFLINE", "").lower() not in ("", "0", "false")
+
+
+def num_threads() -> int | None:
+    """`OMP_NUM_THREADS`: threads of one training process, a convention of OpenMP. Default: all cores it may use."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return int(value) if value.isdigit() and int(value) > 0 else None

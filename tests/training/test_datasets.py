@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from clearsight.settings import ClassificationSettings
+from clearsight.tasks import Task
+from clearsight.training.augment import Augmentation
+from clearsight.training.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets, find_unreadable
+from clearsight.training.records import Record
+from clearsight.vision.preprocess import preprocess
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Nine pictures; picture i is filled with the grey level 20 i."""
+    made = [tmp_path / f"{index}.png" for index in range(9)]
+    for index, file in enumerate(made):
+        cv2.imwrite(str(file), np.full((48, 64, 3), 20 * index, np.uint8))
+    return made
+
+
+def training_set(files: list[Path], batch_size: int = 4, num_workers: int = 0, seed: int = 1) -> TrainingSet:
+    pictures = PictureCache(files, largest_side=1000, max_bytes=10**9)
+    targets = np.arange(len(files), dtype=np.int64)
+    return TrainingSet(pictures, targets, Augmentation(16), batch_size, seed, num_workers)
+
+
+def test_a_batch_holds_the_targets_of_its_pictures(files: list[Path]) -> None:
+    pictures = PictureCache(files, largest_side=1000, max_bytes=10**9)
+    plain = Augmentation(16, brightness=0, contrast=0, saturation=0, hue=0)
+    for batch in TrainingSet(pictures, np.arange(9), plain, 4, seed=0, num_workers=0).epoch(0):
+        assert [int(image.mean()) // 20 for image in batch.images_NPPC] == batch.targets.tolist()
+
+
+def test_a_last_batch_of_one_is_left_out(files: list[Path]) -> None:
+    sizes = [len(batch.targets) for batch in training_set(files, batch_size=4).epoch(0)]
+    assert sizes == [4, 4]
+    assert training_set(files, batch_size=4).num_batches == 2
+    assert training_set(files, batch_size=5).num_batches == 2
+    assert training_set(files, batch_size=1).num_batches == 9
+    assert training_set(files[:1], batch_size=4).num_batches == 1
+
+
+def test_each_epoch_shows_every_picture_once_in_another_order(files: list[Path]) -> None:
+    data = training_set(files, batch_size=3)
+    orders = [[int(target) for batch in data.epoch(epoch) for target in batch.targets] for epoch in range(3)]
+    assert all(sorted(order) == list(range(9)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_workers_change_nothing_about_the_batches(files: list[Path], num_workers: int) -> None:
+    plain, threaded = training_set(files).epoch(2), training_set(files, num_workers=num_workers).epoch(2)
+    for ours, theirs in zip(plain, threaded, strict=True):
+        assert np.array_equal(ours.images_NPPC, theirs.images_NPPC)
+        assert np.array_equal(ours.targets, theirs.targets)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_epoch_goes_on_where_it_was_left(files: list[Path], num_workers: int) -> None:
+    data = training_set(files, batch_size=2, num_workers=num_workers)
+    whole, rest = list(data.epoch(1)), list(data.epoch(1, first_batch=3))
+    assert len(rest) == len(whole) - 3
+    assert np.array_equal(rest[0].images_NPPC, whole[3].images_NPPC)
+
+
+def test_leaving_an_epoch_early_ends_its_workers(files: list[Path]) -> None:
+    batches = training_set(files, batch_size=2, num_workers=2).epoch(0)
+    next(batches)
+    batches.close()
+
+
+def test_a_cache_without_room_decodes_each_time(files: list[Path]) -> None:
+    for room in (0, 48 * 64 * 3, 10**9):
+        cache = PictureCache(files, largest_side=1000, max_bytes=room)
+        assert [int(cache[index].mean()) for index in range(9)] == [20 * index for index in range(9)]
+        files[0].touch()
+        assert int(cache[0].mean()) == 0
+
+
+def test_large_pictures_are_reduced_to_the_useful_size(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((300, 500, 3), np.uint8))
+    assert PictureCache([tmp_path / "a.png"], largest_side=150, max_bytes=0)[0].shape == (150, 250, 3)
+
+
+def test_the_smallest_crop_of_a_reduced_picture_still_fills_the_network() -> None:
+    options = Augmentation(224)
+    side = options.largest_useful_side
+    smallest_crop_side = np.sqrt(side * side * options.scale[0] * options.ratio[0])
+    assert smallest_crop_side >= 224
+
+
+def test_training_pictures_are_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg", exif=exif)
+    assert PictureCache([tmp_path / "a.jpg"], largest_side=1000, max_bytes=0)[0].shape == (64, 48, 3)
+
+
+@pytest.mark.parametrize("max_bytes", [0, 10**9])
+def test_evaluation_inputs_are_those_of_serving(files: list[Path], max_bytes: int) -> None:
+    settings = ClassificationSettings(valid_resize_size=40, valid_crop_size=32)
+    data = EvaluationSet(files, np.arange(9), settings, batch_size=4, max_bytes=max_bytes)
+    for _ in range(2):
+        batches = list(data.batches())
+        assert [len(batch) for batch in batches] == [4, 4, 1]
+        image = cv2.cvtColor(cv2.imread(str(files[5])), cv2.COLOR_BGR2RGB)
+        assert np.array_equal(batches[1][1], preprocess(image, settings))
+
+
+def test_unreadable_pictures_are_found_with_their_reason(files: list[Path]) -> None:
+    files[2].write_bytes(b"not a picture")
+    files[4].unlink()
+    cache = PictureCache(files, largest_side=100, max_bytes=10**9)
+    unreadable = find_unreadable(files, cache.__getitem__, num_threads=2, should_stop=lambda: False)
+    assert set(unreadable) == {2, 4}
+
+
+def test_targets_are_ids_or_rows_of_zeros_and_ones() -> None:
+    records = [Record(Path("a"), labels, "a:1") for labels in (("b",), ("a",))]
+    assert encode_targets(records, ("a", "b"), Task.MULTI_CLASS).tolist() == [1, 0]
+    records = [Record(Path("a"), labels, "a:1") for labels in ((), ("a",), ("b", "a"))]
+    assert encode_targets(records, ("a", "b"), Task.MULTI_LABEL).tolist() == [[0, 0], [1, 0], [1, 1]]

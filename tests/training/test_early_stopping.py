@@ -1,0 +1,43 @@
+import pytest
+
+from clearsight.training.early_stopping import EarlyStopping
+
+
+def stops_after(metrics: list[float], **options: int | bool) -> int | None:
+    """Number of passes after which it says stop; None when it never does."""
+    stopping = EarlyStopping(**options)
+    for count, metric in enumerate(metrics, start=1):
+        stopping.observe(metric)
+        if stopping.should_stop:
+            return count
+    return None
+
+
+def test_nothing_observed_is_no_reason_to_stop() -> None:
+    assert not EarlyStopping(patience=1, delay=0).should_stop
+
+
+def test_with_the_defaults_the_earliest_stop_is_after_pass_ten() -> None:
+    assert stops_after([0.5] * 20) == 10
+
+
+def test_passes_within_the_delay_never_count() -> None:
+    assert stops_after([0.9, 0.1, 0.1, 0.1], delay=3, patience=1) == 4
+
+
+def test_only_a_strictly_better_pass_resets_the_counter() -> None:
+    assert stops_after([0.5, 0.5, 0.6, 0.6, 0.6], delay=1, patience=2) == 5
+
+
+def test_the_best_is_kept_from_the_first_pass_on() -> None:
+    assert stops_after([0.9, 0.5, 0.8, 0.85], delay=2, patience=2) == 4
+
+
+def test_switched_off_it_never_stops() -> None:
+    assert stops_after([0.5] * 30, enabled=False) is None
+
+
+@pytest.mark.parametrize(("metrics", "improved"), [([0.0], [True]), ([0.5, 0.5, 0.4, 0.6], [True, False, False, True])])
+def test_it_tells_which_passes_are_better_than_all_before(metrics: list[float], improved: list[bool]) -> None:
+    stopping = EarlyStopping()
+    assert [stopping.observe(metric) for metric in metrics] == improved

@@ -1,0 +1,270 @@
+"""A job from its file to the registered run. The trial runs in this process, but where its process is the matter."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+from safetensors import safe_open
+
+from clearsight.errors import Conflict
+from clearsight.executor import Inline, Local, TaskSpec
+from clearsight.package import ModelPackage
+from clearsight.training.job import describe_job, list_jobs, plan_job, run_job
+from clearsight.training.progress import JobView
+from clearsight.training.run_folder import RunFolder
+from clearsight.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Trained:
+    result: dict[str, Any]
+    shown: str
+    """What a person saw."""
+    workspace: Workspace
+
+    @property
+    def trial(self) -> RunFolder:
+        return RunFolder(self.workspace.runs / self.result["best_child_run_id"])
+
+
+def write_job(folder: Path, data: Path, **parameters: Any) -> Path:
+    document = {
+        "type": "automl",
+        "task": "image_classification",
+        "experiment_name": "textures",
+        "target_column_name": "label",
+        "training_data": {"type": "mltable", "path": os.path.relpath(data, folder)},
+        "validation_data_size": 0.25,
+        "tags": {"team": "vision"},
+        "outputs": {"best_model": {"type": "mlflow_model", "path": "copy"}},
+        "training_parameters": {
+            "model_name": "resnet18",
+            "training_crop_size": 64,
+            "validation_crop_size": 64,
+            "validation_resize_size": 72,
+            "training_batch_size": 8,
+            "momentum": 0.5,
+            "warmup_cosine_lr_warmup_epochs": 0,
+            "random_seed": 1,
+            "advanced_settings": {"x_pretrained": False, "x_min_crop_scale": 0.5},
+            **parameters,
+        },
+    }
+    file = folder / "job.yml"
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, texture_folder: Path) -> Trained:
+    """A job that ran to its end: four epochs of resnet18 at 64 pixels on 72 textures."""
+    folder = tmp_path_factory.mktemp("job")
+    workspace = Workspace(folder / "ws")
+    file = write_job(folder, texture_folder, number_of_epochs=4)
+    name = "a_long_name_that_would_not_fit_into_the_hex_ids_of_mlflow"
+    plan = plan_job(file, {"description": "by a test"}, name, workspace)
+    shown = io.StringIO()
+    with warnings.catch_warnings(), JobView(Console(file=shown, width=200), plan) as view:
+        warnings.simplefilter("ignore")  # of torch's exporters and of MLflow
+        view.show_plan("somewhere")
+        result = run_job(plan, workspace, Inline(), view.on_event)
+    return Trained(result, shown.getvalue(), workspace)
+
+
+def test_a_job_learns_and_says_how_it_ended(trained: Trained) -> None:
+    result = trained.result
+    assert result["status"] == "Completed"
+    assert result["metrics"]["accuracy"] >= 0.9  # 1.00 was measured for this network and these sizes
+    assert result["properties"]["reason"] == "all_epochs"
+    assert result["tags"] == {"team": "vision", "automl_best_child_run_id": f"{result['name']}_HD_0"}
+    assert result["description"] == "by a test"
+
+
+def test_a_person_sees_every_setting_with_its_origin_and_every_epoch(trained: Trained) -> None:
+    lines = [line.split() for line in trained.shown.splitlines()]
+    assert ["number_of_epochs", "4", "user"] in lines
+    assert ["beta1", "0.9", "azure-default"] in lines
+    assert len([line for line in lines if line[:1] == ["epoch"]]) == 4
+    assert "output: somewhere" in trained.shown
+
+
+def test_the_package_is_complete_and_carries_the_runs_settings(trained: Trained) -> None:
+    package = ModelPackage.open(trained.trial.package)
+    assert package.run_id == trained.trial.run_id
+    assert package.labels == ("checks", "columns", "dots", "rows")
+    assert (package.settings().valid_resize_size, package.settings().valid_crop_size) == (72, 64)
+    assert package.manifest["pretrained"]["source"] == "none"
+    assert json.loads((trained.trial.train_artifacts / "labels.json").read_text()) == list(package.labels)
+    assert (trained.trial.train_artifacts / "model.onnx").is_file()
+
+
+def test_the_best_model_is_copied_to_where_the_job_wants_it(trained: Trained) -> None:
+    copy = trained.workspace.root.parent / "copy"
+    assert Path(trained.result["outputs"]["best_model"]["path"]) == copy
+    assert ModelPackage.open(copy).run_id == trained.trial.run_id
+
+
+def test_the_package_answers_what_validation_measured(trained: Trained, texture_folder: Path) -> None:
+    from clearsight.handlers.scorer import load_scorer
+
+    lines = (texture_folder / "annotations.jsonl").read_text().splitlines()
+    split = json.loads((trained.trial.outputs / "split.json").read_text())
+    held_out = [json.loads(lines[index]) for index in split["validation"]]
+    scorer = load_scorer(trained.trial.package, backend="onnxruntime")
+    answers = scorer.score([(texture_folder / record["image_url"]).read_bytes() for record in held_out])
+    right = [
+        answer.labels[int(np.argmax(answer.probs))] == record["label"]
+        for answer, record in zip(answers, held_out, strict=True)
+    ]
+    assert np.mean(right) == pytest.approx(trained.result["metrics"]["accuracy"])
+
+
+def test_the_split_is_kept_and_stratified(trained: Trained) -> None:
+    split = json.loads((trained.trial.outputs / "split.json").read_text())
+    assert sorted(split["training"] + split["validation"]) == list(range(96))
+    assert np.bincount([index % 4 for index in split["validation"]]).tolist() == [6, 6, 6, 6]
+
+
+@pytest.fixture(scope="module")
+def client(trained: Trained) -> Iterator[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow
+
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(trained.workspace.mlflow_uri)
+        yield mlflow.MlflowClient()
+        mlflow.set_tracking_uri(before)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_job_and_trial_resolve_by_name_in_a_stock_client(trained: Trained, client: Any) -> None:
+    name = trained.result["name"]
+    parent = client.get_run(name)
+    child = client.get_run(parent.data.tags["automl_best_child_run_id"])
+    assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
+    assert child.info.run_name == child.info.run_id == f"{name}_HD_0"
+    assert child.data.tags["mlflow.parentRunId"] == name
+    assert child.data.tags["model_name"] == "resnet18"
+    assert parent.data.tags["team"] == "vision"
+    assert client.get_experiment(child.info.experiment_id).name == "textures"
+    [found] = client.search_runs([child.info.experiment_id], f"tags.mlflow.parentRunId = '{name}'")
+    assert found.info.run_id == child.info.run_id
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_parameters_and_metrics_are_mirrored(trained: Trained, client: Any) -> None:
+    run_id = trained.trial.run_id
+    assert client.get_run(run_id).data.params["training_batch_size"] == "8"
+    history = client.get_metric_history(run_id, "accuracy")
+    passes = trained.trial.read_metrics()
+    assert [(one.step, one.value) for one in history] == [(p["epoch"], p["metrics"]["accuracy"]) for p in passes]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_model_loads_by_its_runs_uri(trained: Trained, client: Any, texture_folder: Path) -> None:
+    import mlflow
+    import pandas
+
+    run_id = trained.trial.run_id
+    assert "outputs/mlflow-model" in {file.path for file in client.list_artifacts(run_id, "outputs")}
+    model = mlflow.pyfunc.load_model(f"runs:/{run_id}/outputs/mlflow-model")
+    assert model.metadata.run_id == run_id
+    answers = model.predict(pandas.DataFrame({"image": [(texture_folder / "0.png").read_bytes()]}))
+    assert len(answers) == 1
+
+
+def test_the_run_folder_tells_the_same_afterwards(trained: Trained) -> None:
+    assert describe_job(trained.workspace, trained.result["name"]) == trained.result
+    [row] = [job for job in list_jobs(trained.workspace) if job["name"] == trained.result["name"]]
+    assert row["status"] == "Completed"
+    assert row["accuracy"] == trained.result["metrics"]["accuracy"]
+
+
+def test_a_name_cannot_be_used_twice(trained: Trained, texture_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(Conflict, match="choose another --name"):
+        plan_job(write_job(tmp_path, texture_folder), {}, trained.result["name"], trained.workspace)
+
+
+def assert_stopped_with_a_checkpoint(folder: RunFolder) -> None:
+    with safe_open(folder.checkpoints / "last.safetensors", framework="np") as checkpoint:
+        counters = json.loads(checkpoint.metadata()["counters"])
+    assert (folder.checkpoints / f"best_{counters['best_epoch']:04}.safetensors").is_file()
+    assert not folder.package.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(folder.read_status().pid or 0, 0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_interrupted_job_stops_its_process_and_keeps_a_checkpoint(
+    trained: Trained, texture_folder: Path, tmp_path: Path
+) -> None:
+    file = write_job(tmp_path, texture_folder, number_of_epochs=500, early_stopping=0)
+    plan = plan_job(file, {"outputs": None}, "stopped", trained.workspace)
+    kinds = []
+
+    def interrupt_after_the_first_pass(event: Mapping[str, Any]) -> None:
+        kinds.append(event["kind"])
+        if event["kind"] == "evaluated" and "canceling" not in kinds:
+            raise KeyboardInterrupt
+
+    result = run_job(plan, trained.workspace, Local(), interrupt_after_the_first_pass)
+    assert (result["status"], result["properties"]["reason"]) == ("Canceled", "canceled")
+    assert result["metrics"]["accuracy"] > 0
+    assert "stopped in epoch" in result["properties"]["message"]
+    assert kinds[-1] == "ended"
+    assert_stopped_with_a_checkpoint(RunFolder(trained.workspace.runs / "stopped_HD_0"))
+
+
+class KillAtOnce(Local):
+    """As if the machine had run out of memory."""
+
+    def submit(self, task: TaskSpec) -> str:
+        task_id = super().submit(task)
+        os.kill(int(task_id), signal.SIGKILL)
+        return task_id
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trial_that_is_killed_is_a_failed_job_that_says_where_to_look(
+    trained: Trained, texture_folder: Path, tmp_path: Path
+) -> None:
+    plan = plan_job(write_job(tmp_path, texture_folder), {}, "killed", trained.workspace)
+    result = run_job(plan, trained.workspace, KillAtOnce(), lambda event: None)
+    assert (result["status"], result["properties"]["reason"]) == ("Failed", "process_lost")
+    assert "trial.log" in result["properties"]["message"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_stops_the_whole_program(texture_folder: Path, tmp_path: Path) -> None:
+    file = write_job(tmp_path, texture_folder, number_of_epochs=500, early_stopping=0)
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from clearsight.cli import main; main()", "job", "create", "-f", str(file), "-n", "s"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "CLEARSIGHT_HOME": str(tmp_path / "ws")},
+    )
+    folder = RunFolder(tmp_path / "ws" / "runs" / "s_HD_0")
+    while not folder.read_metrics():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert json.loads(stdout)["status"] == "Canceled"
+    assert "stopped in epoch" in stderr.splitlines()[-1]
+    assert_stopped_with_a_checkpoint(folder)

@@ -1,0 +1,233 @@
+"""The loop on a network of two thousand parameters, with everything a real one has: batch norm, dropout, momentum."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from clearsight.errors import TrainingError
+from clearsight.settings import ClassificationSettings
+from clearsight.tasks import Task
+from clearsight.training.augment import Augmentation
+from clearsight.training.checkpoint import Checkpoints, Counters
+from clearsight.training.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets
+from clearsight.training.early_stopping import EarlyStopping
+from clearsight.training.hardware import Hardware
+from clearsight.training.loop import LoopOptions, TrainingRun, train
+from clearsight.training.losses import build_loss
+from clearsight.training.optimizer import OptimizerOptions, build_optimizer
+from clearsight.training.schedule import WarmupCosine
+from clearsight.training.table import class_names, load_table
+
+CPU = Hardware(torch.device("cpu"), None, "test", 1)
+
+
+@dataclass
+class Recorder:
+    passes: list[dict[str, float]] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+    learning_rates: list[float] = field(default_factory=list)
+
+    def progress(self, counters: Counters, num_batches: int, loss: float, learning_rate: float) -> None:
+        self.learning_rates.append(learning_rate)
+
+    def evaluated(self, counters: Counters, metrics: Mapping[str, float], improved: bool) -> None:
+        self.passes.append(dict(metrics))
+
+    def keep_weights(self, network: nn.Module, epoch: int) -> None:
+        self.kept.append(epoch)
+
+
+class StopAfter:
+    """Says stop from the n-th question on."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def tiny_network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 12, 5, stride=2),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.Conv2d(12, 12, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(12, 4),
+    )
+
+
+@pytest.fixture
+def make_run(texture_folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]:
+    """Makes runs that differ in what is given; every run has its own checkpoint folder unless told otherwise."""
+    table = load_table(texture_folder, Task.MULTI_CLASS, "label", {})
+    classes = class_names(table)
+    parts = table.records[:48], table.records[48:72]
+    pictures = PictureCache([record.image for record in parts[0]], 1000, 10**9)
+    settings = ClassificationSettings(valid_resize_size=36, valid_crop_size=32)
+    validation_files = [record.image for record in parts[1]]
+    targets = [encode_targets(part, classes, Task.MULTI_CLASS) for part in parts]
+    made = 0
+
+    def make(
+        folder: Path | None = None,
+        seed: int = 0,
+        optimizer: str = "sgd",
+        should_stop: Callable[[], bool] = lambda: False,
+        early_stopping: EarlyStopping | None = None,
+        frozen: tuple[str, ...] = (),
+        **options: int,
+    ) -> TrainingRun:
+        nonlocal made
+        made += 1
+        torch.manual_seed(seed)
+        network = tiny_network()
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(not name.startswith(frozen or ("\0",)))
+        training = TrainingSet(pictures, targets[0], Augmentation(32), 8, seed, num_workers=0)
+        loop = LoopOptions(**{"num_epochs": 3, "learning_rate": 0.05, **options})
+        steps = -(-training.num_batches // loop.accumulation)
+        return TrainingRun(
+            task=Task.MULTI_CLASS,
+            network=network,
+            optimizer=build_optimizer(network.parameters(), OptimizerOptions(optimizer, loop.learning_rate)),
+            schedule=WarmupCosine(steps, loop.num_epochs, 1),
+            loss=build_loss(Task.MULTI_CLASS, None),
+            training=training,
+            validation=EvaluationSet(validation_files, targets[1], settings, 16, 10**9),
+            early_stopping=early_stopping or EarlyStopping(),
+            options=loop,
+            hardware=CPU,
+            mean=settings.mean,
+            std=settings.std,
+            frozen_prefixes=frozen,
+            checkpoints=Checkpoints(folder or tmp_path / str(made)),
+            listener=Recorder(),
+            should_stop=should_stop,
+        )
+
+    return make
+
+
+def passes(run: TrainingRun) -> list[dict[str, float]]:
+    return run.listener.passes
+
+
+def test_equal_seeds_give_equal_metrics_and_other_seeds_others(make_run: Callable[..., TrainingRun]) -> None:
+    runs = []
+    for seed in (0, 0, 1):
+        runs.append(make_run(seed=seed))
+        assert train(runs[-1]) == "all_epochs"
+    assert passes(runs[0]) == passes(runs[1])
+    assert passes(runs[0]) != passes(runs[2])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("steps", [0, 4, 9])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
+    make_run: Callable[..., TrainingRun], tmp_path: Path, steps: int, optimizer: str
+) -> None:
+    whole = make_run(optimizer=optimizer)
+    train(whole)
+    stopped = make_run(tmp_path / "checkpoints", optimizer=optimizer, should_stop=StopAfter(steps))
+    assert train(stopped) == "canceled"
+    assert stopped.counters.step == steps
+    resumed = make_run(tmp_path / "checkpoints", optimizer=optimizer, seed=0)
+    torch.manual_seed(99)
+    assert train(resumed) == "all_epochs"
+    assert passes(stopped) + passes(resumed) == passes(whole)
+    assert resumed.counters == whole.counters
+
+
+def test_the_best_weights_are_those_of_the_best_pass(make_run: Callable[..., TrainingRun], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "checkpoints", num_epochs=5)
+    train(run)
+    accuracies = [one["accuracy"] for one in passes(run)]
+    assert run.counters.best_epoch == int(np.argmax(accuracies))
+    assert run.counters.best_metric == max(accuracies)
+    assert [file.name for file in (tmp_path / "checkpoints").glob("best_*")] == [
+        f"best_{run.counters.best_epoch:04}.safetensors"
+    ]
+    again = make_run(tmp_path / "other", num_epochs=run.counters.best_epoch + 1)
+    again.schedule = run.schedule
+    train(again)
+    run.checkpoints.load_best(run.network, run.counters.best_epoch)
+    for name, tensor in again.network.state_dict().items():
+        assert torch.equal(run.network.state_dict()[name], tensor)
+
+
+def test_accumulated_batches_make_one_step_and_the_rest_steps_too(make_run: Callable[..., TrainingRun]) -> None:
+    run = make_run(num_epochs=1, accumulation=4)
+    assert run.training.num_batches == 6
+    train(run)
+    assert run.counters.step == 2
+
+
+def test_accumulating_is_one_large_batch_when_nothing_depends_on_the_batch(
+    make_run: Callable[..., TrainingRun],
+) -> None:
+    states = []
+    for accumulation, batch_size in ((1, 48), (6, 8)):
+        run = make_run(num_epochs=1, accumulation=accumulation)
+        torch.manual_seed(5)
+        run.network = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32 * 3, 4))
+        run.optimizer = build_optimizer(run.network.parameters(), OptimizerOptions("sgd", 0.01))
+        run.schedule = WarmupCosine(1, 1)
+        run.training._batch_size = batch_size
+        train(run)
+        states.append(run.network[1].weight.detach())
+    assert torch.allclose(*states, atol=1e-6)
+
+
+def test_validation_happens_every_nth_epoch_and_after_the_last(make_run: Callable[..., TrainingRun]) -> None:
+    run = make_run(num_epochs=5, evaluation_frequency=2)
+    train(run)
+    assert len(passes(run)) == 3
+
+
+def test_weights_are_kept_every_nth_epoch(make_run: Callable[..., TrainingRun]) -> None:
+    run = make_run(num_epochs=5, checkpoint_frequency=2)
+    train(run)
+    assert run.listener.kept == [1, 3]
+
+
+def test_a_metric_that_does_not_rise_ends_the_run(make_run: Callable[..., TrainingRun]) -> None:
+    run = make_run(num_epochs=9, learning_rate=0.0, early_stopping=EarlyStopping(delay=1, patience=2), frozen=("1.",))
+    assert train(run) == "early_stopping"
+    assert len(passes(run)) == 3
+    assert run.counters.best_epoch == 0
+
+
+def test_frozen_layers_keep_weights_and_statistics(make_run: Callable[..., TrainingRun]) -> None:
+    run = make_run(num_epochs=1, frozen=("0.", "1."))
+    before = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
+    train(run)
+    changed = {name for name, tensor in run.network.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {"3.weight", "3.bias", "8.weight", "8.bias"}
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(make_run: Callable[..., TrainingRun]) -> None:
+    run = make_run(num_epochs=1)
+    with torch.no_grad():
+        run.network[8].weight.fill_(float("inf"))
+    with pytest.raises(TrainingError, match="lower learning_rate") as caught:
+        train(run)
+    assert caught.value.reason == "diverged"
+
+
+def test_the_metrics_of_a_pass_tell_of_training_too(make_run: Callable[..., TrainingRun]) -> None:
+    run = make_run(num_epochs=1)
+    train(run)
+    [one] = passes(run)
+    assert {"accuracy", "log_loss", "accuracy_train", "log_loss_train", "training_loss"} <= one.keys()
+    assert one["training_loss"] == pytest.approx(one["log_loss_train"])

@@ -1,0 +1,152 @@
+"""A trial in this process, through the Inline executor."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clearsight.errors import Conflict
+from clearsight.executor import Inline, TaskSpec
+from clearsight.jobs import resolve_parameters
+from clearsight.package import ModelPackage
+from clearsight.tasks import Task
+from clearsight.training.run_folder import RunFolder, RunStatus
+from clearsight.training.trial import run_trial
+from clearsight.training.trial_spec import Setting, TrialSpec
+
+Make = Callable[..., RunFolder]
+
+
+@pytest.fixture
+def make_trial(tmp_path: Path) -> Make:
+    """Makes the run folder of a small trial without pretrained weights; keywords are hyperparameters."""
+
+    def make(data: Path, task: Task = Task.MULTI_CLASS, pretrained: bool = False, **parameters: Any) -> RunFolder:
+        given = {
+            "number_of_epochs": 1,
+            "training_crop_size": 32,
+            "validation_crop_size": 32,
+            "validation_resize_size": 36,
+            "random_seed": 0,
+            **parameters,
+        }
+        resolved = resolve_parameters(task, given, "resnet18")
+        spec = TrialSpec(
+            run_id="trial_HD_0",
+            job_name="trial",
+            task=task,
+            target_column="label",
+            training_data=data,
+            validation_data=None,
+            validation_size=0.25,
+            split_seed=0,
+            datastores={},
+            hyperparameters={name: Setting(value=one.value, origin=one.origin) for name, one in resolved.items()},
+            deterministic=True,
+            pretrained=pretrained,
+            weights_dir=None,
+            min_crop_scale=0.08,
+            log_verbosity="error",
+        )
+        folder = RunFolder(tmp_path / "trial_HD_0")
+        folder.root.mkdir()
+        folder.spec_file.write_text(spec.model_dump_json())
+        return folder
+
+    return make
+
+
+def failed(folder: RunFolder) -> RunStatus:
+    status = run_trial(folder, threading.Event())
+    assert status.status == "Failed"
+    assert folder.read_status() == status
+    assert not folder.package.exists()
+    return status
+
+
+def copy_table(source: Path, target: Path, changed: dict[int, bytes]) -> Path:
+    """The textures with some picture files replaced."""
+    target.mkdir()
+    for file in source.iterdir():
+        index = int(file.stem) if file.suffix == ".png" else -1
+        (target / file.name).write_bytes(changed.get(index, file.read_bytes()))
+    return target
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_multi_label_trial_runs_to_its_package(make_trial: Make, texture_pairs_folder: Path, tmp_path: Path) -> None:
+    folder = make_trial(texture_pairs_folder, Task.MULTI_LABEL, training_batch_size=6, weighted_loss=2)
+    executor = Inline()
+    task_id = executor.submit(TaskSpec("clearsight.training.trial", (str(folder.root),), tmp_path / "log"))
+    [ended] = executor.wait(0)
+    status = folder.read_status()
+    assert (ended.task_id, ended.code, status.status) == (task_id, 0, "Completed"), status.message
+    assert 0.0 <= status.metrics["iou"] <= 1.0
+    package = ModelPackage.open(folder.package)
+    assert (package.task, package.labels) == (Task.MULTI_LABEL, ("columns", "dots", "rows"))
+    with pytest.raises(Conflict, match="completed"):
+        run_trial(folder, threading.Event())
+
+
+def test_a_trial_that_is_stopped_at_once_keeps_a_checkpoint(make_trial: Make, texture_folder: Path) -> None:
+    folder, stop = make_trial(texture_folder), threading.Event()
+    stop.set()
+    assert run_trial(folder, stop).status == "Canceled"
+    assert (folder.checkpoints / "last.safetensors").is_file()
+
+
+def test_missing_weights_fail_with_both_ways_out(
+    make_trial: Make, texture_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CLEARSIGHT_OFFLINE", "1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    status = failed(make_trial(texture_folder, pretrained=True))
+    assert status.reason == "weights_missing"
+    assert "x_weights_dir" in str(status.message)
+    assert "x_pretrained" in str(status.message)
+
+
+def test_bad_labels_fail_with_file_and_line(make_trial: Make, texture_folder: Path, tmp_path: Path) -> None:
+    data = copy_table(texture_folder, tmp_path / "data", {})
+    with (data / "annotations.jsonl").open("a") as lines:
+        lines.write('{"image_url": "0.png", "label": ""}\n')
+    status = failed(make_trial(data))
+    assert status.reason == "bad_data"
+    assert "annotations.jsonl:97" in str(status.message)
+
+
+def test_many_unreadable_pictures_fail(make_trial: Make, texture_folder: Path, tmp_path: Path) -> None:
+    data = copy_table(texture_folder, tmp_path / "data", dict.fromkeys(range(20), b"\x89PNG broken"))
+    status = failed(make_trial(data))
+    assert status.reason == "bad_data"
+    assert "at most 5%" in str(status.message)
+
+
+def test_a_few_unreadable_pictures_are_left_out_with_a_warning(
+    make_trial: Make, texture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clearsight.training.trial.write_package", lambda *args, **options: None)
+    folder = make_trial(copy_table(texture_folder, tmp_path / "data", {3: b"", 4: b"x"}))
+    assert run_trial(folder, threading.Event()).status == "Completed"
+    events = [json.loads(line) for line in folder.events_file.read_text().splitlines()]
+    data = next(event for event in events if event["kind"] == "data")
+    assert data["num_training"] + data["num_validation"] == 94
+    assert any("left out" in event.get("message", "") for event in events if event["kind"] == "warning")
+
+
+def test_the_same_trial_twice_gives_the_same_metrics(
+    make_trial: Make, texture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole trial but its export: weights, data, loop."""
+    monkeypatch.setattr("clearsight.training.trial.write_package", lambda *args, **options: None)
+    folder = make_trial(texture_folder, training_batch_size=18)
+    spec = folder.spec_file.read_text()
+    other = RunFolder(tmp_path / "other")
+    other.root.mkdir()
+    other.spec_file.write_text(spec.replace('"number_of_workers":{"value":1', '"number_of_workers":{"value":0'))
+    metrics = [run_trial(one, threading.Event()).metrics for one in (folder, other)]
+    assert metrics[0] == metrics[1]
+    assert metrics[0]
