@@ -50,12 +50,12 @@ def _draw_tab(sprite: Sprite, radius: float, pitch: float, rim: Colour) -> None:
 
 def draw_milk_bottle(rng: np.random.Generator, height: int, pitch: float, light: Light) -> Sprite:
     half_width = height * rng.uniform(0.42, 0.52) / 2
-    cap, cap_height = rng.uniform(0.44, 0.54), rng.uniform(0.1, 0.14)
-    neck, shoulder = cap * rng.uniform(0.82, 0.92), rng.uniform(0.32, 0.4)
+    cap, cap_height = rng.uniform(0.4, 0.5), rng.uniform(0.1, 0.14)
+    neck, shoulder = cap * rng.uniform(0.82, 0.92), rng.uniform(0.36, 0.44)
     waist, waist_at = rng.uniform(0.82, 0.95), rng.uniform(0.5, 0.62)
-    points = [(0, cap * 0.96), (0.01, cap), (cap_height, cap), (cap_height + 0.005, neck), (cap_height + 0.035, neck)]
+    points = [(0, cap * 0.96), (0.01, cap), (cap_height, cap), (cap_height + 0.005, neck), (cap_height + 0.05, neck)]
     rise = np.linspace(0, 1, 6)[1:]
-    start = cap_height + 0.035
+    start = cap_height + 0.05
     points += [(start + (shoulder - start) * s, neck + (1 - neck) * np.sin(s * np.pi / 2)) for s in rise]
     points += [(waist_at - 0.06, waist + 0.02), (waist_at + 0.06, waist + 0.02), (0.78, 1), (0.95, 1), (1, 0.9)]
     radii = _profile(half_width, points, smooth_from=0.3)
@@ -200,9 +200,9 @@ def _paint_cap(texture: Floats, cap_height: float, colour: Colour) -> None:
 
 CONTAINERS: Final[Mapping[str, tuple[Drawer, float]]] = MappingProxyType(
     {
-        "can": (draw_can, 0.7),
-        "carton": (draw_carton, 0.95),
-        "milk_bottle": (draw_milk_bottle, 0.85),
+        "can": (draw_can, 0.62),
+        "carton": (draw_carton, 0.93),
+        "milk_bottle": (draw_milk_bottle, 0.8),
         "water_bottle": (draw_water_bottle, 1.0),
     }
 )

@@ -115,9 +115,9 @@ def _place_clutter(
     """Things of no class: most behind the objects, few in front of them and then low."""
     names = list(CLUTTER)
     placed = []
-    for _ in range(int(rng.integers(2, 6))):
+    for _ in range(int(rng.integers(1, 5) if is_single else rng.integers(2, 6))):
         draw, tall = CLUTTER[names[rng.integers(len(names))]]
-        is_front = rng.random() < (0.08 if is_single else 0.2)
+        is_front = rng.random() < (0.06 if is_single else 0.2)
         size = height * tall * rng.uniform(0.6, 0.95) * (0.7 if is_front else 1.0)
         sprite = draw(rng, max(12, int(size * OVERSAMPLING)), pitch, light)
         depth = rng.uniform(0.9, 1.0) if is_front else rng.uniform(0.02, 0.35)
