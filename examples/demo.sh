@@ -16,7 +16,7 @@ PID_FILE=$OUT/serve.pid
 LOG=$OUT/serve.log
 
 title() { printf '\n\033[1m== %s\033[0m\n' "$1"; }
-run() { printf '\033[2m$ %s\033[0m\n' "$*"; "$@"; }
+run() { printf '\033[2m$ %s\033[0m\n' "$*" >&2; "$@"; }
 value() { clearsight "$@" --output tsv 2>/dev/null; }
 serving() { [ -f "$PID_FILE" ] && kill -0 "$(cat "$PID_FILE")" 2>/dev/null; }
 
@@ -34,8 +34,8 @@ mkdir -p "$OUT"
 
 title "1. Draw labelled pictures of a fridge"
 [ -f "$OUT/data/multiclass/training-mltable-folder/MLTable" ] ||
-  run clearsight data demo --output "$OUT/data"
-run clearsight data check "$OUT/data/multiclass/validation-mltable-folder" --task image_classification --output table
+  run clearsight data demo --output "$OUT/data" --num-images 640 --task image_classification >/dev/null
+run clearsight data check "$OUT/data/multiclass/validation-mltable-folder" --task image_classification
 
 title "2. Train a classifier"
 if [ "$(value job show --name demo-fridge --query status)" != Completed ]; then
