@@ -90,12 +90,13 @@ def _last_line(result: dict[str, Any]) -> str:
 
 @contextmanager
 def _interrupt_on_termination() -> Iterator[None]:
-    """SIGTERM and SIGHUP stop a job as Ctrl-C does."""
+    """SIGTERM and SIGHUP stop a job as Ctrl-C does, unless they are ignored (`nohup`)."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     finally:

@@ -7,11 +7,12 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from clearsight import environment
 from clearsight.errors import Conflict, Fault, InvalidData, InvalidDocument, NotFound
@@ -28,7 +29,7 @@ from clearsight.jobs import (
     resolve_parameters,
 )
 from clearsight.training.locations import BadLocation, resolve_location
-from clearsight.training.run_folder import EventReader, RunFolder, RunStatus, now
+from clearsight.training.run_folder import ENDED, EventReader, RunFolder, RunStatus, State, now
 from clearsight.training.table import MAX_LISTED_FAULTS, Table, read_table, require_trainable
 from clearsight.training.tracking import BEST_CHILD_TAG, MlflowMirror
 from clearsight.training.trial_spec import Setting, TrialSpec
@@ -89,11 +90,7 @@ def plan_job(file: Path, overrides: Mapping[str, Any], name: str | None, workspa
     job_name = job.name or _new_name()
     if (workspace.runs / job_name).exists():
         raise Conflict(f"a job's name must be new, but {job_name!r} exists in {workspace.runs}; choose another --name")
-    output = job.outputs.get("best_model")
-    best_model_path = None
-    if output is not None:
-        default = workspace.runs / job_name / "outputs" / "best_model"
-        best_model_path = default if output.path is None else folder / output.path
+    best_model_path = _best_model_path(job, job_name, folder, workspace)
     return JobPlan(
         name=job_name,
         job=job,
@@ -103,6 +100,21 @@ def plan_job(file: Path, overrides: Mapping[str, Any], name: str | None, workspa
         best_model_path=best_model_path,
         warnings=tuple(warnings),
     )
+
+
+def _best_model_path(job: Job, job_name: str, folder: Path, workspace: Workspace) -> Path | None:
+    output = job.outputs.get("best_model")
+    if output is None:
+        return None
+    if output.path is None:
+        return workspace.runs / job_name / "outputs" / "best_model"
+    try:
+        path = resolve_location(output.path, folder, workspace.datastores())
+    except BadLocation as error:
+        raise InvalidDocument("job", [Fault(error.code, "outputs.best_model.path", str(error))]) from None
+    if path.exists():
+        raise Conflict(f"outputs.best_model.path must be a new folder, but {path} exists; remove it or name another")
+    return path
 
 
 def _new_name() -> str:
@@ -211,52 +223,81 @@ def run_job(
     job_folder = RunFolder(workspace.runs / plan.name)
     trial_folder = RunFolder(workspace.runs / plan.spec.run_id)
     _write_folders(plan, job_folder, trial_folder)
+    mirror = MlflowMirror(workspace, plan.experiment_name)
+    _start_mirror(plan, mirror, job_folder, trial_folder)
+    environment_variables = {name: value or "" for name, value in plan.job.environment_variables.items()}
     task_id = executor.submit(
         TaskSpec(
             "clearsight.training.trial",
             (str(trial_folder.root),),
             trial_folder.log_file,
-            {**_TRIAL_ENVIRONMENT, **{name: value or "" for name, value in plan.job.environment_variables.items()}},
+            {**_TRIAL_ENVIRONMENT, **environment_variables},
         )
     )
-    mirror = MlflowMirror(workspace, plan.experiment_name)
-    _start_mirror(plan, mirror, job_folder, trial_folder)
     reader = EventReader(trial_folder)
-    try:
-        ended = False
-        while not ended:
-            ended = bool(executor.wait(_POLL_S))
-            for event in reader.new():
-                _mirror_event(mirror, trial_folder.run_id, event)
-                on_event(event)
-    except KeyboardInterrupt:
-        on_event({"kind": "canceling"})
-        executor.cancel(task_id, CANCEL_GRACE_S)
+
+    def tell_news() -> None:
         for event in reader.new():
-            _mirror_event(mirror, trial_folder.run_id, event)
+            if event["kind"] == "evaluated":
+                mirror.log_metrics(trial_folder.run_id, event["metrics"], event["epoch"])
             on_event(event)
-    status = _trial_ending(trial_folder)
+
+    stopped_for = _follow(executor, task_id, tell_news, on_event, 60 * plan.job.limits.timeout_minutes)
+    tell_news()
+    status = _trial_ending(trial_folder, stopped_for)
     if status.status == "Completed" and plan.best_model_path is not None:
-        _copy_package(trial_folder.package, plan.best_model_path)
-    job_status = RunFolder(job_folder.root).read_status()
+        try:
+            _copy_package(trial_folder.package, plan.best_model_path)
+        except OSError as error:
+            on_event({"kind": "warning", "message": f"outputs.best_model could not be written: {error}"})
+    job_state: State = status.status
+    message = status.message
+    if stopped_for == "timeout" and job_state == "Canceled":  # no trial completed in time
+        job_state, message = (
+            "Failed",
+            f"limits.timeout_minutes, {plan.job.limits.timeout_minutes}, were over: {message}",
+        )
     job_folder.write_status(
         replace(
-            job_status,
-            status=status.status,
+            job_folder.read_status(),
+            status=job_state,
             ended_at=now(),
-            reason=status.reason,
-            message=status.message,
+            reason=status.reason if stopped_for is None else stopped_for,
+            message=message,
             best_epoch=status.best_epoch,
             metrics=status.metrics,
         )
     )
     best = {BEST_CHILD_TAG: trial_folder.run_id} if status.status == "Completed" else {}
     mirror.end_run(trial_folder.run_id, status.status, status.ended_at, {})
-    mirror.end_run(job_folder.run_id, status.status, status.ended_at, best)
+    mirror.end_run(job_folder.run_id, job_state, status.ended_at, best)
     failure = mirror.close()
     if failure is not None:
         on_event({"kind": "warning", "message": f"the run folder is complete, but its MLflow mirror is not: {failure}"})
     return describe_job(workspace, plan.name)
+
+
+def _follow(
+    executor: Executor,
+    task_id: str,
+    tell_news: Callable[[], None],
+    on_event: Callable[[Mapping[str, Any]], None],
+    timeout_s: float,
+) -> Literal["canceled", "timeout"] | None:
+    """Wait for the end of a task; on KeyboardInterrupt or when the time is over, stop it and say why."""
+    deadline = time.monotonic() + timeout_s
+    try:
+        while not executor.wait(_POLL_S):
+            tell_news()
+            if time.monotonic() > deadline:
+                executor.cancel(task_id, CANCEL_GRACE_S)
+                return "timeout"
+        tell_news()
+    except KeyboardInterrupt:
+        on_event({"kind": "canceling"})
+        executor.cancel(task_id, CANCEL_GRACE_S)
+        return "canceled"
+    return None
 
 
 def _write_folders(plan: JobPlan, job_folder: RunFolder, trial_folder: RunFolder) -> None:
@@ -289,18 +330,16 @@ def _start_mirror(plan: JobPlan, mirror: MlflowMirror, job_folder: RunFolder, tr
     mirror.start_run(trial_folder, {"model_name": model_name}, params, parent=plan.name)
 
 
-def _mirror_event(mirror: MlflowMirror, run_id: str, event: Mapping[str, Any]) -> None:
-    if event["kind"] == "evaluated":
-        mirror.log_metrics(run_id, event["metrics"], event["epoch"])
-
-
-def _trial_ending(folder: RunFolder) -> RunStatus:
-    """The trial's own last word; if it was killed before it could say one, ours."""
+def _trial_ending(folder: RunFolder, stopped_for: str | None) -> RunStatus:
+    """The trial's own last word; if it was ended before it could say one, ours."""
     status = folder.read_status()
-    if status.status in ("Completed", "Failed", "Canceled"):
+    if status.status in ENDED:
         return status
-    message = f"the trial process ended without a word; its last lines are in {folder.log_file}"
-    status = replace(status, status="Failed", ended_at=now(), reason="process_lost", message=message)
+    if stopped_for is not None:
+        status = replace(status, status="Canceled", ended_at=now(), reason="canceled", message="stopped at its start")
+    else:
+        message = f"the trial process ended without a word; its last lines are in {folder.log_file}"
+        status = replace(status, status="Failed", ended_at=now(), reason="process_lost", message=message)
     folder.write_status(status)
     return status
 
@@ -309,8 +348,6 @@ def _copy_package(package: Path, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         shutil.copytree(package, temporary)
-        if target.exists():
-            raise Conflict(f"outputs.best_model.path must be a new folder, but {target} exists")
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

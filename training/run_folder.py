@@ -25,12 +25,13 @@ from typing import Any, Final, Literal
 
 from clearsight.workspace import write_atomically
 
-__all__ = ["EventReader", "RunFolder", "RunStatus", "State", "now"]
+__all__ = ["ENDED", "EventReader", "RunFolder", "RunStatus", "State", "now"]
 
 State = Literal["NotStarted", "Running", "Completed", "Failed", "Canceled", "NotResponding"]
 """Azure's spelling."""
 
 ENDED: Final[tuple[State, ...]] = ("Completed", "Failed", "Canceled")
+"""States that a run does not leave by itself."""
 
 
 def now() -> str:

@@ -64,8 +64,12 @@ def main(args: Sequence[str]) -> int:
         sys.stderr.write("usage: python -m clearsight.training.trial RUN_FOLDER\n")
         return 2
     folder = RunFolder(Path(args[0]).absolute())
-    with _stop_signals() as stop:
-        status = run_trial(folder, stop)
+    try:
+        with _stop_signals() as stop:
+            status = run_trial(folder, stop)
+    except Conflict as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     return EXIT_CODES[status.status]
 
 
@@ -138,7 +142,7 @@ def _run(folder: RunFolder, spec: TrialSpec, status: RunStatus, stop: threading.
         std=settings.std,
         frozen_prefixes=prefixes,
         checkpoints=Checkpoints(folder.checkpoints),
-        listener=_Listener(folder),
+        listener=_Listener(folder, spec.task.primary_metric),
         should_stop=stop.is_set,
     )
     ending = train(run)
@@ -183,8 +187,9 @@ def _export(
 class _Listener:
     """Writes what the loop tells into the run folder."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, primary_metric: str) -> None:
         self._folder = folder
+        self._primary_metric = primary_metric
 
     def progress(self, counters: Counters, num_batches: int, loss: float, learning_rate: float) -> None:
         self._folder.append_event(
@@ -200,7 +205,7 @@ class _Listener:
     def evaluated(self, counters: Counters, metrics: Mapping[str, float], improved: bool) -> None:
         self._folder.append_metrics(counters.epoch, counters.step, dict(metrics))
         self._folder.append_event("evaluated", epoch=counters.epoch, improved=improved, metrics=dict(metrics))
-        log.info("epoch %d: %s", counters.epoch + 1, metrics)
+        log.info("epoch %d: %s %.4f", counters.epoch + 1, self._primary_metric, metrics[self._primary_metric])
 
     def keep_weights(self, network: nn.Module, epoch: int) -> None:
         save_weights(self._folder.outputs / "checkpoints" / f"model_{epoch}.safetensors", network)

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 from clearsight.errors import Conflict
 from clearsight.executor import Inline, Local, TaskSpec
+from clearsight.jobs.sweep import Limits
 from clearsight.package import ModelPackage
 from clearsight.training.job import describe_job, list_jobs, plan_job, run_job
 from clearsight.training.progress import JobView
@@ -199,36 +200,6 @@ def test_a_name_cannot_be_used_twice(trained: Trained, texture_folder: Path, tmp
         plan_job(write_job(tmp_path, texture_folder), {}, trained.result["name"], trained.workspace)
 
 
-def assert_stopped_with_a_checkpoint(folder: RunFolder) -> None:
-    with safe_open(folder.checkpoints / "last.safetensors", framework="np") as checkpoint:
-        counters = json.loads(checkpoint.metadata()["counters"])
-    assert (folder.checkpoints / f"best_{counters['best_epoch']:04}.safetensors").is_file()
-    assert not folder.package.exists()
-    with pytest.raises(ProcessLookupError):
-        os.kill(folder.read_status().pid or 0, 0)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_an_interrupted_job_stops_its_process_and_keeps_a_checkpoint(
-    trained: Trained, texture_folder: Path, tmp_path: Path
-) -> None:
-    file = write_job(tmp_path, texture_folder, number_of_epochs=500, early_stopping=0)
-    plan = plan_job(file, {"outputs": None}, "stopped", trained.workspace)
-    kinds = []
-
-    def interrupt_after_the_first_pass(event: Mapping[str, Any]) -> None:
-        kinds.append(event["kind"])
-        if event["kind"] == "evaluated" and "canceling" not in kinds:
-            raise KeyboardInterrupt
-
-    result = run_job(plan, trained.workspace, Local(), interrupt_after_the_first_pass)
-    assert (result["status"], result["properties"]["reason"]) == ("Canceled", "canceled")
-    assert result["metrics"]["accuracy"] > 0
-    assert "stopped in epoch" in result["properties"]["message"]
-    assert kinds[-1] == "ended"
-    assert_stopped_with_a_checkpoint(RunFolder(trained.workspace.runs / "stopped_HD_0"))
-
-
 class KillAtOnce(Local):
     """As if the machine had run out of memory."""
 
@@ -246,6 +217,15 @@ def test_a_trial_that_is_killed_is_a_failed_job_that_says_where_to_look(
     result = run_job(plan, trained.workspace, KillAtOnce(), lambda event: None)
     assert (result["status"], result["properties"]["reason"]) == ("Failed", "process_lost")
     assert "trial.log" in result["properties"]["message"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_job_beyond_its_time_is_stopped_and_failed(trained: Trained, texture_folder: Path, tmp_path: Path) -> None:
+    plan = plan_job(write_job(tmp_path, texture_folder), {}, "late", trained.workspace)
+    plan = replace(plan, job=replace(plan.job, limits=Limits(timeout_minutes=0)))
+    result = run_job(plan, trained.workspace, Local(), lambda event: None)
+    assert (result["status"], result["properties"]["reason"]) == ("Failed", "timeout")
+    assert RunFolder(trained.workspace.runs / "late_HD_0").read_status().status == "Canceled"
 
 
 @pytest.mark.slow
@@ -267,4 +247,9 @@ def test_ctrl_c_in_a_terminal_stops_the_whole_program(texture_folder: Path, tmp_
     assert process.returncode == 130, stderr
     assert json.loads(stdout)["status"] == "Canceled"
     assert "stopped in epoch" in stderr.splitlines()[-1]
-    assert_stopped_with_a_checkpoint(folder)
+    with safe_open(folder.checkpoints / "last.safetensors", framework="np") as checkpoint:
+        counters = json.loads(checkpoint.metadata()["counters"])
+    assert (folder.checkpoints / f"best_{counters['best_epoch']:04}.safetensors").is_file()
+    assert not folder.package.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(folder.read_status().pid or 0, 0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from clearsight.errors import InvalidDocument, NotFound, UserError
+from clearsight.errors import Conflict, InvalidDocument, NotFound, UserError
 from clearsight.training.job import describe_job, list_jobs, plan_job
 from clearsight.workspace import Workspace
 
@@ -108,6 +108,17 @@ def test_a_valid_job_of_a_later_version_is_one_line(data: Path, tmp_path: Path, 
     with pytest.raises(UserError, match="cannot run yet") as caught:
         plan_job(write_job(tmp_path), {"limits.max_trials": 3}, None, workspace)
     assert not isinstance(caught.value, InvalidDocument)
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "words"),
+    [("data", Conflict, "must be a new folder"), ("azureml://datastores/x/paths/y", InvalidDocument, "must be mapped")],
+)
+def test_a_place_for_the_model_that_cannot_be_written_is_refused_before_training(
+    path: str, error: type[Exception], words: str, data: Path, tmp_path: Path, workspace: Workspace
+) -> None:
+    with pytest.raises(error, match=words):
+        plan_job(write_job(tmp_path, outputs={"best_model": {"path": path}}), {}, None, workspace)
 
 
 def test_a_seed_is_drawn_and_recorded_when_none_is_given(data: Path, tmp_path: Path, workspace: Workspace) -> None:

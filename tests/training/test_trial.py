@@ -1,12 +1,16 @@
 """A trial in this process, through the Inline executor."""
 
 import json
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
 from clearsight.errors import Conflict
 from clearsight.executor import Inline, TaskSpec
@@ -14,7 +18,7 @@ from clearsight.jobs import resolve_parameters
 from clearsight.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.training.run_folder import RunFolder, RunStatus
-from clearsight.training.trial import run_trial
+from clearsight.training.trial import main, run_trial
 from clearsight.training.trial_spec import Setting, TrialSpec
 
 Make = Callable[..., RunFolder]
@@ -96,6 +100,27 @@ def test_a_trial_that_is_stopped_at_once_keeps_a_checkpoint(make_trial: Make, te
     stop.set()
     assert run_trial(folder, stop).status == "Canceled"
     assert (folder.checkpoints / "last.safetensors").is_file()
+
+
+def test_a_signal_stops_a_trial_at_the_next_step(make_trial: Make, texture_folder: Path) -> None:
+    folder = make_trial(texture_folder, number_of_epochs=500, early_stopping=0)
+
+    def interrupt_once_it_trains() -> None:
+        while not folder.read_metrics():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt_once_it_trains)
+    interrupter.start()
+    assert main([str(folder.root)]) == 130
+    interrupter.join()
+    status = folder.read_status()
+    assert (status.status, status.reason) == ("Canceled", "canceled")
+    assert status.metrics["accuracy"] > 0
+    with safe_open(folder.checkpoints / "last.safetensors", framework="np") as checkpoint:
+        counters = json.loads(checkpoint.metadata()["counters"])
+    assert f"step {counters['step']};" in str(status.message)
+    assert (folder.checkpoints / f"best_{counters['best_epoch']:04}.safetensors").is_file()
 
 
 def test_missing_weights_fail_with_both_ways_out(

@@ -1,0 +1,132 @@
+"""One contract, two executors; and what only processes can do."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clearsight.executor import Executor, Exited, Inline, Local, TaskSpec
+
+PROGRAM = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+
+def main(args):
+    match args[0]:
+        case "exit":
+            return int(args[1])
+        case "write":
+            Path(args[1]).write_text(os.environ.get("CLEARSIGHT_TEST_WORD", "none"))
+            return 0
+        case "print":
+            print("said on stdout", flush=True)
+            print("said on stderr", file=sys.stderr, flush=True)
+            return 0
+        case "wait":
+            signal.signal(signal.SIGINT, lambda number, frame: sys.exit(7))
+            Path(args[1]).write_text("ready")
+            time.sleep(60)
+        case "ignore":
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+            Path(args[1]).write_text(str(child.pid))
+            time.sleep(60)
+    return 0
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+
+Task = Callable[..., TaskSpec]
+
+
+@pytest.fixture
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
+    """Makes tasks that run the program above with the given arguments."""
+    (tmp_path / "task_of_a_test.py").write_text(PROGRAM)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(*args: str, **environment: str) -> TaskSpec:
+        return TaskSpec("task_of_a_test", args, tmp_path / "log", {"PYTHONPATH": str(tmp_path), **environment})
+
+    return make
+
+
+@pytest.fixture(params=[Inline, Local])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    return request.param()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_nothing_was_started_and_nothing_has_ended(executor: Executor) -> None:
+    assert executor.wait(0) == []
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_each_task_ends_once_with_its_exit_code(executor: Executor, task: Task, code: int) -> None:
+    task_id = executor.submit(task("exit", str(code)))
+    assert executor.wait(30) == [Exited(task_id, code)]
+    assert executor.wait(0) == []
+
+
+def test_variables_reach_the_task_and_nobody_else(executor: Executor, task: Task, tmp_path: Path) -> None:
+    executor.submit(task("write", str(tmp_path / "out"), CLEARSIGHT_TEST_WORD="hello"))
+    assert executor.wait(30)
+    assert (tmp_path / "out").read_text() == "hello"
+    assert "CLEARSIGHT_TEST_WORD" not in os.environ
+
+
+def test_cancelling_what_has_ended_or_never_was_does_nothing(executor: Executor, task: Task) -> None:
+    task_id = executor.submit(task("exit", "0"))
+    assert executor.wait(30)
+    executor.cancel(task_id, grace_s=0)
+    executor.cancel("unknown", grace_s=0)
+
+
+def test_waiting_ends_when_the_time_is_over(task: Task, tmp_path: Path) -> None:
+    executor = Local()
+    task_id = executor.submit(task("wait", str(tmp_path / "ready")))
+    assert executor.wait(0.1) == []
+    executor.cancel(task_id, grace_s=0)
+
+
+def test_what_a_process_prints_is_in_its_log(task: Task, tmp_path: Path) -> None:
+    executor = Local()
+    executor.submit(task("print"))
+    assert executor.wait(30)
+    assert (tmp_path / "log").read_text().splitlines() == ["said on stdout", "said on stderr"]
+
+
+def test_a_cancelled_process_may_end_in_its_own_way(task: Task, tmp_path: Path) -> None:
+    executor = Local()
+    task_id = executor.submit(task("wait", str(tmp_path / "ready")))
+    wait_for((tmp_path / "ready").exists)
+    executor.cancel(task_id, grace_s=30)
+    assert executor.wait(0) == [Exited(task_id, 7)]
+
+
+def test_a_process_that_does_not_listen_is_ended_with_all_it_started(task: Task, tmp_path: Path) -> None:
+    executor = Local()
+    task_id = executor.submit(task("ignore", str(tmp_path / "child")))
+    wait_for(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text() != "")
+    executor.cancel(task_id, grace_s=0.1)
+    assert executor.wait(0) == [Exited(task_id, -9)]
+    status = Path(f"/proc/{(tmp_path / 'child').read_text()}/stat")
+    wait_for(lambda: not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def test_several_processes_run_side_by_side(task: Task) -> None:
+    executor = Local()
+    started = {executor.submit(task("exit", str(code))): code for code in (1, 2)}
+    ended: dict[str, int] = {}
+    while len(ended) < 2:
+        ended |= {one.task_id: one.code for one in executor.wait(30)}
+    assert ended == started
