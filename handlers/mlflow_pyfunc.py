@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from clearsight import environment
 from clearsight.handlers.scorer import Scorer, load_scorer
 from clearsight.package import ModelPackage
 from clearsight.wire import ClassificationAnswer
@@ -46,5 +47,5 @@ def _refusal(message: str) -> Exception:
 
 
 def _load_pyfunc(path: str) -> PackageModel:
-    """MLflow calls this with the model folder."""
-    return PackageModel(load_scorer(ModelPackage.open(path)))
+    """MLflow calls this with the model folder. `CLEARSIGHT_BACKEND` chooses what runs the network."""
+    return PackageModel(load_scorer(ModelPackage.open(path), backend=environment.backend()))

@@ -3,7 +3,12 @@
 import os
 from pathlib import Path
 
-__all__ = ["home", "is_offline", "num_threads", "weights_dir"]
+__all__ = ["backend", "home", "is_offline", "num_threads", "weights_dir"]
+
+
+def backend() -> str:
+    """`CLEARSIGHT_BACKEND`: what runs a package under MLflow. Default: `auto`."""
+    return os.environ.get("CLEARSIGHT_BACKEND") or "auto"
 
 
 def home() -> Path:
