@@ -52,6 +52,23 @@ class _Placed:
     is_standing: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """Where things are put."""
+
+    height: int
+    width: int
+    interior: Interior
+    pitch: float
+    light: Light
+    is_single: bool
+    """One object in the middle rather than a full shelf."""
+
+    def base_y(self, depth: float) -> float:
+        """Where a thing stands that is `depth` of the way from the back wall to the front edge."""
+        return self.interior.back_y + (self.interior.front_y - self.interior.back_y) * depth
+
+
 def draw_scene(rng: np.random.Generator, height: int, width: int, labels: tuple[str, ...]) -> Scene:
     """Draw a picture that shows objects of the given classes, one per label, among clutter.
 
@@ -61,9 +78,8 @@ def draw_scene(rng: np.random.Generator, height: int, width: int, labels: tuple[
     pitch = rng.uniform(0.05, 0.3)
     light = Light(rng.uniform(-1.1, 1.1), rng.uniform(0.38, 0.6), rng.uniform(0.05, 0.4))
     interior = draw_interior(rng, height, width, pitch)
-    is_single = len(labels) == 1
-    things = [_place_object(rng, label, height, width, interior, pitch, light, is_single) for label in labels]
-    things += _place_clutter(rng, height, width, interior, pitch, light, is_single)
+    stage = _Stage(height, width, interior, pitch, light, is_single=len(labels) == 1)
+    things = [_place_object(rng, label, stage) for label in labels] + _place_clutter(rng, stage)
     things = _without_hidden(sorted(things, key=lambda thing: thing.base_y), height, width)
     canvas = interior.rgb_HW3.copy()
     for thing in things:
@@ -80,51 +96,32 @@ def draw_scene(rng: np.random.Generator, height: int, width: int, labels: tuple[
     return Scene(_photograph(rng, canvas), tuple(objects))
 
 
-def _place_object(
-    rng: np.random.Generator,
-    label: str,
-    height: int,
-    width: int,
-    interior: Interior,
-    pitch: float,
-    light: Light,
-    is_single: bool,
-) -> _Placed:
+def _place_object(rng: np.random.Generator, label: str, stage: _Stage) -> _Placed:
     draw, tall = CONTAINERS[label]
-    size = height * tall * (rng.uniform(0.74, 0.88) if is_single else rng.uniform(0.4, 0.62))
-    x = width * rng.uniform(0.43, 0.57) if is_single else width * rng.uniform(0.08, 0.92)
-    lies = not is_single and rng.random() < 0.12
+    size = stage.height * tall * (rng.uniform(0.74, 0.88) if stage.is_single else rng.uniform(0.4, 0.62))
+    x = stage.width * (rng.uniform(0.43, 0.57) if stage.is_single else rng.uniform(0.08, 0.92))
+    lies = not stage.is_single and rng.random() < 0.12
     angle = rng.choice([-90.0, 90.0]) + rng.normal(0, 8) if lies else rng.normal(0, 2.5)
-    depth = rng.uniform(0.4, 0.95)
-    sprite = draw(rng, int(size * OVERSAMPLING), pitch, light)
-    base_y = interior.back_y + (interior.front_y - interior.back_y) * depth
+    base_y = stage.base_y(rng.uniform(0.4, 0.95))
+    sprite = draw(rng, int(size * OVERSAMPLING), stage.pitch, stage.light)
     if not lies:  # nearer, rather than with its head out of the picture
-        base_y = min(max(base_y, size * 1.08), 0.98 * height)
-    return _place(label, sprite, x, base_y, float(angle), height, width, is_standing=not lies)
+        base_y = min(max(base_y, size * 1.08), 0.98 * stage.height)
+    return _place(label, sprite, x, base_y, float(angle), stage, is_standing=not lies)
 
 
-def _place_clutter(
-    rng: np.random.Generator,
-    height: int,
-    width: int,
-    interior: Interior,
-    pitch: float,
-    light: Light,
-    is_single: bool,
-) -> list[_Placed]:
+def _place_clutter(rng: np.random.Generator, stage: _Stage) -> list[_Placed]:
     """Things of no class: most behind the objects, few in front of them and then low."""
     names = list(CLUTTER)
     placed = []
-    for _ in range(int(rng.integers(1, 5) if is_single else rng.integers(2, 6))):
+    for _ in range(int(rng.integers(1, 5) if stage.is_single else rng.integers(2, 6))):
         draw, tall = CLUTTER[names[rng.integers(len(names))]]
-        is_front = rng.random() < (0.06 if is_single else 0.2)
-        size = height * tall * rng.uniform(0.6, 0.95) * (0.7 if is_front else 1.0)
-        sprite = draw(rng, max(12, int(size * OVERSAMPLING)), pitch, light)
-        depth = rng.uniform(0.9, 1.0) if is_front else rng.uniform(0.02, 0.35)
-        base_y = interior.back_y + (interior.front_y - interior.back_y) * depth
-        thing = _place(None, sprite, width * rng.uniform(-0.02, 1.02), base_y, rng.normal(0, 2), height, width)
+        is_front = rng.random() < (0.06 if stage.is_single else 0.2)
+        size = stage.height * tall * rng.uniform(0.6, 0.95) * (0.7 if is_front else 1.0)
+        sprite = draw(rng, max(12, int(size * OVERSAMPLING)), stage.pitch, stage.light)
+        base_y = stage.base_y(rng.uniform(0.9, 1.0) if is_front else rng.uniform(0.02, 0.35))
+        thing = _place(None, sprite, stage.width * rng.uniform(-0.02, 1.02), base_y, rng.normal(0, 2), stage)
         if not is_front and rng.random() < 0.7:
-            thing = _defocused(thing, rng.uniform(0.8, 2.2) * height / 240)
+            thing = _defocused(thing, rng.uniform(0.8, 2.2) * stage.height / 240)
         placed.append(thing)
     return placed
 
@@ -135,8 +132,7 @@ def _place(
     x: float,
     base_y: float,
     angle: float,
-    height: int,
-    width: int,
+    stage: _Stage,
     is_standing: bool = True,
 ) -> _Placed:
     """Rotate and reduce a sprite so that its lowest point touches `base_y` and its middle is at `x`."""
@@ -146,8 +142,10 @@ def _place(
     reach = turn[1, 0] * outline_x + turn[1, 1] * outline_y + turn[1, 2]
     turn[:, 2] += x - columns / 2, base_y - reach.max()
     corners = turn @ np.array([[0, columns, 0, columns], [0, 0, rows, rows], [1, 1, 1, 1]])
-    left, top = np.floor(corners.min(axis=1)).astype(int).clip(0, [width - 1, height - 1]).tolist()
-    right, bottom = np.ceil(corners.max(axis=1)).astype(int).clip([left + 1, top + 1], [width, height]).tolist()
+    left, top = np.floor(corners.min(axis=1)).astype(int).clip(0, [stage.width - 1, stage.height - 1]).tolist()
+    right, bottom = (
+        np.ceil(corners.max(axis=1)).astype(int).clip([left + 1, top + 1], [stage.width, stage.height]).tolist()
+    )
     turn[:, 2] -= left, top
 
     def warp(picture: Floats) -> Floats:
