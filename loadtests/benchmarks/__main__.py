@@ -10,13 +10,11 @@ import argparse
 import io
 import json
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -62,9 +60,8 @@ def main() -> None:
         ]
         _print(console, "What the gateway adds, bodies of 100 KB", result["gateway"])
     if "online" in arguments.only:
-        precisions = ["f32", "bf16"] if torch.cpu._is_amx_tile_supported() else ["f32"]
         online = measure_online(
-            pictures, precisions, arguments.seconds, arguments.passes, lambda text: print(text, file=sys.stderr)
+            pictures, ["f32", "bf16"], arguments.seconds, arguments.passes, lambda text: print(text, file=sys.stderr)
         )
         result["online"] = [asdict(row) for row in online]
         _print(console, "ResNet-50 at 224, base64 JSON bodies (stock: raw JPEG bodies)", result["online"])

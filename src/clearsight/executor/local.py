@@ -57,7 +57,8 @@ class Local:
         process = self._running.get(task_id)
         if process is None:
             return
-        self._signal(process, signal.SIGINT)
+        # Not SIGINT: a shell's background job inherits it as ignored, and so would a child that has just started.
+        self._signal(process, signal.SIGTERM)
         try:
             process.wait(grace_s)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):  # asked twice: at once
