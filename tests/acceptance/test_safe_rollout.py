@@ -52,6 +52,7 @@ class Load:
         return self.outcomes
 
 
+@pytest.mark.slow
 @pytest.mark.torchserve
 @pytest.mark.timeout(400)
 def test_the_safe_rollout_sample_works_step_by_step(

@@ -92,6 +92,7 @@ def post(folder: Path, port: int, body: bytes, **headers: str) -> tuple[int, byt
             return error.code, error.read()
 
 
+@pytest.mark.slow
 @pytest.mark.torchserve
 def test_stock_torchserve_scores_pictures_of_every_kind_of_header(
     stock: tuple[Path, int], tiny_package: ModelPackage, drawn_pictures: list[Path]
