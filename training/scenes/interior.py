@@ -97,9 +97,9 @@ def _paint_shelf(
         centre = (int(rng.uniform(0, width)), int(rng.uniform(front_y, height * 1.15)))
         axes = (int(width * rng.uniform(0.05, 0.12)), int(height * rng.uniform(0.08, 0.2)))
         cv2.ellipse(rgb, centre, axes, 0, 0, 360, shaded(neutral(rng), rng.uniform(0.3, 0.9)).tolist(), -1)
-    soft = cv2.GaussianBlur(rgb, (0, 0), height / 60)
     edge = int(back_y)
-    rgb[edge:] = soft[edge:]
+    margin = min(height // 20, edge)
+    rgb[edge:] = cv2.GaussianBlur(rgb[edge - margin :], (0, 0), height / 60)[margin:]
     if is_glass:
         plate = 0.72 * wall + 0.28 * np.array([0.75, 0.9, 0.86], np.float32)
         rows = np.linspace(0.78, 1.0, max(int(front_y) - edge, 1), dtype=np.float32)[:, None, None]

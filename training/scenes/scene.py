@@ -243,13 +243,17 @@ def _photograph(rng: np.random.Generator, canvas: Floats) -> Bytes:
     height, width = canvas.shape[:2]
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-    lamp = np.exp(-((x - rng.uniform(-1, 1)) ** 2 + (y - rng.uniform(-1.2, 0)) ** 2) / rng.uniform(0.3, 1.2))
+    lamp_x, lamp_y, spread = rng.uniform(-1, 1), rng.uniform(-1.2, 0), rng.uniform(0.3, 1.2)
+    lamp = np.exp(-((x - lamp_x) ** 2) / spread) * np.exp(-((y - lamp_y) ** 2) / spread)
     field = 1 + rng.uniform(0, 0.35) * lamp + rng.uniform(-0.15, 0.15) * x - rng.uniform(0, 0.2) * (x**2 + y**2)
     warmth = rng.uniform(-0.09, 0.09)
-    balance = np.array([1 + warmth, 1.0, 1 - warmth], np.float32) * rng.uniform(0.75, 1.12)
-    image = canvas * field[..., None] * balance
+    balance = np.array([1 + warmth, 1.0, 1 - warmth], np.float32) * np.float32(rng.uniform(0.75, 1.12))
+    image = canvas * field.astype(np.float32)[..., None]
+    image *= balance
     image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.9) * height / 240)
     noise = rng.standard_normal((height, width, 3), np.float32)
-    image += noise * (rng.uniform(0.004, 0.022) * np.sqrt(np.clip(image, 0.05, 1)))
-    picture: Bytes = np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
+    # Photon noise grows with the root of the light; green stands for all three.
+    noise *= np.float32(rng.uniform(0.004, 0.022)) * np.sqrt(np.clip(image[..., 1:2], 0.05, 1))
+    image += noise
+    picture: Bytes = np.clip(image * np.float32(255) + np.float32(0.5), 0, 255).astype(np.uint8)
     return picture
