@@ -25,11 +25,11 @@ def main(args):
             print("said on stderr", file=sys.stderr, flush=True)
             return 0
         case "wait":
-            signal.signal(signal.SIGINT, lambda number, frame: sys.exit(7))
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
             Path(args[1]).write_text("ready")
             time.sleep(60)
         case "ignore":
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
             Path(args[1]).write_text(str(child.pid))
             time.sleep(60)

@@ -38,4 +38,4 @@ class Executor(Protocol):
         """Return the tasks that have ended and were not returned before; wait up to `timeout_s` for the first."""
 
     def cancel(self, task_id: str, grace_s: float) -> None:
-        """Ask a task to stop as Ctrl-C does; after `grace_s` seconds end it. Unknown or ended tasks are left alone."""
+        """Ask a task to stop with SIGTERM; after `grace_s` seconds end it. Unknown or ended tasks are left alone."""
