@@ -1,6 +1,7 @@
 """A real server: `clearsight serve` with its gateway, TorchServe and workers."""
 
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -44,7 +45,16 @@ class Server:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def workers(self) -> list[psutil.Process]:
-        return [process for process in self.family() if "model_service_worker.py" in " ".join(process.cmdline())]
+        return self.running("model_service_worker.py")
+
+    def running(self, program: str) -> list[psutil.Process]:
+        """Processes of the family whose command line holds `program`; ended ones do not count."""
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one, too
+                if program in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
     @staticmethod
     def post(uri: str, key: str, body: bytes, **headers: str) -> tuple[int, bytes]:

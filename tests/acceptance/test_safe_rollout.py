@@ -126,7 +126,7 @@ def test_the_safe_rollout_sample_works_step_by_step(
     # A second server is refused, and a killed gateway comes back with the routing table.
     assert run(root, ["serve", "--port", "1"]) == 1
     assert "already serves" in capsys.readouterr().err
-    [gateway] = [process for process in server.family() if "clearsight.serving.gateway" in process.cmdline()]
+    [gateway] = server.running("clearsight.serving.gateway")
     gateway.kill()
     deadline = time.monotonic() + 30
     while True:
