@@ -40,8 +40,17 @@ MAX_BODY_BYTES: Final = 100 * 1024 * 1024
 RESPONSE_MARGIN_S: Final = 10
 """TorchServe kills a worker at its response timeout, so that one must come well after the gateway's 408."""
 
-MEMORY: Final = ("-Xmx1g", "-XX:MaxDirectMemorySize=2g")
-"""Upper bounds, taken when needed: with 256 MB, four bodies of 50 MB at once were answered 507 (measured)."""
+JVM_OPTIONS: Final = (
+    "-Xmx1g",
+    "-XX:MaxDirectMemorySize=2g",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+ExitOnOutOfMemoryError",
+)
+"""Memory: upper bounds, taken when needed; with 256 MB, four bodies of 50 MB at once were answered 507 (measured).
+One collector thread and the first compiler only: the JVM hands bytes on, and shares its cores with the workers that
+compute. Measured on 2 cores beside a busy worker: 0.4 ms less per request than with the JVM's defaults.
+"""
 
 MAX_ANSWER_BYTES: Final = 96 * 1024 * 1024
 BATCH_ANSWER_BYTES: Final = 32 * 1024 * 1024
@@ -198,8 +207,7 @@ class RunFolder:
         home = Path(spec.origin).parent.parent
         return [
             str(java_home() / "bin" / "java"),
-            *MEMORY,
-            "-XX:+ExitOnOutOfMemoryError",
+            *JVM_OPTIONS,
             f"-Dmodel_server_home={home}",
             f"-Djava.io.tmpdir={self.root / 'tmp'}",
             f"-Dlog4j.configurationFile=file://{self.log_config_file}",

@@ -60,11 +60,14 @@ def main() -> None:
         ]
         _print(console, "What the gateway adds, bodies of 100 KB", result["gateway"])
     if "online" in arguments.only:
-        online = measure_online(
-            pictures, ["f32", "bf16"], arguments.seconds, arguments.passes, lambda text: print(text, file=sys.stderr)
-        )
-        result["online"] = [asdict(row) for row in online]
-        _print(console, "ResNet-50 at 224, base64 JSON bodies (stock: raw JPEG bodies)", result["online"])
+        result["online"] = []
+        for precision in ("f32", "bf16"):
+            online = measure_online(
+                pictures, precision, arguments.seconds, arguments.passes, lambda text: print(text, file=sys.stderr)
+            )
+            rows = [asdict(row) for row in online]
+            _print(console, f"ResNet-50 at 224, {precision}, base64 JSON bodies (stock: raw JPEG bodies)", rows)
+            result["online"] += rows
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 
@@ -81,8 +84,11 @@ def _pictures() -> list[bytes]:
 
 
 def _print(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        console.print(f"{title}: no pass counted")
+        return
     table = Table(title=title, title_justify="left")
-    for column in rows[0] if rows else ["no pass counted"]:
+    for column in rows[0]:
         table.add_column(column.replace("_", " "), justify="left" if isinstance(rows[0][column], str) else "right")
     for row in rows:
         table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value or "") for value in row.values()))

@@ -1,12 +1,14 @@
 """The same requests to the Scorer alone, to TorchServe, through the gateway, and to stock TorchServe.
 
 ResNet-50 at 224 with seeded random weights: speed does not depend on the weights, so nothing is said about accuracy
-here. The service is started as a user starts it (`clearsight serve` and the verbs). Every pass measures every way in
-turn, and the limit before and after; a pass whose limit drifts by more than 10 % does not count.
+here. The service is started as a user starts it (`clearsight serve` and the verbs), in the layout that a deployment
+chooses by itself; the limit is that of the fastest layout. For each number of clients every way is measured in
+turn, between two measurements of the limit; when those differ by more than 10 % the ways between them do not count.
 """
 
 import base64
 import json
+import math
 import os
 import subprocess
 import sys
@@ -37,13 +39,8 @@ MODEL = "resnet50"
 ENDPOINT = "bench"
 MAX_DRIFT = 0.10
 CONCURRENCIES = (1, 8, 32)
-CANDIDATES = (
-    Layout("openvino", "f32", 1, 2, 8),
-    Layout("openvino", "f32", 2, 1, 1),
-    Layout("openvino", "f32", 2, 1, 8),
-    Layout("onnxruntime", "f32", 1, 2, 8),
-    Layout("onnxruntime", "f32", 2, 1, 1),
-)
+CANDIDATES = ((1, 2, 8), (2, 1, 1), (2, 1, 4), (2, 1, 8))
+"""Workers, threads of each, requests per batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +53,7 @@ class OnlineRow:
     concurrency: int
     requests_per_s: float
     over_limit: float
-    """Requests/s over the in-process limit of the same pass; for one client, of batch 1."""
+    """Requests/s over the in-process limit around this measurement."""
     p50_ms: float
     p95_ms: float
     p99_ms: float
@@ -69,38 +66,35 @@ class OnlineRow:
 
 
 def measure_online(
-    pictures: Sequence[bytes], precisions: Sequence[str], seconds: float, passes: int, say: Any = print
+    pictures: Sequence[bytes], precision: str, seconds: float, passes: int, say: Any = print
 ) -> list[OnlineRow]:
-    """Measure every way for every precision; stock TorchServe runs in eager f32, once."""
+    """Measure every way in one precision; no rows where the machine cannot run it. Stock TorchServe: f32 only."""
     bodies = [
         json.dumps({"input_data": {"columns": ["image"], "data": [base64.encodebytes(picture).decode()]}}).encode()
         for picture in pictures
     ]
-    rows: list[OnlineRow] = []
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
         folder = Path(name)
         package = _random_package(folder, pictures)
-        for precision in precisions:
-            try:
-                layout = _best_layout(package, precision, bodies, say)
-            except RuntimeError as error:
-                if precision == "f32":
-                    raise
-                say(f"  no rows for {precision}: this machine cannot run it ({error})")
-                continue
-            with ExitStack() as stack:
-                ways = stack.enter_context(_service(folder / f"home-{precision}", package, layout))
-                samples: dict[tuple[str, int], list[_Sample]] = {}
-                targets = {way: (target, bodies) for way, target in ways.items()}
-                if precision == "f32":
-                    stock = stack.enter_context(_stock(folder, threads=None))
-                    tuned = stack.enter_context(_stock(folder, threads=1))
-                    targets |= {"stock": (stock, list(pictures)), "stock, 1 thread": (tuned, list(pictures))}
-                for number in range(passes):
-                    say(f"{layout}: pass {number + 1} of {passes}")
-                    _one_pass(package, layout, bodies, targets, seconds, samples, say)
-            rows += [_row(precision, layout, way, c, taken) for (way, c), taken in samples.items()]
-    return rows
+        try:
+            service = stack.enter_context(_service(folder / "home", package, precision))
+        except RuntimeError as error:
+            if precision == "f32":
+                raise
+            say(f"  no rows for {precision}: this machine cannot run it ({error})")
+            return []
+        fastest = _fastest_layout(package, service.layout.backend, precision, bodies, say)
+        say(f"limit: {fastest}; service: {service.layout}")
+        targets = {way: (target, bodies) for way, target in service.ways.items()}
+        if precision == "f32":
+            stock = stack.enter_context(_stock(folder, threads=None))
+            tuned = stack.enter_context(_stock(folder, threads=1))
+            targets |= {"stock": (stock, list(pictures)), "stock, 1 thread": (tuned, list(pictures))}
+        samples: dict[tuple[str, int], list[_Sample]] = {}
+        for number in range(passes):
+            say(f"pass {number + 1} of {passes}")
+            _one_pass(package, service.layout, fastest, bodies, targets, seconds, samples, say)
+    return [_row(precision, service.layout, way, c, taken) for (way, c), taken in samples.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,32 +106,28 @@ class _Sample:
 
 def _one_pass(
     package: Path,
-    layout: Layout,
+    service: Layout,
+    fastest: Layout,
     bodies: Sequence[bytes],
     targets: Mapping[str, tuple[Target, Sequence[bytes]]],
     seconds: float,
     samples: dict[tuple[str, int], list[_Sample]],
     say: Any,
 ) -> None:
-    """Measure every way once, between two measurements of the limit; keep it when the limits agree."""
-    all_cores = layout.workers * layout.threads
-    alone = Layout(layout.backend, layout.precision, 1, all_cores // layout.workers, 1)
-    before = in_process_limit(package, layout, bodies, seconds)
-    lone = in_process_limit(package, alone, bodies, seconds / 2)
-    taken = {
-        (way, concurrency): measure(target, contents, concurrency, seconds)
-        for concurrency in CONCURRENCIES
-        for way, (target, contents) in targets.items()
-    }
-    after = in_process_limit(package, layout, bodies, seconds)
-    drift = abs(after.requests_per_s - before.requests_per_s) / before.requests_per_s
-    say(f"  limit {before.requests_per_s:.1f} -> {after.requests_per_s:.1f} requests/s, drift {drift:.1%}")
-    if drift > MAX_DRIFT:
-        say("  the pass does not count: the machine's speed changed")
-        return
-    limit = (before.requests_per_s + after.requests_per_s) / 2
-    for key, measurement in taken.items():
-        samples.setdefault(key, []).append(_Sample(measurement, limit, lone.latency_ms))
+    """Measure every way once per number of clients; keep what lies between two limits that agree."""
+    lone = Layout(service.backend, service.precision, 1, service.threads, 1)
+    before = in_process_limit(package, fastest, bodies, seconds).requests_per_s
+    for concurrency in CONCURRENCIES:
+        alone_ms = in_process_limit(package, lone, bodies, seconds / 2).latency_ms if concurrency == 1 else math.nan
+        taken = {way: measure(target, contents, concurrency, seconds) for way, (target, contents) in targets.items()}
+        after = in_process_limit(package, fastest, bodies, seconds).requests_per_s
+        drift = abs(after - before) / before
+        verdict = "" if drift <= MAX_DRIFT else ": does not count, the machine's speed changed"
+        say(f"  {concurrency} clients: limit {before:.1f} -> {after:.1f} requests/s, drift {drift:.1%}{verdict}")
+        if drift <= MAX_DRIFT:
+            for way, measurement in taken.items():
+                samples.setdefault((way, concurrency), []).append(_Sample(measurement, (before + after) / 2, alone_ms))
+        before = after
 
 
 def _row(precision: str, layout: Layout, way: str, concurrency: int, samples: Sequence[_Sample]) -> OnlineRow:
@@ -190,21 +180,26 @@ def _random_package(folder: Path, pictures: Sequence[bytes]) -> Path:
     return target
 
 
-def _best_layout(package: Path, precision: str, bodies: Sequence[bytes], say: Any) -> Layout:
-    """The fastest of the candidates without a server; it is the limit's and the service's layout."""
+def _fastest_layout(package: Path, backend: str, precision: str, bodies: Sequence[bytes], say: Any) -> Layout:
+    """The layout with the highest in-process throughput of this backend: the limit."""
     found: dict[Layout, float] = {}
-    for candidate in CANDIDATES:
-        if precision != "f32" and candidate.backend != "openvino":
-            continue
-        layout = Layout(candidate.backend, precision, candidate.workers, candidate.threads, candidate.batch_size)
+    for workers, threads, batch_size in CANDIDATES:
+        layout = Layout(backend, precision, workers, threads, batch_size)
         found[layout] = in_process_limit(package, layout, bodies, 3.0).requests_per_s
         say(f"  {layout}: {found[layout]:.1f} requests/s in process")
     return max(found, key=lambda layout: found[layout])
 
 
+@dataclass(frozen=True, slots=True)
+class _Service:
+    layout: Layout
+    """What the deployment chose on this machine."""
+    ways: Mapping[str, Target]
+
+
 @contextmanager
-def _service(home: Path, package: Path, layout: Layout) -> Iterator[dict[str, Target]]:
-    """`clearsight serve` with one deployment; yields where TorchServe and the gateway listen."""
+def _service(home: Path, package: Path, precision: str) -> Iterator[_Service]:
+    """`clearsight serve` with one deployment of one instance, which measures and chooses its layout by itself."""
     program = str(Path(sys.executable).with_name("clearsight"))
     environment = {**os.environ, "CLEARSIGHT_HOME": str(home)}
 
@@ -223,17 +218,12 @@ def _service(home: Path, package: Path, layout: Layout) -> Iterator[dict[str, Ta
                 "endpoint_name": ENDPOINT,
                 "model": {"path": str(package), "type": "mlflow_model"},
                 "instance_type": "local",
-                "instance_count": layout.workers,
+                "instance_count": 1,
                 "request_settings": {
                     "request_timeout_ms": 60000,
                     "max_concurrent_requests_per_instance": max(CONCURRENCIES),
                 },
-                "environment_variables": {
-                    "CLEARSIGHT_BACKEND": layout.backend,
-                    "CLEARSIGHT_PRECISION": layout.precision,
-                    "CLEARSIGHT_BATCH_SIZE": str(layout.batch_size),
-                    "CLEARSIGHT_NUM_THREADS": str(layout.threads),
-                },
+                "environment_variables": {"CLEARSIGHT_PRECISION": precision},
             }
         )
     )
@@ -244,7 +234,7 @@ def _service(home: Path, package: Path, layout: Layout) -> Iterator[dict[str, Ta
     try:
         _wait_for(home / "control.sock", server, home / "serve.log")
         verb("online-endpoint", "create", "--name", ENDPOINT)
-        verb("online-deployment", "create", "--file", str(deployment), "--all-traffic")
+        created = verb("online-deployment", "create", "--file", str(deployment), "--all-traffic")
         key = verb("online-endpoint", "get-credentials", "--name", ENDPOINT)["primaryKey"]
         uri = verb("online-endpoint", "show", "--name", ENDPOINT)["scoring_uri"]
         host, _, path = uri.removeprefix("http://").partition("/")
@@ -252,12 +242,15 @@ def _service(home: Path, package: Path, layout: Layout) -> Iterator[dict[str, Ta
         upstream = table["endpoints"][ENDPOINT]["deployments"]["blue"]["upstream"]
         token = json.loads(Path(upstream["key_file"]).read_text())["inference"]["key"]
         json_headers = {"Content-Type": "application/json"}
-        yield {
+        chosen = created["serving"]
+        layout = Layout(chosen["backend"], precision, chosen["workers"], chosen["num_threads"], chosen["batch_size"])
+        ways = {
             "direct": Target(
                 f"unix:{upstream['socket']}", upstream["path"], {**json_headers, "Authorization": f"Bearer {token}"}
             ),
             "gateway": Target(host, f"/{path}", {**json_headers, "Authorization": f"Bearer {key}"}),
         }
+        yield _Service(layout, ways)
     finally:
         server.terminate()
         server.wait(60)
