@@ -49,8 +49,8 @@ _CLASSIFIERS: Final = (
     _cnn("resnet18", 5),
     _cnn("resnet34", 5),
     _cnn("resnet50", 5, resize_size=232),
-    _cnn("resnet101", 5),
-    _cnn("resnet152", 5),
+    _cnn("resnet101", 5, resize_size=232),
+    _cnn("resnet152", 5, resize_size=232),
     _cnn("resnest50", 5),
     _cnn("resnest101", 5),
     _cnn("seresnext", 5),
@@ -96,5 +96,5 @@ HUGGING_FACE_NAMES: Final = (
 )
 """Curated by Azure; its registry writes them with `-` for `/`. Any other `owner/name` is legal too."""
 
-TRAINABLE: Final = ("mobilenetv2", "resnet18", "resnet50")
+TRAINABLE: Final = ("mobilenetv2", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 """What this version trains; the names that `clearsight.networks` builds."""

@@ -14,9 +14,10 @@ __all__ = ["load_network"]
 def load_network(package: ModelPackage) -> nn.Module:
     """Build the network of an opened package with its trained weights, on the CPU, in evaluation mode.
 
-    Raises `InvalidPackage` when the weights belong to another architecture.
+    It takes pictures of the size that the package's settings name. Raises `InvalidPackage` when the weights belong to
+    another architecture.
     """
-    network = build_network(package.model_name, package.num_classes)
+    network = build_network(package.model_name, package.num_classes, package.settings().valid_crop_size)
     try:
         network.load_state_dict(load_file(package.weights_file), strict=True)
     except (RuntimeError, SafetensorError) as error:
