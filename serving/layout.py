@@ -34,6 +34,10 @@ BATCH_DELAY_MS: Final = 1
 100 ms. A busy worker needs no more, since the next batch fills while it works."""
 
 
+NEARLY_AS_FAST: Final = 0.95
+"""Measured rows within this share of the best count as equal: short measurements are no more certain than that."""
+
+
 class Overrides(BaseModel):
     """What a deployment may fix through `environment_variables`; what is given is not measured.
 
@@ -90,8 +94,9 @@ class Layout:
 def choose_layout(document: DeploymentDocument, measurement: Measurement | None, num_cores: int) -> Layout:
     """Combine what the deployment fixes with the best measured row for as many workers.
 
-    Workers are `instance_count` x `WORKER_COUNT`, and workers x threads stays within the cores. A batch is never
-    larger than the number of requests that may run at the same time. Raises InvalidDocument for a bad override.
+    Workers are `instance_count` x `WORKER_COUNT`. Without a measurement of as many workers, workers x threads stays
+    within the cores. A batch is never larger than the number of requests that may run at the same time. Raises
+    InvalidDocument for a bad override.
     """
     given = read_overrides(document)
     workers = document.instance_count * given.WORKER_COUNT
@@ -106,17 +111,26 @@ def choose_layout(document: DeploymentDocument, measurement: Measurement | None,
         backend=given.CLEARSIGHT_BACKEND or (row.backend if row else "auto"),
         precision=given.CLEARSIGHT_PRECISION,
         workers=workers,
-        num_threads=given.CLEARSIGHT_NUM_THREADS or max(1, num_cores // workers),
+        num_threads=given.CLEARSIGHT_NUM_THREADS or _num_threads(row, workers, num_cores),
         batch_size=min(batch_size, max_batch),
         source=source,
     )
 
 
 def _best_row(measurement: Measurement, backend: str | None, workers: int) -> MeasuredRow | None:
-    """The fastest row of that backend with that many workers; without one, the fastest of the backend at all."""
+    """The fastest row of that backend with that many workers; without one, the fastest of the backend at all.
+
+    Among nearly equal ones the most threads win, which a lone client has to itself.
+    """
     rows = [row for row in measurement.rows if backend in (None, row.backend)]
-    same = [row for row in rows if row.workers == workers]
-    return max(same or rows, key=lambda row: row.images_per_s, default=None)
+    able = [row for row in rows if row.workers == workers] or rows
+    best = max((row.images_per_s for row in able), default=0.0)
+    equal = [row for row in able if row.images_per_s >= NEARLY_AS_FAST * best]
+    return max(equal, key=lambda row: (row.threads, row.images_per_s), default=None)
+
+
+def _num_threads(row: MeasuredRow | None, workers: int, num_cores: int) -> int:
+    return row.threads if row and row.workers == workers else max(1, num_cores // workers)
 
 
 def read_overrides(document: DeploymentDocument) -> Overrides:

@@ -1,9 +1,9 @@
 """Every benchmark in one run, side by side, with versions, CPU flags and ratios.
 
-    python -m loadtests.benchmarks [--only preprocessing gateway online] [--seconds 8] [--passes 3] [--output FILE]
+    python -m loadtests.benchmarks [--only PART …] [--seconds 8] [--passes 3] [--output FILE]
 
-About 15 minutes on 2 cores. Run it on a quiet machine: a pass whose in-process limit drifts by more than 10 % is
-thrown away, and with too few passes left there is no row.
+Parts: preprocessing, gateway, online, training. About 20 minutes on 2 cores. Run it on a quiet machine: a pass whose
+in-process limit drifts by more than 10 % is thrown away, and with too few passes left there is no row.
 """
 
 import argparse
@@ -24,8 +24,9 @@ from loadtests.benchmarks.gateway_overhead import measure_overhead
 from loadtests.benchmarks.machine import describe_machine
 from loadtests.benchmarks.online import measure_online
 from loadtests.benchmarks.preprocessing import measure_preprocessing
+from loadtests.benchmarks.training_speed import measure_training
 
-PARTS = ("preprocessing", "gateway", "online")
+PARTS = ("preprocessing", "gateway", "online", "training")
 NUM_PICTURES = 16
 
 
@@ -68,6 +69,9 @@ def main() -> None:
             rows = [asdict(row) for row in online]
             _print(console, f"ResNet-50 at 224, {precision}, base64 JSON bodies (stock: raw JPEG bodies)", rows)
             result["online"] += rows
+    if "training" in arguments.only:
+        result["training"] = [asdict(row) for row in measure_training(pictures, arguments.passes)]
+        _print(console, "Training at 224, against torchvision's transforms and a DataLoader", result["training"])
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 

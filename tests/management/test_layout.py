@@ -53,7 +53,7 @@ def test_an_unmeasured_package_runs_unbatched_on_the_default_backend(blue: dict[
     [
         (1, 2, ("openvino", 1, 2, 8)),
         (2, 2, ("openvino", 2, 1, 4)),
-        (2, 8, ("openvino", 2, 4, 4)),
+        (2, 8, ("openvino", 2, 1, 4)),  # as measured, not as many threads as cores would allow
         (3, 2, ("openvino", 3, 1, 4)),  # no row with three workers: the fastest of all
     ],
 )
@@ -67,6 +67,13 @@ def test_the_fastest_row_with_as_many_workers_counts(
     layout = choose_layout(document(blue, instances), measurement, cores)
     assert (layout.backend, layout.workers, layout.num_threads, layout.batch_size) == expected
     assert layout.source == "measured"
+
+
+def test_among_nearly_equal_rows_the_one_with_the_most_threads_counts(blue: dict[str, Any]) -> None:
+    rows = [row("openvino", 2, 1, 4, 30), row("openvino", 2, 2, 4, 29), row("openvino", 2, 2, 8, 25)]
+    measurement = Measurement.model_validate({"rows": rows, "choice": rows[0]})
+    layout = choose_layout(document(blue, 2), measurement, 2)
+    assert (layout.workers, layout.num_threads, layout.batch_size) == (2, 2, 4)
 
 
 def test_a_batch_is_no_larger_than_what_may_run_at_once(blue: dict[str, Any], measurement: Measurement) -> None:
