@@ -13,8 +13,9 @@ from typing import Any, Final, Literal
 
 from clearsight.jobs.models import Family
 from clearsight.jobs.section import BadValue, Reader, boolean, integer, number, one_of, text
+from clearsight.tasks import Task
 
-__all__ = ["HYPERPARAMETERS", "INFERENCE_ONLY", "LEGACY_NAMES", "Hyperparameter", "Kind", "Value"]
+__all__ = ["HYPERPARAMETERS", "INFERENCE_ONLY", "LEGACY_NAMES", "NOT_FOR_TRAINING", "Hyperparameter", "Kind", "Value"]
 
 Value = bool | int | float | str
 Kind = Literal["bool", "int", "float", "enum", "text"]
@@ -42,6 +43,12 @@ class Hyperparameter:
     legacy_name: str | None = None
     """Name in Azure's older SDK and in `settings.json`; not accepted in job files."""
     sweepable: bool = True
+
+    def is_known_to(self, task: Task) -> bool:
+        """Whether the name is legal in jobs of a task. Azure does not tile for segmentation."""
+        if task is Task.SEGMENTATION and self.name.startswith("tile_"):
+            return False
+        return self.group in ("common", "classification" if task.is_classification else "detection")
 
 
 def _row(name: str, kind: Kind, read: Reader[Any], default: Value | None = None, **more: Any) -> Hyperparameter:
@@ -90,7 +97,15 @@ def _tile_grid(value: Any) -> str:
 
 _fraction: Final = number(0, 1)
 _count: Final = integer(1)
-_switch: Final = one_of(("Enable", "Disable"))
+_switch: Final = one_of(
+    ("Enable", "Disable"),
+    # Azure's client dumps the members of its enums under their full names.
+    {
+        f"{owner}.{member}": member
+        for owner in ("LogTrainingMetrics", "LogValidationLoss")
+        for member in ("Enable", "Disable")
+    },
+)
 
 _ROWS: Final = (
     _row("model_name", "text", text),
@@ -165,3 +180,5 @@ INFERENCE_ONLY: Final = (
     "image_type",
 )
 """Settings of a package that Azure's page lists among the hyperparameters and its loader refuses."""
+
+NOT_FOR_TRAINING: Final = "is no training parameter; edit settings.json of the package instead"

@@ -6,14 +6,23 @@ https://learn.microsoft.com/azure/machine-learning/reference-yaml-job-sweep#para
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
 from clearsight.errors import Fault
-from clearsight.jobs.hyperparameters import HYPERPARAMETERS, LEGACY_NAMES, Hyperparameter, Kind, Value
+from clearsight.jobs.hyperparameters import (
+    HYPERPARAMETERS,
+    INFERENCE_ONLY,
+    LEGACY_NAMES,
+    NOT_FOR_TRAINING,
+    Hyperparameter,
+    Kind,
+    Value,
+)
 from clearsight.jobs.section import BadValue, Reader, Section, integer, number, one_of, shown
+from clearsight.tasks import Task
 
 __all__ = ["Expression", "SubSpace", "read_search_space"]
 
@@ -55,8 +64,8 @@ _ALLOWED: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType(
 _CALL: Final = re.compile(rf"\s*({'|'.join(_FIELDS)})\s*\((.*)\)\s*", re.IGNORECASE | re.DOTALL)
 
 
-def read_search_space(value: Any, groups: Sequence[str], faults: list[Fault]) -> tuple[SubSpace, ...]:
-    """Read `search_space`, a list of mappings. `groups` are the hyperparameter groups that the task knows."""
+def read_search_space(value: Any, task: Task, faults: list[Fault]) -> tuple[SubSpace, ...]:
+    """Read `search_space`, a list of mappings."""
     if not isinstance(value, list):
         faults.append(Fault("BAD_TYPE", "search_space", f"must be a list of mappings, but got {shown(value)}"))
         return ()
@@ -66,21 +75,24 @@ def read_search_space(value: Any, groups: Sequence[str], faults: list[Fault]) ->
         if not isinstance(item, Mapping):
             faults.append(Fault("BAD_TYPE", path, f"must be a mapping, but got {shown(item)}"))
         else:
-            spaces.append(_sub_space(Section(item, path, faults), groups))
+            spaces.append(_sub_space(Section(item, path, faults), task))
     return tuple(spaces)
 
 
-def _sub_space(section: Section, groups: Sequence[str]) -> SubSpace:
+def _sub_space(section: Section, task: Task) -> SubSpace:
     space: dict[str, Value | Expression] = {}
     for key in section.present():
+        if key in INFERENCE_ONLY:
+            section.ignore(key)
+            section.fault("BAD_PARAM_FOR_TASK", key, NOT_FOR_TRAINING)
         row = HYPERPARAMETERS.get(key)
         if row is None:
             continue
         value = section.raw(key)
         if not row.sweepable:
             section.fault("BAD_SWEEP", key, "cannot be swept; put it under training_parameters")
-        elif row.group not in groups:
-            section.fault("BAD_PARAM_FOR_TASK", key, "is not a hyperparameter of this task")
+        elif not row.is_known_to(task):
+            section.fault("BAD_PARAM_FOR_TASK", key, f"is not a hyperparameter of {task.value}")
         else:
             parsed = _expression_or_value(section, key, value, row)
             if parsed is not None:
@@ -91,7 +103,13 @@ def _sub_space(section: Section, groups: Sequence[str]) -> SubSpace:
 
 def _expression_or_value(section: Section, key: str, value: Any, row: Hyperparameter) -> Value | Expression | None:
     if isinstance(value, str) and (call := _CALL.fullmatch(value)):
-        value = _from_text(call[1].lower(), call[2])
+        kind, arguments = call[1].lower(), _arguments(call[2])
+        if kind != "choice" and len(arguments) > len(_FIELDS[kind]):
+            takes = ", ".join(_FIELDS[kind])
+            section.fault("BAD_SWEEP", key, f"{kind} takes {takes}, but got {len(arguments)} arguments: {shown(value)}")
+            return None
+        named = zip(_FIELDS[kind], [arguments] if kind == "choice" else arguments, strict=False)
+        value = {"type": kind, **dict(named)}
     if not isinstance(value, Mapping):
         return section.read(key, value, row.read)
     inner = Section(value, section.target(key), section.faults)
@@ -102,16 +120,14 @@ def _expression_or_value(section: Section, key: str, value: Any, row: Hyperparam
         inner.fault("BAD_SWEEP", "type", f"{key} takes {', '.join(_ALLOWED[row.kind])}, but got {kind!r}")
         inner.ignore(*inner.present())
         return None
-    arguments: dict[str, Any] = {
-        name: inner.take(name, _field_reader(name, row), required=True) for name in _FIELDS[kind]
-    }
+    fields: dict[str, Any] = {name: inner.take(name, _field_reader(name, row), required=True) for name in _FIELDS[kind]}
     inner.finish()
-    if any(argument is None for argument in arguments.values()):
+    if any(field is None for field in fields.values()):
         return None
-    if "min_value" in arguments and arguments["min_value"] > arguments["max_value"]:
-        inner.fault("OUT_OF_RANGE", "min_value", f"must be at most max_value, {arguments['max_value']}")
+    if "min_value" in fields and fields["min_value"] > fields["max_value"]:
+        inner.fault("OUT_OF_RANGE", "min_value", f"must be at most max_value, {fields['max_value']}")
         return None
-    return Expression(kind, MappingProxyType(arguments))
+    return Expression(kind, MappingProxyType(fields))
 
 
 def _field_reader(name: str, row: Hyperparameter) -> Reader[Any]:
@@ -133,18 +149,17 @@ def _choices(value: Any, row: Hyperparameter) -> tuple[Value, ...]:
         if member is None:
             raise BadValue("BAD_SWEEP", "must hold no null")
         try:
-            chosen.append(row.read(member))
+            parsed = row.read(member)
+            # `none` among the members of an enum means the default.
+            chosen.append(row.default if parsed is None and row.default is not None else parsed)
         except BadValue as error:
             raise BadValue(error.code, f"each value {error}") from None
     return tuple(chosen)
 
 
-def _from_text(kind: str, arguments: str) -> dict[str, Any]:
-    """The object form of `kind(arguments)`."""
-    values = [_scalar(token) for token in re.findall(r"'[^']*'|\"[^\"]*\"|[^\s,]+", arguments)]
-    if kind == "choice":
-        return {"type": kind, "values": values}
-    return {"type": kind, **dict(zip(_FIELDS[kind], values, strict=False))}
+def _arguments(written: str) -> list[Any]:
+    """What stands between the parentheses of an expression in text form."""
+    return [_scalar(token) for token in re.findall(r"'[^']*'|\"[^\"]*\"|[^\s,]+", written)]
 
 
 def _scalar(token: str) -> Any:

@@ -7,13 +7,29 @@ from typing import Any, Final, TypeVar
 
 from clearsight.errors import Fault
 
-__all__ = ["BadValue", "Reader", "Section", "boolean", "integer", "number", "one_of", "shown", "text", "text_map"]
+__all__ = [
+    "BadValue",
+    "Reader",
+    "Section",
+    "any_text",
+    "boolean",
+    "integer",
+    "number",
+    "one_of",
+    "shown",
+    "text",
+    "text_map",
+]
 
 T = TypeVar("T")
 Reader = Callable[[Any], T]
 """Turns a YAML value into ours, or raises `BadValue`."""
 
-TRUTHS: Final = {"true": True, "1": True, "false": False, "0": False}
+TRUTHS: Final = {
+    **dict.fromkeys(("true", "t", "yes", "y", "on", "1"), True),
+    **dict.fromkeys(("false", "f", "no", "n", "off", "0"), False),
+}
+"""What Azure's loader takes for a boolean, in any case."""
 
 
 class BadValue(ValueError):
@@ -43,6 +59,10 @@ class Section:
     def present(self) -> list[str]:
         """All keys, known or not, whose value is not null."""
         return [key for key, value in self._values.items() if value is not None]
+
+    def names(self) -> list[str]:
+        """All keys, in file order."""
+        return list(self._values)
 
     def raw(self, key: str) -> Any:
         """The value as it stands; None when absent."""
@@ -103,7 +123,7 @@ def shown(value: Any) -> str:
 
 
 def boolean(value: Any) -> bool:
-    """true, false, 0, 1, and these as text."""
+    """true, false, 0, 1, and these as text, or in other words for them."""
     known = TRUTHS.get(str(value).strip().lower()) if isinstance(value, (bool, int, str)) else None
     if known is None:
         raise BadValue("BAD_TYPE", "must be true or false (or 1, 0)")
@@ -165,6 +185,13 @@ def _check_range(
 def text(value: Any) -> str:
     """Text that is not empty."""
     if not isinstance(value, str) or not value.strip():
+        raise BadValue("BAD_TYPE", "must be text")
+    return value
+
+
+def any_text(value: Any) -> str:
+    """Text, perhaps empty."""
+    if not isinstance(value, str):
         raise BadValue("BAD_TYPE", "must be text")
     return value
 
