@@ -132,7 +132,8 @@ class LazyGroup(click.Group):
 def result_options(function: Callable[P, Any]) -> Callable[P, None]:
     """Give a command `--output/-o` and `--query`, print what the function returns, and translate errors.
 
-    The function returns plain data (dict, list, str, None); None prints nothing. `-g`, `-w` and `--subscription`
+    The function returns plain data (dict, list, str, None); None prints nothing. Where the user asked for JSON by flag,
+    an error is also printed on stdout, as the body of Azure's REST APIs. `-g`, `-w` and `--subscription`
     are accepted and ignored, so that `az ml` scripts port by replacing the program.
     """
 
@@ -159,11 +160,22 @@ def result_options(function: Callable[P, Any]) -> Callable[P, None]:
         subscription: str | None,
         **kwargs: Any,
     ) -> None:
-        result = function(*args, **kwargs)
+        try:
+            result = function(*args, **kwargs)
+        except ClearsightError as error:
+            if output_format == "json" and _is_given("output_format"):
+                emit(error.to_document())
+            raise
         if result is not None:
             emit(result, output_format, query)
 
     return wrapper  # type: ignore[return-value]
+
+
+def _is_given(parameter: str) -> bool:
+    """Whether the running command got a parameter from its user."""
+    source = click.get_current_context().get_parameter_source(parameter)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def emit(result: Any, output_format: str = "json", query: str | None = None) -> None:

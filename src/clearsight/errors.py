@@ -21,7 +21,7 @@ body per request, the gateway into Azure's status codes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = [
     "BadImage",
@@ -47,12 +47,19 @@ class ClearsightError(Exception):
 
     status: ClassVar[int] = 500
     """HTTP status when the error reaches a client."""
+    code: ClassVar[str] = "SystemError"
+    """Whose fault it is, in the words of Azure's error bodies."""
+
+    def to_document(self) -> dict[str, Any]:
+        """The error body of Azure's REST APIs, with one detail per fault when there are several."""
+        return {"error": {"code": self.code, "message": str(self), "details": []}}
 
 
 class UserError(ClearsightError):
     """What came in cannot be used."""
 
     status = 400
+    code = "UserError"
 
 
 class BadRequest(UserError):
@@ -90,8 +97,12 @@ class _Faulty(UserError):
 
     def __init__(self, subject: str, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
-        count = f"{len(self.faults)} fault{'' if len(self.faults) == 1 else 's'}"
-        super().__init__("\n".join([f"{subject}: {count}", *(f"  {fault}" for fault in self.faults)]))
+        self._summary = f"{subject}: {len(self.faults)} fault{'' if len(self.faults) == 1 else 's'}"
+        super().__init__("\n".join([self._summary, *(f"  {fault}" for fault in self.faults)]))
+
+    def to_document(self) -> dict[str, Any]:
+        details = [{"code": fault.code, "target": fault.target, "message": fault.message} for fault in self.faults]
+        return {"error": {"code": self.code, "message": self._summary, "details": details}}
 
 
 class InvalidDocument(_Faulty):
