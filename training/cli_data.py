@@ -9,13 +9,12 @@ import click
 from rich.progress import track
 
 from clearsight.console import AzCommand, LazyGroup, emit, stderr
-from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
-from clearsight.training.convert import (
+from clearsight.training.converters import (
     DEFAULT_VALIDATION_EVERY,
+    LAYOUTS,
+    Request,
     copy_pictures,
-    read_class_folders,
-    read_csv,
     split_by_fraction,
     split_every,
     write_folders,
@@ -79,9 +78,10 @@ def _parse_size(size: str) -> tuple[int, int]:
 
 @data.command(cls=AzCommand, short_help="Write data folders from other layouts.")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("--from", "layout", type=click.Choice(["folders", "csv"]), required=True, help="Layout of SOURCE.")
+@click.option("--from", "layout_name", type=click.Choice(list(LAYOUTS)), required=True, help="Layout of SOURCE.")
 @click.option("--output", "output", type=OUTPUT, required=True, help="Folder to write both data folders to.")
-@click.option("--task", type=TASKS, help="Default: multi-label for a CSV with a `labels` column, else multi-class.")
+@click.option("--task", type=TASKS, help="Default: what SOURCE says, for example polygons for COCO with segmentations.")
+@click.option("--label", help="masks: class of every object.")
 @click.option(
     "--validation-every",
     type=click.IntRange(2),
@@ -89,15 +89,14 @@ def _parse_size(size: str) -> tuple[int, int]:
 )
 @click.option("--validation-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="A drawn share.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the drawn share.")
-@click.option(
-    "--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of a CSV's pictures."
-)
+@click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the pictures.")
 @click.option("--copy", "is_copied", is_flag=True, help="Copy the pictures to OUTPUT/images.")
 def convert(
     source: Path,
-    layout: str,
+    layout_name: str,
     output: Path,
     task: str | None,
+    label: str | None,
     validation_every: int | None,
     validation_fraction: float | None,
     seed: int,
@@ -106,43 +105,43 @@ def convert(
 ) -> None:
     r"""Write the data folders of a job from labelled pictures in another layout.
 
-    folders: SOURCE holds one folder per class. csv: SOURCE is a file with a header, one row per picture: `image` or
-    `filename`, and `label`, or `labels` separated by spaces; the pictures lie beside it or in --images.
+    \b
+    folders  SOURCE holds one folder per class
+    csv      SOURCE is a list: image or filename, and label, or labels separated by spaces
+    voc      SOURCE holds Annotations/*.xml and JPEGImages or images, or XML files beside the pictures
+    coco     SOURCE is a JSON file; pictures beside it, or in images
+    masks    SOURCE holds images and masks of the same names, or a folder with both per picture
+
+    Pictures are not copied unless --copy is given: data folders refer to them. A fault writes nothing.
 
     \b
     Examples:
       clearsight data convert --from folders fridge_objects --output data
       clearsight data convert --from csv labels.csv --output data --validation-fraction 0.2 --seed 1
+      clearsight data convert --from voc VOC2012 --output data
+      clearsight data convert --from coco annotations.json --images photos --task image_object_detection --output data
+      clearsight data convert --from masks nuclei --label nucleus --output data
     """
     if validation_every is not None and validation_fraction is not None:
         raise click.UsageError("--validation-every and --validation-fraction exclude each other")
-    chosen = _convert_task(source, layout, task)
-    entries = read_class_folders(source) if layout == "folders" else read_csv(source, chosen, images)
-    if is_copied:
-        entries = copy_pictures(entries, output / "images")
+    layout = LAYOUTS[layout_name]
+    if task is not None and Task(task) not in layout.tasks:
+        raise click.UsageError(f"--from {layout_name} serves {', '.join(layout.tasks)}, but --task is {task}")
+    if layout.names_classes == (label is not None):
+        raise click.UsageError(f"--from {layout_name} {'names classes: leave out' if label else 'needs'} --label")
+    request = Request(source, Task(task) if task else None, images, label, lambda items: _progress(items, "reading"))
+    converted = layout.read(request)
     if validation_fraction is not None:
-        train, validation = split_by_fraction(entries, validation_fraction, seed, chosen)
+        train, validation = split_by_fraction(converted.entries, validation_fraction, seed, converted.task)
     else:
-        train, validation = split_every(entries, validation_every or DEFAULT_VALIDATION_EVERY)
-    emit({"task": chosen.value, "output": str(output), **write_folders(output, train, validation)})
-
-
-def _convert_task(source: Path, layout: str, task: str | None) -> Task:
-    if task is None:
-        return Task.MULTI_LABEL if layout == "csv" and "labels" in _header(source) else Task.MULTI_CLASS
-    chosen = Task(task)
-    if not chosen.is_classification:
-        raise click.UsageError(f"--from {layout} holds classes, not places: --task must be a classification task")
-    if layout == "folders" and chosen is Task.MULTI_LABEL:
-        raise click.UsageError("--from folders holds one class per picture: use --from csv for multi-label")
-    return chosen
-
-
-def _header(source: Path) -> list[str]:
-    if not source.is_file():
-        raise InvalidData(f"{source}", [Fault("BAD_DATA_REF", str(source), "must be a CSV file")])
-    with source.open(encoding="utf-8-sig", errors="replace") as file:
-        return [name.strip().strip('"').lower() for name in file.readline().split(",")]
+        train, validation = split_every(converted.entries, validation_every or DEFAULT_VALIDATION_EVERY)
+    if is_copied:
+        copies = copy_pictures([*train, *validation], output / "images", lambda items: _progress(items, "copying"))
+        train, validation = copies[: len(train)], copies[len(train) :]
+    for warning in converted.warnings:
+        stderr.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    written = write_folders(output, train, validation)
+    emit({"task": converted.task.value, "output": str(output), **written, "warnings": list(converted.warnings)})
 
 
 @data.command(cls=AzCommand, short_help="List every fault of a data folder.")

@@ -12,7 +12,9 @@ from clearsight.errors import InvalidData
 from clearsight.tasks import Task
 from clearsight.training.check import check_folder
 from clearsight.training.cli_data import data
-from clearsight.training.convert import copy_pictures, read_class_folders, read_csv
+from clearsight.training.converters import Request, copy_pictures
+from clearsight.training.converters.class_folders import read_class_folders
+from clearsight.training.converters.csv_list import read_csv
 from clearsight.training.table import load_table
 
 TRAINING, VALIDATION = "training-mltable-folder", "validation-mltable-folder"
@@ -42,12 +44,12 @@ def class_folders(tmp_path: Path, write_picture: Callable[..., Path]) -> Path:
 
 def test_a_source_without_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="one folder per class"):
-        read_class_folders(tmp_path)
+        read_class_folders(Request(tmp_path))
     with pytest.raises(InvalidData, match="a folder per class"):
-        read_class_folders(tmp_path / "none")
+        read_class_folders(Request(tmp_path / "none"))
     (tmp_path / "a.csv").write_text("image,labels\n")
     with pytest.raises(InvalidData, match="at least one row"):
-        read_csv(tmp_path / "a.csv", Task.MULTI_LABEL)
+        read_csv(Request(tmp_path / "a.csv", Task.MULTI_LABEL))
 
 
 def test_class_folders_become_two_data_folders(class_folders: Path, tmp_path: Path) -> None:
@@ -90,7 +92,7 @@ def test_copied_pictures_move_with_the_output(class_folders: Path, tmp_path: Pat
 
 def test_a_copy_never_overwrites_another_picture(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
     entries = [entry for top in ("a", "b") for entry in [write_picture(f"{top}/can/1.jpg")]]
-    folders = [read_class_folders(entry.parent.parent)[0] for entry in entries]
+    folders = [read_class_folders(Request(entry.parent.parent)).entries[0] for entry in entries]
     with pytest.raises(InvalidData, match=r"would both become can_1\.jpg"):
         copy_pictures(folders, tmp_path / "copies")
 
@@ -126,11 +128,11 @@ def test_every_bad_row_of_a_csv_list_is_named(tmp_path: Path, write_picture: Cal
     source = tmp_path / "data" / "labels.csv"
     source.write_text("image,label\n1.jpg,a\nno.jpg,a\n1.jpg,\n1.jpg\n,a\n")
     with pytest.raises(InvalidData) as raised:
-        read_csv(source, Task.MULTI_CLASS)
+        read_csv(Request(source, Task.MULTI_CLASS))
     assert [fault.target.rsplit(":", 1)[1] for fault in raised.value.faults] == ["3", "4", "5", "6"]
     source.write_text("picture,class\n1.jpg,a\n")
     with pytest.raises(InvalidData, match="'image' or 'filename'"):
-        read_csv(source, Task.MULTI_CLASS)
+        read_csv(Request(source, Task.MULTI_CLASS))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,9 @@ def test_every_bad_row_of_a_csv_list_is_named(tmp_path: Path, write_picture: Cal
         ("--from", "folders", "--task", "image_object_detection"),
         ("--from", "folders", "--task", "image_classification_multilabel"),
         ("--from", "folders", "--validation-fraction", "1"),
-        ("--from", "voc"),
+        ("--from", "masks"),
+        ("--from", "folders", "--label", "x"),
+        ("--from", "pickle"),
     ],
 )
 def test_flags_that_contradict_are_wrong_use(class_folders: Path, tmp_path: Path, flags: tuple[str, ...]) -> None:

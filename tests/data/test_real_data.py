@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from numpy.typing import NDArray
+from PIL import Image
 
 from clearsight.training.cli_data import data
 from clearsight.training.mltable import MLTABLE_TEXT
@@ -49,3 +52,118 @@ def test_decoding_finds_the_file_that_was_cut_off(tmp_path: Path) -> None:
     assert json.loads(CliRunner().invoke(data, args).stdout)["faults"] == []
     [fault] = json.loads(CliRunner().invoke(data, [*args, "--decode"]).stdout)["faults"]
     assert fault["target"].endswith("a.jsonl:2")
+
+
+def convert_and_check(source: Path, output: Path, layout: str, task: str, *flags: str) -> dict[str, dict[str, int]]:
+    """Convert, require a clean check of both folders, and return records and objects per class of all."""
+    args = ["convert", str(source), "--from", layout, "--output", str(output), "--task", task, *flags]
+    result = CliRunner().invoke(data, args)
+    assert result.exit_code == 0, result.exception or result.output
+    total: dict[str, dict[str, int]] = {"records": {}, "objects": {}}
+    for folder in ("training-mltable-folder", "validation-mltable-folder"):
+        if not (output / folder / "MLTable").read_text() or not list((output / folder).glob("*.jsonl")):
+            continue
+        report = json.loads(
+            CliRunner().invoke(data, ["check", str(output / folder), "--task", task, "--output", "json"]).stdout
+        )
+        assert report["faults"] == []
+        assert report["warnings"] == []
+        for kind in total:
+            for name, count in report.get(f"{kind}_per_class", {}).items():
+                total[kind][name] = total[kind].get(name, 0) + count
+    return total
+
+
+def test_the_blood_smears_convert_with_their_boxes(tmp_path: Path) -> None:
+    found = convert_and_check(SHARED / "bccd", tmp_path, "voc", "image_object_detection")
+    # One of the 1773 boxes around red cells is a point.
+    assert found["objects"] == {"RBC": 1772, "WBC": 158, "Platelets": 152}
+
+
+def test_the_fridge_photographs_convert_from_coco_for_every_task(tmp_path: Path) -> None:
+    source = SHARED / "fridge_od" / "coco.json"
+    boxes = convert_and_check(source, tmp_path / "boxes", "coco", "image_object_detection")
+    assert sum(boxes["objects"].values()) == 22
+    assert convert_and_check(source, tmp_path / "masks", "coco", "image_instance_segmentation") == boxes
+    labels = convert_and_check(source, tmp_path / "labels", "coco", "image_classification_multilabel")
+    assert labels["records"] == boxes["records"]
+    listed = convert_and_check(
+        SHARED / "fridge_od" / "labels.csv",
+        tmp_path / "csv",
+        "csv",
+        "image_classification_multilabel",
+        "--images",
+        str(SHARED / "fridge_od" / "images"),
+    )
+    assert listed == labels
+
+
+def test_voc_and_coco_of_the_same_photographs_agree_to_a_pixel(tmp_path: Path) -> None:
+    convert_and_check(SHARED / "fridge_od", tmp_path / "voc", "voc", "image_object_detection")
+    convert_and_check(SHARED / "fridge_od" / "coco.json", tmp_path / "coco", "coco", "image_object_detection")
+    keys = ("topX", "topY", "bottomX", "bottomY")
+    found: dict[str, dict[str, list[tuple[str, list[float]]]]] = {"voc": {}, "coco": {}}
+    for layout, pictures in found.items():
+        for path in sorted((tmp_path / layout).glob("*/*.jsonl")):
+            for record in map(json.loads, path.read_text().splitlines()):
+                boxes = [(item["label"], [item[key] for key in keys]) for item in record["label"]]
+                pictures[Path(record["image_url"]).name] = sorted(boxes)
+    assert len(found["voc"]) == 6
+    for name, boxes in found["voc"].items():
+        for (label, box), (other_label, other) in zip(boxes, found["coco"][name], strict=True):
+            assert label == other_label
+            # VOC counts pixels from 1, so that its left and top edges lie a pixel further out.
+            assert box == pytest.approx(other, abs=1.01 / 499)
+
+
+@pytest.mark.parametrize(
+    ("layout", "source", "classes"),
+    [
+        ("voc", "aerial_trees", {"Tree": 61, "Dead": 28, "Alive": 9}),
+        ("coco", "drone/terrain2_coco.json", {"car": 5}),
+    ],
+)
+def test_pictures_from_above_convert(layout: str, source: str, classes: dict[str, int], tmp_path: Path) -> None:
+    task = "image_object_detection"
+    if layout == "coco":  # one picture cannot be split
+        from clearsight.tasks import Task
+        from clearsight.training.converters import Request
+        from clearsight.training.converters.coco import read_coco
+
+        converted = read_coco(Request(SHARED / source, Task(task)))
+        assert len(json.loads(converted.entries[0].label)) == classes["car"]
+    else:
+        assert convert_and_check(SHARED / source, tmp_path, layout, task)["objects"] == classes
+
+
+def test_cell_nuclei_convert_and_their_polygons_fill_the_masks(tmp_path: Path) -> None:
+    source = SHARED / "nuclei"
+    found = convert_and_check(source, tmp_path, "masks", "image_instance_segmentation", "--label", "nucleus")
+    assert found["objects"] == {"nucleus": 822}
+    worst = 1.0
+    for path in tmp_path.glob("*/*.jsonl"):
+        for record in map(json.loads, path.read_text().splitlines()[:5]):
+            width, height = record["image_details"]["width"], record["image_details"]["height"]
+            folder = (path.parent / record["image_url"]).parent.parent
+            masks = [np.asarray(Image.open(file).convert("L")) > 0 for file in sorted((folder / "masks").glob("*.png"))]
+            for mask, item in zip(masks, record["label"], strict=True):
+                rings = [np.reshape(ring, (-1, 2)) * [width, height] for ring in item["polygon"]]
+                again = centres_inside(rings, height, width)
+                worst = min(worst, (again & mask).sum() / (again | mask).sum())
+    assert worst >= 0.98
+
+
+def centres_inside(rings: list[NDArray[np.float64]], height: int, width: int) -> NDArray[np.bool_]:
+    """Pixels whose centre lies in any ring, by counting crossings: slow and plain."""
+    covered = np.zeros((height, width), bool)
+    rows, columns = np.arange(height)[:, None] + 0.5, np.arange(width)[None] + 0.5
+    for ring in rings:
+        inside = np.zeros((height, width), bool)
+        for (x0, y0), (x1, y1) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+            if y0 != y1:
+                top, bottom = sorted((round(y0), round(y1)))
+                part = slice(max(top - 1, 0), bottom + 2)
+                crosses = (y0 <= rows[part]) != (y1 <= rows[part])
+                inside[part] ^= crosses & (columns < x0 + (rows[part] - y0) / (y1 - y0) * (x1 - x0))
+        covered |= inside
+    return covered

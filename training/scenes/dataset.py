@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from clearsight.tasks import Task
-from clearsight.training.convert import DEFAULT_VALIDATION_EVERY, Entry, split_every, write_folders
+from clearsight.training.converters import DEFAULT_VALIDATION_EVERY, Entry, split_every, write_folders
 from clearsight.training.scenes.containers import CONTAINERS
 from clearsight.training.scenes.outlines import box_from_rings, rings_from_coverage
 from clearsight.training.scenes.scene import Scene, draw_scene

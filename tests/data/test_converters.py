@@ -1,0 +1,473 @@
+"""VOC, COCO and masks, with values worked out by hand."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+from PIL import Image
+
+from clearsight.errors import InvalidData
+from clearsight.tasks import Task
+from clearsight.training.cli_data import data
+from clearsight.training.converters import Request
+from clearsight.training.converters.coco import read_coco
+from clearsight.training.converters.masks import read_masks
+from clearsight.training.converters.outlines import rings_from_mask
+from clearsight.training.converters.rle import decode_rle
+from clearsight.training.converters.voc import read_voc
+
+Picture = Callable[..., Path]
+TRAINING, VALIDATION = "training-mltable-folder", "validation-mltable-folder"
+
+
+def clearsight_data(*args: str | Path) -> Result:
+    return CliRunner().invoke(data, [str(arg) for arg in args])
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    [path] = folder.glob("*.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def label(entry: Any) -> Any:
+    """The label of an entry as its reader will see it."""
+    return json.loads(entry.label) if isinstance(entry.label, bytes) else entry.label
+
+
+def messages(error: pytest.ExceptionInfo[InvalidData]) -> list[str]:
+    return [f"{fault.target}: {fault.message}" for fault in error.value.faults]
+
+
+def voc_object(name: str, *box: object, difficult: int | None = 0) -> str:
+    sides = "".join(
+        f"<{side}>{value}</{side}>" for side, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=False)
+    )
+    mark = "" if difficult is None else f"<difficult>{difficult}</difficult>"
+    return f"<object><name>{name}</name>{mark}<bndbox>{sides}</bndbox></object>"
+
+
+@pytest.fixture
+def write_voc(tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str, *objects: str, filename: str | None = None, size: tuple[int, int] | None = (100, 50)) -> Path:
+        folder = tmp_path / "data" / "Annotations"
+        folder.mkdir(parents=True, exist_ok=True)
+        stated = "" if size is None else f"<size><width>{size[0]}</width><height>{size[1]}</height></size>"
+        title = f"<filename>{filename or name + '.jpg'}</filename>"
+        (folder / f"{name}.xml").write_text(f"<annotation>{title}{stated}{''.join(objects)}</annotation>")
+        return tmp_path / "data"
+
+    return write
+
+
+def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="XML"):
+        read_voc(Request(tmp_path))
+    with pytest.raises(InvalidData, match="images/ and masks/"):
+        read_masks(Request(tmp_path, label="x"))
+    for content in ("", "[]", "{}", '{"images": [], "annotations": []}', '{"images": [1]}'):
+        (tmp_path / "a.json").write_text(content)
+        with pytest.raises(InvalidData):
+            read_coco(Request(tmp_path / "a.json"))
+    (tmp_path / "a.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(InvalidData, match="at least one labelled picture"):
+        read_coco(Request(tmp_path / "a.json"))
+
+
+def test_voc_pixels_count_from_one_and_include_their_ends(write_voc: Any, write_picture: Picture) -> None:
+    write_picture("JPEGImages/1.jpg", (100, 50))
+    objects = (voc_object("can", 1, 1, 100, 50), voc_object("tin", 11, 6, 20, 30, difficult=1))
+    converted = read_voc(Request(write_voc("1", *objects, voc_object("lid", 51, 26, 51.5, 40, difficult=None))))
+    assert (converted.task, converted.warnings) == (Task.DETECTION, ())
+    assert label(converted.entries[0]) == [
+        {"label": "can", "topX": 0, "topY": 0, "bottomX": 1, "bottomY": 1, "isCrowd": 0},
+        {"label": "tin", "topX": 0.1, "topY": 0.1, "bottomX": 0.2, "bottomY": 0.6, "isCrowd": 1},
+        {"label": "lid", "topX": 0.5, "topY": 0.5, "bottomX": 0.515, "bottomY": 0.8, "isCrowd": 0},
+    ]
+    assert converted.entries[0].size_wh == (100, 50)
+
+
+def test_voc_boxes_of_a_scaled_picture_keep_their_place(write_voc: Any, write_picture: Picture) -> None:
+    write_picture("JPEGImages/1.jpg", (50, 25))
+    [entry] = read_voc(Request(write_voc("1", voc_object("can", 1, 1, 50, 25)))).entries
+    assert (label(entry)[0]["bottomX"], label(entry)[0]["bottomY"], entry.size_wh) == (0.5, 0.5, (50, 25))
+
+
+def test_voc_boxes_without_extent_are_dropped_and_counted(write_voc: Any, write_picture: Picture) -> None:
+    write_picture("JPEGImages/1.jpg", (100, 50))
+    objects = (voc_object("can", 5, 5, 5, 9), voc_object("can", 5, 9, 9, 5), voc_object("can", 1, 1, 9, 9))
+    converted = read_voc(Request(write_voc("1", *objects)))
+    assert len(label(converted.entries[0])) == 1
+    [warning] = converted.warnings
+    assert "dropped: 2" in warning
+    assert "1.xml: object 1" in warning
+
+
+def test_voc_pictures_are_found_beside_and_by_stem(write_voc: Any, write_picture: Picture, tmp_path: Path) -> None:
+    picture = write_picture("images/1.png", (100, 50))
+    source = write_voc("1", filename="C:\\photos\\1.tif")
+    assert [entry.image for entry in read_voc(Request(source)).entries] == [picture]
+    assert label(read_voc(Request(source)).entries[0]) == []
+    other = write_picture("elsewhere/1.jpg", (100, 50))
+    assert [entry.image for entry in read_voc(Request(source, images=other.parent)).entries] == [other]
+    xml = source / "Annotations" / "1.xml"
+    xml.rename(source / "images" / "1.xml")
+    xml.parent.rmdir()
+    assert [entry.image for entry in read_voc(Request(source / "images")).entries] == [picture]
+
+
+def test_every_faulty_voc_file_is_named_with_its_object(write_voc: Any, write_picture: Picture) -> None:
+    for name in "12345":
+        write_picture(f"JPEGImages/{name}.jpg", (100, 50))
+    write_voc("1", voc_object("", 1, 1, 9, 9), voc_object("can", 1, 1, 9), voc_object("can", "a", 1, 9, 9))
+    write_voc("2", voc_object("can", 1, 1, 130, 9))
+    write_voc("3", size=(50, 100))
+    write_voc("none", voc_object("can", 1, 1, 9, 9))
+    write_voc("5", voc_object("can", 1, 1, 101, 50))  # within the tolerance
+    source = write_voc("4", "<object>")
+    with pytest.raises(InvalidData) as caught:
+        read_voc(Request(source))
+    found = [message.partition("Annotations/")[2] for message in messages(caught)]
+    for message, beginning in zip(
+        found,
+        (
+            "1.xml: object 1: must have a name",
+            "1.xml: object 2: bndbox/ymax must be a number",
+            "1.xml: object 3: bndbox/xmin must be a number",
+            "2.xml: object 1: must lie inside the picture",
+        ),
+        strict=False,
+    ):
+        assert message.startswith(beginning)
+    rest = "\n".join(messages(caught)[4:])
+    assert "3.xml: the annotations are for 50x100 pixels" in rest
+    assert "4.xml: must be an XML file" in rest
+    assert "none.xml: the picture 'none.jpg' is in none of" in rest
+    assert len(caught.value.faults) == 7
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [(Task.MULTI_LABEL, ["can", "tin"]), (Task.MULTI_CLASS, None)],
+)
+def test_objects_can_label_whole_pictures(task: Task, expected: Any, write_voc: Any, write_picture: Picture) -> None:
+    write_picture("JPEGImages/1.jpg", (100, 50))
+    boxes = [voc_object(name, 1, 1, 9, 9) for name in ("tin", "can", "tin")]
+    request = Request(write_voc("1", *boxes), task)
+    if expected is None:
+        with pytest.raises(InvalidData, match="one class per picture, but got can, tin"):
+            read_voc(request)
+        write_voc("1", boxes[0], boxes[2])
+        assert read_voc(request).entries[0].label == "tin"
+    else:
+        assert read_voc(request).entries[0].label == expected
+
+
+@pytest.fixture
+def write_coco(tmp_path: Path, write_picture: Picture) -> Callable[..., Path]:
+    """A COCO file with one picture of 100 x 50 and one more without objects."""
+
+    def write(*annotations: dict[str, Any], **changes: Any) -> Path:
+        write_picture("1.jpg", (100, 50))
+        write_picture("images/2.jpg", (100, 50))
+        document = {
+            "images": [
+                {"id": 7, "file_name": "1.jpg", "width": 100, "height": 50},
+                {"id": 8, "file_name": "2.jpg", "width": 100, "height": 50},
+            ],
+            "categories": [{"id": 3, "name": "can"}, {"id": 4, "name": "tin"}],
+            "annotations": [{"id": i, "image_id": 7, "category_id": 3, **a} for i, a in enumerate(annotations)],
+            **changes,
+        }
+        path = tmp_path / "data" / "coco.json"
+        path.write_text(json.dumps(document))
+        return path
+
+    return write
+
+
+def test_coco_boxes_have_a_corner_and_a_size(write_coco: Any) -> None:
+    converted = read_coco(Request(write_coco({"bbox": [10, 5, 20, 30]}, {"bbox": [0, 0, 100, 50], "iscrowd": 1})))
+    assert converted.task is Task.DETECTION
+    assert [label(entry) for entry in converted.entries] == [
+        [
+            {"label": "can", "topX": 0.1, "topY": 0.1, "bottomX": 0.3, "bottomY": 0.7, "isCrowd": 0},
+            {"label": "can", "topX": 0, "topY": 0, "bottomX": 1, "bottomY": 1, "isCrowd": 1},
+        ],
+        [],
+    ]
+
+
+def test_coco_fractions_are_told_by_the_largest_value_of_the_file(write_coco: Any) -> None:
+    [entry, _] = read_coco(Request(write_coco({"bbox": [0.1, 0.1, 0.2, 0.6]}))).entries
+    assert label(entry)[0] == {"label": "can", "topX": 0.1, "topY": 0.1, "bottomX": 0.3, "bottomY": 0.7, "isCrowd": 0}
+    # One pixel at the corner is no fraction when another box is not.
+    [entry, _] = read_coco(Request(write_coco({"bbox": [0, 0, 1, 1]}, {"bbox": [10, 5, 20, 30]}))).entries
+    assert label(entry)[0]["bottomX"] == 0.01
+
+
+SQUARE = [10, 5, 30, 5, 30, 25, 10, 25]
+SQUARE_UNIT = [0.1, 0.1, 0.3, 0.1, 0.3, 0.5, 0.1, 0.5]
+
+
+def test_coco_polygons_are_the_default_when_there_are_any(write_coco: Any) -> None:
+    path = write_coco({"bbox": [10, 5, 20, 20], "segmentation": [SQUARE, [1, 2, 3, 4]], "category_id": 4})
+    converted = read_coco(Request(path))
+    assert converted.task is Task.SEGMENTATION
+    assert label(converted.entries[0]) == [{"label": "tin", "polygon": [SQUARE_UNIT], "isCrowd": 0}]
+    assert "fewer than 3 points dropped: 1" in converted.warnings[0]
+    boxes = read_coco(Request(path, Task.DETECTION))
+    assert "polygon" not in label(boxes.entries[0])[0]
+
+
+def test_coco_polygons_give_boxes_where_there_are_none(write_coco: Any) -> None:
+    [entry, _] = read_coco(Request(write_coco({"segmentation": [SQUARE]}), Task.DETECTION)).entries
+    assert label(entry)[0] == {"label": "can", "topX": 0.1, "topY": 0.1, "bottomX": 0.3, "bottomY": 0.5, "isCrowd": 0}
+
+
+def square_mask() -> NDArray[np.bool_]:
+    mask = np.zeros((50, 100), bool)
+    mask[5:25, 10:30] = True
+    return mask
+
+
+def runs_of(mask_HW: NDArray[np.bool_]) -> list[int]:
+    """COCO's runs, the slow plain way."""
+    runs, current = [0], False
+    for value in mask_HW.T.ravel():
+        if value != current:
+            runs.append(0)
+            current = value
+        runs[-1] += 1
+    return runs
+
+
+def test_coco_masks_become_polygons(write_coco: Any) -> None:
+    mask = {"size": [50, 100], "counts": runs_of(square_mask())}
+    converted = read_coco(Request(write_coco({"bbox": [10, 5, 20, 20], "segmentation": mask, "iscrowd": 1})))
+    [marked] = label(converted.entries[0])
+    assert marked["isCrowd"] == 1
+    assert corners(marked["polygon"][0]) == corners(SQUARE_UNIT)
+    assert converted.warnings == ()
+
+
+def corners(ring: list[float]) -> set[tuple[float, float]]:
+    return set(zip(ring[0::2], ring[1::2], strict=True))
+
+
+def test_holes_of_masks_are_filled_and_counted(write_coco: Any) -> None:
+    mask = square_mask()
+    mask[10:12, 15:17] = False
+    converted = read_coco(Request(write_coco({"segmentation": {"size": [50, 100], "counts": runs_of(mask)}})))
+    assert corners(label(converted.entries[0])[0]["polygon"][0]) == corners(SQUARE_UNIT)
+    assert "holes, which polygons cannot have: filled: 1" in converted.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "task", "words"),
+    [
+        ({"bbox": [1, 2, 3]}, None, "annotation 0: bbox must be a list of 4 numbers"),
+        ({"bbox": "1 2 3 4"}, None, "bbox must be a list of 4 numbers"),
+        ({"bbox": [90, 0, 30, 5]}, None, "must lie inside the picture of 100x50 pixels"),
+        ({"bbox": [1, 2, 3, 4], "category_id": 9}, None, "category_id must be one of categories, but got 9"),
+        ({}, None, "must have a box"),
+        ({"bbox": [1, 2, 3, 4]}, Task.SEGMENTATION, "must have a polygon or a mask"),
+        ({"segmentation": [["a"]]}, None, "segmentation must be a list of numbers"),
+        ({"segmentation": {"size": [100, 50], "counts": [5000]}}, None, "size must be the picture's height and width"),
+        ({"segmentation": {"size": [50, 100], "counts": [4000]}}, None, "must add up to 50 x 100"),
+        ({"segmentation": {"size": [50, 100], "counts": "~"}}, None, "must hold characters"),
+        ({"segmentation": {"size": [50, 100]}}, None, "must be text or a list of whole numbers"),
+    ],
+)
+def test_faulty_coco_annotations_are_named(annotation: dict[str, Any], task: Any, words: str, write_coco: Any) -> None:
+    with pytest.raises(InvalidData) as caught:
+        read_coco(Request(write_coco(annotation), task))
+    [message] = messages(caught)
+    assert words in message
+    assert "coco.json" in message
+
+
+def test_faulty_coco_pictures_are_named(write_coco: Any) -> None:
+    images = [{"id": 7, "file_name": "1.jpg", "width": 50, "height": 100}, {"id": 8, "file_name": "no.jpg"}, {"id": 9}]
+    with pytest.raises(InvalidData) as caught:
+        read_coco(Request(write_coco(images=images)))
+    first, second, third = messages(caught)
+    assert "images[0]: the annotations are for 50x100 pixels" in first
+    assert "images[1]: the picture 'no.jpg' is in none of" in second
+    assert "images[2]: file_name must be the name of a picture" in third
+    with pytest.raises(InvalidData, match="image_id 99"):
+        read_coco(Request(write_coco({"image_id": 99})))
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        # Runs below 16 are one character each; from the fourth on it is the difference to the last but one.
+        ([16], np.zeros((4, 4))),
+        ("@0", np.zeros((4, 4))),
+        ([0, 16], np.ones((4, 4))),
+        ([5, 3, 6, 2], [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 1], [0, 1, 0, 1]]),
+        ("536O", [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 1], [0, 1, 0, 1]]),
+    ],
+)
+def test_runs_go_down_the_columns(counts: Any, expected: Any) -> None:
+    if counts == "@0":  # 16 = 10000 in binary: five bits and a continuation, since the fifth would be a sign
+        counts = chr(48 + 0x20 + 16) + "0"
+    assert decode_rle(counts, 4, 4).tolist() == np.asarray(expected, bool).tolist()
+
+
+def test_a_long_run_takes_several_characters() -> None:
+    assert decode_rle("T3", 10, 10).sum() == 0  # 100 = 3 * 32 + 4: '4' with the continuation bit, then '3'
+    with pytest.raises(ValueError, match="cut off"):
+        decode_rle("T", 10, 10)
+    with pytest.raises(ValueError, match="whole numbers"):
+        decode_rle([-1, 101], 10, 10)
+
+
+def even_odd(rings: list[list[float]], height: int, width: int) -> NDArray[np.bool_]:
+    """Pixels whose centre lies in any ring, by counting crossings: slow and plain."""
+    rows, columns = np.mgrid[0:height, 0:width] + 0.5
+    covered = np.zeros((height, width), bool)
+    for ring in rings:
+        inside = np.zeros((height, width), bool)
+        points = list(zip(ring[0::2], ring[1::2], strict=True))
+        for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True):
+            if y0 != y1:
+                crosses = (y0 <= rows) != (y1 <= rows)
+                inside ^= crosses & (columns < x0 + (rows - y0) / (y1 - y0) * (x1 - x0))
+        covered |= inside
+    return covered
+
+
+def test_the_outline_of_nothing_is_nothing() -> None:
+    assert rings_from_mask(np.zeros((5, 5), bool)) == ([], 0)
+
+
+def test_outlines_run_along_the_edges_of_pixels() -> None:
+    mask = np.zeros((6, 8), bool)
+    mask[2, 3] = True
+    [ring], num_holes = rings_from_mask(mask)
+    assert (corners(ring), num_holes) == ({(3, 2), (4, 2), (4, 3), (3, 3)}, 0)
+    [whole], _ = rings_from_mask(np.ones((6, 8), bool))
+    assert corners(whole) == {(0, 0), (8, 0), (8, 6), (0, 6)}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_outlines_filled_give_the_mask_back(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:60, 0:80]
+    mask = np.zeros((60, 80), bool)
+    for _ in range(3):  # ellipses that overlap, or lie apart
+        y, x = random.uniform(5, 55), random.uniform(5, 75)
+        mask |= ((rows - y) / random.uniform(4, 15)) ** 2 + ((columns - x) / random.uniform(4, 15)) ** 2 < 1
+    rings, num_holes = rings_from_mask(mask)
+    assert num_holes == 0
+    assert (even_odd(rings, 60, 80) == mask).all()
+
+
+def write_mask(path: Path, ids_HW: NDArray[np.uint8], palette: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(ids_HW)
+    if palette:
+        image.putpalette([value for index in range(256) for value in (index, 255 - index, 7)])
+    image.save(path)
+
+
+def test_a_file_per_object_gives_an_object_each(tmp_path: Path, write_picture: Picture) -> None:
+    write_picture("a/images/a.png", (100, 50))
+    write_picture("b/images/b.png", (100, 50))
+    write_mask(tmp_path / "data/a/masks/1.png", square_mask().astype(np.uint8) * 255)
+    write_mask(tmp_path / "data/a/masks/2.png", np.zeros((50, 100), np.uint8))
+    (tmp_path / "data/b/masks").mkdir()
+    converted = read_masks(Request(tmp_path / "data", label="cell"))
+    assert converted.task is Task.SEGMENTATION
+    [marked] = label(converted.entries[0])
+    assert (marked["label"], corners(marked["polygon"][0])) == ("cell", corners(SQUARE_UNIT))
+    assert label(converted.entries[1]) == []
+    assert "mask without an object: 1" in converted.warnings[0]
+    boxes = read_masks(Request(tmp_path / "data", Task.DETECTION, label="cell"))
+    assert label(boxes.entries[0]) == [
+        {"label": "cell", "topX": 0.1, "topY": 0.1, "bottomX": 0.3, "bottomY": 0.5, "isCrowd": 0}
+    ]
+
+
+@pytest.mark.parametrize("kind", ["grey", "palette", "colour", "16 bit"])
+def test_a_file_per_picture_has_an_object_per_value(kind: str, tmp_path: Path, write_picture: Picture) -> None:
+    write_picture("images/1.jpg", (100, 50))
+    write_picture("images/2.jpg", (100, 50))
+    ids = square_mask().astype(np.uint8) * 2
+    ids[30:40, 50:60] = 9
+    ids[30:40, 70:80] = 9  # another part of the same object
+    path = tmp_path / "data/masks/1.png"
+    if kind == "colour":
+        ids = np.stack([ids, ids * 0, ids // 2], axis=-1)
+    elif kind == "palette":
+        ids[0, :] = 255  # void
+    write_mask(path, ids.astype(np.uint16) * 100 if kind == "16 bit" else ids, palette=kind == "palette")
+    converted = read_masks(Request(tmp_path / "data", label="cell"))
+    first, second = label(converted.entries[0])
+    assert corners(first["polygon"][0]) == corners(SQUARE_UNIT)
+    assert len(second["polygon"]) == 2
+    assert label(converted.entries[1]) == []
+
+
+def test_faulty_masks_are_named(tmp_path: Path, write_picture: Picture) -> None:
+    write_picture("images/1.jpg", (100, 50))
+    write_picture("images/2.jpg", (100, 50))
+    write_mask(tmp_path / "data/masks/1.png", np.ones((100, 50), np.uint8))
+    write_mask(tmp_path / "data/masks/3.png", np.ones((50, 100), np.uint8))
+    (tmp_path / "data/masks/2.png").write_text("no picture")
+    with pytest.raises(InvalidData) as caught:
+        read_masks(Request(tmp_path / "data", label="x"))
+    texts = "\n".join(messages(caught))
+    assert "3.png: must have a picture of the same name" in texts
+    assert "1.png: must have the size of the upright picture, 100x50, but has 50x100" in texts
+    assert "2.png: must be a picture" in texts
+
+
+def test_a_faulty_source_writes_nothing(write_voc: Any, tmp_path: Path) -> None:
+    source = write_voc("1", voc_object("can", 1, 1, 9, 9))
+    result = clearsight_data("convert", "--from", "voc", source, "--output", tmp_path / "out")
+    assert isinstance(result.exception, InvalidData)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--from", "voc", "--task", "image_instance_segmentation"),
+        ("--from", "masks", "--label", "x", "--task", "image_classification"),
+        ("--from", "masks"),
+        ("--from", "voc", "--label", "x"),
+    ],
+)
+def test_a_task_that_a_layout_cannot_serve_is_wrong_use(flags: tuple[str, ...], tmp_path: Path) -> None:
+    result = clearsight_data("convert", tmp_path, "--output", tmp_path / "out", *flags)
+    assert result.exit_code == 2
+
+
+@pytest.mark.parametrize("copy", [(), ("--copy",)])
+def test_every_fifth_picture_validates(copy: tuple[str, ...], tmp_path: Path, write_picture: Picture) -> None:
+    for index in range(10):
+        write_picture(f"images/{index}.jpg", (100, 50))
+        write_mask(tmp_path / f"data/masks/{index}.png", square_mask().astype(np.uint8))
+    flags = ("--from", "masks", "--label", "cell", "--output", tmp_path / "out", *copy)
+    result = clearsight_data("convert", tmp_path / "data", *flags)
+    assert json.loads(result.stdout) == {
+        "task": "image_instance_segmentation",
+        "output": str(tmp_path / "out"),
+        TRAINING: 8,
+        VALIDATION: 2,
+        "warnings": [],
+    }
+    validation = lines(tmp_path / "out" / VALIDATION)
+    assert [Path(item["image_url"]).stem for item in validation] == ["0", "5"]
+    assert validation[0]["image_details"] == {"format": "jpg", "width": 100, "height": 50}
+    for name in (TRAINING, VALIDATION):
+        args = ("check", tmp_path / "out" / name, "--task", "image_instance_segmentation", "-o", "json")
+        document = json.loads(clearsight_data(*args).stdout)
+        assert (document["faults"], document["warnings"]) == ([], [])

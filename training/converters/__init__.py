@@ -1,0 +1,24 @@
+"""Labelled pictures in other layouts, turned into the data folders of a job. One layout per module."""
+
+from clearsight.training.converters.data_folders import (
+    DEFAULT_VALIDATION_EVERY,
+    copy_pictures,
+    split_by_fraction,
+    split_every,
+    write_folders,
+)
+from clearsight.training.converters.entries import Converted, Entry, Request
+from clearsight.training.converters.layouts import LAYOUTS, Layout
+
+__all__ = [
+    "DEFAULT_VALIDATION_EVERY",
+    "LAYOUTS",
+    "Converted",
+    "Entry",
+    "Layout",
+    "Request",
+    "copy_pictures",
+    "split_by_fraction",
+    "split_every",
+    "write_folders",
+]

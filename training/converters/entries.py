@@ -1,0 +1,77 @@
+"""Pictures with their labels, on the way from another layout to a data folder, and what went wrong on the way."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from clearsight.errors import Fault, InvalidData
+from clearsight.tasks import Task
+
+__all__ = ["SUFFIXES", "Converted", "Entry", "Notes", "Progress", "Request"]
+
+SUFFIXES: Final = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+
+Progress = Callable[[Sequence[Any]], Iterable[Any]]
+"""Wraps a sequence while it is walked, to show a bar."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One picture and the value of its target column, ready for JSON."""
+
+    image: Path
+    label: Any
+    """A class name, a list of them, or objects. Many objects are kept as JSON (bytes), a fifth of their memory."""
+    size_wh: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to convert, and how."""
+
+    source: Path
+    task: Task | None = None
+    """None: what the source says, else the layout's own."""
+    images: Path | None = None
+    """Folder with the pictures; None: beside the labels."""
+    label: str | None = None
+    """Class of every object, for layouts that name none."""
+    progress: Progress = iter
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What a layout yields."""
+
+    task: Task
+    entries: list[Entry]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Notes:
+    """Collects the faults of a source, and counts what was repaired or dropped."""
+
+    source: Path
+    faults: list[Fault] = field(default_factory=list)
+    tally: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def fault(self, place: str, message: str) -> None:
+        """Note what keeps the source from being converted. `place` names the file, and the line or object."""
+        self.faults.append(Fault("BAD_DATA", place, message))
+
+    def count(self, what: str, place: str) -> None:
+        """Note something repaired or dropped."""
+        self.tally[what] += 1
+        self.examples.setdefault(what, place)
+
+    def finish(self, num_entries: int) -> tuple[str, ...]:
+        """The counted warnings. Raises `InvalidData` with every fault, or when there is nothing to convert."""
+        if not self.faults and not num_entries:
+            self.fault(str(self.source), "must hold at least one labelled picture, but there is none")
+        if self.faults:
+            raise InvalidData(str(self.source), self.faults)
+        return tuple(f"{what}: {count} (first: {self.examples[what]})" for what, count in self.tally.items())
