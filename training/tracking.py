@@ -43,33 +43,48 @@ class MlflowMirror:
         self._experiment_name = experiment_name
         self._calls: queue.Queue[Callable[[Any, str], None] | None] = queue.Queue()
         self._failure: Exception | None = None
+        self._logged: dict[str, set[int]] = {}  # run -> steps; of the thread alone
         self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
         self._thread.start()
 
     def start_run(
-        self, folder: RunFolder, tags: Mapping[str, str], params: Mapping[str, str], parent: str | None = None
+        self,
+        folder: RunFolder,
+        tags: Mapping[str, str],
+        params: Mapping[str, str],
+        parent: str | None = None,
+        exists_ok: bool = False,
     ) -> None:
-        """Create the run of a folder; its id is the folder's name."""
+        """Create the run of a folder; its id is the folder's name.
+
+        With `exists_ok`, a run of that name goes on: it is running again, and validation passes of the folder that it
+        lacks are logged. A run of that name is a failure otherwise.
+        """
         from_time = _milliseconds(time.time())
         all_tags = {**tags, **({} if parent is None else {"mlflow.parentRunId": parent})}
-        self._calls.put(
-            lambda client, experiment: self._create(client, experiment, folder, all_tags, params, from_time)
-        )
-
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        """Log one validation pass; the step is its epoch."""
-        at = _milliseconds(time.time())
 
         def call(client: Any, experiment: str) -> None:
-            from mlflow.entities import Metric
-
-            client.log_batch(run_id, metrics=[Metric(name, value, at, step) for name, value in metrics.items()])
+            if exists_ok and _reopen(self._workspace.mlflow_db, folder.run_id):
+                for name, value in all_tags.items():
+                    client.set_tag(folder.run_id, name, value)
+                self._logged[folder.run_id] = _logged_steps(client, folder.run_id)
+            else:
+                self._create(client, experiment, folder, all_tags, from_time)
+            _log_params(client, folder.run_id, params)
+            if exists_ok:
+                for one in folder.read_metrics():
+                    self._log(client, folder.run_id, one["metrics"], one["epoch"], _timestamp(one["time"]))
 
         self._calls.put(call)
 
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        """Log one validation pass; the step is its epoch. A step that is logged already stays as it is."""
+        at = _milliseconds(time.time())
+        self._calls.put(lambda client, experiment: self._log(client, run_id, metrics, step, at))
+
     def end_run(self, run_id: str, state: State, ended_at: str | None, tags: Mapping[str, str]) -> None:
         """Set the final state of a run, with its last tags."""
-        at = None if ended_at is None else _milliseconds(datetime.fromisoformat(ended_at).timestamp())
+        at = None if ended_at is None else _timestamp(ended_at)
 
         def call(client: Any, experiment: str) -> None:
             for name, value in tags.items():
@@ -109,23 +124,41 @@ class MlflowMirror:
         return client, client.create_experiment(self._experiment_name, self._workspace.runs.as_uri())
 
     def _create(
-        self,
-        client: Any,
-        experiment_id: str,
-        folder: RunFolder,
-        tags: Mapping[str, str],
-        params: Mapping[str, str],
-        start_time: int,
+        self, client: Any, experiment_id: str, folder: RunFolder, tags: Mapping[str, str], start_time: int
     ) -> None:
-        from mlflow.entities import Param
-
         run = client.create_run(experiment_id, start_time=start_time, tags=dict(tags), run_name=folder.run_id)
         try:
             _rename(self._workspace.mlflow_db, run.info.run_id, folder.run_id, folder.root.as_uri())
         except sqlite3.IntegrityError:
             client.delete_run(run.info.run_id)
             raise ValueError(f"MLflow knows a run {folder.run_id!r} already; give the job another name") from None
-        client.log_batch(folder.run_id, params=[Param(name, value) for name, value in params.items()])
+
+    def _log(self, client: Any, run_id: str, metrics: Mapping[str, float], step: int, at: int) -> None:
+        from mlflow.entities import Metric
+
+        logged = self._logged.setdefault(run_id, set())
+        if step not in logged:  # MLflow keeps both values of a step, and a trial that goes on repeats its last epoch
+            client.log_batch(run_id, metrics=[Metric(name, value, at, step) for name, value in metrics.items()])
+            logged.add(step)
+
+
+def _log_params(client: Any, run_id: str, params: Mapping[str, str]) -> None:
+    """Log the hyperparameters; those of a run that goes on are equal, which MLflow accepts."""
+    from mlflow.entities import Param
+
+    client.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
+
+
+def _logged_steps(client: Any, run_id: str) -> set[int]:
+    names = client.get_run(run_id).data.metrics
+    return {metric.step for name in names for metric in client.get_metric_history(run_id, name)}
+
+
+def _reopen(database: Path, run_id: str) -> bool:
+    """Set a run that exists to running again; False if there is none. MLflow's client cannot take back an end time."""
+    with closing(sqlite3.connect(database, timeout=_LOCK_TIMEOUT_S)) as connection, connection:
+        update = "UPDATE runs SET status = 'RUNNING', end_time = NULL WHERE run_uuid = ?"
+        return connection.execute(update, (run_id,)).rowcount > 0
 
 
 def _rename(database: Path, run_id: str, new_id: str, artifact_uri: str) -> None:
@@ -135,6 +168,10 @@ def _rename(database: Path, run_id: str, new_id: str, artifact_uri: str) -> None
             "UPDATE runs SET run_uuid = ?, artifact_uri = ? WHERE run_uuid = ?", (new_id, artifact_uri, run_id)
         )
         connection.execute("UPDATE tags SET run_uuid = ? WHERE run_uuid = ?", (new_id, run_id))
+
+
+def _timestamp(time_iso: str) -> int:
+    return _milliseconds(datetime.fromisoformat(time_iso).timestamp())
 
 
 def _milliseconds(seconds: float) -> int:

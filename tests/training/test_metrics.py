@@ -1,7 +1,12 @@
+import warnings
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+from clearsight.errors import TrainingError
 from clearsight.tasks import Task
 from clearsight.training.metrics import classification_metrics, probabilities
 
@@ -95,3 +100,133 @@ def test_probabilities_hold_for_large_logits() -> None:
     logits = np.array([[1000.0, 0.0], [-1000.0, 0.0]], np.float32)
     assert probabilities(logits, MULTI_CLASS) == pytest.approx(np.array([[1.0, 0.0], [0.0, 1.0]]))
     assert probabilities(logits, MULTI_LABEL) == pytest.approx(np.array([[1.0, 0.5], [0.0, 0.5]]))
+
+
+def test_answers_that_are_not_finite_are_a_training_that_diverged() -> None:
+    with pytest.raises(TrainingError, match="must stay finite"):
+        classification_metrics(np.array([0]), np.array([[np.nan, 0.5]]), MULTI_CLASS)
+
+
+def plain_auc(truth: np.ndarray, scores: np.ndarray) -> float | None:
+    """Share of pairs in which the picture with the class has the higher score; equal scores count half."""
+    with_class, without = scores[truth == 1], scores[truth == 0]
+    pairs = [float(a > b) + 0.5 * float(a == b) for a in with_class for b in without]
+    return float(np.mean(pairs)) if pairs else None
+
+
+def plain_average_precision(truth: np.ndarray, scores: np.ndarray) -> float | None:
+    """Precision at each score from the highest down, weighted by the recall it adds."""
+    if truth.sum() == 0:
+        return None
+    total, recall_before = 0.0, 0.0
+    for threshold in sorted(set(scores.tolist()), reverse=True):
+        found = scores >= threshold
+        recall = truth[found].sum() / truth.sum()
+        total += (recall - recall_before) * truth[found].sum() / found.sum()
+        recall_before = recall
+    return total
+
+
+def plain_ranking(truth: np.ndarray, probs: np.ndarray) -> dict[str, float]:
+    expected: dict[str, float | None] = {}
+    for name, score in (("AUC", plain_auc), ("average_precision_score", plain_average_precision)):
+        known = {k: value for k in range(probs.shape[1]) if (value := score(truth[:, k], probs[:, k])) is not None}
+        weights = {k: truth[:, k].sum() for k in known}
+        total = sum(weights.values())
+        expected[f"{name}_macro"] = sum(known.values()) / len(known) if known else None
+        expected[f"{name}_weighted"] = sum(known[k] * weights[k] for k in known) / total if total else None
+        expected[f"{name}_micro"] = score(truth.ravel(), probs.ravel())
+    return {name: value for name, value in expected.items() if value is not None}
+
+
+def plain_report(report: dict[str, dict[str, float]], averages: dict[str, str]) -> dict[str, float]:
+    columns = {"precision": "precision_score", "recall": "recall_score", "f1-score": "f1_score"}
+    return {f"{columns[c]}_{a}": report[row][c] for a, row in averages.items() for c in columns}
+
+
+@st.composite
+def multi_class_passes(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Up to 12 pictures of 2 to 5 classes, some of them absent; few different scores, so that many are equal."""
+    num_classes = draw(st.integers(2, 5))
+    true = draw(st.lists(st.integers(0, num_classes - 1), min_size=1, max_size=12))
+    row = st.lists(st.integers(0, 4), min_size=num_classes, max_size=num_classes).filter(any)
+    weights = np.array([draw(row) for _ in true], np.float64)
+    return np.array(true), weights / weights.sum(axis=1, keepdims=True)
+
+
+@settings(deadline=None, max_examples=40)
+@given(multi_class_passes())
+def test_any_multi_class_pass_has_exactly_the_defined_metrics(given_pass: tuple[np.ndarray, np.ndarray]) -> None:
+    true, probs = given_pass
+    num_classes = probs.shape[1]
+    predicted = np.array([row.index(max(row)) for row in probs.tolist()])
+    size = {k: int((true == k).sum()) for k in range(num_classes)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of scikit-learn about absent classes
+        report = sk.classification_report(true, predicted, output_dict=True, zero_division=0)
+        expected = {
+            "accuracy": np.mean(true == predicted),
+            "balanced_accuracy": sk.balanced_accuracy_score(true, predicted),
+            "weighted_accuracy": sum(size[t] for t, p in zip(true, predicted, strict=True) if t == p)
+            / sum(size[t] for t in true),
+            "log_loss": -np.mean(
+                [np.log(max(row[t], np.finfo(float).eps)) for t, row in zip(true, probs, strict=True)]
+            ),
+        }
+    expected |= plain_report(report, {"macro": "macro avg", "weighted": "weighted avg"})
+    expected |= dict.fromkeys(("precision_score_micro", "recall_score_micro", "f1_score_micro"), expected["accuracy"])
+    chance = 1 / num_classes
+    expected["norm_macro_recall"] = (expected["recall_score_macro"] - chance) / (1 - chance)
+    if len({*true.tolist(), *predicted.tolist()}) > 1:
+        expected["matthews_correlation"] = sk.matthews_corrcoef(true, predicted)
+    expected |= plain_ranking(np.array([[t == k for k in range(num_classes)] for t in true]).astype(int), probs)
+    if num_classes == 2:
+        for name in ("precision_score", "recall_score", "f1_score"):
+            expected[f"{name}_binary"] = getattr(sk, name)(true == 1, predicted == 1, zero_division=0)
+        found_binary = {"AUC": plain_auc, "average_precision_score": plain_average_precision}
+        for name, score in found_binary.items():
+            value = score(true, probs[:, 1])
+            expected |= {} if value is None else {f"{name}_binary": value}
+    assert classification_metrics(true, probs, MULTI_CLASS) == pytest.approx(expected, abs=1e-12)
+
+
+@st.composite
+def multi_label_passes(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    num_classes = draw(st.integers(1, 4))
+    truth_row = st.lists(st.integers(0, 1), min_size=num_classes, max_size=num_classes)
+    truth = draw(st.lists(truth_row, min_size=1, max_size=10))
+    score_row = st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=num_classes, max_size=num_classes)
+    return np.array(truth), np.array([draw(score_row) for _ in truth])
+
+
+@settings(deadline=None, max_examples=40)
+@given(multi_label_passes())
+def test_any_multi_label_pass_has_exactly_the_defined_metrics(given_pass: tuple[np.ndarray, np.ndarray]) -> None:
+    truth, probs = given_pass
+    num_classes = truth.shape[1]
+    pairs = [
+        ({k for k in range(num_classes) if row[k]}, {k for k in range(num_classes) if scores[k] >= 0.5})
+        for row, scores in zip(truth.tolist(), probs.tolist(), strict=True)
+    ]
+    both = [sum(k in t and k in p for t, p in pairs) for k in range(num_classes)]
+    either = [sum(k in t or k in p for t, p in pairs) for k in range(num_classes)]
+    support = [sum(k in t for t, _ in pairs) for k in range(num_classes)]
+    per_class = [b / e if e else 0.0 for b, e in zip(both, either, strict=True)]
+    of_truth = np.clip(np.where(truth == 1, probs, 1 - probs), np.finfo(float).eps, None)
+    expected = {
+        "accuracy": np.mean([t == p for t, p in pairs]),
+        "iou": np.mean([len(t & p) / len(t | p) if t | p else 1.0 for t, p in pairs]),
+        "iou_macro": np.mean(per_class),
+        "iou_micro": sum(both) / sum(either) if sum(either) else 0.0,
+        "iou_weighted": np.dot(per_class, support) / sum(support) if sum(support) else 0.0,
+        "log_loss": -np.mean(np.log(of_truth)),
+    }
+    padded = [np.column_stack([array, np.zeros(len(pairs), int)]) for array in (truth, (probs >= 0.5).astype(int))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # A second column makes one class multi-label to scikit-learn; `labels` leaves it out again.
+        report = sk.classification_report(*padded, labels=range(num_classes), output_dict=True, zero_division=0)
+    report.setdefault("micro avg", report["0"])  # of all labels, scikit-learn calls it accuracy and leaves it out
+    expected |= plain_report(report, {"macro": "macro avg", "weighted": "weighted avg", "micro": "micro avg"})
+    expected |= plain_ranking(truth, probs)
+    assert classification_metrics(truth, probs, MULTI_LABEL) == pytest.approx(expected, abs=1e-9)

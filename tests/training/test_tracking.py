@@ -1,0 +1,128 @@
+"""The mirror, read through a stock MLflow client."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clearsight.training.run_folder import RunFolder
+from clearsight.training.tracking import MlflowMirror
+from clearsight.workspace import Workspace
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow
+
+PARAMS = {"learning_rate": "0.01", "training_batch_size": "8"}
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    workspace: Workspace
+    client: Any
+
+    def folder(self, name: str) -> RunFolder:
+        folder = RunFolder(self.workspace.runs / name)
+        folder.root.mkdir(parents=True)
+        return folder
+
+    def history(self, run_id: str, name: str) -> list[tuple[int, float]]:
+        return [(metric.step, metric.value) for metric in self.client.get_metric_history(run_id, name)]
+
+
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Mirrored:
+    """A workspace with an empty MLflow store, which takes seconds to make."""
+    workspace = Workspace(tmp_path_factory.mktemp("mirror") / "ws")
+    import mlflow
+
+    return Mirrored(workspace, mlflow.MlflowClient(workspace.mlflow_uri))
+
+
+def log(folder: RunFolder, mirror: MlflowMirror, epoch: int, accuracy: float) -> None:
+    folder.append_metrics(epoch, epoch, {"accuracy": accuracy, "log_loss": 1 - accuracy})
+    mirror.log_metrics(folder.run_id, {"accuracy": accuracy, "log_loss": 1 - accuracy}, epoch)
+
+
+def test_a_finished_trial_has_its_tags_parameters_metrics_and_charts(mirrored: Mirrored) -> None:
+    mirror = MlflowMirror(mirrored.workspace, "charts")
+    job, trial = mirrored.folder("done"), mirrored.folder("done_HD_0")
+    mirror.start_run(job, {"team": "vision"}, {})
+    mirror.start_run(trial, {"model_name": "resnet18"}, PARAMS, parent="done")
+    log(trial, mirror, 0, 0.5)
+    log(trial, mirror, 1, 0.75)
+    (trial.root / "metrics").mkdir()
+    (trial.root / "metrics" / "roc_curve.json").write_text(json.dumps({"schema_type": "roc_curve"}))
+    mirror.end_run("done_HD_0", "Completed", "2026-11-21T12:00:00.000+00:00", {})
+    mirror.end_run("done", "Completed", None, {"automl_best_child_run_id": "done_HD_0"})
+    assert mirror.close() is None
+    parent, run = (mirrored.client.get_run(name) for name in ("done", "done_HD_0"))
+    assert parent.data.tags["automl_best_child_run_id"] == "done_HD_0"
+    assert parent.data.tags["team"] == "vision"
+    assert (parent.info.status, run.info.status) == ("FINISHED", "FINISHED")
+    assert run.info.end_time == 1_795_262_400_000  # 2026-11-21 12:00 UTC
+    assert run.data.params == PARAMS
+    assert run.data.tags["model_name"] == "resnet18"
+    assert run.data.metrics == {"accuracy": 0.75, "log_loss": 0.25}
+    assert mirrored.history("done_HD_0", "accuracy") == [(0, 0.5), (1, 0.75)]
+    assert [file.path for file in mirrored.client.list_artifacts("done_HD_0", "metrics")] == ["metrics/roc_curve.json"]
+
+
+def test_a_run_that_goes_on_is_running_again_and_logs_no_pass_twice(mirrored: Mirrored) -> None:
+    trial = mirrored.folder("again_HD_0")
+    first = MlflowMirror(mirrored.workspace, "charts")
+    first.start_run(trial, {"model_name": "resnet18"}, PARAMS)
+    log(trial, first, 0, 0.5)
+    first.end_run("again_HD_0", "Canceled", None, {})
+    assert first.close() is None
+    trial.append_metrics(1, 2, {"accuracy": 0.6, "log_loss": 0.4})  # while nobody mirrored
+
+    second = MlflowMirror(mirrored.workspace, "charts")
+    second.start_run(trial, {"model_name": "resnet18"}, PARAMS, exists_ok=True)
+    second.log_metrics("again_HD_0", {"accuracy": 0.5, "log_loss": 0.5}, 0)  # its reader starts at the first event
+    log(trial, second, 1, 0.6)  # the epoch of the last checkpoint, trained again
+    log(trial, second, 2, 0.7)
+    assert second.close() is None
+    run = mirrored.client.get_run("again_HD_0")
+    assert (run.info.status, run.info.end_time) == ("RUNNING", None)
+    assert run.data.params == PARAMS
+    assert mirrored.history("again_HD_0", "accuracy") == [(0, 0.5), (1, 0.6), (2, 0.7)]
+    assert mirrored.history("again_HD_0", "log_loss") == [(0, 0.5), (1, 0.4), (2, pytest.approx(0.3))]
+
+    third = MlflowMirror(mirrored.workspace, "charts")
+    third.start_run(trial, {}, PARAMS, exists_ok=True)
+    third.end_run("again_HD_0", "Completed", None, {})
+    assert third.close() is None
+    assert mirrored.client.get_run("again_HD_0").info.status == "FINISHED"
+    experiment = run.info.experiment_id
+    [found] = mirrored.client.search_runs([experiment], "attributes.run_name = 'again_HD_0'")
+    assert found.info.run_id == "again_HD_0"
+
+
+def test_a_run_that_was_never_mirrored_is_caught_up(mirrored: Mirrored) -> None:
+    trial = mirrored.folder("late_HD_0")
+    trial.append_metrics(0, 3, {"accuracy": 0.9})
+    mirror = MlflowMirror(mirrored.workspace, "charts")
+    mirror.start_run(trial, {"model_name": "vitb16r224"}, PARAMS, exists_ok=True)
+    assert mirror.close() is None
+    assert mirrored.history("late_HD_0", "accuracy") == [(0, 0.9)]
+
+
+def test_a_name_that_mlflow_knows_is_a_failure_unless_it_may_go_on(mirrored: Mirrored) -> None:
+    trial = mirrored.folder("twice_HD_0")
+    failures = []
+    for _ in range(2):
+        mirror = MlflowMirror(mirrored.workspace, "charts")
+        mirror.start_run(trial, {}, {})
+        failures.append(mirror.close())
+    assert failures[0] is None
+    assert "another name" in str(failures[1])
+
+
+def test_a_mirror_that_fails_says_so_and_leaves_the_run_alone(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "ws")
+    workspace.root.mkdir()
+    workspace.mlflow_db.write_text("not a database, but long enough to be read as the head of one" * 20)
+    mirror = MlflowMirror(workspace, "charts")
+    mirror.start_run(RunFolder(workspace.runs / "x_HD_0"), {}, {})
+    assert mirror.close() is not None

@@ -1,0 +1,84 @@
+"""Class names as they can be drawn: any script, any length, with the fonts that the machine has."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from matplotlib import font_manager
+
+__all__ = ["LEFT_TO_RIGHT", "Lettering", "choose_lettering"]
+
+LEFT_TO_RIGHT: Final = "\u200e"
+"""Set before a number that stands beside a name: the line then runs left to right whatever the name's script."""
+
+_MAX_LENGTH: Final = 32
+_MISSING: Final = "□"
+_FAMILY: Final = "DejaVu Sans"  # comes with matplotlib
+_PLACEHOLDERS: Final = "Last Resort"  # a font of frames for every character there is
+_DIRECTIONS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # would turn what follows
+
+
+@dataclass(frozen=True, slots=True)
+class Lettering:
+    """What to write, and with which fonts."""
+
+    names: tuple[str, ...]
+    """In the order of the classes, all different."""
+    families: tuple[str, ...]
+    """Fonts in the order in which they are asked for a character."""
+
+
+def choose_lettering(classes: Sequence[str]) -> Lettering:
+    """Names on one line of at most 32 characters and, where two would look the same, their class id.
+
+    A character that no installed font has becomes a square; the JSON files keep the true names.
+    """
+    lines = [" ".join("".join(c for c in name if c not in _DIRECTIONS).split()) for name in classes]
+    families, missing = _fonts_for(lines)
+    drawable = ["".join(_MISSING if c in missing else c for c in line) for line in lines]
+    short = [_shortened(line) for line in drawable]
+    count = Counter(short)
+    names = [
+        name if name and count[name] == 1 else f"{name} [{class_id}]".strip() for class_id, name in enumerate(short)
+    ]
+    return Lettering(tuple(names), tuple(families))
+
+
+def _shortened(line: str) -> str:
+    """Names that belong together often differ at their ends: leave out the middle."""
+    if len(line) <= _MAX_LENGTH:
+        return line
+    tail = _MAX_LENGTH // 3
+    return f"{line[: _MAX_LENGTH - tail - 1].rstrip()}…{line[-tail:].lstrip()}"
+
+
+def _fonts_for(lines: Iterable[str]) -> tuple[list[str], set[str]]:
+    """Families that together draw the lines, and the characters that none has."""
+    present = {c for line in lines for c in line}
+    families = [_FAMILY]
+    missing = present - _characters(font_manager.findfont(_FAMILY)) - {c for c in present if _is_invisible(c)}
+    if not missing:
+        return families, missing
+    fonts = [
+        (entry.name, _characters(entry.fname) & missing)
+        for entry in font_manager.fontManager.ttflist
+        if entry.style == "normal" and not entry.name.startswith((_PLACEHOLDERS, "."))
+    ]
+    while missing and fonts:
+        family, drawn = max(fonts, key=lambda font: len(font[1] & missing))
+        if not drawn & missing:
+            break
+        families.append(family)
+        missing -= drawn
+    return families, missing
+
+
+def _characters(file: str) -> set[str]:
+    return {chr(code) for code in font_manager.get_font(file).get_charmap()}
+
+
+def _is_invisible(character: str) -> bool:
+    """Joiners and marks of direction: they shape their neighbours and need no picture of their own."""
+    return unicodedata.category(character) == "Cf"
