@@ -1,24 +1,29 @@
-"""`clearsight job …`: create, validate, show, list."""
+"""`clearsight job …`: create, validate, show, list, stream, cancel, resume, download."""
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from clearsight.console import AzCommand, parse_assignments, result_options, stderr
 from clearsight.executor import Local
-from clearsight.training.job import describe_job, list_jobs, plan_job, run_job
+from clearsight.training.job import CANCEL_GRACE_S, run_job
+from clearsight.training.job_control import cancel_job, follow_job
+from clearsight.training.job_exit import exit_code
+from clearsight.training.job_outputs import OUTPUTS, download_outputs
+from clearsight.training.job_plan import plan_job
+from clearsight.training.job_record import describe_job, list_jobs, read_record
+from clearsight.training.job_start import hand_over, start_job, take_up_job
+from clearsight.training.ownership import Ownership
 from clearsight.training.progress import JobView
+from clearsight.training.run_folder import EventReader, RunFolder
+from clearsight.training.stop_requests import heed_signals
 from clearsight.workspace import Workspace
 
 __all__ = ["job"]
 
-_EXIT_CODE = "clearsight.training.exit_code"
-_EXIT_CODES = {"Completed": 0, "Canceled": 130}
+_EXIT_CODE: Final = "clearsight.training.exit_code"
+_INTERRUPTED: Final = 130
 
 
 class _JobCommand(AzCommand):
@@ -47,33 +52,118 @@ _set_option = click.option(
     metavar="KEY=VALUE",
     help="Change the file before it is checked: --set limits.max_trials=1 training_parameters.random_seed=3",
 )
-_name_option = click.option("--name", "-n", help="Name of the job; default: made from the time.")
+_new_name_option = click.option("--name", "-n", help="Name of the job; default: made from the time.")
+_name_option = click.option("--name", "-n", required=True, help="Name of the job.")
+_no_wait_option = click.option(
+    "--no-wait", is_flag=True, help="Run the job in a process of its own, and return at once."
+)
+_stream_option = click.option(
+    "--stream", "-s", is_flag=True, help="Run the job in a process of its own, and watch it; Ctrl-C leaves it alone."
+)
 
 
 @job.command(cls=_JobCommand)
 @_file_option
-@_name_option
+@_new_name_option
 @_set_option
+@_no_wait_option
+@_stream_option
 @result_options
 @click.pass_context
-def create(ctx: click.Context, file: Path, name: str | None, assignments: tuple[str, ...]) -> dict[str, Any]:
+def create(
+    ctx: click.Context, file: Path, name: str | None, assignments: tuple[str, ...], no_wait: bool, stream: bool
+) -> dict[str, Any]:
     r"""Check a job file and its data, train, and export the best model.
 
-    Everything wrong with the file or the data is listed at once, before anything starts. Ctrl-C stops at the next
-    step and keeps a checkpoint. Exit codes: 0 completed, 1 failed, 130 canceled.
+    Everything wrong with the file or the data is listed at once, before anything starts. The job runs in the
+    foreground: Ctrl-C stops it at the next step and keeps a checkpoint. With --no-wait or --stream it runs in a
+    process of its own, which outlives this one and its terminal. Exit codes: 0 completed (with --no-wait: started),
+    1 failed, 130 canceled.
 
     \b
     Examples:
       clearsight job create -f job.yml
+      clearsight job create -f job.yml --no-wait --query name -o tsv
       clearsight job create -f job.yml --set training_parameters.number_of_epochs=5 --query best_child_run_id
     """
+    _refuse_both(no_wait, stream)
     workspace = Workspace.default()
     plan = plan_job(file, parse_assignments(assignments), name, workspace)
-    with JobView(stderr, plan) as view, _interrupt_on_termination():
-        view.show_plan(str(workspace.runs / plan.spec.run_id))
-        result = run_job(plan, workspace, Local(), view.on_event)
+    return _run(ctx, workspace, plan.name, start_job(plan, workspace), no_wait=no_wait, stream=stream)
+
+
+@job.command(cls=_JobCommand)
+@_name_option
+@_no_wait_option
+@_stream_option
+@result_options
+@click.pass_context
+def resume(ctx: click.Context, name: str, no_wait: bool, stream: bool) -> dict[str, Any]:
+    r"""Go on with a job that was canceled, failed, or lost its process or its machine.
+
+    The same run goes on from its last checkpoint with the same settings, and ends as if it had not been interrupted
+    (on a CPU to the last digit). The job's time limit starts anew. Options and exit codes are those of create.
+
+    \b
+    Examples:
+      clearsight job resume -n fridge_1
+      clearsight job resume -n fridge_1 --no-wait
+    """
+    _refuse_both(no_wait, stream)
+    workspace = Workspace.default()
+
+    def tell() -> None:
+        stderr.print("waiting for the trial's earlier process, which writes its checkpoint", soft_wrap=True)
+
+    ownership = take_up_job(workspace, name, CANCEL_GRACE_S, tell)
+    return _run(ctx, workspace, name, ownership, no_wait=no_wait, stream=stream)
+
+
+def _refuse_both(no_wait: bool, stream: bool) -> None:
+    if no_wait and stream:
+        raise click.UsageError("give --no-wait or --stream, not both")
+
+
+def _run(
+    ctx: click.Context, workspace: Workspace, name: str, ownership: Ownership, *, no_wait: bool, stream: bool
+) -> dict[str, Any]:
+    if no_wait:
+        hand_over(workspace, name, ownership)
+        return describe_job(workspace, name)
+    if stream:
+        process = hand_over(workspace, name, ownership)
+        result = _watch(ctx, workspace, name)
+        process.poll()
+        return result
+    record = read_record(workspace, name)
+    with heed_signals() as stop, ownership, JobView(stderr, workspace, record) as view:
+        view.show_plan()
+        for event in EventReader(RunFolder(workspace.runs / record.trials[0])).new():
+            view.recall(event)
+        result = run_job(workspace, name, Local(), view.on_event, stop)
+    return _conclude(ctx, result)
+
+
+def _watch(ctx: click.Context, workspace: Workspace, name: str) -> dict[str, Any]:
+    try:
+        with JobView(stderr, workspace, read_record(workspace, name)) as view:
+            view.show_plan()
+            follow_job(workspace, name, view.on_event)
+    except KeyboardInterrupt:
+        stderr.print(
+            f"the job goes on; `clearsight job stream -n {name}` shows it again, `clearsight job cancel -n {name}` "
+            "stops it",
+            markup=False,
+            soft_wrap=True,
+        )
+        ctx.meta[_EXIT_CODE] = _INTERRUPTED
+        return describe_job(workspace, name)
+    return _conclude(ctx, describe_job(workspace, name))
+
+
+def _conclude(ctx: click.Context, result: dict[str, Any]) -> dict[str, Any]:
     stderr.print(_last_line(result), markup=False, soft_wrap=True)
-    ctx.meta[_EXIT_CODE] = _EXIT_CODES.get(result["status"], 1)
+    ctx.meta[_EXIT_CODE] = exit_code(result["status"])
     return result
 
 
@@ -85,23 +175,9 @@ def _last_line(result: dict[str, Any]) -> str:
         line += f"; best {metric} {result['metrics'][metric]:.4f} in epoch {epoch}"
     if "best_model" in result["outputs"]:
         line += f"; package: {result['outputs']['best_model']['path']}"
+    elif result["status"] in ("Canceled", "Failed"):
+        line += f"; `clearsight job resume -n {result['name']}` goes on from the last checkpoint"
     return line
-
-
-@contextmanager
-def _interrupt_on_termination() -> Iterator[None]:
-    """SIGTERM and SIGHUP stop a job as Ctrl-C does, unless they are ignored (`nohup`)."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @job.command(cls=AzCommand)
@@ -121,25 +197,92 @@ def validate(file: Path, assignments: tuple[str, ...]) -> dict[str, Any]:
 
 
 @job.command(cls=AzCommand)
-@click.option("--name", "-n", required=True, help="Name of the job.")
+@_name_option
 @result_options
 def show(name: str) -> dict[str, Any]:
     r"""Show a job: state, metrics of the best pass, outputs.
 
+    States are Azure's. NotResponding: the process that ran the job is gone; `job resume` goes on.
+
     \b
-    Example:
+    Examples:
+      clearsight job show -n fridge_1 --query status -o tsv
       clearsight job show -n fridge_1 --query metrics.accuracy
     """
     return describe_job(Workspace.default(), name)
 
 
 @job.command("list", cls=AzCommand)
+@click.option("--max-results", "-r", type=click.IntRange(min=1), help="Show no more than these, the newest.")
+@click.option("--experiment-name", help="Only jobs of this experiment.")
 @result_options
-def list_(**_: Any) -> list[dict[str, Any]]:
+def list_(max_results: int | None, experiment_name: str | None) -> list[dict[str, Any]]:
     r"""List the jobs of the workspace, newest first.
 
     \b
-    Example:
+    Examples:
       clearsight job list -o table
+      clearsight job list --experiment-name fridge --max-results 5 --query "[?status=='Completed'].name"
     """
-    return list_jobs(Workspace.default())
+    return list_jobs(Workspace.default(), experiment_name, max_results)
+
+
+@job.command(cls=_JobCommand)
+@_name_option
+@result_options
+@click.pass_context
+def stream(ctx: click.Context, name: str) -> dict[str, Any]:
+    r"""Watch a job that another process runs, or see again what an ended one showed.
+
+    Ends with the job, and with the exit code of `job create`. Ctrl-C leaves the view and not the job.
+
+    \b
+    Example:
+      clearsight job stream -n fridge_1
+    """
+    return _watch(ctx, Workspace.default(), name)
+
+
+@job.command(cls=AzCommand)
+@_name_option
+@click.option("--no-wait", is_flag=True, help="Return when the job was asked to stop, not when it has.")
+@result_options
+def cancel(name: str, no_wait: bool) -> dict[str, Any]:
+    r"""Stop a job at its next step, with a checkpoint from which `job resume` goes on.
+
+    \b
+    Examples:
+      clearsight job cancel -n fridge_1
+      clearsight job cancel -n fridge_1 --no-wait
+    """
+    workspace = Workspace.default()
+    status = cancel_job(workspace, name, wait=not no_wait)
+    return {**describe_job(workspace, name), "status": status.status}
+
+
+@job.command(cls=AzCommand)
+@_name_option
+@click.option("--all", "everything", is_flag=True, help="Every output: default and best_model.")
+@click.option("--output-name", type=click.Choice(OUTPUTS), help="This output alone; default: default.")
+@click.option(
+    "--download-path",
+    "-p",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    help="Folder to copy to; default: the working directory.",
+)
+@result_options
+def download(name: str, everything: bool, output_name: str | None, download_path: Path) -> dict[str, Any]:
+    r"""Copy what a job made, laid out as Azure's client does.
+
+    `default` goes to artifacts/ (outputs, metrics and logs of the best trial), `best_model` to
+    named-outputs/best_model/ (the package). Nothing is overwritten.
+
+    \b
+    Examples:
+      clearsight job download -n fridge_1 --output-name best_model
+      clearsight job download -n fridge_1 --all --download-path ./fridge_1
+    """
+    outputs = OUTPUTS if everything else (output_name or "default",)
+    copied = download_outputs(Workspace.default(), name, outputs, download_path.absolute())
+    return {"name": name, "outputs": copied}

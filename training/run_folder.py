@@ -4,6 +4,7 @@
 runs/<run>/
     spec.json                what the trial was asked to do, every default filled in (`TrialSpec`); never changed
     status.json              the present state, replaced atomically (`RunStatus`)
+    lock                     held by the process that works on the run
     events.jsonl             what happened, one line each, appended
     metrics.jsonl            one line per validation pass
     trial.log                what the process printed
@@ -14,24 +15,42 @@ runs/<run>/
 ```
 """
 
+import errno
 import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
+from clearsight.executor import ProcessIdentity
+from clearsight.training.ownership import Ownership, is_owned
 from clearsight.workspace import write_atomically
 
-__all__ = ["ENDED", "EventReader", "RunFolder", "RunStatus", "State", "now"]
+__all__ = ["ENDED", "UNDER_WAY", "EventReader", "RunFolder", "RunStatus", "State", "now"]
 
-State = Literal["NotStarted", "Running", "Completed", "Failed", "Canceled", "NotResponding"]
-"""Azure's spelling."""
+State = Literal[
+    "NotStarted",
+    "Starting",
+    "Preparing",
+    "Running",
+    "Finalizing",
+    "CancelRequested",
+    "Completed",
+    "Failed",
+    "Canceled",
+    "NotResponding",
+    "Unknown",
+]
+"""Azure's spelling. A trial is only ever `NotStarted`, `Running` or ended; a job also tells what it is about."""
 
 ENDED: Final[tuple[State, ...]] = ("Completed", "Failed", "Canceled")
 """States that a run does not leave by itself."""
+
+UNDER_WAY: Final[tuple[State, ...]] = ("Starting", "Preparing", "Running", "Finalizing", "CancelRequested")
+"""States in which a process works on the run; one whose process is gone is `NotResponding`."""
 
 
 def now() -> str:
@@ -48,7 +67,9 @@ class RunStatus:
     started_at: str | None = None
     ended_at: str | None = None
     pid: int | None = None
-    """Of the process that owns the run."""
+    """Of the process that works on the run, or did so last."""
+    process: ProcessIdentity | None = None
+    """The same process beyond doubt; of jobs, which can be stopped from elsewhere."""
     reason: str | None = None
     """Why it ended, for programs: `early_stopping`, `bad_data`, `out_of_memory`, …"""
     message: str | None = None
@@ -105,17 +126,38 @@ class RunFolder:
     def train_artifacts(self) -> Path:
         return self.root / "train_artifacts"
 
+    def own(self) -> Ownership:
+        """Become the one process that works on the run. Raises `Conflict` when there is one."""
+        return Ownership.take(self.root / "lock")
+
+    def is_owned(self) -> bool:
+        """Whether a process works on the run."""
+        return is_owned(self.root / "lock")
+
     def write_status(self, status: RunStatus) -> None:
         write_atomically(self.status_file, json.dumps(asdict(status), indent=2) + "\n")
 
     def read_status(self) -> RunStatus:
-        """The state; `NotResponding` when the process that owns a running run is gone."""
-        if not self.status_file.exists():
+        """The state; `NotResponding` when the process of a run under way is gone, `Unknown` for a damaged file."""
+        status = self._written_status()
+        while status.status in UNDER_WAY and not self.is_owned():
+            again = self._written_status()  # an owner writes how it ended before it goes
+            if again == status:
+                return replace(status, status="NotResponding")
+            status = again
+        return status
+
+    def _written_status(self) -> RunStatus:
+        try:
+            document = json.loads(self.status_file.read_bytes())
+            status = RunStatus(**{**document, "process": ProcessIdentity.from_document(document.get("process"))})
+        except FileNotFoundError:
             return RunStatus()
-        document = json.loads(self.status_file.read_text())
-        if document["status"] == "Running" and not _is_alive(document["pid"]):
-            document["status"] = "NotResponding"
-        return RunStatus(**document)
+        except (ValueError, TypeError, AttributeError) as error:
+            return RunStatus("Unknown", message=f"{self.status_file} must hold the state, but it is damaged: {error}")
+        if status.status not in get_args(State):
+            return RunStatus("Unknown", message=f"{self.status_file} holds the unknown state {status.status!r}")
+        return status
 
     def append_event(self, kind: str, **fields: Any) -> None:
         """Add one line to the events, whole or not at all."""
@@ -129,7 +171,7 @@ class RunFolder:
         """The validation passes by epoch; of an epoch that was trained again after an interruption, the last."""
         if not self.metrics_file.exists():
             return []
-        passes = [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+        passes = [one for line in self.metrics_file.read_bytes().splitlines() if (one := _parse(line)) is not None]
         return list({one["epoch"]: one for one in passes}.values())
 
 
@@ -141,32 +183,36 @@ class EventReader:
         self._position = 0
 
     def new(self) -> Iterator[dict[str, Any]]:
-        """The events since the last call; a line that is still being written waits for the next."""
+        """The events since the last call; a line that is still being written waits for the next.
+
+        A damaged line (a machine that lost its power) is left out.
+        """
         with suppress(FileNotFoundError), self._file.open("rb") as stream:
             stream.seek(self._position)
             for line in stream:
                 if not line.endswith(b"\n"):
                     return
                 self._position += len(line)
-                yield json.loads(line)
+                event = _parse(line)
+                if event is not None:
+                    yield event
 
 
 def _append(file: Path, document: dict[str, Any]) -> None:
     line = (json.dumps(document) + "\n").encode()
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, line)  # one write: readers never see two lines mixed
+        written = os.write(descriptor, line)  # one write: readers never see two lines mixed
+        if written < len(line):  # a disk that has just become full: no part of a line stays
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
     finally:
         os.close(descriptor)
 
 
-def _is_alive(pid: int | None) -> bool:
-    if pid is None:
-        return False
+def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        document = json.loads(line)
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None

@@ -75,8 +75,13 @@ def main(args: Sequence[str]) -> int:
 
 def run_trial(folder: RunFolder, stop: threading.Event) -> RunStatus:
     """Run or go on with a trial; every way it can end is a state of its folder. Setting `stop` cancels it."""
+    with folder.own():
+        return _run_owned(folder, stop)
+
+
+def _run_owned(folder: RunFolder, stop: threading.Event) -> RunStatus:
     before = folder.read_status()
-    if before.status in ("Completed", "Running"):
+    if before.status == "Completed":
         raise Conflict(f"the run {folder.run_id} must not be {before.status.lower()} to be started")
     status = replace(
         before, status="Running", started_at=now(), ended_at=None, pid=os.getpid(), reason=None, message=None

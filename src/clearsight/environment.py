@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-__all__ = ["backend", "home", "is_offline", "num_threads", "weights_dir"]
+__all__ = ["backend", "home", "is_offline", "num_threads", "visible_gpus", "weights_dir"]
 
 
 def backend() -> str:
@@ -31,3 +31,9 @@ def num_threads() -> int | None:
     """`OMP_NUM_THREADS`: threads of one training process, a convention of OpenMP. Default: all cores it may use."""
     value = os.environ.get("OMP_NUM_THREADS", "")
     return int(value) if value.isdigit() and int(value) > 0 else None
+
+
+def visible_gpus() -> list[str] | None:
+    """`CUDA_VISIBLE_DEVICES`: indices or ids of the GPUs that CUDA shows, a convention of CUDA. Default (None): all."""
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if value is None else [name.strip() for name in value.split(",") if name.strip()]

@@ -1,11 +1,21 @@
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
+
+from clearsight.jobs import resolve_parameters
+from clearsight.tasks import Task
+from clearsight.training.job_record import JobRecord, write_record
+from clearsight.training.run_folder import RunFolder, RunStatus
+from clearsight.training.trial_spec import Setting, TrialSpec
+from clearsight.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +79,100 @@ def texture_pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pairs = [[], ["dots"], ["dots", "rows"], ["columns"]]
     _write_table(folder, [pairs[index % 4] for index in range(24)], multi_label=True, random=np.random.default_rng(6))
     return folder
+
+
+WriteJob = Callable[..., Path]
+MakeJob = Callable[..., RunFolder]
+
+
+@pytest.fixture(scope="session")
+def write_job() -> WriteJob:
+    """Writes `job.yml` of a small job without pretrained weights into a folder; keywords are training parameters."""
+
+    def write(folder: Path, data: Path, **parameters: Any) -> Path:
+        document = {
+            "type": "automl",
+            "task": "image_classification",
+            "experiment_name": "textures",
+            "target_column_name": "label",
+            "training_data": {"type": "mltable", "path": os.path.relpath(data, folder)},
+            "validation_data_size": 0.25,
+            "tags": {"team": "vision"},
+            "outputs": {"best_model": {"type": "mlflow_model", "path": "copy"}},
+            "training_parameters": {
+                "model_name": "resnet18",
+                "training_crop_size": 64,
+                "validation_crop_size": 64,
+                "validation_resize_size": 72,
+                "training_batch_size": 8,
+                "momentum": 0.5,
+                "warmup_cosine_lr_warmup_epochs": 0,
+                "random_seed": 1,
+                "advanced_settings": {"x_pretrained": False, "x_min_crop_scale": 0.5},
+                **parameters,
+            },
+        }
+        file = folder / "job.yml"
+        file.write_text(yaml.safe_dump(document))
+        return file
+
+    return write
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "ws")
+
+
+@pytest.fixture
+def make_job(workspace: Workspace) -> MakeJob:
+    """Writes the folders of a job as another process would have left them; nothing is trained.
+
+    Keywords are those of the job's status; the trial has the same state.
+    """
+
+    def make(
+        name: str = "fridge", experiment_name: str = "e", created_at: str = "2026-01-01", **status: Any
+    ) -> RunFolder:
+        resolved = resolve_parameters(Task.MULTI_CLASS, {"number_of_epochs": 4, "training_batch_size": 8}, "resnet18")
+        spec = TrialSpec(
+            run_id=f"{name}_HD_0",
+            job_name=name,
+            task=Task.MULTI_CLASS,
+            target_column="label",
+            training_data=workspace.root / "data",
+            validation_data=None,
+            validation_size=0.2,
+            split_seed=0,
+            datastores={},
+            hyperparameters={key: Setting(value=one.value, origin=one.origin) for key, one in resolved.items()},
+            deterministic=True,
+            pretrained=False,
+            weights_dir=None,
+            min_crop_scale=0.08,
+            log_verbosity="error",
+        )
+        record = JobRecord(
+            name=name,
+            display_name=None,
+            description=None,
+            experiment_name=experiment_name,
+            task=Task.MULTI_CLASS,
+            primary_metric="accuracy",
+            tags={},
+            properties={},
+            created_at=created_at,
+            trials=[spec.run_id],
+            best_model_path=None,
+            document={},
+        )
+        folder, trial = RunFolder(workspace.runs / name), RunFolder(workspace.runs / spec.run_id)
+        trial.root.mkdir(parents=True)
+        trial.spec_file.write_text(spec.model_dump_json())
+        trial.write_status(RunStatus(**status))
+        folder.root.mkdir()
+        write_record(folder, record)
+        folder.write_status(RunStatus(**status))
+        return folder
+
+    return make

@@ -1,5 +1,6 @@
 """A job from its file to the registered run. The trial runs in this process, but where its process is the matter."""
 
+import errno
 import io
 import json
 import os
@@ -8,25 +9,30 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from rich.console import Console
 from safetensors import safe_open
 
-from clearsight.errors import Conflict
-from clearsight.executor import Inline, Local, TaskSpec
+from clearsight.errors import ClearsightError, Conflict
+from clearsight.executor import Executor, Exited, Inline, Local, ProcessIdentity, TaskSpec
 from clearsight.jobs.sweep import Limits
 from clearsight.package import ModelPackage
-from clearsight.training.job import describe_job, list_jobs, plan_job, run_job
+from clearsight.training.job import run_job
+from clearsight.training.job_plan import plan_job
+from clearsight.training.job_record import describe_job, list_jobs, read_record
+from clearsight.training.job_start import start_job, take_up_job
 from clearsight.training.progress import JobView
-from clearsight.training.run_folder import RunFolder
+from clearsight.training.run_folder import RunFolder, RunStatus
+from clearsight.training.stop_requests import StopRequests
 from clearsight.workspace import Workspace
+
+WriteJob = Callable[..., Path]
 
 
 @dataclass(frozen=True)
@@ -41,36 +47,8 @@ class Trained:
         return RunFolder(self.workspace.runs / self.result["best_child_run_id"])
 
 
-def write_job(folder: Path, data: Path, **parameters: Any) -> Path:
-    document = {
-        "type": "automl",
-        "task": "image_classification",
-        "experiment_name": "textures",
-        "target_column_name": "label",
-        "training_data": {"type": "mltable", "path": os.path.relpath(data, folder)},
-        "validation_data_size": 0.25,
-        "tags": {"team": "vision"},
-        "outputs": {"best_model": {"type": "mlflow_model", "path": "copy"}},
-        "training_parameters": {
-            "model_name": "resnet18",
-            "training_crop_size": 64,
-            "validation_crop_size": 64,
-            "validation_resize_size": 72,
-            "training_batch_size": 8,
-            "momentum": 0.5,
-            "warmup_cosine_lr_warmup_epochs": 0,
-            "random_seed": 1,
-            "advanced_settings": {"x_pretrained": False, "x_min_crop_scale": 0.5},
-            **parameters,
-        },
-    }
-    file = folder / "job.yml"
-    file.write_text(yaml.safe_dump(document))
-    return file
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, texture_folder: Path) -> Trained:
+def trained(tmp_path_factory: pytest.TempPathFactory, texture_folder: Path, write_job: WriteJob) -> Trained:
     """A job that ran to its end: four epochs of resnet18 at 64 pixels on 72 textures."""
     folder = tmp_path_factory.mktemp("job")
     workspace = Workspace(folder / "ws")
@@ -78,10 +56,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, texture_folder: Path) -> T
     name = "a_long_name_that_would_not_fit_into_the_hex_ids_of_mlflow"
     plan = plan_job(file, {"description": "by a test"}, name, workspace)
     shown = io.StringIO()
-    with warnings.catch_warnings(), JobView(Console(file=shown, width=200), plan) as view:
+    with warnings.catch_warnings(), start_job(plan, workspace):
         warnings.simplefilter("ignore")  # of torch's exporters and of MLflow
-        view.show_plan("somewhere")
-        result = run_job(plan, workspace, Inline(), view.on_event)
+        with JobView(Console(file=shown, width=200), workspace, read_record(workspace, name)) as view:
+            view.show_plan()
+            result = run_job(workspace, name, Inline(), view.on_event, StopRequests())
     return Trained(result, shown.getvalue(), workspace)
 
 
@@ -99,7 +78,7 @@ def test_a_person_sees_every_setting_with_its_origin_and_every_epoch(trained: Tr
     assert ["number_of_epochs", "4", "user"] in lines
     assert ["beta1", "0.9", "azure-default"] in lines
     assert len([line for line in lines if line[:1] == ["epoch"]]) == 4
-    assert "output: somewhere" in trained.shown
+    assert f"output: {trained.trial.root}" in trained.shown
 
 
 def test_the_package_is_complete_and_carries_the_runs_settings(trained: Trained) -> None:
@@ -195,9 +174,31 @@ def test_the_run_folder_tells_the_same_afterwards(trained: Trained) -> None:
     assert row["accuracy"] == trained.result["metrics"]["accuracy"]
 
 
-def test_a_name_cannot_be_used_twice(trained: Trained, texture_folder: Path, tmp_path: Path) -> None:
+def test_a_name_cannot_be_used_twice(
+    trained: Trained, texture_folder: Path, tmp_path: Path, write_job: WriteJob
+) -> None:
     with pytest.raises(Conflict, match="choose another --name"):
         plan_job(write_job(tmp_path, texture_folder), {}, trained.result["name"], trained.workspace)
+    plan = plan_job(write_job(tmp_path, texture_folder), {}, "free", trained.workspace)
+    with pytest.raises(Conflict, match="choose another --name"):  # somebody was faster
+        start_job(replace(plan, name=trained.result["name"]), trained.workspace)
+    assert trained.trial.package.is_dir()
+
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(trained: Trained, texture_folder: Path, tmp_path: Path, write_job: WriteJob) -> Run:
+    """Runs a job in the workspace of the trained one; keywords change its plan."""
+
+    def run_one(name: str, executor: Executor, stop: StopRequests | None = None, **limits: int) -> dict[str, Any]:
+        plan = plan_job(write_job(tmp_path, texture_folder), {}, name, trained.workspace)
+        plan = replace(plan, job=replace(plan.job, limits=Limits(**limits)))
+        with start_job(plan, trained.workspace):
+            return run_job(trained.workspace, name, executor, lambda event: None, stop or StopRequests())
+
+    return run_one
 
 
 class KillAtOnce(Local):
@@ -210,26 +211,95 @@ class KillAtOnce(Local):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_trial_that_is_killed_is_a_failed_job_that_says_where_to_look(
-    trained: Trained, texture_folder: Path, tmp_path: Path
-) -> None:
-    plan = plan_job(write_job(tmp_path, texture_folder), {}, "killed", trained.workspace)
-    result = run_job(plan, trained.workspace, KillAtOnce(), lambda event: None)
-    assert (result["status"], result["properties"]["reason"]) == ("Failed", "process_lost")
-    assert "trial.log" in result["properties"]["message"]
+def test_a_trial_that_is_killed_is_a_failed_job_that_says_where_to_look(trained: Trained, run: Run) -> None:
+    result = run("killed", KillAtOnce())
+    assert (result["status"], result["properties"]["reason"]) == ("Failed", "killed")
+    for words in ("SIGKILL", "memory", "training_batch_size", "trial.log"):
+        assert words in result["properties"]["message"]
+    assert "best_model" not in result["outputs"]
+    [job] = [job for job in list_jobs(trained.workspace) if job["name"] == "killed"]
+    assert job["status"] == "Failed"
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_job_beyond_its_time_is_stopped_and_failed(trained: Trained, texture_folder: Path, tmp_path: Path) -> None:
-    plan = plan_job(write_job(tmp_path, texture_folder), {}, "late", trained.workspace)
-    plan = replace(plan, job=replace(plan.job, limits=Limits(timeout_minutes=0)))
-    result = run_job(plan, trained.workspace, Local(), lambda event: None)
+def test_a_job_beyond_its_time_is_stopped_and_failed(trained: Trained, run: Run) -> None:
+    result = run("late", Local(), timeout_minutes=0)
     assert (result["status"], result["properties"]["reason"]) == ("Failed", "timeout")
-    assert RunFolder(trained.workspace.runs / "late_HD_0").read_status().status == "Canceled"
+    assert "limits.timeout_minutes" in result["properties"]["message"]
+    status = RunFolder(trained.workspace.runs / "late_HD_0").read_status()
+    assert (status.status, status.reason) == ("Canceled", "timeout")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_job_that_is_stopped_at_its_start_is_canceled(run: Run) -> None:
+    stop = StopRequests()
+    stop.ask(signal.SIGTERM)
+    result = run("stopped", Local(), stop)
+    assert (result["status"], result["properties"]["reason"]) == ("Canceled", "canceled")
+
+
+class UntilCancelled:
+    """An executor whose task starts at once and ends when it is cancelled."""
+
+    def __init__(self, trial: RunFolder) -> None:
+        self.trial = trial
+        self.is_cancelled = False
+
+    def submit(self, task: TaskSpec) -> str:
+        self.trial.append_event("started")
+        return "task"
+
+    def wait(self, timeout_s: float) -> list[Exited]:
+        return [Exited("task", 130)] if self.is_cancelled else []
+
+    def cancel(self, task_id: str, grace_s: float) -> None:
+        self.is_cancelled = True
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_full_disk_stops_the_trial_and_is_one_clear_error(
+    trained: Trained, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = RunFolder.write_status
+
+    def write_until_preparing(folder: RunFolder, status: RunStatus) -> None:
+        if status.status == "Preparing":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.status_file))
+        write(folder, status)
+
+    monkeypatch.setattr(RunFolder, "write_status", write_until_preparing)
+    executor = UntilCancelled(RunFolder(trained.workspace.runs / "full_HD_0"))
+    with pytest.raises(ClearsightError, match=r"No space left on device.*clearsight job resume -n full"):
+        run("full", executor)
+    assert executor.is_cancelled
+    assert describe_job(trained.workspace, "full")["status"] == "NotResponding"
+
+
+class NeverStarted(Local):
+    """Must not be asked for anything."""
+
+    def submit(self, task: TaskSpec) -> str:
+        raise AssertionError
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_job_lost_after_its_trial_completed_is_only_concluded(trained: Trained) -> None:
+    """The process died between the trial's end and its own last word: nothing is trained again."""
+    name = trained.result["name"]
+    folder = RunFolder(trained.workspace.runs / name)
+    before = folder.read_status()
+    folder.write_status(replace(before, status="Finalizing", ended_at=None, metrics={}, best_epoch=None))
+    with take_up_job(trained.workspace, name, 0, lambda: None):
+        result = run_job(trained.workspace, name, NeverStarted(), lambda event: None, StopRequests())
+    assert result["status"] == "Completed"
+    assert result["metrics"] == trained.result["metrics"]
+    folder.write_status(before)
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_terminal_stops_the_whole_program(texture_folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_stops_the_whole_program(
+    texture_folder: Path, tmp_path: Path, write_job: WriteJob
+) -> None:
     file = write_job(tmp_path, texture_folder, number_of_epochs=500, early_stopping=0)
     process = subprocess.Popen(
         [sys.executable, "-c", "from clearsight.cli import main; main()", "job", "create", "-f", str(file), "-n", "s"],
@@ -247,9 +317,9 @@ def test_ctrl_c_in_a_terminal_stops_the_whole_program(texture_folder: Path, tmp_
     assert process.returncode == 130, stderr
     assert json.loads(stdout)["status"] == "Canceled"
     assert "stopped in epoch" in stderr.splitlines()[-1]
+    assert "clearsight job resume -n s" in stderr.splitlines()[-1]
     with safe_open(folder.checkpoints / "last.safetensors", framework="np") as checkpoint:
         counters = json.loads(checkpoint.metadata()["counters"])
     assert (folder.checkpoints / f"best_{counters['best_epoch']:04}.safetensors").is_file()
     assert not folder.package.exists()
-    with pytest.raises(ProcessLookupError):
-        os.kill(folder.read_status().pid or 0, 0)
+    assert ProcessIdentity.of(folder.read_status().pid or 0) is None

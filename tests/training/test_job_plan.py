@@ -1,6 +1,5 @@
 """What is refused before anything starts."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from clearsight.errors import Conflict, InvalidDocument, NotFound, UserError
-from clearsight.training.job import describe_job, list_jobs, plan_job
+from clearsight.errors import Conflict, InvalidDocument, UserError
+from clearsight.training.job_plan import plan_job
 from clearsight.workspace import Workspace
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return Workspace(tmp_path / "ws")
 
 
 @pytest.fixture
@@ -131,22 +125,44 @@ def test_a_seed_is_drawn_and_recorded_when_none_is_given(data: Path, tmp_path: P
     assert (given.split_seed, given.deterministic, given.value("random_seed")) == (7, True, 7)
 
 
-def test_a_workspace_without_jobs_lists_none(workspace: Workspace) -> None:
-    assert list_jobs(workspace) == []
-    with pytest.raises(NotFound, match="job list"):
-        describe_job(workspace, "x")
+@pytest.mark.parametrize(
+    ("num_gpus", "parameters", "expected", "warning"),
+    [
+        (0, {}, 1, None),
+        (0, {"advanced_settings": {"x_num_processes": 3}}, 3, None),
+        (0, {"advanced_settings": {"x_num_processes": 3}, "distributed": False}, 1, "distributed: false"),
+        (4, {}, 4, None),
+        (4, {"distributed": False}, 1, None),
+        (4, {"advanced_settings": {"x_num_processes": 3}}, 4, "beside 4 GPUs"),
+    ],
+)
+def test_a_model_is_trained_by_a_process_per_gpu_or_as_many_as_are_asked_for(
+    data: Path,
+    tmp_path: Path,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    num_gpus: int,
+    parameters: dict[str, Any],
+    expected: int,
+    warning: str | None,
+) -> None:
+    monkeypatch.setattr("clearsight.training.job_plan.count_gpus", lambda: num_gpus)
+    file = write_job(tmp_path, training_parameters={"model_name": "resnet18", **parameters})
+    plan = plan_job(file, {}, None, workspace)
+    assert plan.num_processes == expected
+    assert [warning is not None and warning in text for text in plan.warnings] == [True] * (warning is not None)
 
 
-def test_a_job_whose_process_is_gone_does_not_respond(workspace: Workspace) -> None:
-    folder = workspace.runs / "lost"
-    folder.mkdir(parents=True)
-    document = {"name": "lost", "display_name": None, "description": None, "experiment_name": "e", "tags": {}}
-    document |= {
-        "task": "image_classification",
-        "primary_metric": "accuracy",
-        "properties": {},
-        "trials": ["lost_HD_0"],
-    }
-    (folder / "job.json").write_text(json.dumps({**document, "best_model_path": None, "document": {}}))
-    (folder / "status.json").write_text(json.dumps({"status": "Running", "created_at": "2026-01-01", "pid": 2**22 + 1}))
-    assert describe_job(workspace, "lost")["status"] == "NotResponding"
+def test_more_than_one_machine_is_a_warning(data: Path, tmp_path: Path, workspace: Workspace) -> None:
+    plan = plan_job(write_job(tmp_path, properties={"node_count_per_trial": "2"}), {}, None, workspace)
+    assert any("this machine is used alone" in warning for warning in plan.warnings)
+    assert plan.num_processes == 1
+
+
+@pytest.mark.parametrize("value", [0, 65, "many"])
+def test_a_number_of_processes_is_checked(data: Path, tmp_path: Path, workspace: Workspace, value: object) -> None:
+    settings = {"advanced_settings": {"x_num_processes": value}}
+    with pytest.raises(InvalidDocument) as caught:
+        plan_job(write_job(tmp_path, training_parameters={"model_name": "resnet18", **settings}), {}, None, workspace)
+    target = "training_parameters.advanced_settings.x_num_processes"
+    assert faults(caught) == {("BAD_ADVANCED_SETTINGS", target)}

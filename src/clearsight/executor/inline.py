@@ -18,6 +18,8 @@ class Inline:
         self._count = 0
 
     def submit(self, task: TaskSpec) -> str:
+        if task.num_processes > 1:
+            raise ValueError(f"one process runs one process's work, but got num_processes={task.num_processes}")
         task_id = f"inline-{self._count}"
         self._count += 1
         main: Callable[[list[str]], int] = import_module(task.module).main

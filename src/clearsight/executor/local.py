@@ -1,11 +1,14 @@
-"""Runs each task as a process group of its own on this machine."""
+"""Runs each task as one or more processes of its own on this machine."""
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from clearsight.executor.protocol import Exited, TaskSpec
@@ -13,60 +16,117 @@ from clearsight.executor.protocol import Exited, TaskSpec
 __all__ = ["Local"]
 
 _POLL_S: Final = 0.05
-_KILL_S: Final = 5.0
+_PEER_GRACE_S: Final = 10.0
+"""How long the others of a gang may take after one of them has failed; they often wait for it in vain."""
+
+
+@dataclass(slots=True)
+class _Gang:
+    """The processes of one task."""
+
+    processes: list[subprocess.Popen[bytes]]
+    lifeline: int
+    """Write end of the pipe whose end tells the processes that this one is gone."""
+    failure: int | None = None
+    """Exit code of the process that failed first."""
+    kill_at: float | None = None
+    """When those that still run are ended; None: they were not asked to stop."""
+
+    def stop(self, grace_s: float) -> None:
+        if self.kill_at is None:
+            # Not SIGINT: a shell's background job inherits it as ignored, and so would a child that has just started.
+            self._signal(signal.SIGTERM)
+            self.kill_at = time.monotonic() + grace_s
+        else:
+            self.kill_at = min(self.kill_at, time.monotonic() + grace_s)
+
+    def has_ended(self) -> bool:
+        """Look once; end the others of a failed process, and those whose grace is over."""
+        if self.kill_at is not None and time.monotonic() >= self.kill_at:
+            self._signal(signal.SIGKILL)
+        codes = [process.poll() for process in self.processes]
+        failures = [code for code in codes if code]
+        if failures and self.failure is None:
+            self.failure = min(failures)  # seen together: a signal's (negative) is the cause, an error its consequence
+            if None in codes and self.kill_at is None:
+                self.stop(_PEER_GRACE_S)
+        return None not in codes
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Send to the whole group of each process that still runs, so that what it started ends with it."""
+        for process in self.processes:
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
 
 
 class Local:
     """An executor of child processes.
 
     A child has its own session, so that Ctrl-C in a terminal reaches only the parent, which decides what it means.
+    A child whose parent is gone stops by itself (`clearsight.executor.child`).
     """
 
     def __init__(self) -> None:
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._running: dict[str, _Gang] = {}
 
     def submit(self, task: TaskSpec) -> str:
         task.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with task.log_file.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", task.module, *task.args],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **task.environment},
-                start_new_session=True,
-            )
-        task_id = str(process.pid)
-        self._running[task_id] = process
+        lifeline, write_end = os.pipe()
+        gang = _Gang([], write_end)
+        try:
+            with task.log_file.open("ab") as log:
+                for variables in _gang_variables(task.num_processes):
+                    gang.processes.append(
+                        subprocess.Popen(
+                            [sys.executable, "-m", "clearsight.executor.child", str(lifeline), task.module, *task.args],
+                            stdin=subprocess.DEVNULL,
+                            stdout=log,
+                            stderr=subprocess.STDOUT,
+                            env={**os.environ, **task.environment, **variables},
+                            start_new_session=True,
+                            pass_fds=(lifeline,),
+                        )
+                    )
+        except BaseException:
+            os.close(write_end)  # those that were started stop by themselves
+            raise
+        finally:
+            os.close(lifeline)
+        task_id = str(gang.processes[0].pid)
+        self._running[task_id] = gang
         return task_id
 
     def wait(self, timeout_s: float) -> list[Exited]:
         deadline = time.monotonic() + timeout_s
         while True:
             ended = []
-            for task_id, process in list(self._running.items()):
-                code = process.poll()
-                if code is not None:
+            for task_id, gang in list(self._running.items()):
+                if gang.has_ended():
                     del self._running[task_id]
-                    ended.append(Exited(task_id, code))
+                    os.close(gang.lifeline)
+                    ended.append(Exited(task_id, gang.failure or 0))
             if ended or not self._running or time.monotonic() >= deadline:
                 return ended
             time.sleep(_POLL_S)
 
     def cancel(self, task_id: str, grace_s: float) -> None:
-        process = self._running.get(task_id)
-        if process is None:
-            return
-        # Not SIGINT: a shell's background job inherits it as ignored, and so would a child that has just started.
-        self._signal(process, signal.SIGTERM)
-        try:
-            process.wait(grace_s)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):  # asked twice: at once
-            self._signal(process, signal.SIGKILL)
-            process.wait(_KILL_S)
+        if task_id in self._running:
+            self._running[task_id].stop(grace_s)
 
-    @staticmethod
-    def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-        """Send to the whole group, so that what a task started ends with it."""
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+
+def _gang_variables(num_processes: int) -> list[Mapping[str, str]]:
+    """The variables of torch's `env://` initialisation, one mapping per process; nothing for a process alone."""
+    if num_processes == 1:
+        return [{}]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    size = str(num_processes)
+    shared = {
+        "WORLD_SIZE": size,
+        "LOCAL_WORLD_SIZE": size,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_processes)]

@@ -15,21 +15,31 @@ class TaskSpec:
     module: str
     args: tuple[str, ...]
     log_file: Path
-    """What the program prints goes here."""
+    """What the program prints goes here, from all of its processes."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables set in addition to the present ones."""
+    num_processes: int = 1
+    """How many processes run the same command line as one gang. With more than one, each gets torch's variables
+    `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `LOCAL_WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """A task has ended. `code` is its exit code, or minus the number of the signal that killed it."""
+    """A task has ended, with all of its processes.
+
+    `code` is its exit code, or minus the number of the signal that killed it; of a gang, the code of the process that
+    failed first, 0 when none did.
+    """
 
     task_id: str
     code: int
 
 
 class Executor(Protocol):
-    """Starts tasks and tells how they end. One owner; not safe to share between threads."""
+    """Starts tasks and tells how they end. One owner; not safe to share between threads.
+
+    `wait` also does what has become due (it ends tasks whose grace is over), so it must be called again and again.
+    """
 
     def submit(self, task: TaskSpec) -> str:
         """Start a task and return its id."""
@@ -38,4 +48,8 @@ class Executor(Protocol):
         """Return the tasks that have ended and were not returned before; wait up to `timeout_s` for the first."""
 
     def cancel(self, task_id: str, grace_s: float) -> None:
-        """Ask a task to stop with SIGTERM; after `grace_s` seconds end it. Unknown or ended tasks are left alone."""
+        """Ask a task to stop with SIGTERM and return at once; after `grace_s` seconds `wait` ends it.
+
+        Called again, the grace can only become shorter, and nothing is asked twice. Unknown or ended tasks are left
+        alone.
+        """

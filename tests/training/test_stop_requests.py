@@ -1,0 +1,40 @@
+"""Signals are wishes that are looked at later."""
+
+import os
+import signal
+
+import pytest
+
+from clearsight.training.stop_requests import StopRequests, heed_signals
+
+
+def test_nobody_asked() -> None:
+    stop = StopRequests()
+    assert not stop.is_asked
+    assert not stop.is_urgent
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_each_signal_asks_and_only_a_second_ctrl_c_is_urgent(number: signal.Signals) -> None:
+    with heed_signals() as stop:
+        os.kill(os.getpid(), number)
+        assert stop.is_asked
+        assert not stop.is_urgent
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not stop.is_urgent
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.is_urgent
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.is_urgent
+
+
+def test_ignored_signals_stay_ignored_and_handlers_come_back() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with heed_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.is_asked
+        assert signal.getsignal(signal.SIGINT) is interrupt
+    finally:
+        signal.signal(signal.SIGHUP, before)

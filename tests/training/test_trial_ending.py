@@ -1,0 +1,75 @@
+"""Why a trial ended, whoever is left to say so."""
+
+from pathlib import Path
+
+import pytest
+
+from clearsight.training.run_folder import RunFolder, RunStatus
+from clearsight.training.trial_ending import last_lines, trial_ending
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path)
+
+
+@pytest.mark.parametrize("stopped_for", [None, "canceled", "timeout"])
+@pytest.mark.parametrize("state", ["Completed", "Failed"])
+def test_the_trials_own_word_counts(folder: RunFolder, state: str, stopped_for: str | None) -> None:
+    said = RunStatus(state, reason="its own", message="its own")
+    assert trial_ending(said, folder, 0, stopped_for) == said
+
+
+def test_a_trial_that_stopped_since_the_time_was_over_says_so(folder: RunFolder) -> None:
+    said = RunStatus("Canceled", reason="canceled", message="at step 3")
+    ended = trial_ending(said, folder, 130, "timeout")
+    assert (ended.status, ended.reason, ended.message) == ("Canceled", "timeout", "at step 3")
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "stopped_for", "expected", "words"),
+    [
+        ("NotStarted", -15, "canceled", ("Canceled", "canceled"), "stopped at its start"),
+        ("Running", -9, "canceled", ("Canceled", "canceled"), "the last checkpoint is kept"),
+        ("Running", -9, "timeout", ("Canceled", "timeout"), "the last checkpoint is kept"),
+        ("Running", -9, None, ("Failed", "killed"), "SIGKILL, most likely since the memory was full"),
+        ("Running", -11, None, ("Failed", "killed"), "killed by SIGSEGV; its log is"),
+        ("Running", -40, None, ("Failed", "killed"), "killed by signal 40"),
+        ("Running", 3, None, ("Failed", "internal_error"), "exit code 3 without a word"),
+    ],
+)
+def test_silence_is_explained(
+    folder: RunFolder, state: str, code: int, stopped_for: str | None, expected: tuple[str, str], words: str
+) -> None:
+    ended = trial_ending(RunStatus(state), folder, code, stopped_for)
+    assert (ended.status, ended.reason) == expected
+    assert words in str(ended.message)
+    assert ended.ended_at is not None
+
+
+def test_a_full_disk_is_named(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
+    message = str(trial_ending(RunStatus("Running"), folder, 1, None).message)
+    assert f"the disk of {folder.root} is full" in message
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ("", []),
+        ("one\n\ntwo\n", ["one", "two"]),
+        ("".join(f"{number}\n" for number in range(20)), [str(number) for number in range(12, 20)]),
+        (
+            'before\nTraceback (most recent call last):\n  File "x", line 1, in f\n    g()\nMemoryError: 3 GB\nafter\n',
+            ["before", "MemoryError: 3 GB", "after"],
+        ),
+    ],
+)
+def test_the_end_of_a_log_holds_no_traceback(tmp_path: Path, log: str, expected: list[str]) -> None:
+    file = tmp_path / "log"
+    file.write_text(log)
+    assert last_lines(file) == expected
+
+
+def test_a_missing_log_has_no_lines(tmp_path: Path) -> None:
+    assert last_lines(tmp_path / "log") == []

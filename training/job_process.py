@@ -1,0 +1,40 @@
+"""The process of a job without a terminal: `python -m clearsight.training.job_process JOB_FOLDER DESCRIPTOR`.
+
+DESCRIPTOR is the inherited lock of the job. What people would see goes to stderr, as plain lines.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clearsight.console import stderr
+from clearsight.errors import ClearsightError
+from clearsight.executor import Local
+from clearsight.training.job import run_job
+from clearsight.training.job_exit import exit_code
+from clearsight.training.job_record import read_record
+from clearsight.training.ownership import Ownership
+from clearsight.training.progress import JobView
+from clearsight.training.stop_requests import heed_signals
+from clearsight.workspace import Workspace
+
+__all__ = ["main"]
+
+
+def main(args: Sequence[str]) -> int:
+    folder, descriptor = Path(args[0]), int(args[1])
+    workspace = Workspace(folder.parent.parent)
+    with heed_signals() as stop, Ownership(descriptor):
+        try:
+            record = read_record(workspace, folder.name)
+            with JobView(stderr, workspace, record) as view:
+                result = run_job(workspace, folder.name, Local(), view.on_event, stop)
+        except ClearsightError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return 1
+    sys.stderr.write(f"{result['status']}: {result['properties']['message']}\n")
+    return exit_code(result["status"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
