@@ -328,6 +328,15 @@ def test_a_long_run_takes_several_characters() -> None:
         decode_rle([-1, 101], 10, 10)
 
 
+def test_compressed_runs_are_those_of_pycocotools() -> None:
+    rows, columns = np.mgrid[:40, :60]
+    mask = ((rows - 18) / 13) ** 2 + ((columns - 33) / 21) ** 2 < 1
+    mask[10:14, 30:36] = False
+    # pycocotools 2.0.11: `mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]`
+    counts = "g`07o04M2N2N2N2O0O2O0O2O000O2O00000000[OE=;CE=;CE=;CE=;CE=;CE=;800000000001N10001N101N101N2N2N2N3LS7"
+    assert (decode_rle(counts, 40, 60) == mask).all()
+
+
 def even_odd(rings: list[list[float]], height: int, width: int) -> NDArray[np.bool_]:
     """Pixels whose centre lies in any ring, by counting crossings: slow and plain."""
     rows, columns = np.mgrid[0:height, 0:width] + 0.5

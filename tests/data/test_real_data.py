@@ -9,7 +9,11 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
+from clearsight.tasks import Task
 from clearsight.training.cli_data import data
+from clearsight.training.cli_job import job
+from clearsight.training.converters import Request
+from clearsight.training.converters.coco import read_coco
 from clearsight.training.mltable import MLTABLE_TEXT
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -116,6 +120,57 @@ def test_voc_and_coco_of_the_same_photographs_agree_to_a_pixel(tmp_path: Path) -
             assert box == pytest.approx(other, abs=1.01 / 499)
 
 
+MULTI_LABEL = """
+$schema: https://azuremlschemas.azureedge.net/latest/autoMLJob.schema.json
+type: automl
+compute: azureml:gpu-cluster
+task: image_classification_multilabel
+primary_metric: iou
+target_column_name: label
+training_data: {type: mltable, path: training-mltable-folder}
+validation_data: {type: mltable, path: validation-mltable-folder}
+limits: {timeout_minutes: 60, max_trials: 1}
+training_parameters: {model_name: mobilenetv2, number_of_epochs: 10, training_batch_size: 16}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "pictures"), [("bccd/multilabel.csv", "bccd/JPEGImages"), ("fridge_od/labels.csv", "fridge_od/images")]
+)
+def test_real_labels_of_several_classes_make_a_job(
+    name: str, pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLEARSIGHT_HOME", str(tmp_path / "home"))
+    task = "image_classification_multilabel"
+    convert_and_check(SHARED / name, tmp_path, "csv", task, "--images", str(SHARED / pictures))
+    job_file = tmp_path / "job.yml"
+    job_file.write_text(MULTI_LABEL)
+    body = {
+        "properties": {
+            "jobType": "AutoML",
+            "taskDetails": {
+                "taskType": "ImageClassificationMultilabel",
+                "primaryMetric": "Iou",
+                "targetColumnName": "label",
+                "trainingData": {"jobInputType": "mltable", "uri": "training-mltable-folder"},
+                "validationData": {"jobInputType": "mltable", "uri": "validation-mltable-folder"},
+                "limitSettings": {"maxTrials": 1, "timeout": "PT1H"},
+                "modelSettings": {"modelName": "mobilenetv2", "numberOfEpochs": 10, "trainingBatchSize": 16},
+            },
+        }
+    }
+    (tmp_path / "body.json").write_text(json.dumps(body))
+    validated = [
+        json.loads(CliRunner().invoke(job, ["validate", "--file", str(file)]).stdout)
+        for file in (job_file, tmp_path / "body.json")
+    ]
+    assert validated[0]["result"] == "Succeeded"
+    assert validated[0]["parameters"]["number_of_epochs"] == {"value": 10, "origin": "user"}
+    for document in validated:  # a seed is drawn for each
+        document["parameters"].pop("random_seed")
+    assert validated[0] == validated[1]
+
+
 @pytest.mark.parametrize(
     ("layout", "source", "classes"),
     [
@@ -126,10 +181,6 @@ def test_voc_and_coco_of_the_same_photographs_agree_to_a_pixel(tmp_path: Path) -
 def test_pictures_from_above_convert(layout: str, source: str, classes: dict[str, int], tmp_path: Path) -> None:
     task = "image_object_detection"
     if layout == "coco":  # one picture cannot be split
-        from clearsight.tasks import Task
-        from clearsight.training.converters import Request
-        from clearsight.training.converters.coco import read_coco
-
         converted = read_coco(Request(SHARED / source, Task(task)))
         assert len(json.loads(converted.entries[0].label)) == classes["car"]
     else:

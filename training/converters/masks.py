@@ -91,14 +91,13 @@ def _objects(file: Path, size_wh: tuple[int, int], is_one_object: bool, label: s
         raise BadAnnotation(
             f"must have the size of the upright picture, {size_wh[0]}x{size_wh[1]}, but has {width}x{height}"
         )
-    if is_one_object:
-        ids_HW = (ids_HW != 0).astype(np.int64)
+    numbers = [None] if is_one_object else [number for number in np.unique(ids_HW) if number != 0]
     objects = []
-    for number in np.unique(ids_HW):
-        if number == 0:
+    for number in numbers:
+        place = str(file) if number is None else f"{file}: object {number}"
+        rings, num_holes = rings_from_mask(ids_HW != 0 if number is None else ids_HW == number)
+        if not rings:
             continue
-        place = str(file) if is_one_object else f"{file}: object {number}"
-        rings, num_holes = rings_from_mask(ids_HW == number)
         if num_holes:
             notes.count("object with holes, which polygons cannot have: filled", place)
         objects.append(Marked(place, label, rings=rings))
