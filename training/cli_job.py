@@ -43,7 +43,11 @@ def job() -> None:
 
 
 _file_option = click.option(
-    "--file", "-f", required=True, type=click.Path(path_type=Path), help="Job file (Azure's automl image job YAML)."
+    "--file",
+    "-f",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Azure's job file, or the body of its REST API.",
 )
 _set_option = click.option(
     "--set",

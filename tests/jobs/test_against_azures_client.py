@@ -115,3 +115,52 @@ def test_what_azures_client_refuses_is_refused(changes: Any, azure: Any, tmp_pat
         azure.load_job(file)
     assert type(caught.value).__module__.startswith(("azure", "marshmallow"))
     assert read_job(document).faults
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"display_name": "", "description": "", "tags": {"a": None}, "log_verbosity": "NotSet"},
+        {"outputs": {"best_model": None}},
+        {
+            "outputs": {
+                "best_model": {"type": "mlflow_model", "path": "azureml://datastores/d/paths/x", "mode": "upload"}
+            }
+        },
+        {"resources": {"instance_type": "a", "instance_count": 2, "shm_size": "2g", "docker_args": ["--ipc", "host"]}},
+        {"resources": {"locations": ["westeurope"], "max_instance_count": 3, "properties": {"a": {"b": "c"}}}},
+        {"identity": {"type": "user_identity"}, "environment_variables": {"A": "b"}},
+        {"properties": {"node_count_per_trial": "2", "other": None}},
+        {"training_data": {"path": "azureml:training@latest", "mode": "eval_mount", "type": "mltable"}},
+        {"training_data": {"path": "wasbs://container@account.blob.core.windows.net/folder"}},
+        {"limits": {"max_trials": "3", "max_concurrent_trials": 2, "timeout_minutes": "60"}},
+        {"training_parameters": {"nesterov": "yes", "early_stopping": "off", "ams_gradient": 1, "distributed": "T"}},
+        {"training_parameters": {"learning_rate": "1e-3", "number_of_epochs": "3", "weight_decay": 0}},
+        {"training_parameters": {"optimizer": "Adamw", "learning_rate_scheduler": "None", "advanced_settings": "{}"}},
+        {"training_parameters": {"validation_metric_type": "CocoVoc", "log_validation_loss": "Disable"}},
+        {"sweep": {"sampling_algorithm": "RANDOM"}, "search_space": [{"learning_rate": 0.1, "min_size": 600}]},
+        {
+            "sweep": {"sampling_algorithm": {"type": "random", "seed": 3, "rule": "sobol"}},
+            "search_space": [{"momentum": {"type": "qlognormal", "mu": 0, "sigma": 1, "q": 0.1}}],
+        },
+        {
+            "sweep": {
+                "sampling_algorithm": "Grid",
+                "early_termination": {"type": "truncation_selection", "truncation_percentage": 20},
+            },
+            "search_space": [{"number_of_epochs": {"type": "choice", "values": [1, 2]}, "optimizer": "Sgd"}],
+        },
+        {
+            "sweep": {"sampling_algorithm": "bayesian"},
+            "search_space": [{"min_size": {"type": "QUniform", "min_value": 500, "max_value": 800, "q": 100}}],
+        },
+    ],
+    ids=str,
+)
+def test_what_azures_client_accepts_is_accepted(changes: Any, azure: Any, tmp_path: Path) -> None:
+    document = {**yaml.safe_load(SEGMENTATION), **changes}
+    file = tmp_path / "job.yml"
+    file.write_text(yaml.safe_dump(document))
+    assert azure.load_job(file) is not None
+    assert read_job(document).faults == ()
