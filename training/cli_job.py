@@ -103,9 +103,9 @@ def create(
 @result_options
 @click.pass_context
 def resume(ctx: click.Context, name: str, no_wait: bool, stream: bool) -> dict[str, Any]:
-    r"""Go on with a job that was canceled, failed, or lost its process or its machine.
+    r"""Go on with an interrupted job.
 
-    The same run goes on from its last checkpoint with the same settings, and ends as if it had not been interrupted
+    It was canceled, failed, or lost its process or its machine. The same run goes on from its last checkpoint with the same settings, and ends as if it had not been interrupted
     (on a CPU to the last digit). The job's time limit starts anew. Options and exit codes are those of create.
 
     \b
@@ -236,7 +236,7 @@ def list_(max_results: int | None, experiment_name: str | None) -> list[dict[str
 @result_options
 @click.pass_context
 def stream(ctx: click.Context, name: str) -> dict[str, Any]:
-    r"""Watch a job that another process runs, or see again what an ended one showed.
+    r"""Watch a job, or see an ended one again.
 
     Ends with the job, and with the exit code of `job create`. Ctrl-C leaves the view and not the job.
 
@@ -252,7 +252,9 @@ def stream(ctx: click.Context, name: str) -> dict[str, Any]:
 @click.option("--no-wait", is_flag=True, help="Return when the job was asked to stop, not when it has.")
 @result_options
 def cancel(name: str, no_wait: bool) -> dict[str, Any]:
-    r"""Stop a job at its next step, with a checkpoint from which `job resume` goes on.
+    r"""Stop a job at its next step.
+
+    It keeps a checkpoint, from which `job resume` goes on.
 
     \b
     Examples:

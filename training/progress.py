@@ -126,14 +126,15 @@ class JobView:
 
     def _show_progress(self, event: Mapping[str, Any]) -> None:
         self._pace.observe(event)
-        rest = [f"batch {event['batch']}/{event['num_batches']}", f"loss {event['loss']:.4f}"]
-        rest.append(f"lr {event['learning_rate']:.2g}")
-        if self._pace.images_per_s is not None:
-            rest.append(f"{self._pace.images_per_s:.3g} images/s")
-        if self._last is not None and self._best is not None:
-            rest.append(f"{self._metric} {self._last:.4f} (best {self._best[0]:.4f} in epoch {self._best[1] + 1})")
+        rest = [f"batch {event['batch']}/{event['num_batches']}"]  # a narrow terminal cuts off what stands last
         if self._pace.left_s is not None:
             rest.append(f"{timedelta(seconds=round(self._pace.left_s))} left")
+        if self._pace.images_per_s is not None:
+            rest.append(f"{self._pace.images_per_s:.3g} images/s")
+        rest.append(f"loss {event['loss']:.4f}")
+        if self._last is not None and self._best is not None:
+            rest.append(f"{self._metric} {self._last:.4f} (best {self._best[0]:.4f} in epoch {self._best[1] + 1})")
+        rest.append(f"lr {event['learning_rate']:.2g}")
         self._progress.update(
             self._task,
             description=f"epoch {event['epoch'] + 1}/{self._num_epochs}",

@@ -85,7 +85,9 @@ def test_a_terminal_shows_speed_time_and_best_pass(make_view: MakeView) -> None:
         terminal=True,
     )
     assert "epoch 3/4" in text
-    assert "batch 4/10  loss 0.5000  lr 0.01  16 images/s  accuracy 0.5000 (best 0.7500 in epoch 1)" in text
+    assert (
+        "batch 4/10  0:00:08 left  16 images/s  loss 0.5000  accuracy 0.5000 (best 0.7500 in epoch 1)  lr 0.01" in text
+    )
 
 
 def test_what_an_earlier_attempt_reached_is_remembered(make_view: MakeView) -> None:
