@@ -105,8 +105,9 @@ def create(
 def resume(ctx: click.Context, name: str, no_wait: bool, stream: bool) -> dict[str, Any]:
     r"""Go on with an interrupted job.
 
-    It was canceled, failed, or lost its process or its machine. The same run goes on from its last checkpoint with the same settings, and ends as if it had not been interrupted
-    (on a CPU to the last digit). The job's time limit starts anew. Options and exit codes are those of create.
+    It was canceled, failed, or lost its process or its machine. The same run goes on from its last checkpoint with the
+    same settings, and ends as if it had not been interrupted (on a CPU to the last digit). The job's time limit starts
+    anew. Options and exit codes are those of create.
 
     \b
     Examples:
