@@ -51,18 +51,21 @@ def draw_confusion_per_class(matrices_K22: Ints, shares_K22: Floats, report: Rep
         for row in zip(counts.tolist(), shares.tolist(), strict=True)
     ]
     title = _title("Confusion of each class", shown, names)
-    axes = _draw([names[k] for k in shown], ["found", "missed", "false alarm", "rightly not"], texts, shares, title)
+    headings = ["found", "missed", "false alarm", "rightly not"]
+    axes = _draw([names[k] for k in shown], headings, texts, shares, title, head=2.0)
     for start, heading in ((0, "pictures with the class"), (2, "pictures without it")):
-        axes.text(start, -1.55, heading, color=MUTED, va="center")
-        axes.plot([start, start + 2 - _GAP], [-1.15] * 2, color=RULE, linewidth=0.8)
-    axes.set_ylim(axes.get_ylim()[0], -2.2)
+        axes.text(start, -1.95, heading, color=MUTED, va="center")
+        axes.plot([start, start + 2 - _GAP], [-1.45] * 2, color=RULE, linewidth=0.8)
     return axes
 
 
-def _draw(row_names: list[str], headings: list[str], texts: list[list[str]], shares_RC: Floats, title: str) -> Axes:
+def _draw(
+    row_names: list[str], headings: list[str], texts: list[list[str]], shares_RC: Floats, title: str, head: float = 1.0
+) -> Axes:
+    """`head`: rows left free above the first for headings; bars are as wide as their share, none for NaN."""
     num_rows, num_columns = shares_RC.shape
-    axes = blank_axes(_COLUMN * num_columns, _ROW * (num_rows + 1))
-    axes.set(title=title, xlim=(0, num_columns), ylim=(num_rows - 0.5, -1.5))
+    axes = blank_axes(_COLUMN * num_columns, _ROW * (num_rows + head))
+    axes.set(title=title, xlim=(0, num_columns), ylim=(num_rows - 0.5, -0.5 - head))
     for column, heading in enumerate(headings):
         axes.text(column, -0.85, heading, color=MUTED, va="center")
     for row, name in enumerate(row_names):

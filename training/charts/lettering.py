@@ -31,18 +31,17 @@ class Lettering:
 
 
 def choose_lettering(classes: Sequence[str]) -> Lettering:
-    """Names on one line of at most 32 characters and, where two would look the same, their class id.
+    """Names on one line of at most 32 characters; a character that no installed font has becomes a square.
 
-    A character that no installed font has becomes a square; the JSON files keep the true names.
+    The class id follows where it is needed to tell which name is meant. The JSON files keep the true names.
     """
     lines = [" ".join("".join(c for c in name if c not in _DIRECTIONS).split()) for name in classes]
     families, missing = _fonts_for(lines)
     drawable = ["".join(_MISSING if c in missing else c for c in line) for line in lines]
     short = [_shortened(line) for line in drawable]
     count = Counter(short)
-    names = [
-        name if name and count[name] == 1 else f"{name} [{class_id}]".strip() for class_id, name in enumerate(short)
-    ]
+    is_plain = [bool(name) and count[name] == 1 and _MISSING not in name for name in short]
+    names = [name if is_plain[k] else f"{name} [{k}]".strip() for k, name in enumerate(short)]
     return Lettering(tuple(names), tuple(families))
 
 
