@@ -1,6 +1,7 @@
 """Writes the charts of one trial: four JSON files and their pictures."""
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def _to_json(document: Any) -> bytes:
 def _pictures(
     confusion: Ints, roc: Curves, precision_recall: Curves, report: Report, classes: tuple[str, ...]
 ) -> Iterator[tuple[str, bytes]]:
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # `log_verbosity: debug` means ours, not every font
     # Only a trial that has reached its end draws; matplotlib takes half a second to import.
     from clearsight.training.charts.draw_curves import draw_curves
     from clearsight.training.charts.draw_matrix import draw_matrix
