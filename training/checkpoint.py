@@ -102,6 +102,7 @@ class Checkpoints:
             index, _, key = name.partition(".")
             state.setdefault(int(index), {})[key] = tensor
         optimizer.load_state_dict({**document, "state": state})
+        _lay_out_like_parameters(optimizer)
         torch.random.set_rng_state(tensors[f"{_RANDOM}cpu"])
         if torch.cuda.is_available() and f"{_RANDOM}cuda" in tensors:
             torch.cuda.set_rng_state(tensors[f"{_RANDOM}cuda"])
@@ -120,6 +121,18 @@ class Checkpoints:
 def save_weights(file: Path, network: nn.Module) -> None:
     """Write weights alone, for `checkpoint_frequency`."""
     _save(file, _plain(network.state_dict()), {})
+
+
+def _lay_out_like_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Give each state the memory order of its parameter.
+
+    Files know no channels-last order, and fused steps walk the memory of both side by side: with momenta in another
+    order, every step after a resume would mix up the elements (seen with torch 2.13).
+    """
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _plain(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from clearsight.workspace import Workspace
 WriteJob = Callable[..., Path]
 PROGRAM = (sys.executable, "-c", "from clearsight.cli import main; main()", "job")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 class Jobs:
@@ -74,13 +74,13 @@ def test_a_job_stopped_and_killed_in_mid_epoch_ends_as_one_left_alone(
 ) -> None:
     """Canceled (a checkpoint), resumed, killed with its process (no checkpoint since), resumed: the same weights."""
     sizes = {"training_crop_size": 32, "validation_crop_size": 32, "validation_resize_size": 36}
-    file = write_job(tmp_path, texture_folder, number_of_epochs=6, early_stopping=0, training_batch_size=2, **sizes)
+    file = write_job(tmp_path, texture_folder, number_of_epochs=3, early_stopping=0, training_batch_size=3, **sizes)
     outputs = ("--set", "outputs=null")
     jobs.run("create", "-f", str(file), "-n", "calm", *outputs)
 
     jobs.run("create", "-f", str(file), "-n", "torn", *outputs, "--no-wait")
     torn, trial = jobs.folder("torn"), jobs.folder("torn_HD_0")
-    jobs.wait(lambda: any(one["kind"] == "progress" and one["batch"] > 5 for one in jobs.events("torn")))
+    jobs.wait(lambda: any(one["kind"] == "progress" and one["batch"] > 3 for one in jobs.events("torn")))
     assert jobs.run("cancel", "-n", "torn")["status"] == "Canceled"
     assert trial.read_status().status == "Canceled"
 
