@@ -1,11 +1,12 @@
 """Checkpoints: one safetensors file with everything that going on needs, and the best weights so far.
 
 ```
-checkpoints/last.safetensors          weights, optimizer, random state; counters as JSON in the file's metadata
+checkpoints/last.safetensors          weights and optimizer; counters and gradient scaler as JSON in the file's metadata
 checkpoints/best_<epoch>.safetensors  weights of the best validation pass
 ```
 
-Files are written beside their place and renamed, so a kill at any moment leaves the old checkpoint or the new one.
+There is no random state to keep: order, views and dropout are functions of the seed and of the counters. Files are
+written beside their place and renamed, so a kill at any moment leaves the old checkpoint or the new one.
 No pickle is involved.
 """
 
@@ -26,12 +27,12 @@ from clearsight.errors import ClearsightError
 __all__ = ["Checkpoints", "Counters", "save_weights"]
 
 _LAST: Final = "last.safetensors"
-_MODEL, _OPTIMIZER, _RANDOM = "model.", "optimizer.", "random."
+_MODEL, _OPTIMIZER = "model.", "optimizer."
 
 
 @dataclass(slots=True)
 class Counters:
-    """Where a training run stands. Sums run over the pictures of the present epoch."""
+    """Where a training run stands. Sums run over the pictures of the present epoch, of all processes."""
 
     epoch: int = 0
     batch: int = 0
@@ -47,6 +48,8 @@ class Counters:
     best_metric: float | None = None
     num_passes: int = 0
     num_stale: int = 0
+    num_processes: int = 1
+    """Processes that train together; `batch` and `step` count what they do as one."""
 
     def start_epoch(self, epoch: int) -> None:
         """Begin an epoch: sums and batches at zero."""
@@ -75,23 +78,29 @@ class Checkpoints:
         """Keep the weights of a validation pass. Older ones stay until `save_last` no longer refers to them."""
         _save(self.best_file(epoch), _plain(network.state_dict()), {})
 
-    def save_last(self, network: nn.Module, optimizer: torch.optim.Optimizer, counters: Counters) -> None:
-        """Keep everything that going on needs."""
+    def save_last(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        counters: Counters,
+    ) -> None:
+        """Keep everything that going on needs. To be called between two optimizer steps."""
         tensors = {f"{_MODEL}{name}": tensor for name, tensor in _plain(network.state_dict()).items()}
         for index, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 if isinstance(value, torch.Tensor):
                     tensors[f"{_OPTIMIZER}{index}.{key}"] = value.detach().cpu().contiguous()
-        tensors[f"{_RANDOM}cpu"] = torch.random.get_rng_state()
-        if torch.cuda.is_available():
-            tensors[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state()
-        _save(self.last_file, tensors, {"counters": json.dumps(asdict(counters))})
+        metadata = {"counters": json.dumps(asdict(counters)), "scaler": json.dumps(scaler.state_dict())}
+        _save(self.last_file, tensors, metadata)
         for file in self._folder.glob("best_*.safetensors"):
             if counters.best_epoch is None or file != self.best_file(counters.best_epoch):
                 file.unlink(missing_ok=True)
 
-    def load_last(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Counters | None:
-        """Put network, optimizer and random state back; None when there is no checkpoint."""
+    def load_last(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    ) -> Counters | None:
+        """Put network, optimizer and scaler back; None when there is no checkpoint."""
         if not self.last_file.exists():
             return None
         tensors = load_file(self.last_file)
@@ -103,11 +112,10 @@ class Checkpoints:
             state.setdefault(int(index), {})[key] = tensor
         optimizer.load_state_dict({**document, "state": state})
         _lay_out_like_parameters(optimizer)
-        torch.random.set_rng_state(tensors[f"{_RANDOM}cpu"])
-        if torch.cuda.is_available() and f"{_RANDOM}cuda" in tensors:
-            torch.cuda.set_rng_state(tensors[f"{_RANDOM}cuda"])
         with safe_open(self.last_file, framework="pt") as file:
             metadata = file.metadata()
+        if scaler_state := json.loads(metadata["scaler"]):
+            scaler.load_state_dict(scaler_state)
         return Counters.from_json(metadata["counters"])
 
     def load_best(self, network: nn.Module, epoch: int) -> None:

@@ -11,14 +11,20 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Final
 
 import cv2
 import torch
 from torch import nn
 
 from clearsight import environment
+from clearsight.errors import UserError
 
-__all__ = ["Hardware", "choose_hardware", "is_dense"]
+__all__ = ["Hardware", "choose_hardware", "is_dense", "usable_memory_bytes"]
+
+
+_MEMORY_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,10 @@ class Hardware:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
 
+    def gradient_scaler(self) -> torch.amp.GradScaler:
+        """Keeps small gradients of float16 from becoming zero; does nothing in other precisions."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.autocast is torch.float16)
+
     def to_document(self) -> dict[str, str | int]:
         """Plain data for the run's events."""
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
@@ -45,25 +55,43 @@ class Hardware:
         return {"device": device, "precision": precision, "reason": self.reason, "num_threads": self.num_threads}
 
 
-def choose_hardware(network: nn.Module) -> Hardware:
-    """Take the first GPU, else the processor; set the number of threads: `OMP_NUM_THREADS`, else the usable cores."""
+def choose_hardware(network: nn.Module, local_rank: int = 0, num_processes: int = 1) -> Hardware:
+    """Take this process's GPU if there are any, else the processor; set the number of threads.
+
+    Threads: `OMP_NUM_THREADS`, else this process's part of the usable cores.
+    """
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    num_threads = environment.num_threads() or num_cores
+    num_threads = environment.num_threads() or max(1, num_cores // num_processes)
     torch.set_num_threads(num_threads)
     cv2.setNumThreads(0)  # its own pool would compete with torch's; pictures are spread over threads of ours
     if torch.cuda.is_available():
-        has_bf16 = torch.cuda.is_bf16_supported()
-        reason = "the GPU computes in bfloat16" if has_bf16 else "the GPU has no bfloat16"
-        return Hardware(torch.device("cuda", 0), torch.bfloat16 if has_bf16 else None, reason, num_threads)
-    autocast: torch.dtype | None
-    reason, autocast = "the processor has matrix units and the network is dense", torch.bfloat16
-    if not torch.cpu._is_amx_tile_supported():
-        reason, autocast = "no matrix units", None
-    elif not is_dense(network):
-        reason, autocast = "depthwise convolutions gain nothing", None
-    elif not _matrix_units_work():
-        reason, autocast = "the processor announces matrix units, but using them ends the process", None
+        return _on_gpu(local_rank, num_threads)
+    autocast, reason = _cpu_precision(network)
     return Hardware(torch.device("cpu"), autocast, reason, num_threads)
+
+
+def _on_gpu(local_rank: int, num_threads: int) -> Hardware:
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"each process must have a GPU of its own, but there are {torch.cuda.device_count()} and this is process "
+            f"{local_rank + 1}; lower the number of processes"
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return Hardware(device, torch.bfloat16, "the GPU computes in bfloat16", num_threads)
+    return Hardware(device, torch.float16, "the GPU has no units for bfloat16: float16 with scaled losses", num_threads)
+
+
+def _cpu_precision(network: nn.Module) -> tuple[torch.dtype | None, str]:
+    """Precision of training on the processor, and why."""
+    if not torch.cpu._is_amx_tile_supported():
+        return None, "no matrix units"
+    if not is_dense(network):
+        return None, "depthwise convolutions gain nothing"
+    if not _matrix_units_work():
+        return None, "the processor announces matrix units, but using them ends the process"
+    return torch.bfloat16, "the processor has matrix units and the network is dense"
 
 
 @cache
@@ -81,3 +109,14 @@ def is_dense(network: nn.Module) -> bool:
     """Whether no convolution is depthwise."""
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     return not any(module.groups == module.in_channels > 1 for module in convolutions)
+
+
+def usable_memory_bytes() -> int:
+    """Memory that this process may use: that of the machine, or less in a container with a limit (cgroup v2 or v1)."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for file in _MEMORY_LIMITS:
+        try:
+            memory = min(memory, int(file.read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return memory

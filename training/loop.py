@@ -1,35 +1,44 @@
 """The training loop: batches, loss, step, evaluation, checkpoint. Stops at the end, early, or when asked.
 
-Everything that a run remembers between two optimizer steps is in the network, the optimizer, torch's random state and
-`Counters`; a checkpoint holds exactly these, so an interrupted run ends as an undisturbed one.
+Everything that a run remembers between two optimizer steps is in the network, the optimizer, the gradient scaler and
+`Counters`; a checkpoint holds exactly these, so an interrupted run ends as an undisturbed one. What is random is drawn
+anew at each step from (seed, step, rank). Several processes (`Ranks`) walk through this file in step: they ask each
+other at the same lines, and the first one writes.
 """
 
-import math
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from clearsight.errors import TrainingError
+from clearsight.errors import UserError
 from clearsight.tasks import Task
 from clearsight.training.checkpoint import Checkpoints, Counters
 from clearsight.training.datasets import Batch, EvaluationSet, TrainingSet
 from clearsight.training.early_stopping import EarlyStopping
+from clearsight.training.epoch_sums import EpochSums, diverged
+from clearsight.training.evaluation import predict
 from clearsight.training.hardware import Hardware
 from clearsight.training.metrics import classification_metrics, probabilities
+from clearsight.training.ranks import Ranks
 from clearsight.training.schedule import Schedule
 
-__all__ = ["Ending", "Listener", "LoopOptions", "TrainingRun", "evaluate", "train"]
+__all__ = ["Ending", "Listener", "LoopOptions", "TrainingRun", "smallest_batch", "train"]
+
+log = logging.getLogger("clearsight.trial")
 
 Ending = Literal["all_epochs", "early_stopping", "canceled"]
 
 _REPORT_S: Final = 0.5
 _CHECKPOINT_S: Final = 30.0  # a checkpoint of resnet18 with its momentum is 90 MB
+_CHECKPOINT_SHARE: Final = 0.02  # of the time at most: that of a large network takes seconds
+_BATCH_NORM: Final = nn.modules.batchnorm._BatchNorm
+_SAVE, _STOP = 1, 2  # what a process may ask for between two steps; the highest wish wins
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +53,15 @@ class LoopOptions:
     """Epochs between validation passes; the last epoch is always validated."""
     checkpoint_frequency: int | None = None
     """Epochs between kept weights."""
+    seed: int = 0
+    """Of what the network draws in training, such as dropout."""
 
 
 class Listener(Protocol):
     """Hears of progress."""
 
     def progress(self, counters: Counters, num_batches: int, loss: float, learning_rate: float) -> None:
-        """About twice a second. `loss` is the mean of the epoch so far."""
+        """About twice a second. `loss` is the mean of the epoch so far, of this process's pictures."""
 
     def evaluated(self, counters: Counters, metrics: Mapping[str, float], improved: bool) -> None:
         """After each validation pass."""
@@ -79,6 +90,7 @@ class TrainingRun:
     checkpoints: Checkpoints
     listener: Listener
     should_stop: Callable[[], bool]
+    ranks: Ranks = field(default_factory=Ranks)
     counters: Counters = field(default_factory=Counters)
 
 
@@ -88,153 +100,162 @@ def train(run: TrainingRun) -> Ending:
     `run.counters` says afterwards which pass was the best; its weights are in the checkpoint folder. Raises
     `TrainingError` when the loss is no longer finite.
     """
-    _restore(run)
-    counters, options = run.counters, run.options
-    saved_at = time.monotonic()
-    while counters.epoch < options.num_epochs and not run.early_stopping.should_stop:
-        if not _train_epoch(run):
-            run.checkpoints.save_last(run.network, run.optimizer, counters)
-            return "canceled"
-        epoch = counters.epoch
-        is_last = epoch == options.num_epochs - 1
-        if (epoch + 1) % options.evaluation_frequency == 0 or is_last:
-            _validate(run)
-        if options.checkpoint_frequency is not None and (epoch + 1) % options.checkpoint_frequency == 0:
-            run.listener.keep_weights(run.network, epoch)
-        counters.start_epoch(epoch + 1)
-        if is_last or run.early_stopping.should_stop or time.monotonic() - saved_at > _CHECKPOINT_S:
-            run.checkpoints.save_last(run.network, run.optimizer, counters)
-            saved_at = time.monotonic()
-    return "all_epochs" if counters.epoch >= options.num_epochs else "early_stopping"
+    return _Loop(run).run_to_end()
 
 
-def evaluate(network: nn.Module, data: EvaluationSet, task: Task, device: torch.device) -> dict[str, float]:
-    """Metrics of one pass over the validation set, in float32."""
-    probs_NK = probabilities(_predict(network, data, device), task)
-    return classification_metrics(data.targets, probs_NK, task)
+class _Loop:
+    """The run at work."""
 
+    def __init__(self, run: TrainingRun) -> None:
+        self._run = run
+        self._scaler = run.hardware.gradient_scaler()
+        self._restore()
+        self._module = run.ranks.wrap(run.network, run.hardware.device)
+        self._saved_at = time.monotonic()
+        self._pause_s = _CHECKPOINT_S
 
-def _restore(run: TrainingRun) -> None:
-    counters = run.checkpoints.load_last(run.network, run.optimizer)
-    if counters is None:
-        return
-    run.counters = counters
-    stopping = run.early_stopping
-    stopping.best, stopping.num_passes, stopping.num_stale = (
-        counters.best_metric,
-        counters.num_passes,
-        counters.num_stale,
-    )
+    def run_to_end(self) -> Ending:
+        run, counters, options = self._run, self._run.counters, self._run.options
+        while counters.epoch < options.num_epochs and not run.early_stopping.should_stop:
+            if not self._train_epoch():
+                return "canceled"
+            epoch = counters.epoch
+            is_last = epoch == options.num_epochs - 1
+            if (epoch + 1) % options.evaluation_frequency == 0 or is_last:
+                self._validate()
+            if options.checkpoint_frequency is not None and (epoch + 1) % options.checkpoint_frequency == 0:
+                run.listener.keep_weights(run.network, epoch)
+            counters.start_epoch(epoch + 1)
+        self._save()
+        return "all_epochs" if counters.epoch >= options.num_epochs else "early_stopping"
 
+    def _restore(self) -> None:
+        run, stopping = self._run, self._run.early_stopping
+        counters = run.checkpoints.load_last(run.network, run.optimizer, self._scaler)
+        if counters is None:
+            run.counters.num_processes = run.ranks.size
+            return
+        if counters.num_processes != run.ranks.size:
+            raise UserError(
+                f"a run must go on with as many processes as it began with, {counters.num_processes}, but got "
+                f"{run.ranks.size}"
+            )
+        run.counters = counters
+        stopping.best, stopping.num_passes, stopping.num_stale = (
+            counters.best_metric,
+            counters.num_passes,
+            counters.num_stale,
+        )
 
-def _train_epoch(run: TrainingRun) -> bool:
-    """Finish the present epoch; False when stopped before its end, on a step boundary."""
-    counters, accumulation = run.counters, run.options.accumulation
-    _set_training_mode(run.network, run.frozen_prefixes)
-    num_batches = run.training.num_batches
-    sums = _Sums(counters, run.hardware.device)
-    reported_at = time.monotonic()
-    batches = run.training.epoch(counters.epoch, first_batch=counters.batch)
-    for group in _groups(batches, accumulation):
+    def _train_epoch(self) -> bool:
+        """Finish the present epoch; False when stopped before its end, on a step boundary, with a checkpoint."""
+        run, counters = self._run, self._run.counters
+        _set_training_mode(run.network, run.frozen_prefixes)
+        num_batches = run.training.num_batches
+        sums = EpochSums(run.task, counters, run.hardware.device, run.ranks)
+        reported_at = time.monotonic()
+        batches = run.training.epoch(counters.epoch, first_batch=counters.batch)
+        for group in _groups(batches, run.options.accumulation):
+            wish = run.ranks.highest(self._wish())
+            if wish:
+                sums.write_total(counters)
+                self._save()
+            if wish == _STOP:
+                return False
+            learning_rate = self._step(group, sums)
+            counters.step += 1
+            counters.batch += len(group)
+            if time.monotonic() - reported_at > _REPORT_S or counters.batch == num_batches:
+                run.listener.progress(counters, num_batches, sums.mean_loss(counters.epoch), learning_rate)
+                reported_at = time.monotonic()
+        sums.write_total(counters)
+        return True
+
+    def _wish(self) -> int:
+        run = self._run
         if run.should_stop():
-            sums.write()
-            return False
-        learning_rate = run.options.learning_rate * run.schedule.multiplier(counters.step)
+            return _STOP
+        is_due = run.ranks.is_first and time.monotonic() - self._saved_at > self._pause_s
+        return _SAVE if is_due else 0
+
+    def _step(self, group: list[Batch], sums: EpochSums) -> float:
+        """One optimizer step; return its learning rate."""
+        run, step = self._run, self._run.counters.step
+        learning_rate = run.options.learning_rate * run.schedule.multiplier(step)
         for parameters in run.optimizer.param_groups:
             parameters["lr"] = learning_rate
         run.optimizer.zero_grad(set_to_none=True)
-        for batch in group:
-            _accumulate_gradients(run, batch, sums)
-        run.optimizer.step()
-        counters.step += 1
-        counters.batch += len(group)
-        if time.monotonic() - reported_at > _REPORT_S or counters.batch == num_batches:
-            sums.write()
-            _require_finite(counters)
-            run.listener.progress(counters, num_batches, counters.loss_sum / counters.num_images, learning_rate)
-            reported_at = time.monotonic()
-    sums.write()
-    return True
+        draw = np.random.SeedSequence((run.options.seed, step, run.ranks.rank))
+        torch.manual_seed(int(draw.generate_state(1, np.uint64)[0] >> 1))
+        for batch in group[:-1]:
+            with run.ranks.without_averaging(self._module):
+                self._accumulate_gradients(batch, sums)
+        self._accumulate_gradients(group[-1], sums)
+        self._scaler.step(run.optimizer)
+        self._scaler.update()
+        return learning_rate
+
+    def _accumulate_gradients(self, batch: Batch, sums: EpochSums) -> None:
+        run, device = self._run, self._run.hardware.device
+        images_NCHW = _to_network_input(batch, run.mean, run.std, device)
+        targets = torch.from_numpy(batch.targets).to(device)
+        with run.hardware.training_pass():
+            logits_NK = self._module(images_NCHW).float()
+        loss = run.loss(logits_NK, targets)
+        self._scaler.scale(loss * (batch.weight / run.options.accumulation)).backward()
+        sums.add(loss.detach(), logits_NK.detach(), targets, run.counters.step)
+
+    def _validate(self) -> None:
+        run, counters = self._run, self._run.counters
+        run.ranks.equalize_buffers(run.network)
+        logits_NK = predict(run.network, run.validation, run.hardware.device, run.ranks)
+        if not np.isfinite(logits_NK).all():
+            raise diverged("the network's answers", counters.epoch, counters.step)
+        metrics = classification_metrics(run.validation.targets, probabilities(logits_NK, run.task), run.task)
+        metrics["training_loss"] = counters.loss_sum / counters.num_images
+        metrics["accuracy_train"] = counters.num_correct / counters.num_images
+        metrics["log_loss_train"] = counters.log_loss_sum / counters.num_images
+        improved = run.early_stopping.observe(metrics[run.task.primary_metric])
+        if improved:
+            counters.best_epoch, counters.best_metric = counters.epoch, run.early_stopping.best
+            if run.ranks.is_first:
+                run.checkpoints.save_best(run.network, counters.epoch)
+        counters.num_passes, counters.num_stale = run.early_stopping.num_passes, run.early_stopping.num_stale
+        name = run.task.primary_metric
+        log.info("epoch %d: %s %.4f", counters.epoch + 1, name, metrics[name])
+        run.listener.evaluated(counters, metrics, improved)
+
+    def _save(self) -> None:
+        run, began_at = self._run, time.monotonic()
+        if run.ranks.is_first:
+            run.checkpoints.save_last(run.network, run.optimizer, self._scaler, run.counters)
+        self._saved_at = time.monotonic()
+        self._pause_s = max(_CHECKPOINT_S, (self._saved_at - began_at) / _CHECKPOINT_SHARE)
 
 
-def _accumulate_gradients(run: TrainingRun, batch: Batch, sums: "_Sums") -> None:
-    device = run.hardware.device
-    images_NCHW = _to_network_input(batch.images_NPPC, run.mean, run.std, device)
-    targets = torch.from_numpy(batch.targets).to(device)
-    with run.hardware.training_pass():
-        logits_NK = run.network(images_NCHW).float()
-    loss = run.loss(logits_NK, targets)
-    (loss / run.options.accumulation).backward()
-    sums.add(loss.detach(), logits_NK.detach(), targets, run.task)
-
-
-class _Sums:
-    """Sums over an epoch, kept on the device until they are read."""
-
-    def __init__(self, counters: Counters, device: torch.device) -> None:
-        self._counters = counters
-        self._num_images = counters.num_images
-        start = [counters.loss_sum, counters.log_loss_sum, counters.num_correct]
-        self._sums = torch.tensor(start, dtype=torch.float64, device=device)
-
-    def add(self, loss: torch.Tensor, logits_NK: torch.Tensor, targets: torch.Tensor, task: Task) -> None:
-        count = len(targets)
-        if task is Task.MULTI_CLASS:
-            log_loss = nn.functional.cross_entropy(logits_NK, targets)
-            correct = (logits_NK.argmax(dim=1) == targets).sum()
-        else:
-            log_loss = nn.functional.binary_cross_entropy_with_logits(logits_NK, targets)
-            correct = ((logits_NK >= 0) == (targets > 0.5)).all(dim=1).sum()
-        self._sums += torch.stack([loss.double() * count, log_loss.double() * count, correct.double()])
-        self._num_images += count
-
-    def write(self) -> None:
-        """Bring the counters up to date; waits for the device."""
-        counters = self._counters
-        counters.loss_sum, counters.log_loss_sum, counters.num_correct = self._sums.tolist()
-        counters.num_images = self._num_images
-
-
-def _validate(run: TrainingRun) -> None:
-    counters = run.counters
-    metrics = evaluate(run.network, run.validation, run.task, run.hardware.device)
-    metrics["training_loss"] = counters.loss_sum / counters.num_images
-    metrics["accuracy_train"] = counters.num_correct / counters.num_images
-    metrics["log_loss_train"] = counters.log_loss_sum / counters.num_images
-    improved = run.early_stopping.observe(metrics[run.task.primary_metric])
-    if improved:
-        counters.best_epoch, counters.best_metric = counters.epoch, run.early_stopping.best
-        run.checkpoints.save_best(run.network, counters.epoch)
-    counters.num_passes, counters.num_stale = run.early_stopping.num_passes, run.early_stopping.num_stale
-    run.listener.evaluated(counters, metrics, improved)
-
-
-def _predict(network: nn.Module, data: EvaluationSet, device: torch.device) -> npt.NDArray[np.float32]:
-    network.eval()
-    outputs = []
-    with torch.inference_mode():
-        for images in data.batches():
-            images_NCHW = torch.from_numpy(images).to(device, memory_format=torch.channels_last)
-            outputs.append(network(images_NCHW).float())
-        return np.asarray(torch.cat(outputs).cpu().numpy(), np.float32)
-
-
-def _to_network_input(
-    images_NPPC: npt.NDArray[np.uint8], mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> torch.Tensor:
-    """Normalise float32 (N, C, P, P) as a view of channels-last memory, which is how the pictures lie."""
-    images = torch.from_numpy(images_NPPC).to(device).float()
-    scale = 255.0 * torch.tensor(std, device=device)
-    shift = 255.0 * torch.tensor(mean, device=device)
-    return images.sub_(shift).div_(scale).permute(0, 3, 1, 2)
+def smallest_batch(network: nn.Module, frozen_prefixes: tuple[str, ...]) -> int:
+    """How many pictures a batch needs: 2 when a batch norm learns from it, else 1."""
+    _set_training_mode(network, frozen_prefixes)
+    learns = any(isinstance(module, _BATCH_NORM) and module.training for module in network.modules())
+    return 2 if learns else 1
 
 
 def _set_training_mode(network: nn.Module, frozen_prefixes: tuple[str, ...]) -> None:
     """Training mode, but for the batch norms of frozen layers, whose statistics stay."""
     network.train()
     for name, module in network.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and f"{name}.".startswith(frozen_prefixes or ("\0",)):
+        if isinstance(module, _BATCH_NORM) and f"{name}.".startswith(frozen_prefixes):
             module.eval()
+
+
+def _to_network_input(
+    batch: Batch, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> torch.Tensor:
+    """Normalise float32 (N, C, P, P) as a view of channels-last memory, which is how the pictures lie."""
+    images = torch.from_numpy(batch.images_NPPC).to(device).float()
+    scale = 255.0 * torch.tensor(std, device=device)
+    shift = 255.0 * torch.tensor(mean, device=device)
+    return images.sub_(shift).div_(scale).permute(0, 3, 1, 2)
 
 
 def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
@@ -246,12 +267,3 @@ def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
             group = []
     if group:
         yield group
-
-
-def _require_finite(counters: Counters) -> None:
-    if not math.isfinite(counters.loss_sum):
-        raise TrainingError(
-            "diverged",
-            f"the loss must stay finite, but it is not at epoch {counters.epoch + 1}, step {counters.step}; "
-            "lower learning_rate or raise warmup_cosine_lr_warmup_epochs",
-        )

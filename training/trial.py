@@ -3,6 +3,8 @@
 The story: spec, data, network, loop, package. The process is told everything by `spec.json` and tells everything
 through the run folder; it never imports mlflow. SIGINT and SIGTERM stop it at the next optimizer step with a
 checkpoint (a second signal ends it at once); started again on the same folder it goes on from there.
+
+Several processes of one trial (see `environment.launch`) run the same story; the first one writes.
 """
 
 import json
@@ -12,7 +14,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,31 +23,36 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import nn
 
-from clearsight.errors import (
-    ClearsightError,
-    Conflict,
-    ExportError,
-    InvalidData,
-    TrainingError,
-    UserError,
-    WeightsMissing,
-)
+from clearsight import environment
+from clearsight.errors import Conflict, ExportError, TrainingError
 from clearsight.exporters.write import write_package
-from clearsight.networks.registry import build_network, frozen_prefixes, spec_for
+from clearsight.networks.registry import build_network, frozen_prefixes
 from clearsight.networks.weights import PretrainedRecord, load_pretrained
 from clearsight.settings import ClassificationSettings
-from clearsight.training.augment import Augmentation
-from clearsight.training.checkpoint import Checkpoints, Counters, save_weights
-from clearsight.training.early_stopping import EarlyStopping
+from clearsight.training.charts import write_charts
+from clearsight.training.checkpoint import Checkpoints, Counters
+from clearsight.training.evaluation import predict
+from clearsight.training.failure import explain, is_out_of_memory
 from clearsight.training.hardware import choose_hardware
-from clearsight.training.loop import Ending, LoopOptions, TrainingRun, train
-from clearsight.training.losses import build_loss, class_weights
-from clearsight.training.optimizer import OptimizerOptions, build_optimizer
+from clearsight.training.loop import Ending, TrainingRun, smallest_batch, train
+from clearsight.training.losses import build_loss
+from clearsight.training.metrics import probabilities
+from clearsight.training.optimizer import build_optimizer
+from clearsight.training.ranks import Ranks, joined
+from clearsight.training.reporter import Reporter
 from clearsight.training.run_folder import RunFolder, RunStatus, now
-from clearsight.training.schedule import Schedule, StepDecay, WarmupCosine
 from clearsight.training.trial_data import Sets, TrialRecords, load_records, make_sets
+from clearsight.training.trial_options import (
+    augmentation_of,
+    class_weights_of,
+    early_stopping_of,
+    loop_options_of,
+    optimizer_options_of,
+    schedule_of,
+    settings_of,
+    warnings_of,
+)
 from clearsight.training.trial_spec import TrialSpec
 from clearsight.workspace import write_atomically
 
@@ -75,56 +82,87 @@ def main(args: Sequence[str]) -> int:
 
 def run_trial(folder: RunFolder, stop: threading.Event) -> RunStatus:
     """Run or go on with a trial; every way it can end is a state of its folder. Setting `stop` cancels it."""
+    launch = environment.launch()
+    if launch is not None and launch.rank > 0:
+        return _run_to_end(folder, RunStatus(), stop, launch)
     with folder.own():
-        return _run_owned(folder, stop)
+        before = folder.read_status()
+        if before.status == "Completed":
+            raise Conflict(f"the run {folder.run_id} must not be {before.status.lower()} to be started")
+        return _run_to_end(folder, before, stop, launch)
 
 
-def _run_owned(folder: RunFolder, stop: threading.Event) -> RunStatus:
-    before = folder.read_status()
-    if before.status == "Completed":
-        raise Conflict(f"the run {folder.run_id} must not be {before.status.lower()} to be started")
+def _run_to_end(
+    folder: RunFolder, status: RunStatus, stop: threading.Event, launch: environment.Launch | None
+) -> RunStatus:
+    reporter = Reporter(folder, is_silent=launch is not None and launch.rank > 0)
     status = replace(
-        before, status="Running", started_at=now(), ended_at=None, pid=os.getpid(), reason=None, message=None
+        status, status="Running", started_at=now(), ended_at=None, pid=os.getpid(), reason=None, message=None
     )
-    folder.write_status(status)
-    folder.append_event("started", pid=os.getpid())
+    reporter.status(status)
+    reporter.event("started", pid=os.getpid())
     try:
         spec = TrialSpec.model_validate_json(folder.spec_file.read_text())
         logging.basicConfig(level=_log_level(spec.log_verbosity), format="%(asctime)s %(levelname)s %(message)s")
-        with _reproducible(int(spec.value("random_seed")), spec.deterministic):
-            status = _run(folder, spec, status, stop)
+        with joined(launch) as ranks, _reproducible(int(spec.value("random_seed")), spec.deterministic):
+            status = _run_among(ranks, folder, spec, status, reporter, stop)
     except KeyboardInterrupt:
         status = replace(status, status="Canceled", reason="canceled", message="ended at once by a second signal")
     except Exception as error:
         log.exception("the trial failed")
-        reason, message = _explain(error)
+        reason, message = explain(error, None, folder.log_file)
         status = replace(status, status="Failed", reason=reason, message=message)
     status = replace(status, ended_at=now())
-    folder.write_status(status)
-    folder.append_event("ended", status=status.status, reason=status.reason, message=status.message)
+    reporter.status(status)
+    reporter.event("ended", status=status.status, reason=status.reason, message=status.message)
     return status
 
 
-def _run(folder: RunFolder, spec: TrialSpec, status: RunStatus, stop: threading.Event) -> RunStatus:
+def _run_among(
+    ranks: Ranks, folder: RunFolder, spec: TrialSpec, status: RunStatus, reporter: Reporter, stop: threading.Event
+) -> RunStatus:
+    try:
+        return _run(ranks, folder, spec, status, reporter, stop)
+    except Exception as error:
+        log.exception("the trial failed")
+        batch_size = int(spec.value("training_batch_size"))
+        reason, message = ranks.settle_failure(*explain(error, batch_size, folder.log_file))
+        return replace(status, status="Failed", reason=reason, message=message)
+
+
+def _run(
+    ranks: Ranks, folder: RunFolder, spec: TrialSpec, status: RunStatus, reporter: Reporter, stop: threading.Event
+) -> RunStatus:
     records = load_records(spec)
-    if records.split is not None:
+    if records.split is not None and ranks.is_first:
         write_atomically(folder.outputs / "split.json", json.dumps(records.split))
     model_name = str(spec.value("model_name"))
-    network = build_network(model_name, len(records.classes))
-    pretrained = load_pretrained(network, model_name, spec.weights_dir, spec.pretrained)
+    network = build_network(model_name, len(records.classes), int(spec.value("training_crop_size")))
+    # The loop gives the first process's weights to the others.
+    pretrained = load_pretrained(network, model_name, spec.weights_dir, spec.pretrained) if ranks.is_first else None
     prefixes = frozen_prefixes(model_name, int(spec.value("layers_to_freeze")))
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(not name.startswith(prefixes or ("\0",)))
-    settings = _settings(spec)
-    hardware = choose_hardware(network)
-    folder.append_event("hardware", **hardware.to_document())
-    folder.append_event("weights", **pretrained.to_document())
-    seed = int(spec.value("random_seed"))
-    augmentation = Augmentation(crop_size=int(spec.value("training_crop_size")), scale=(spec.min_crop_scale, 1.0))
-    sets = make_sets(records, spec, settings, augmentation, seed, hardware.num_threads, stop.is_set)
-    for warning in (*records.warnings, *sets.warnings):
-        folder.append_event("warning", message=warning)
-    folder.append_event(
+        parameter.requires_grad_(not name.startswith(prefixes))
+    settings = settings_of(spec)
+    hardware = choose_hardware(network, ranks.local_rank, ranks.size)
+    reporter.event("hardware", **hardware.to_document(), num_processes=ranks.size)
+    if pretrained is not None:
+        reporter.event("weights", **pretrained.to_document())
+    sets = make_sets(
+        records,
+        spec,
+        settings,
+        augmentation_of(spec),
+        smallest_batch(network, prefixes),
+        hardware.num_threads,
+        folder.root,
+        stop.is_set,
+        ranks,
+    )
+    schedule = schedule_of(spec, sets.training.num_batches)
+    for warning in (*records.warnings, *sets.warnings, *warnings_of(spec, schedule)):
+        reporter.event("warning", message=warning)
+    reporter.event(
         "data",
         num_training=len(sets.training_records),
         num_validation=len(sets.validation_records),
@@ -135,28 +173,30 @@ def _run(folder: RunFolder, spec: TrialSpec, status: RunStatus, stop: threading.
     run = TrainingRun(
         task=spec.task,
         network=network,
-        optimizer=build_optimizer(network.parameters(), _optimizer_options(spec)),
-        schedule=_schedule(spec, sets),
-        loss=build_loss(spec.task, _class_weights(spec, records, sets)).to(hardware.device),
+        optimizer=build_optimizer(network.parameters(), optimizer_options_of(spec)),
+        schedule=schedule,
+        loss=build_loss(spec.task, class_weights_of(spec, records, sets)).to(hardware.device),
         training=sets.training,
         validation=sets.validation,
-        early_stopping=_early_stopping(spec),
-        options=_loop_options(spec),
+        early_stopping=early_stopping_of(spec),
+        options=loop_options_of(spec),
         hardware=hardware,
         mean=settings.mean,
         std=settings.std,
         frozen_prefixes=prefixes,
         checkpoints=Checkpoints(folder.checkpoints),
-        listener=_Listener(folder, spec.task.primary_metric),
+        listener=reporter,
         should_stop=stop.is_set,
+        ranks=ranks,
     )
     ending = train(run)
     status = replace(status, best_epoch=run.counters.best_epoch, metrics=_best_metrics(folder, run.counters))
     if ending == "canceled":
         message = f"stopped in epoch {run.counters.epoch + 1} at step {run.counters.step}; the checkpoint is kept"
         return replace(status, status="Canceled", reason="canceled", message=message)
-    folder.append_event("exporting", best_epoch=run.counters.best_epoch)
-    _export(folder, spec, run, records, sets, settings, pretrained)
+    if pretrained is not None:
+        reporter.event("exporting", best_epoch=run.counters.best_epoch)
+        _export(folder, spec, run, records, sets, settings, pretrained)
     return replace(status, status="Completed", reason=ending, message=_ending_message(ending, run))
 
 
@@ -172,114 +212,42 @@ def _export(
     if run.counters.best_epoch is None:
         raise TrainingError("no_validation", "a trial must have validated at least once before it can be exported")
     run.checkpoints.load_best(run.network, run.counters.best_epoch)
+    probs_NK = probabilities(predict(run.network, sets.validation, run.hardware.device), spec.task)
+    write_charts(folder.root / "metrics", sets.validation.targets, probs_NK, records.classes, spec.task)
     files = [record.image for record in sets.validation_records]
     files += [record.image for record in sets.training_records][: max(0, _PARITY_IMAGES - len(files))]
-    write_package(
-        folder.package,
-        task=spec.task,
-        model_name=str(spec.value("model_name")),
-        labels=records.classes,
-        network=run.network,
-        settings=settings,
-        parity_images=files,
-        run_id=spec.run_id,
-        pretrained=pretrained.to_document(),
-        train_artifacts=folder.train_artifacts,
-        enable_onnx_normalization=bool(spec.value("enable_onnx_normalization")),
-    )
-
-
-class _Listener:
-    """Writes what the loop tells into the run folder."""
-
-    def __init__(self, folder: RunFolder, primary_metric: str) -> None:
-        self._folder = folder
-        self._primary_metric = primary_metric
-
-    def progress(self, counters: Counters, num_batches: int, loss: float, learning_rate: float) -> None:
-        self._folder.append_event(
-            "progress",
-            epoch=counters.epoch,
-            batch=counters.batch,
-            num_batches=num_batches,
-            step=counters.step,
-            loss=loss,
-            learning_rate=learning_rate,
+    with _as_export_error():
+        write_package(
+            folder.package,
+            task=spec.task,
+            model_name=str(spec.value("model_name")),
+            labels=records.classes,
+            network=run.network,
+            settings=settings,
+            parity_images=files,
+            run_id=spec.run_id,
+            pretrained=pretrained.to_document(),
+            train_artifacts=folder.train_artifacts,
+            enable_onnx_normalization=bool(spec.value("enable_onnx_normalization")),
         )
 
-    def evaluated(self, counters: Counters, metrics: Mapping[str, float], improved: bool) -> None:
-        self._folder.append_metrics(counters.epoch, counters.step, dict(metrics))
-        self._folder.append_event("evaluated", epoch=counters.epoch, improved=improved, metrics=dict(metrics))
-        log.info("epoch %d: %s %.4f", counters.epoch + 1, self._primary_metric, metrics[self._primary_metric])
 
-    def keep_weights(self, network: nn.Module, epoch: int) -> None:
-        save_weights(self._folder.outputs / "checkpoints" / f"model_{epoch}.safetensors", network)
-
-
-def _settings(spec: TrialSpec) -> ClassificationSettings:
-    network = spec_for(str(spec.value("model_name")))
-    return ClassificationSettings(
-        valid_resize_size=int(spec.value("validation_resize_size")),
-        valid_crop_size=int(spec.value("validation_crop_size")),
-        mean=network.mean,
-        std=network.std,
-        interpolation=network.interpolation,
-    )
-
-
-def _optimizer_options(spec: TrialSpec) -> OptimizerOptions:
-    return OptimizerOptions(
-        name=spec.value("optimizer"),
-        learning_rate=float(spec.value("learning_rate")),
-        weight_decay=float(spec.value("weight_decay")),
-        momentum=float(spec.value("momentum")),
-        nesterov=bool(spec.value("nesterov")),
-        beta1=float(spec.value("beta1")),
-        beta2=float(spec.value("beta2")),
-        ams_gradient=bool(spec.value("ams_gradient")),
-    )
-
-
-def _schedule(spec: TrialSpec, sets: Sets) -> Schedule:
-    steps_per_epoch = -(-sets.training.num_batches // int(spec.value("gradient_accumulation_step")))
-    if spec.value("learning_rate_scheduler") == "step":
-        gamma, step_size = float(spec.value("step_lr_gamma")), int(spec.value("step_lr_step_size"))
-        return StepDecay(steps_per_epoch, gamma, step_size)
-    return WarmupCosine(
-        steps_per_epoch,
-        num_epochs=int(spec.value("number_of_epochs")),
-        warmup_epochs=int(spec.value("warmup_cosine_lr_warmup_epochs")),
-        cycles=float(spec.value("warmup_cosine_lr_cycles")),
-    )
-
-
-def _early_stopping(spec: TrialSpec) -> EarlyStopping:
-    return EarlyStopping(
-        enabled=bool(spec.value("early_stopping")),
-        delay=int(spec.value("early_stopping_delay")),
-        patience=int(spec.value("early_stopping_patience")),
-    )
-
-
-def _loop_options(spec: TrialSpec) -> LoopOptions:
-    frequency = spec.value("checkpoint_frequency")
-    return LoopOptions(
-        num_epochs=int(spec.value("number_of_epochs")),
-        accumulation=int(spec.value("gradient_accumulation_step")),
-        learning_rate=float(spec.value("learning_rate")),
-        evaluation_frequency=int(spec.value("evaluation_frequency")),
-        checkpoint_frequency=None if frequency is None else int(frequency),
-    )
-
-
-def _class_weights(spec: TrialSpec, records: TrialRecords, sets: Sets) -> np.ndarray | None:
-    counts = [sum(name in record.labels for record in sets.training_records) for name in records.classes]
-    return class_weights(counts, len(sets.training_records), int(spec.value("weighted_loss")))
+@contextmanager
+def _as_export_error() -> Iterator[None]:
+    """Whatever an exporter raises means that there is no package; only memory has a remedy of its own."""
+    try:
+        yield
+    except ExportError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ExportError(f"the package could not be written: {type(error).__name__}: {error}") from error
 
 
 def _best_metrics(folder: RunFolder, counters: Counters) -> dict[str, float]:
     passes = {one["epoch"]: one["metrics"] for one in folder.read_metrics()}
-    return dict(passes[counters.best_epoch]) if counters.best_epoch is not None else {}
+    return dict(passes[counters.best_epoch]) if counters.best_epoch in passes else {}
 
 
 def _ending_message(ending: Ending, run: TrainingRun) -> str:
@@ -287,30 +255,6 @@ def _ending_message(ending: Ending, run: TrainingRun) -> str:
         return f"all {run.options.num_epochs} epochs are done"
     stale = run.early_stopping.num_stale
     return f"{run.task.primary_metric} did not rise in {stale} validation passes (early stopping)"
-
-
-def _explain(error: Exception) -> tuple[str, str]:
-    """A reason for programs and one line for people."""
-    match error:
-        case TrainingError():
-            return error.reason, str(error)
-        case InvalidData():
-            return "bad_data", str(error)
-        case WeightsMissing():
-            return "weights_missing", str(error)
-        case ExportError():
-            return "export_failed", str(error)
-        case UserError():
-            return "bad_request", str(error)
-        case ClearsightError():
-            return "internal_error", str(error)
-        case torch.OutOfMemoryError() | MemoryError():
-            return (
-                "out_of_memory",
-                f"the memory must hold one batch, but it does not; lower training_batch_size ({error})",
-            )
-        case _:
-            return "internal_error", f"{type(error).__name__}: {error}; the traceback is in trial.log"
 
 
 def _log_level(verbosity: str) -> int:
@@ -346,6 +290,8 @@ def _reproducible(seed: int, deterministic: bool) -> Iterator[None]:
     torch.manual_seed(seed)
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    # The fastest kernels of cuDNN, found by trying, may differ from run to run.
+    torch.backends.cudnn.benchmark = not deterministic
     # Filling every new tensor guards against reading memory before writing it, at 30 % of a training step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:

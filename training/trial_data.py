@@ -1,15 +1,17 @@
 """The data of one trial: tables, classes, split, and the sets that the loop iterates over."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from clearsight.errors import Fault, InvalidData
+from clearsight.errors import Fault, InvalidData, UserError
 from clearsight.settings import ClassificationSettings
 from clearsight.training.augment import Augmentation
 from clearsight.training.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets, find_unreadable
+from clearsight.training.hardware import usable_memory_bytes
+from clearsight.training.picture_file import PictureFile
+from clearsight.training.ranks import Ranks
 from clearsight.training.records import Record
 from clearsight.training.table import class_names, load_table, split_indices, validation_only_classes
 from clearsight.training.trial_spec import TrialSpec
@@ -21,6 +23,7 @@ MAX_UNREADABLE_SHARE: Final = 0.05
 
 _CACHE_SHARE: Final = 0.2  # of the memory, for decoded training pictures; half as much for validation inputs
 _MAX_CACHE_BYTES: Final = 4 * 1024**3
+_MAX_DISK_BYTES: Final = 32 * 1024**3
 _LISTED: Final = 20
 
 
@@ -74,40 +77,53 @@ def make_sets(
     spec: TrialSpec,
     settings: ClassificationSettings,
     augmentation: Augmentation,
-    seed: int,
+    smallest_batch: int,
     num_threads: int,
+    cache_folder: Path,
     should_stop: Callable[[], bool],
+    ranks: Ranks,
 ) -> Sets:
     """Open every picture once and build the two sets without those that cannot be read.
 
-    Raises `InvalidData` when more than `MAX_UNREADABLE_SHARE` of a part cannot be read.
+    Several processes open a part each and hear of the others' findings. Decoded training pictures beyond the memory
+    go to a nameless file in `cache_folder`. Raises `InvalidData` when more than `MAX_UNREADABLE_SHARE` of a part
+    cannot be read.
     """
-    batch_size, validation_batch_size, num_workers = (
-        int(spec.value(name)) for name in ("training_batch_size", "validation_batch_size", "number_of_workers")
+    batch_size, validation_batch_size, num_workers, seed = (
+        int(spec.value(name))
+        for name in ("training_batch_size", "validation_batch_size", "number_of_workers", "random_seed")
     )
-    budget = min(_MAX_CACHE_BYTES, int(_CACHE_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
+    budget = min(_MAX_CACHE_BYTES, int(_CACHE_SHARE * usable_memory_bytes())) // ranks.size
     warnings: list[str] = []
 
     def cache(part: Sequence[Record]) -> PictureCache:
-        return PictureCache([record.image for record in part], augmentation.largest_useful_side, budget)
+        overflow = PictureFile(cache_folder, _MAX_DISK_BYTES // ranks.size)
+        return PictureCache(_files(part), augmentation.largest_useful_side, budget, overflow)
 
     def evaluation(part: Sequence[Record]) -> EvaluationSet:
         targets = encode_targets(part, records.classes, spec.task)
-        files = [record.image for record in part]
-        return EvaluationSet(files, targets, settings, validation_batch_size, budget // 2)
+        return EvaluationSet(_files(part), targets, settings, validation_batch_size, budget // 2)
+
+    def unreadable(name: str, part: Sequence[Record], load: Callable[[int], object]) -> dict[int, str]:
+        files = _files(part)
+        found = find_unreadable(files, ranks.share(len(files)), load, num_threads, should_stop)
+        everywhere = ranks.exchange(f"unreadable {name} pictures", sorted(found.items()))
+        return dict(sorted((index, reason) for process in everywhere for index, reason in process))
 
     training, pictures = records.training, cache(records.training)
-    unreadable = find_unreadable(_files(training), pictures.__getitem__, num_threads, should_stop)
-    if unreadable:
-        training = _without("training", training, unreadable, warnings)
+    if found := unreadable("training", training, pictures.__getitem__):
+        training = _without("training", training, found, warnings)
         pictures = cache(training)
     validation, evaluation_set = records.validation, evaluation(records.validation)
-    unreadable = find_unreadable(_files(validation), evaluation_set.load, num_threads, should_stop)
-    if unreadable:
-        validation = _without("validation", validation, unreadable, warnings)
+    if found := unreadable("validation", validation, evaluation_set.load):
+        validation = _without("validation", validation, found, warnings)
         evaluation_set = evaluation(validation)
+    if len(training) < ranks.size:
+        raise UserError(f"each of {ranks.size} processes must get a picture, but there are only {len(training)}")
     targets = encode_targets(training, records.classes, spec.task)
-    training_set = TrainingSet(pictures, targets, augmentation, batch_size, seed, num_workers)
+    training_set = TrainingSet(
+        pictures, targets, augmentation, batch_size, seed, num_workers, smallest_batch, ranks.rank, ranks.size
+    )
     return Sets(training_set, evaluation_set, training, validation, tuple(warnings))
 
 
@@ -118,12 +134,12 @@ def _files(records: Sequence[Record]) -> list[Path]:
 def _without(
     part: str, records: tuple[Record, ...], unreadable: dict[int, str], warnings: list[str]
 ) -> tuple[Record, ...]:
-    described = [f"{records[index].image}: {reason}" for index, reason in list(unreadable.items())[:_LISTED]]
+    listed = "; ".join(list(unreadable.values())[:_LISTED])
     if len(unreadable) > MAX_UNREADABLE_SHARE * len(records):
         message = (
             f"at most {MAX_UNREADABLE_SHARE:.0%} of the pictures may be unreadable, but {len(unreadable)} of "
-            f"{len(records)} are: {'; '.join(described)}"
+            f"{len(records)} are: {listed}"
         )
         raise InvalidData(f"{part} data", [Fault("BAD_DATA", part, message)])
-    warnings.append(f"{len(unreadable)} unreadable {part} pictures are left out: {'; '.join(described)}")
+    warnings.append(f"{len(unreadable)} unreadable {part} pictures are left out: {listed}")
     return tuple(record for index, record in enumerate(records) if index not in unreadable)

@@ -1,9 +1,10 @@
 """The environment variables of the product. Nothing else reads `os.environ` for settings of ours."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["backend", "home", "is_offline", "num_threads", "visible_gpus", "weights_dir"]
+__all__ = ["Launch", "backend", "home", "is_offline", "launch", "num_threads", "visible_gpus", "weights_dir"]
 
 
 def backend() -> str:
@@ -31,6 +32,26 @@ def num_threads() -> int | None:
     """`OMP_NUM_THREADS`: threads of one training process, a convention of OpenMP. Default: all cores it may use."""
     value = os.environ.get("OMP_NUM_THREADS", "")
     return int(value) if value.isdigit() and int(value) > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """The place of this process among several that were started for one task, and where they meet."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    master_addr: str
+    master_port: int
+
+
+def launch() -> Launch | None:
+    """`RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`: PyTorch's convention. Default: none, alone."""
+    if "WORLD_SIZE" not in os.environ:
+        return None
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    return Launch(rank, local_rank, world_size, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
 
 
 def visible_gpus() -> list[str] | None:

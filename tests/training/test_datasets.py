@@ -9,6 +9,7 @@ from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.training.augment import Augmentation
 from clearsight.training.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets, find_unreadable
+from clearsight.training.picture_file import PictureFile
 from clearsight.training.records import Record
 from clearsight.vision.preprocess import preprocess
 
@@ -22,10 +23,12 @@ def files(tmp_path: Path) -> list[Path]:
     return made
 
 
-def training_set(files: list[Path], batch_size: int = 4, num_workers: int = 0, seed: int = 1) -> TrainingSet:
+def training_set(
+    files: list[Path], batch_size: int = 4, num_workers: int = 0, seed: int = 1, **part: int
+) -> TrainingSet:
     pictures = PictureCache(files, largest_side=1000, max_bytes=10**9)
     targets = np.arange(len(files), dtype=np.int64)
-    return TrainingSet(pictures, targets, Augmentation(16), batch_size, seed, num_workers)
+    return TrainingSet(pictures, targets, Augmentation(16), batch_size, seed, num_workers, **part)
 
 
 def test_a_batch_holds_the_targets_of_its_pictures(files: list[Path]) -> None:
@@ -42,6 +45,37 @@ def test_a_last_batch_of_one_is_left_out(files: list[Path]) -> None:
     assert training_set(files, batch_size=5).num_batches == 2
     assert training_set(files, batch_size=1).num_batches == 9
     assert training_set(files[:1], batch_size=4).num_batches == 1
+
+
+def test_a_last_batch_of_one_is_kept_without_batch_norm(files: list[Path]) -> None:
+    data = training_set(files, batch_size=4, smallest_batch=1)
+    assert [len(batch.targets) for batch in data.epoch(0)] == [4, 4, 1]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_processes_share_each_batch_of_the_same_order(files: list[Path], num_workers: int) -> None:
+    """Nine pictures, two processes of batch 2: batches of 4, 4 and 1, of which the last cannot be shared."""
+    whole = [batch.targets.tolist() for batch in training_set(files, batch_size=4).epoch(3)]
+    parts = [
+        [batch.targets.tolist() for batch in training_set(files, 2, num_workers, rank=rank, num_ranks=2).epoch(3)]
+        for rank in range(2)
+    ]
+    assert [first + second for first, second in zip(*parts, strict=True)] == whole
+
+
+def test_parts_of_a_batch_weigh_as_much_as_they_hold(files: list[Path]) -> None:
+    """Seven pictures, two processes of batch 1 to 4: of a last batch of 7 they get 4 and 3, 3.5 is the mean."""
+    [first], [second] = (list(training_set(files[:7], 4, rank=rank, num_ranks=2).epoch(0)) for rank in range(2))
+    assert (len(first.targets), len(second.targets)) == (4, 3)
+    assert (first.weight, second.weight) == pytest.approx((4 / 3.5, 3 / 3.5))
+    assert {batch.weight for batch in training_set(files).epoch(0)} == {1.0}
+
+
+def test_a_last_batch_too_small_for_every_process_is_left_out(files: list[Path]) -> None:
+    assert training_set(files[:7], batch_size=2, num_ranks=2).num_batches == 1
+    assert training_set(files[:8], batch_size=2, num_ranks=2).num_batches == 2
+    assert training_set(files[:7], batch_size=2, num_ranks=2, smallest_batch=1).num_batches == 2
+    assert training_set(files[:5], batch_size=2, num_ranks=2, smallest_batch=1).num_batches == 1
 
 
 def test_each_epoch_shows_every_picture_once_in_another_order(files: list[Path]) -> None:
@@ -81,6 +115,29 @@ def test_a_cache_without_room_decodes_each_time(files: list[Path]) -> None:
         assert int(cache[0].mean()) == 0
 
 
+def test_pictures_beyond_the_memory_are_kept_on_disk(files: list[Path], tmp_path: Path) -> None:
+    room_for_two = 2 * 48 * 64 * 3
+    cache = PictureCache(files, 1000, max_bytes=room_for_two, overflow=PictureFile(tmp_path, 3 * room_for_two))
+    levels = [int(cache[index].mean()) for index in range(9)]
+    for file in files[:8]:  # two in memory, six on disk: only the ninth is decoded again
+        file.unlink()
+    assert [int(cache[index].mean()) for index in range(9)] == levels == [20 * index for index in range(9)]
+    assert list(tmp_path.glob("tmp*")) == []
+
+
+def test_a_picture_file_gives_back_what_fits(tmp_path: Path) -> None:
+    pictures = [np.random.default_rng(seed).integers(0, 256, (4 + seed, 5, 3)).astype(np.uint8) for seed in range(3)]
+    empty, small = PictureFile(tmp_path, 0), PictureFile(tmp_path, pictures[0].nbytes + pictures[1].nbytes)
+    for index, picture in enumerate(pictures):
+        empty.put(index, picture)
+        small.put(index, picture)
+        small.put(index, picture)
+    assert [empty.get(index) for index in range(3)] == [None, None, None]
+    assert np.array_equal(small.get(0), pictures[0])
+    assert np.array_equal(small.get(1), pictures[1])
+    assert small.get(2) is None
+
+
 def test_large_pictures_are_reduced_to_the_useful_size(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((300, 500, 3), np.uint8))
     assert PictureCache([tmp_path / "a.png"], largest_side=150, max_bytes=0)[0].shape == (150, 250, 3)
@@ -105,7 +162,7 @@ def test_evaluation_inputs_are_those_of_serving(files: list[Path], max_bytes: in
     settings = ClassificationSettings(valid_resize_size=40, valid_crop_size=32)
     data = EvaluationSet(files, np.arange(9), settings, batch_size=4, max_bytes=max_bytes)
     for _ in range(2):
-        batches = list(data.batches())
+        batches = list(data.batches(range(9)))
         assert [len(batch) for batch in batches] == [4, 4, 1]
         image = cv2.cvtColor(cv2.imread(str(files[5])), cv2.COLOR_BGR2RGB)
         assert np.array_equal(batches[1][1], preprocess(image, settings))
@@ -115,8 +172,10 @@ def test_unreadable_pictures_are_found_with_their_reason(files: list[Path]) -> N
     files[2].write_bytes(b"not a picture")
     files[4].unlink()
     cache = PictureCache(files, largest_side=100, max_bytes=10**9)
-    unreadable = find_unreadable(files, cache.__getitem__, num_threads=2, should_stop=lambda: False)
+    unreadable = find_unreadable(files, range(9), cache.__getitem__, num_threads=2, should_stop=lambda: False)
     assert set(unreadable) == {2, 4}
+    assert str(files[4]) in unreadable[4]
+    assert find_unreadable(files, range(3, 9, 2), cache.__getitem__, 1, lambda: False) == {}
 
 
 def test_targets_are_ids_or_rows_of_zeros_and_ones() -> None:

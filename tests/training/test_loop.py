@@ -1,5 +1,6 @@
 """The loop on a network of two thousand parameters, with everything a real one has: batch norm, dropout, momentum."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
-from clearsight.errors import TrainingError
+from clearsight.errors import TrainingError, UserError
 from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.training.augment import Augmentation
@@ -17,10 +19,11 @@ from clearsight.training.checkpoint import Checkpoints, Counters
 from clearsight.training.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets
 from clearsight.training.early_stopping import EarlyStopping
 from clearsight.training.hardware import Hardware
-from clearsight.training.loop import LoopOptions, TrainingRun, train
+from clearsight.training.loop import LoopOptions, TrainingRun, smallest_batch, train
 from clearsight.training.losses import build_loss
 from clearsight.training.optimizer import OptimizerOptions, build_optimizer
-from clearsight.training.schedule import WarmupCosine
+from clearsight.training.ranks import Ranks
+from clearsight.training.schedule import StepDecay, WarmupCosine
 from clearsight.training.table import class_names, load_table
 
 CPU = Hardware(torch.device("cpu"), None, "test", 1)
@@ -40,6 +43,19 @@ class Recorder:
 
     def keep_weights(self, network: nn.Module, epoch: int) -> None:
         self.kept.append(epoch)
+
+
+class RaiseAfter:
+    """Breaks the run at the n-th question."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("pulled the plug")
+        return False
 
 
 class StopAfter:
@@ -67,6 +83,17 @@ def tiny_network() -> nn.Module:
     )
 
 
+class _Constant(nn.Module):
+    """Answers its only weight in the first of four columns, whatever it sees."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        return self.weight * torch.eye(4)[:1].expand(len(images_NCHW), 4)
+
+
 @pytest.fixture
 def make_run(texture_folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]:
     """Makes runs that differ in what is given; every run has its own checkpoint folder unless told otherwise."""
@@ -84,6 +111,7 @@ def make_run(texture_folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]
         seed: int = 0,
         optimizer: str = "sgd",
         should_stop: Callable[[], bool] = lambda: False,
+        hardware: Hardware = CPU,
         early_stopping: EarlyStopping | None = None,
         frozen: tuple[str, ...] = (),
         **options: int,
@@ -95,7 +123,7 @@ def make_run(texture_folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(not name.startswith(frozen or ("\0",)))
         training = TrainingSet(pictures, targets[0], Augmentation(32), 8, seed, num_workers=0)
-        loop = LoopOptions(**{"num_epochs": 3, "learning_rate": 0.05, **options})
+        loop = LoopOptions(**{"num_epochs": 3, "learning_rate": 0.05, "seed": seed, **options})
         steps = -(-training.num_batches // loop.accumulation)
         return TrainingRun(
             task=Task.MULTI_CLASS,
@@ -107,7 +135,7 @@ def make_run(texture_folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]
             validation=EvaluationSet(validation_files, targets[1], settings, 16, 10**9),
             early_stopping=early_stopping or EarlyStopping(),
             options=loop,
-            hardware=CPU,
+            hardware=hardware,
             mean=settings.mean,
             std=settings.std,
             frozen_prefixes=frozen,
@@ -142,7 +170,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
     stopped = make_run(tmp_path / "checkpoints", optimizer=optimizer, should_stop=StopAfter(steps))
     assert train(stopped) == "canceled"
     assert stopped.counters.step == steps
-    resumed = make_run(tmp_path / "checkpoints", optimizer=optimizer, seed=0)
+    resumed = make_run(tmp_path / "checkpoints", optimizer=optimizer)
     torch.manual_seed(99)
     assert train(resumed) == "all_epochs"
     assert passes(stopped) + passes(resumed) == passes(whole)
@@ -216,13 +244,98 @@ def test_frozen_layers_keep_weights_and_statistics(make_run: Callable[..., Train
     assert changed == {"3.weight", "3.bias", "8.weight", "8.bias"}
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_its_step(make_run: Callable[..., TrainingRun]) -> None:
-    run = make_run(num_epochs=1)
-    with torch.no_grad():
-        run.network[8].weight.fill_(float("inf"))
-    with pytest.raises(TrainingError, match="lower learning_rate") as caught:
+def test_a_batch_needs_two_pictures_where_batch_norm_learns() -> None:
+    assert smallest_batch(nn.Sequential(nn.Flatten(), nn.Linear(2, 2)), ()) == 1
+    assert smallest_batch(tiny_network(), ()) == 2
+    assert smallest_batch(tiny_network(), ("0.", "1.")) == 1
+
+
+def test_float16_scales_the_loss_and_goes_on_with_the_same_scale(
+    make_run: Callable[..., TrainingRun], tmp_path: Path
+) -> None:
+    """A scale that starts at 65536 is halved by each step whose gradients overflow; such a step changes nothing."""
+    half = Hardware(torch.device("cpu"), torch.float16, "test", 1)
+    whole = make_run(hardware=half)
+    train(whole)
+    stopped = make_run(tmp_path / "checkpoints", hardware=half, should_stop=StopAfter(5))
+    train(stopped)
+    with safe_open(stopped.checkpoints.last_file, framework="np") as checkpoint:
+        scaler = json.loads(checkpoint.metadata()["scaler"])
+    assert scaler["scale"] >= 1.0
+    assert scaler["_growth_tracker"] > 0
+    resumed = make_run(tmp_path / "checkpoints", hardware=half)
+    train(resumed)
+    assert passes(stopped) + passes(resumed) == passes(whole)
+
+
+def test_a_long_epoch_is_saved_within(
+    make_run: Callable[..., TrainingRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clearsight.training.loop._CHECKPOINT_S", 0.0)
+    monkeypatch.setattr("clearsight.training.loop._CHECKPOINT_SHARE", float("inf"))
+    broken = make_run(tmp_path / "checkpoints", should_stop=RaiseAfter(4))
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        train(broken)
+    whole, resumed = make_run(), make_run(tmp_path / "checkpoints")
+    train(whole)
+    train(resumed)
+    assert 0 < resumed.training.num_batches - 4 < resumed.training.num_batches
+    for ours, theirs in zip(resumed.network.parameters(), whole.network.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_run_goes_on_only_with_as_many_processes(make_run: Callable[..., TrainingRun], tmp_path: Path) -> None:
+    train(make_run(tmp_path / "checkpoints", should_stop=StopAfter(2)))
+    run = make_run(tmp_path / "checkpoints")
+    run.ranks = Ranks(0, 0, 2)
+    with pytest.raises(UserError, match="as many processes as it began with, 1, but got 2"):
+        train(run)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_epoch_and_step(make_run: Callable[..., TrainingRun]) -> None:
+    """Six steps an epoch; the loss of the ninth is made infinite, whatever the loop looks at later."""
+    run = make_run()
+    loss, calls = run.loss, 0
+
+    def explode(logits_NK: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return loss(logits_NK, targets) * (float("inf") if calls == 9 else 1.0)
+
+    run.loss = explode
+    with pytest.raises(TrainingError, match=r"loss .* in epoch 2 at step 9; lower learning_rate") as caught:
         train(run)
     assert caught.value.reason == "diverged"
+
+
+def test_answers_that_are_not_finite_end_the_run_too(make_run: Callable[..., TrainingRun]) -> None:
+    """The last step of an epoch may break the weights after a finite loss."""
+    run = make_run(num_epochs=1)
+
+    def spoil(*args: object) -> None:
+        if run.counters.step == 5:
+            run.network[8].bias.data.fill_(float("nan"))
+
+    run.optimizer.register_step_post_hook(spoil)
+    with pytest.raises(TrainingError, match=r"answers .* in epoch 1 at step 6") as caught:
+        train(run)
+    assert caught.value.reason == "diverged"
+
+
+def test_each_loss_counts_a_share_of_the_step_also_in_the_rest_of_an_epoch(
+    make_run: Callable[..., TrainingRun],
+) -> None:
+    """Six batches in groups of four: the rest, two batches, steps by the sum of two quarters of a gradient."""
+    run = make_run(num_epochs=1, accumulation=4, learning_rate=0.01)
+    weight = nn.Parameter(torch.zeros(1))
+    run.network = _Constant(weight)
+    run.loss = lambda logits_NK, targets: logits_NK.sum() / len(targets)  # its gradient is 1 whatever the batch
+    run.optimizer = torch.optim.SGD([weight], lr=1.0)
+    run.schedule = StepDecay(steps_per_epoch=2)
+    positions = []
+    run.optimizer.register_step_post_hook(lambda *args: positions.append(weight.item()))
+    train(run)
+    assert positions == pytest.approx([-0.01 * 4 / 4, -0.01 * (4 / 4 + 2 / 4)])
 
 
 def test_the_metrics_of_a_pass_tell_of_training_too(make_run: Callable[..., TrainingRun]) -> None:

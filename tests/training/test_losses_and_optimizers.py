@@ -81,3 +81,29 @@ def test_sgd_with_nesterov_momentum_takes_the_steps_of_the_formula() -> None:
         velocity = 0.9 * velocity + position
         position -= 0.1 * (position + 0.9 * velocity)
     assert parameter.item() == pytest.approx(position)
+
+
+@pytest.mark.parametrize("ams_gradient", [False, True])
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adam_takes_the_steps_of_the_formula(name: str, ams_gradient: bool) -> None:
+    """Kingma and Ba 2015, algorithm 1; the decay of adam joins the gradient, that of adamw shrinks the weight
+    (Loshchilov and Hutter 2019, algorithm 2); AMSGrad (Reddi et al. 2018) keeps the largest second moment, here
+    before its bias is taken out, as PyTorch does. The gradients shrink, so that the largest is not the last."""
+    gradients, decay, rate, beta1, beta2 = [4.0, 1.0, 0.25, 0.1], 0.2, 0.1, 0.8, 0.6
+    parameter = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    options = OptimizerOptions(name, rate, decay, beta1=beta1, beta2=beta2, ams_gradient=ams_gradient)
+    optimizer = build_optimizer([parameter], options)
+    position, first, second, largest = 1.0, 0.0, 0.0, 0.0
+    for step, gradient in enumerate(gradients, start=1):
+        parameter.grad = torch.tensor([gradient], dtype=torch.float64)
+        optimizer.step()
+        if name == "adam":
+            gradient += decay * position
+        else:
+            position *= 1 - rate * decay
+        first = beta1 * first + (1 - beta1) * gradient
+        second = beta2 * second + (1 - beta2) * gradient**2
+        largest = max(largest, second)
+        scale = np.sqrt((largest if ams_gradient else second) / (1 - beta2**step)) + 1e-8
+        position -= rate * first / (1 - beta1**step) / scale
+    assert parameter.item() == pytest.approx(position)

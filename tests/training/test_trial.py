@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 
 from clearsight.errors import Conflict
@@ -80,6 +81,12 @@ def copy_table(source: Path, target: Path, changed: dict[int, bytes]) -> Path:
     return target
 
 
+def events(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
+    return [
+        event for line in folder.events_file.read_text().splitlines() if (event := json.loads(line))["kind"] == kind
+    ]
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_multi_label_trial_runs_to_its_package(make_trial: Make, texture_pairs_folder: Path, tmp_path: Path) -> None:
     folder = make_trial(texture_pairs_folder, Task.MULTI_LABEL, training_batch_size=6, weighted_loss=2)
@@ -139,7 +146,7 @@ def test_bad_labels_fail_with_file_and_line(make_trial: Make, texture_folder: Pa
     with (data / "annotations.jsonl").open("a") as lines:
         lines.write('{"image_url": "0.png", "label": ""}\n')
     status = failed(make_trial(data))
-    assert status.reason == "bad_data"
+    assert status.reason == "bad_label"
     assert "annotations.jsonl:97" in str(status.message)
 
 
@@ -156,10 +163,9 @@ def test_a_few_unreadable_pictures_are_left_out_with_a_warning(
     monkeypatch.setattr("clearsight.training.trial.write_package", lambda *args, **options: None)
     folder = make_trial(copy_table(texture_folder, tmp_path / "data", {3: b"", 4: b"x"}))
     assert run_trial(folder, threading.Event()).status == "Completed"
-    events = [json.loads(line) for line in folder.events_file.read_text().splitlines()]
-    data = next(event for event in events if event["kind"] == "data")
+    [data] = events(folder, "data")
     assert data["num_training"] + data["num_validation"] == 94
-    assert any("left out" in event.get("message", "") for event in events if event["kind"] == "warning")
+    assert any("left out" in event["message"] for event in events(folder, "warning"))
 
 
 def test_the_same_trial_twice_gives_the_same_metrics(
@@ -175,3 +181,50 @@ def test_the_same_trial_twice_gives_the_same_metrics(
     metrics = [run_trial(one, threading.Event()).metrics for one in (folder, other)]
     assert metrics[0] == metrics[1]
     assert metrics[0]
+
+
+def test_what_is_done_otherwise_than_asked_is_a_warning(
+    make_trial: Make, texture_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One epoch has no room for the default warm-up of two; without momentum there is nothing to look ahead with."""
+    monkeypatch.setattr("clearsight.training.trial.write_package", lambda *args, **options: None)
+    folder = make_trial(texture_folder, momentum=0.0, nesterov=True, layers_to_freeze=5)
+    assert run_trial(folder, threading.Event()).status == "Completed"
+    warnings = [event["message"] for event in events(folder, "warning")]
+    assert any("nesterov needs momentum" in warning for warning in warnings)
+    assert any("is 2: 0 is used" in warning for warning in warnings)
+
+
+def test_a_trial_writes_the_charts_of_its_best_pass(
+    make_trial: Make, texture_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clearsight.training.trial.write_package", lambda *args, **options: None)
+    folder = make_trial(texture_folder, layers_to_freeze=5)
+    status = run_trial(folder, threading.Event())
+    report = json.loads((folder.root / "metrics" / "confusion_matrix.json").read_text())
+    assert status.metrics["accuracy"] > 0
+    assert report
+
+
+def test_a_package_that_cannot_be_written_is_a_failed_export(
+    make_trial: Make, texture_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("clearsight.training.trial.write_package", fail)
+    status = failed(make_trial(texture_folder, layers_to_freeze=5))
+    assert status.reason == "export_failed"
+    assert "No space left" in str(status.message)
+
+
+def test_a_batch_beyond_the_memory_fails_with_its_size(
+    make_trial: Make, texture_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(run: object) -> None:
+        torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr("clearsight.training.trial.train", no_room)
+    status = failed(make_trial(texture_folder, training_batch_size=60))
+    assert status.reason == "out_of_memory"
+    assert "training_batch_size 60" in str(status.message)

@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from clearsight.errors import (
+    ClearsightError,
+    ExportError,
+    Fault,
+    InvalidData,
+    TrainingError,
+    UserError,
+    WeightsMissing,
+)
+from clearsight.training.failure import explain
+
+LOG = Path("/runs/a_HD_0/trial.log")
+
+
+def too_large_for_torch() -> None:
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def too_large_for_numpy() -> None:
+    np.empty(2**60, np.uint8)
+
+
+@pytest.mark.parametrize("allocate", [too_large_for_torch, too_large_for_numpy])
+def test_memory_that_is_over_names_the_batch_and_the_remedy(allocate: object) -> None:
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        allocate()
+    reason, message = explain(caught.value, 78, LOG)
+    assert reason == "out_of_memory"
+    assert "one batch of training_batch_size 78" in message
+    assert "lower training_batch_size" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_every_way_to_say_that_memory_is_over_is_understood(error: Exception) -> None:
+    assert explain(error, None, LOG)[0] == "out_of_memory"
+
+
+def test_opencv_without_memory_is_understood_and_its_other_errors_are_not_memory() -> None:
+    without_memory = cv2.error("Failed to allocate 9 bytes")
+    without_memory.code = cv2.Error.StsNoMem
+    assert explain(without_memory, 4, LOG)[0] == "out_of_memory"
+    with pytest.raises(cv2.error) as caught:
+        cv2.resize(np.zeros((0, 0, 3), np.uint8), (2, 2))
+    assert explain(caught.value, 4, LOG)[0] == "internal_error"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (InvalidData("data", [Fault("BAD_DATA", "/data/annotations.jsonl:97", "must be text")]), "bad_label"),
+        (InvalidData("data", [Fault("BAD_DATA", "training", "at most 5% may be unreadable")]), "bad_data"),
+        (TrainingError("diverged", "the loss"), "diverged"),
+        (WeightsMissing("no weights"), "weights_missing"),
+        (ExportError("graphs differ"), "export_failed"),
+        (UserError("layers_to_freeze"), "bad_request"),
+        (ClearsightError("ours"), "internal_error"),
+    ],
+)
+def test_errors_of_ours_have_a_reason_and_keep_their_words(error: Exception, reason: str) -> None:
+    assert explain(error, 8, LOG) == (reason, str(error))
+
+
+def test_an_unknown_error_names_the_log() -> None:
+    reason, message = explain(ZeroDivisionError("division by zero"), 8, LOG)
+    assert reason == "internal_error"
+    assert message == f"ZeroDivisionError: division by zero; the traceback is in {LOG}"

@@ -1,0 +1,145 @@
+"""A program for tests: train a network of two thousand parameters, alone or as one of several processes.
+
+Run it by `runpy` with a global OPTIONS: the fields of `Options`. The first process writes `result.json` into the
+folder: how it ended, the validation passes, and the sha256 of the weights.
+"""
+
+import hashlib
+import json
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from clearsight import environment
+from clearsight.settings import ClassificationSettings
+from clearsight.tasks import Task
+from clearsight.training import loop
+from clearsight.training.augment import Augmentation
+from clearsight.training.checkpoint import Checkpoints
+from clearsight.training.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets
+from clearsight.training.early_stopping import EarlyStopping
+from clearsight.training.hardware import Hardware
+from clearsight.training.losses import build_loss
+from clearsight.training.optimizer import OptimizerOptions, build_optimizer
+from clearsight.training.ranks import joined
+from clearsight.training.schedule import WarmupCosine
+from clearsight.training.table import class_names, load_table
+
+
+@dataclass
+class Options:
+    data: str
+    folder: str
+    """Of checkpoints and result."""
+    variables: dict[str, str]
+    """Of the environment."""
+    task: str = "image_classification"
+    num_training: int = 16
+    batch_size: int = 4
+    num_epochs: int = 2
+    accumulation: int = 1
+    num_workers: int = 0
+    depends_on_batch: bool = True
+    """Whether the network has batch norm and dropout."""
+    stop_at: int | None = None
+    """Step at which the last process, and no other, is asked to stop."""
+    die_at: int | None = None
+    """Step at which the last process kills itself."""
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.passes: list[dict[str, float]] = []
+
+    def progress(self, *args: object) -> None: ...
+
+    def evaluated(self, counters: object, metrics: dict[str, float], improved: bool) -> None:
+        self.passes.append(metrics)
+
+    def keep_weights(self, *args: object) -> None: ...
+
+
+def tiny_network(num_classes: int, depends_on_batch: bool) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 12, 5, stride=2),
+        nn.BatchNorm2d(12) if depends_on_batch else nn.Identity(),
+        nn.ReLU(),
+        nn.Conv2d(12, 12, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.2 if depends_on_batch else 0.0),
+        nn.Linear(12, num_classes),
+    )
+
+
+def main(options: Options) -> None:
+    os.environ.update(options.variables)
+    torch.set_num_threads(1)
+    loop._CHECKPOINT_S, loop._CHECKPOINT_SHARE = 0.0, float("inf")  # a checkpoint before each step
+    task = Task(options.task)
+    table = load_table(Path(options.data), task, "label", {})
+    classes = class_names(table)
+    training, validation = table.records[: options.num_training], table.records[-7:]
+    settings = ClassificationSettings(valid_resize_size=36, valid_crop_size=32)
+    listener = Listener()
+    with joined(environment.launch()) as ranks:
+        torch.manual_seed(0)
+        network = tiny_network(len(classes), options.depends_on_batch)
+        pictures = PictureCache([record.image for record in training], 1000, 10**9)
+        targets = [encode_targets(part, classes, task) for part in (training, validation)]
+        data = TrainingSet(
+            pictures,
+            targets[0],
+            Augmentation(32),
+            options.batch_size,
+            seed=0,
+            num_workers=options.num_workers,
+            rank=ranks.rank,
+            num_ranks=ranks.size,
+        )
+        is_last = ranks.rank == ranks.size - 1
+
+        def should_stop() -> bool:
+            if is_last and run.counters.step == options.die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return is_last and run.counters.step == options.stop_at
+
+        run = loop.TrainingRun(
+            task=task,
+            network=network,
+            optimizer=build_optimizer(network.parameters(), OptimizerOptions("sgd", 0.05)),
+            schedule=WarmupCosine(-(-data.num_batches // options.accumulation), options.num_epochs, 1),
+            loss=build_loss(task, np.linspace(0.5, 2, len(classes)) if task is Task.MULTI_LABEL else None),
+            training=data,
+            validation=EvaluationSet([one.image for one in validation], targets[1], settings, 16, 10**9),
+            early_stopping=EarlyStopping(),
+            options=loop.LoopOptions(options.num_epochs, options.accumulation, learning_rate=0.05),
+            hardware=Hardware(torch.device("cpu"), None, "test", 1),
+            mean=settings.mean,
+            std=settings.std,
+            frozen_prefixes=(),
+            checkpoints=Checkpoints(Path(options.folder)),
+            listener=listener,
+            should_stop=should_stop,
+            ranks=ranks,
+        )
+        ending = loop.train(run)
+        if ranks.is_first:
+            state = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
+            result = {
+                "ending": ending,
+                "step": run.counters.step,
+                "passes": listener.passes,
+                "weights": hashlib.sha256(state).hexdigest(),
+            }
+            (Path(options.folder) / "result.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(Options(**OPTIONS))  # noqa: F821

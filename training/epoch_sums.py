@@ -1,0 +1,63 @@
+"""What is summed over the training pictures of an epoch: losses and correct answers."""
+
+import torch
+from torch import nn
+
+from clearsight.errors import TrainingError
+from clearsight.tasks import Task
+from clearsight.training.checkpoint import Counters
+from clearsight.training.ranks import Ranks
+
+__all__ = ["EpochSums", "diverged"]
+
+
+class EpochSums:
+    """Sums over an epoch, kept on the device until they are read: reading waits for the device."""
+
+    def __init__(self, task: Task, counters: Counters, device: torch.device, ranks: Ranks) -> None:
+        self._task = task
+        self._ranks = ranks
+        start = [counters.num_images, counters.loss_sum, counters.log_loss_sum, counters.num_correct]
+        # The counters hold the sums of all processes: one of them goes on from there.
+        self._sums = torch.tensor(start, dtype=torch.float64, device=device) * float(ranks.is_first)
+        self._diverged_step = torch.tensor(-1, device=device)
+
+    def add(self, loss: torch.Tensor, logits_NK: torch.Tensor, targets: torch.Tensor, step: int) -> None:
+        """Count one batch. `loss` is what is minimised, class weights included; step counts from 0."""
+        count = torch.full_like(loss, len(targets))
+        if self._task is Task.MULTI_CLASS:
+            log_loss = nn.functional.cross_entropy(logits_NK, targets)
+            correct = (logits_NK.argmax(dim=1) == targets).sum()
+        else:
+            log_loss = nn.functional.binary_cross_entropy_with_logits(logits_NK, targets)
+            correct = ((logits_NK >= 0) == (targets > 0.5)).all(dim=1).sum()
+        self._sums += torch.stack([count, loss * count, log_loss * count, correct.to(loss.dtype)])
+        is_first_fault = ~torch.isfinite(loss) & (self._diverged_step < 0)
+        self._diverged_step = torch.where(is_first_fault, step, self._diverged_step)
+
+    def mean_loss(self, epoch: int) -> float:
+        """Mean over this process's pictures so far. Raises `TrainingError` when a loss was not finite."""
+        num_images, loss_sum, *_ = self._read(epoch)
+        return loss_sum / num_images
+
+    def write_total(self, counters: Counters) -> None:
+        """Bring the counters up to date with the sums of all processes; all must call it."""
+        self._read(counters.epoch)
+        total = self._ranks.total(self._sums).tolist()
+        counters.num_images = int(total[0])
+        counters.loss_sum, counters.log_loss_sum, counters.num_correct = total[1:]
+
+    def _read(self, epoch: int) -> list[float]:
+        step = int(self._diverged_step)
+        if step >= 0:
+            raise diverged("the loss", epoch, step + 1)
+        return list(self._sums.tolist())
+
+
+def diverged(what: str, epoch: int, step: int) -> TrainingError:
+    """An error for numbers that are not finite after `step` steps, in an epoch counted from 0."""
+    return TrainingError(
+        "diverged",
+        f"{what} must stay finite, but did not in epoch {epoch + 1} at step {step}; lower learning_rate or raise "
+        "warmup_cosine_lr_warmup_epochs",
+    )

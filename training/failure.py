@@ -1,0 +1,67 @@
+"""Why a trial failed: a reason that programs can compare, and one line for people."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+import cv2
+import torch
+
+from clearsight.errors import (
+    ClearsightError,
+    ExportError,
+    InvalidData,
+    TrainingError,
+    UserError,
+    WeightsMissing,
+)
+
+__all__ = ["explain", "is_out_of_memory"]
+
+_OUT_OF_MEMORY: Final = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
+"""How torch's plain RuntimeErrors say that memory is over."""
+
+_ROW: Final = re.compile(r":[0-9]+$")
+
+
+def explain(error: BaseException, batch_size: int | None, log_file: Path) -> tuple[str, str]:
+    """Reason and message of an exception that ended a trial. `batch_size`: None when it is not known yet."""
+    if is_out_of_memory(error):
+        batch = "" if batch_size is None else f" of training_batch_size {batch_size}"
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        message = f"the memory must hold one batch{batch}, but it does not; lower training_batch_size ({first_line})"
+        return "out_of_memory", message
+    match error:
+        case TrainingError():
+            return error.reason, str(error)
+        case InvalidData():
+            is_label = any(_ROW.search(fault.target) for fault in error.faults)
+            return "bad_label" if is_label else "bad_data", str(error)
+        case WeightsMissing():
+            return "weights_missing", str(error)
+        case ExportError():
+            return "export_failed", str(error)
+        case UserError():
+            return "bad_request", str(error)
+        case ClearsightError():
+            return "internal_error", str(error)
+        case _:
+            return "internal_error", f"{type(error).__name__}: {error}; the traceback is in {log_file}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory of the machine or of the GPU was over.
+
+    A process that the kernel ends for its memory sees nothing: that is for its parent to tell.
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, cv2.error):
+        return int(error.code) == cv2.Error.StsNoMem
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

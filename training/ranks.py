@@ -1,0 +1,141 @@
+"""The processes that train one network together, and what they agree on.
+
+One process alone needs none of this. Several are started by the executor with the variables of `environment.launch`;
+they find each other through a store that the first process keeps. Gradients are averaged by torch's
+`DistributedDataParallel`. A process that fails leaves its reason in the store before it ends, so that the first
+process, which alone writes the run folder, can tell it; its closed connections end the others' waiting at once.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from clearsight.environment import Launch
+from clearsight.errors import TrainingError
+
+__all__ = ["Ranks", "joined"]
+
+TIMEOUT: Final = timedelta(minutes=10)
+"""Longest wait for another process: the first one may be downloading weights, or writing a checkpoint to a slow disk.
+A process that dies is noticed at once; this is for one that hangs, or for a machine that is gone."""
+
+_FAILURE: Final = "failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among those that train together. The default is a process alone."""
+
+    rank: int = 0
+    local_rank: int = 0
+    """Among the processes of this machine."""
+    size: int = 1
+    store: dist.Store | None = None  # type: ignore[name-defined]
+    """None for a process alone."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the run folder."""
+        return self.rank == 0
+
+    def highest(self, value: int) -> int:
+        """The highest value that a process gives; all must ask. About 0.1 ms among processes of one machine."""
+        if self.store is None:
+            return value
+        tensor = torch.tensor(value)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor)
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """Sums over all processes; all must ask."""
+        if self.store is not None:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def share(self, num_items: int) -> range:
+        """The indices of 0 .. `num_items` - 1 that are this process's part of a job."""
+        return range(self.rank, num_items, self.size)
+
+    def gather(self, rows: npt.NDArray[np.float32], num_rows: int) -> npt.NDArray[np.float32]:
+        """Put the rows (one per index of `share(num_rows)`) of all processes together, in the order of the indices."""
+        if self.store is None:
+            return rows
+        longest = -(-num_rows // self.size)
+        padded = torch.zeros(longest, rows.shape[1])
+        padded[: len(rows)] = torch.from_numpy(rows)
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        return np.asarray(torch.stack(parts, dim=1).flatten(0, 1)[:num_rows].numpy())
+
+    def exchange(self, name: str, document: Any) -> list[Any]:
+        """Give plain data to all processes and get theirs, by rank. A name can be used once."""
+        if self.store is None:
+            return [document]
+        self.store.set(f"{name}/{self.rank}", json.dumps(document))
+        return [json.loads(self.store.get(f"{name}/{rank}")) for rank in range(self.size)]
+
+    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
+        """The module to train: its backward pass leaves averaged gradients. Weights become those of the first."""
+        if self.store is None:
+            return network
+        return DistributedDataParallel(
+            network, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+        )
+
+    def without_averaging(self, module: nn.Module) -> AbstractContextManager[None]:
+        """For the batches before the last one of an optimizer step: their gradients only add up."""
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
+    def equalize_buffers(self, network: nn.Module) -> None:
+        """Give all processes the first one's batch-norm statistics, as each forward pass of training does."""
+        if self.store is not None:
+            for buffer in network.buffers():
+                dist.broadcast(buffer, 0)
+
+    def settle_failure(self, reason: str, message: str) -> tuple[str, str]:
+        """Why this process failed, or, when that is only a consequence of another one's failure, why that one did."""
+        if self.store is None:
+            return reason, message
+        if not self.is_first:
+            word = json.dumps([reason, f"process {self.rank} of {self.size}: {message}"])
+            with suppress(dist.DistError):  # the first process is gone: it has told its own reason
+                self.store.compare_set(_FAILURE, "", word)
+        elif reason == "internal_error" and self.store.check([_FAILURE]):
+            reason, message = json.loads(self.store.get(_FAILURE))
+        return reason, message
+
+
+@contextmanager
+def joined(launch: Launch | None) -> Iterator[Ranks]:
+    """Meet the other processes; leave them at the end. Without a launch of several, a process alone.
+
+    Raises `TrainingError` when they do not all come.
+    """
+    if launch is None or launch.world_size == 1:
+        yield Ranks()
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            launch.master_addr, launch.master_port, launch.world_size, is_master=launch.rank == 0, timeout=TIMEOUT
+        )
+        dist.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.world_size, timeout=TIMEOUT)
+    except dist.DistError as error:
+        raise TrainingError(
+            "internal_error", f"all {launch.world_size} processes of the trial must start, but not all came: {error}"
+        ) from error
+    try:
+        yield Ranks(launch.rank, launch.local_rank, launch.world_size, store)
+    finally:
+        dist.destroy_process_group()

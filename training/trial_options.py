@@ -1,0 +1,112 @@
+"""From the hyperparameters of a trial to the options of its parts."""
+
+import numpy as np
+import numpy.typing as npt
+
+from clearsight.networks.registry import spec_for
+from clearsight.settings import ClassificationSettings
+from clearsight.training.augment import Augmentation
+from clearsight.training.early_stopping import EarlyStopping
+from clearsight.training.loop import LoopOptions
+from clearsight.training.losses import class_weights
+from clearsight.training.optimizer import OptimizerOptions
+from clearsight.training.schedule import Schedule, StepDecay, WarmupCosine
+from clearsight.training.trial_data import Sets, TrialRecords
+from clearsight.training.trial_spec import TrialSpec
+
+__all__ = [
+    "augmentation_of",
+    "class_weights_of",
+    "early_stopping_of",
+    "loop_options_of",
+    "optimizer_options_of",
+    "schedule_of",
+    "settings_of",
+    "warnings_of",
+]
+
+
+def settings_of(spec: TrialSpec) -> ClassificationSettings:
+    """How validation pictures, and those of serving, become the network's input."""
+    network = spec_for(str(spec.value("model_name")))
+    return ClassificationSettings(
+        valid_resize_size=int(spec.value("validation_resize_size")),
+        valid_crop_size=int(spec.value("validation_crop_size")),
+        mean=network.mean,
+        std=network.std,
+        interpolation=network.interpolation,
+    )
+
+
+def augmentation_of(spec: TrialSpec) -> Augmentation:
+    """How training pictures vary."""
+    return Augmentation(crop_size=int(spec.value("training_crop_size")), scale=(spec.min_crop_scale, 1.0))
+
+
+def optimizer_options_of(spec: TrialSpec) -> OptimizerOptions:
+    """Options of the optimizer that the trial names."""
+    return OptimizerOptions(
+        name=spec.value("optimizer"),
+        learning_rate=float(spec.value("learning_rate")),
+        weight_decay=float(spec.value("weight_decay")),
+        momentum=float(spec.value("momentum")),
+        nesterov=bool(spec.value("nesterov")),
+        beta1=float(spec.value("beta1")),
+        beta2=float(spec.value("beta2")),
+        ams_gradient=bool(spec.value("ams_gradient")),
+    )
+
+
+def schedule_of(spec: TrialSpec, num_batches: int) -> Schedule:
+    """The learning-rate schedule for epochs of `num_batches`."""
+    steps_per_epoch = -(-num_batches // int(spec.value("gradient_accumulation_step")))
+    if spec.value("learning_rate_scheduler") == "step":
+        gamma, step_size = float(spec.value("step_lr_gamma")), int(spec.value("step_lr_step_size"))
+        return StepDecay(steps_per_epoch, gamma, step_size)
+    return WarmupCosine(
+        steps_per_epoch,
+        num_epochs=int(spec.value("number_of_epochs")),
+        warmup_epochs=int(spec.value("warmup_cosine_lr_warmup_epochs")),
+        cycles=float(spec.value("warmup_cosine_lr_cycles")),
+    )
+
+
+def early_stopping_of(spec: TrialSpec) -> EarlyStopping:
+    """When the trial may end before its last epoch."""
+    return EarlyStopping(
+        enabled=bool(spec.value("early_stopping")),
+        delay=int(spec.value("early_stopping_delay")),
+        patience=int(spec.value("early_stopping_patience")),
+    )
+
+
+def loop_options_of(spec: TrialSpec) -> LoopOptions:
+    """How long and how often."""
+    frequency = spec.value("checkpoint_frequency")
+    return LoopOptions(
+        num_epochs=int(spec.value("number_of_epochs")),
+        accumulation=int(spec.value("gradient_accumulation_step")),
+        learning_rate=float(spec.value("learning_rate")),
+        evaluation_frequency=int(spec.value("evaluation_frequency")),
+        checkpoint_frequency=None if frequency is None else int(frequency),
+        seed=int(spec.value("random_seed")),
+    )
+
+
+def class_weights_of(spec: TrialSpec, records: TrialRecords, sets: Sets) -> npt.NDArray[np.float64] | None:
+    """Weights of the classes in the loss; None without weighting."""
+    counts = [sum(name in record.labels for record in sets.training_records) for name in records.classes]
+    return class_weights(counts, len(sets.training_records), int(spec.value("weighted_loss")))
+
+
+def warnings_of(spec: TrialSpec, schedule: Schedule) -> list[str]:
+    """What is done otherwise than the hyperparameters say, one sentence each."""
+    warnings = []
+    if spec.value("optimizer") == "sgd" and spec.value("nesterov") and float(spec.value("momentum")) == 0:
+        warnings.append("nesterov needs momentum, but momentum is 0: plain sgd is used")
+    if isinstance(schedule, WarmupCosine) and schedule.effective_warmup_epochs != schedule.warmup_epochs:
+        warnings.append(
+            f"warmup_cosine_lr_warmup_epochs must be below number_of_epochs, {schedule.num_epochs}, but is "
+            f"{schedule.warmup_epochs}: {schedule.effective_warmup_epochs} is used"
+        )
+    return warnings
