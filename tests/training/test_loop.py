@@ -119,7 +119,7 @@ def make_run(texture_folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]
         nonlocal made
         made += 1
         torch.manual_seed(seed)
-        network = tiny_network()
+        network = tiny_network().to(memory_format=torch.channels_last)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(not name.startswith(frozen or ("\0",)))
         training = TrainingSet(pictures, targets[0], Augmentation(32), 8, seed, num_workers=0)

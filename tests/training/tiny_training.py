@@ -90,7 +90,7 @@ def main(options: Options) -> None:
     listener = Listener()
     with joined(environment.launch()) as ranks:
         torch.manual_seed(0)
-        network = tiny_network(len(classes), options.depends_on_batch)
+        network = tiny_network(len(classes), options.depends_on_batch).to(memory_format=torch.channels_last)
         pictures = PictureCache([record.image for record in training], 1000, 10**9)
         targets = [encode_targets(part, classes, task) for part in (training, validation)]
         data = TrainingSet(
