@@ -221,8 +221,9 @@ class _Loop:
             if run.ranks.is_first:
                 run.checkpoints.save_best(run.network, counters.epoch)
         counters.num_passes, counters.num_stale = run.early_stopping.num_passes, run.early_stopping.num_stale
-        name = run.task.primary_metric
-        log.info("epoch %d: %s %.4f", counters.epoch + 1, name, metrics[name])
+        if run.ranks.is_first:
+            name = run.task.primary_metric
+            log.info("epoch %d: %s %.4f", counters.epoch + 1, name, metrics[name])
         run.listener.evaluated(counters, metrics, improved)
 
     def _save(self) -> None:
