@@ -4,7 +4,8 @@ bfloat16 pays on processors with matrix units and for dense networks only. Train
 Xeon with AMX, batch 16: resnet18 10.5 in float32, 28.6 in bfloat16; mobilenetv2, whose convolutions are depthwise,
 15.1 and 14.8. Vector instructions alone do not pay: with avx512_bf16 and the matrix units hidden
 (`ONEDNN_MAX_CPU_ISA=AVX512_CORE_FP16`), resnet18 ran at 0.75, resnet50 at 0.81 and ViT-B/16 at 0.59 of float32's speed,
-so a processor whose matrix units do not work stays in float32. Channels-last memory gained up to 1.7x on both and lost nowhere, so it is always used.
+so a processor whose matrix units do not work stays in float32. Channels-last memory gained up to 1.7x on both and lost
+nowhere, so it is always used.
 """
 
 import os
