@@ -25,7 +25,7 @@ LOADER_MODULE: Final = "clearsight.handlers.mlflow_pyfunc"
 
 _CLASSIFICATION_OUTPUTS: Final = ("probs", "labels", "visualizations", "attributions")
 
-_REQUIRED: Final = ("numpy", "openvino", "pandas", "pillow", "safetensors", "torch", "torchvision")
+_REQUIRED: Final = ("numpy", "openvino", "pandas", "pillow", "safetensors", "timm", "torch", "torchvision")
 _ONNX_RUNTIMES: Final = ("onnxruntime-gpu", "onnxruntime")  # the same runtime under two names
 
 

@@ -80,6 +80,9 @@ def _write_with_torchscript(
     with torch.no_grad(), warnings.catch_warnings():
         # torch deprecates this exporter; it is still the one that exports all our networks (see `export_onnx`).
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx|clearsight\.exporters")
+        # timm's ViT asserts its picture size in `forward`; a graph of one size is what is wanted there. The warning
+        # comes from inside torch, so it is known by its text. Parity on real pictures shows what a trace has lost.
+        warnings.filterwarnings("ignore", "Converting a tensor to a Python", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         torch.onnx.export(
             network,
             (example_NCHW,),

@@ -207,7 +207,18 @@ class ModelPackage:
         edited = self._edited_settings()
         given = {ALIASES.get(key, key) for key in edited}
         trained = {key: value for key, value in self.manifest["settings"].items() if key not in given}
-        return parse_settings({**trained, **edited}, self.task)
+        settings, warnings = parse_settings({**trained, **edited}, self.task)
+        side = self._side_of_graphs()
+        if side is not None and settings.valid_crop_size != side:
+            message = f"must be {side}, the only size that the graphs of this {self.model_name} take"
+            fault = Fault("BAD_VALUE", "valid_crop_size", f"{message}, but got {settings.valid_crop_size}")
+            raise InvalidDocument(str(self.settings_file), [fault])
+        return settings, warnings
+
+    def _side_of_graphs(self) -> int | None:
+        """Side of the pictures that the serving graph takes; `None` when it takes any."""
+        shape = self.manifest["graphs"].get(ONNX_FILE, {}).get("input", {}).get("shape", [])
+        return shape[-1] if shape and isinstance(shape[-1], int) else None
 
     def _edited_settings(self) -> dict[str, Any]:
         if not self.settings_file.exists():

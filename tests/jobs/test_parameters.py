@@ -62,7 +62,6 @@ def test_default_models_are_models_of_their_task() -> None:
     ("changes", "words"),
     [
         ({"task": "image_object_detection"}, "cannot run yet"),
-        ({}, "vitb16r224"),
         ({"training_parameters": {"model_name": "owner/name"}}, "owner/name"),
         ({"training_parameters": {"model_name": "resnet18"}, "limits": {"max_trials": 2}}, "limits.max_trials"),
         ({"search_space": [{"model_name": "resnet18"}]}, "search_space"),

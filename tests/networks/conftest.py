@@ -10,12 +10,18 @@ import pytest
 from clearsight.networks import registry
 from clearsight.networks.registry import MODELS, NetworkSpec
 
-# Narrower layers through arguments that the library's builders have; the depth, and with it every name, stays.
+# Narrower or fewer layers through arguments that the libraries' builders have.
 _NARROW: dict[str, dict[str, Any]] = {
     "mobilenetv2": {"width_mult": 0.25},
     "resnet50": {"width_per_group": 8},
     "resnet101": {"width_per_group": 8},
     "resnet152": {"width_per_group": 8},
+    "resnest50": {"layers": (1, 1, 1, 1), "base_width": 16},
+    "resnest101": {"layers": (1, 1, 1, 1), "base_width": 16},
+    "seresnext": {"layers": (1, 1, 1, 1)},
+    "vits16r224": {"depth": 2, "embed_dim": 64, "num_heads": 2},
+    "vitb16r224": {"depth": 2, "embed_dim": 64, "num_heads": 4},
+    "vitl16r224": {"depth": 3, "embed_dim": 64, "num_heads": 4},
 }
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from clearsight.errors import UserError, WeightsMissing
 from clearsight.images import decode_image
 from clearsight.networks import weights
+from clearsight.networks.library_files import TorchvisionFile
 from clearsight.networks.registry import build_network
 from clearsight.networks.weights import load_pretrained
 from clearsight.settings import ClassificationSettings
@@ -90,6 +91,7 @@ def test_random_weights_come_only_when_asked_for_and_change_nothing(no_network: 
         "tag": None,
         "licence": None,
         "new_head": True,
+        "resized_positions": False,
     }
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert no_network == []
@@ -176,7 +178,8 @@ def test_the_librarys_cache_and_download_are_recorded_with_tag_and_licence(
     original = tmp_path / "served.pth"
     torch.save(donor_state, original)
     digits = hashlib.sha256(original.read_bytes()).hexdigest()[:8]
-    monkeypatch.setattr(weights, "_library_url", lambda spec: f"https://example.org/mobilenet_v2-{digits}.pth")
+    published = TorchvisionFile(f"https://example.org/mobilenet_v2-{digits}.pth")
+    monkeypatch.setattr(weights, "library_file", lambda spec: published)
     monkeypatch.setattr(
         torch.hub, "download_url_to_file", lambda url, dst, hash_prefix, progress: shutil.copy(original, dst)
     )

@@ -156,3 +156,15 @@ def test_publishing_replaces_an_older_package_and_nothing_else(tmp_path: Path) -
         publish_package(tmp_path / "third", tmp_path / "thesis")
     assert (tmp_path / "third").is_dir()
     assert (tmp_path / "thesis" / "chapter.txt").is_file()
+
+
+def test_graphs_of_one_size_refuse_another_one_in_the_settings(tiny_package: ModelPackage, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(tiny_package.root, tmp_path / "m"))
+    manifest = json.loads((root / "artifacts/manifest.json").read_text())
+    manifest["graphs"]["artifacts/model.onnx"]["input"]["shape"] = ["batch", 3, 64, 64]
+    (root / "artifacts/manifest.json").write_text(json.dumps(manifest))
+    assert ModelPackage.open(root).settings().valid_crop_size == 64
+    settings = json.loads((root / "artifacts/settings.json").read_text())
+    (root / "artifacts/settings.json").write_text(json.dumps({**settings, "valid_crop_size": 48}))
+    with pytest.raises(InvalidDocument, match=r"valid_crop_size: must be 64, .* but got 48"):
+        ModelPackage.open(root).settings()

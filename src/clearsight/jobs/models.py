@@ -34,8 +34,16 @@ class ModelFacts:
     crop_size: int = 224
 
 
-def _cnn(model_name: str, num_freeze_groups: int, resize_size: int = 256) -> ModelFacts:
-    return ModelFacts(model_name, "cnn", num_freeze_groups, 0.01, 0.035, 78, 78, resize_size=resize_size)
+def _cnn(model_name: str, num_freeze_groups: int, resize_size: int = 256, crop_size: int = 224) -> ModelFacts:
+    return ModelFacts(
+        model_name, "cnn", num_freeze_groups, 0.01, 0.035, 78, 78, resize_size=resize_size, crop_size=crop_size
+    )
+
+
+def _vit(model_name: str, learning_rate: float, multilabel_learning_rate: float, batch_size: int) -> ModelFacts:
+    return ModelFacts(
+        model_name, "vit", 13, learning_rate, multilabel_learning_rate, batch_size, batch_size, resize_size=248
+    )
 
 
 def _detector(model_name: str, family: Family) -> ModelFacts:
@@ -52,11 +60,11 @@ _CLASSIFIERS: Final = (
     _cnn("resnet101", 5, resize_size=232),
     _cnn("resnet152", 5, resize_size=232),
     _cnn("resnest50", 5),
-    _cnn("resnest101", 5),
+    _cnn("resnest101", 5, resize_size=292, crop_size=256),
     _cnn("seresnext", 5),
-    ModelFacts("vits16r224", "vit", 13, 0.0125, 0.025, 128, 128),
-    ModelFacts("vitb16r224", "vit", 13, 0.0125, 0.025, 48, 48),
-    ModelFacts("vitl16r224", "vit", 13, 0.001, 0.002, 10, 10),
+    _vit("vits16r224", 0.0125, 0.025, 128),
+    _vit("vitb16r224", 0.0125, 0.025, 48),
+    _vit("vitl16r224", 0.001, 0.002, 10),
 )
 _DETECTORS: Final = (
     ModelFacts("yolov5", "yolov5", 10, 0.01, 0.01, 16, 16, number_of_epochs=30),
@@ -96,5 +104,5 @@ HUGGING_FACE_NAMES: Final = (
 )
 """Curated by Azure; its registry writes them with `-` for `/`. Any other `owner/name` is legal too."""
 
-TRAINABLE: Final = ("mobilenetv2", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+TRAINABLE: Final = tuple(facts.model_name for facts in _CLASSIFIERS)
 """What this version trains; the names that `clearsight.networks` builds."""

@@ -3,29 +3,28 @@
 Never silent: what was loaded is returned as a record, and random initialisation happens only when asked for.
 """
 
+import math
 import pickle
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
-import torchvision  # type: ignore[import-untyped]
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from clearsight import environment
 from clearsight.errors import UserError, WeightsMissing
+from clearsight.networks.library_files import DownloadFailed, LibraryFile, library_file
 from clearsight.networks.registry import NetworkSpec, spec_for
 from clearsight.package import sha256_of
 
 __all__ = ["PretrainedRecord", "load_pretrained"]
 
 _SUFFIXES: Final = (".pth", ".pt", ".safetensors")
-_CONNECT_TIMEOUT_S: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +42,8 @@ class PretrainedRecord:
     """SPDX id of the library's own weights; for other files the first line of the `LICENSE*` file beside them."""
     new_head: bool
     """Whether the last layer starts from random numbers because the number of classes differs."""
+    resized_positions: bool = False
+    """Whether a ViT's position embeddings were interpolated for another picture size."""
 
     def to_document(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -60,11 +61,12 @@ def load_pretrained(
 ) -> PretrainedRecord:
     """Load pretrained weights into a network made by `build_network`; return what was loaded.
 
-    Searched in order: `weights_dir` (without one, the folder of `CLEARSIGHT_WEIGHTS`), torchvision's cache, its
-    download (unless `CLEARSIGHT_OFFLINE`). In a folder these names count, in this order: torchvision's own file name
-    (`resnet18-f37072fd.pth`), the model name as a prefix (`mobilenetv2*.pth|.pt|.safetensors`), the builder's name as
-    a prefix (`mobilenet_v2*`); among several the first by name. The last layer keeps its random start when its number
-    of classes differs; everything else must fit exactly.
+    Searched in order: `weights_dir` (without one, the folder of `CLEARSIGHT_WEIGHTS`), the library's cache, its
+    download (unless `CLEARSIGHT_OFFLINE`). In a folder these names count, in this order: the library's own
+    (`resnet18-f37072fd.pth`; `resnest50d.in1k.safetensors`, `resnest50d.in1k/model.safetensors`), the model name as a
+    prefix (`mobilenetv2*.pth|.pt|.safetensors`), the builder's name as a prefix (`mobilenet_v2*`); among several the
+    first by name. The last layer keeps its random start when its number of classes differs, a ViT's position
+    embeddings are interpolated to its picture size; everything else must fit exactly.
 
     `pretrained=False` leaves the network as it is. Raises `WeightsMissing` when nothing is found, `UserError` when a
     file is not a state dict of this architecture. Files are read without running code of theirs.
@@ -72,11 +74,12 @@ def load_pretrained(
     spec = spec_for(model_name)
     if not pretrained:
         return PretrainedRecord("none", None, None, None, None, new_head=True)
-    found = _find(spec, weights_dir)
-    state = _read(found.file)
+    published = library_file(spec)
+    found = _find(spec, published, weights_dir)
+    state, resized_positions = _with_resized_positions(network, spec, _read(found.file))
     new_head = _load(network, spec, state, found.file)
     sha256 = sha256_of(found.file)
-    tag = spec.weights_tag if _is_library_file(spec, found.file, sha256) else None
+    tag = spec.weights_tag if published.is_published(found.file, sha256) else None
     return PretrainedRecord(
         source=found.source,
         file=found.file.name,
@@ -84,10 +87,11 @@ def load_pretrained(
         tag=tag,
         licence=spec.licence if tag else _licence_beside(found.file, spec),
         new_head=new_head,
+        resized_positions=resized_positions,
     )
 
 
-def _find(spec: NetworkSpec, weights_dir: Path | None) -> _Found:
+def _find(spec: NetworkSpec, published: LibraryFile, weights_dir: Path | None) -> _Found:
     folder = weights_dir or environment.weights_dir()
     tried = []
     if folder is not None:
@@ -95,74 +99,37 @@ def _find(spec: NetworkSpec, weights_dir: Path | None) -> _Found:
             raise WeightsMissing(
                 f"the weights folder must exist, but {folder} does not (x_weights_dir, CLEARSIGHT_WEIGHTS)"
             )
-        if (file := _in_folder(spec, folder)) is not None:
+        if (file := _in_folder(spec, published, folder)) is not None:
             return _Found(file, "folder")
-        tried.append(f"{folder} holds no {_library_file_name(spec)}, {spec.model_name}*.pth or {spec.builder}*.pth")
+        tried.append(f"{folder} holds no {published.names[0]}, {spec.model_name}*.pth or {spec.builder}*.pth")
     else:
         tried.append("no weights folder is set")
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / _library_file_name(spec)
-    if cached.is_file():
+    if (cached := published.cached()) is not None:
         return _Found(cached, "cache")
     if environment.is_offline():
         tried.append("CLEARSIGHT_OFFLINE forbids the download")
     else:
-        fault = _download(spec, cached)
-        if fault is None:
-            return _Found(cached, "download")
-        tried.append(f"the download of {_library_url(spec)} failed ({fault})")
+        try:
+            return _Found(published.download(), "download")
+        except DownloadFailed as error:
+            tried.append(f"the download of {published.location} failed ({error})")
     raise WeightsMissing(
         f"pretrained weights of {spec.model_name} must be loaded, but none were found: {'; '.join(tried)}. "
-        f"Put {_library_file_name(spec)} into a folder and name it in x_weights_dir or CLEARSIGHT_WEIGHTS, "
+        f"Put {published.names[0]} into a folder and name it in x_weights_dir or CLEARSIGHT_WEIGHTS, "
         "or start from random weights with x_pretrained: false"
     )
 
 
-def _in_folder(spec: NetworkSpec, folder: Path) -> Path | None:
+def _in_folder(spec: NetworkSpec, published: LibraryFile, folder: Path) -> Path | None:
+    own = [file for name in published.names if (file := folder / name).is_file()]
     files = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in _SUFFIXES)
-    exact = [file for file in files if file.name == _library_file_name(spec)]
     named = [file for prefix in (spec.model_name, spec.builder) for file in files if _has_prefix(file, prefix)]
-    return next(iter([*exact, *named]), None)
+    return next(iter([*own, *named]), None)
 
 
 def _has_prefix(file: Path, prefix: str) -> bool:
     """Whether the name starts with the whole word: `resnet18` must not take `resnet18d.pth`."""
     return file.name.startswith(prefix) and file.name[len(prefix)] in "._-"
-
-
-def _library_url(spec: NetworkSpec) -> str:
-    return str(torchvision.models.get_model_weights(spec.builder)[spec.weights_tag].url)
-
-
-def _library_file_name(spec: NetworkSpec) -> str:
-    return _library_url(spec).rpartition("/")[2]
-
-
-def _is_library_file(spec: NetworkSpec, file: Path, sha256: str) -> bool:
-    """Compare with the first eight digits of the sha256, which torchvision writes into its file names."""
-    return sha256.startswith(Path(_library_file_name(spec)).stem.rpartition("-")[2])
-
-
-def _download(spec: NetworkSpec, target: Path) -> str | None:
-    """Download into torchvision's cache, checked and moved into place by torch.hub; return the fault, if any."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    digits = target.stem.rpartition("-")[2]
-    try:
-        with _connect_timeout(_CONNECT_TIMEOUT_S):
-            torch.hub.download_url_to_file(_library_url(spec), str(target), hash_prefix=digits, progress=False)
-    except (OSError, RuntimeError) as error:  # no network, refused, a full disk; or the wrong hash
-        return " ".join(str(getattr(error, "reason", error)).split())
-    return None
-
-
-@contextmanager
-def _connect_timeout(seconds: float) -> Iterator[None]:
-    """torch.hub opens the address without a time limit; only the process-wide default reaches it."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _read(file: Path) -> Mapping[str, torch.Tensor]:
@@ -182,6 +149,23 @@ def _read(file: Path) -> Mapping[str, torch.Tensor]:
 def _first_line(error: Exception) -> str:
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _with_resized_positions(
+    network: nn.Module, spec: NetworkSpec, state: Mapping[str, torch.Tensor]
+) -> tuple[Mapping[str, torch.Tensor], bool]:
+    """Interpolate a ViT's position embeddings, (1, 1 + side * side, D), to the picture size of the network.
+
+    Bicubic, as for the published fine-tunings at other sizes (https://arxiv.org/abs/2010.11929, section 3.2).
+    """
+    own, given = network.state_dict().get("pos_embed"), state.get("pos_embed")
+    if not spec.fixed_size or own is None or given is None or own.shape == given.shape:
+        return state, False
+    old_side, new_side = (math.isqrt(tensor.shape[1] - 1) for tensor in (given, own))
+    if given.dim() != 3 or given.shape[-1] != own.shape[-1] or given.shape[1] != old_side**2 + 1:
+        return state, False  # of another architecture, which is for the check of all tensors to say
+    resized = import_module("timm.layers").resample_abs_pos_embed(given, [new_side, new_side], [old_side, old_side])
+    return {**state, "pos_embed": resized}, True
 
 
 def _load(network: nn.Module, spec: NetworkSpec, state: Mapping[str, torch.Tensor], file: Path) -> bool:

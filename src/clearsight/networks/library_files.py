@@ -1,0 +1,124 @@
+"""Published weights as their libraries keep them: under which names, in which cache, downloaded from where.
+
+torchvision keeps `resnet18-f37072fd.pth`, the digits being the start of the sha256, in torch.hub's folder. timm keeps
+`model.safetensors` in one repository per set of weights on the Hugging Face hub, and that in the hub's own cache.
+"""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+import torchvision  # type: ignore[import-untyped]
+
+from clearsight.networks.registry import NetworkSpec
+
+__all__ = ["DownloadFailed", "LibraryFile", "TimmFile", "TorchvisionFile", "library_file"]
+
+_CONNECT_TIMEOUT_S: Final = 20.0
+_HUB_FILE: Final = "model.safetensors"
+
+
+class DownloadFailed(Exception):
+    """Why a download failed, in one line."""
+
+
+class LibraryFile(Protocol):
+    """The file of a network's published weights."""
+
+    names: tuple[str, ...]
+    """Paths inside a folder of the user's that hold this file, the first to be named in messages."""
+    location: str
+    """What a download asks for."""
+
+    def cached(self) -> Path | None:
+        """The file in the library's cache, without asking anyone."""
+        ...
+
+    def download(self) -> Path:
+        """Bring the file into the library's cache. Raises `DownloadFailed`."""
+        ...
+
+    def is_published(self, file: Path, sha256: str) -> bool:
+        """Whether a file is known to be the library's own and not one that a user gave its name."""
+        ...
+
+
+def library_file(spec: NetworkSpec) -> LibraryFile:
+    """The file of a row's published weights."""
+    if spec.library == "timm":
+        return TimmFile(f"{spec.builder}.{spec.weights_tag}")
+    return TorchvisionFile(str(torchvision.models.get_model_weights(spec.builder)[spec.weights_tag].url))
+
+
+class TorchvisionFile:
+    """Weights that torchvision publishes at an address."""
+
+    def __init__(self, url: str) -> None:
+        self.location = url
+        self.names: tuple[str, ...] = (url.rpartition("/")[2],)
+        self._digits = Path(self.names[0]).stem.rpartition("-")[2]
+
+    def cached(self) -> Path | None:
+        return file if (file := self._file()).is_file() else None
+
+    def download(self) -> Path:
+        """Checked against its digits and moved into place by torch.hub."""
+        target = self._file()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with _connect_timeout(_CONNECT_TIMEOUT_S):
+                torch.hub.download_url_to_file(self.location, str(target), hash_prefix=self._digits, progress=False)
+        except (OSError, RuntimeError) as error:  # no network, refused, a full disk; or the wrong hash
+            raise DownloadFailed(_one_line(getattr(error, "reason", error))) from error
+        return target
+
+    def is_published(self, file: Path, sha256: str) -> bool:
+        return sha256.startswith(self._digits)
+
+    def _file(self) -> Path:
+        return Path(torch.hub.get_dir()) / "checkpoints" / self.names[0]
+
+
+class TimmFile:
+    """Weights that timm publishes under a name, `resnest50d.in1k`."""
+
+    def __init__(self, name: str) -> None:
+        self.location = f"timm/{name}"
+        # As one file, or as the folder that the hub's own command line downloads a repository into.
+        self.names: tuple[str, ...] = (f"{name}.safetensors", f"{name}/{_HUB_FILE}")
+
+    def cached(self) -> Path | None:
+        found = import_module("huggingface_hub").try_to_load_from_cache(self.location, _HUB_FILE)
+        return Path(found) if isinstance(found, str) else None  # else None, or a mark that the hub has no such file
+
+    def download(self) -> Path:
+        """By the hub's own client: it checks the hash, and moves the file into place whole."""
+        hub: Any = import_module("huggingface_hub")
+        hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # else it tells the hub the versions of what is installed
+        try:
+            return Path(hub.hf_hub_download(self.location, _HUB_FILE, etag_timeout=_CONNECT_TIMEOUT_S))
+        except Exception as error:  # its versions raise errors of different HTTP libraries, with no common root
+            raise DownloadFailed(_one_line(error)) from error
+
+    def is_published(self, file: Path, sha256: str) -> bool:
+        """The hub's cache links a file's name to its content, which lies under its sha256."""
+        return file.is_symlink() and file.resolve().name == sha256
+
+
+@contextmanager
+def _connect_timeout(seconds: float) -> Iterator[None]:
+    """torch.hub opens the address without a time limit; only the process-wide default reaches it."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
