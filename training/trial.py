@@ -197,6 +197,7 @@ def _run(
     if pretrained is not None:
         reporter.event("exporting", best_epoch=run.counters.best_epoch)
         _export(folder, spec, run, records, sets, settings, pretrained)
+        _draw_charts(folder, spec, run, records, sets, reporter)
     return replace(status, status="Completed", reason=ending, message=_ending_message(ending, run))
 
 
@@ -212,8 +213,6 @@ def _export(
     if run.counters.best_epoch is None:
         raise TrainingError("no_validation", "a trial must have validated at least once before it can be exported")
     run.checkpoints.load_best(run.network, run.counters.best_epoch)
-    probs_NK = probabilities(predict(run.network, sets.validation, run.hardware.device), spec.task)
-    write_charts(folder.root / "metrics", sets.validation.targets, probs_NK, records.classes, spec.task)
     files = [record.image for record in sets.validation_records]
     files += [record.image for record in sets.training_records][: max(0, _PARITY_IMAGES - len(files))]
     with _as_export_error():
@@ -230,6 +229,18 @@ def _export(
             train_artifacts=folder.train_artifacts,
             enable_onnx_normalization=bool(spec.value("enable_onnx_normalization")),
         )
+
+
+def _draw_charts(
+    folder: RunFolder, spec: TrialSpec, run: TrainingRun, records: TrialRecords, sets: Sets, reporter: Reporter
+) -> None:
+    """Draw what the best weights answer; a fault of drawing is a warning, for the package is complete."""
+    probs_NK = probabilities(predict(run.network, sets.validation, run.hardware.device), spec.task)
+    try:
+        write_charts(folder.root / "metrics", sets.validation.targets, probs_NK, records.classes, spec.task)
+    except Exception as error:  # whatever matplotlib and fonts raise
+        log.exception("the charts could not be drawn")
+        reporter.event("warning", message=f"the charts could not be drawn: {type(error).__name__}: {error}")
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class ClearsightError(Exception):
 
     status: ClassVar[int] = 500
     """HTTP status when the error reaches a client."""
-    code: ClassVar[str] = "SystemError"
+    code: str = "SystemError"
     """Whose fault it is, in the words of Azure's error bodies."""
 
     def to_document(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class TooLarge(BadRequest):
 class Fault:
     """One fault of a document or a data set.
 
-    `code` is one of spec/training.md section 12 (`UNKNOWN_KEY`, `BAD_TYPE`, …), `target` the key path
+    `code` is one of those listed in docs/20-training.md (`UNKNOWN_KEY`, `BAD_TYPE`, …), `target` the key path
     (`limits.max_trials`) or the place (`annotations.jsonl:12`).
     """
 
