@@ -18,7 +18,6 @@ from clearsight.training.converters import Request
 from clearsight.training.converters.coco import read_coco
 from clearsight.training.converters.masks import read_masks
 from clearsight.training.converters.outlines import rings_from_mask
-from clearsight.training.converters.rle import decode_rle
 from clearsight.training.converters.voc import read_voc
 
 Picture = Callable[..., Path]
@@ -301,40 +300,6 @@ def test_faulty_coco_pictures_are_named(write_coco: Any) -> None:
     assert "images[2]: file_name must be the name of a picture" in third
     with pytest.raises(InvalidData, match="image_id 99"):
         read_coco(Request(write_coco({"image_id": 99})))
-
-
-@pytest.mark.parametrize(
-    ("counts", "expected"),
-    [
-        # Runs below 16 are one character each; from the fourth on it is the difference to the last but one.
-        ([16], np.zeros((4, 4))),
-        ("@0", np.zeros((4, 4))),
-        ([0, 16], np.ones((4, 4))),
-        ([5, 3, 6, 2], [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 1], [0, 1, 0, 1]]),
-        ("536O", [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 1], [0, 1, 0, 1]]),
-    ],
-)
-def test_runs_go_down_the_columns(counts: Any, expected: Any) -> None:
-    if counts == "@0":  # 16 = 10000 in binary: five bits and a continuation, since the fifth would be a sign
-        counts = chr(48 + 0x20 + 16) + "0"
-    assert decode_rle(counts, 4, 4).tolist() == np.asarray(expected, bool).tolist()
-
-
-def test_a_long_run_takes_several_characters() -> None:
-    assert decode_rle("T3", 10, 10).sum() == 0  # 100 = 3 * 32 + 4: '4' with the continuation bit, then '3'
-    with pytest.raises(ValueError, match="cut off"):
-        decode_rle("T", 10, 10)
-    with pytest.raises(ValueError, match="whole numbers"):
-        decode_rle([-1, 101], 10, 10)
-
-
-def test_compressed_runs_are_those_of_pycocotools() -> None:
-    rows, columns = np.mgrid[:40, :60]
-    mask = ((rows - 18) / 13) ** 2 + ((columns - 33) / 21) ** 2 < 1
-    mask[10:14, 30:36] = False
-    # pycocotools 2.0.11: `mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]`
-    counts = "g`07o04M2N2N2N2O0O2O0O2O000O2O00000000[OE=;CE=;CE=;CE=;CE=;CE=;800000000001N10001N101N101N2N2N2N3LS7"
-    assert (decode_rle(counts, 40, 60) == mask).all()
 
 
 def even_odd(rings: list[list[float]], height: int, width: int) -> NDArray[np.bool_]:

@@ -25,8 +25,8 @@ from clearsight.training.converters.objects import (
     to_entries,
 )
 from clearsight.training.converters.outlines import rings_from_mask
-from clearsight.training.converters.rle import decode_rle
 from clearsight.training.pictures import MAX_PIXELS
+from clearsight.vision.rle import decode_rle
 
 __all__ = ["read_coco"]
 
