@@ -2,8 +2,8 @@
 
     python -m loadtests.benchmarks [--only PART …] [--seconds 8] [--passes 3] [--output FILE]
 
-Parts: preprocessing, gateway, online, training. About 20 minutes on 2 cores. Run it on a quiet machine: a pass whose
-in-process limit drifts by more than 10 % is thrown away, and with too few passes left there is no row.
+Parts: preprocessing, masks, gateway, online, training. About 20 minutes on 2 cores. Run it on a quiet machine: a pass
+whose in-process limit drifts by more than 10 % is thrown away, and with too few passes left there is no row.
 """
 
 import argparse
@@ -21,12 +21,13 @@ from rich.table import Table
 
 from clearsight.training.scenes.scene import draw_scene
 from loadtests.benchmarks.gateway_overhead import measure_overhead
+from loadtests.benchmarks.instance_masks import measure_instance_masks
 from loadtests.benchmarks.machine import describe_machine
 from loadtests.benchmarks.online import measure_online
 from loadtests.benchmarks.preprocessing import measure_preprocessing
 from loadtests.benchmarks.training_speed import measure_training
 
-PARTS = ("preprocessing", "gateway", "online", "training")
+PARTS = ("preprocessing", "masks", "gateway", "online", "training")
 NUM_PICTURES = 16
 
 
@@ -45,6 +46,9 @@ def main() -> None:
     if "preprocessing" in arguments.only:
         result["preprocessing"] = [asdict(row) for row in measure_preprocessing(pictures)]
         _print(console, "Bytes to network input, 1 thread, against Pillow + torchvision", result["preprocessing"])
+    if "masks" in arguments.only:
+        result["masks"] = [asdict(row) for row in measure_instance_masks(arguments.passes)]
+        _print(console, "Raw instance masks to polygons, 1 thread, against full-size masks", result["masks"])
     if "gateway" in arguments.only:
         rows = measure_overhead(arguments.seconds, arguments.passes)
         result["gateway"] = [
