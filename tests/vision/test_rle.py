@@ -65,6 +65,22 @@ def test_compressed_runs_are_those_of_pycocotools():
     assert encode_rle(cut, 40, 60) == {"size": [40, 60], "counts": counts}
 
 
+@hypothesis_settings(deadline=None, max_examples=60)
+@given(st.tuples(st.integers(1, 70), st.integers(1, 70)), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_both_forms_and_the_iou_are_those_of_pycocotools(shape, density, seed):
+    oracle = pytest.importorskip("pycocotools.mask")
+    random = np.random.default_rng(seed)
+    masks = [np.repeat(random.random(shape) < density, 1 + 9 * number, axis=0)[: shape[0]] for number in (0, 1)]
+    encoded = [oracle.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
+    cropped = [CroppedMask(0, 0, mask) for mask in masks]
+    for mask, cut, rle in zip(masks, cropped, encoded, strict=True):
+        found = encode_rle(cut, *shape)
+        assert found == {"size": list(shape), "counts": rle["counts"].decode()}
+        assert np.array_equal(decode_rle(found["counts"], *shape), mask)
+    expected = oracle.iou([encoded[0]], [encoded[1]], [0])[0, 0] if all(mask.any() for mask in masks) else 0
+    assert runs_iou(*(to_runs(cut, shape[0]) for cut in cropped)) == pytest.approx(expected, abs=1e-12)
+
+
 @hypothesis_settings(deadline=None, max_examples=100)
 @given(masks_in_pictures())
 def test_encoding_follows_the_definition_and_decodes_to_the_mask(case):

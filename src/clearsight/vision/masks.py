@@ -75,7 +75,7 @@ def paste_probs(probs_MM: Floats, box_xyxy_4: Floats, height: int, width: int) -
     torchvision's geometry (`torchvision.models.detection.roi_heads.paste_masks_in_image`): a border of zeros, the box
     grown by (M + 2) / M around its middle, whole pixels towards zero, one pixel more to the right and the bottom,
     bilinear with pixel centres at halves. Values agree with torchvision's within 1e-5 (float32, other order of
-    additions). The rectangle is empty when the box lies outside the picture.
+    additions). The rectangle is empty when the box lies outside the picture. The box must be finite (`ValueError`).
     """
     target = _Target.of(probs_MM.shape[0], box_xyxy_4, height, width)
     return (target.left, target.top), target.resize(_pad(probs_MM))

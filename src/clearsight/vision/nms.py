@@ -39,8 +39,8 @@ def batched_nms(
     Greedy, in each class on its own: a box goes when its IoU with a better one that stays is strictly greater than
     `iou_threshold`. Among equal scores the earlier box is the better one, and comes first in the answer.
 
-    The same boxes as `torchvision.ops.batched_nms`, without torch. Milliseconds on one busy core, torchvision's in
-    brackets, 30 000 candidates around 300 objects: 80 classes 100 (130), 1 class 35 (415).
+    The same boxes as `torchvision.ops.batched_nms`, without torch. Milliseconds on one core, torchvision 0.28 in
+    brackets, for 30 000 candidates around 300 objects: 80 classes 27 (27), 1 class 47 (145).
     """
     order = by_falling_score(scores_N)
     order = order[np.argsort(class_ids_N[order], kind="stable")]
