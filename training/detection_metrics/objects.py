@@ -1,0 +1,69 @@
+"""The objects of one picture, predicted and true, as the metrics read them.
+
+Boxes are left, top, right, bottom in pixels of the picture; of which picture (upright, resized) is the caller's
+choice, the same for both. Masks are COCO's compressed run lengths (`clearsight.vision.rle.encode_rle`), so that those
+of a whole validation set fit in memory; without masks, in detection, they are None.
+
+Shapes in names: N objects, 4 sides of a box.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Detections", "GroundTruth", "Rle"]
+
+Floats = npt.NDArray[np.floating]
+Ints = npt.NDArray[np.integer]
+Bools = npt.NDArray[np.bool_]
+Positions = npt.NDArray[np.intp]
+
+Rle = Mapping[str, Any]
+"""`{"size": [height, width], "counts": text}`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What a network finds in one picture, in any order, after suppression and the cap per picture."""
+
+    boxes_xyxy_N4: Floats
+    class_ids_N: Ints
+    scores_N: Floats
+    masks_N: tuple[Rle, ...] | None = None
+
+    def above(self, score: float) -> "Detections":
+        """Those with a score strictly greater; a score that is not a number is not."""
+        return self._take(np.flatnonzero(self.scores_N > score))
+
+    def of_class(self, class_id: int) -> "Detections":
+        """Those of one class, by falling score; of equal scores the earlier first."""
+        own = np.flatnonzero(self.class_ids_N == class_id)
+        return self._take(own[np.argsort(-self.scores_N[own], kind="stable")])
+
+    def _take(self, kept: Positions) -> "Detections":
+        masks = _masks_at(self.masks_N, kept)
+        return Detections(self.boxes_xyxy_N4[kept], self.class_ids_N[kept], self.scores_N[kept], masks)
+
+
+@dataclass(frozen=True, slots=True)
+class GroundTruth:
+    """What there is to find in one picture."""
+
+    boxes_xyxy_N4: Floats
+    class_ids_N: Ints
+    is_crowd_N: Bools
+    """Regions of several objects that were not told apart: finding them counts neither for nor against."""
+    masks_N: tuple[Rle, ...] | None = None
+
+    def of_class(self, class_id: int) -> "GroundTruth":
+        """Those of one class, in their order."""
+        kept = np.flatnonzero(self.class_ids_N == class_id)
+        masks = _masks_at(self.masks_N, kept)
+        return GroundTruth(self.boxes_xyxy_N4[kept], self.class_ids_N[kept], self.is_crowd_N[kept], masks)
+
+
+def _masks_at(masks: tuple[Rle, ...] | None, kept: Positions) -> tuple[Rle, ...] | None:
+    return None if masks is None else tuple(masks[position] for position in kept)
