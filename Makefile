@@ -31,7 +31,7 @@ demo: $(READY)  ## Draw data, train, deploy, score; leaves an endpoint running.
 demo-stop:  ## Stop the endpoint that `make demo` left running.
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh stop
 
-test: $(READY)  ## Run the test suite (under 3 minutes on 2 cores).
+test: $(READY)  ## Run the test suite (about 5 minutes on 2 cores).
 	@$(BIN)/python -m pytest -m "not slow and not gpu"
 
 test-slow: $(READY)  ## Run the tests that take minutes.
@@ -46,7 +46,7 @@ format: $(READY)  ## Format the code.
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## Measure: in-process limit, TorchServe, gateway, stock TorchServe, preprocessing.
+bench: $(READY)  ## Measure: serving beside its limit and stock TorchServe, gateway, preprocessing, masks, training.
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m loadtests.benchmarks
 
 load: $(READY)  ## Send locust's scoring users to the running demo endpoint, headless, for 30 s.
