@@ -1,18 +1,13 @@
 """Pictures as batches: training views drawn from a cache of decoded pictures, validation inputs as in serving.
 
-Everything random is a function of (seed, epoch, picture), never of the order of work: equal seeds give equal batches
-for any number of workers, and a resumed epoch goes on where it stopped. Several processes share each batch: together
-they see what one process with the sum of their batch sizes sees.
-
 Shapes in names: N pictures of a batch, P side of the crop, C channels.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import cv2
 import numpy as np
@@ -23,7 +18,9 @@ from clearsight.images import decode_image
 from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.training.augment import Augmentation, augment
+from clearsight.training.batch_stream import VIEW, BatchStream
 from clearsight.training.picture_file import PictureFile
+from clearsight.training.pictures import read_size
 from clearsight.training.records import Record
 from clearsight.vision.preprocess import preprocess
 
@@ -33,9 +30,6 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 Targets = npt.NDArray[np.int64] | Floats
-
-_BATCHES_AHEAD: Final = 2
-_ORDER, _VIEW = 0, 1  # streams of random numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +74,20 @@ class PictureCache:
             self._overflow.put(index, image_HWC)
         return image_HWC
 
+    def size_wh(self, index: int) -> tuple[int, int]:
+        """Width and height of the picture as it comes from here; reads the header of its file only."""
+        return self._reduced_wh(*read_size(self._files[index]))
+
     def _reduce(self, image_HWC: Bytes) -> Bytes:
         height, width, _ = image_HWC.shape
-        factor = self._largest_side / min(height, width)
-        if factor >= 1:
+        size_wh = self._reduced_wh(width, height)
+        if size_wh == (width, height):
             return image_HWC
-        size_wh = (max(1, round(width * factor)), max(1, round(height * factor)))
         return np.asarray(cv2.resize(image_HWC, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
+
+    def _reduced_wh(self, width: int, height: int) -> tuple[int, int]:
+        factor = min(self._largest_side / min(height, width), 1.0)
+        return max(1, round(width * factor)), max(1, round(height * factor))
 
 
 class TrainingSet:
@@ -111,59 +112,22 @@ class TrainingSet:
         self._pictures = pictures
         self._targets = targets
         self._augmentation = augmentation
-        self._batch_size = batch_size
         self._seed = seed
-        self._num_workers = num_workers
-        self._smallest_batch = smallest_batch
-        self._rank = rank
-        self._num_ranks = num_ranks
+        self._stream = BatchStream(len(pictures), batch_size, seed, num_workers, smallest_batch, rank, num_ranks)
 
     @property
     def num_batches(self) -> int:
-        return len(self._batches_of(0))
+        return self._stream.num_batches
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from `first_batch` on."""
-        wanted = self._batches_of(epoch)[first_batch:]
-        if self._num_workers == 0:
-            for whole in wanted:
-                yield self._assemble(whole, [self._view(epoch, int(index)) for index in self._part(whole)])
-            return
-        with ThreadPoolExecutor(self._num_workers, thread_name_prefix="augment") as pool:
-            waiting: deque[tuple[Indices, list[Future[Bytes]]]] = deque()
-            try:
-                for whole in wanted:
-                    waiting.append((whole, [pool.submit(self._view, epoch, int(i)) for i in self._part(whole)]))
-                    if len(waiting) > _BATCHES_AHEAD:
-                        yield self._collect(*waiting.popleft())
-                while waiting:
-                    yield self._collect(*waiting.popleft())
-            finally:
-                for _, futures in waiting:
-                    for future in futures:
-                        future.cancel()
+        with closing(self._stream.parts(epoch, self._view, first_batch)) as parts:
+            for part in parts:
+                yield Batch(np.stack(part.views), self._targets[part.indices_N], part.weight)
 
-    def _batches_of(self, epoch: int) -> list[Indices]:
-        """Picture indices of each batch, of all processes together."""
-        order = np.random.default_rng((self._seed, _ORDER, epoch)).permutation(len(self._pictures))
-        size = self._batch_size * self._num_ranks
-        batches = [order[start : start + size] for start in range(0, len(order), size)]
-        if len(batches) > 1 and len(batches[-1]) < min(size, self._smallest_batch * self._num_ranks):
-            batches.pop()
-        return batches
-
-    def _part(self, whole: Indices) -> Indices:
-        return np.array_split(whole, self._num_ranks)[self._rank]
-
-    def _view(self, epoch: int, index: int) -> Bytes:
-        random = np.random.default_rng((self._seed, _VIEW, epoch, index))
+    def _view(self, epoch: int, batch: int, index: int) -> Bytes:
+        random = np.random.default_rng((self._seed, VIEW, epoch, index))
         return augment(self._pictures[index], self._augmentation, random)
-
-    def _collect(self, whole: Indices, futures: list[Future[Bytes]]) -> Batch:
-        return self._assemble(whole, [future.result() for future in futures])
-
-    def _assemble(self, whole: Indices, views: list[Bytes]) -> Batch:
-        return Batch(np.stack(views), self._targets[self._part(whole)], len(views) * self._num_ranks / len(whole))
 
 
 class EvaluationSet:

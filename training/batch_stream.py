@@ -1,0 +1,109 @@
+"""An epoch in batches: which picture comes when, which process takes it, and threads that work ahead.
+
+Everything random is a function of (seed, epoch, picture or batch), never of the order of work: equal seeds give equal
+batches for any number of workers, and a resumed epoch goes on where it stopped. Several processes share each batch:
+together they see what one process with the sum of their batch sizes sees.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["SIZE", "VIEW", "BatchStream", "Part"]
+
+Indices = npt.NDArray[np.int64]
+View = TypeVar("View")
+
+_ORDER: Final = 0
+VIEW: Final = 1
+SIZE: Final = 2
+"""Streams of random numbers: second entry of a seed (seed, stream, epoch, picture or batch)."""
+
+_BATCHES_AHEAD: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[View]):
+    """What one process has of a batch."""
+
+    indices_N: Indices
+    views: list[View]
+    """In the order of `indices_N`."""
+    weight: float
+    """Of its mean loss: the size of this process's part over the mean part. Only in an unevenly cut batch not 1."""
+
+
+class BatchStream:
+    """Shuffled batches of `num_items`: the part of process `rank` among `num_ranks`.
+
+    A last batch of which a process would get fewer than `smallest_batch` items is left out.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        batch_size: int,
+        seed: int,
+        num_workers: int,
+        smallest_batch: int,
+        rank: int,
+        num_ranks: int,
+    ) -> None:
+        self._num_items = num_items
+        self._batch_size = batch_size
+        self._seed = seed
+        self._num_workers = num_workers
+        self._smallest_batch = smallest_batch
+        self._rank = rank
+        self._num_ranks = num_ranks
+
+    @property
+    def num_batches(self) -> int:
+        return len(self._batches_of(0))
+
+    def parts(
+        self, epoch: int, make_view: Callable[[int, int, int], View], first_batch: int = 0
+    ) -> Generator[Part[View], None, None]:
+        """The batches of one epoch, from `first_batch` on; views are `make_view(epoch, batch, item)`, made ahead."""
+        wanted = list(enumerate(self._batches_of(epoch)))[first_batch:]
+        if self._num_workers == 0:
+            for batch, whole in wanted:
+                yield self._part(whole, [make_view(epoch, batch, int(item)) for item in self._own(whole)])
+            return
+        with ThreadPoolExecutor(self._num_workers, thread_name_prefix="augment") as pool:
+            waiting: deque[tuple[Indices, list[Future[View]]]] = deque()
+            try:
+                for batch, whole in wanted:
+                    futures = [pool.submit(make_view, epoch, batch, int(item)) for item in self._own(whole)]
+                    waiting.append((whole, futures))
+                    if len(waiting) > _BATCHES_AHEAD:
+                        yield self._collect(*waiting.popleft())
+                while waiting:
+                    yield self._collect(*waiting.popleft())
+            finally:
+                for _, futures in waiting:
+                    for future in futures:
+                        future.cancel()
+
+    def _batches_of(self, epoch: int) -> list[Indices]:
+        """Item indices of each batch, of all processes together."""
+        order = np.random.default_rng((self._seed, _ORDER, epoch)).permutation(self._num_items)
+        size = self._batch_size * self._num_ranks
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        if len(batches) > 1 and len(batches[-1]) < min(size, self._smallest_batch * self._num_ranks):
+            batches.pop()
+        return batches
+
+    def _own(self, whole: Indices) -> Indices:
+        return np.array_split(whole, self._num_ranks)[self._rank]
+
+    def _collect(self, whole: Indices, futures: list[Future[View]]) -> Part[View]:
+        return self._part(whole, [future.result() for future in futures])
+
+    def _part(self, whole: Indices, views: list[View]) -> Part[View]:
+        return Part(self._own(whole), views, len(views) * self._num_ranks / len(whole))
