@@ -1,15 +1,12 @@
 """From logits to answers, for classification."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
-import orjson
 
 from clearsight.errors import ClearsightError
 from clearsight.handlers.backends import Floats
 from clearsight.tasks import Task
-from clearsight.wire import ClassificationAnswer
+from clearsight.wire import ClassificationAnswer, shortest
 
 __all__ = ["probabilities", "to_answers"]
 
@@ -30,11 +27,4 @@ def to_answers(logits_NK: Floats, task: Task, labels: tuple[str, ...]) -> list[C
     """
     if not np.isfinite(logits_NK).all():
         raise ClearsightError("the model gave logits that are not finite numbers")
-    return [ClassificationAnswer(_shortest(probabilities(logits_K, task)), labels) for logits_K in logits_NK]
-
-
-def _shortest(probs_K: npt.NDArray[np.float64]) -> tuple[float, ...]:
-    """Round to float32 and take its shortest decimal form, as orjson writes it: 9 digits hold all there is."""
-    text = orjson.dumps(probs_K.astype(np.float32), option=orjson.OPT_SERIALIZE_NUMPY)
-    shortest: Sequence[float] = orjson.loads(text)
-    return tuple(shortest)
+    return [ClassificationAnswer(tuple(shortest(probabilities(logits_K, task))), labels) for logits_K in logits_NK]

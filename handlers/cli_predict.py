@@ -17,7 +17,7 @@ from clearsight.handlers.scorer import MAX_BATCH_SIZE, Scorer, load_scorer
 from clearsight.images import Limits, decode_image, sniff_format
 from clearsight.registry import ModelRegistry
 from clearsight.tasks import Task
-from clearsight.wire import Answer
+from clearsight.wire import Answer, DetectionAnswer, to_document
 from clearsight.workspace import Workspace, write_atomically
 
 __all__ = ["PICTURE_SUFFIXES", "find_pictures", "predict"]
@@ -104,7 +104,7 @@ def predict(
                 continue
             if save_overlay is not None:
                 _save_overlay(save_overlay / _overlay_name(scored.picture, used), scorer, scored.picture, result)
-            document = {"file": str(file), "probs": list(result.probs), "labels": list(result.labels)}
+            document = {"file": str(file), **to_document(result)}
             if output == "jsonl":
                 click.echo(orjson.dumps(document).decode())
             else:
@@ -140,9 +140,12 @@ def _read(file: Path) -> bytes | BadRequest:
 
 
 def _table_row(file: Path, answer: Answer, task: Task) -> dict[str, Any]:
-    """Top class for multi-class; for multi-label every class at 0.5 and above."""
-    ranked = sorted(zip(answer.probs, answer.labels, strict=True), key=lambda pair: -pair[0])
-    shown = [pair for pair in ranked if pair[0] >= 0.5] if task is Task.MULTI_LABEL else ranked[:1]
+    """Top class for multi-class; for multi-label every class at 0.5 and above; for detection every box."""
+    if isinstance(answer, DetectionAnswer):
+        shown = [(found.score, found.label) for found in answer.boxes]
+    else:
+        ranked = sorted(zip(answer.probs, answer.labels, strict=True), key=lambda pair: -pair[0])
+        shown = [pair for pair in ranked if pair[0] >= 0.5] if task is Task.MULTI_LABEL else ranked[:1]
     return {
         "file": str(file),
         "label": ", ".join(label for _, label in shown) or "(none)",
@@ -164,4 +167,4 @@ def _overlay_name(picture: Picture, used: set[Path]) -> Path:
 
 def _save_overlay(target: Path, scorer: Scorer, picture: Picture, answer: Answer) -> None:
     image_HWC = decode_image(picture.file.read_bytes(), exif_orientation=scorer.settings.exif_orientation)
-    write_atomically(target, to_jpeg(draw_overlay(image_HWC, answer)))
+    write_atomically(target, to_jpeg(draw_overlay(image_HWC, answer, scorer.labels)))

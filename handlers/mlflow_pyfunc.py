@@ -6,9 +6,10 @@ from typing import Any
 import pandas as pd
 
 from clearsight import environment
+from clearsight.errors import BadRequest
 from clearsight.handlers.scorer import Scorer, load_scorer
 from clearsight.package import ModelPackage
-from clearsight.wire import ClassificationAnswer
+from clearsight.wire import to_document
 
 __all__ = ["PackageModel"]
 
@@ -24,7 +25,8 @@ class PackageModel:
     def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Score a frame with the column `image`: base64 text, its bytes, or the bytes of a picture file.
 
-        Returns a frame with one row per input and the columns `probs` (list of floats) and `labels` (list of names).
+        Returns a frame with one row per input: the columns `probs` (list of floats) and `labels` (list of names), or
+        for detection and segmentation the column `boxes` (list of objects), as in Azure's scoring answers.
         Raises `MlflowException` naming the first bad row: MLflow's server hides the message of any other error.
         `params` is part of MLflow's contract; no parameter exists.
         """
@@ -32,10 +34,11 @@ class PackageModel:
             raise _refusal(f"the frame must have the column {_COLUMN!r}, but it has {list(model_input.columns)}")
         answers = []
         for row, answer in enumerate(self._scorer.score(model_input[_COLUMN].tolist())):
-            if not isinstance(answer, ClassificationAnswer):
+            if isinstance(answer, BadRequest):
                 raise _refusal(f"row {row}, column {_COLUMN!r}: {answer}")
-            answers.append({"probs": [float(prob) for prob in answer.probs], "labels": list(answer.labels)})
-        return pd.DataFrame(answers, columns=["probs", "labels"])
+            answers.append(to_document(answer))
+        columns = ["probs", "labels"] if self._scorer.task.is_classification else ["boxes"]
+        return pd.DataFrame(answers, columns=columns)
 
 
 def _refusal(message: str) -> Exception:

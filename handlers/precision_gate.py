@@ -25,6 +25,7 @@ from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.backends import OpenOptions, Precision, open_backend
 from clearsight.package import ModelPackage
 from clearsight.tasks import Task
+from clearsight.wire import ClassificationAnswer
 from clearsight.workspace import write_atomically
 
 __all__ = ["MAX_MEAN_DIFFERENCE", "MIN_AGREEMENT", "MIN_PICTURES", "compare", "precision_gate", "record_gate"]
@@ -119,6 +120,8 @@ def _score_child() -> list[tuple[float, ...]]:
         (result,) = scorer.score([Path(name).read_bytes()])
         if isinstance(result, BadRequest):
             raise UserError(f"{name}: {result}")
+        if not isinstance(result, ClassificationAnswer):
+            raise UserError(f"the accuracy gate must get a classification package, but got {package.task.value}")
         probs.append(result.probs)
     return probs
 

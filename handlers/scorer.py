@@ -31,6 +31,7 @@ from clearsight.handlers.batching import BatchRule, choose_rule, run_batches
 from clearsight.handlers.classification import to_answers
 from clearsight.images import Limits, decode_image
 from clearsight.package import ModelPackage
+from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
 from clearsight.wire import Answer, XaiRequest, resolve_cell
@@ -62,7 +63,9 @@ class Scorer:
         self.package = package
         self.task: Task = package.task
         self.labels: tuple[str, ...] = package.labels
-        self.settings = package.settings()
+        settings = package.settings()
+        assert isinstance(settings, ClassificationSettings)  # noqa: S101  load_scorer has checked the task
+        self.settings = settings
         self.backend = backend_name
         self.device: Device = options.device
         self.precision: Precision = options.precision

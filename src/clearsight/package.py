@@ -29,7 +29,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from clearsight.errors import Conflict, Fault, InvalidDocument, InvalidPackage
-from clearsight.settings import ALIASES, ClassificationSettings, parse_settings
+from clearsight.settings import ALIASES, ClassificationSettings, Settings, parse_settings
 from clearsight.tasks import Task
 
 __all__ = [
@@ -191,25 +191,25 @@ class ModelPackage:
     def manifest_file(self) -> Path:
         return self.root / MANIFEST_FILE
 
-    def settings(self) -> ClassificationSettings:
+    def settings(self) -> Settings:
         """Inference settings: `settings.json` as it is now; what it leaves out is taken from training.
 
         Raises `InvalidDocument` naming the key of a bad value.
         """
         return self.settings_and_warnings()[0]
 
-    def trained_settings(self) -> ClassificationSettings:
+    def trained_settings(self) -> Settings:
         """The settings of training and validation, which `settings.json` held when the package was written."""
-        return parse_settings(self.manifest["settings"], self.task)[0]
+        return parse_settings(self.manifest["settings"], self.task, self.model_name)[0]
 
-    def settings_and_warnings(self) -> tuple[ClassificationSettings, list[str]]:
+    def settings_and_warnings(self) -> tuple[Settings, list[str]]:
         """As `settings`, with one sentence for each key that no one reads (usually a misspelt one)."""
         edited = self._edited_settings()
         given = {ALIASES.get(key, key) for key in edited}
         trained = {key: value for key, value in self.manifest["settings"].items() if key not in given}
-        settings, warnings = parse_settings({**trained, **edited}, self.task)
+        settings, warnings = parse_settings({**trained, **edited}, self.task, self.model_name)
         side = self._side_of_graphs()
-        if side is not None and settings.valid_crop_size != side:
+        if isinstance(settings, ClassificationSettings) and side not in (None, settings.valid_crop_size):
             message = f"must be {side}, the only size that the graphs of this {self.model_name} take"
             fault = Fault("BAD_VALUE", "valid_crop_size", f"{message}, but got {settings.valid_crop_size}")
             raise InvalidDocument(str(self.settings_file), [fault])

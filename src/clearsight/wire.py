@@ -11,9 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from math import isfinite
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 import pybase64
 
@@ -24,12 +27,16 @@ __all__ = [
     "MAX_ROWS",
     "Answer",
     "ClassificationAnswer",
+    "DetectedObject",
+    "DetectionAnswer",
     "XaiRequest",
     "encode_answers",
     "error_body",
     "parse_request",
     "resolve_cell",
     "row_error",
+    "shortest",
+    "to_document",
 ]
 
 MAX_ROWS: Final = 100
@@ -59,7 +66,28 @@ class ClassificationAnswer:
     labels: tuple[str, ...]
 
 
-Answer = ClassificationAnswer
+@dataclass(frozen=True, slots=True)
+class DetectedObject:
+    """One box of an answer; all coordinates are fractions of the upright picture, in [0, 1]."""
+
+    box_xyxy_unit: tuple[float, float, float, float]
+    """Azure's `topX`, `topY`, `bottomX`, `bottomY`: left < right and top < bottom."""
+    label: str
+    score: float
+    polygon: tuple[tuple[float, ...], ...] | None = None
+    """Segmentation only: x0, y0, x1, y1, … of each part, the largest first, at least 3 points each."""
+    rle: Mapping[str, Any] | None = None
+    """Ours, only where the package's settings ask for it: the mask as COCO's run-length encoding."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionAnswer:
+    """What was found in one picture, by falling score; detection and segmentation."""
+
+    boxes: tuple[DetectedObject, ...]
+
+
+Answer = ClassificationAnswer | DetectionAnswer
 
 
 def parse_request(body: bytes, max_rows: int = MAX_ROWS) -> list[object]:
@@ -219,6 +247,12 @@ def _xai_request(document: Mapping[Any, Any]) -> bytes | XaiRequest:
     return XaiRequest(data, dict(parameters or {}))
 
 
+def shortest(values: npt.NDArray[np.floating]) -> Any:
+    """Lists, nested as the array, of its float32 values in their shortest decimal form: 9 digits hold all there is."""
+    text = orjson.dumps(np.ascontiguousarray(values, np.float32), option=orjson.OPT_SERIALIZE_NUMPY)
+    return orjson.loads(text)
+
+
 def encode_answers(answers: Sequence[Answer]) -> bytes:
     """Write the response body of one request: a list, in row order.
 
@@ -227,16 +261,50 @@ def encode_answers(answers: Sequence[Answer]) -> bytes:
     return b"[" + b",".join(_encode_answer(answer) for answer in answers) + b"]"
 
 
+def to_document(answer: Answer) -> dict[str, Any]:
+    """An answer as the plain data that its JSON holds."""
+    if isinstance(answer, ClassificationAnswer):
+        return {"probs": list(answer.probs), "labels": list(answer.labels)}
+    return {"boxes": [_object_document(found, found.label) for found in answer.boxes]}
+
+
 def _encode_answer(answer: Answer) -> bytes:
+    if isinstance(answer, DetectionAnswer):
+        return _encode_detections(answer)
     if not all(map(isfinite, answer.probs)):
         raise ClearsightError("the model gave probabilities that are not finite numbers")
     return b'{"probs":' + orjson.dumps(answer.probs) + b',"labels":' + _encode_labels(answer.labels) + b"}"
+
+
+def _encode_detections(answer: DetectionAnswer) -> bytes:
+    for found in answer.boxes:
+        numbers = chain(found.box_xyxy_unit, (found.score,), *(found.polygon or ()))
+        if not all(map(isfinite, numbers)):
+            raise ClearsightError("the model gave boxes, scores or outlines that are not finite numbers")
+    # A fragment, since orjson does not escape to ASCII.
+    boxes = [_object_document(found, orjson.Fragment(_encode_label(found.label))) for found in answer.boxes]
+    return orjson.dumps({"boxes": boxes})
+
+
+def _object_document(found: DetectedObject, label: str | orjson.Fragment) -> dict[str, Any]:
+    corners = dict(zip(("topX", "topY", "bottomX", "bottomY"), found.box_xyxy_unit, strict=True))
+    document: dict[str, Any] = {"box": corners, "label": label, "score": found.score}
+    if found.polygon is not None:
+        document["polygon"] = [list(part) for part in found.polygon]
+    if found.rle is not None:
+        document["rle"] = dict(found.rle)
+    return document
 
 
 @lru_cache(maxsize=16)
 def _encode_labels(labels: tuple[str, ...]) -> bytes:
     """Labels are the same in every answer of a model, so they are written once."""
     return json.dumps(labels, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+
+
+@lru_cache(maxsize=1024)
+def _encode_label(label: str) -> bytes:
+    return json.dumps(label, ensure_ascii=True).encode("ascii")
 
 
 def error_body(message: str) -> bytes:

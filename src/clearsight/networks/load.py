@@ -7,6 +7,7 @@ from torch import nn
 from clearsight.errors import InvalidPackage
 from clearsight.networks.registry import build_network
 from clearsight.package import ModelPackage
+from clearsight.settings import ClassificationSettings
 
 __all__ = ["load_network"]
 
@@ -17,7 +18,9 @@ def load_network(package: ModelPackage) -> nn.Module:
     It takes pictures of the size that the package's settings name. Raises `InvalidPackage` when the weights belong to
     another architecture.
     """
-    network = build_network(package.model_name, package.num_classes, package.settings().valid_crop_size)
+    settings = package.settings()
+    crop_size = settings.valid_crop_size if isinstance(settings, ClassificationSettings) else None
+    network = build_network(package.model_name, package.num_classes, crop_size)
     try:
         network.load_state_dict(load_file(package.weights_file), strict=True)
     except (RuntimeError, SafetensorError) as error:

@@ -1,0 +1,45 @@
+"""What every overlay needs: a picture of a size that people can look at, and text that fits."""
+
+import unicodedata
+from typing import Final
+
+from PIL import Image, ImageDraw, ImageFont
+
+__all__ = ["INK", "MAX_SIDE", "PAPER", "Font", "fit_picture", "shorten"]
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+MAX_SIDE: Final = 2048
+"""Larger pictures are shrunk to this longer side, pixels."""
+
+PAPER: Final = (255, 255, 255)
+INK: Final = (20, 20, 20)
+
+
+def fit_picture(picture: Image.Image, min_longer_side: int) -> Image.Image:
+    """Shrink a picture to `MAX_SIDE`, or enlarge it by whole pixels to at least `min_longer_side`."""
+    longer = max(picture.size)
+    if longer > MAX_SIDE:
+        scale = MAX_SIDE / longer
+        size_wh = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        return picture.resize(size_wh, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    if longer < min_longer_side:
+        factor = -(-min_longer_side // longer)
+        return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    return picture
+
+
+def shorten(pen: ImageDraw.ImageDraw, label: str, font: Font, room: float) -> str:
+    """Cut a label to the room it has; an ellipsis shows that it was cut. Line breaks become spaces.
+
+    Pillow's built-in font has ASCII only: accents are left off, other characters become question marks.
+    """
+    label = " ".join(label.split())[:200]
+    if not label.isascii():
+        bare = "".join(char for char in unicodedata.normalize("NFKD", label) if not unicodedata.combining(char))
+        label = bare.encode("ascii", "replace").decode()
+    if pen.textlength(label, font) <= room:
+        return label
+    while label and pen.textlength(f"{label}…", font) > room:
+        label = label[:-1]
+    return f"{label}…"

@@ -1,0 +1,102 @@
+"""From what a detector proposes to what Azure answers: the user's thresholds, suppression, the way back to the picture.
+
+No graph holds a threshold: an edited `settings.json` works on every backend, downwards too. What is found depends on
+the candidates and not on their order: among equal scores the class, then the corners of the boxes decide.
+
+Shapes in names: N candidates or detections, 4 sides of a box (left, top, right, bottom), M side of a raw mask.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from clearsight.errors import ClearsightError
+from clearsight.settings import DetectorSettings
+from clearsight.vision.boxes import has_area, shift_boxes, to_unit_boxes
+from clearsight.vision.candidates import Candidates
+from clearsight.vision.letterbox import Placement
+from clearsight.vision.nms import batched_nms
+from clearsight.wire import DetectedObject, DetectionAnswer, shortest
+
+__all__ = ["Detections", "find_objects", "to_detection_answer", "to_objects"]
+
+Floats = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What is left of the candidates of a picture or a tile, by falling score."""
+
+    boxes_xyxy_N4: npt.NDArray[np.floating]
+    """In pixels of the picture, inside it, with an area. float64: rounding waits until the answer."""
+    scores_N: Floats
+    class_ids_N: Indices
+    mask_probs_NMM: Floats | None
+
+    def __len__(self) -> int:
+        return len(self.boxes_xyxy_N4)
+
+    def shifted(self, left: float, top: float) -> "Detections":
+        """The same, seen from the picture that theirs was cut from at (`left`, `top`)."""
+        boxes_xyxy_N4 = shift_boxes(self.boxes_xyxy_N4, left, top)
+        return Detections(boxes_xyxy_N4, self.scores_N, self.class_ids_N, self.mask_probs_NMM)
+
+    def take(self, indices: Indices) -> "Detections":
+        """Those at the indices, in their order."""
+        masks = self.mask_probs_NMM
+        return Detections(
+            self.boxes_xyxy_N4[indices],
+            self.scores_N[indices],
+            self.class_ids_N[indices],
+            None if masks is None else masks[indices],
+        )
+
+
+def find_objects(candidates: Candidates, placement: Placement, settings: DetectorSettings) -> Detections:
+    """Apply the score threshold, suppression in each class and the limit of boxes; go back to the picture's pixels.
+
+    Suppression compares boxes as the network gives them. Those without an area inside the picture are dropped before,
+    so that they neither suppress others nor count. Raises `ClearsightError` when a number is not finite.
+    """
+    if not (np.isfinite(candidates.boxes_xyxy_N4).all() and np.isfinite(candidates.scores_N).all()):
+        raise ClearsightError("the model gave boxes or scores that are not finite numbers")
+    chosen_N = np.flatnonzero(candidates.scores_N > settings.box_score_thresh)
+    chosen_N = chosen_N[has_area(placement.to_picture(candidates.boxes_xyxy_N4[chosen_N]))]
+    sides_4N = candidates.boxes_xyxy_N4[chosen_N].T
+    chosen_N = chosen_N[np.lexsort((*sides_4N, candidates.class_ids_N[chosen_N]))]
+    boxes_xyxy_N4, scores_N = candidates.boxes_xyxy_N4[chosen_N], candidates.scores_N[chosen_N]
+    class_ids_N = candidates.class_ids_N[chosen_N]
+    kept = batched_nms(boxes_xyxy_N4, scores_N, class_ids_N, settings.nms_iou_thresh, settings.max_detections)
+    masks = candidates.mask_probs_NMM
+    return Detections(
+        placement.to_picture(boxes_xyxy_N4[kept].astype(np.float64)),
+        scores_N[kept],
+        class_ids_N[kept],
+        None if masks is None else masks[chosen_N[kept]],
+    )
+
+
+def to_detection_answer(detections: Detections, height: int, width: int, labels: tuple[str, ...]) -> DetectionAnswer:
+    """Azure's answer about a picture of `height` x `width`; numbers are rounded to float32."""
+    return DetectionAnswer(tuple(found for found in to_objects(detections, height, width, labels) if found is not None))
+
+
+def to_objects(detections: Detections, height: int, width: int, labels: tuple[str, ...]) -> list[DetectedObject | None]:
+    """One per detection, without masks; None for a box so thin that its sides are equal once rounded."""
+    ids_N = detections.class_ids_N
+    if len(ids_N) and not 0 <= ids_N.min() <= ids_N.max() < len(labels):
+        raise ClearsightError(f"the model gave class ids up to {ids_N.max()}, but the package has {len(labels)} labels")
+    boxes_xyxy_unit_N4 = to_unit_boxes(detections.boxes_xyxy_N4, height, width).astype(np.float32)
+    rows = zip(
+        has_area(boxes_xyxy_unit_N4).tolist(),
+        shortest(boxes_xyxy_unit_N4),
+        shortest(detections.scores_N),
+        ids_N.tolist(),
+        strict=True,
+    )
+    return [
+        DetectedObject(tuple(corners), labels[class_id], score) if is_box else None
+        for is_box, corners, score, class_id in rows
+    ]

@@ -1,0 +1,161 @@
+"""Boxes, masks, labels and scores drawn on a picture.
+
+Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which people with any kind of colour blindness
+can tell apart; black is left out, since it is the edge of every line: a coloured line between dark ones shows on any
+ground.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from clearsight.handlers.canvas import INK, PAPER, Font, fit_picture, shorten
+from clearsight.wire import DetectedObject, DetectionAnswer
+
+__all__ = ["draw_objects"]
+
+Colour = tuple[int, int, int]
+Rectangle = tuple[int, int, int, int]
+"""left, top, right, bottom in pixels of the canvas; the last two are outside."""
+
+_COLOURS: Final[tuple[Colour, ...]] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (204, 121, 167),
+    (0, 114, 178),
+)
+_MIN_LONGER_SIDE: Final = 640  # smaller pictures are enlarged: a label needs 100 pixels or more
+_MIN_SHORTER_SIDE: Final = 64  # of the canvas: a strip of a picture gets paper around it
+_MANY: Final = 20  # objects, from which on long labels are cut to leave room for others
+_MASK_OPACITY: Final = 110  # of 255: the object stays visible
+_DARK: Final = 110  # luma below which a colour carries light text
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A found object in pixels of the canvas."""
+
+    box: Rectangle
+    parts: list[list[tuple[float, float]]]
+    colour: Colour
+    label: str
+    score: str
+
+
+def draw_objects(image_HWC: npt.NDArray[np.uint8], answer: DetectionAnswer, labels: Sequence[str] = ()) -> Image.Image:
+    """Draw an answer's boxes, and its masks where it has some, each with label and score.
+
+    The longer side of the picture ends up in [640, 2048] pixels. Labels stay inside, and apart as long as there is
+    room; those of higher scores choose first and lie on top. Classes keep their colours when `labels` are the model's.
+    """
+    picture = fit_picture(Image.fromarray(image_HWC), _MIN_LONGER_SIDE)
+    size_wh = max(picture.width, _MIN_SHORTER_SIDE), max(picture.height, _MIN_SHORTER_SIDE)
+    corner = (size_wh[0] - picture.width) // 2, (size_wh[1] - picture.height) // 2
+    canvas = Image.new("RGB", size_wh, PAPER)
+    canvas.paste(picture, corner)
+    colours = _colours_of(labels or [found.label for found in answer.boxes])
+    drawn = [_on_canvas(found, corner, picture.size, colours[found.label]) for found in answer.boxes]
+    line = max(2, max(size_wh) // 400)
+    canvas = _with_masks(canvas, drawn)
+    pen = ImageDraw.Draw(canvas)
+    for thing in reversed(drawn):
+        for part in thing.parts:
+            for colour, width in ((INK, line + 1), (thing.colour, max(1, line // 2))):
+                pen.line([*part, part[0]], colour, width)
+        _draw_box(pen, thing, line)
+    font = ImageFont.load_default(max(15, max(size_wh) // 60))
+    _draw_labels(pen, drawn, font, size_wh)
+    return canvas
+
+
+def _colours_of(labels: Sequence[str]) -> dict[str, Colour]:
+    """A colour per class; from the eighth class on, tints of the seven."""
+    colours: dict[str, Colour] = {}
+    for label in dict.fromkeys(labels):
+        turn, index = divmod(len(colours), len(_COLOURS))
+        ground, share = ((0, 0, 0), 0.35) if turn % 2 else ((255, 255, 255), 0.5)
+        share = share if turn else 0.0
+        red, green, blue = (
+            round((1 - share) * own + share * other) for own, other in zip(_COLOURS[index], ground, strict=True)
+        )
+        colours[label] = red, green, blue
+    return colours
+
+
+def _on_canvas(found: DetectedObject, corner: tuple[int, int], size_wh: tuple[int, int], colour: Colour) -> _Drawn:
+    def pixels(fractions: Sequence[float]) -> list[tuple[float, float]]:
+        pairs = zip(fractions[::2], fractions[1::2], strict=True)
+        return [(corner[0] + x * size_wh[0], corner[1] + y * size_wh[1]) for x, y in pairs]
+
+    (left, top), (right, bottom) = pixels(found.box_xyxy_unit)
+    box = round(left), round(top), round(right), round(bottom)
+    return _Drawn(box, [pixels(part) for part in found.polygon or ()], colour, found.label, f"{found.score:.2f}")
+
+
+def _with_masks(canvas: Image.Image, drawn: Sequence[_Drawn]) -> Image.Image:
+    if not any(thing.parts for thing in drawn):
+        return canvas
+    layer = Image.new("RGBA", canvas.size)
+    pen = ImageDraw.Draw(layer)
+    for thing in reversed(drawn):
+        for part in thing.parts:
+            pen.polygon(part, (*thing.colour, _MASK_OPACITY))
+    return Image.alpha_composite(canvas.convert("RGBA"), layer).convert("RGB")
+
+
+def _draw_box(pen: ImageDraw.ImageDraw, thing: _Drawn, line: int) -> None:
+    """A coloured frame between two dark ones, all inside the box (which is at least as large as they are)."""
+    left, top, right, bottom = thing.box
+    right, bottom = max(right, left + 1), max(bottom, top + 1)
+    edge = max(1, line // 2)
+    for inset, width, colour in ((0, edge, INK), (edge + line, edge, INK), (edge, line, thing.colour)):
+        if right - left > 2 * inset and bottom - top > 2 * inset:
+            pen.rectangle((left + inset, top + inset, right - 1 - inset, bottom - 1 - inset), None, colour, width)
+
+
+def _draw_labels(pen: ImageDraw.ImageDraw, drawn: Sequence[_Drawn], font: Font, size_wh: tuple[int, int]) -> None:
+    places: list[tuple[_Drawn, str, Rectangle]] = []
+    padding = max(2, round(pen.textlength("0", font) / 3))
+    ascent_to_descent = pen.textbbox((0, 0), "Ágjy|", font)
+    height = min(round(ascent_to_descent[3] - ascent_to_descent[1]) + 2 * padding, size_wh[1])
+    widest = size_wh[0] if len(drawn) <= _MANY else size_wh[0] // 6
+    for thing in drawn:
+        room = widest - 2 * padding - pen.textlength(f" {thing.score}", font)
+        text = f"{shorten(pen, thing.label, font, room)} {thing.score}".strip()
+        width = min(round(pen.textlength(text, font)) + 2 * padding, size_wh[0])
+        place = _free_place(thing.box, width, height, size_wh, [place for _, _, place in places])
+        places.append((thing, text, place))
+    for thing, text, (left, top, right, bottom) in reversed(places):
+        pen.rectangle((left, top, right - 1, bottom - 1), thing.colour, INK)
+        ink = INK if np.dot(thing.colour, (0.299, 0.587, 0.114)) > _DARK else PAPER
+        pen.text((left + padding, (top + bottom) / 2), text, ink, font, anchor="lm")
+
+
+def _free_place(
+    box: Rectangle, width: int, height: int, size_wh: tuple[int, int], taken: Sequence[Rectangle]
+) -> Rectangle:
+    """Where a label covers others the least: above the box, below it, or inside; of equal places the first."""
+    left, top, right, bottom = box
+    wanted = [
+        (x, y)
+        for y in (top - height, bottom, top, bottom - height)
+        for x in (left, right - width, (left + right - width) // 2)
+    ]
+    # What would leave the canvas moves inside, which may cover another label after all.
+    corners = [(min(max(x, 0), size_wh[0] - width), min(max(y, 0), size_wh[1] - height)) for x, y in wanted]
+    places = [(x, y, x + width, y + height) for x, y in corners]
+    return min(places, key=lambda place: sum(_shared(place, other) for other in taken))
+
+
+def _shared(one: Rectangle, other: Rectangle) -> int:
+    """Pixels that two rectangles both cover."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0) * max(height, 0)

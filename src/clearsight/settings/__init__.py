@@ -1,0 +1,31 @@
+"""`settings.json`: the numbers before and after the network, as Azure's packages carry them and users edit them.
+
+classification, detection (what the settings are) -> readers (values) -> document (the file).
+"""
+
+from clearsight.settings.classification import ClassificationSettings, ExifOrientation, Interpolation
+from clearsight.settings.detection import (
+    DetectorSettings,
+    ImageType,
+    ModelSize,
+    RcnnSettings,
+    SegmentationSettings,
+    YoloSettings,
+)
+from clearsight.settings.document import ALIASES, Settings, parse_settings, to_document
+
+__all__ = [
+    "ALIASES",
+    "ClassificationSettings",
+    "DetectorSettings",
+    "ExifOrientation",
+    "ImageType",
+    "Interpolation",
+    "ModelSize",
+    "RcnnSettings",
+    "SegmentationSettings",
+    "Settings",
+    "YoloSettings",
+    "parse_settings",
+    "to_document",
+]

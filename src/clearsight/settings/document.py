@@ -1,0 +1,120 @@
+"""The settings file as a whole: which keys a model has, and their spellings.
+
+Reading accepts every spelling that Azure's own pages use and warns about unknown keys; writing uses the first
+spelling. A missing key takes its default.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from types import MappingProxyType
+from typing import Any, Final
+
+from clearsight.errors import Fault, InvalidDocument
+from clearsight.settings.classification import ClassificationSettings
+from clearsight.settings.detection import RcnnSettings, SegmentationSettings, YoloSettings
+from clearsight.settings.readers import READERS
+from clearsight.tasks import Task
+
+__all__ = ["ALIASES", "Settings", "parse_settings", "to_document"]
+
+Settings = ClassificationSettings | RcnnSettings | YoloSettings | SegmentationSettings
+
+INFORMATIONAL: Final = ("task_type", "model_name", "labels", "schema_version")
+"""Keys that describe the package. They are accepted in the file and change nothing."""
+
+ALIASES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "validation_resize_size": "valid_resize_size",
+        "validation_crop_size": "valid_crop_size",
+        "box_score_threshold": "box_score_thresh",
+        "nms_iou_threshold": "nms_iou_thresh",
+        "box_nms_thresh": "nms_iou_thresh",
+        "box_iou_thresh": "nms_iou_thresh",
+        "box_detections_per_image": "box_detections_per_img",
+        "tile_predictions_nms_threshold": "tile_predictions_nms_thresh",
+        "image_size": "img_size",
+    }
+)
+"""Azure's other spellings -> the spelling of the settings file (hyperparameter page, ONNX sample, component pages)."""
+
+_YOLO_STRIDE: Final = 32  # pixels of a cell of yolov5's coarsest grid
+
+
+def parse_settings(document: Mapping[str, Any], task: Task, model_name: str = "") -> tuple[Settings, list[str]]:
+    """Read a settings document; the second value has one sentence for each key that changes nothing or was changed.
+
+    `model_name` tells `yolov5`, whose keys are its own, from the other detectors. Raises `InvalidDocument` listing
+    every bad value with its key, two spellings of a key that disagree included.
+    """
+    kind = _kind(task, model_name)
+    own = [field.name for field in fields(kind)]
+    values, faults = _canonical(document)
+    known: dict[str, Any] = {}
+    warnings = []
+    for key, value in values.items():
+        if key in INFORMATIONAL:
+            continue
+        if key not in own:
+            warnings.append(_unused(key, own, model_name or task.value))
+            continue
+        try:
+            known[key] = READERS[key](value)
+        except ValueError as error:
+            faults.append(Fault("BAD_VALUE", key, f"{error}, but got {value!r}"))
+    settings = kind(**known)
+    if isinstance(settings, ClassificationSettings) and not faults:
+        faults += _crop_faults(settings)
+    if faults:
+        raise InvalidDocument("settings.json", faults)
+    if isinstance(settings, YoloSettings) and settings.img_size % _YOLO_STRIDE:
+        side = -(-settings.img_size // _YOLO_STRIDE) * _YOLO_STRIDE
+        warnings.append(f"settings.json: img_size {settings.img_size} is rounded up to {side}, a multiple of 32")
+        settings = replace(settings, img_size=side)
+    return settings, warnings
+
+
+def to_document(settings: Settings) -> dict[str, Any]:
+    """Make the plain data of a settings file, every key written out; `parse_settings` reads it back unchanged."""
+    document = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}
+    if document.get("tile_grid_size") is not None:
+        document["tile_grid_size"] = "x".join(map(str, document["tile_grid_size"]))
+    return document
+
+
+def _kind(task: Task, model_name: str) -> type[Settings]:
+    if task.is_classification:
+        return ClassificationSettings
+    if task is Task.SEGMENTATION:
+        return SegmentationSettings
+    return YoloSettings if model_name == "yolov5" else RcnnSettings
+
+
+def _unused(key: str, own: list[str], model: str) -> str:
+    if key in READERS:
+        return f"settings.json: {key!r} is ignored: {model} does not use it"
+    near = difflib.get_close_matches(str(key), [*own, *ALIASES], n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"settings.json: unknown key {key!r} is ignored{hint}"
+
+
+def _crop_faults(settings: ClassificationSettings) -> list[Fault]:
+    if settings.valid_crop_size <= settings.valid_resize_size:
+        return []
+    message = f"must be at most valid_resize_size, {settings.valid_resize_size}"
+    return [Fault("BAD_VALUE", "valid_crop_size", f"{message}, but got {settings.valid_crop_size}")]
+
+
+def _canonical(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:
+    """Rename aliases; two spellings of one key may stand together only with the same value."""
+    values: dict[str, Any] = {}
+    spelled: dict[str, str] = {}
+    faults = []
+    for spelling, value in document.items():
+        key = ALIASES.get(spelling, spelling)
+        if key in values and values[key] != value:
+            message = f"is given as {spelled[key]!r}: {values[key]!r} and as {spelling!r}: {value!r}; keep one of them"
+            faults.append(Fault("BAD_VALUE", key, message))
+        values.setdefault(key, value)
+        spelled.setdefault(key, spelling)
+    return values, faults
