@@ -1,0 +1,25 @@
+"""Training and validation data of object detection and instance segmentation, as plain arrays.
+
+rings and scene (a picture with its objects) -> crop, canvas, affine, mosaic (one geometric step each) and tiling ->
+augmentation (the two recipes) -> training_set.
+"""
+
+from clearsight.training.detection_data.augmentation import DetectionAugmentation, RcnnAugmentation, YoloAugmentation
+from clearsight.training.detection_data.tiling import TileGrid
+from clearsight.training.detection_data.training_set import (
+    DetectionBatch,
+    DetectionTarget,
+    DetectionTrainingSet,
+    useful_side,
+)
+
+__all__ = [
+    "DetectionAugmentation",
+    "DetectionBatch",
+    "DetectionTarget",
+    "DetectionTrainingSet",
+    "RcnnAugmentation",
+    "TileGrid",
+    "YoloAugmentation",
+    "useful_side",
+]
