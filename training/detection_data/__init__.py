@@ -1,10 +1,11 @@
 """Training and validation data of object detection and instance segmentation, as plain arrays.
 
 rings and scene (a picture with its objects) -> crop, canvas, affine, mosaic (one geometric step each) and tiling ->
-augmentation (the two recipes) -> training_set.
+augmentation (the two recipes) -> training_set, evaluation_set.
 """
 
 from clearsight.training.detection_data.augmentation import DetectionAugmentation, RcnnAugmentation, YoloAugmentation
+from clearsight.training.detection_data.evaluation_set import DetectionEvaluationSet, EvaluationPicture
 from clearsight.training.detection_data.tiling import TileGrid
 from clearsight.training.detection_data.training_set import (
     DetectionBatch,
@@ -16,8 +17,10 @@ from clearsight.training.detection_data.training_set import (
 __all__ = [
     "DetectionAugmentation",
     "DetectionBatch",
+    "DetectionEvaluationSet",
     "DetectionTarget",
     "DetectionTrainingSet",
+    "EvaluationPicture",
     "RcnnAugmentation",
     "TileGrid",
     "YoloAugmentation",
