@@ -5,7 +5,7 @@ Never silent: what was loaded is returned as a record, and random initialisation
 
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +22,15 @@ from clearsight.networks.library_files import DownloadFailed, LibraryFile, libra
 from clearsight.networks.registry import NetworkSpec, spec_for
 from clearsight.package import sha256_of
 
-__all__ = ["PretrainedRecord", "load_pretrained"]
+__all__ = [
+    "FoundWeights",
+    "PretrainedRecord",
+    "find_weights",
+    "find_whole_weights",
+    "licence_beside",
+    "load_pretrained",
+    "read_state_dict",
+]
 
 _SUFFIXES: Final = (".pth", ".pt", ".safetensors")
 
@@ -44,6 +52,8 @@ class PretrainedRecord:
     """Whether the last layer starts from random numbers because the number of classes differs."""
     resized_positions: bool = False
     """Whether a ViT's position embeddings were interpolated for another picture size."""
+    backbone_only: bool = False
+    """Whether all but the backbone of a detector starts from random numbers."""
 
     def to_document(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -51,7 +61,9 @@ class PretrainedRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class FoundWeights:
+    """A file of weights, and where it was found."""
+
     file: Path
     source: Literal["folder", "cache", "download"]
 
@@ -75,8 +87,9 @@ def load_pretrained(
     if not pretrained:
         return PretrainedRecord("none", None, None, None, None, new_head=True)
     published = library_file(spec)
-    found = _find(spec, published, weights_dir)
-    state, resized_positions = _with_resized_positions(network, spec, _read(found.file))
+    names = (spec.model_name, spec.builder)
+    found = find_weights(model_name, names, published, weights_dir)
+    state, resized_positions = _with_resized_positions(network, spec, read_state_dict(found.file))
     new_head = _load(network, spec, state, found.file)
     sha256 = sha256_of(found.file)
     tag = spec.weights_tag if published.is_published(found.file, sha256) else None
@@ -85,46 +98,64 @@ def load_pretrained(
         file=found.file.name,
         sha256=sha256,
         tag=tag,
-        licence=spec.licence if tag else _licence_beside(found.file, spec),
+        licence=spec.licence if tag else licence_beside(found.file, names),
         new_head=new_head,
         resized_positions=resized_positions,
     )
 
 
-def _find(spec: NetworkSpec, published: LibraryFile, weights_dir: Path | None) -> _Found:
-    folder = weights_dir or environment.weights_dir()
+def find_weights(
+    model_name: str, names: Sequence[str], published: LibraryFile, weights_dir: Path | None = None
+) -> FoundWeights:
+    """Find the file that `load_pretrained` would load; `names` are prefixes that count in a folder, in this order.
+
+    Raises `WeightsMissing`, which names every way out.
+    """
+    folder = _folder(weights_dir)
     tried = []
     if folder is not None:
-        if not folder.is_dir():
-            raise WeightsMissing(
-                f"the weights folder must exist, but {folder} does not (x_weights_dir, CLEARSIGHT_WEIGHTS)"
-            )
-        if (file := _in_folder(spec, published, folder)) is not None:
-            return _Found(file, "folder")
-        tried.append(f"{folder} holds no {published.names[0]}, {spec.model_name}*.pth or {spec.builder}*.pth")
+        own = [file for name in published.names if (file := folder / name).is_file()]
+        if files := [*own, *_named(folder, names)]:
+            return FoundWeights(files[0], "folder")
+        tried.append(f"{folder} holds no {', '.join([published.names[0], *(f'{name}*.pth' for name in names)])}")
     else:
         tried.append("no weights folder is set")
     if (cached := published.cached()) is not None:
-        return _Found(cached, "cache")
+        return FoundWeights(cached, "cache")
     if environment.is_offline():
         tried.append("CLEARSIGHT_OFFLINE forbids the download")
     else:
         try:
-            return _Found(published.download(), "download")
+            return FoundWeights(published.download(), "download")
         except DownloadFailed as error:
             tried.append(f"the download of {published.location} failed ({error})")
     raise WeightsMissing(
-        f"pretrained weights of {spec.model_name} must be loaded, but none were found: {'; '.join(tried)}. "
+        f"pretrained weights of {model_name} must be loaded, but none were found: {'; '.join(tried)}. "
         f"Put {published.names[0]} into a folder and name it in x_weights_dir or CLEARSIGHT_WEIGHTS, "
         "or start from random weights with x_pretrained: false"
     )
 
 
-def _in_folder(spec: NetworkSpec, published: LibraryFile, folder: Path) -> Path | None:
-    own = [file for name in published.names if (file := folder / name).is_file()]
+def find_whole_weights(model_name: str, weights_dir: Path | None = None) -> FoundWeights | None:
+    """A file of the weights folder that is named after the model itself, if there is one."""
+    folder = _folder(weights_dir)
+    files = [] if folder is None else _named(folder, (model_name,))
+    return FoundWeights(files[0], "folder") if files else None
+
+
+def _folder(weights_dir: Path | None) -> Path | None:
+    folder = weights_dir or environment.weights_dir()
+    if folder is not None and not folder.is_dir():
+        raise WeightsMissing(
+            f"the weights folder must exist, but {folder} does not (x_weights_dir, CLEARSIGHT_WEIGHTS)"
+        )
+    return folder
+
+
+def _named(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Files of weights whose name starts with one of the words, by word, then by name."""
     files = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in _SUFFIXES)
-    named = [file for prefix in (spec.model_name, spec.builder) for file in files if _has_prefix(file, prefix)]
-    return next(iter([*own, *named]), None)
+    return [file for name in names for file in files if _has_prefix(file, name)]
 
 
 def _has_prefix(file: Path, prefix: str) -> bool:
@@ -132,7 +163,8 @@ def _has_prefix(file: Path, prefix: str) -> bool:
     return file.name.startswith(prefix) and file.name[len(prefix)] in "._-"
 
 
-def _read(file: Path) -> Mapping[str, torch.Tensor]:
+def read_state_dict(file: Path) -> Mapping[str, torch.Tensor]:
+    """Read a file of tensors by name without running code of it; raises `UserError` for anything else."""
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
@@ -194,8 +226,9 @@ def _same_width(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tenso
     return all(own[name].shape[1:] == state[name].shape[1:] for name in names)
 
 
-def _licence_beside(file: Path, spec: NetworkSpec) -> str | None:
-    for name in (f"LICENSE.{file.stem}", f"LICENSE.{spec.builder}", f"LICENSE.{spec.model_name}", "LICENSE"):
+def licence_beside(file: Path, names: Sequence[str]) -> str | None:
+    """The first line of the licence file beside weights: named after the file, after one of `names`, or after none."""
+    for name in (f"LICENSE.{file.stem}", *(f"LICENSE.{name}" for name in reversed(names)), "LICENSE"):
         licence = file.with_name(name)
         if licence.is_file():
             lines = (line.strip() for line in licence.read_text(errors="replace").splitlines())
