@@ -1,5 +1,6 @@
 """`clearsight predict`: score pictures with a package, in this process."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from clearsight.tasks import Task
 from clearsight.wire import Answer, DetectionAnswer, to_document
 from clearsight.workspace import Workspace, write_atomically
 
-__all__ = ["PICTURE_SUFFIXES", "find_pictures", "predict"]
+__all__ = ["PICTURE_SUFFIXES", "find_pictures", "predict", "table_row"]
 
 PICTURE_SUFFIXES: Final = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".avif")
@@ -108,7 +109,7 @@ def predict(
             if output == "jsonl":
                 click.echo(orjson.dumps(document).decode())
             else:
-                documents.append(document if output == "json" else _table_row(file, result, scorer.task))
+                documents.append(document if output == "json" else table_row(file, result, scorer.task))
     if output != "jsonl":
         emit(documents, output)
     if failed:
@@ -139,10 +140,12 @@ def _read(file: Path) -> bytes | BadRequest:
     return content
 
 
-def _table_row(file: Path, answer: Answer, task: Task) -> dict[str, Any]:
-    """Top class for multi-class; for multi-label every class at 0.5 and above; for detection every box."""
+def table_row(file: Path, answer: Answer, task: Task) -> dict[str, Any]:
+    """Top class for multi-class; for multi-label every class at 0.5 and above; of boxes the best of each class."""
     if isinstance(answer, DetectionAnswer):
-        shown = [(found.score, found.label) for found in answer.boxes]
+        counts = Counter(found.label for found in answer.boxes)
+        best = {found.label: found.score for found in reversed(answer.boxes)}
+        shown = [(best[label], label if counts[label] == 1 else f"{counts[label]} x {label}") for label in counts]
     else:
         ranked = sorted(zip(answer.probs, answer.labels, strict=True), key=lambda pair: -pair[0])
         shown = [pair for pair in ranked if pair[0] >= 0.5] if task is Task.MULTI_LABEL else ranked[:1]

@@ -9,10 +9,11 @@ from PIL import Image
 from clearsight.cli import root
 from clearsight.console import run
 from clearsight.errors import UserError
-from clearsight.handlers.cli_predict import find_pictures
+from clearsight.handlers.cli_predict import find_pictures, table_row
 from clearsight.handlers.overlay import draw_overlay, to_jpeg
 from clearsight.package import ModelPackage
-from clearsight.wire import ClassificationAnswer
+from clearsight.tasks import Task
+from clearsight.wire import ClassificationAnswer, DetectedObject, DetectionAnswer
 
 
 @pytest.fixture
@@ -68,6 +69,19 @@ def test_the_table_shows_the_top_class_and_overlays_are_written(capsys, folder, 
     assert all(any(label in line for label in tiny_package.labels) for line in lines)
     written = sorted(str(file.relative_to(target)) for file in target.rglob("*") if file.is_file())
     assert written == ["b.PNG.overlay.jpg", "c.png.overlay.jpg", "deep/a.png.overlay.jpg"]
+
+
+def test_boxes_are_counted_by_class_in_the_table():
+    def row(*found: tuple[str, float]) -> dict[str, str]:
+        boxes = tuple(DetectedObject((0.0, 0.0, 1.0, 1.0), label, score) for label, score in found)
+        return table_row(Path("a.jpg"), DetectionAnswer(boxes), Task.DETECTION)
+
+    assert row() == {"file": "a.jpg", "label": "(none)", "score": ""}
+    assert row(("can", 0.9), ("carton", 0.8), ("can", 0.7)) == {
+        "file": "a.jpg",
+        "label": "2 x can, carton",
+        "score": "0.9000, 0.8000",
+    }
 
 
 def test_equal_names_get_overlays_of_their_own(capsys, folder: Path, tiny_package: ModelPackage, tmp_path: Path):

@@ -16,7 +16,7 @@ class Candidates:
     """Every box that a detector proposes for one picture or one tile of it, in any order."""
 
     boxes_xyxy_N4: npt.NDArray[np.float32]
-    """In pixels of the network's input; they may leave it."""
+    """In pixels of the network's input; they may leave it where there are no masks."""
     scores_N: npt.NDArray[np.float32]
     """In [0, 1]."""
     class_ids_N: npt.NDArray[np.int64]
