@@ -31,6 +31,9 @@ _COLOURS: Final[tuple[Colour, ...]] = (
     (204, 121, 167),
     (0, 114, 178),
 )
+_TINTS: Final = ((0, 0.0), (0, 0.35), (255, 0.5))
+"""Grey level that a turn of the colours is mixed with, and its share."""
+
 _MIN_LONGER_SIDE: Final = 640  # smaller pictures are enlarged: a label needs 100 pixels or more
 _MIN_SHORTER_SIDE: Final = 64  # of the canvas: a strip of a picture gets paper around it
 _MANY: Final = 20  # objects, from which on long labels are cut to leave room for others
@@ -60,7 +63,7 @@ def draw_objects(image_HWC: npt.NDArray[np.uint8], answer: DetectionAnswer, labe
     corner = (size_wh[0] - picture.width) // 2, (size_wh[1] - picture.height) // 2
     canvas = Image.new("RGB", size_wh, PAPER)
     canvas.paste(picture, corner)
-    colours = _colours_of(labels or [found.label for found in answer.boxes])
+    colours = _colours_of([*labels, *(found.label for found in answer.boxes)])
     drawn = [_on_canvas(found, corner, picture.size, colours[found.label]) for found in answer.boxes]
     line = max(2, max(size_wh) // 400)
     canvas = _with_masks(canvas, drawn)
@@ -76,15 +79,12 @@ def draw_objects(image_HWC: npt.NDArray[np.uint8], answer: DetectionAnswer, labe
 
 
 def _colours_of(labels: Sequence[str]) -> dict[str, Colour]:
-    """A colour per class; from the eighth class on, tints of the seven."""
+    """A colour per class; from the eighth class on darker, then paler ones, and from the 22nd on the same again."""
     colours: dict[str, Colour] = {}
     for label in dict.fromkeys(labels):
         turn, index = divmod(len(colours), len(_COLOURS))
-        ground, share = ((0, 0, 0), 0.35) if turn % 2 else ((255, 255, 255), 0.5)
-        share = share if turn else 0.0
-        red, green, blue = (
-            round((1 - share) * own + share * other) for own, other in zip(_COLOURS[index], ground, strict=True)
-        )
+        level, share = _TINTS[turn % len(_TINTS)]
+        red, green, blue = (round((1 - share) * own + share * level) for own in _COLOURS[index])
         colours[label] = red, green, blue
     return colours
 
@@ -111,7 +111,7 @@ def _with_masks(canvas: Image.Image, drawn: Sequence[_Drawn]) -> Image.Image:
 
 
 def _draw_box(pen: ImageDraw.ImageDraw, thing: _Drawn, line: int) -> None:
-    """A coloured frame between two dark ones, all inside the box (which is at least as large as they are)."""
+    """A coloured frame between two dark ones, inside the box; of a tiny box only the outer ones fit."""
     left, top, right, bottom = thing.box
     right, bottom = max(right, left + 1), max(bottom, top + 1)
     edge = max(1, line // 2)

@@ -91,6 +91,11 @@ def test_masks_tint_what_they_cover_and_nothing_else():
     assert (pixels[140:150, 140:500] == GREY).all()
 
 
+def test_a_label_that_is_not_among_the_models_is_drawn_all_the_same():
+    answer = DetectionAnswer((found((0.1, 0.5, 0.9, 0.9), "stranger"),))
+    assert changed(draw_overlay(picture((480, 640)), answer, LABELS)).any()
+
+
 def test_a_hundred_objects_are_drawn_in_a_moment():
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 0.8, (100, 2))
