@@ -114,6 +114,7 @@ def make_run(texture_folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]
         hardware: Hardware = CPU,
         early_stopping: EarlyStopping | None = None,
         frozen: tuple[str, ...] = (),
+        batch_size: int = 8,
         **options: int,
     ) -> TrainingRun:
         nonlocal made
@@ -122,7 +123,7 @@ def make_run(texture_folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]
         network = tiny_network().to(memory_format=torch.channels_last)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(not name.startswith(frozen or ("\0",)))
-        training = TrainingSet(pictures, targets[0], Augmentation(32), 8, seed, num_workers=0)
+        training = TrainingSet(pictures, targets[0], Augmentation(32), batch_size, seed, num_workers=0)
         loop = LoopOptions(**{"num_epochs": 3, "learning_rate": 0.05, "seed": seed, **options})
         steps = -(-training.num_batches // loop.accumulation)
         return TrainingRun(
@@ -206,12 +207,11 @@ def test_accumulating_is_one_large_batch_when_nothing_depends_on_the_batch(
 ) -> None:
     states = []
     for accumulation, batch_size in ((1, 48), (6, 8)):
-        run = make_run(num_epochs=1, accumulation=accumulation)
+        run = make_run(num_epochs=1, accumulation=accumulation, batch_size=batch_size)
         torch.manual_seed(5)
         run.network = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32 * 3, 4))
         run.optimizer = build_optimizer(run.network.parameters(), OptimizerOptions("sgd", 0.01))
         run.schedule = WarmupCosine(1, 1)
-        run.training._batch_size = batch_size
         train(run)
         states.append(run.network[1].weight.detach())
     assert torch.allclose(*states, atol=1e-6)
