@@ -11,9 +11,9 @@ import numpy as np
 from clearsight.training.detection_data.scene import Scene
 from clearsight.vision.tiles import Tile
 
-__all__ = ["SMALLEST_CROP_SHARE", "crop", "random_crop"]
+__all__ = ["crop", "random_crop"]
 
-SMALLEST_CROP_SHARE: Final = 0.3
+_SMALLEST_SHARE: Final = 0.3
 """Of the picture's width, and of its height."""
 
 _TRIES: Final = 20
@@ -45,7 +45,7 @@ def random_crop(scene: Scene, random: np.random.Generator) -> Scene:
 
 
 def _draw_window(height: int, width: int, random: np.random.Generator) -> Tile:
-    share_x, share_y = random.uniform(SMALLEST_CROP_SHARE, 1.0, 2)
+    share_x, share_y = random.uniform(_SMALLEST_SHARE, 1.0, 2)
     inner_width, inner_height = max(round(width * share_x), 1), max(round(height * share_y), 1)
     left = int(random.integers(0, width - inner_width + 1))
     top = int(random.integers(0, height - inner_height + 1))
