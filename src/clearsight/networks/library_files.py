@@ -98,7 +98,8 @@ class TimmFile:
     def download(self) -> Path:
         """By the hub's own client: it checks the hash, and moves the file into place whole."""
         hub: Any = import_module("huggingface_hub")
-        hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # else it tells the hub the versions of what is installed
+        constants: Any = import_module("huggingface_hub.constants")
+        constants.HF_HUB_DISABLE_TELEMETRY = True  # else it tells the hub the versions of what is installed
         try:
             return Path(hub.hf_hub_download(self.location, _HUB_FILE, etag_timeout=_CONNECT_TIMEOUT_S))
         except Exception as error:  # its versions raise errors of different HTTP libraries, with no common root

@@ -35,11 +35,13 @@ class Detector(nn.Module, ABC):
 
     num_classes: int
     """Without a background class."""
+    has_masks: bool
     backbone: nn.Module
 
-    def __init__(self, num_classes: int, backbone: nn.Module) -> None:
+    def __init__(self, num_classes: int, backbone: nn.Module, has_masks: bool) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.has_masks = has_masks
         self.backbone = backbone
         self._are_norms_frozen = False
         keep_float32(backbone)

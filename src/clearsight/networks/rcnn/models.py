@@ -45,11 +45,6 @@ class RcnnModel:
         return self.family == "maskrcnn"
 
     @property
-    def has_background_label(self) -> bool:
-        """Whether Azure's graph of this family counts classes from 1."""
-        return self.family != "retinanet"
-
-    @property
     def head(self) -> tuple[str, ...]:
         """Prefixes of the tensors whose shape follows the number of classes."""
         if self.family == "retinanet":

@@ -26,12 +26,11 @@ class RetinaDetector(Detector):
 
     def __init__(self, num_classes: int, built: Any) -> None:
         """`built` is torchvision's `RetinaNet` for `num_classes`; it has no background class."""
-        super().__init__(num_classes, built.backbone)
+        super().__init__(num_classes, built.backbone, has_masks=False)
         self.head: Any = built.head
         self.anchor_generator: Any = built.anchor_generator
         self.box_coder = built.box_coder
         self.proposal_matcher = built.proposal_matcher
-        self.has_masks = False
         keep_float32(self.head.classification_head)
         keep_float32(self.head.regression_head)
 

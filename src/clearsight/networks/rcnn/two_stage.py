@@ -32,11 +32,10 @@ class TwoStageDetector(Detector):
 
     def __init__(self, num_classes: int, built: Any) -> None:
         """`built` is torchvision's `FasterRCNN` or `MaskRCNN` for `num_classes` and a background class, number 0."""
-        super().__init__(num_classes, built.backbone)
+        super().__init__(num_classes, built.backbone, has_masks=built.roi_heads.has_mask())
         self.rpn: Any = built.rpn
         self.roi_heads: Any = built.roi_heads
         heads = (self.rpn.head, self.roi_heads.box_predictor)
-        self.has_masks = self.roi_heads.has_mask()
         for module in (*heads, self.roi_heads.mask_predictor) if self.has_masks else heads:
             keep_float32(module)
         for pool in (self.roi_heads.box_roi_pool, self.roi_heads.mask_roi_pool):
