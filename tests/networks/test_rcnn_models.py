@@ -1,5 +1,7 @@
 """The map of detectors: parameters as published or counted on paper, names that jobs and weights rely on."""
 
+from functools import cache
+
 import pytest
 import torch
 import torchvision  # type: ignore[import-untyped]
@@ -29,6 +31,7 @@ MILLIONS = {
 }
 
 
+@cache
 def on_paper(model_name: str, num_classes: int) -> nn.Module:
     """A network without memory or arithmetic, for names and counts."""
     with torch.device("meta"):
