@@ -4,6 +4,7 @@ Names and defaults are Azure's (https://learn.microsoft.com/azure/machine-learni
 and, for tiling, `how-to-use-automl-small-object-detect`); what is ours is marked so.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -19,7 +20,7 @@ _YOLO_MAX_DETECTIONS: Final = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DetectorSettings:
+class DetectorSettings(ABC):
     """What all detectors share. Fractions are in [0, 1]."""
 
     box_score_thresh: float
@@ -38,9 +39,9 @@ class DetectorSettings:
     """Ours. Whether pictures are turned upright as their EXIF tag says; must equal what training did."""
 
     @property
+    @abstractmethod
     def max_detections(self) -> int:
         """Boxes of an answer at most, all classes together."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
