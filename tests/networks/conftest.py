@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.error import URLError
 
 import pytest
+import torch
 
 from clearsight.networks import registry
 from clearsight.networks.registry import MODELS, NetworkSpec
@@ -35,3 +38,19 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], NetworkSpec]:
         return spec
 
     return make
+
+
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """An empty cache, and a download that fails as it does without a network; returns the addresses asked for."""
+    asked: list[str] = []
+
+    def fail(url: str, *args: Any, **kwargs: Any) -> None:
+        asked.append(url)
+        raise URLError("[Errno -2] Name or service not known")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv("CLEARSIGHT_WEIGHTS", raising=False)
+    monkeypatch.delenv("CLEARSIGHT_OFFLINE", raising=False)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    return asked

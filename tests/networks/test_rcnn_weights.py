@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.error import URLError
 
 import pytest
 import torch
@@ -23,21 +22,7 @@ from clearsight.networks.rcnn.weights import load_pretrained_rcnn
 NAME, COCO_NAME = "fasterrcnn_resnet18_fpn", "fasterrcnn_resnet50_fpn"
 COCO_FILE = "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
 
-
-@pytest.fixture(autouse=True)
-def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """An empty cache, and a download that fails as it does without a network; returns the addresses asked for."""
-    asked: list[str] = []
-
-    def fail(url: str, *args: Any, **kwargs: Any) -> None:
-        asked.append(url)
-        raise URLError("[Errno -2] Name or service not known")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.delenv("CLEARSIGHT_WEIGHTS", raising=False)
-    monkeypatch.delenv("CLEARSIGHT_OFFLINE", raising=False)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    return asked
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -23,6 +22,8 @@ from clearsight.networks.weights import load_pretrained
 from clearsight.settings import ClassificationSettings
 from clearsight.vision.preprocess import preprocess
 
+pytestmark = pytest.mark.usefixtures("no_network")
+
 
 @pytest.fixture(scope="module")
 def donor_state() -> dict[str, torch.Tensor]:
@@ -31,22 +32,6 @@ def donor_state() -> dict[str, torch.Tensor]:
         torch.manual_seed(0)
         state = torchvision.models.mobilenet_v2(num_classes=3).state_dict()
     return {name: tensor + 1 for name, tensor in state.items()}
-
-
-@pytest.fixture(autouse=True)
-def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """An empty cache, and a download that fails as it does without a network; returns the addresses asked for."""
-    asked: list[str] = []
-
-    def fail(url: str, *args: Any, **kwargs: Any) -> None:
-        asked.append(url)
-        raise URLError("[Errno -2] Name or service not known")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.delenv("CLEARSIGHT_WEIGHTS", raising=False)
-    monkeypatch.delenv("CLEARSIGHT_OFFLINE", raising=False)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    return asked
 
 
 def test_an_empty_folder_and_no_network_give_one_line_with_both_ways_out(tmp_path: Path, no_network: list[str]) -> None:

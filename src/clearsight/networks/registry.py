@@ -174,8 +174,6 @@ def build_network(model_name: str, num_classes: int, crop_size: int | None = Non
     """
     if num_classes < 1:
         raise UserError(f"num_classes must be at least 1, but got {num_classes}")
-    if crop_size is not None and crop_size < 1:
-        raise UserError(f"crop_size must be at least 1, but got {crop_size}")
     spec = spec_for(model_name)
     size = spec.crop_size if crop_size is None else crop_size
     if size < 1:
