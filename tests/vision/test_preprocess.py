@@ -11,7 +11,7 @@ from PIL import Image
 
 from clearsight.images import decode_image
 from clearsight.settings import ClassificationSettings
-from clearsight.vision.preprocess import crop_box, preprocess, resize_and_crop
+from clearsight.vision.preprocess import crop_box, normalise, preprocess, resize_and_crop
 
 SIZES = [
     ((1, 1), (256, 224)),
@@ -69,6 +69,25 @@ def test_normalisation_is_bit_equal_to_totensor_and_normalize():
     assert found.dtype == np.float32
     assert found.shape == (3, 224, 224)
     assert np.array_equal(found, expected)
+
+
+def test_a_picture_that_needs_no_resize_is_normalised_as_torchvision_does_it():
+    from torchvision import transforms
+
+    image_HWC = noise(31, 47)[:, 5:40]  # a tile: a view that is not contiguous
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.11)
+    steps = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
+    found = normalise(image_HWC, mean, std)
+    assert found.dtype == np.float32
+    assert found.flags.c_contiguous
+    assert np.array_equal(found, steps(np.ascontiguousarray(image_HWC)).numpy())
+    assert normalise(image_HWC[:1, :1], mean, std).shape == (3, 1, 1)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (4, 4), (4, 4, 4)])
+def test_what_is_not_a_picture_is_not_normalised(shape):
+    with pytest.raises(ValueError, match="uint8"):
+        normalise(np.zeros(shape, np.uint8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 @pytest.mark.parametrize("folder", ["fridge_multiclass", "fork_scissors", "bccd", "aerial_trees", "drone"])

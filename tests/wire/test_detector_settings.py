@@ -36,16 +36,18 @@ MASKS = {
     "image_type": "JPG",
 }
 OWN = {"tile_border_margin": None, "exif_orientation": "apply"}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 OWN_OF_MASKS = {"mask_image_allow_lossy": False, "mask_rle": False}
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("rcnn", RCNN | OWN),
-        ("retinanet", RCNN | OWN),
-        ("yolov5", YOLO | OWN),
-        ("maskrcnn", RCNN | MASKS | OWN | OWN_OF_MASKS),
+        ("rcnn", RCNN | OWN | IMAGENET),
+        ("retinanet", RCNN | OWN | IMAGENET),
+        ("yolov5", YOLO | OWN | UNIT),
+        ("maskrcnn", RCNN | MASKS | OWN | OWN_OF_MASKS | IMAGENET),
     ],
 )
 def test_an_empty_document_means_azures_defaults(name, expected):
@@ -64,7 +66,7 @@ def test_the_most_boxes_of_a_picture(model, most):
 
 EDITED = {
     "rcnn": RcnnSettings(min_size=320, max_size=640, box_score_thresh=0.0, nms_iou_thresh=1.0, tile_grid_size=(3, 2)),
-    "yolov5": YoloSettings(img_size=320, model_size="xlarge", tile_border_margin=2.5, exif_orientation="ignore"),
+    "yolov5": YoloSettings(img_size=320, model_size="nano", tile_border_margin=2.5, mean=(0.1, 0.2, 0.3)),
     "maskrcnn": SegmentationSettings(image_type="PNG", export_as_image=True, mask_rle=True, box_detections_per_img=7),
 }
 

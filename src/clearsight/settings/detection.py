@@ -12,7 +12,7 @@ from clearsight.settings.classification import ExifOrientation
 
 __all__ = ["DetectorSettings", "ImageType", "ModelSize", "RcnnSettings", "SegmentationSettings", "YoloSettings"]
 
-ModelSize = Literal["small", "medium", "large", "xlarge"]
+ModelSize = Literal["nano", "small", "medium", "large", "xlarge"]
 ImageType = Literal["JPG", "PNG", "BMP"]
 
 _YOLO_MAX_DETECTIONS: Final = 300
@@ -37,6 +37,10 @@ class DetectorSettings(ABC):
     """Ours. Rests of objects within these pixels of a tile's border are dropped; None keeps them, as Azure does."""
     exif_orientation: ExifOrientation = "apply"
     """Ours. Whether pictures are turned upright as their EXIF tag says; must equal what training did."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Ours. Per channel, of values in [0, 1]; the default is ImageNet's, of which the R-CNN family's weights are."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Ours. What is left of a channel after `mean` is divided by this."""
 
     @property
     @abstractmethod
@@ -68,7 +72,9 @@ class YoloSettings(DetectorSettings):
     img_size: int = 640
     """Side of the square input, pixels; a multiple of 32."""
     model_size: ModelSize = "medium"
-    """Which of the networks this is. A description: another value does not change the network."""
+    """Which of the networks this is. A description: another value does not change the network. `nano` is ours."""
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @property
     def max_detections(self) -> int:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, Final, get_args
 
 from clearsight.settings.classification import ExifOrientation, Interpolation
-from clearsight.settings.detection import ImageType
+from clearsight.settings.detection import ImageType, ModelSize
 
 __all__ = ["READERS", "Reader"]
 
@@ -125,9 +125,7 @@ READERS: Final[Mapping[str, Reader]] = MappingProxyType(
         "min_size": _side,
         "max_size": _side,
         "img_size": _side,
-        "model_size": _one_of(
-            "small", "medium", "large", "xlarge", spellings={"extra_large": "xlarge", "ExtraLarge": "xlarge"}
-        ),
+        "model_size": _one_of(*get_args(ModelSize), spellings={"extra_large": "xlarge", "ExtraLarge": "xlarge"}),
         "box_score_thresh": _fraction,
         "nms_iou_thresh": _fraction,
         "box_detections_per_img": _count,

@@ -12,9 +12,10 @@ against 1.2 and 1.8.
 Shapes in names: H height, W width, C colour channel, P side of the crop.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -23,7 +24,7 @@ from PIL import Image
 
 from clearsight.settings import ClassificationSettings
 
-__all__ = ["CropBox", "crop_box", "preprocess", "resize_and_crop"]
+__all__ = ["CropBox", "crop_box", "normalise", "preprocess", "resize_and_crop"]
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -68,12 +69,29 @@ def resize_and_crop(image_HWC: Bytes, settings: ClassificationSettings) -> Bytes
 
 def preprocess(image_HWC: Bytes, settings: ClassificationSettings) -> Floats:
     """Turn an RGB picture, uint8 (H, W, 3), into the network's input, float32 (3, P, P), normalised."""
-    planes_CPP = _planes(image_HWC, settings)
-    tables = _normalisation_tables(settings.mean, settings.std)
-    out_CPP = np.empty(planes_CPP.shape, np.float32)
-    for channel in range(3):
-        cv2.LUT(planes_CPP[channel], tables[channel], dst=out_CPP[channel])
-    return out_CPP
+    return _normalise_planes([*_planes(image_HWC, settings)], settings.mean, settings.std)
+
+
+def normalise(image_HWC: Bytes, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Floats:
+    """Turn pixels that need no resize, uint8 (H, W, 3), into a network's input, float32 (3, H, W).
+
+    A level is divided by 255, then `mean` goes off, then `std` divides, each in float32, as `ToTensor` and `Normalize`
+    do it.
+    """
+    if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.dtype != np.uint8 or not image_HWC.size:
+        raise ValueError(f"a picture must be uint8 (H, W, 3), but got {image_HWC.dtype} {image_HWC.shape}")
+    return _normalise_planes(cv2.split(image_HWC), mean, std)
+
+
+def _normalise_planes(
+    planes: Sequence[npt.NDArray[Any]], mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> Floats:
+    """Three colour planes of levels, uint8 (H, W) each, to one array, float32 (3, H, W)."""
+    tables = _normalisation_tables(mean, std)
+    out_CHW = np.empty((3, *planes[0].shape), np.float32)
+    for plane_HW, table, out_HW in zip(planes, tables, out_CHW, strict=True):
+        cv2.LUT(plane_HW, table, dst=out_HW)
+    return out_CHW
 
 
 def _planes(image_HWC: Bytes, settings: ClassificationSettings) -> Bytes:
