@@ -17,7 +17,7 @@ from clearsight.training.detection_metrics.objects import Detections, GroundTrut
 from clearsight.training.detection_metrics.regions import Shape
 from clearsight.training.detection_metrics.voc import ClassMatches, match_classes
 
-__all__ = ["DetectionMetrics", "MetricOptions", "MetricType", "detection_metrics"]
+__all__ = ["DetectionMetrics", "MetricOptions", "MetricType", "averages_of", "detection_metrics"]
 
 MetricType = Literal["none", "coco", "voc", "coco_voc"]
 
@@ -71,16 +71,16 @@ def detection_metrics(
     else:
         iou_threshold = options.validation_iou_threshold
         matches = match_classes(counted, truths, len(classes), iou_threshold, shape)
-        values |= _averages(matches)
+        values |= averages_of(matches)
         per_label = {label: _row(match) for label, match in zip(classes, matches, strict=True)}
         if shape == "mask":
             of_boxes = match_classes(counted, truths, len(classes), iou_threshold, "box")
-            values["bbox_mean_average_precision"] = _averages(of_boxes)["mean_average_precision"]
+            values["bbox_mean_average_precision"] = averages_of(of_boxes)["mean_average_precision"]
     return DetectionMetrics(_defined(values), per_label)
 
 
-def _averages(matches: Sequence[ClassMatches]) -> dict[str, float | None]:
-    """Means over the classes with objects; precision over those of them that were predicted at all."""
+def averages_of(matches: Sequence[ClassMatches]) -> dict[str, float | None]:
+    """Azure's names to means over the classes with objects; precision over those of them that were predicted at all."""
     present = [match for match in matches if match.num_truths]
     return {
         "mean_average_precision": _mean([match.average_precision for match in present]),

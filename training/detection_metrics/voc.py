@@ -16,11 +16,12 @@ import numpy.typing as npt
 from clearsight.training.detection_metrics.objects import Detections, GroundTruth
 from clearsight.training.detection_metrics.regions import Shape, overlap_matrix
 
-__all__ = ["ClassMatches", "Outcome", "average_precision", "match_classes", "match_predictions"]
+__all__ = ["ClassMatches", "Outcome", "average_precision", "match_classes", "match_predictions", "taken_objects"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Outcomes = npt.NDArray[np.int8]
+Positions = npt.NDArray[np.intp]
 
 
 class Outcome(IntEnum):
@@ -40,6 +41,8 @@ class ClassMatches:
     """Crowds left out."""
     is_true_N: Bools
     """By falling score; ignored predictions left out."""
+    scores_N: Floats
+    """Of the same predictions."""
 
     @property
     def precision(self) -> float | None:
@@ -97,21 +100,29 @@ def match_classes(
 
 
 def match_predictions(overlaps_NM: Floats, is_crowd_M: Bools, iou_threshold: float) -> Outcomes:
-    """`Outcome` of each prediction of one class in one picture, in the order of the rows, which is by falling score.
-
-    Each takes the free object that it overlaps most, of equal ones the first, if by `iou_threshold` (> 0) at least.
-    """
-    free_NO = overlaps_NM[:, ~is_crowd_M]
+    """`Outcome` of each prediction of one class in one picture, in the order of the rows, which is by falling score."""
     in_crowd_N = (overlaps_NM[:, is_crowd_M] >= iou_threshold).any(axis=1)
     outcomes = np.where(in_crowd_N, Outcome.IGNORED, Outcome.FALSE_POSITIVE).astype(np.int8)
-    for row in np.flatnonzero((free_NO >= iou_threshold).any(axis=1)):
-        best = free_NO[row].argmax()
-        if free_NO[row, best] >= iou_threshold:
-            outcomes[row] = Outcome.TRUE_POSITIVE
-            free_NO[:, best] = 0  # of the copy that indexing made
+    outcomes[taken_objects(overlaps_NM[:, ~is_crowd_M], iou_threshold) >= 0] = Outcome.TRUE_POSITIVE
     return outcomes
 
 
+def taken_objects(overlaps_NM: Floats, iou_threshold: float) -> Positions:
+    """Column of the object that each prediction takes, or -1; rows by falling score, no crowds among the columns.
+
+    Each takes the free object that it overlaps most, of equal ones the first, if by `iou_threshold` (> 0) at least.
+    """
+    free_NM = overlaps_NM.copy()
+    taken_N = np.full(len(free_NM), -1, np.intp)
+    for row in np.flatnonzero((free_NM >= iou_threshold).any(axis=1)):
+        best = free_NM[row].argmax()
+        if free_NM[row, best] >= iou_threshold:
+            taken_N[row] = best
+            free_NM[:, best] = 0
+    return taken_N
+
+
 def _join(num_truths: int, scores_N: Floats, outcomes_N: Outcomes) -> ClassMatches:
-    ordered_N = outcomes_N[np.argsort(-scores_N, kind="stable")]
-    return ClassMatches(num_truths, ordered_N[ordered_N != Outcome.IGNORED] == Outcome.TRUE_POSITIVE)
+    order = np.argsort(-scores_N, kind="stable")
+    order = order[outcomes_N[order] != Outcome.IGNORED]
+    return ClassMatches(num_truths, outcomes_N[order] == Outcome.TRUE_POSITIVE, scores_N[order])
