@@ -1,6 +1,6 @@
 """Run pictures in batches so that nobody's answer depends on who else is in the batch.
 
-A runtime may pick another kernel for another batch size, and then the last bits of a picture's logits change with its
+A runtime may pick another kernel for another batch size, and then the last bits of a picture's outputs change with its
 neighbours. Measured on CPU at float32 (ResNet-18, MobileNetV2; OpenVINO 2026.4, ONNX Runtime 1.31, torch 2.13):
 OpenVINO and ONNX Runtime give the same bits in every batch size, torch does not (up to 1e-6). It is a property of
 runtime, network and machine, so it is measured when a package is loaded, and decides:
@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from clearsight.handlers.backends import Backend, Device, Floats
+from clearsight.handlers.backends import Array, Backend, Device, Floats
 
 __all__ = ["BatchRule", "choose_rule", "run_batches"]
 
@@ -24,30 +24,33 @@ _SETTLING_RUNS: Final = 2
 """Calls after which a runtime has specialised itself to a shape (TorchScript profiles its first two)."""
 
 
-def choose_rule(backend: Backend, size: int, max_batch_size: int, device: Device) -> BatchRule:
-    """Compare noise pictures of `size` x `size` alone, three together and in the largest batch, bit by bit."""
+def choose_rule(backend: Backend, height: int, width: int, max_batch_size: int, device: Device) -> BatchRule:
+    """Compare noise pictures of one size alone, three together and in the largest batch, bit by bit, all outputs."""
     if device == "cuda":
         return "padded"
-    noise_NCHW = np.random.default_rng(0).standard_normal((max_batch_size, 3, size, size), np.float32)
+    noise_NCHW = np.random.default_rng(0).standard_normal((max_batch_size, 3, height, width), np.float32)
     for _ in range(_SETTLING_RUNS):
-        backend.run(noise_NCHW[:1])
-    together_NK = backend.run(noise_NCHW)
+        backend.run([noise_NCHW[:1]])
+    together = backend.run([noise_NCHW])
     for start, stop in ((0, 1), (max_batch_size - 1, max_batch_size), (0, min(3, max_batch_size))):
-        some_NK = backend.run(np.ascontiguousarray(noise_NCHW[start:stop]))
-        if not np.array_equal(some_NK, together_NK[start:stop]):
+        some = backend.run([np.ascontiguousarray(noise_NCHW[start:stop])])
+        if not all(np.array_equal(part, whole[start:stop]) for part, whole in zip(some, together, strict=True)):
             return "alone"
     return "together"
 
 
-def run_batches(backend: Backend, images_NCHW: Floats, rule: BatchRule, max_batch_size: int) -> Floats:
-    """Compute logits_NK of any number of pictures (at least one) under a rule."""
+def run_batches(backend: Backend, images_NCHW: Floats, rule: BatchRule, max_batch_size: int) -> tuple[Array, ...]:
+    """Compute a graph's outputs, whose first axis is the picture's, of any number of pictures (at least one)."""
     step = 1 if rule == "alone" else max_batch_size
     parts = []
     for start in range(0, len(images_NCHW), step):
         batch_NCHW = images_NCHW[start : start + step]
         if rule == "padded" and len(batch_NCHW) < step:
             padding = np.zeros((step - len(batch_NCHW), *batch_NCHW.shape[1:]), np.float32)
-            parts.append(backend.run(np.concatenate([batch_NCHW, padding]))[: len(batch_NCHW)])
+            outputs = backend.run([np.concatenate([batch_NCHW, padding])])
+            parts.append(tuple(output[: len(batch_NCHW)] for output in outputs))
         else:
-            parts.append(backend.run(batch_NCHW))
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            parts.append(backend.run([batch_NCHW]))
+    if len(parts) == 1:
+        return parts[0]
+    return tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))

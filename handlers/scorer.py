@@ -77,10 +77,10 @@ class Scorer:
         self._pool = ThreadPoolExecutor(options.num_threads, "clearsight-decode") if options.num_threads > 1 else None
         cv2.setNumThreads(1)  # pictures are decoded side by side; OpenCV's own threads would come on top
         size = self.settings.valid_crop_size
-        num_logits = backend.run(np.zeros((1, 3, size, size), np.float32)).shape[-1]
+        num_logits = backend.run([np.zeros((1, 3, size, size), np.float32)])[0].shape[-1]
         if num_logits != len(self.labels):
             raise InvalidPackage(f"{package.root} has {len(self.labels)} labels, but its graph gives {num_logits}")
-        self.batch_rule: BatchRule = choose_rule(backend, size, max_batch_size, options.device)
+        self.batch_rule: BatchRule = choose_rule(backend, size, size, max_batch_size, options.device)
         if options.precision != "f32":
             self.batch_rule = "together"  # speed was asked for; the promise of equal bits holds for f32
 
@@ -117,7 +117,7 @@ class Scorer:
 
     def _infer(self, images_NCHW: Floats) -> list[Answer]:
         with self._lock:
-            logits_NK = run_batches(self._backend, images_NCHW, self.batch_rule, self.max_batch_size)
+            (logits_NK,) = run_batches(self._backend, images_NCHW, self.batch_rule, self.max_batch_size)
         return list(to_answers(logits_NK, self.task, self.labels))
 
     def warm_up(self) -> None:

@@ -1,15 +1,15 @@
-"""The runtimes that carry a network: one call on a batch of arrays, whatever is underneath.
+"""The runtimes that carry a network: arrays in, arrays out, whatever is underneath.
 
 Each runtime is imported when it is opened and only then, so that a process that scores with OpenVINO or ONNX Runtime
 never imports torch (2.7 s and 530 MB).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from types import MappingProxyType
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from clearsight.package import ModelPackage
 
 __all__ = [
     "BACKENDS",
+    "Array",
     "Backend",
     "BackendSpec",
     "Device",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 
+Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["f32", "bf16"]
@@ -39,8 +41,11 @@ Precision = Literal["f32", "bf16"]
 class Backend(Protocol):
     """A loaded network. Not safe in threads: the caller holds a lock."""
 
-    def run(self, images_NCHW: Floats) -> Floats:
-        """Return logits_NK, a new array. `images_NCHW` is C-contiguous, N >= 1."""
+    def run(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        """Compute the graph's outputs, new arrays, in the order of `networks.serving.signature_of`, as the inputs are.
+
+        Inputs are C-contiguous and have the types of the graph; pictures are (N, 3, H, W) with N >= 1.
+        """
         ...
 
 

@@ -1,11 +1,12 @@
 """ONNX Runtime on the CPU or on a CUDA device."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import onnxruntime  # type: ignore[import-untyped]
 
 from clearsight.errors import InvalidPackage, UserError
-from clearsight.handlers.backends import Backend, Floats, OpenOptions
+from clearsight.handlers.backends import Array, Backend, OpenOptions
 from clearsight.package import ModelPackage
 
 __all__ = ["open_onnxruntime"]
@@ -16,12 +17,11 @@ class OnnxRuntimeBackend:
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
-        self._input = session.get_inputs()[0].name
-        self._output = session.get_outputs()[0].name
+        self._inputs = [tensor.name for tensor in session.get_inputs()]
+        self._outputs = [tensor.name for tensor in session.get_outputs()]
 
-    def run(self, images_NCHW: Floats) -> Floats:
-        logits_NK: Floats = self._session.run([self._output], {self._input: images_NCHW})[0]
-        return logits_NK
+    def run(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        return tuple(self._session.run(self._outputs, dict(zip(self._inputs, inputs, strict=True))))
 
 
 def open_onnxruntime(package: ModelPackage, options: OpenOptions) -> Backend:

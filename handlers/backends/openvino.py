@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import numpy as np
 import openvino  # type: ignore[import-untyped]
 
 from clearsight.errors import InvalidPackage, UserError
-from clearsight.handlers.backends import Backend, Floats, OpenOptions
+from clearsight.handlers.backends import Array, Backend, OpenOptions
 from clearsight.package import ModelPackage
 
 __all__ = ["open_openvino"]
@@ -21,12 +22,11 @@ class OpenVinoBackend:
 
     def __init__(self, compiled: openvino.CompiledModel) -> None:
         self._request = compiled.create_infer_request()
-        self._output = compiled.output(0)
+        self._outputs = compiled.outputs
 
-    def run(self, images_NCHW: Floats) -> Floats:
-        results: Any = self._request.infer([images_NCHW], share_inputs=True)
-        logits_NK: Floats = np.array(results[self._output])
-        return logits_NK
+    def run(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        results: Any = self._request.infer(list(inputs), share_inputs=True)
+        return tuple(np.array(results[output]) for output in self._outputs)
 
 
 def open_openvino(package: ModelPackage, options: OpenOptions) -> Backend:

@@ -1,29 +1,30 @@
 """PyTorch: the TorchScript graph of a package, or its network as Python code."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 from clearsight.errors import InvalidPackage, UserError
-from clearsight.handlers.backends import Backend, Device, Floats, OpenOptions
+from clearsight.handlers.backends import Array, Backend, Device, OpenOptions
 from clearsight.package import ModelPackage
 
 __all__ = ["open_eager", "open_torchscript"]
 
 
 class TorchBackend:
-    """A callable from tensor to tensor on one device."""
+    """A callable from tensors to one tensor or to several, on one device."""
 
-    def __init__(self, network: Callable[[torch.Tensor], torch.Tensor], device: Device) -> None:
+    def __init__(self, network: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]], device: Device) -> None:
         self._network = network
         self._device = device
 
-    def run(self, images_NCHW: Floats) -> Floats:
+    def run(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         with torch.inference_mode():
-            logits_NK: Floats = self._network(torch.from_numpy(images_NCHW).to(self._device)).cpu().numpy()
-        return np.array(logits_NK)
+            found = self._network(*(torch.from_numpy(array).to(self._device) for array in inputs))
+            outputs = (found,) if isinstance(found, torch.Tensor) else found
+            return tuple(np.array(output.cpu().numpy()) for output in outputs)
 
 
 def open_torchscript(package: ModelPackage, options: OpenOptions) -> Backend:
@@ -46,9 +47,10 @@ def open_torchscript(package: ModelPackage, options: OpenOptions) -> Backend:
 def open_eager(package: ModelPackage, options: OpenOptions) -> Backend:
     """Build the network and load its weights."""
     from clearsight.networks.load import load_network  # torchvision: another 4 s
+    from clearsight.networks.serving import to_serving_module
 
     _configure(options)
-    return TorchBackend(load_network(package).to(options.device), options.device)
+    return TorchBackend(to_serving_module(load_network(package)).to(options.device), options.device)
 
 
 def _configure(options: OpenOptions) -> None:

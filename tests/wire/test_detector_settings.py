@@ -165,7 +165,7 @@ NOT_COUNTS = [0, -1, 1.5, "1", None, True, 10**12]
         *(("maskrcnn", "max_number_of_polygon_points", value) for value in [*NOT_COUNTS, 1, 2]),
         *(("maskrcnn", "export_as_image", value) for value in [0, "true", None]),
         *(("maskrcnn", "image_type", value) for value in ["gif", "", None, 1]),
-        *(("yolov5", "model_size", value) for value in ["nano", "Small", None, 1, ["small"]]),
+        *(("yolov5", "model_size", value) for value in ["tiny", "Small", None, 1, ["small"]]),
         *(("rcnn", "tile_border_margin", value) for value in [-1, "1", float("nan"), True]),
         *(
             ("rcnn", "tile_grid_size", value)
