@@ -78,6 +78,7 @@ def test_random_weights_come_only_when_asked_for_and_change_nothing(no_network: 
         "new_head": True,
         "resized_positions": False,
         "backbone_only": False,
+        "notice": None,
     }
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert no_network == []

@@ -4,7 +4,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from clearsight.errors import InvalidPackage
+from clearsight.errors import InvalidPackage, UserError
+from clearsight.networks.detectors import detector_from_architecture
 from clearsight.networks.registry import build_network
 from clearsight.package import ModelPackage
 from clearsight.settings import ClassificationSettings
@@ -15,12 +16,10 @@ __all__ = ["load_network"]
 def load_network(package: ModelPackage) -> nn.Module:
     """Build the network of an opened package with its trained weights, on the CPU, in evaluation mode.
 
-    It takes pictures of the size that the package's settings name. Raises `InvalidPackage` when the weights belong to
-    another architecture.
+    A classifier takes pictures of the size that the package's settings name; a detector is built as the manifest's
+    `architecture` says. Raises `InvalidPackage` when that is no architecture of ours, or the weights belong to another.
     """
-    settings = package.settings()
-    crop_size = settings.valid_crop_size if isinstance(settings, ClassificationSettings) else None
-    network = build_network(package.model_name, package.num_classes, crop_size)
+    network = _build(package)
     try:
         network.load_state_dict(load_file(package.weights_file), strict=True)
     except (RuntimeError, SafetensorError) as error:
@@ -29,3 +28,13 @@ def load_network(package: ModelPackage) -> nn.Module:
             f"but it does not: {str(error).splitlines()[0]}"
         ) from error
     return network.eval()
+
+
+def _build(package: ModelPackage) -> nn.Module:
+    settings = package.settings()
+    try:
+        if isinstance(settings, ClassificationSettings):
+            return build_network(package.model_name, package.num_classes, settings.valid_crop_size)
+        return detector_from_architecture(package.model_name, package.num_classes, package.manifest["architecture"])
+    except UserError as error:
+        raise InvalidPackage(f"{package.manifest_file} must describe a network of this product: {error}") from error

@@ -30,6 +30,7 @@ __all__ = [
     "licence_beside",
     "load_pretrained",
     "read_state_dict",
+    "same_width",
 ]
 
 _SUFFIXES: Final = (".pth", ".pt", ".safetensors")
@@ -40,7 +41,7 @@ class PretrainedRecord:
     """What training started from; kept in the run and in the package."""
 
     source: Literal["folder", "cache", "download", "none"]
-    """`none`: random initialisation, asked for by `x_pretrained: false`."""
+    """`none`: random initialisation, asked for by `x_pretrained: false` or told in `notice`."""
     file: str | None
     """File name, without its folder."""
     sha256: str | None
@@ -54,6 +55,8 @@ class PretrainedRecord:
     """Whether a ViT's position embeddings were interpolated for another picture size."""
     backbone_only: bool = False
     """Whether all but the backbone of a detector starts from random numbers."""
+    notice: str | None = None
+    """One sentence for the person who runs this."""
 
     def to_document(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -209,7 +212,7 @@ def _load(network: nn.Module, spec: NetworkSpec, state: Mapping[str, torch.Tenso
     missing = sorted(own.keys() - state.keys() - counters)
     unexpected = sorted(state.keys() - own.keys())
     differing = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
-    new_head = bool(differing) and set(differing) <= head and _same_width(own, state, differing)
+    new_head = bool(differing) and set(differing) <= head and same_width(own, state, differing)
     if missing or unexpected or (differing and not new_head):
         first = (missing or unexpected or differing)[0]
         raise UserError(
@@ -221,8 +224,8 @@ def _load(network: nn.Module, spec: NetworkSpec, state: Mapping[str, torch.Tenso
     return new_head
 
 
-def _same_width(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], names: list[str]) -> bool:
-    """Whether only the number of classes, the first axis, differs."""
+def same_width(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], names: list[str]) -> bool:
+    """Whether the shapes of these tensors differ in the first axis only: by the number of classes."""
     return all(own[name].shape[1:] == state[name].shape[1:] for name in names)
 
 

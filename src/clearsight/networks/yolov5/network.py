@@ -65,6 +65,7 @@ class Yolov5(nn.Module):
         super().__init__()
         c64, c128, c256, c512, c1024 = (size.channels(base) for base in (64, 128, 256, 512, 1024))
         n3, n6, n9 = (size.repeats(base) for base in (3, 6, 9))
+        self.size = size
         self.num_classes = num_classes
         self.model = nn.ModuleList(
             [

@@ -1,0 +1,78 @@
+"""Weights that a user brings: no permissively licensed ones are published for this network."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import torch
+
+from clearsight.errors import UserError
+from clearsight.networks.weights import (
+    PretrainedRecord,
+    find_whole_weights,
+    licence_beside,
+    read_state_dict,
+    same_width,
+)
+from clearsight.networks.yolov5.network import SIZES, Yolov5
+from clearsight.package import sha256_of
+
+__all__ = ["load_own_yolov5"]
+
+_MODEL_NAME: Final = "yolov5"
+_LETTERS: Final[Mapping[str, str]] = MappingProxyType({name: f"{_MODEL_NAME}{name[0]}" for name in SIZES})
+"""By size: the name that files of others begin with, `yolov5s` for `small`."""
+_HEAD: Final = "model.24.m."
+_NOTICE: Final = (
+    "yolov5 starts from random weights: no permissively licensed ones are published. To start from a state dict of "
+    "your own, put {names} into a folder and name it in x_weights_dir or CLEARSIGHT_WEIGHTS"
+)
+
+
+def load_own_yolov5(network: Yolov5, weights_dir: Path | None = None, pretrained: bool = True) -> PretrainedRecord:
+    """Load a state dict from `weights_dir`, or without one from the folder of `CLEARSIGHT_WEIGHTS`.
+
+    A file counts when its name begins with the network's size as others write it, then with the model's
+    (`yolov5s*.safetensors`, `yolov5*.safetensors`; `.pt` and `.pth` too). Names of tensors are the public ones. The
+    last layer keeps its random start when its number of classes differs; everything else must fit exactly.
+
+    Without a file, the network stays as it is and the record says so in `notice`. Raises `WeightsMissing` when the
+    folder does not exist, `UserError` when the file is not a state dict of this size.
+    """
+    if not pretrained:
+        return PretrainedRecord("none", None, None, None, None, new_head=True)
+    size = next(name for name, size in SIZES.items() if size == network.size)
+    names = (_LETTERS[size], _MODEL_NAME)
+    found = next((found for name in names if (found := find_whole_weights(name, weights_dir)) is not None), None)
+    if found is None:
+        notice = _NOTICE.format(names=" or ".join(f"{name}*.safetensors" for name in names))
+        return PretrainedRecord("none", None, None, None, None, new_head=True, notice=notice)
+    new_head = _load(network, dict(read_state_dict(found.file)), size, found.file)
+    return PretrainedRecord(
+        source=found.source,
+        file=found.file.name,
+        sha256=sha256_of(found.file),
+        tag=None,
+        licence=licence_beside(found.file, names),
+        new_head=new_head,
+    )
+
+
+def _load(network: Yolov5, state: dict[str, torch.Tensor], size: str, file: Path) -> bool:
+    """Return whether the last layer is new."""
+    own = network.state_dict()
+    # Batch counters are absent from older files and change no answer.
+    required = {name for name in own if not name.endswith(".num_batches_tracked")}
+    missing, unknown = sorted(required - state.keys()), sorted(state.keys() - own.keys())
+    differing = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
+    head = {name for name in own if name.startswith(_HEAD)}
+    new_head = bool(differing) and set(differing) <= head and same_width(own, state, differing)
+    if missing or unknown or (differing and not new_head):
+        first = (missing or unknown or differing)[0]
+        raise UserError(
+            f"{file} must hold weights of yolov5 {size}, but {len(missing)} tensors are missing, {len(unknown)} are "
+            f"unknown and {len(differing)} have another shape, for example {first!r}; use weights of this model_size"
+        )
+    network.load_state_dict({**own, **{name: state[name] for name in state if not (new_head and name in head)}})
+    return new_head
