@@ -52,8 +52,10 @@ class _Drawn:
     score: str
 
 
-def draw_objects(image_HWC: npt.NDArray[np.uint8], answer: DetectionAnswer, labels: Sequence[str] = ()) -> Image.Image:
-    """Draw an answer's boxes, and its masks where it has some, each with label and score.
+def draw_objects(
+    image_HWC: npt.NDArray[np.uint8], answer: DetectionAnswer, labels: Sequence[str] = (), has_scores: bool = True
+) -> Image.Image:
+    """Draw an answer's boxes, and its masks where it has some, each with label and, unless it has none, score.
 
     The longer side of the picture ends up in [640, 2048] pixels. Labels stay inside, and apart as long as there is
     room; those of higher scores choose first and lie on top. Classes keep their colours when `labels` are the model's.
@@ -64,7 +66,7 @@ def draw_objects(image_HWC: npt.NDArray[np.uint8], answer: DetectionAnswer, labe
     canvas = Image.new("RGB", size_wh, PAPER)
     canvas.paste(picture, corner)
     colours = _colours_of([*labels, *(found.label for found in answer.boxes)])
-    drawn = [_on_canvas(found, corner, picture.size, colours[found.label]) for found in answer.boxes]
+    drawn = [_on_canvas(found, corner, picture.size, colours[found.label], has_scores) for found in answer.boxes]
     line = max(2, max(size_wh) // 400)
     canvas = _with_masks(canvas, drawn)
     pen = ImageDraw.Draw(canvas)
@@ -89,14 +91,17 @@ def _colours_of(labels: Sequence[str]) -> dict[str, Colour]:
     return colours
 
 
-def _on_canvas(found: DetectedObject, corner: tuple[int, int], size_wh: tuple[int, int], colour: Colour) -> _Drawn:
+def _on_canvas(
+    found: DetectedObject, corner: tuple[int, int], size_wh: tuple[int, int], colour: Colour, has_score: bool
+) -> _Drawn:
     def pixels(fractions: Sequence[float]) -> list[tuple[float, float]]:
         pairs = zip(fractions[::2], fractions[1::2], strict=True)
         return [(corner[0] + x * size_wh[0], corner[1] + y * size_wh[1]) for x, y in pairs]
 
     (left, top), (right, bottom) = pixels(found.box_xyxy_unit)
     box = round(left), round(top), round(right), round(bottom)
-    return _Drawn(box, [pixels(part) for part in found.polygon or ()], colour, found.label, f"{found.score:.2f}")
+    score = f"{found.score:.2f}" if has_score else ""
+    return _Drawn(box, [pixels(part) for part in found.polygon or ()], colour, found.label, score)
 
 
 def _with_masks(canvas: Image.Image, drawn: Sequence[_Drawn]) -> Image.Image:

@@ -1,5 +1,7 @@
-"""Charts of a classification trial at its best pass: values as JSON, pictures as PNG."""
+"""Charts of a trial at its best pass: values as JSON, pictures as PNG; and validation pictures with what was found."""
 
+from clearsight.training.charts.samples import write_samples
 from clearsight.training.charts.write import write_charts
+from clearsight.training.charts.write_detection import write_detection_charts
 
-__all__ = ["write_charts"]
+__all__ = ["write_charts", "write_detection_charts", "write_samples"]

@@ -1,4 +1,4 @@
-"""Tables with a bar behind each number: the classification report, and what a multi-label trial confuses."""
+"""Tables with a bar behind each number: classification report, confusion of multi-label, metrics of each class."""
 
 from typing import Final
 
@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
+from clearsight.training.charts.detection import PER_LABEL_COLUMNS, PerLabelTable
 from clearsight.training.charts.report import AVERAGES, COLUMNS, Report
 from clearsight.training.charts.style import BAR, INK, MUTED, RULE, blank_axes
 
-__all__ = ["MAX_ROWS", "draw_confusion_per_class", "draw_report"]
+__all__ = ["MAX_ROWS", "draw_confusion_per_class", "draw_per_label", "draw_report"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -25,24 +26,35 @@ _BAR_HEIGHT: Final = 13.5  # points, 0.78 of a row
 
 def draw_report(report: Report, names: tuple[str, ...]) -> Axes:
     """One row per class, then the averages."""
-    shown = _worst(report)
+    shown = _worst(report.per_class_KC[:, COLUMNS.index("f1-score")])
     values_RC = np.concatenate([report.per_class_KC[shown], report.averages_AC])
     shares_RC = values_RC.copy()
     shares_RC[:, COLUMNS.index("support")] = np.nan
-    texts = [
-        [_text(value, is_count=name == "support") for name, value in zip(COLUMNS, row, strict=True)]
-        for row in values_RC.tolist()
-    ]
     headings = ["precision", "recall", "F1-score", "support", "AUC", "av. precision"]
     row_names = [*(names[k] for k in shown), *(f"{name} average" for name in AVERAGES)]
+    texts = _texts(values_RC, "support", COLUMNS)
     axes = _draw(row_names, headings, texts, shares_RC, _title("Classification report", shown, names))
     axes.plot([0, len(COLUMNS) - _GAP], [len(shown) - 0.5] * 2, color=MUTED, linewidth=0.8)
     return axes
 
 
+def draw_per_label(table: PerLabelTable, names: tuple[str, ...], title: str) -> Axes:
+    """One row per class, then their mean and the sum of their objects."""
+    shown = _worst(table.per_class_KC[:, PER_LABEL_COLUMNS.index("average_precision")])
+    values_RC = np.concatenate([table.per_class_KC[shown], table.mean_C[None]])
+    shares_RC = values_RC.copy()
+    shares_RC[:, PER_LABEL_COLUMNS.index("num_objects")] = np.nan
+    texts = _texts(values_RC, "num_objects", PER_LABEL_COLUMNS)
+    row_names = [*(names[k] for k in shown), "mean, sum of objects"]
+    headings = ["precision", "recall", "av. precision", "objects"]
+    axes = _draw(row_names, headings, texts, shares_RC, _title(title, shown, names, "average precision"))
+    axes.plot([0, len(PER_LABEL_COLUMNS) - _GAP], [len(shown) - 0.5] * 2, color=MUTED, linewidth=0.8)
+    return axes
+
+
 def draw_confusion_per_class(matrices_K22: Ints, shares_K22: Floats, report: Report, names: tuple[str, ...]) -> Axes:
     """The 2 x 2 matrix of each class in one row: of the pictures with it, and of those without it."""
-    shown = _worst(report)
+    shown = _worst(report.per_class_KC[:, COLUMNS.index("f1-score")])
     order = ((1, 1), (1, 0), (0, 1), (0, 0))  # truth, prediction
     counts = np.stack([matrices_K22[shown, truth, predicted] for truth, predicted in order], axis=1)
     shares = np.stack([shares_K22[shown, truth, predicted] for truth, predicted in order], axis=1)
@@ -78,16 +90,23 @@ def _draw(
     return axes
 
 
-def _worst(report: Report) -> Ints:
+def _worst(values_K: Floats) -> Ints:
     """Class ids in ascending order."""
-    f1 = np.nan_to_num(report.per_class_KC[:, COLUMNS.index("f1-score")], nan=2.0)  # nothing to see in such a row
-    return np.sort(np.argsort(f1, kind="stable")[:MAX_ROWS])
+    known = np.nan_to_num(values_K, nan=2.0)  # nothing to see in such a row
+    return np.sort(np.argsort(known, kind="stable")[:MAX_ROWS])
 
 
-def _title(title: str, shown: Ints, names: tuple[str, ...]) -> str:
+def _title(title: str, shown: Ints, names: tuple[str, ...], measure: str = "F1-score") -> str:
     if len(shown) == len(names):
         return title
-    return f"{title}: the {len(shown)} of {len(names)} classes with the lowest F1-score"
+    return f"{title}: the {len(shown)} of {len(names)} classes with the lowest {measure}"
+
+
+def _texts(values_RC: Floats, count_column: str, columns: tuple[str, ...]) -> list[list[str]]:
+    return [
+        [_text(value, is_count=name == count_column) for name, value in zip(columns, row, strict=True)]
+        for row in values_RC.tolist()
+    ]
 
 
 def _text(value: float, is_count: bool) -> str:

@@ -22,7 +22,7 @@ from clearsight.training.charts.report import Report, build_report
 from clearsight.training.metrics import classification_metrics, indicators
 from clearsight.workspace import write_atomically
 
-__all__ = ["write_charts"]
+__all__ = ["to_json", "write_charts"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -52,14 +52,15 @@ def write_charts(
         ),
         "classification_report.json": report.to_document(),
     }
-    files = {name: _to_json(document) for name, document in documents.items()}
+    files = {name: to_json(document) for name, document in documents.items()}
     files |= dict(_pictures(confusion, roc, precision_recall, report, classes))
     for name, content in files.items():
         write_atomically(folder / name, content)
     return [folder / name for name in files]
 
 
-def _to_json(document: Any) -> bytes:
+def to_json(document: Any) -> bytes:
+    """A file of one line. Raises `ValueError` for numbers that are not finite, which JSON cannot say."""
     return (json.dumps(document, allow_nan=False) + "\n").encode()
 
 
