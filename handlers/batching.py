@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from clearsight.handlers.backends import Array, Backend, Device, Floats
+from clearsight.handlers.backends import Array, Backend, Floats, OpenOptions
 
 __all__ = ["BatchRule", "choose_rule", "run_batches"]
 
@@ -24,9 +24,11 @@ _SETTLING_RUNS: Final = 2
 """Calls after which a runtime has specialised itself to a shape (TorchScript profiles its first two)."""
 
 
-def choose_rule(backend: Backend, height: int, width: int, max_batch_size: int, device: Device) -> BatchRule:
+def choose_rule(backend: Backend, height: int, width: int, max_batch_size: int, options: OpenOptions) -> BatchRule:
     """Compare noise pictures of one size alone, three together and in the largest batch, bit by bit, all outputs."""
-    if device == "cuda":
+    if options.precision != "f32":
+        return "together"  # speed was asked for; the promise of equal bits holds for f32
+    if options.device == "cuda":
         return "padded"
     noise_NCHW = np.random.default_rng(0).standard_normal((max_batch_size, 3, height, width), np.float32)
     for _ in range(_SETTLING_RUNS):

@@ -1,14 +1,57 @@
-"""From logits to answers, for classification."""
+"""From pictures to class scores."""
+
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from clearsight.errors import ClearsightError
-from clearsight.handlers.backends import Floats
+from clearsight.errors import ClearsightError, InvalidPackage
+from clearsight.handlers.backends import Backend, Floats, OpenOptions
+from clearsight.handlers.batching import choose_rule, run_batches
+from clearsight.package import ModelPackage
+from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
+from clearsight.vision.preprocess import preprocess
 from clearsight.wire import ClassificationAnswer, shortest
 
-__all__ = ["probabilities", "to_answers"]
+__all__ = ["ClassificationPipeline", "probabilities", "to_answers"]
+
+_BATCHES_IN_MEMORY: Final = 4  # preprocessed at once, so that memory does not grow with the number of pictures
+
+
+class ClassificationPipeline:
+    """A `pipeline.Pipeline`: pictures become network inputs side by side, and go through in batches."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: ClassificationSettings,
+        package: ModelPackage,
+        options: OpenOptions,
+        max_batch_size: int,
+    ) -> None:
+        self._backend = backend
+        self._settings = settings
+        self._task, self._labels = package.task, package.labels
+        self._max_batch_size = max_batch_size
+        self.pictures_at_once = max_batch_size * _BATCHES_IN_MEMORY
+        size = settings.valid_crop_size
+        num_logits = backend.run([np.zeros((1, 3, size, size), np.float32)])[0].shape[-1]
+        if num_logits != len(self._labels):
+            raise InvalidPackage(f"{package.root} has {len(self._labels)} labels, but its graph gives {num_logits}")
+        self.batch_rule = choose_rule(backend, size, size, max_batch_size, options)
+
+    def prepare(self, image_HWC: npt.NDArray[np.uint8]) -> Floats:
+        return preprocess(image_HWC, self._settings)
+
+    def answer(self, prepared: Sequence[Floats]) -> list[ClassificationAnswer]:
+        (logits_NK,) = run_batches(self._backend, np.stack(prepared), self.batch_rule, self._max_batch_size)
+        return to_answers(logits_NK, self._task, self._labels)
+
+    def warm_up(self, image_HWC: npt.NDArray[np.uint8]) -> None:
+        for count in (1, self._max_batch_size):
+            self.answer([self.prepare(image_HWC)] * count)
 
 
 def probabilities(logits_K: Floats, task: Task) -> npt.NDArray[np.float64]:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import cv2
 import numpy as np
@@ -19,21 +19,20 @@ from PIL import Image
 from clearsight.errors import BadImage, BadRequest, InvalidPackage, UserError
 from clearsight.handlers.backends import (
     BACKENDS,
+    Array,
     Backend,
     Device,
-    Floats,
     OpenOptions,
     Precision,
     candidates,
     open_backend,
 )
-from clearsight.handlers.batching import BatchRule, choose_rule, run_batches
-from clearsight.handlers.classification import to_answers
+from clearsight.handlers.batching import BatchRule
+from clearsight.handlers.pipeline import Pipeline, open_pipeline
 from clearsight.images import Limits, decode_image
 from clearsight.package import ModelPackage
-from clearsight.settings import ClassificationSettings
+from clearsight.settings import Settings
 from clearsight.tasks import Task
-from clearsight.vision.preprocess import preprocess
 from clearsight.wire import Answer, XaiRequest, resolve_cell
 
 __all__ = ["MAX_BATCH_SIZE", "Scorer", "load_scorer"]
@@ -41,11 +40,21 @@ __all__ = ["MAX_BATCH_SIZE", "Scorer", "load_scorer"]
 MAX_BATCH_SIZE: Final = 8
 """Pictures per call of a backend. Measured on ResNet-50: larger batches gain nothing on the CPU."""
 
-_BATCHES_IN_MEMORY: Final = 4  # preprocessed at once, so that memory does not grow with the number of cells
-
 DEFAULT_LIMITS: Final = Limits()
 
 log = logging.getLogger(__name__)
+
+
+class _OneAtATime:
+    """A backend that several threads may call."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._lock = threading.Lock()
+
+    def run(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        with self._lock:
+            return self._backend.run(inputs)
 
 
 class Scorer:
@@ -63,31 +72,22 @@ class Scorer:
         self.package = package
         self.task: Task = package.task
         self.labels: tuple[str, ...] = package.labels
-        settings = package.settings()
-        assert isinstance(settings, ClassificationSettings)  # noqa: S101  load_scorer has checked the task
-        self.settings = settings
+        self.settings: Settings = package.settings()
         self.backend = backend_name
         self.device: Device = options.device
         self.precision: Precision = options.precision
         self.num_threads = options.num_threads
         self.max_batch_size = max_batch_size
         self._limits = limits
-        self._backend = backend
-        self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(options.num_threads, "clearsight-decode") if options.num_threads > 1 else None
         cv2.setNumThreads(1)  # pictures are decoded side by side; OpenCV's own threads would come on top
-        size = self.settings.valid_crop_size
-        num_logits = backend.run([np.zeros((1, 3, size, size), np.float32)])[0].shape[-1]
-        if num_logits != len(self.labels):
-            raise InvalidPackage(f"{package.root} has {len(self.labels)} labels, but its graph gives {num_logits}")
-        self.batch_rule: BatchRule = choose_rule(backend, size, size, max_batch_size, options.device)
-        if options.precision != "f32":
-            self.batch_rule = "together"  # speed was asked for; the promise of equal bits holds for f32
+        self._pipeline: Pipeline = open_pipeline(package, _OneAtATime(backend), options, max_batch_size)
+        self.batch_rule: BatchRule = self._pipeline.batch_rule
 
     def score(self, cells: Sequence[object]) -> list[Answer | BadRequest]:
         """Answer every cell, in order. A cell that cannot be scored gets the error at its place."""
         results: list[Answer | BadRequest] = []
-        step = self.max_batch_size * _BATCHES_IN_MEMORY
+        step = self._pipeline.pictures_at_once
         for start in range(0, len(cells), step):
             results += self._score_some(cells[start : start + step])
         return results
@@ -97,38 +97,32 @@ class Scorer:
             prepared = [self._prepare(cell) for cell in cells]
         else:
             prepared = list(self._pool.map(self._prepare, cells))
-        images = [item for item in prepared if not isinstance(item, BadRequest)]
-        answers = iter(self._infer(np.stack(images)) if images else [])
+        pictures = [item for item in prepared if not isinstance(item, BadRequest)]
+        answers = iter(self._pipeline.answer(pictures) if pictures else [])
         return [item if isinstance(item, BadRequest) else next(answers) for item in prepared]
 
-    def _prepare(self, cell: object) -> Floats | BadRequest:
-        """Cell to network input, (3, P, P)."""
+    def _prepare(self, cell: object) -> Any | BadRequest:
+        """From the cell to what the pipeline's network takes."""
         try:
             data = resolve_cell(cell)
             if isinstance(data, XaiRequest):
-                return BadRequest(
-                    "explanations are not available for this package yet; leave out 'model_explainability'"
-                )
-            return preprocess(decode_image(data, self._limits, self.settings.exif_orientation), self.settings)
+                if self.task.is_classification:
+                    return BadRequest(
+                        "explanations are not available for this package yet; leave out 'model_explainability'"
+                    )
+                data = data.image  # Azure answers such a request to a detector as if it were a plain one
+            return self._pipeline.prepare(decode_image(data, self._limits, self.settings.exif_orientation))
         except BadRequest as error:
             return error
         except MemoryError:
             return BadImage("decoding the picture needs more memory than this process may use; send a smaller one")
 
-    def _infer(self, images_NCHW: Floats) -> list[Answer]:
-        with self._lock:
-            (logits_NK,) = run_batches(self._backend, images_NCHW, self.batch_rule, self.max_batch_size)
-        return list(to_answers(logits_NK, self.task, self.labels))
-
     def warm_up(self) -> None:
-        """Score a drawn picture, alone and in a full batch, so that the first client does not wait for caches."""
+        """Score a drawn picture, in the sizes that clients will meet, so that the first does not wait for caches."""
         noise_HWC = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
         stream = io.BytesIO()
         Image.fromarray(noise_HWC).save(stream, "JPEG")
-        for count in (1, self.max_batch_size):
-            for result in self.score([stream.getvalue()] * count):
-                if isinstance(result, BadRequest):
-                    raise result
+        self._pipeline.warm_up(decode_image(stream.getvalue()))
 
 
 def load_scorer(
@@ -150,8 +144,6 @@ def load_scorer(
     """
     if not isinstance(package, ModelPackage):
         package = ModelPackage.open(package)
-    if not package.task.is_classification:
-        raise UserError(f"packages of {package.task.value} cannot be scored yet: this version serves classification")
     if precision not in ("f32", "bf16"):
         raise UserError(f"precision must be f32 or bf16, but got {precision!r}")
     if device not in ("auto", "cpu", "cuda"):

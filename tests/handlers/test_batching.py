@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from clearsight.handlers.backends import OpenOptions
 from clearsight.handlers.batching import choose_rule, run_batches
 
 
@@ -30,10 +31,11 @@ def images(count: int) -> np.ndarray:
 
 
 def test_equal_bits_allow_batches_and_unequal_bits_do_not():
-    assert choose_rule(Exact(), 4, 6, 8, "cpu") == "together"
-    assert choose_rule(Leaky(), 4, 6, 8, "cpu") == "alone"
-    assert choose_rule(Leaky(), 4, 6, 8, "cuda") == "padded"
-    assert choose_rule(Leaky(), 4, 6, 1, "cpu") == "together"  # nothing to batch
+    assert choose_rule(Exact(), 4, 6, 8, OpenOptions()) == "together"
+    assert choose_rule(Leaky(), 4, 6, 8, OpenOptions()) == "alone"
+    assert choose_rule(Leaky(), 4, 6, 8, OpenOptions("cuda")) == "padded"
+    assert choose_rule(Leaky(), 4, 6, 1, OpenOptions()) == "together"  # nothing to batch
+    assert choose_rule(Leaky(), 4, 6, 8, OpenOptions(precision="bf16")) == "together"  # asked for speed
 
 
 @pytest.mark.parametrize(

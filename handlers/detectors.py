@@ -1,0 +1,165 @@
+"""From pictures to found objects: how the two families of detectors are run, and the one way through them.
+
+A picture's views (the whole, and tiles where the settings ask for them) are made one after another as the network
+takes them, and candidates are reduced to an answer's objects before the next view is made. So memory is that of one
+picture and one call of the network, whatever the number of tiles and of pictures.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from clearsight.errors import InvalidPackage
+from clearsight.handlers.backends import Array, Backend, OpenOptions
+from clearsight.handlers.batching import BatchRule, choose_rule, run_batches
+from clearsight.handlers.views import View, to_answer, views_of
+from clearsight.package import ModelPackage
+from clearsight.settings import DetectorSettings, RcnnSettings, SegmentationSettings, YoloSettings
+from clearsight.vision.candidates import Candidates
+from clearsight.vision.preprocess import normalise
+from clearsight.wire import DetectionAnswer
+
+__all__ = ["MAX_INPUT_BYTES", "DetectionPipeline", "DetectorNetwork", "Prepared", "RcnnNetwork", "YoloNetwork"]
+
+Bytes = npt.NDArray[np.uint8]
+
+MAX_INPUT_BYTES: Final = 32 * 1024 * 1024
+"""Of one batch as float32: six pictures of 640 x 640. A network's layers hold tens of times as much at a time, so that
+a batch of larger pictures would take gigabytes, and on a CPU it would gain nothing."""
+
+_TRIAL_SIDE: Final = 64  # pixels of the picture that a network of any input size is tried with
+
+
+class DetectorNetwork(Protocol):
+    """A loaded detector."""
+
+    batch_rule: BatchRule
+
+    def propose(self, canvases: Iterable[Bytes]) -> Iterator[Candidates]:
+        """Candidates for each canvas, uint8 (H, W, 3), in order. Takes no more canvases than it needs for the next."""
+        ...
+
+
+class YoloNetwork:
+    """yolov5: all canvases have one size, so that views of any pictures go through the network together."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: YoloSettings,
+        package: ModelPackage,
+        options: OpenOptions,
+        max_batch_size: int,
+    ) -> None:
+        self._backend = backend
+        self._settings = settings
+        side = settings.img_size
+        input_bytes = 3 * side * side * np.dtype(np.float32).itemsize
+        self._batch_size = min(max_batch_size, max(MAX_INPUT_BYTES // input_bytes, 1))
+        _check(backend.run([np.zeros((1, 3, _TRIAL_SIDE, _TRIAL_SIDE), np.float32)]), 3, package)
+        self.batch_rule = choose_rule(backend, side, side, self._batch_size, options)
+
+    def propose(self, canvases: Iterable[Bytes]) -> Iterator[Candidates]:
+        remaining = iter(canvases)
+        while batch := [self._input(canvas_HWC) for canvas_HWC in islice(remaining, self._batch_size)]:
+            outputs = run_batches(self._backend, np.stack(batch), self.batch_rule, self._batch_size)
+            for boxes_xyxy_C4, scores_C, class_ids_C in zip(*outputs, strict=True):
+                yield Candidates(boxes_xyxy_C4, scores_C, class_ids_C)
+
+    def _input(self, canvas_HWC: Bytes) -> npt.NDArray[np.float32]:
+        return normalise(canvas_HWC, self._settings.mean, self._settings.std)
+
+
+class RcnnNetwork:
+    """Faster R-CNN, RetinaNet, Mask R-CNN: one picture of any size a call, the user's thresholds as further inputs."""
+
+    batch_rule: BatchRule = "alone"
+
+    def __init__(self, backend: Backend, settings: RcnnSettings, package: ModelPackage) -> None:
+        self._backend = backend
+        self._settings = settings
+        self._limits = (
+            np.array([settings.box_score_thresh], np.float32),
+            np.array([settings.nms_iou_thresh], np.float32),
+            np.array([settings.max_detections], np.int64),
+        )
+        num_outputs = 4 if isinstance(settings, SegmentationSettings) else 3
+        noise_1CHW = np.random.default_rng(0).standard_normal((1, 3, _TRIAL_SIDE, _TRIAL_SIDE), np.float32)
+        _check(backend.run([noise_1CHW, np.zeros(1, np.float32), *self._limits[1:]]), num_outputs, package)
+
+    def propose(self, canvases: Iterable[Bytes]) -> Iterator[Candidates]:
+        for canvas_HWC in canvases:
+            image_CHW = normalise(canvas_HWC, self._settings.mean, self._settings.std)
+            yield Candidates(*self._backend.run([image_CHW[None], *self._limits]))
+
+
+def _check(outputs: Sequence[Array], num_outputs: int, package: ModelPackage) -> None:
+    """Refuse the graph of another task or of more classes than there are labels."""
+    if len(outputs) != num_outputs:
+        raise InvalidPackage(
+            f"{package.root} must have a graph with {num_outputs} outputs, as {package.model_name} has for "
+            f"{package.task.value}, but its graph has {len(outputs)}"
+        )
+    class_ids = outputs[2]
+    if class_ids.size and class_ids.max() >= len(package.labels):
+        raise InvalidPackage(
+            f"{package.root} has {len(package.labels)} labels, but its graph gives class {class_ids.max()}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A picture on its way through a detector."""
+
+    views: tuple[View, ...]
+    whole_HWC: Bytes
+    """The first view, the whole picture, on its canvas."""
+    image_HWC: Bytes | None
+    """The picture itself, as long as tiles are to be cut from it."""
+
+    def canvases(self) -> Iterator[Bytes]:
+        """The views' canvases, each made when it is asked for."""
+        yield self.whole_HWC
+        if self.image_HWC is not None:
+            for view in self.views[1:]:
+                yield view.network_input(self.image_HWC)
+
+
+class DetectionPipeline:
+    """A `pipeline.Pipeline` for detection and segmentation."""
+
+    def __init__(
+        self, network: DetectorNetwork, settings: DetectorSettings, labels: tuple[str, ...], max_batch_size: int
+    ) -> None:
+        self._network = network
+        self._settings = settings
+        self._labels = labels
+        self.batch_rule = network.batch_rule
+        # A picture that is tiled stays in memory as it is, up to 300 MB; others only as large as the network's input.
+        self.pictures_at_once = 1 if settings.tile_grid_size is not None else max_batch_size
+
+    def prepare(self, image_HWC: Bytes) -> Prepared:
+        return _prepare(image_HWC, self._settings)
+
+    def answer(self, prepared: Sequence[Prepared]) -> list[DetectionAnswer]:
+        proposed = self._network.propose(canvas_HWC for picture in prepared for canvas_HWC in picture.canvases())
+        answers = []
+        for picture in prepared:
+            found = [view.find(next(proposed), self._settings) for view in picture.views]
+            answers.append(to_answer(picture.views, found, self._settings, self._labels))
+        return answers
+
+    def warm_up(self, image_HWC: Bytes) -> None:
+        """Without tiles: they have been through nothing that the whole picture has not."""
+        prepared = _prepare(image_HWC, replace(self._settings, tile_grid_size=None))
+        self.answer([prepared])
+
+
+def _prepare(image_HWC: Bytes, settings: DetectorSettings) -> Prepared:
+    views = views_of(image_HWC.shape[0], image_HWC.shape[1], settings)
+    whole_HWC = views[0].network_input(image_HWC)
+    return Prepared(views, whole_HWC, image_HWC if len(views) > 1 else None)

@@ -1,0 +1,54 @@
+"""What of scoring depends on the task: between a decoded picture and its answer."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from clearsight.handlers.backends import Backend, OpenOptions
+from clearsight.handlers.batching import BatchRule
+from clearsight.handlers.classification import ClassificationPipeline
+from clearsight.handlers.detectors import DetectionPipeline, RcnnNetwork, YoloNetwork
+from clearsight.package import ModelPackage
+from clearsight.settings import ClassificationSettings, RcnnSettings, YoloSettings
+from clearsight.wire import Answer
+
+__all__ = ["Pipeline", "open_pipeline"]
+
+
+class Pipeline(Protocol):
+    """Pictures in, answers out, on one loaded network. Safe in threads when its backend is."""
+
+    batch_rule: BatchRule
+    pictures_at_once: int
+    """So many are prepared before the network sees the first of them: memory is that of so many."""
+
+    def prepare(self, image_HWC: npt.NDArray[np.uint8]) -> Any:
+        """The part that needs no network; many of these run side by side."""
+        ...
+
+    def answer(self, prepared: Sequence[Any]) -> Sequence[Answer]:
+        """One answer for each prepared picture, in order; none depends on its neighbours."""
+        ...
+
+    def warm_up(self, image_HWC: npt.NDArray[np.uint8]) -> None:
+        """Run the network in the sizes that clients will meet."""
+        ...
+
+
+def open_pipeline(package: ModelPackage, backend: Backend, options: OpenOptions, max_batch_size: int) -> Pipeline:
+    """Choose the pipeline of a package and try its network once.
+
+    Raises `InvalidPackage` when the graph is not one of this task or of so many labels.
+    """
+    settings = package.settings()
+    if isinstance(settings, ClassificationSettings):
+        return ClassificationPipeline(backend, settings, package, options, max_batch_size)
+    network: YoloNetwork | RcnnNetwork
+    if isinstance(settings, YoloSettings):
+        network = YoloNetwork(backend, settings, package, options, max_batch_size)
+    else:
+        assert isinstance(settings, RcnnSettings)  # noqa: S101  there are two families
+        network = RcnnNetwork(backend, settings, package)
+    return DetectionPipeline(network, settings, package.labels, max_batch_size)
