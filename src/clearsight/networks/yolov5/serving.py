@@ -16,7 +16,7 @@ from torch import nn
 from clearsight.networks.yolov5.decode import boxes_and_scores
 from clearsight.networks.yolov5.network import Yolov5
 
-__all__ = ["DYNAMIC_AXES", "INPUT_NAMES", "OUTPUT_NAMES", "ServingGraph"]
+__all__ = ["DYNAMIC_AXES", "INPUT_NAMES", "OUTPUT_NAMES", "ServingGraph", "best_classes"]
 
 INPUT_NAMES: Final = ("images",)
 """float32 (N, 3, H, W) in [0, 1]."""
@@ -45,6 +45,11 @@ class ServingGraph(nn.Module):
         self.eval()
 
     def forward(self, images_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        boxes_xyxy_NC4, scores_NCK = boxes_and_scores(self.network(images_NCHW))
-        scores_NC, class_ids_NC = scores_NCK.max(dim=2)
-        return boxes_xyxy_NC4, scores_NC, class_ids_NC
+        return best_classes(self.network(images_NCHW))
+
+
+def best_classes(predictions_NCV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Boxes, scores and class ids, as served, of decoded predictions."""
+    boxes_xyxy_NC4, scores_NCK = boxes_and_scores(predictions_NCV)
+    scores_NC, class_ids_NC = scores_NCK.max(dim=2)
+    return boxes_xyxy_NC4, scores_NC, class_ids_NC
