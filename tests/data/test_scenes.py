@@ -1,3 +1,4 @@
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -15,6 +17,7 @@ from clearsight.training.check import check_folder
 from clearsight.training.cli_data import data
 from clearsight.training.scenes.containers import CONTAINERS
 from clearsight.training.scenes.outlines import box_from_rings, rings_from_coverage
+from clearsight.training.scenes.rack import RACK_CLASSES, draw_rack
 from clearsight.training.scenes.scene import draw_scene
 
 FOLDERS = {
@@ -144,6 +147,71 @@ def test_the_three_tasks_of_full_shelves_agree(demo: Path) -> None:
         for box, polygon in zip(boxes["label"], polygons["label"], strict=True):
             corners = [box[key] for key in ("topX", "topY", "bottomX", "bottomY")]
             assert corners == list(box_from_rings(polygon["polygon"]))
+
+
+def test_default_pictures_are_the_scenes_of_their_seed_kind_and_number(demo: Path) -> None:
+    """What was drawn once is drawn again by later versions: jobs are compared on it."""
+    scene = draw_scene(np.random.default_rng([5, 0, 1]), 120, 160, ("carton",))
+    buffer = io.BytesIO()
+    Image.fromarray(scene.image_HW3).save(buffer, "JPEG", quality=90)
+    assert (demo / "images/single/0001.jpg").read_bytes() == buffer.getvalue()
+
+
+def test_a_part_of_a_picture_has_the_outline_that_it_has_in_the_whole() -> None:
+    whole = np.zeros((90, 120), np.float32)
+    cv2.ellipse(whole, (60, 40), (6, 9), 20, 0, 360, (1.0,), -1, cv2.LINE_AA)
+    part = rings_from_coverage(whole[20:60, 45:75], (45, 20), (120, 90))
+    assert np.allclose(part, rings_from_coverage(whole))
+
+
+def test_racks_hold_many_small_objects_that_no_two_pictures_share(tmp_path: Path) -> None:
+    draw(tmp_path / "rack", "--num-images", "10", "--object-size", "10-16", "--size", "640x480")
+    draw(tmp_path / "again", "--num-images", "10", "--object-size", "10-16", "--size", "640x480")
+    folders = ["detection", "images", "segmentation"]
+    assert sorted(path.name for path in (tmp_path / "rack").iterdir()) == folders
+    files = sorted(path.relative_to(tmp_path / "rack") for path in (tmp_path / "rack").rglob("*") if path.is_file())
+    for file in files:
+        assert (tmp_path / "rack" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+    detection, segmentation = (read(tmp_path / "rack" / name) for name in ("detection", "segmentation"))
+    assert len({json.dumps(record["label"]) for record in detection}) == 10
+    sides = []
+    for boxes, polygons in zip(detection, segmentation, strict=True):
+        assert len(boxes["label"]) >= 3
+        for box, polygon in zip(boxes["label"], polygons["label"], strict=True):
+            corners = [box[key] for key in ("topX", "topY", "bottomX", "bottomY")]
+            assert corners == list(box_from_rings(polygon["polygon"]))
+            sides.append(((corners[2] - corners[0]) * 640, (corners[3] - corners[1]) * 480, box["label"]))
+    assert {label for *_, label in sides} == set(RACK_CLASSES)
+    assert min(max(width, height) for width, height, _ in sides) > 7
+    assert max(max(width, height) for width, height, _ in sides) <= 16
+    slender = {label: np.median([w / h for w, h, name in sides if name == label]) for label in RACK_CLASSES}
+    assert slender["can"] > 1.5 * slender["water_bottle"]
+    for name, task in (("detection", Task.DETECTION), ("segmentation", Task.SEGMENTATION)):
+        assert check_folder(tmp_path / "rack" / name / "training-mltable-folder", task, "label", {}).faults == ()
+
+
+def test_the_objects_of_a_rack_are_where_their_outlines_are() -> None:
+    """Inside the outlines the picture differs from the wall around them."""
+    rack = draw_rack(np.random.default_rng(4), 480, 640, (10, 16))
+    picture = rack.image_HW3.astype(float)
+    differs = []
+    for _, rings in rack.objects:
+        left, top, right, bottom = (np.array(box_from_rings(rings)) * [640, 480, 640, 480]).round().astype(int)
+        inside = picture[top:bottom, left:right].reshape(-1, 3)
+        beside = picture[top:bottom, np.r_[left - 4 : left - 1, right + 1 : right + 4].clip(0, 639)].reshape(-1, 3)
+        differs.append(np.abs(inside - np.median(beside, axis=0)).max(axis=1).mean() > 20)
+    assert np.mean(differs) > 0.8
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--object-size", "16"), ("--object-size", "16-10"), ("--object-size", "2-4"),
+     ("--object-size", "10-16", "--task", "image_classification")],
+)  # fmt: skip
+def test_wrong_racks_are_refused(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(data, ["demo", "--output", str(tmp_path / "out"), *flags])
+    assert result.exit_code == 2
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("flags", [("--size", "320"), ("--size", "20x20"), ("--num-images", "3"), ("--task", "x")])

@@ -3,7 +3,7 @@
 ```
 output/
     images/single/0000.jpg …     one object in front of clutter
-    images/several/0000.jpg …    a shelf with none to five objects
+    images/several/0000.jpg …    a shelf with none to five objects, or a rack with many small ones
     multiclass/ multilabel/ detection/ segmentation/
         training-mltable-folder/   validation-mltable-folder/
 ```
@@ -23,6 +23,8 @@ from clearsight.tasks import Task
 from clearsight.training.converters import DEFAULT_VALIDATION_EVERY, Entry, split_every, write_folders
 from clearsight.training.scenes.containers import CONTAINERS
 from clearsight.training.scenes.outlines import box_from_rings, rings_from_coverage
+from clearsight.training.scenes.palette import Bytes
+from clearsight.training.scenes.rack import Outlined, draw_rack
 from clearsight.training.scenes.scene import Scene, draw_scene
 
 __all__ = ["TASK_FOLDERS", "DemoOptions", "draw_dataset", "write_tables"]
@@ -51,6 +53,9 @@ class DemoOptions:
     width: int = 320
     height: int = 240
     tasks: tuple[Task, ...] = tuple(Task)
+    object_px: tuple[int, int] | None = None
+    """Least and greatest longer side of objects: many of them, on racks seen from afar, for detection and segmentation.
+    None: fridges seen from near."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -69,7 +74,7 @@ class DrawnPicture:
     kind: str
     image: Path
     size_wh: tuple[int, int]
-    objects: tuple[tuple[str, list[list[float]]], ...]
+    objects: tuple[Outlined, ...]
 
 
 def draw_dataset(output: Path, options: DemoOptions) -> Iterator[DrawnPicture]:
@@ -77,11 +82,19 @@ def draw_dataset(output: Path, options: DemoOptions) -> Iterator[DrawnPicture]:
     for kind in options.kinds:
         for index in range(options.num_images):
             rng = np.random.default_rng([options.seed, (SINGLE, SEVERAL).index(kind), index])
-            scene = draw_scene(rng, options.height, options.width, _labels(rng, kind, index))
+            image_HW3, objects = _draw(rng, kind, index, options)
             image = output / "images" / kind / f"{index:04d}.jpg"
             image.parent.mkdir(parents=True, exist_ok=True)
-            image.write_bytes(_jpeg(scene))
-            yield DrawnPicture(kind, image, (options.width, options.height), _outlines(scene))
+            image.write_bytes(_jpeg(image_HW3))
+            yield DrawnPicture(kind, image, (options.width, options.height), objects)
+
+
+def _draw(rng: np.random.Generator, kind: str, index: int, options: DemoOptions) -> tuple[Bytes, tuple[Outlined, ...]]:
+    if options.object_px is not None:
+        rack = draw_rack(rng, options.height, options.width, options.object_px)
+        return rack.image_HW3, rack.objects
+    scene = draw_scene(rng, options.height, options.width, _labels(rng, kind, index))
+    return scene.image_HW3, _outlines(scene)
 
 
 def _labels(rng: np.random.Generator, kind: str, index: int) -> tuple[str, ...]:
@@ -94,13 +107,13 @@ def _labels(rng: np.random.Generator, kind: str, index: int) -> tuple[str, ...]:
     return tuple(names[choice] for choice in rng.integers(len(names), size=count))
 
 
-def _jpeg(scene: Scene) -> bytes:
+def _jpeg(image_HW3: Bytes) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(scene.image_HW3).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(image_HW3).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
 
 
-def _outlines(scene: Scene) -> tuple[tuple[str, list[list[float]]], ...]:
+def _outlines(scene: Scene) -> tuple[Outlined, ...]:
     outlined = ((thing.label, rings_from_coverage(thing.visible_HW)) for thing in scene.objects)
     return tuple((label, rings) for label, rings in outlined if rings)
 

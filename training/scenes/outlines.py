@@ -19,13 +19,15 @@ MIN_AREA_PX: Final = 12.0
 """Smaller parts are specks between other things, not parts of an object."""
 
 
-def rings_from_coverage(coverage_HW: Floats) -> list[list[float]]:
+def rings_from_coverage(
+    coverage_HW: Floats, corner_xy: tuple[int, int] = (0, 0), picture_wh: tuple[int, int] | None = None
+) -> list[list[float]]:
     """Outer outlines of the region covered at least by half, as x1, y1, x2, y2, … in [0, 1], largest first.
 
     Filled as a union they give the region back, to a fraction of a pixel. Holes are filled. Empty when nothing is
-    covered.
+    covered. `coverage_HW` is the whole picture, or the part of a larger one (`picture_wh`) at `corner_xy`.
     """
-    height, width = coverage_HW.shape
+    width, height = picture_wh or coverage_HW.shape[::-1]
     rows, columns = np.nonzero(coverage_HW > 0.2)
     if not len(rows):
         return []
@@ -39,7 +41,7 @@ def rings_from_coverage(coverage_HW: Floats) -> list[list[float]]:
             break
         outline = cv2.approxPolyDP(contour, MAX_DEVIATION_PX * ENLARGEMENT, closed=True)[:, 0].astype(np.float64)
         # Contours run through the centres of the fine pixels; the padding shifted them by one picture pixel.
-        points = (outline + 0.5) / ENLARGEMENT - 1 + [left, top]
+        points = (outline + 0.5) / ENLARGEMENT - 1 + [left + corner_xy[0], top + corner_xy[1]]
         if len(points) >= 3:
             unit = np.clip(points / [width, height], 0, 1)
             rings.append(np.round(unit, 5).ravel().tolist())
