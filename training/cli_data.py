@@ -16,6 +16,7 @@ from clearsight.training.converters import (
     Request,
     copy_pictures,
     split_by_fraction,
+    split_by_lists,
     split_every,
     write_folders,
 )
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 TASKS = click.Choice([task.value for task in Task])
 OUTPUT = click.Path(file_okay=False, path_type=Path)
+LIST = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.group(cls=LazyGroup)
@@ -107,6 +109,8 @@ def _parse_object_size(object_size: str) -> tuple[int, int]:
 )
 @click.option("--validation-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="A drawn share.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the drawn share.")
+@click.option("--validation-list", type=LIST, help="Names of the pictures that validate, one per line.")
+@click.option("--training-list", type=LIST, help="Names of those that train. Default: all others.")
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the pictures.")
 @click.option("--copy", "is_copied", is_flag=True, help="Copy the pictures to OUTPUT/images.")
 def convert(
@@ -118,6 +122,8 @@ def convert(
     validation_every: int | None,
     validation_fraction: float | None,
     seed: int,
+    validation_list: Path | None,
+    training_list: Path | None,
     images: Path | None,
     is_copied: bool,
 ) -> None:
@@ -136,12 +142,14 @@ def convert(
     Examples:
       clearsight data convert --from folders fridge_objects --output data
       clearsight data convert --from csv labels.csv --output data --validation-fraction 0.2 --seed 1
-      clearsight data convert --from voc VOC2012 --output data
+      clearsight data convert --from voc VOC2012 --validation-list VOC2012/ImageSets/Main/val.txt --output data
       clearsight data convert --from coco annotations.json --images photos --task image_object_detection --output data
       clearsight data convert --from masks nuclei --label nucleus --output data
     """
-    if validation_every is not None and validation_fraction is not None:
-        raise click.UsageError("--validation-every and --validation-fraction exclude each other")
+    if sum(option is not None for option in (validation_every, validation_fraction, validation_list)) > 1:
+        raise click.UsageError("--validation-every, --validation-fraction and --validation-list exclude each other")
+    if training_list is not None and validation_list is None:
+        raise click.UsageError("--training-list needs --validation-list")
     layout = LAYOUTS[layout_name]
     if task is not None and Task(task) not in layout.tasks:
         raise click.UsageError(f"--from {layout_name} serves {', '.join(layout.tasks)}, but --task is {task}")
@@ -149,7 +157,9 @@ def convert(
         raise click.UsageError(f"--from {layout_name} {'names classes: leave out' if label else 'needs'} --label")
     request = Request(source, Task(task) if task else None, images, label, lambda items: _progress(items, "reading"))
     converted = layout.read(request)
-    if validation_fraction is not None:
+    if validation_list is not None:
+        train, validation = split_by_lists(converted.entries, validation_list, training_list)
+    elif validation_fraction is not None:
         train, validation = split_by_fraction(converted.entries, validation_fraction, seed, converted.task)
     else:
         train, validation = split_every(converted.entries, validation_every or DEFAULT_VALIDATION_EVERY)

@@ -445,3 +445,56 @@ def test_every_fifth_picture_validates(copy: tuple[str, ...], tmp_path: Path, wr
         args = ("check", tmp_path / "out" / name, "--task", "image_instance_segmentation", "-o", "json")
         document = json.loads(clearsight_data(*args).stdout)
         assert (document["faults"], document["warnings"]) == ([], [])
+
+
+def convert_with_lists(source: Path, tmp_path: Path, **lists: str) -> Any:
+    flags: list[Any] = []
+    for part, text in lists.items():
+        file = tmp_path / f"{part}.txt"
+        file.write_text(text)
+        flags += [f"--{part}-list", file]
+    return clearsight_data("convert", "--from", "voc", source, "--output", tmp_path / "out", *flags)
+
+
+@pytest.mark.parametrize(
+    ("lists", "trains", "validates"),
+    [
+        ({"validation": "2\n"}, ["0", "1", "3"], ["2"]),
+        ({"validation": "3.jpg\n\n 1 \n", "training": "2"}, ["2"], ["1", "3"]),
+    ],
+)
+def test_lists_say_which_pictures_train_and_validate(
+    lists: dict[str, str],
+    trains: list[str],
+    validates: list[str],
+    write_voc: Any,
+    tmp_path: Path,
+    write_picture: Picture,
+) -> None:
+    for name in "0123":
+        source = write_voc(name, voc_object("can", 1, 1, 9, 9))
+        write_picture(f"JPEGImages/{name}.jpg", (100, 50))
+    assert convert_with_lists(source, tmp_path, **lists).exit_code == 0
+    for part, names in ((TRAINING, trains), (VALIDATION, validates)):
+        assert [Path(item["image_url"]).stem for item in lines(tmp_path / "out" / part)] == names
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"validation": ""}, "2 train and 0 validate"),
+        ({"validation": "0\n1"}, "0 train and 2 validate"),
+        ({"validation": "0\nnone"}, "none have the name 'none'"),
+        ({"validation": "0", "training": "0\n1"}, "both name '0.jpg'"),
+    ],
+)
+def test_lists_that_leave_a_part_empty_or_doubtful_are_refused(
+    lists: dict[str, str], message: str, write_voc: Any, tmp_path: Path, write_picture: Picture
+) -> None:
+    for name in "01":
+        source = write_voc(name, voc_object("can", 1, 1, 9, 9))
+        write_picture(f"JPEGImages/{name}.jpg", (100, 50))
+    result = convert_with_lists(source, tmp_path, **lists)
+    assert isinstance(result.exception, InvalidData)
+    assert any(message in fault.message for fault in result.exception.faults)
+    assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ from clearsight.training.converters.data_folders import (
     DEFAULT_VALIDATION_EVERY,
     copy_pictures,
     split_by_fraction,
+    split_by_lists,
     split_every,
     write_folders,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "Request",
     "copy_pictures",
     "split_by_fraction",
+    "split_by_lists",
     "split_every",
     "write_folders",
 ]

@@ -28,6 +28,7 @@ __all__ = [
     "VALIDATION_FOLDER",
     "copy_pictures",
     "split_by_fraction",
+    "split_by_lists",
     "split_every",
     "write_folders",
     "write_table",
@@ -56,6 +57,44 @@ def split_by_fraction(
     records = [Record(entry.image, label, "") for entry, label in zip(entries, labels, strict=True)]
     train, validation = split_indices(records, fraction, seed, task)
     return [entries[index] for index in train], [entries[index] for index in validation]
+
+
+def split_by_lists(
+    entries: Sequence[Entry], validation_list: Path, training_list: Path | None
+) -> tuple[list[Entry], list[Entry]]:
+    """The pictures that a list names validate; those of the other list train, or without one all the rest.
+
+    A list has one picture per line, by its file name with or without suffix, as in VOC's `ImageSets`. Raises
+    `InvalidData` for names of no or several pictures, pictures in both lists, and a part without pictures.
+    """
+    places: dict[str, set[int]] = defaultdict(set)
+    for index, entry in enumerate(entries):
+        places[entry.image.name].add(index)
+        places[entry.image.stem].add(index)
+    faults: list[Fault] = []
+    validating = _listed(validation_list, places, faults)
+    training = set(range(len(entries))) - validating
+    if training_list is not None:
+        training = _listed(training_list, places, faults)
+        if both := training & validating:
+            message = f"must name no picture of {validation_list} too, but both name {entries[min(both)].image.name!r}"
+            faults.append(Fault("BAD_DATA", str(training_list), message))
+    if not faults and not (training and validating):
+        message = f"both parts must have pictures, but {len(training)} train and {len(validating)} validate"
+        faults.append(Fault("BAD_DATA", str(validation_list), message))
+    if faults:
+        raise InvalidData("split", faults)
+    return [entries[index] for index in sorted(training)], [entries[index] for index in sorted(validating)]
+
+
+def _listed(file: Path, places: Mapping[str, set[int]], faults: list[Fault]) -> set[int]:
+    """Indices of the pictures that a list names."""
+    names = {line.strip(): number for number, line in enumerate(file.read_text().splitlines(), 1) if line.strip()}
+    for name, number in names.items():
+        if (found := len(places.get(name, ()))) != 1:
+            message = f"must name one labelled picture, but {found or 'none'} have the name {name!r}"
+            faults.append(Fault("BAD_DATA", f"{file}: line {number}", message))
+    return {index for name in names for index in places.get(name, ())}
 
 
 def copy_pictures(entries: Sequence[Entry], target: Path, progress: Progress = iter) -> list[Entry]:
