@@ -1,0 +1,1 @@
+"""Explanations: which pixels speak for a label."""
