@@ -1,0 +1,82 @@
+"""An attribution as a picture: the crop, the heat map, the heat over the crop, and the strongest 30 % of the crop.
+
+Pillow and numpy only: a plotting library would take a second to import and ten times as long to draw.
+
+Shapes in names: H height and W width of the heat map, equal (P) for classifiers; C colour channel.
+"""
+
+import io
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from clearsight.handlers.explain.colour_scale import bgyw
+
+__all__ = ["PictureKind", "explanation_picture", "heat_map"]
+
+PictureKind = Literal["grid", "overlay", "heatmap"]
+
+Bytes = npt.NDArray[np.uint8]
+
+_HOT: Final = 99.0  # percentile that gets the highest colour: single pixels must not decide about all others
+_KEPT: Final = 70.0  # percentile from which on the crop is shown
+_COMPRESSION: Final = 1  # of 0 to 9
+
+
+def heat_map(attribution: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """One number per pixel: a map (H, W) as it is, signed; of colour channels (3, H, W) the sum of absolute values."""
+    if attribution.ndim == 2:
+        return attribution.astype(np.float64)
+    heat_HW: npt.NDArray[np.float64] = np.abs(attribution).sum(axis=0, dtype=np.float64)
+    return heat_HW
+
+
+def explanation_picture(attribution: npt.NDArray[np.floating], crop_HWC: Bytes, kind: PictureKind = "grid") -> bytes:
+    """Draw an attribution (3, H, W), or a signed map (H, W) such as XRAI's, over its crop, uint8 (H, W, 3): a PNG.
+
+    `grid` is two by two pictures, (2H, 2W): crop and heat above, heat over grey crop and strongest 30 % of the crop
+    below. `overlay` and `heatmap` are one of them alone. A map of one value is all cold. Pixels that tie with the
+    weakest one shown are shown too, so that plateaus stay whole.
+    """
+    heat_HW = heat_map(attribution)
+    if crop_HWC.dtype != np.uint8 or crop_HWC.shape != (*heat_HW.shape, 3):
+        raise ValueError(
+            f"a map of shape {heat_HW.shape} needs a uint8 crop of that size, but got {crop_HWC.dtype} {crop_HWC.shape}"
+        )
+    kept, hot = np.percentile(heat_HW, (_KEPT, _HOT))
+    colours_HWC = _colours(heat_HW, float(hot))
+    if kind == "heatmap":
+        return _to_png(colours_HWC)
+    overlay_HWC = _overlay(colours_HWC, crop_HWC)
+    if kind == "overlay":
+        return _to_png(overlay_HWC)
+    strongest_HWC = crop_HWC * (heat_HW >= kept)[:, :, None]
+    above, below = np.hstack((crop_HWC, colours_HWC)), np.hstack((overlay_HWC, strongest_HWC))
+    return _to_png(np.vstack((above, below)))
+
+
+def _colours(heat_HW: npt.NDArray[np.float64], hot: float) -> Bytes:
+    cold = heat_HW.min()
+    if hot <= cold:
+        levels_HW = np.zeros(heat_HW.shape, np.uint8)
+    else:
+        unit_HW = np.clip((heat_HW - cold) / (hot - cold), 0.0, 1.0)
+        levels_HW = (255.0 * unit_HW + 0.5).astype(np.uint8)
+    return bgyw()[levels_HW]
+
+
+def _overlay(colours_HWC: Bytes, crop_HWC: Bytes) -> Bytes:
+    """Half the heat, half the mean of the crop's three channels, rounded up at a half."""
+    sums_HW = crop_HWC.sum(axis=2, dtype=np.uint16)
+    overlay_HWC: Bytes = ((sums_HW[:, :, None] + np.uint16(3) * colours_HWC + np.uint16(3)) // np.uint16(6)).astype(
+        np.uint8
+    )
+    return overlay_HWC
+
+
+def _to_png(image_HWC: Bytes) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image_HWC).save(stream, "PNG", compress_level=_COMPRESSION)
+    return stream.getvalue()
