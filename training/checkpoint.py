@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file with everything that going on needs, and the best weights so far.
 
 ```
-checkpoints/last.safetensors          weights and optimizer; counters and gradient scaler as JSON in the file's metadata
+checkpoints/last.safetensors          weights, their average if there is one, and optimizer; counters and gradient
+                                      scaler as JSON in the file's metadata
 checkpoints/best_<epoch>.safetensors  weights of the best validation pass
 ```
 
@@ -13,7 +14,7 @@ No pickle is involved.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -27,7 +28,7 @@ from clearsight.errors import ClearsightError
 __all__ = ["Checkpoints", "Counters", "save_weights"]
 
 _LAST: Final = "last.safetensors"
-_MODEL, _OPTIMIZER = "model.", "optimizer."
+_MODEL, _OPTIMIZER, _AVERAGE = "model.", "optimizer.", "average."
 
 
 @dataclass(slots=True)
@@ -40,10 +41,8 @@ class Counters:
     step: int = 0
     """Optimizer steps since the start."""
     num_images: int = 0
-    loss_sum: float = 0.0
-    """Of the loss that is minimised, weights included."""
-    log_loss_sum: float = 0.0
-    num_correct: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    """Over the pictures, by `Objective.sum_names`."""
     best_epoch: int | None = None
     best_metric: float | None = None
     num_passes: int = 0
@@ -53,8 +52,11 @@ class Counters:
 
     def start_epoch(self, epoch: int) -> None:
         """Begin an epoch: sums and batches at zero."""
-        self.epoch, self.batch, self.num_images = epoch, 0, 0
-        self.loss_sum = self.log_loss_sum = self.num_correct = 0.0
+        self.epoch, self.batch, self.num_images, self.sums = epoch, 0, 0, {}
+
+    def means(self) -> dict[str, float]:
+        """The sums as means over the pictures."""
+        return {name: value / self.num_images for name, value in self.sums.items()}
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -84,9 +86,12 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
         counters: Counters,
+        average: nn.Module | None = None,
     ) -> None:
         """Keep everything that going on needs. To be called between two optimizer steps."""
         tensors = {f"{_MODEL}{name}": tensor for name, tensor in _plain(network.state_dict()).items()}
+        if average is not None:
+            tensors |= {f"{_AVERAGE}{name}": tensor for name, tensor in _plain(average.state_dict()).items()}
         for index, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 if isinstance(value, torch.Tensor):
@@ -98,13 +103,19 @@ class Checkpoints:
                 file.unlink(missing_ok=True)
 
     def load_last(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        average: nn.Module | None = None,
     ) -> Counters | None:
-        """Put network, optimizer and scaler back; None when there is no checkpoint."""
+        """Put network, optimizer, scaler and the average of weights back; None when there is no checkpoint."""
         if not self.last_file.exists():
             return None
         tensors = load_file(self.last_file)
         network.load_state_dict(_below(tensors, _MODEL))
+        if average is not None:
+            average.load_state_dict(_below(tensors, _AVERAGE))
         document = optimizer.state_dict()
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in _below(tensors, _OPTIMIZER).items():

@@ -1,11 +1,12 @@
-"""What is summed over the training pictures of an epoch: losses and correct answers."""
+"""What is summed over the training pictures of an epoch: losses, correct answers, whatever the objective names."""
+
+from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from clearsight.errors import TrainingError
-from clearsight.tasks import Task
 from clearsight.training.checkpoint import Counters
+from clearsight.training.objective import Learnt
 from clearsight.training.ranks import Ranks
 
 __all__ = ["EpochSums", "diverged"]
@@ -14,24 +15,19 @@ __all__ = ["EpochSums", "diverged"]
 class EpochSums:
     """Sums over an epoch, kept on the device until they are read: reading waits for the device."""
 
-    def __init__(self, task: Task, counters: Counters, device: torch.device, ranks: Ranks) -> None:
-        self._task = task
+    def __init__(self, names: Sequence[str], counters: Counters, device: torch.device, ranks: Ranks) -> None:
+        self._names = tuple(names)
         self._ranks = ranks
-        start = [counters.num_images, counters.loss_sum, counters.log_loss_sum, counters.num_correct]
+        start = [counters.num_images, *(counters.sums.get(name, 0.0) for name in self._names)]
         # The counters hold the sums of all processes: one of them goes on from there.
         self._sums = torch.tensor(start, dtype=torch.float64, device=device) * float(ranks.is_first)
         self._diverged_step = torch.tensor(-1, device=device)
 
-    def add(self, loss: torch.Tensor, logits_NK: torch.Tensor, targets: torch.Tensor, step: int) -> None:
-        """Count one batch. `loss` is what is minimised, class weights included; step counts from 0."""
-        count = torch.full_like(loss, len(targets))
-        if self._task is Task.MULTI_CLASS:
-            log_loss = nn.functional.cross_entropy(logits_NK, targets)
-            correct = (logits_NK.argmax(dim=1) == targets).sum()
-        else:
-            log_loss = nn.functional.binary_cross_entropy_with_logits(logits_NK, targets)
-            correct = ((logits_NK >= 0) == (targets > 0.5)).all(dim=1).sum()
-        self._sums += torch.stack([count, loss * count, log_loss * count, correct.to(loss.dtype)])
+    def add(self, learnt: Learnt, step: int) -> None:
+        """Count one batch; step counts from 0."""
+        loss = learnt.loss.detach()
+        count = torch.full_like(loss, learnt.num_images)
+        self._sums += torch.stack([count, *(learnt.sums[name] for name in self._names)])
         is_first_fault = ~torch.isfinite(loss) & (self._diverged_step < 0)
         self._diverged_step = torch.where(is_first_fault, step, self._diverged_step)
 
@@ -43,9 +39,9 @@ class EpochSums:
     def write_total(self, counters: Counters) -> None:
         """Bring the counters up to date with the sums of all processes; all must call it."""
         self._read(counters.epoch)
-        total = self._ranks.total(self._sums).tolist()
-        counters.num_images = int(total[0])
-        counters.loss_sum, counters.log_loss_sum, counters.num_correct = total[1:]
+        num_images, *sums = self._ranks.total(self._sums).tolist()
+        counters.num_images = int(num_images)
+        counters.sums = dict(zip(self._names, sums, strict=True))
 
     def _read(self, epoch: int) -> list[float]:
         step = int(self._diverged_step)

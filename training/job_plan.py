@@ -24,6 +24,7 @@ from clearsight.jobs import (
     require_supported,
     resolve_parameters,
 )
+from clearsight.jobs.models import NATIVE_MODELS
 from clearsight.training.locations import BadLocation, resolve_location
 from clearsight.training.table import MAX_LISTED_FAULTS, Table, read_table, require_trainable
 from clearsight.training.trial_spec import Setting, TrialSpec
@@ -73,6 +74,7 @@ def plan_job(file: Path, overrides: Mapping[str, Any], name: str | None, workspa
         raise InvalidDocument(str(file), faults)
     job = reading.job
     require_supported(job)
+    _warn_of_idle_extensions(job, warnings)
     job_name = job.name or _new_name()
     if (workspace.runs / job_name).exists():
         raise Conflict(f"a job's name must be new, but {job_name!r} exists in {workspace.runs}; choose another --name")
@@ -87,6 +89,19 @@ def plan_job(file: Path, overrides: Mapping[str, Any], name: str | None, workspa
         num_processes=_num_processes(job.advanced.x_num_processes, bool(spec.value("distributed")), warnings),
         warnings=tuple(warnings),
     )
+
+
+def _warn_of_idle_extensions(job: Job, warnings: list[str]) -> None:
+    """Say of extensions of ours that belong to another family of detectors."""
+    if job.task.is_classification:
+        return  # said when they were read
+    [model_name] = candidate_models(job.task, job.parameters)
+    is_yolo = NATIVE_MODELS[job.task][model_name].family == "yolov5"
+    where = "training_parameters.advanced_settings"
+    if job.advanced.x_model_size is not None and not is_yolo:
+        warnings.append(f"{where}.x_model_size: has no effect on {model_name}; sizes are yolov5's")
+    if job.advanced.x_light_detector and (is_yolo or model_name.startswith("retinanet")):
+        warnings.append(f"{where}.x_light_detector: has no effect on {model_name}, which has no proposals")
 
 
 def _best_model_path(job: Job, job_name: str, folder: Path, workspace: Workspace) -> Path | None:
@@ -179,6 +194,8 @@ def _trial_spec(
     seed = resolved["random_seed"].value
     if seed is None:
         settings["random_seed"] = Setting(value=secrets.randbits(32), origin="drawn")
+    if job.advanced.x_model_size is not None and "model_size" in settings:
+        settings["model_size"] = Setting(value=job.advanced.x_model_size, origin="user")
     weights_dir = job.advanced.x_weights_dir
     return TrialSpec(
         run_id=f"{job_name}_HD_0",
@@ -195,6 +212,9 @@ def _trial_spec(
         pretrained=job.advanced.x_pretrained,
         weights_dir=(folder / weights_dir) if weights_dir is not None else environment.weights_dir(),
         min_crop_scale=job.advanced.x_min_crop_scale,
+        apply_mosaic_for_yolo=job.advanced.apply_mosaic_for_yolo,
+        apply_automl_train_augmentations=job.advanced.apply_automl_train_augmentations,
+        light_detector=job.advanced.x_light_detector,
         log_verbosity=job.log_verbosity,
     )
 

@@ -1,32 +1,31 @@
 """The training loop: batches, loss, step, evaluation, checkpoint. Stops at the end, early, or when asked.
 
-Everything that a run remembers between two optimizer steps is in the network, the optimizer, the gradient scaler and
-`Counters`; a checkpoint holds exactly these, so an interrupted run ends as an undisturbed one. What is random is drawn
-anew at each step from (seed, step, rank). Several processes (`Ranks`) walk through this file in step: they ask each
-other at the same lines, and the first one writes.
+What is learnt and how it is judged is the `Objective`'s matter. Everything that a run remembers between two optimizer
+steps is in the network, the average of its weights, the optimizer, the gradient scaler and `Counters`; a checkpoint
+holds exactly these, so an interrupted run ends as an undisturbed one. What is random is drawn anew at each step from
+(seed, step, rank). Several processes (`Ranks`) walk through this file in step: they ask each other at the same lines,
+and the first one writes.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from typing import Final, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from clearsight.errors import UserError
-from clearsight.tasks import Task
 from clearsight.training.checkpoint import Checkpoints, Counters
-from clearsight.training.datasets import Batch, EvaluationSet, TrainingSet
 from clearsight.training.early_stopping import EarlyStopping
 from clearsight.training.epoch_sums import EpochSums, diverged
-from clearsight.training.evaluation import predict
 from clearsight.training.hardware import Hardware
-from clearsight.training.metrics import classification_metrics, probabilities
+from clearsight.training.objective import Batches, Evaluation, NotFinite, Objective, WeightedBatch
 from clearsight.training.ranks import Ranks
 from clearsight.training.schedule import Schedule
+from clearsight.training.weight_average import WeightAverage
 
 __all__ = ["Ending", "Listener", "LoopOptions", "TrainingRun", "smallest_batch", "train"]
 
@@ -37,6 +36,8 @@ Ending = Literal["all_epochs", "early_stopping", "canceled"]
 _REPORT_S: Final = 0.5
 _CHECKPOINT_S: Final = 30.0  # a checkpoint of resnet18 with its momentum is 90 MB
 _CHECKPOINT_SHARE: Final = 0.02  # of the time at most: that of a large network takes seconds
+BatchT = TypeVar("BatchT", bound=WeightedBatch)
+
 _BATCH_NORM: Final = nn.modules.batchnorm._BatchNorm
 _SAVE, _STOP = 1, 2  # what a process may ask for between two steps; the highest wish wins
 
@@ -48,6 +49,8 @@ class LoopOptions:
     num_epochs: int = 15
     accumulation: int = 1
     """Batches whose gradients make one optimizer step."""
+    max_gradient_norm: float | None = None
+    """A longer gradient of a step is shortened to this; None: never."""
     learning_rate: float = 0.01
     evaluation_frequency: int = 1
     """Epochs between validation passes; the last epoch is always validated."""
@@ -63,7 +66,7 @@ class Listener(Protocol):
     def progress(self, counters: Counters, num_batches: int, loss: float, learning_rate: float) -> None:
         """About twice a second. `loss` is the mean of the epoch so far, of this process's pictures."""
 
-    def evaluated(self, counters: Counters, metrics: Mapping[str, float], improved: bool) -> None:
+    def evaluated(self, counters: Counters, evaluation: Evaluation, improved: bool) -> None:
         """After each validation pass."""
 
     def keep_weights(self, network: nn.Module, epoch: int) -> None:
@@ -71,30 +74,33 @@ class Listener(Protocol):
 
 
 @dataclass(slots=True)
-class TrainingRun:
+class TrainingRun(Generic[BatchT]):
     """Everything the loop works on."""
 
-    task: Task
+    objective: Objective[BatchT]
     network: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Schedule
-    loss: nn.Module
-    training: TrainingSet
-    validation: EvaluationSet
+    training: Batches[BatchT]
     early_stopping: EarlyStopping
     options: LoopOptions
     hardware: Hardware
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     frozen_prefixes: tuple[str, ...]
     checkpoints: Checkpoints
     listener: Listener
     should_stop: Callable[[], bool]
+    average: WeightAverage | None = None
+    """What is validated and kept instead of the network, where there is one."""
     ranks: Ranks = field(default_factory=Ranks)
     counters: Counters = field(default_factory=Counters)
 
+    @property
+    def judged(self) -> nn.Module:
+        """The network whose answers count: the average of the weights where there is one."""
+        return self.network if self.average is None else self.average.network
 
-def train(run: TrainingRun) -> Ending:
+
+def train(run: TrainingRun[BatchT]) -> Ending:
     """Train until the last epoch, until the metric stops rising, or until `should_stop` says so.
 
     `run.counters` says afterwards which pass was the best; its weights are in the checkpoint folder. Raises
@@ -103,14 +109,16 @@ def train(run: TrainingRun) -> Ending:
     return _Loop(run).run_to_end()
 
 
-class _Loop:
+class _Loop(Generic[BatchT]):
     """The run at work."""
 
-    def __init__(self, run: TrainingRun) -> None:
+    def __init__(self, run: TrainingRun[BatchT]) -> None:
         self._run = run
         self._scaler = run.hardware.gradient_scaler()
         self._restore()
         self._module = run.ranks.wrap(run.network, run.hardware.device)
+        if run.average is not None and run.counters.step == 0:
+            run.average.start_from(run.network)  # which has only now the first process's weights
         self._saved_at = time.monotonic()
         self._pause_s = _CHECKPOINT_S
 
@@ -124,14 +132,15 @@ class _Loop:
             if (epoch + 1) % options.evaluation_frequency == 0 or is_last:
                 self._validate()
             if options.checkpoint_frequency is not None and (epoch + 1) % options.checkpoint_frequency == 0:
-                run.listener.keep_weights(run.network, epoch)
+                run.listener.keep_weights(run.judged, epoch)
             counters.start_epoch(epoch + 1)
         self._save()
         return "all_epochs" if counters.epoch >= options.num_epochs else "early_stopping"
 
     def _restore(self) -> None:
         run, stopping = self._run, self._run.early_stopping
-        counters = run.checkpoints.load_last(run.network, run.optimizer, self._scaler)
+        average = None if run.average is None else run.average.network
+        counters = run.checkpoints.load_last(run.network, run.optimizer, self._scaler, average)
         if counters is None:
             run.counters.num_processes = run.ranks.size
             return
@@ -152,7 +161,7 @@ class _Loop:
         run, counters = self._run, self._run.counters
         _set_training_mode(run.network, run.frozen_prefixes)
         num_batches = run.training.num_batches
-        sums = EpochSums(run.task, counters, run.hardware.device, run.ranks)
+        sums = EpochSums(run.objective.sum_names, counters, run.hardware.device, run.ranks)
         reported_at = time.monotonic()
         batches = run.training.epoch(counters.epoch, first_batch=counters.batch)
         for group in _groups(batches, run.options.accumulation):
@@ -178,7 +187,7 @@ class _Loop:
         is_due = run.ranks.is_first and time.monotonic() - self._saved_at > self._pause_s
         return _SAVE if is_due else 0
 
-    def _step(self, group: list[Batch], sums: EpochSums) -> float:
+    def _step(self, group: list[BatchT], sums: EpochSums) -> float:
         """One optimizer step; return its learning rate."""
         run, step = self._run, self._run.counters.step
         learning_rate = run.options.learning_rate * run.schedule.multiplier(step)
@@ -191,45 +200,49 @@ class _Loop:
             with run.ranks.without_averaging(self._module):
                 self._accumulate_gradients(batch, sums)
         self._accumulate_gradients(group[-1], sums)
+        if run.options.max_gradient_norm is not None:
+            self._scaler.unscale_(run.optimizer)
+            nn.utils.clip_grad_norm_(run.network.parameters(), run.options.max_gradient_norm)
         self._scaler.step(run.optimizer)
         self._scaler.update()
+        if run.average is not None:
+            run.average.update(run.network, step + 1)
         return learning_rate
 
-    def _accumulate_gradients(self, batch: Batch, sums: EpochSums) -> None:
-        run, device = self._run, self._run.hardware.device
-        images_NCHW = _to_network_input(batch, run.mean, run.std, device)
-        targets = torch.from_numpy(batch.targets).to(device)
-        with run.hardware.training_pass():
-            logits_NK = self._module(images_NCHW).float()
-        loss = run.loss(logits_NK, targets)
-        self._scaler.scale(loss * (batch.weight / run.options.accumulation)).backward()
-        sums.add(loss.detach(), logits_NK.detach(), targets, run.counters.step)
+    def _accumulate_gradients(self, batch: BatchT, sums: EpochSums) -> None:
+        run = self._run
+        learnt = run.objective.learn(self._module, batch)
+        # The processes' gradients are averaged: a sum must grow by their number before.
+        is_mean = run.objective.gradient == "mean"
+        share = batch.weight / run.options.accumulation if is_mean else float(run.ranks.size)
+        self._scaler.scale(learnt.loss * share).backward()  # type: ignore[no-untyped-call]
+        sums.add(learnt, run.counters.step)
 
     def _validate(self) -> None:
-        run, counters = self._run, self._run.counters
-        run.ranks.equalize_buffers(run.network)
-        logits_NK = predict(run.network, run.validation, run.hardware.device, run.ranks)
-        if not np.isfinite(logits_NK).all():
-            raise diverged("the network's answers", counters.epoch, counters.step)
-        metrics = classification_metrics(run.validation.targets, probabilities(logits_NK, run.task), run.task)
-        metrics["training_loss"] = counters.loss_sum / counters.num_images
-        metrics["accuracy_train"] = counters.num_correct / counters.num_images
-        metrics["log_loss_train"] = counters.log_loss_sum / counters.num_images
-        improved = run.early_stopping.observe(metrics[run.task.primary_metric])
+        run, counters, stopping = self._run, self._run.counters, self._run.early_stopping
+        run.ranks.equalize_buffers(run.judged)
+        try:
+            evaluation = run.objective.evaluate(run.judged, run.ranks)
+        except NotFinite:
+            raise diverged("the network's answers", counters.epoch, counters.step) from None
+        metrics, name = evaluation.metrics, run.objective.primary_metric
+        metrics |= counters.means()
+        improved = name is None or stopping.observe(metrics[name])
         if improved:
-            counters.best_epoch, counters.best_metric = counters.epoch, run.early_stopping.best
+            counters.best_epoch, counters.best_metric = counters.epoch, stopping.best
             if run.ranks.is_first:
-                run.checkpoints.save_best(run.network, counters.epoch)
-        counters.num_passes, counters.num_stale = run.early_stopping.num_passes, run.early_stopping.num_stale
+                run.checkpoints.save_best(run.judged, counters.epoch)
+        counters.num_passes, counters.num_stale = stopping.num_passes, stopping.num_stale
         if run.ranks.is_first:
-            name = run.task.primary_metric
-            log.info("epoch %d: %s %.4f", counters.epoch + 1, name, metrics[name])
-        run.listener.evaluated(counters, metrics, improved)
+            shown = name or "training_loss"
+            log.info("epoch %d: %s %.4f", counters.epoch + 1, shown, metrics[shown])
+        run.listener.evaluated(counters, evaluation, improved)
 
     def _save(self) -> None:
         run, began_at = self._run, time.monotonic()
         if run.ranks.is_first:
-            run.checkpoints.save_last(run.network, run.optimizer, self._scaler, run.counters)
+            average = None if run.average is None else run.average.network
+            run.checkpoints.save_last(run.network, run.optimizer, self._scaler, run.counters, average)
         self._saved_at = time.monotonic()
         self._pause_s = max(_CHECKPOINT_S, (self._saved_at - began_at) / _CHECKPOINT_SHARE)
 
@@ -249,18 +262,8 @@ def _set_training_mode(network: nn.Module, frozen_prefixes: tuple[str, ...]) -> 
             module.eval()
 
 
-def _to_network_input(
-    batch: Batch, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> torch.Tensor:
-    """Normalise float32 (N, C, P, P) as a view of channels-last memory, which is how the pictures lie."""
-    images = torch.from_numpy(batch.images_NPPC).to(device).float()
-    scale = 255.0 * torch.tensor(std, device=device)
-    shift = 255.0 * torch.tensor(mean, device=device)
-    return images.sub_(shift).div_(scale).permute(0, 3, 1, 2)
-
-
-def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
-    group: list[Batch] = []
+def _groups(batches: Iterator[BatchT], size: int) -> Iterator[list[BatchT]]:
+    group: list[BatchT] = []
     for batch in batches:
         group.append(batch)
         if len(group) == size:

@@ -1,13 +1,13 @@
 """The three optimizers of Azure's image jobs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-__all__ = ["OptimizerOptions", "build_optimizer"]
+__all__ = ["OptimizerOptions", "ParameterGroup", "build_optimizer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,23 @@ class OptimizerOptions:
     ams_gradient: bool = False
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], options: OptimizerOptions) -> torch.optim.Optimizer:
-    """Make an optimizer for the parameters that require gradients.
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """Parameters with a weight decay of their own."""
+
+    parameters: Sequence[nn.Parameter]
+    weight_decay: float
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter] | Sequence[ParameterGroup], options: OptimizerOptions
+) -> torch.optim.Optimizer:
+    """Make an optimizer for the parameters that require gradients, all alike or in groups.
 
     Fused kernels take half the time: 29 against 58 ms per step of SGD and 31 against 78 ms of AdamW on the 11 million
     parameters of resnet18, one thread, where the passes over a batch of 8 at 64 pixels take 141 ms.
     """
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    trainable = _groups(parameters, options.weight_decay)
     if options.name == "sgd":
         return torch.optim.SGD(
             trainable,
@@ -51,3 +61,12 @@ def build_optimizer(parameters: Iterable[nn.Parameter], options: OptimizerOption
         amsgrad=options.ams_gradient,
         fused=True,
     )
+
+
+def _groups(parameters: Iterable[nn.Parameter] | Sequence[ParameterGroup], weight_decay: float) -> list[dict[str, Any]]:
+    """Groups as torch wants them, without what is frozen."""
+    members = list(parameters)
+    plain = [one for one in members if isinstance(one, nn.Parameter)]
+    groups = [ParameterGroup(plain, weight_decay), *(one for one in members if isinstance(one, ParameterGroup))]
+    trainable = [([one for one in group.parameters if one.requires_grad], group.weight_decay) for group in groups]
+    return [{"params": params, "weight_decay": decay} for params, decay in trainable if params]

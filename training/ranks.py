@@ -7,11 +7,11 @@ process, which alone writes the run folder, can tell it; its closed connections 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ TIMEOUT: Final = timedelta(minutes=10)
 A process that dies is noticed at once; this is for one that hangs, or for a machine that is gone."""
 
 _FAILURE: Final = "failure"
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,17 @@ class Ranks:
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(parts, padded)
         return np.asarray(torch.stack(parts, dim=1).flatten(0, 1)[:num_rows].numpy())
+
+    def collect(self, items: Sequence[T], num_items: int) -> list[T]:
+        """Put the items (one per index of `share(num_items)`) of all processes together, in the order of the indices.
+
+        The items travel pickled, between processes of one trial only.
+        """
+        if self.store is None:
+            return list(items)
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, list(items))
+        return [parts[index % self.size][index // self.size] for index in range(num_items)]
 
     def exchange(self, name: str, document: Any) -> list[Any]:
         """Give plain data to all processes and get theirs, by rank. A name can be used once."""

@@ -1,11 +1,11 @@
 """What a trial tells through its run folder. Of several processes only the first one writes."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from clearsight.training.checkpoint import Counters, save_weights
+from clearsight.training.objective import Evaluation
 from clearsight.training.run_folder import RunFolder, RunStatus
 
 __all__ = ["Reporter"]
@@ -39,10 +39,13 @@ class Reporter:
             learning_rate=learning_rate,
         )
 
-    def evaluated(self, counters: Counters, metrics: Mapping[str, float], improved: bool) -> None:
-        if not self._is_silent:
-            self._folder.append_metrics(counters.epoch, counters.step, dict(metrics))
-        self.event("evaluated", epoch=counters.epoch, improved=improved, metrics=dict(metrics))
+    def evaluated(self, counters: Counters, evaluation: Evaluation, improved: bool) -> None:
+        if self._is_silent:
+            return
+        self._folder.append_metrics(counters.epoch, counters.step, evaluation.metrics)
+        if improved and evaluation.per_label:
+            self._folder.write_per_label_metrics(counters.epoch, evaluation.per_label)
+        self.event("evaluated", epoch=counters.epoch, improved=improved, metrics=evaluation.metrics)
 
     def keep_weights(self, network: nn.Module, epoch: int) -> None:
         if not self._is_silent:

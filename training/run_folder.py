@@ -9,6 +9,7 @@ runs/<run>/
     metrics.jsonl            one line per validation pass
     trial.log                what the process printed
     checkpoints/             to go on from
+    metrics/                 charts and the table of classes of the best pass
     outputs/mlflow-model/    the package of the best pass
     outputs/split.json       record indices of training and validation, when the job held out a part
     train_artifacts/         model.onnx and labels.json in the form of Azure's contract
@@ -119,6 +120,10 @@ class RunFolder:
         return self.root / "outputs"
 
     @property
+    def metrics(self) -> Path:
+        return self.root / "metrics"
+
+    @property
     def package(self) -> Path:
         return self.outputs / "mlflow-model"
 
@@ -166,6 +171,12 @@ class RunFolder:
     def append_metrics(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
         """Add one validation pass."""
         _append(self.metrics_file, {"time": now(), "epoch": epoch, "step": step, "metrics": metrics})
+
+    def write_per_label_metrics(self, epoch: int, per_label: dict[str, dict[str, float]]) -> None:
+        """Keep the metrics of each class, those of the best pass so far."""
+        data = {"epoch": epoch, "per_label": per_label}
+        document = {"schema_type": "per_label_metrics", "schema_version": "1.0.0", "data": data}
+        write_atomically(self.metrics / "per_label_metrics.json", json.dumps(document, indent=2) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The validation passes by epoch; of an epoch that was trained again after an interruption, the last."""

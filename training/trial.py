@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -27,33 +27,20 @@ import torch
 from clearsight import environment
 from clearsight.errors import Conflict, ExportError, TrainingError
 from clearsight.exporters.write import write_package
-from clearsight.networks.registry import build_network, frozen_prefixes
-from clearsight.networks.weights import PretrainedRecord, load_pretrained
-from clearsight.settings import ClassificationSettings
-from clearsight.training.charts import write_charts
+from clearsight.networks.weights import PretrainedRecord
 from clearsight.training.checkpoint import Checkpoints, Counters
-from clearsight.training.evaluation import predict
 from clearsight.training.failure import explain, is_out_of_memory
 from clearsight.training.hardware import choose_hardware
 from clearsight.training.loop import Ending, TrainingRun, smallest_batch, train
-from clearsight.training.losses import build_loss
-from clearsight.training.metrics import probabilities
-from clearsight.training.optimizer import build_optimizer
 from clearsight.training.ranks import Ranks, joined
 from clearsight.training.reporter import Reporter
 from clearsight.training.run_folder import RunFolder, RunStatus, now
+from clearsight.training.trial_classification import ClassificationTrial
 from clearsight.training.trial_data import Sets, TrialRecords, load_records, make_sets
-from clearsight.training.trial_options import (
-    augmentation_of,
-    class_weights_of,
-    early_stopping_of,
-    loop_options_of,
-    optimizer_options_of,
-    schedule_of,
-    settings_of,
-    warnings_of,
-)
+from clearsight.training.trial_detection import DetectionTrial
+from clearsight.training.trial_options import num_steps_of, schedule_of, warnings_of
 from clearsight.training.trial_spec import TrialSpec
+from clearsight.training.trial_task import TrialTask
 from clearsight.workspace import write_atomically
 
 __all__ = ["EXIT_CODES", "main", "run_trial"]
@@ -136,29 +123,18 @@ def _run(
     records = load_records(spec)
     if records.split is not None and ranks.is_first:
         write_atomically(folder.outputs / "split.json", json.dumps(records.split))
-    model_name = str(spec.value("model_name"))
-    network = build_network(model_name, len(records.classes), int(spec.value("training_crop_size")))
-    # The loop gives the first process's weights to the others.
-    pretrained = load_pretrained(network, model_name, spec.weights_dir, spec.pretrained) if ranks.is_first else None
-    prefixes = frozen_prefixes(model_name, int(spec.value("layers_to_freeze")))
+    task = _task_of(spec, records)
+    network = task.network
+    pretrained = task.load_weights(ranks.is_first)
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(not name.startswith(prefixes))
-    settings = settings_of(spec)
+        if name.startswith(task.frozen_prefixes):
+            parameter.requires_grad_(False)
     hardware = choose_hardware(network, ranks.local_rank, ranks.size)
     reporter.event("hardware", **hardware.to_document(), num_processes=ranks.size)
     if pretrained is not None:
         reporter.event("weights", **pretrained.to_document())
-    sets = make_sets(
-        records,
-        spec,
-        settings,
-        augmentation_of(spec),
-        smallest_batch(network, prefixes),
-        hardware.num_threads,
-        folder.root,
-        stop.is_set,
-        ranks,
-    )
+    smallest = smallest_batch(network, task.frozen_prefixes)
+    sets = make_sets(records, task, smallest, hardware.num_threads, folder.root, stop.is_set, ranks)
     schedule = schedule_of(spec, sets.training.num_batches)
     for warning in (*records.warnings, *sets.warnings, *warnings_of(spec, schedule)):
         reporter.event("warning", message=warning)
@@ -169,24 +145,22 @@ def _run(
         classes=records.classes,
         num_batches=sets.training.num_batches,
     )
-    network = network.to(hardware.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective = task.objective(sets, hardware, ranks, reporter.event)
+    network.to(hardware.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = TrainingRun(
-        task=spec.task,
+        objective=objective,
         network=network,
-        optimizer=build_optimizer(network.parameters(), optimizer_options_of(spec)),
+        optimizer=task.optimizer(ranks.size),
         schedule=schedule,
-        loss=build_loss(spec.task, class_weights_of(spec, records, sets)).to(hardware.device),
         training=sets.training,
-        validation=sets.validation,
-        early_stopping=early_stopping_of(spec),
-        options=loop_options_of(spec),
+        early_stopping=task.early_stopping(),
+        options=task.loop_options(),
         hardware=hardware,
-        mean=settings.mean,
-        std=settings.std,
-        frozen_prefixes=prefixes,
+        frozen_prefixes=task.frozen_prefixes,
         checkpoints=Checkpoints(folder.checkpoints),
         listener=reporter,
         should_stop=stop.is_set,
+        average=task.average(num_steps_of(spec, sets.training.num_batches)),
         ranks=ranks,
     )
     ending = train(run)
@@ -196,18 +170,24 @@ def _run(
         return replace(status, status="Canceled", reason="canceled", message=message)
     if pretrained is not None:
         reporter.event("exporting", best_epoch=run.counters.best_epoch)
-        _export(folder, spec, run, records, sets, settings, pretrained)
-        _draw_charts(folder, spec, run, records, sets, reporter)
+        _export(folder, spec, run, records, sets, task, pretrained)
+        _draw_charts(folder, run, task, reporter)
     return replace(status, status="Completed", reason=ending, message=_ending_message(ending, run))
+
+
+def _task_of(spec: TrialSpec, records: TrialRecords) -> TrialTask[Any, Any]:
+    if spec.task.is_classification:
+        return ClassificationTrial(spec, records)
+    return DetectionTrial(spec, records)
 
 
 def _export(
     folder: RunFolder,
     spec: TrialSpec,
-    run: TrainingRun,
+    run: TrainingRun[Any],
     records: TrialRecords,
-    sets: Sets,
-    settings: ClassificationSettings,
+    sets: Sets[Any, Any],
+    task: TrialTask[Any, Any],
     pretrained: PretrainedRecord,
 ) -> None:
     if run.counters.best_epoch is None:
@@ -222,7 +202,8 @@ def _export(
             model_name=str(spec.value("model_name")),
             labels=records.classes,
             network=run.network,
-            settings=settings,
+            settings=task.settings,
+            **({"architecture": task.architecture} if task.architecture else {}),  # type: ignore[arg-type, unused-ignore]
             parity_images=files,
             run_id=spec.run_id,
             pretrained=pretrained.to_document(),
@@ -231,13 +212,10 @@ def _export(
         )
 
 
-def _draw_charts(
-    folder: RunFolder, spec: TrialSpec, run: TrainingRun, records: TrialRecords, sets: Sets, reporter: Reporter
-) -> None:
+def _draw_charts(folder: RunFolder, run: TrainingRun[Any], task: TrialTask[Any, Any], reporter: Reporter) -> None:
     """Draw what the best weights answer; a fault of drawing is a warning, for the package is complete."""
-    probs_NK = probabilities(predict(run.network, sets.validation, run.hardware.device), spec.task)
     try:
-        write_charts(folder.root / "metrics", sets.validation.targets, probs_NK, records.classes, spec.task)
+        task.draw_charts(folder.metrics, run.objective)
     except Exception as error:  # whatever matplotlib and fonts raise
         log.exception("the charts could not be drawn")
         reporter.event("warning", message=f"the charts could not be drawn: {type(error).__name__}: {error}")
@@ -261,11 +239,11 @@ def _best_metrics(folder: RunFolder, counters: Counters) -> dict[str, float]:
     return dict(passes[counters.best_epoch]) if counters.best_epoch in passes else {}
 
 
-def _ending_message(ending: Ending, run: TrainingRun) -> str:
+def _ending_message(ending: Ending, run: TrainingRun[Any]) -> str:
     if ending == "all_epochs":
         return f"all {run.options.num_epochs} epochs are done"
     stale = run.early_stopping.num_stale
-    return f"{run.task.primary_metric} did not rise in {stale} validation passes (early stopping)"
+    return f"{run.objective.primary_metric} did not rise in {stale} validation passes (early stopping)"
 
 
 def _log_level(verbosity: str) -> int:

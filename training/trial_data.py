@@ -3,12 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, Protocol, TypeVar
 
 from clearsight.errors import Fault, InvalidData, UserError
-from clearsight.settings import ClassificationSettings
-from clearsight.training.augment import Augmentation
-from clearsight.training.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets, find_unreadable
+from clearsight.training.datasets import PictureCache, find_unreadable
 from clearsight.training.hardware import usable_memory_bytes
 from clearsight.training.picture_file import PictureFile
 from clearsight.training.ranks import Ranks
@@ -16,7 +14,12 @@ from clearsight.training.records import Record
 from clearsight.training.table import class_names, load_table, split_indices, validation_only_classes
 from clearsight.training.trial_spec import TrialSpec
 
-__all__ = ["Sets", "TrialRecords", "load_records", "make_sets"]
+__all__ = ["Loadable", "SetMaker", "Sets", "TrialRecords", "load_records", "make_sets"]
+
+TrainingT = TypeVar("TrainingT")
+EvaluationT = TypeVar("EvaluationT", bound="Loadable")
+TrainingT_co = TypeVar("TrainingT_co", covariant=True)
+EvaluationT_co = TypeVar("EvaluationT_co", bound="Loadable", covariant=True)
 
 MAX_UNREADABLE_SHARE: Final = 0.05
 """Share of a part's pictures that may be missing or damaged; they are left out with a warning."""
@@ -40,14 +43,37 @@ class TrialRecords:
 
 
 @dataclass(frozen=True, slots=True)
-class Sets:
+class Sets(Generic[TrainingT, EvaluationT]):
     """What the loop needs."""
 
-    training: TrainingSet
-    validation: EvaluationSet
+    training: TrainingT
+    validation: EvaluationT
     training_records: tuple[Record, ...]
     validation_records: tuple[Record, ...]
     warnings: tuple[str, ...]
+
+
+class Loadable(Protocol):
+    """A set of pictures that opens them one by one."""
+
+    def load(self, index: int) -> object:
+        """One picture; raises `BadImage` or `OSError`."""
+
+
+class SetMaker(Protocol[TrainingT_co, EvaluationT_co]):
+    """Makes a task's sets of records whose pictures can be read."""
+
+    @property
+    def largest_useful_side(self) -> int:
+        """Of the shorter side of training pictures, see `PictureCache`."""
+
+    def training_set(
+        self, pictures: PictureCache, records: Sequence[Record], smallest_batch: int, ranks: Ranks
+    ) -> TrainingT_co:
+        """Shuffled, augmented batches."""
+
+    def evaluation_set(self, records: Sequence[Record], max_bytes: int) -> EvaluationT_co:
+        """Inputs as in serving, kept in memory up to `max_bytes`."""
 
 
 def load_records(spec: TrialSpec) -> TrialRecords:
@@ -74,35 +100,25 @@ def load_records(spec: TrialSpec) -> TrialRecords:
 
 def make_sets(
     records: TrialRecords,
-    spec: TrialSpec,
-    settings: ClassificationSettings,
-    augmentation: Augmentation,
+    maker: SetMaker[TrainingT, EvaluationT],
     smallest_batch: int,
     num_threads: int,
     cache_folder: Path,
     should_stop: Callable[[], bool],
     ranks: Ranks,
-) -> Sets:
+) -> Sets[TrainingT, EvaluationT]:
     """Open every picture once and build the two sets without those that cannot be read.
 
     Several processes open a part each and hear of the others' findings. Decoded training pictures beyond the memory
     go to a nameless file in `cache_folder`. Raises `InvalidData` when more than `MAX_UNREADABLE_SHARE` of a part
     cannot be read.
     """
-    batch_size, validation_batch_size, num_workers, seed = (
-        int(spec.value(name))
-        for name in ("training_batch_size", "validation_batch_size", "number_of_workers", "random_seed")
-    )
     budget = min(_MAX_CACHE_BYTES, int(_CACHE_SHARE * usable_memory_bytes())) // ranks.size
     warnings: list[str] = []
 
     def cache(part: Sequence[Record]) -> PictureCache:
         overflow = PictureFile(cache_folder, _MAX_DISK_BYTES // ranks.size)
-        return PictureCache(_files(part), augmentation.largest_useful_side, budget, overflow)
-
-    def evaluation(part: Sequence[Record]) -> EvaluationSet:
-        targets = encode_targets(part, records.classes, spec.task)
-        return EvaluationSet(_files(part), targets, settings, validation_batch_size, budget // 2)
+        return PictureCache(_files(part), maker.largest_useful_side, budget, overflow)
 
     def unreadable(name: str, part: Sequence[Record], load: Callable[[int], object]) -> dict[int, str]:
         files = _files(part)
@@ -114,16 +130,13 @@ def make_sets(
     if found := unreadable("training", training, pictures.__getitem__):
         training = _without("training", training, found, warnings)
         pictures = cache(training)
-    validation, evaluation_set = records.validation, evaluation(records.validation)
+    validation, evaluation_set = records.validation, maker.evaluation_set(records.validation, budget // 2)
     if found := unreadable("validation", validation, evaluation_set.load):
         validation = _without("validation", validation, found, warnings)
-        evaluation_set = evaluation(validation)
+        evaluation_set = maker.evaluation_set(validation, budget // 2)
     if len(training) < ranks.size:
         raise UserError(f"each of {ranks.size} processes must get a picture, but there are only {len(training)}")
-    targets = encode_targets(training, records.classes, spec.task)
-    training_set = TrainingSet(
-        pictures, targets, augmentation, batch_size, seed, num_workers, smallest_batch, ranks.rank, ranks.size
-    )
+    training_set = maker.training_set(pictures, training, smallest_batch, ranks)
     return Sets(training_set, evaluation_set, training, validation, tuple(warnings))
 
 

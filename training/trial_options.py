@@ -1,29 +1,52 @@
 """From the hyperparameters of a trial to the options of its parts."""
 
+from collections.abc import Sequence
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
 from clearsight.networks.registry import spec_for
-from clearsight.settings import ClassificationSettings
+from clearsight.settings import ClassificationSettings, RcnnSettings, SegmentationSettings, YoloSettings, parse_settings
+from clearsight.settings.document import ALIASES
 from clearsight.training.augment import Augmentation
+from clearsight.training.detection_metrics import MetricOptions
 from clearsight.training.early_stopping import EarlyStopping
 from clearsight.training.loop import LoopOptions
 from clearsight.training.losses import class_weights
 from clearsight.training.optimizer import OptimizerOptions
+from clearsight.training.records import Record
 from clearsight.training.schedule import Schedule, StepDecay, WarmupCosine
-from clearsight.training.trial_data import Sets, TrialRecords
 from clearsight.training.trial_spec import TrialSpec
 
 __all__ = [
     "augmentation_of",
     "class_weights_of",
+    "detector_settings_of",
     "early_stopping_of",
     "loop_options_of",
+    "metric_options_of",
+    "model_size_of",
+    "num_steps_of",
     "optimizer_options_of",
     "schedule_of",
     "settings_of",
     "warnings_of",
 ]
+
+_SETTINGS: Final = (
+    "min_size",
+    "max_size",
+    "img_size",
+    "model_size",
+    "box_score_thresh",
+    "nms_iou_thresh",
+    "box_detections_per_img",
+    "tile_grid_size",
+    "tile_overlap_ratio",
+    "tile_predictions_nms_thresh",
+)
+"""Hyperparameters of detectors that serving needs too, as `settings.json` spells them."""
 
 
 def settings_of(spec: TrialSpec) -> ClassificationSettings:
@@ -71,6 +94,11 @@ def schedule_of(spec: TrialSpec, num_batches: int) -> Schedule:
     )
 
 
+def num_steps_of(spec: TrialSpec, num_batches: int) -> int:
+    """Optimizer steps of the whole trial, with epochs of `num_batches`."""
+    return -(-num_batches // int(spec.value("gradient_accumulation_step"))) * int(spec.value("number_of_epochs"))
+
+
 def early_stopping_of(spec: TrialSpec) -> EarlyStopping:
     """When the trial may end before its last epoch."""
     return EarlyStopping(
@@ -93,10 +121,44 @@ def loop_options_of(spec: TrialSpec) -> LoopOptions:
     )
 
 
-def class_weights_of(spec: TrialSpec, records: TrialRecords, sets: Sets) -> npt.NDArray[np.float64] | None:
-    """Weights of the classes in the loss; None without weighting."""
-    counts = [sum(name in record.labels for record in sets.training_records) for name in records.classes]
-    return class_weights(counts, len(sets.training_records), int(spec.value("weighted_loss")))
+def class_weights_of(
+    spec: TrialSpec, classes: Sequence[str], records: Sequence[Record]
+) -> npt.NDArray[np.float64] | None:
+    """Weights of the classes in the loss over these training records; None without weighting."""
+    counts = [sum(name in record.labels for record in records) for name in classes]
+    return class_weights(counts, len(records), int(spec.value("weighted_loss")))
+
+
+def model_size_of(spec: TrialSpec) -> str:
+    """Which of the sizes of yolov5, as `settings.json` spells it; of other models, which have none, the default."""
+    setting = spec.hyperparameters.get("model_size")
+    size = "medium" if setting is None else str(setting.value)
+    return "xlarge" if size == "extra_large" else size
+
+
+def detector_settings_of(spec: TrialSpec) -> YoloSettings | RcnnSettings | SegmentationSettings:
+    """How validation pictures, and those of serving, become the network's input, and its candidates an answer.
+
+    Raises `InvalidDocument` for a value that a package could not have.
+    """
+    hyperparameters = {name: setting.value for name, setting in spec.hyperparameters.items()}
+    names = {name: ALIASES.get(name, name) for name in hyperparameters}
+    document = {name: hyperparameters[given] for given, name in names.items() if name in _SETTINGS}
+    document = {name: value for name, value in document.items() if value is not None}
+    if "model_size" in document:
+        document["model_size"] = model_size_of(spec)
+    settings, _ = parse_settings(document, spec.task, str(spec.value("model_name")))
+    assert isinstance(settings, YoloSettings | RcnnSettings)  # noqa: S101  the task is one of detectors
+    return settings
+
+
+def metric_options_of(spec: TrialSpec) -> MetricOptions:
+    """How detections are judged."""
+    return MetricOptions(
+        validation_metric_type=spec.value("validation_metric_type"),
+        validation_iou_threshold=float(spec.value("validation_iou_threshold")),
+        box_score_threshold=float(spec.value("box_score_threshold")),
+    )
 
 
 def warnings_of(spec: TrialSpec, schedule: Schedule) -> list[str]:

@@ -43,6 +43,11 @@ class TrialSpec(_Document):
     weights_dir: Path | None
     min_crop_scale: float
     """Smallest share of a picture's area that a training crop covers."""
+    apply_mosaic_for_yolo: bool = True
+    apply_automl_train_augmentations: bool = True
+    """Of detectors."""
+    light_detector: bool = False
+    """Whether the R-CNN families look at few proposals (`networks.rcnn.options.LIGHT`)."""
     log_verbosity: str
 
     def value(self, name: str) -> Any:

@@ -28,6 +28,7 @@ from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.training.augment import Augmentation
 from clearsight.training.checkpoint import Checkpoints
+from clearsight.training.classification import ClassificationObjective
 from clearsight.training.datasets import EvaluationSet, PictureCache, TrainingSet
 from clearsight.training.early_stopping import EarlyStopping
 from clearsight.training.hardware import Hardware, choose_hardware
@@ -145,18 +146,21 @@ def _our_rate(
     with tempfile.TemporaryDirectory() as folder:
         train(
             TrainingRun(
-                task=Task.MULTI_CLASS,
+                objective=ClassificationObjective(
+                    Task.MULTI_CLASS,
+                    build_loss(Task.MULTI_CLASS, None),
+                    EvaluationSet(files[:1], targets[:1], ClassificationSettings(), 1, 0),
+                    spec.mean,
+                    spec.std,
+                    hardware,
+                ),
                 network=network,
                 optimizer=build_optimizer(network.parameters(), options),
                 schedule=StepDecay(steps_per_epoch=len(files)),
-                loss=build_loss(Task.MULTI_CLASS, None),
                 training=TrainingSet(pictures, targets, Augmentation(CROP_SIZE), BATCH_SIZE, 0, num_workers),
-                validation=EvaluationSet(files[:1], targets[:1], ClassificationSettings(), 1, 0),
                 early_stopping=EarlyStopping(),
                 options=LoopOptions(num_epochs=1, learning_rate=LEARNING_RATE),
                 hardware=hardware,
-                mean=spec.mean,
-                std=spec.std,
                 frozen_prefixes=(),
                 checkpoints=Checkpoints(Path(folder)),
                 listener=_Nobody(),

@@ -3,6 +3,7 @@ import pytest
 from clearsight.errors import UserError
 from clearsight.jobs import parse_job, require_supported, resolve_parameters
 from clearsight.jobs.models import DEFAULT_MODELS, NATIVE_MODELS, TRAINABLE
+from clearsight.networks.detectors import DETECTOR_NAMES
 from clearsight.networks.registry import MODELS
 from clearsight.tasks import Task
 
@@ -51,7 +52,7 @@ def test_sizes_and_freezing_agree_with_the_networks(model_name: str) -> None:
 
 
 def test_what_is_said_to_be_trainable_has_a_network() -> None:
-    assert set(TRAINABLE) == set(MODELS)
+    assert set(TRAINABLE) == {*MODELS, *DETECTOR_NAMES}
 
 
 def test_default_models_are_models_of_their_task() -> None:
@@ -61,7 +62,6 @@ def test_default_models_are_models_of_their_task() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"task": "image_object_detection"}, "cannot run yet"),
         ({"training_parameters": {"model_name": "owner/name"}}, "owner/name"),
         ({"training_parameters": {"model_name": "resnet18"}, "limits": {"max_trials": 2}}, "limits.max_trials"),
         ({"search_space": [{"model_name": "resnet18"}]}, "search_space"),

@@ -1,7 +1,7 @@
 """The loop on a network of two thousand parameters, with everything a real one has: batch norm, dropout, momentum."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,11 +16,13 @@ from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.training.augment import Augmentation
 from clearsight.training.checkpoint import Checkpoints, Counters
+from clearsight.training.classification import ClassificationObjective
 from clearsight.training.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets
 from clearsight.training.early_stopping import EarlyStopping
 from clearsight.training.hardware import Hardware
 from clearsight.training.loop import LoopOptions, TrainingRun, smallest_batch, train
 from clearsight.training.losses import build_loss
+from clearsight.training.objective import Evaluation
 from clearsight.training.optimizer import OptimizerOptions, build_optimizer
 from clearsight.training.ranks import Ranks
 from clearsight.training.schedule import StepDecay, WarmupCosine
@@ -38,8 +40,8 @@ class Recorder:
     def progress(self, counters: Counters, num_batches: int, loss: float, learning_rate: float) -> None:
         self.learning_rates.append(learning_rate)
 
-    def evaluated(self, counters: Counters, metrics: Mapping[str, float], improved: bool) -> None:
-        self.passes.append(dict(metrics))
+    def evaluated(self, counters: Counters, evaluation: Evaluation, improved: bool) -> None:
+        self.passes.append(dict(evaluation.metrics))
 
     def keep_weights(self, network: nn.Module, epoch: int) -> None:
         self.kept.append(epoch)
@@ -127,18 +129,21 @@ def make_run(texture_folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]
         loop = LoopOptions(**{"num_epochs": 3, "learning_rate": 0.05, "seed": seed, **options})
         steps = -(-training.num_batches // loop.accumulation)
         return TrainingRun(
-            task=Task.MULTI_CLASS,
+            objective=ClassificationObjective(
+                Task.MULTI_CLASS,
+                build_loss(Task.MULTI_CLASS, None),
+                EvaluationSet(validation_files, targets[1], settings, 16, 10**9),
+                settings.mean,
+                settings.std,
+                hardware,
+            ),
             network=network,
             optimizer=build_optimizer(network.parameters(), OptimizerOptions(optimizer, loop.learning_rate)),
             schedule=WarmupCosine(steps, loop.num_epochs, 1),
-            loss=build_loss(Task.MULTI_CLASS, None),
             training=training,
-            validation=EvaluationSet(validation_files, targets[1], settings, 16, 10**9),
             early_stopping=early_stopping or EarlyStopping(),
             options=loop,
             hardware=hardware,
-            mean=settings.mean,
-            std=settings.std,
             frozen_prefixes=frozen,
             checkpoints=Checkpoints(folder or tmp_path / str(made)),
             listener=Recorder(),
@@ -295,14 +300,14 @@ def test_a_run_goes_on_only_with_as_many_processes(make_run: Callable[..., Train
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_epoch_and_step(make_run: Callable[..., TrainingRun]) -> None:
     """Six steps an epoch; the loss of the ninth is made infinite, whatever the loop looks at later."""
     run = make_run()
-    loss, calls = run.loss, 0
+    loss, calls = run.objective.loss, 0
 
     def explode(logits_NK: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += 1
         return loss(logits_NK, targets) * (float("inf") if calls == 9 else 1.0)
 
-    run.loss = explode
+    run.objective.loss = explode
     with pytest.raises(TrainingError, match=r"loss .* in epoch 2 at step 9; lower learning_rate") as caught:
         train(run)
     assert caught.value.reason == "diverged"
@@ -329,7 +334,9 @@ def test_each_loss_counts_a_share_of_the_step_also_in_the_rest_of_an_epoch(
     run = make_run(num_epochs=1, accumulation=4, learning_rate=0.01)
     weight = nn.Parameter(torch.zeros(1))
     run.network = _Constant(weight)
-    run.loss = lambda logits_NK, targets: logits_NK.sum() / len(targets)  # its gradient is 1 whatever the batch
+    run.objective.loss = lambda logits_NK, targets: (
+        logits_NK.sum() / len(targets)
+    )  # its gradient is 1 whatever the batch
     run.optimizer = torch.optim.SGD([weight], lr=1.0)
     run.schedule = StepDecay(steps_per_epoch=2)
     positions = []

@@ -21,10 +21,12 @@ from clearsight.tasks import Task
 from clearsight.training import loop
 from clearsight.training.augment import Augmentation
 from clearsight.training.checkpoint import Checkpoints
+from clearsight.training.classification import ClassificationObjective
 from clearsight.training.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets
 from clearsight.training.early_stopping import EarlyStopping
 from clearsight.training.hardware import Hardware
 from clearsight.training.losses import build_loss
+from clearsight.training.objective import Evaluation
 from clearsight.training.optimizer import OptimizerOptions, build_optimizer
 from clearsight.training.ranks import joined
 from clearsight.training.schedule import WarmupCosine
@@ -58,8 +60,8 @@ class Listener:
 
     def progress(self, *args: object) -> None: ...
 
-    def evaluated(self, counters: object, metrics: dict[str, float], improved: bool) -> None:
-        self.passes.append(metrics)
+    def evaluated(self, counters: object, evaluation: Evaluation, improved: bool) -> None:
+        self.passes.append(evaluation.metrics)
 
     def keep_weights(self, *args: object) -> None: ...
 
@@ -87,7 +89,7 @@ def main(options: Options) -> None:
     classes = class_names(table)
     training, validation = table.records[: options.num_training], table.records[-7:]
     settings = ClassificationSettings(valid_resize_size=36, valid_crop_size=32)
-    listener = Listener()
+    listener, hardware = Listener(), Hardware(torch.device("cpu"), None, "test", 1)
     with joined(environment.launch()) as ranks:
         torch.manual_seed(0)
         network = tiny_network(len(classes), options.depends_on_batch).to(memory_format=torch.channels_last)
@@ -111,18 +113,21 @@ def main(options: Options) -> None:
             return is_last and run.counters.step == options.stop_at
 
         run = loop.TrainingRun(
-            task=task,
+            objective=ClassificationObjective(
+                task,
+                build_loss(task, np.linspace(0.5, 2, len(classes)) if task is Task.MULTI_LABEL else None),
+                EvaluationSet([one.image for one in validation], targets[1], settings, 16, 10**9),
+                settings.mean,
+                settings.std,
+                hardware,
+            ),
             network=network,
             optimizer=build_optimizer(network.parameters(), OptimizerOptions("sgd", 0.05)),
             schedule=WarmupCosine(-(-data.num_batches // options.accumulation), options.num_epochs, 1),
-            loss=build_loss(task, np.linspace(0.5, 2, len(classes)) if task is Task.MULTI_LABEL else None),
             training=data,
-            validation=EvaluationSet([one.image for one in validation], targets[1], settings, 16, 10**9),
             early_stopping=EarlyStopping(),
             options=loop.LoopOptions(options.num_epochs, options.accumulation, learning_rate=0.05),
-            hardware=Hardware(torch.device("cpu"), None, "test", 1),
-            mean=settings.mean,
-            std=settings.std,
+            hardware=hardware,
             frozen_prefixes=(),
             checkpoints=Checkpoints(Path(options.folder)),
             listener=listener,

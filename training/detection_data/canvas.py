@@ -3,20 +3,24 @@
 import numpy as np
 import numpy.typing as npt
 
-from clearsight.training.detection_data.scene import Scene
+from clearsight.training.detection_data.scene import Objects, Scene
 from clearsight.vision.letterbox import Placement, place
 
-__all__ = ["expand", "put"]
+__all__ = ["expand", "put", "put_objects"]
 
 Bytes = npt.NDArray[np.uint8]
 
 
 def put(scene: Scene, placement: Placement) -> Scene:
     """The scene as a placement has it in a network's input."""
+    return Scene(place(scene.image_HWC, placement), put_objects(scene.objects, placement))
+
+
+def put_objects(objects: Objects, placement: Placement) -> Objects:
+    """The objects of a picture as a placement has them in a network's input."""
     scale_x, scale_y = placement.inner_width / placement.width, placement.inner_height / placement.height
-    moved = scene.objects.moved(placement.left, placement.top, scale_x, scale_y)
-    image_HWC = place(scene.image_HWC, placement)
-    return Scene(image_HWC, moved.cut(placement.canvas_height, placement.canvas_width))
+    moved = objects.moved(placement.left, placement.top, scale_x, scale_y)
+    return moved.cut(placement.canvas_height, placement.canvas_width)
 
 
 def expand(scene: Scene, color: tuple[int, int, int], random: np.random.Generator, largest_ratio: float = 2.0) -> Scene:

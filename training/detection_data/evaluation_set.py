@@ -12,7 +12,9 @@ import numpy.typing as npt
 from clearsight.handlers.views import View, views_of
 from clearsight.images import decode_image
 from clearsight.settings import DetectorSettings
-from clearsight.training.detection_data.scene import read_objects
+from clearsight.training.detection_data.canvas import put_objects
+from clearsight.training.detection_data.scene import Objects, Scene, read_objects
+from clearsight.training.detection_data.training_set import DetectionTarget, to_target
 from clearsight.training.detection_metrics import GroundTruth
 from clearsight.training.records import Record
 from clearsight.vision.rle import encode_rle
@@ -32,6 +34,8 @@ class EvaluationPicture:
     """The network's input for each view: uint8 (H, W, 3), RGB, to be read only."""
     truth: GroundTruth
     """In pixels of the picture, crowds included; masks in segmentation only."""
+    target: DetectionTarget
+    """What a loss compares with the network's answer for the whole picture; in pixels of that input."""
 
 
 class DetectionEvaluationSet:
@@ -48,7 +52,7 @@ class DetectionEvaluationSet:
         self._records = records
         self._class_ids = {name: class_id for class_id, name in enumerate(classes)}
         self._settings = settings
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._budget = max_bytes
         self._with_masks = any(record.instances for record in records)
         self._kept: dict[int, EvaluationPicture] = {}
@@ -58,8 +62,8 @@ class DetectionEvaluationSet:
 
     def batches(self, indices: Sequence[int]) -> Iterator[list[EvaluationPicture]]:
         """The pictures with these indices, in this order."""
-        for start in range(0, len(indices), self._batch_size):
-            yield [self.load(index) for index in indices[start : start + self._batch_size]]
+        for start in range(0, len(indices), self.batch_size):
+            yield [self.load(index) for index in indices[start : start + self.batch_size]]
 
     def load(self, index: int) -> EvaluationPicture:
         """One picture."""
@@ -71,15 +75,17 @@ class DetectionEvaluationSet:
         height, width, _ = image_HWC.shape
         views = views_of(height, width, self._settings)
         images = tuple(np.ascontiguousarray(view.network_input(image_HWC)) for view in views)
-        picture = EvaluationPicture(views, images, self._truth(record, height, width))
+        objects = read_objects(record, self._class_ids, height, width)
+        placed = Scene(images[0], put_objects(objects, views[0].placement))
+        truth, target = self._truth(objects, height, width), to_target(placed, self._with_masks)
+        picture = EvaluationPicture(views, images, truth, target)
         num_bytes = sum(image.nbytes for image in images)
         if num_bytes <= self._budget:
             self._budget -= num_bytes
             self._kept[index] = picture
         return picture
 
-    def _truth(self, record: Record, height: int, width: int) -> GroundTruth:
-        objects = read_objects(record, self._class_ids, height, width)
+    def _truth(self, objects: Objects, height: int, width: int) -> GroundTruth:
         masks = None
         if self._with_masks:
             masks = tuple(encode_rle(mask, height, width) for mask in objects.masks(height, width))

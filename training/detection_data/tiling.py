@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from clearsight.training.detection_data.scene import Objects, Scene
 from clearsight.vision.tiles import Tile, boxes_in_tile, tile_grid
 
-__all__ = ["TileGrid", "cut_tile", "tiles_with_objects"]
+__all__ = ["TileGrid", "cut_tile", "objects_in", "tiles_with_objects"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,15 @@ class TileGrid:
 
 def tiles_with_objects(objects: Objects, height: int, width: int, grid: TileGrid) -> tuple[Tile, ...]:
     """The tiles of a picture of this size that show something to learn: at least half of an object that is no crowd."""
-    return tuple(tile for tile in grid.tiles(height, width) if _objects_in(objects, tile).num_wanted)
+    return tuple(tile for tile in grid.tiles(height, width) if objects_in(objects, tile).num_wanted)
 
 
 def cut_tile(scene: Scene, tile: Tile) -> Scene:
     """The part of a scene in a tile, with the objects of which at least half the box is inside, cut to it."""
-    return Scene(tile.cut(scene.image_HWC), _objects_in(scene.objects, tile))
+    return Scene(tile.cut(scene.image_HWC), objects_in(scene.objects, tile))
 
 
-def _objects_in(objects: Objects, tile: Tile) -> Objects:
+def objects_in(objects: Objects, tile: Tile) -> Objects:
+    """The objects of a picture of which at least half the box is in a tile, as the tile shows them."""
     belonging, _ = boxes_in_tile(objects.boxes_xyxy_N4, tile)
     return objects.take(belonging).moved(-tile.left, -tile.top).cut(tile.height, tile.width)

@@ -15,8 +15,9 @@ from clearsight.training.batch_stream import SIZE, VIEW, BatchStream
 from clearsight.training.datasets import PictureCache
 from clearsight.training.detection_data.augmentation import DetectionAugmentation
 from clearsight.training.detection_data.scene import Scene, make_scene, read_objects
-from clearsight.training.detection_data.tiling import TileGrid, cut_tile, tiles_with_objects
+from clearsight.training.detection_data.tiling import TileGrid, cut_tile, objects_in, tiles_with_objects
 from clearsight.training.records import Record
+from clearsight.vision.letterbox import letterbox
 from clearsight.vision.masks import CroppedMask
 from clearsight.vision.tiles import Tile
 
@@ -101,6 +102,23 @@ class DetectionTrainingSet:
             for part in parts:
                 images, targets = zip(*part.views, strict=True)
                 yield DetectionBatch(images, targets, part.weight)
+
+    def box_sizes_wh(self, image_size: int) -> Floats:
+        """Widths and heights (M, 2), pixels, of all objects that are learnt, letterboxed to `image_size`.
+
+        Of pictures and tiles; reads the headers of the files only.
+        """
+        sizes = [np.zeros((0, 2))]
+        for picture, tile in self._sources:
+            width, height = self._pictures.size_wh(picture)
+            objects = read_objects(self._records[picture], self._class_ids, height, width)
+            if tile is not None:
+                objects, width, height = objects_in(objects, tile), tile.width, tile.height
+            boxes_N4 = objects.boxes_xyxy_N4[~objects.is_crowd_N]
+            placement = letterbox(height, width, image_size)
+            scale = placement.inner_width / width, placement.inner_height / height
+            sizes.append((boxes_N4[:, 2:] - boxes_N4[:, :2]) * scale)
+        return np.concatenate(sizes).astype(np.float32)
 
     def _tiles(self, index: int, grid: TileGrid) -> tuple[Tile, ...]:
         width, height = self._pictures.size_wh(index)

@@ -104,5 +104,5 @@ HUGGING_FACE_NAMES: Final = (
 )
 """Curated by Azure; its registry writes them with `-` for `/`. Any other `owner/name` is legal too."""
 
-TRAINABLE: Final = tuple(facts.model_name for facts in _CLASSIFIERS)
+TRAINABLE: Final = tuple(facts.model_name for facts in (*_CLASSIFIERS, *_DETECTORS, *_SEGMENTERS))
 """What this version trains; the names that `clearsight.networks` builds."""

@@ -10,7 +10,7 @@ from clearsight.errors import Fault
 from clearsight.jobs.hyperparameters import HYPERPARAMETERS, INFERENCE_ONLY, LEGACY_NAMES, NOT_FOR_TRAINING, Value
 from clearsight.jobs.models import DEFAULT_MODELS, NATIVE_MODELS
 from clearsight.jobs.search_space import Expression, SubSpace
-from clearsight.jobs.section import Section, boolean, integer, number, shown, text
+from clearsight.jobs.section import Section, boolean, integer, number, one_of, shown, text
 from clearsight.tasks import Task
 
 __all__ = [
@@ -56,6 +56,10 @@ class AdvancedSettings:
     x_min_crop_scale: float = 0.08
     """Classification: smallest share of a picture's area that a training crop covers. Small data sets without
     pretrained weights learn faster from milder crops (0.5 to 0.7)."""
+    x_light_detector: bool = False
+    """Faster and Mask R-CNN: look at few proposals of a picture, for pictures with few objects on a CPU."""
+    x_model_size: str | None = None
+    """yolov5: `nano`, a size smaller than those that Azure's `model_size` knows; before it."""
     x_num_processes: int | None = None
     """On a machine without a GPU: how many processes train a model together, each on batches of its own."""
 
@@ -84,6 +88,12 @@ def read_parameters(section: Section | None, task: Task) -> dict[str, Value]:
 
 
 _MAX_PROCESSES: Final = 64
+_OF_DETECTORS: Final = (
+    "apply_mosaic_for_yolo",
+    "apply_automl_train_augmentations",
+    "x_light_detector",
+    "x_model_size",
+)
 _FLAGS: Final = tuple(field.name for field in fields(AdvancedSettings) if isinstance(field.default, bool))
 
 
@@ -106,18 +116,19 @@ def read_advanced_settings(section: Section | None, task: Task, warnings: list[s
     known = {flag: inner.take(flag, boolean) for flag in _FLAGS}
     weights_dir = inner.take("x_weights_dir", text)
     crop_scale = inner.take("x_min_crop_scale", number(0.01, 1.0))
+    model_size = inner.take("x_model_size", one_of(("nano",)))
     num_processes = inner.take("x_num_processes", integer(1, _MAX_PROCESSES))
     section.faults += [Fault("BAD_ADVANCED_SETTINGS", fault.target, fault.message) for fault in inner.faults]
     inner.faults.clear()
     inner.finish()
     warnings += [f"{fault.target}: {fault.message}; ignored" for fault in inner.faults]
     if task.is_classification:
-        ignored = [flag for flag in ("apply_mosaic_for_yolo", "apply_automl_train_augmentations") if flag in value]
-        warnings += [f"{inner.target(flag)}: has no effect on classification" for flag in ignored]
+        warnings += [f"{inner.target(key)}: has no effect on classification" for key in _OF_DETECTORS if key in value]
     given: dict[str, Any] = {
         **known,
         "x_weights_dir": weights_dir,
         "x_min_crop_scale": crop_scale,
+        "x_model_size": model_size,
         "x_num_processes": num_processes,
     }
     return AdvancedSettings(**{name: setting for name, setting in given.items() if setting is not None})

@@ -10,10 +10,6 @@ __all__ = ["require_supported"]
 
 def require_supported(job: Job) -> None:
     """Raise `UserError` with one line when the job is valid but this version cannot run it."""
-    if not job.task.is_classification:
-        raise UserError(
-            f"{job.task.value} jobs are valid but cannot run yet: this version trains classification models"
-        )
     if job.sweep is not None or job.search_space:
         raise UserError(
             "sweeps are valid but cannot run yet: this version trains one model per job; take search_space and sweep "

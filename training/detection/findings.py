@@ -1,0 +1,136 @@
+"""What a network finds in a set of pictures, beside what there is to find: by the functions that serving uses."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from clearsight.handlers.detection import Detections as Found
+from clearsight.handlers.segmentation import picture_mask
+from clearsight.handlers.views import merge_views
+from clearsight.settings import DetectorSettings, SegmentationSettings
+from clearsight.training.detection.family import Family
+from clearsight.training.detection_data import DetectionEvaluationSet, EvaluationPicture
+from clearsight.training.detection_metrics import Detections, GroundTruth
+from clearsight.training.objective import NotFinite
+from clearsight.training.ranks import Ranks
+from clearsight.vision.candidates import Candidates
+from clearsight.vision.rle import encode_rle
+
+__all__ = ["Findings", "find_all"]
+
+_WHOLE: Final = 0  # the view of the whole picture comes first
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Of a set of pictures, in its order."""
+
+    predictions: list[Detections]
+    truths: list[GroundTruth]
+    loss: float | None
+    """Mean over the whole pictures, without their tiles; None when it was not asked for."""
+
+
+def find_all(
+    network: nn.Module,
+    family: Family,
+    data: DetectionEvaluationSet,
+    settings: DetectorSettings,
+    ranks: Ranks | None = None,
+    with_loss: bool = False,
+) -> Findings:
+    """Look for objects in all pictures; several processes take a part each and all get the whole.
+
+    Raises `NotFinite`, in all processes, when boxes, scores or losses are not finite numbers.
+    """
+    ranks = ranks or Ranks()
+    share = ranks.share(len(data))
+    network.eval()
+    pairs: list[tuple[Detections, GroundTruth]] = []
+    losses: list[float] = []
+    is_finite = True
+    with torch.inference_mode():
+        for pictures in data.batches(share):
+            looked = _look_at(network, family, pictures, data.batch_size, with_loss)
+            is_finite = looked is not None
+            if looked is None:
+                break
+            losses += looked.losses
+            for picture, candidates in zip(pictures, looked.candidates, strict=True):
+                pairs.append((_find(picture, candidates, settings), picture.truth))
+    if ranks.highest(int(not is_finite)):
+        raise NotFinite
+    pairs = ranks.collect(pairs, len(data))
+    loss = None
+    if with_loss:
+        loss = float(np.mean(ranks.collect(losses, len(data))))
+    return Findings([found for found, _ in pairs], [truth for _, truth in pairs], loss)
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """At the pictures of a batch."""
+
+    candidates: list[list[Candidates]]
+    """By picture and view."""
+    losses: list[float]
+    """Of each whole picture: the mean of those that went through the network with it."""
+
+
+def _look_at(
+    network: nn.Module, family: Family, pictures: Sequence[EvaluationPicture], batch_size: int, with_loss: bool
+) -> _Looked | None:
+    """Run views of equal size together, up to `batch_size` of them; None for numbers that are not finite.
+
+    Whole pictures and tiles go apart, for only the former have a loss.
+    """
+    groups: dict[tuple[tuple[int, ...], bool], list[tuple[int, int]]] = defaultdict(list)
+    for index, picture in enumerate(pictures):
+        for view, image_HWC in enumerate(picture.images_HWC):
+            groups[image_HWC.shape, view == _WHOLE].append((index, view))
+    candidates: dict[tuple[int, int], Candidates] = {}
+    losses = [0.0] * len(pictures)
+    for (_, are_whole), members in groups.items():
+        for start in range(0, len(members), batch_size):
+            chosen = members[start : start + batch_size]
+            images = [pictures[index].images_HWC[view] for index, view in chosen]
+            targets = [pictures[index].target for index, _ in chosen] if with_loss and are_whole else None
+            examined = family.examine(network, images, targets)
+            if examined.loss is not None:
+                loss = float(examined.loss)
+                if not np.isfinite(loss):
+                    return None
+                for index, _ in chosen:
+                    losses[index] = loss
+            for member, found in zip(chosen, examined.candidates, strict=True):
+                if not (np.isfinite(found.boxes_xyxy_N4).all() and np.isfinite(found.scores_N).all()):
+                    return None
+                candidates[member] = found
+    by_picture = [
+        [candidates[index, view] for view in range(len(picture.views))] for index, picture in enumerate(pictures)
+    ]
+    return _Looked(by_picture, losses)
+
+
+def _find(picture: EvaluationPicture, candidates: Sequence[Candidates], settings: DetectorSettings) -> Detections:
+    views = picture.views
+    found = [view.find(one, settings) for view, one in zip(views, candidates, strict=True)]
+    merged, whole = merge_views(views, found, settings), views[_WHOLE].tile
+    return Detections(
+        merged.boxes_xyxy_N4,
+        merged.class_ids_N,
+        merged.scores_N,
+        _masks(merged, whole.height, whole.width, settings) if isinstance(settings, SegmentationSettings) else None,
+    )
+
+
+def _masks(found: Found, height: int, width: int, settings: SegmentationSettings) -> tuple[dict[str, object], ...]:
+    threshold = settings.mask_pixel_score_threshold
+    return tuple(
+        encode_rle(picture_mask(found, index, height, width, threshold), height, width) for index in range(len(found))
+    )

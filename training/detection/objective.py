@@ -1,0 +1,71 @@
+"""The objective of detectors: the family's loss, and the metrics of what serving would find."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import nn
+
+from clearsight.settings import DetectorSettings
+from clearsight.tasks import Task
+from clearsight.training.detection.family import Family
+from clearsight.training.detection.findings import Findings, find_all
+from clearsight.training.detection_data import DetectionBatch, DetectionEvaluationSet
+from clearsight.training.detection_metrics import DetectionMetrics, MetricOptions, detection_metrics
+from clearsight.training.objective import Evaluation, Learnt
+from clearsight.training.ranks import Ranks
+
+__all__ = ["DetectionObjective"]
+
+
+@dataclass(slots=True)
+class DetectionObjective:
+    """Object detection or instance segmentation; `Objective` tells what it does."""
+
+    task: Task
+    family: Family
+    classes: tuple[str, ...]
+    settings: DetectorSettings
+    options: MetricOptions
+    validation: DetectionEvaluationSet
+    with_validation_loss: bool = False
+    training_pictures: DetectionEvaluationSet | None = None
+    """With these, each pass also measures how well the training pictures, as they are, are known."""
+
+    sum_names: ClassVar[tuple[str, ...]] = ("training_loss",)
+
+    @property
+    def gradient(self) -> Literal["mean", "sum"]:
+        return self.family.gradient
+
+    @property
+    def primary_metric(self) -> str | None:
+        return None if self.options.validation_metric_type == "none" else self.task.primary_metric
+
+    def learn(self, module: nn.Module, batch: DetectionBatch) -> Learnt:
+        loss, num_images = self.family.learn(module, batch), len(batch.images_HWC)
+        total: torch.Tensor = loss.detach()
+        if self.gradient == "mean":
+            total = total * num_images
+        return Learnt(loss, num_images, {"training_loss": total})
+
+    def evaluate(self, network: nn.Module, ranks: Ranks) -> Evaluation:
+        values: dict[str, float] = {}
+        per_label: dict[str, dict[str, float]] = {}
+        if self.primary_metric is not None or self.with_validation_loss:
+            findings = self.find(network, ranks, self.with_validation_loss)
+            measured = self._measure(findings)
+            values, per_label = dict(measured.values), measured.per_label
+            if findings.loss is not None:
+                values["validation_loss"] = findings.loss
+        if self.training_pictures is not None and self.primary_metric is not None:
+            findings = find_all(network, self.family, self.training_pictures, self.settings, ranks)
+            values |= {f"{name}_train": value for name, value in self._measure(findings).values.items()}
+        return Evaluation(values, per_label)
+
+    def find(self, network: nn.Module, ranks: Ranks | None = None, with_loss: bool = False) -> Findings:
+        """What the network finds in the validation pictures."""
+        return find_all(network, self.family, self.validation, self.settings, ranks, with_loss)
+
+    def _measure(self, findings: Findings) -> DetectionMetrics:
+        return detection_metrics(findings.predictions, findings.truths, self.classes, self.options, self.task)

@@ -1,0 +1,100 @@
+"""Faster R-CNN, Mask R-CNN and RetinaNet: pictures of their own sizes, padded together; torchvision's losses.
+
+Shapes in names: M objects, H height, W width.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Literal, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision.models.detection.image_list import ImageList  # type: ignore[import-untyped]
+
+from clearsight.networks.rcnn.batch import Size, Target, pad_together
+from clearsight.networks.rcnn.detector import Detector
+from clearsight.networks.rcnn.selection import Limits, to_candidates
+from clearsight.settings import RcnnSettings
+from clearsight.training.detection.family import Bytes, Examined, to_boxes
+from clearsight.training.detection_data import DetectionBatch, DetectionTarget
+from clearsight.training.hardware import Hardware
+from clearsight.vision.preprocess import normalise
+
+__all__ = ["RcnnFamily"]
+
+_SEED: Final = 0
+
+
+@dataclass(slots=True)
+class RcnnFamily:
+    """`Family` tells what it does. The loss is the sum of the network's own, each a mean over the batch."""
+
+    settings: RcnnSettings
+    has_masks: bool
+    hardware: Hardware
+
+    gradient: ClassVar[Literal["mean"]] = "mean"
+
+    def learn(self, module: nn.Module, batch: DetectionBatch) -> torch.Tensor:
+        images_NCHW, sizes = self._to_input(batch.images_HWC)
+        targets = self._to_targets(batch.targets, batch.images_HWC)
+        with self.hardware.training_pass():
+            losses = module(images_NCHW, sizes, targets)
+        return _sum(losses)
+
+    def examine(
+        self, network: nn.Module, images_HWC: Sequence[Bytes], targets: Sequence[DetectionTarget] | None
+    ) -> Examined:
+        detector = cast(Detector, network)
+        images_NCHW, sizes = self._to_input(images_HWC)
+        features, images = detector.backbone(images_NCHW), ImageList(images_NCHW, sizes)
+        limits = Limits(
+            self.settings.box_score_thresh, self.settings.nms_iou_thresh, self.settings.box_detections_per_img
+        ).to_tensors(self.hardware.device)
+        found = detector.find(features, images, limits)
+        loss = None
+        if targets is not None:
+            with _heads_in_training(detector, self.hardware.device):
+                loss = _sum(detector.losses(features, images, self._to_targets(targets, images_HWC)))
+        return Examined([to_candidates(one) for one in found], loss)
+
+    def _to_input(self, images_HWC: Sequence[Bytes]) -> tuple[torch.Tensor, list[Size]]:
+        images = [torch.from_numpy(normalise(image, self.settings.mean, self.settings.std)) for image in images_HWC]
+        images_NCHW, sizes = pad_together(images)
+        return images_NCHW.to(self.hardware.device, memory_format=torch.channels_last), sizes
+
+    def _to_targets(self, targets: Sequence[DetectionTarget], images_HWC: Sequence[Bytes]) -> list[Target]:
+        device = self.hardware.device
+        return [
+            Target(*to_boxes(target, device), self._to_masks(target, *image_HWC.shape[:2]))
+            for target, image_HWC in zip(targets, images_HWC, strict=True)
+        ]
+
+    def _to_masks(self, target: DetectionTarget, height: int, width: int) -> torch.Tensor | None:
+        if not self.has_masks:
+            return None
+        masks_MHW = np.zeros((len(target.boxes_xyxy_N4), height, width), np.uint8)
+        for mask_HW, mask in zip(masks_MHW, target.masks_N or (), strict=True):
+            mask_HW[:] = mask.to_full_size(height, width)
+        return torch.from_numpy(masks_MHW).to(self.hardware.device)
+
+
+@contextmanager
+def _heads_in_training(detector: Detector, device: torch.device) -> Iterator[None]:
+    """The mode in which the heads give losses; their samples are the same in every pass.
+
+    The backbone, whose batch norms would learn in this mode, has done its part before.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(_SEED)
+        detector.train()
+        try:
+            yield
+        finally:
+            detector.eval()
+
+
+def _sum(losses: dict[str, Any]) -> torch.Tensor:
+    return torch.stack(list(losses.values())).sum()

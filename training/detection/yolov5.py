@@ -1,0 +1,75 @@
+"""yolov5: pictures of one size, levels of raw predictions, a loss that is summed over the pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final, Literal, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from clearsight.networks.yolov5.anchors import AnchorCheck, suit_anchors
+from clearsight.networks.yolov5.decode import decode
+from clearsight.networks.yolov5.head import STRIDES
+from clearsight.networks.yolov5.loss import Losses, Yolov5Loss
+from clearsight.networks.yolov5.network import Yolov5
+from clearsight.networks.yolov5.serving import best_classes
+from clearsight.settings import YoloSettings
+from clearsight.training.detection.family import Bytes, Examined, to_boxes
+from clearsight.training.detection_data import DetectionBatch, DetectionTarget, DetectionTrainingSet
+from clearsight.training.hardware import Hardware
+from clearsight.vision.candidates import Candidates
+from clearsight.vision.preprocess import normalise
+
+__all__ = ["Yolov5Family", "suit_anchors_to"]
+
+_ANCHOR_STREAM: Final = 7  # of random numbers, beside those of order and views
+
+
+@dataclass(slots=True)
+class Yolov5Family:
+    """`Family` tells what it does."""
+
+    loss: Yolov5Loss
+    settings: YoloSettings
+    hardware: Hardware
+
+    gradient: ClassVar[Literal["sum"]] = "sum"
+
+    def learn(self, module: nn.Module, batch: DetectionBatch) -> torch.Tensor:
+        images_NCHW = self._to_input(batch.images_HWC)
+        with self.hardware.training_pass():
+            levels = module(images_NCHW)
+        return self._losses(levels, batch.targets).total
+
+    def examine(
+        self, network: nn.Module, images_HWC: Sequence[Bytes], targets: Sequence[DetectionTarget] | None
+    ) -> Examined:
+        yolov5 = cast(Yolov5, network)
+        levels = yolov5.levels(self._to_input(images_HWC))
+        boxes_NC4, scores_NC, class_ids_NC = best_classes(decode(levels, yolov5.head.anchors))
+        parts = zip(
+            boxes_NC4.numpy(force=True), scores_NC.numpy(force=True), class_ids_NC.numpy(force=True), strict=True
+        )
+        loss = None if targets is None else self._losses(levels, targets).total / len(images_HWC)
+        return Examined([Candidates(*part) for part in parts], loss)
+
+    def _to_input(self, images_HWC: Sequence[Bytes]) -> torch.Tensor:
+        images = np.stack([normalise(image, self.settings.mean, self.settings.std) for image in images_HWC])
+        return torch.from_numpy(images).to(self.hardware.device, memory_format=torch.channels_last)
+
+    def _losses(self, levels: Sequence[torch.Tensor], targets: Sequence[DetectionTarget]) -> Losses:
+        boxes, class_ids = zip(*(to_boxes(target, self.hardware.device) for target in targets), strict=True)
+        losses: Losses = self.loss(levels, boxes, class_ids)
+        return losses
+
+
+def suit_anchors_to(data: DetectionTrainingSet, network: Yolov5, image_size: int, seed: int) -> AnchorCheck:
+    """Give the network anchors that suit the boxes of a training set at training size. Equal seeds, equal anchors."""
+    anchors = network.head.anchors
+    strides_L11 = anchors.new_tensor(STRIDES).view(-1, 1, 1)
+    random = np.random.default_rng((seed, _ANCHOR_STREAM))
+    check = suit_anchors(data.box_sizes_wh(image_size), (anchors * strides_L11).numpy(force=True), random)
+    if check.changed:
+        network.head.set_anchors(torch.from_numpy(check.anchors_wh_LA2))
+    return check
