@@ -1,16 +1,21 @@
 """Pictures that say nothing, from which integrated gradients start."""
 
 from collections.abc import Sequence
+from typing import Final, Literal, get_args
 
 import torch
 from torch.nn import functional
 
-from clearsight.handlers.explain.parameters import Baseline
+__all__ = ["BASELINES", "BaselineName", "baselines_for"]
 
-__all__ = ["baselines_for"]
+BaselineName = Literal["mean", "black", "white", "black_white", "blur"]
+
+BASELINES: Final[tuple[BaselineName, ...]] = get_args(BaselineName)
 
 
-def baselines_for(name: Baseline, x_13PP: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+def baselines_for(
+    name: BaselineName, x_13PP: torch.Tensor, mean: Sequence[float], std: Sequence[float]
+) -> torch.Tensor:
     """One or two baselines, (B, 3, P, P), for a picture normalised with `mean` and `std` (of pixels in [0, 1]).
 
     `mean` is the picture of the mean colour, zeros; `black_white` gives two, whose explanations are averaged; `blur`

@@ -5,7 +5,7 @@ B baselines, K explained labels, N points, P pixels.
 
 import sys
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -13,16 +13,18 @@ import torch
 from clearsight.handlers.explain.chunks import DEFAULT_CHUNK, in_chunks
 from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.functions import Gradient, Gradients, Score
-from clearsight.handlers.explain.parameters import ApproximationMethod
 
 __all__ = [
     "MIN_STEPS",
     "Convergence",
     "IgResult",
+    "Method",
     "convergence",
     "integrated_gradients",
     "integrated_gradients_of_labels",
 ]
+
+Method = Literal["riemann_middle", "gausslegendre"]
 
 MIN_STEPS: Final = 8
 """Fewer steps make no map worth showing (midpoint rule on ReLU networks: 5 % off the limit at 8 steps)."""
@@ -56,7 +58,7 @@ def integrated_gradients(
     x: torch.Tensor,
     baseline: torch.Tensor,
     n_steps: int,
-    method: ApproximationMethod,
+    method: Method,
     deadline: Deadline,
     chunk: int = DEFAULT_CHUNK,
     convergence_tolerance: float | None = None,
@@ -73,7 +75,7 @@ def integrated_gradients_of_labels(
     x: torch.Tensor,
     baseline: torch.Tensor,
     n_steps: int,
-    method: ApproximationMethod,
+    method: Method,
     deadline: Deadline,
     chunk: int = DEFAULT_CHUNK,
     convergence_tolerance: float | None = None,
@@ -135,7 +137,7 @@ class _Rule:
     weights: list[float]
 
 
-def _rule(n_steps: int, method: ApproximationMethod) -> _Rule:
+def _rule(n_steps: int, method: Method) -> _Rule:
     if method == "gausslegendre":
         nodes, weights = np.polynomial.legendre.leggauss(n_steps)
         alphas, weights = (nodes + 1) / 2, weights / 2
@@ -158,7 +160,7 @@ def _spread(count: int) -> list[int]:
     return [index for index in reversed_bits if index < count]
 
 
-def _sizes(n_steps: int, method: ApproximationMethod, convergence_tolerance: float | None) -> list[int]:
+def _sizes(n_steps: int, method: Method, convergence_tolerance: float | None) -> list[int]:
     """How many steps to take, and how many after that if the map still changes."""
     if convergence_tolerance is None or n_steps < MIN_STEPS:
         return [n_steps]
@@ -207,7 +209,7 @@ class _Walk:
         )
         return done == left
 
-    def refined(self, n_steps: int, method: ApproximationMethod) -> "tuple[_Walk, _Rule]":
+    def refined(self, n_steps: int, method: Method) -> "tuple[_Walk, _Rule]":
         """Where a finer rule goes on: midpoints keep their sums, the nodes of Gauss-Legendre all move."""
         walk = _Walk(self._gradients, self._x, self._baseline, self._deadline, self._chunk)
         if method == "gausslegendre":
