@@ -2,8 +2,9 @@
 
     python -m loadtests.benchmarks [--only PART …] [--seconds 8] [--passes 3] [--output FILE]
 
-Parts: preprocessing, masks, gateway, online, training. About 20 minutes on 2 cores. Run it on a quiet machine: a pass
-whose in-process limit drifts by more than 10 % is thrown away, and with too few passes left there is no row.
+Parts: preprocessing, masks, tiles, sizes, gateway, online, detectors, training. About half an hour on 2 cores. Run it
+on a quiet machine: a pass whose in-process limit drifts by more than 10 % is thrown away, and with too few passes left
+there is no row.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clearsight.training.scenes.scene import draw_scene
+from loadtests.benchmarks.detectors import measure_detectors, measure_picture_sizes, measure_tiles
 from loadtests.benchmarks.gateway_overhead import measure_overhead
 from loadtests.benchmarks.instance_masks import measure_instance_masks
 from loadtests.benchmarks.machine import describe_machine
@@ -27,7 +29,7 @@ from loadtests.benchmarks.online import measure_online
 from loadtests.benchmarks.preprocessing import measure_preprocessing
 from loadtests.benchmarks.training_speed import measure_training
 
-PARTS = ("preprocessing", "masks", "gateway", "online", "training")
+PARTS = ("preprocessing", "masks", "tiles", "sizes", "gateway", "online", "detectors", "training")
 NUM_PICTURES = 16
 
 
@@ -49,6 +51,12 @@ def main() -> None:
     if "masks" in arguments.only:
         result["masks"] = [asdict(row) for row in measure_instance_masks(arguments.passes)]
         _print(console, "Raw instance masks to polygons, 1 thread, against full-size masks", result["masks"])
+    if "tiles" in arguments.only:
+        result["tiles"] = [asdict(row) for row in measure_tiles(pictures[0], arguments.passes)]
+        _print(console, "Tiles through the network together, against one by one", result["tiles"])
+    if "sizes" in arguments.only:
+        result["sizes"] = [asdict(row) for row in measure_picture_sizes(pictures[0], arguments.passes)]
+        _print(console, "Mask R-CNN end to end, 1920x1080 (large) over 640x480 (small)", result["sizes"])
     if "gateway" in arguments.only:
         rows = measure_overhead(arguments.seconds, arguments.passes)
         result["gateway"] = [
@@ -73,6 +81,12 @@ def main() -> None:
             rows = [asdict(row) for row in online]
             _print(console, f"ResNet-50 at 224, {precision}, base64 JSON bodies (stock: raw JPEG bodies)", rows)
             result["online"] += rows
+    if "detectors" in arguments.only:
+        served = measure_detectors(
+            pictures, arguments.seconds, arguments.passes, lambda text: print(text, file=sys.stderr)
+        )
+        result["detectors"] = [asdict(row) for row in served]
+        _print(console, "Detection and segmentation, f32, over the network alone in process", result["detectors"])
     if "training" in arguments.only:
         result["training"] = [asdict(row) for row in measure_training(pictures, arguments.passes)]
         _print(console, "Training at 224, against torchvision's transforms and a DataLoader", result["training"])

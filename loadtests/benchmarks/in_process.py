@@ -1,7 +1,8 @@
 """The in-process limit: `answer_bodies` on the same request bodies that the servers get, without any server.
 
 Each worker is a process of its own that answers batches in a loop; all start counting together. This is what a server
-could reach at best with that backend, precision and layout.
+could reach at best with that backend, precision and layout. The network alone is measured in the same way: the calls of
+the backend that the bodies lead to, with the inputs they have then, and nothing else.
 
     python -m loadtests.benchmarks.in_process SPEC.json        # one worker; prints its count as JSON
 """
@@ -16,6 +17,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the worker's own imports come after its threads are set
+    from clearsight.handlers.backends import Array, Backend
 
 __all__ = ["Layout", "Limit", "in_process_limit"]
 
@@ -44,13 +49,21 @@ class Limit:
     latency_ms: float
 
 
-def in_process_limit(package: Path, layout: Layout, bodies: Sequence[bytes], seconds: float) -> Limit:
-    """Answer `bodies` in turn for `seconds` in `layout.workers` processes."""
+def in_process_limit(
+    package: Path, layout: Layout, bodies: Sequence[bytes], seconds: float, only_network: bool = False
+) -> Limit:
+    """Answer `bodies` in turn for `seconds` in `layout.workers` processes; or run their network calls alone."""
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, f"{number}.body") for number in range(len(bodies))]
         for file, body in zip(files, bodies, strict=True):
             file.write_bytes(body)
-        spec = {"package": str(package), "bodies": [str(file) for file in files], "seconds": seconds, **asdict(layout)}
+        spec = {
+            "package": str(package),
+            "bodies": [str(file) for file in files],
+            "seconds": seconds,
+            "only_network": only_network,
+            **asdict(layout),
+        }
         spec_file = Path(folder, "spec.json")
         spec_file.write_text(json.dumps(spec))
         workers = [
@@ -79,22 +92,62 @@ def in_process_limit(package: Path, layout: Layout, bodies: Sequence[bytes], sec
     )
 
 
+class _Recorder:
+    """A backend that remembers the inputs of its calls."""
+
+    def __init__(self, backend: "Backend") -> None:
+        self._backend = backend
+        self.calls: list[tuple[Array, ...]] = []
+
+    def run(self, inputs: "Sequence[Array]") -> "tuple[Array, ...]":
+        self.calls.append(tuple(array.copy() for array in inputs))
+        return self._backend.run(inputs)
+
+
 def main() -> None:
     from clearsight.handlers.answering import answer_bodies
-    from clearsight.handlers.scorer import load_scorer
+    from clearsight.handlers.backends import OpenOptions, open_backend
+    from clearsight.handlers.scorer import Scorer
+    from clearsight.package import ModelPackage
 
     spec = json.loads(Path(sys.argv[1]).read_text())
     bodies = [Path(file).read_bytes() for file in spec["bodies"]]
-    scorer = load_scorer(
-        spec["package"], spec["backend"], "cpu", precision=spec["precision"], num_threads=spec["threads"]
-    )
+    package = ModelPackage.open(spec["package"])
+    options = OpenOptions("cpu", spec["precision"], spec["threads"])
+    backend = open_backend(spec["backend"], package, options)
+    recorder = _Recorder(backend)
     batch_size = spec["batch_size"]
     batches = [
         [bodies[(start + step) % len(bodies)] for step in range(batch_size)]
         for start in range(0, len(bodies), batch_size)
     ]
-    for batch in batches:
-        answer_bodies(scorer, batch)
+
+    def answer(scorer: Scorer, batch: list[bytes]) -> None:
+        replies = answer_bodies(scorer, batch)
+        if any(reply.status != 200 for reply in replies):
+            raise RuntimeError(f"every body must be answered, but got {replies!r:.300}")
+
+    work: list[Any]
+    if spec["only_network"]:
+        scorer = Scorer(package, recorder, spec["backend"], options)
+        work = []
+        for batch in batches:
+            recorder.calls.clear()
+            answer(scorer, batch)
+            work.append(list(recorder.calls))
+
+        def once(item: Any) -> None:
+            for inputs in item:
+                backend.run(inputs)
+    else:
+        scorer = Scorer(package, backend, spec["backend"], options)
+        work = batches
+
+        def once(item: Any) -> None:
+            answer(scorer, item)
+
+    for item in work:
+        once(item)
     print("ready", flush=True)
     sys.stdin.readline()
     latencies = []
@@ -102,11 +155,9 @@ def main() -> None:
     started = time.perf_counter()
     end = started + spec["seconds"]
     while (now := time.perf_counter()) < end:
-        replies = answer_bodies(scorer, batches[len(latencies) % len(batches)])
-        if any(reply.status != 200 for reply in replies):
-            raise RuntimeError(f"every body must be answered, but got {replies!r:.300}")
+        once(work[len(latencies) % len(work)])
         latencies.append((time.perf_counter() - now) * 1000)
-        requests += len(replies)
+        requests += batch_size
     elapsed = time.perf_counter() - started
     print(json.dumps({"requests": requests, "seconds": elapsed, "latency_ms": median(latencies)}))
 

@@ -32,7 +32,7 @@ from loadtests.benchmarks.client import Measurement, Target, measure
 from loadtests.benchmarks.in_process import Layout, in_process_limit
 from loadtests.benchmarks.stock_torchserve import free_ports, stock_torchserve
 
-__all__ = ["OnlineRow", "measure_online"]
+__all__ = ["ENDPOINT", "MAX_DRIFT", "OnlineRow", "Service", "measure_online", "running_service", "to_bodies"]
 
 NUM_CLASSES = 10
 MODEL = "resnet50"
@@ -70,15 +70,12 @@ def measure_online(
     pictures: Sequence[bytes], precision: str, seconds: float, passes: int, say: Any = print
 ) -> list[OnlineRow]:
     """Measure every way in one precision; no rows where the machine cannot run it. Stock TorchServe: f32 only."""
-    bodies = [
-        json.dumps({"input_data": {"columns": ["image"], "data": [base64.encodebytes(picture).decode()]}}).encode()
-        for picture in pictures
-    ]
+    bodies = to_bodies(pictures)
     with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
         folder = Path(name)
         package = _random_package(folder, pictures)
         try:
-            service = stack.enter_context(_service(folder / "home", package, precision))
+            service = stack.enter_context(running_service(folder / "home", package, precision))
         except RuntimeError as error:
             if precision == "f32":
                 raise
@@ -96,6 +93,14 @@ def measure_online(
             say(f"pass {number + 1} of {passes}")
             _one_pass(package, service.layout, fastest, bodies, targets, seconds, samples, say)
     return [_row(precision, service.layout, way, c, taken) for (way, c), taken in samples.items()]
+
+
+def to_bodies(pictures: Sequence[bytes]) -> list[bytes]:
+    """A request for each picture, as Azure's sample clients write it."""
+    return [
+        json.dumps({"input_data": {"columns": ["image"], "data": [base64.encodebytes(picture).decode()]}}).encode()
+        for picture in pictures
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +197,14 @@ def _fastest_layout(package: Path, backend: str, precision: str, bodies: Sequenc
 
 
 @dataclass(frozen=True, slots=True)
-class _Service:
+class Service:
     layout: Layout
     """What the deployment chose on this machine."""
     ways: Mapping[str, Target]
 
 
 @contextmanager
-def _service(home: Path, package: Path, precision: str) -> Iterator[_Service]:
+def running_service(home: Path, package: Path, precision: str) -> Iterator[Service]:
     """`clearsight serve` with one deployment, which measures and chooses its layout by itself."""
     program = str(Path(sys.executable).with_name("clearsight"))
     environment = {**os.environ, "CLEARSIGHT_HOME": str(home)}
@@ -251,7 +256,7 @@ def _service(home: Path, package: Path, precision: str) -> Iterator[_Service]:
             ),
             "gateway": Target(host, f"/{path}", {**json_headers, "Authorization": f"Bearer {key}"}),
         }
-        yield _Service(layout, ways)
+        yield Service(layout, ways)
     finally:
         server.terminate()
         server.wait(60)

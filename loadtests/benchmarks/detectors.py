@@ -1,0 +1,290 @@
+"""Detection and segmentation: what serving adds to the network, what tiles cost, and what a larger picture costs.
+
+Networks have seeded random weights: their speed does not depend on them, as long as objects come out. So the score
+threshold of yolov5 is what 300 candidates of the first picture exceed; that of Mask R-CNN is 0 and no object suppresses
+another, so that every picture has 100. Masks nearly fill their boxes, as trained ones do; noise would be all outline.
+"""
+
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from PIL import Image
+
+from clearsight.exporters.write import write_package
+from clearsight.handlers.backends import OpenOptions, open_backend
+from clearsight.handlers.scorer import MAX_BATCH_SIZE, Scorer
+from clearsight.handlers.views import views_of
+from clearsight.images import decode_image
+from clearsight.networks.detectors import architecture_of, build_detector
+from clearsight.networks.serving import to_serving_module
+from clearsight.package import ModelPackage
+from clearsight.settings import SegmentationSettings, YoloSettings
+from clearsight.tasks import Task
+from clearsight.vision.preprocess import normalise
+from clearsight.wire import DetectionAnswer
+from loadtests.benchmarks.client import measure
+from loadtests.benchmarks.in_process import Layout, in_process_limit
+from loadtests.benchmarks.online import MAX_DRIFT, running_service, to_bodies
+
+__all__ = [
+    "PictureSizeRow",
+    "ServingRow",
+    "TilesRow",
+    "measure_detectors",
+    "measure_picture_sizes",
+    "measure_tiles",
+]
+
+LABELS = ("can", "carton", "milk_bottle", "water_bottle")
+CONCURRENCIES = (1, 8)
+NUM_OBJECTS = 100
+NUM_CANDIDATES = 300
+YOLO, MASK_RCNN = "yolov5", "maskrcnn_resnet18_fpn"
+YOLO_SIZE: Final = "small"
+
+Say = Callable[[str], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ServingRow:
+    """Medians over the passes that count. `way` is scorer (in process), direct (TorchServe) or gateway."""
+
+    model: str
+    layout: str
+    way: str
+    concurrency: int
+    requests_per_s: float
+    over_network: float
+    """Requests/s over those of the network alone, on the same inputs in the same layout."""
+    p50_ms: float
+    network_requests_per_s: float
+    passes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TilesRow:
+    """Medians in ms of one picture, cut into tiles that go through the network together or one by one."""
+
+    model: str
+    picture: str
+    grid: str
+    backend: str
+    batched_ms: float
+    one_by_one_ms: float
+    ratio: float
+    """One by one over batched."""
+    batch_rule: str
+    """`alone`: the runtime's bits depend on the batch, so that tiles go one by one in any case."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSizeRow:
+    """Medians in ms from JPEG bytes to the answer with `objects` outlines, at two picture sizes."""
+
+    model: str
+    backend: str
+    objects: str
+    small_ms: float
+    large_ms: float
+    ratio: float
+    network_ratio: float
+    """Of the pixels that the network sees."""
+
+
+def measure_detectors(pictures: Sequence[bytes], seconds: float, passes: int, say: Say = print) -> list[ServingRow]:
+    """Serve yolov5 and Mask R-CNN as a user would, and compare with `backend.run` on the same inputs."""
+    bodies = to_bodies(pictures)
+    rows = []
+    for model_name in (YOLO, MASK_RCNN):
+        with tempfile.TemporaryDirectory(prefix="bench-") as name:
+            folder = Path(name)
+            package = _random_package(folder, model_name, _settings(model_name), pictures)
+            with running_service(folder / "home", package.root, "f32") as service:
+                say(f"{model_name}: {service.layout}")
+                samples: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
+                for number in range(passes):
+                    say(f"pass {number + 1} of {passes}")
+                    for key, sample in _one_pass(package.root, service, bodies, seconds, say).items():
+                        samples.setdefault(key, []).append(sample)
+        rows += [_row(model_name, service.layout, way, c, taken) for (way, c), taken in samples.items()]
+    return rows
+
+
+def _one_pass(
+    package: Path, service: Any, bodies: Sequence[bytes], seconds: float, say: Say
+) -> dict[tuple[str, int], tuple[float, float, float]]:
+    """Requests/s, p50 and the network's requests/s of each way; nothing when the network's own speed changed."""
+    before = in_process_limit(package, service.layout, bodies, seconds, only_network=True).requests_per_s
+    scored = in_process_limit(package, service.layout, bodies, seconds)
+    taken = {("scorer", service.layout.workers): (scored.requests_per_s, scored.latency_ms)}
+    for way, target in service.ways.items():
+        for concurrency in CONCURRENCIES:
+            measurement = measure(target, bodies, concurrency, seconds)
+            taken[way, concurrency] = (measurement.requests_per_s, measurement.p50_ms)
+    after = in_process_limit(package, service.layout, bodies, seconds, only_network=True).requests_per_s
+    drift = abs(after - before) / before
+    counts = drift <= MAX_DRIFT
+    verdict = "" if counts else ": does not count, the machine's speed changed"
+    say(f"  network {before:.1f} -> {after:.1f} requests/s, drift {drift:.1%}{verdict}")
+    return {key: (*values, (before + after) / 2) for key, values in taken.items()} if counts else {}
+
+
+def _row(
+    model: str, layout: Layout, way: str, concurrency: int, samples: Sequence[tuple[float, float, float]]
+) -> ServingRow:
+    return ServingRow(
+        model=model,
+        layout=str(layout),
+        way=way,
+        concurrency=concurrency,
+        requests_per_s=statistics.median(rate for rate, _, _ in samples),
+        over_network=statistics.median(rate / network for rate, _, network in samples),
+        p50_ms=statistics.median(p50 for _, p50, _ in samples),
+        network_requests_per_s=statistics.median(network for _, _, network in samples),
+        passes=len(samples),
+    )
+
+
+def measure_tiles(picture: bytes, passes: int, backend: str = "openvino") -> list[TilesRow]:
+    """yolov5 on a 1280x720 picture in a 3x2 grid: 7 views in one call of the network against 7 calls, in turn."""
+    jpeg = _resized(picture, 1280, 720)
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        settings = replace(_settings(YOLO), tile_grid_size=(3, 2))
+        package = _random_package(Path(name), YOLO, settings, [jpeg])
+        batched, alone = (_scorer(package, backend, size) for size in (MAX_BATCH_SIZE, 1))
+        batched_ms, alone_ms = _interleaved([lambda: batched.score([jpeg]), lambda: alone.score([jpeg])], passes)
+        return [
+            TilesRow(
+                model=f"{YOLO} {YOLO_SIZE}",
+                picture="1280x720",
+                grid="3x2",
+                backend=backend,
+                batched_ms=batched_ms,
+                one_by_one_ms=alone_ms,
+                ratio=alone_ms / batched_ms,
+                batch_rule=batched.batch_rule,
+            )
+        ]
+
+
+def measure_picture_sizes(picture: bytes, passes: int, backend: str = "openvino") -> list[PictureSizeRow]:
+    """Mask R-CNN with 100 instances on one picture as 640x480 and as 1920x1080, in turn."""
+    small, large = _resized(picture, 640, 480), _resized(picture, 1920, 1080)
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        settings = _settings(MASK_RCNN)
+        package = _random_package(Path(name), MASK_RCNN, settings, [small])
+        scorer = _scorer(package, backend, 1)
+        counts = [_num_objects(scorer, jpeg) for jpeg in (small, large)]
+        small_ms, large_ms = _interleaved([lambda: scorer.score([small]), lambda: scorer.score([large])], passes)
+        return [
+            PictureSizeRow(
+                model=MASK_RCNN,
+                backend=backend,
+                objects=" and ".join(map(str, counts)),
+                small_ms=small_ms,
+                large_ms=large_ms,
+                ratio=large_ms / small_ms,
+                network_ratio=_network_pixels(1920, 1080, settings) / _network_pixels(640, 480, settings),
+            )
+        ]
+
+
+def _network_pixels(width: int, height: int, settings: YoloSettings | SegmentationSettings) -> float:
+    assert isinstance(settings, SegmentationSettings)
+    scale = min(settings.min_size / min(width, height), settings.max_size / max(width, height))
+    return width * height * scale**2
+
+
+def _settings(model_name: str) -> YoloSettings | SegmentationSettings:
+    """Azure's sizes."""
+    if model_name == YOLO:
+        return YoloSettings(model_size=YOLO_SIZE)
+    return SegmentationSettings(box_score_thresh=0.0, nms_iou_thresh=1.0, box_detections_per_img=NUM_OBJECTS)
+
+
+def _random_package(
+    folder: Path, model_name: str, settings: YoloSettings | SegmentationSettings, pictures: Sequence[bytes]
+) -> ModelPackage:
+    files = [folder / f"{number}.jpg" for number in range(min(len(pictures), 2))]
+    for file, picture in zip(files, pictures, strict=False):
+        file.write_bytes(picture)
+    torch.manual_seed(0)
+    size: Mapping[str, Any] = {"model_size": YOLO_SIZE} if model_name == YOLO else {}
+    network = build_detector(model_name, len(LABELS), **size).eval()
+    if model_name == MASK_RCNN:
+        _fill_masks(network)
+    else:
+        settings = replace(
+            settings, box_score_thresh=_score_exceeded_by(NUM_CANDIDATES, network, pictures[0], settings)
+        )
+    return write_package(
+        folder / "mlflow-model",
+        task=Task.DETECTION if model_name == YOLO else Task.SEGMENTATION,
+        model_name=model_name,
+        labels=LABELS,
+        network=network,
+        settings=settings,
+        parity_images=files,
+        run_id="benchmark",
+        pretrained={"source": "random"},
+        architecture=architecture_of(model_name, **size),
+    )
+
+
+@torch.no_grad()
+def _score_exceeded_by(count: int, network: torch.nn.Module, picture: bytes, settings: Any) -> float:
+    view, *_ = views_of(480, 640, settings)
+    canvas_HWC = view.network_input(decode_image(_resized(picture, 640, 480)))
+    images_NCHW = torch.from_numpy(normalise(canvas_HWC, settings.mean, settings.std))[None]
+    _, scores_NC, _ = to_serving_module(network)(images_NCHW)
+    return float(scores_NC[0].sort(descending=True).values[count])
+
+
+@torch.no_grad()
+def _fill_masks(network: torch.nn.Module) -> None:
+    """Let masks fill their boxes: the last layer's bias outweighs what the random features say."""
+    layers = [layer for name, layer in network.named_modules() if name.endswith("mask_fcn_logits")]
+    [last] = layers
+    assert isinstance(last, torch.nn.Conv2d)
+    assert last.bias is not None
+    last.weight *= 0.1
+    last.bias += 0.5
+
+
+def _scorer(package: ModelPackage, backend: str, max_batch_size: int) -> Scorer:
+    options = OpenOptions("cpu", "f32", torch.get_num_threads())
+    scorer = Scorer(package, open_backend(backend, package, options), backend, options, max_batch_size)
+    scorer.warm_up()
+    return scorer
+
+
+def _num_objects(scorer: Scorer, jpeg: bytes) -> int:
+    [answer] = scorer.score([jpeg])
+    assert isinstance(answer, DetectionAnswer)
+    return len(answer.boxes)
+
+
+def _resized(picture: bytes, width: int, height: int) -> bytes:
+    stream = io.BytesIO()
+    resized = Image.open(io.BytesIO(picture)).convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    resized.save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def _interleaved(functions: Sequence[Callable[[], object]], passes: int, repeats: int = 5) -> list[float]:
+    """Median ms of each, in turn; the first turn warms up and does not count."""
+    times: list[list[float]] = [[] for _ in functions]
+    for turn in range(passes * repeats + 1):
+        for function, taken in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            function()
+            if turn:
+                taken.append((time.perf_counter() - start) * 1000)
+    return [statistics.median(taken) for taken in times]
