@@ -16,6 +16,7 @@ from clearsight.errors import BadRequest
 
 __all__ = [
     "AZURE_ALGORITHMS",
+    "DEFAULT_ALGORITHM",
     "ApproximationMethod",
     "AttributionsFormat",
     "Baseline",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 AZURE_ALGORITHMS: Final = ("xrai", "integrated_gradients", "guided_gradcam", "guided_backprop")
+DEFAULT_ALGORITHM: Final = "xrai"
 
 ApproximationMethod = Literal["riemann_middle", "gausslegendre"]
 AttributionsFormat = Literal["nested", "float32_base64", "float16_base64"]
@@ -59,7 +61,7 @@ class XaiLimits:
 class XaiParameters:
     """One explanation request, checked. Hashable, equal when it asks for the same."""
 
-    algorithm: str
+    algorithm: str = DEFAULT_ALGORITHM
     visualizations: bool = True
     attributions: bool = False
     threshold: float = 0.5
@@ -123,7 +125,7 @@ def parse_xai_parameters(
         for key, reader in readers.items()
         if document.get(key) is not None
     }
-    is_xrai = given.setdefault("algorithm", "xrai") == "xrai"
+    is_xrai = given.setdefault("algorithm", DEFAULT_ALGORITHM) == "xrai"
     defaults = {
         "n_steps": limits.xrai_n_steps if is_xrai else limits.n_steps,
         "baseline": "black_white" if is_xrai else "mean",

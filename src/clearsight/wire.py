@@ -8,12 +8,12 @@ one object per row, in row order. JSON written here is finite, compact and ASCII
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,8 @@ MAX_ROWS: Final = 100
 
 COLUMN: Final = "image"
 
+_T = TypeVar("_T")
+
 _URL: Final = re.compile(r"https?://", re.IGNORECASE)
 _WHITE_SPACE: Final = b" \t\n\r\v\f"
 
@@ -60,10 +62,19 @@ class XaiRequest:
 
 @dataclass(frozen=True, slots=True)
 class ClassificationAnswer:
-    """Scores of one picture. Both have one element per class, in the order of the package's labels."""
+    """Scores of one picture, one element per class in the order of the package's labels, and what explains them.
+
+    An explanation is one value for one explained class, a tuple for a list of them; keys without one are not written.
+    """
 
     probs: tuple[float, ...]
     labels: tuple[str, ...]
+    visualizations: bytes | tuple[bytes, ...] | None = None
+    """PNG files; base64 in the answer."""
+    attributions: bytes | tuple[bytes, ...] | None = None
+    """JSON texts, written into the answer as they are: megabytes."""
+    explanation_details: Mapping[str, Any] | tuple[Mapping[str, Any], ...] | None = None
+    """Ours, only where the request asks for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +275,8 @@ def encode_answers(answers: Sequence[Answer]) -> bytes:
 def to_document(answer: Answer) -> dict[str, Any]:
     """An answer as the plain data that its JSON holds."""
     if isinstance(answer, ClassificationAnswer):
-        return {"probs": list(answer.probs), "labels": list(answer.labels)}
+        document: dict[str, Any] = {"probs": list(answer.probs), "labels": list(answer.labels)}
+        return document | {key: orjson.loads(text) for key, text in _encode_explanation(answer)}
     return {"boxes": [_object_document(found, found.label) for found in answer.boxes]}
 
 
@@ -273,7 +285,36 @@ def _encode_answer(answer: Answer) -> bytes:
         return _encode_detections(answer)
     if not all(map(isfinite, answer.probs)):
         raise ClearsightError("the model gave probabilities that are not finite numbers")
-    return b'{"probs":' + orjson.dumps(answer.probs) + b',"labels":' + _encode_labels(answer.labels) + b"}"
+    scores = b'{"probs":' + orjson.dumps(answer.probs) + b',"labels":' + _encode_labels(answer.labels)
+    explanation = [b',"' + key.encode("ascii") + b'":' + text for key, text in _encode_explanation(answer)]
+    return b"".join((scores, *explanation, b"}"))
+
+
+def _encode_explanation(answer: ClassificationAnswer) -> Iterator[tuple[str, bytes]]:
+    """Keys and JSON texts of what an answer holds beyond scores."""
+    if answer.visualizations is not None:
+        yield "visualizations", _one_or_list(answer.visualizations, _encode_picture)
+    if answer.attributions is not None:
+        yield "attributions", _one_or_list(answer.attributions, bytes)
+    if answer.explanation_details is not None:
+        yield "explanation_details", _one_or_list(answer.explanation_details, _encode_details)
+
+
+def _one_or_list(values: _T | tuple[_T, ...], encode: Callable[[_T], bytes]) -> bytes:
+    if isinstance(values, tuple):
+        return b"[" + b",".join(map(encode, values)) + b"]"
+    return encode(values)
+
+
+def _encode_picture(data: bytes) -> bytes:
+    return b'"' + pybase64.b64encode(data) + b'"'
+
+
+def _encode_details(details: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(details, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+    except ValueError:
+        raise ClearsightError("the details of an explanation hold numbers that are not finite") from None
 
 
 def _encode_detections(answer: DetectionAnswer) -> bytes:

@@ -15,7 +15,7 @@ BUILD = "import sys; from setuptools.build_meta import build_wheel; build_wheel(
 def test_the_wheel_holds_every_module_and_the_marker_of_types(tmp_path: Path) -> None:
     copy = tmp_path / "repository"
     copy.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(REPOSITORY / name, copy)
     for name in ("src", "handlers", "exporters", "training", "serving"):
         ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -34,4 +34,6 @@ def test_the_wheel_holds_every_module_and_the_marker_of_types(tmp_path: Path) ->
     assert {f"clearsight/{name}/__init__.py" for name in ("handlers", "exporters", "training", "serving")} <= modules
     assert modules <= inside, f"missing in the wheel: {sorted(modules - inside)}"
     assert "clearsight/py.typed" in inside
+    licences = {Path(name).name for name in inside if ".dist-info/licenses/" in name}
+    assert licences == {"LICENSE", "NOTICE"}
     assert not [name for name in inside if name.startswith(("tests/", "handlers/", "loadtests/"))]

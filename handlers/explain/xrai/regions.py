@@ -99,9 +99,9 @@ def _grow(words_RHW: Words, width: int) -> Words:
         rows = slice(max(down, 0), max(height + min(down, 0), 0))
         sources = slice(max(-down, 0), max(height - max(down, 0), 0))
         grown_RHW[:, rows] |= centred[half_width][:, sources]
-    beyond = np.zeros((words_RHW.shape[2], _WORD), np.uint8)
-    beyond.reshape(-1)[:width] = 1
-    return grown_RHW & np.packbits(beyond, axis=1, bitorder="little").view("<u8")[:, 0]
+    inside = np.arange(words_RHW.shape[2] * _WORD) < width
+    grown_RHW &= np.packbits(inside, bitorder="little").view("<u8")
+    return grown_RHW
 
 
 def _right(words_RHW: Words, by: int) -> Words:
