@@ -15,7 +15,9 @@ from typing import Final
 
 from clearsight.serving.gateway.answers import Answer, container_error, error, model_error
 from clearsight.serving.gateway.budget import ByteBudget
-from clearsight.serving.gateway.generation import Generation, ModelUnreachable, Overloaded
+from clearsight.serving.gateway.generation import Generation
+from clearsight.serving.gateway.lane import ModelUnreachable, Overloaded, is_wrong_lane
+from clearsight.serving.gateway.lane_scan import asks_for_explanation
 from clearsight.serving.gateway.mapping import OVERLOADED, map_answer, unreachable
 from clearsight.serving.gateway.metrics import GatewayMetrics
 from clearsight.serving.gateway.request import Request
@@ -23,6 +25,7 @@ from clearsight.serving.gateway.request_log import RequestLog
 from clearsight.serving.gateway.routes import Route
 from clearsight.serving.gateway.swagger import swagger_document
 from clearsight.serving.gateway.table import RoutingTable
+from clearsight.serving.gateway.upstream import UpstreamAnswer
 
 __all__ = ["DataPlane"]
 
@@ -47,6 +50,9 @@ NOT_JSON: Final = model_error(
 )
 NO_INPUT: Final = model_error(
     400, "Bad Request", container_error(400, "A value is not provided for the 'input_data' parameter.").body
+)
+NO_EXPLANATIONS: Final = model_error(
+    400, "Bad Request", container_error(400, "Explanations are switched off for this deployment.").body
 )
 UNKNOWN_PATH: Final = container_error(404, "The requested URL was not found on the server.")
 
@@ -159,8 +165,10 @@ class DataPlane:
         request.deployment = request.answer_headers["azureml-model-deployment"] = name
         if not route.is_ready(name):
             return unreachable("deployment not ready")
+        if request.is_explanation and not generation.explains:
+            return NO_EXPLANATIONS
         try:
-            upstream_answer = await generation.forward(request.chunks, request.num_bytes, request.id)
+            upstream_answer = await self._forward(request, generation)
         except Overloaded:
             return OVERLOADED
         except TimeoutError:
@@ -171,6 +179,18 @@ class DataPlane:
         self._budget.charge(num_bytes)
         request.num_reserved += num_bytes
         return map_answer(upstream_answer)
+
+    @staticmethod
+    async def _forward(request: Request, generation: Generation) -> UpstreamAnswer:
+        """Send the request into its lane; once more, into the other, when the predict lane says so."""
+        body = (request.chunks, request.num_bytes, request.id, request.received)
+        if not request.is_explanation and not (generation.explains and asks_for_explanation(request.chunks)):
+            request.lane = "predict"
+            answer = await generation.predict(*body)
+            if not (is_wrong_lane(answer) and generation.explains):
+                return answer
+        request.lane = "explain"
+        return await generation.explain(*body, is_implied=request.is_explanation)
 
     def complete(self, request: Request, answer: Answer | None, num_bytes: int) -> None:
         self._budget.give(request.num_reserved)
@@ -188,7 +208,8 @@ class DataPlane:
             return _no_endpoint(name)
         request.endpoint = route.name
         method = request.method
-        if leaf == "score":
+        if leaf in ("score", "explain"):
+            request.is_explanation = leaf == "explain"
             if method == "OPTIONS":
                 return OPTIONS
             if method not in ("POST", "GET"):

@@ -1,151 +1,84 @@
-"""One generation of a deployment: how many requests it may hold, its connections, its token, and one retry."""
+"""One generation of a deployment: its lanes, which share a process and nothing else."""
 
 import asyncio
-from collections import deque
+import time
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Final
 
-import orjson
-
-from clearsight.errors import ClearsightError, ServerUnavailable
+from clearsight.serving.gateway.lane import Lane
 from clearsight.serving.gateway.table import Deployment
-from clearsight.serving.gateway.upstream import ConnectionBroken, UpstreamAnswer, UpstreamPool
+from clearsight.serving.gateway.upstream import UpstreamAnswer
 
-__all__ = ["Generation", "ModelUnreachable", "Overloaded", "is_handlers_own", "is_queue_full"]
+__all__ = ["Generation"]
 
-
-class Overloaded(ClearsightError):
-    """The deployment already holds as many requests as it may."""
-
-    status = 429
-
-
-class ModelUnreachable(ServerUnavailable):
-    """No answer came from the model's server; the text is short ASCII."""
-
-
-def is_handlers_own(answer: UpstreamAnswer) -> bool:
-    """Whether our handler made the answer; an answer without its mark is TorchServe's own."""
-    return "x-clearsight-answer" in answer.headers
-
-
-def is_queue_full(answer: UpstreamAnswer) -> bool:
-    """Whether TorchServe refused the request because its queue is full (its text speaks of missing workers)."""
-    return answer.status == 503 and not is_handlers_own(answer) and b"ServiceUnavailableException" in answer.body
-
-
-def _is_bad_token(answer: UpstreamAnswer) -> bool:
-    """Whether TorchServe refused the token: it answers 400, not 401."""
-    return answer.status == 400 and not is_handlers_own(answer) and b"InvalidKey" in answer.body
-
-
-def _is_lost_worker(answer: UpstreamAnswer) -> bool:
-    """Whether a worker died or failed under the request; scoring is idempotent, so it may be sent again."""
-    return answer.status in (500, 503, 507) and not is_handlers_own(answer) and not is_queue_full(answer)
+DEADLINE_SHARE: Final = 0.85
+"""Of the request timeout, for the worker: it ends with the best map so far before the gateway gives up."""
 
 
 class Generation:
-    """Admission and forwarding. At most `max_running` requests are sent at a time, the others wait first in, first out.
-
-    Cancelling `forward` gives the place back, wherever the request stands.
-    """
+    """Predictions and, where the deployment has that lane, explanations: neither waits for a place of the other."""
 
     def __init__(self, deployment: Deployment, max_answer_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
         self.deployment = deployment
-        self.num_in_flight = 0
-        self.num_running = 0
-        self._loop = loop
         self._max_answer_bytes = max_answer_bytes
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._pool = UpstreamPool(deployment.upstream.socket, max_answer_bytes, loop)
-        self._head: bytes | None = None
+        self._loop = loop
+        self._predict = Lane(deployment.upstream, deployment, max_answer_bytes, loop)
+        self._explain: Lane | None = None
+        self.configure(deployment)
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests waiting or running, in all lanes."""
+        return self._predict.num_in_flight + (self._explain.num_in_flight if self._explain else 0)
+
+    @property
+    def explains(self) -> bool:
+        """Whether the deployment has an explain lane."""
+        return self.deployment.explain is not None
 
     def configure(self, deployment: Deployment) -> None:
-        """Take the limits and the upstream of a new table; the token is read again when next needed."""
-        if deployment.upstream.socket != self._pool.socket:
-            self._pool.close()
-            self._pool = UpstreamPool(deployment.upstream.socket, self._max_answer_bytes, self._loop)
+        """Take the limits and the upstream of a new table."""
         self.deployment = deployment
-        self._head = None
-        self._wake()
+        self._predict.configure(deployment.upstream, deployment)
+        if deployment.explain is None:
+            return  # a lane that is no longer there finishes what it has
+        if self._explain is None:
+            self._explain = Lane(deployment.upstream, deployment.explain, self._max_answer_bytes, self._loop)
+        else:
+            self._explain.configure(deployment.upstream, deployment.explain)
 
     def close(self) -> None:
         """Close idle connections; running requests finish."""
-        self._pool.close()
+        self._predict.close()
+        if self._explain:
+            self._explain.close()
 
-    async def forward(self, chunks: Sequence[bytes | memoryview], num_bytes: int, request_id: str) -> UpstreamAnswer:
-        """Send a body and return the answer, TorchServe's own refusals included.
+    async def predict(
+        self, chunks: Sequence[bytes | memoryview], num_bytes: int, request_id: str, started: float
+    ) -> UpstreamAnswer:
+        """Send a body into the predict lane. Raises what `Lane.forward` raises."""
+        headers = b"x-request-id: %s\r\n" % request_id.encode()
+        return await self._predict.forward(self.deployment.upstream.path, headers, chunks, num_bytes, started)
 
-        Raises Overloaded at once when the deployment is full, TimeoutError when `request_timeout_s` has passed,
-        ModelUnreachable when no answer can be had.
+    async def explain(
+        self,
+        chunks: Sequence[bytes | memoryview],
+        num_bytes: int,
+        request_id: str,
+        started: float,
+        *,
+        is_implied: bool,
+    ) -> UpstreamAnswer:
+        """Send a body into the explain lane, which must be there. `is_implied`: every row is to be explained.
+
+        The worker is told when to end, as a time of the machine's monotonic clock: however long the request waits
+        on its way, an explanation ends before the client is given up. Raises what `Lane.forward` raises.
         """
-        if self.num_in_flight >= self.deployment.max_in_flight:
-            raise Overloaded(f"at most {self.deployment.max_in_flight} requests may be in flight")
-        self.num_in_flight += 1
-        try:
-            async with asyncio.timeout(self.deployment.request_timeout_s):
-                await self._acquire()
-                try:
-                    return await self._send(chunks, num_bytes, request_id)
-                finally:
-                    self.num_running -= 1
-                    self._wake()
-        finally:
-            self.num_in_flight -= 1
-
-    async def _send(self, chunks: Sequence[bytes | memoryview], num_bytes: int, request_id: str) -> UpstreamAnswer:
-        """Send, once more after a lost worker or connection, and once more after a refused token."""
-        was_retried = was_rekeyed = False
-        while True:
-            message = [b"%sx-request-id: %s\r\ncontent-length: %d\r\n\r\n" % (
-                self._request_head(), request_id.encode(), num_bytes), *chunks]  # fmt: skip
-            try:
-                answer = await self._pool.exchange(message, fresh=was_retried)
-            except ConnectionBroken as broken:
-                if was_retried or broken.answer_began:
-                    raise ModelUnreachable(str(broken)) from broken
-                was_retried = True
-                continue
-            if _is_bad_token(answer) and not was_rekeyed:
-                was_rekeyed = True
-                self._head = None
-            elif _is_lost_worker(answer) and not was_retried:
-                was_retried = True
-            else:
-                return answer
-
-    def _request_head(self) -> bytes:
-        """What every request to the upstream begins with; nothing of the client's own headers is in it."""
-        if self._head is None:
-            upstream = self.deployment.upstream
-            try:
-                token = orjson.loads(Path(upstream.key_file).read_bytes())["inference"]["key"]
-                self._head = (
-                    f"POST {upstream.path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-                    f"authorization: Bearer {token}\r\n"
-                ).encode("ascii")
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise ModelUnreachable("inference token not readable") from error
-        return self._head
-
-    async def _acquire(self) -> None:
-        """Wait for a place among the running requests; the place is counted by whoever frees it."""
-        if self.num_running < self.deployment.max_running:
-            self.num_running += 1
-            return
-        place = self._loop.create_future()
-        self._waiting.append(place)
-        try:
-            await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled():  # the place came together with the cancellation
-                self.num_running -= 1
-                self._wake()
-            raise
-
-    def _wake(self) -> None:
-        while self._waiting and self.num_running < self.deployment.max_running:
-            place = self._waiting.popleft()
-            if not place.done():
-                self.num_running += 1
-                place.set_result(None)
+        lane = self.deployment.explain
+        if lane is None or self._explain is None:
+            raise RuntimeError("the deployment has no explain lane")
+        elapsed_s = self._loop.time() - started
+        deadline = time.monotonic() - elapsed_s + DEADLINE_SHARE * lane.request_timeout_s
+        headers = b"x-request-id: %s\r\nx-clearsight-deadline: %.3f\r\n" % (request_id.encode(), deadline)
+        path = lane.implied_path if is_implied else lane.path
+        return await self._explain.forward(path, headers, chunks, num_bytes, started)

@@ -1,10 +1,10 @@
-"""Whether a body asks for an explanation, seen from its bytes: JSON is not parsed here.
+r"""Whether a body asks for an explanation, seen from its bytes: JSON is not parsed here.
 
-The switch sits in JSON text inside JSON: `"{\\"image_base64\\": \\"…\\", \\"model_explainability\\": true}"`. Nearly all
+The switch sits in JSON text inside JSON: `"{\"image_base64\": \"…\", \"model_explainability\": true}"`. Nearly all
 of a body is base64, whose standard alphabet has no underscore, so hopping from underscore to underscore (memchr) and
 comparing there costs a seventh of a search for the key: 0.3 ms against 2.1 ms for a picture of 6 MB (measured).
 
-A key spelled with escapes (`model\\u005fexplainability`) is missed: the handler of the predict lane tells (421), and
+A key spelled with escapes (`model\u005fexplainability`) is missed: the handler of the predict lane tells (421), and
 the gateway sends the same bytes to the explain lane. A key inside another text is found although nothing was asked:
 the explain lane then predicts, as the predict lane would have done.
 """
@@ -28,7 +28,7 @@ MAX_HOPS: Final = 16
 
 
 MAX_REFUSALS: Final = 128
-"""Keys per piece whose value says no; a request has at most 100 rows, so more are noise, which the explain lane takes."""
+"""Keys per piece that say no; a request has at most 100 rows, so more are noise, which the explain lane takes."""
 
 
 def asks_for_explanation(pieces: Iterable[bytes | memoryview]) -> bool:

@@ -4,13 +4,13 @@ import re
 from dataclasses import replace
 
 from clearsight.serving.gateway.answers import JSON, REASONS, Answer, error, model_error
-from clearsight.serving.gateway.generation import is_handlers_own, is_queue_full
+from clearsight.serving.gateway.lane import is_handlers_own, is_queue_full, is_wrong_lane
 from clearsight.serving.gateway.upstream import UpstreamAnswer
 
 __all__ = ["OVERLOADED", "map_answer", "unreachable"]
 
 MAX_REASON_CHARS = 80
-PASSED_HEADER = re.compile(r"x-ms-run-[a-z0-9-]+")
+PASSED_HEADER = re.compile(r"x-ms-run-[a-z0-9-]+|x-explanation-degraded")
 NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 OVERLOADED = error(
@@ -21,10 +21,13 @@ OVERLOADED = error(
 def map_answer(answer: UpstreamAnswer) -> Answer:
     """200 stays 200 and a handler's own 408 stays 408; a full queue becomes 429; everything else becomes 424.
 
-    Of the headers only the content type and `x-ms-run-…` pass.
+    Of the headers only the content type, `x-ms-run-…` and `x-explanation-degraded` pass. "Wrong lane" (421) is a word
+    between handler and gateway: where there is no other lane to ask, the client sees the refusal as a 400.
     """
     if is_queue_full(answer):
         return OVERLOADED
+    if is_wrong_lane(answer):
+        return model_error(400, REASONS[400], answer.body)
     content_type = _printable(answer.headers.get("content-type", JSON))
     if answer.status == 200 or (answer.status == 408 and is_handlers_own(answer)):
         headers = {name: _printable(value) for name, value in answer.headers.items() if PASSED_HEADER.fullmatch(name)}

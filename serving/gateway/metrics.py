@@ -20,14 +20,20 @@ class GatewayMetrics:
         self._latency = Histogram(
             "aml_request_latency_ms",
             "Time from a request's head to the end of its answer, of requests that reached a deployment, in ms",
-            ["endpoint", "deployment"],
+            ["endpoint", "deployment", "lane"],
             buckets=LATENCY_BUCKETS_MS,
             registry=self.registry,
         )
         self._requests = Counter(
             "aml_requests_total",
             "Requests answered; 499 counts clients that went before their answer",
-            ["endpoint", "deployment", "status_code", "model_status_code", "mirrored"],
+            ["endpoint", "deployment", "lane", "status_code", "model_status_code", "mirrored"],
+            registry=self.registry,
+        )
+        self._degraded = Counter(
+            "clearsight_explanations_degraded_total",
+            "Explanations answered with less than was asked for, since time or limits ended",
+            ["endpoint", "deployment"],
             registry=self.registry,
         )
         self._bytes = Counter("aml_network_bytes_total", "Bytes of bodies", ["direction"], registry=self.registry)
@@ -45,8 +51,8 @@ class GatewayMetrics:
             "clearsight_request_log_lost_lines", "Request log lines that could not be written", registry=self.registry
         )
         # prometheus_client looks labels up under a lock and by tuple of strings: 3 us that a dict saves.
-        self._request_counters: dict[tuple[str, str, int, int | None], Counter] = {}
-        self._latency_histograms: dict[tuple[str, str], Histogram] = {}
+        self._request_counters: dict[tuple[str, str, str, int, int | None], Counter] = {}
+        self._latency_histograms: dict[tuple[str, str, str], Histogram] = {}
 
     def set_capacity(self, table: RoutingTable) -> None:
         """Replace the capacities by those of `table`."""
@@ -59,12 +65,12 @@ class GatewayMetrics:
     def observe(self, request: Request, answer: Answer | None, num_bytes: int, now: float) -> None:
         """Count one finished request; `answer` is None when the client went first."""
         status = answer.status if answer else CLIENT_CLOSED_REQUEST
-        key = (request.endpoint, request.deployment, status, answer.model_status if answer else None)
+        key = (request.endpoint, request.deployment, request.lane, status, answer.model_status if answer else None)
         counter = self._request_counters.get(key)
         if counter is None:
-            endpoint, deployment, _, model_status = key
+            endpoint, deployment, lane, _, model_status = key
             counter = self._requests.labels(
-                endpoint, deployment, str(status), "" if model_status is None else str(model_status), "false"
+                endpoint, deployment, lane, str(status), "" if model_status is None else str(model_status), "false"
             )
             self._request_counters[key] = counter
         counter.inc()
@@ -73,12 +79,15 @@ class GatewayMetrics:
         if num_bytes:
             self._sent.inc(num_bytes)
         if request.deployment:
-            self._histogram(request.endpoint, request.deployment).observe((now - request.started) * 1000)
+            place = (request.endpoint, request.deployment, request.lane)
+            self._histogram(place).observe((now - request.started) * 1000)
+            if answer and "x-explanation-degraded" in answer.headers:
+                self._degraded.labels(request.endpoint, request.deployment).inc()
 
-    def _histogram(self, endpoint: str, deployment: str) -> Histogram:
-        histogram = self._latency_histograms.get((endpoint, deployment))
+    def _histogram(self, place: tuple[str, str, str]) -> Histogram:
+        histogram = self._latency_histograms.get(place)
         if histogram is None:
-            histogram = self._latency_histograms[endpoint, deployment] = self._latency.labels(endpoint, deployment)
+            histogram = self._latency_histograms[place] = self._latency.labels(*place)
         return histogram
 
     def page(self) -> bytes:

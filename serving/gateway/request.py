@@ -38,6 +38,10 @@ class Request:
     """Headers of whatever will be answered."""
     endpoint: str = ""
     deployment: str = ""
+    lane: str = ""
+    """`predict` or `explain`, once it is chosen."""
+    is_explanation: bool = False
+    """Whether the route asks for explanations of all rows."""
     auth_type: str = ""
     client_request_id: str = ""
     num_reserved: int = 0

@@ -81,6 +81,7 @@ class RequestLog:
             "Path": _clean(request.target.partition("?")[0], MAX_PATH_CHARS),
             "EndpointName": request.endpoint,
             "DeploymentName": request.deployment,
+            "Lane": request.lane,
             "Protocol": request.protocol,
             "ResponseCode": status,
             "ResponseCodeReason": (answer.code or REASONS.get(status, "")) if answer else "ClientClosedRequest",

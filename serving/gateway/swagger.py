@@ -68,7 +68,8 @@ def _document(endpoint: str, version: str) -> bytes:
     prefix = f"/endpoints/{endpoint}"
     paths: dict[str, Any] = {
         "/": {"get": _operation("ServiceHealthCheck", "Health of the endpoint", _text(is_v2))},
-        "/score": {"post": _score(is_v2)},
+        "/score": {"post": _score(is_v2, "RunMLService", "Score pictures")},
+        "/explain": {"post": _score(is_v2, "ExplainMLService", "Score pictures and explain every score")},
         "/swagger.json": {
             "get": _operation("GetSwaggerSpec", "This document", {"200": {"description": "The document"}})
         },
@@ -98,7 +99,7 @@ def _text(is_v2: bool) -> dict[str, Any]:
     return {"200": {"description": "A deployment with traffic is ready", **content}}
 
 
-def _score(is_v2: bool) -> dict[str, Any]:
+def _score(is_v2: bool, operation_id: str, summary: str) -> dict[str, Any]:
     prefix = "#/definitions/" if is_v2 else "#/components/schemas/"
 
     def content(name: str) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def _score(is_v2: bool) -> dict[str, Any]:
         str(status): {"description": text, **content("ServiceOutput" if status == 200 else "ErrorResponse")}
         for status, text in DESCRIPTIONS.items()
     }
-    operation = _operation("RunMLService", "Score pictures", responses)
+    operation = _operation(operation_id, summary, responses)
     if is_v2:
         operation["parameters"] = [
             {"name": "serviceInputPayload", "in": "body", "required": True, **content("ServiceInput")}

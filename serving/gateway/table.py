@@ -7,7 +7,9 @@ A table is immutable. A change is a new table with a higher `version`, sent by `
     "auth_mode": "key", "key_hashes": ["<sha256 hex>", "<sha256 hex>"], "traffic": {"blue": 90, "green": 10},
     "deployments": {"blue": {"ready": true, "generation": "blue-1",
         "upstream": {"socket": "/…/inference.sock", "path": "/predictions/blue", "key_file": "/…/key_file.json"},
-        "max_running": 16, "max_in_flight": 32, "request_timeout_s": 5.0}}}}}
+        "max_running": 16, "max_in_flight": 32, "request_timeout_s": 5.0,
+        "explain": {"path": "/predictions/blue-explain", "implied_path": "/explanations/blue-explain",
+            "max_running": 1, "max_in_flight": 8, "request_timeout_s": 5.0}}}}}}
 ```
 """
 
@@ -21,7 +23,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from clearsight.errors import Fault, InvalidDocument
 
-__all__ = ["AuthMode", "Deployment", "Endpoint", "RoutingTable", "Upstream"]
+__all__ = ["AuthMode", "Deployment", "Endpoint", "ExplainLane", "RoutingTable", "Upstream"]
 
 type_config = ConfigDict(extra="forbid", strict=True)
 
@@ -31,6 +33,7 @@ AuthMode = Literal["key", "aml_token", "aad_token"]
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$", max_length=64)]
 Sha256Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Percentage = Annotated[int, Field(ge=0, le=100)]
+RequestPath = Annotated[str, Field(pattern=r"^/[!-~]*$")]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
 
 MAX_SOCKET_PATH_BYTES = 107
@@ -48,7 +51,7 @@ class Upstream:
     __pydantic_config__: ClassVar[ConfigDict] = type_config
 
     socket: AbsolutePath
-    path: Annotated[str, Field(pattern=r"^/[!-~]*$")]
+    path: RequestPath
     key_file: AbsolutePath
 
     def __post_init__(self) -> None:
@@ -58,12 +61,29 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True)
+class ExplainLane:
+    """Where requests for explanations go: another model entry of the same process, with limits of its own.
+
+    `path` gets requests whose rows say what is to be explained, `implied_path` those that ask for all rows.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = type_config
+
+    path: RequestPath
+    implied_path: RequestPath
+    max_running: Annotated[int, Field(ge=1)]
+    max_in_flight: Annotated[int, Field(ge=1)]
+    request_timeout_s: Annotated[float, Field(gt=0, le=300)]
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
     """One deployment as it runs now.
 
     `generation` changes whenever the process behind it changes; requests in flight are counted per generation.
     `max_in_flight` bounds requests waiting and running (429 beyond), `max_running` those forwarded at a time,
-    `request_timeout_s` the time from the last byte of a request to the answer (408 beyond).
+    `request_timeout_s` the time from the last byte of a request to the answer (408 beyond). None of these limits count
+    what runs in the `explain` lane; without that lane, explanations are refused.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = type_config
@@ -74,6 +94,7 @@ class Deployment:
     max_running: Annotated[int, Field(ge=1)]
     max_in_flight: Annotated[int, Field(ge=1)]
     request_timeout_s: Annotated[float, Field(gt=0, le=300)]
+    explain: ExplainLane | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from clearsight.serving.gateway.limits import HttpLimits
 from clearsight.serving.gateway.metrics import GatewayMetrics
 from clearsight.serving.gateway.request_log import RequestLog
 from clearsight.serving.gateway.server import HttpServer
-from clearsight.serving.gateway.table import Deployment, Endpoint, RoutingTable, Upstream
+from clearsight.serving.gateway.table import Deployment, Endpoint, ExplainLane, RoutingTable, Upstream
 
 PRIMARY, SECONDARY = "primary-key-of-at-least-32-bytes-long", "secondary-key-of-at-least-32-bytes-lg"
 ANSWER = b'[{"probs":[0.25,0.75],"labels":["can","carton"]}]'
@@ -107,6 +107,12 @@ class Gateway:
         upstream = self.upstreams[name]
         where = Upstream(upstream.socket, f"/predictions/{name}", str(upstream.key_file))
         return replace(Deployment(True, f"{name}-1", where, 64, 128, 5.0), **changes)
+
+    def explain_lane(self, name: str, **changes: Any) -> ExplainLane:
+        """What `deployment(explain=…)` takes."""
+        return replace(
+            ExplainLane(f"/predictions/{name}-explain", f"/explanations/{name}-explain", 1, 4, 5.0), **changes
+        )
 
     def route(self, traffic: dict[str, int] | None = None, keys: tuple[str, ...] = (PRIMARY, SECONDARY),
               **deployments: Deployment) -> RoutingTable:  # fmt: skip

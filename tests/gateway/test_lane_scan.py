@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
@@ -24,7 +25,7 @@ def row(**keys) -> str:
 
 def pieces_of(body: bytes, cuts: list[int]) -> list[bytes | memoryview]:
     places = [0, *sorted(cut % (len(body) + 1) for cut in cuts), len(body)]
-    pieces = [body[start:end] for start, end in zip(places, places[1:], strict=False)]
+    pieces = [body[start:end] for start, end in pairwise(places)]
     return [memoryview(piece) if number % 2 else piece for number, piece in enumerate(pieces)]
 
 

@@ -9,7 +9,7 @@ COLUMNS = {
     "TimeGenerated", "Method", "Path", "EndpointName", "DeploymentName", "Protocol", "ResponseCode",
     "ResponseCodeReason", "ModelStatusCode", "ModelStatusReason", "RequestPayloadSize", "ResponsePayloadSize",
     "UserAgent", "XRequestId", "XMSClientRequestId", "TotalDurationMs", "RequestDurationMs", "ResponseDurationMs",
-    "RequestThrottlingDelayMs", "ResponseThrottlingDelayMs", "AuthType",
+    "RequestThrottlingDelayMs", "ResponseThrottlingDelayMs", "AuthType", "Lane",
 }  # fmt: skip
 
 
@@ -24,6 +24,7 @@ async def test_a_line_has_azures_columns_and_the_truth(gateway):
     assert line["XRequestId"] == reply.headers["x-request-id"]
     expected = {
         "Method": "POST", "Path": "/endpoints/fridge/score", "EndpointName": "fridge", "DeploymentName": "blue",
+        "Lane": "predict",
         "Protocol": "HTTP/1.1", "ResponseCode": 200, "ResponseCodeReason": "OK", "ModelStatusCode": 200,
         "RequestPayloadSize": 5, "ResponsePayloadSize": len(reply.body), "XMSClientRequestId": "abc",
         "AuthType": "key", "UserAgent": "agent/1 " + "x" * 62,
@@ -71,15 +72,15 @@ async def test_metrics_count_by_the_names_of_the_table(gateway, make_reply):
     page = gateway.metrics.page().decode()
     prefix = "aml_requests_total{"
     counted = {line for line in page.splitlines() if line.startswith(prefix)}
-    label = 'deployment="{}",endpoint="{}",mirrored="false",model_status_code="{}",status_code="{}"'
+    label = 'deployment="{}",endpoint="{}",lane="{}",mirrored="false",model_status_code="{}",status_code="{}"'
     assert counted == {
-        prefix + label.format("blue", "fridge", 200, 200) + "} 1.0",
-        prefix + label.format("", "fridge", "", 401) + "} 1.0",
-        prefix + label.format("", "", "", 404) + "} 1.0",
-        prefix + label.format("green", "fridge", 400, 424) + "} 1.0",
+        prefix + label.format("blue", "fridge", "predict", 200, 200) + "} 1.0",
+        prefix + label.format("", "fridge", "", "", 401) + "} 1.0",
+        prefix + label.format("", "", "", "", 404) + "} 1.0",
+        prefix + label.format("green", "fridge", "predict", 400, 424) + "} 1.0",
     }
     assert 'aml_network_bytes_total{direction="received"} 7.0' in page
-    assert 'aml_request_latency_ms_count{deployment="blue",endpoint="fridge"} 1.0' in page
+    assert 'aml_request_latency_ms_count{deployment="blue",endpoint="fridge",lane="predict"} 1.0' in page
     assert 'aml_deployment_capacity{deployment="blue",endpoint="fridge",state="ready"} 64.0' in page
     assert "aml_connections_active" in page
     assert "unknown-name" not in page

@@ -5,8 +5,15 @@ import json
 import pytest
 
 from clearsight.errors import InvalidDocument
-from clearsight.serving.gateway.table import Deployment, Endpoint, RoutingTable, Upstream
+from clearsight.serving.gateway.table import Deployment, Endpoint, ExplainLane, RoutingTable, Upstream
 
+EXPLAIN = {
+    "path": "/predictions/blue-explain",
+    "implied_path": "/explanations/blue-explain",
+    "max_running": 1,
+    "max_in_flight": 8,
+    "request_timeout_s": 90.0,
+}
 DOCUMENT = {
     "version": 7,
     "endpoints": {
@@ -22,8 +29,9 @@ DOCUMENT = {
                     "max_running": 16,
                     "max_in_flight": 32,
                     "request_timeout_s": 5.0,
+                    "explain": lane,
                 }
-                for name in ("blue", "green")
+                for name, lane in (("blue", EXPLAIN), ("green", None))
             },
         }
     },
@@ -54,6 +62,7 @@ def test_a_table_round_trips():
     table = RoutingTable.from_json(content)
     upstream = Upstream("/run/green.sock", "/predictions/green", "/run/k")
     assert table.endpoints["fridge"].deployments["green"] == Deployment(True, "green-1", upstream, 16, 32, 5.0)
+    assert table.endpoints["fridge"].deployments["blue"].explain == ExplainLane(**EXPLAIN)
     assert json.loads(table.to_json()) == DOCUMENT
 
 
@@ -83,6 +92,9 @@ def test_a_table_round_trips():
         ("endpoints.fridge.deployments.blue.upstream.path", "/a b"),
         ("endpoints.fridge.deployments.blue.upstream.path", "/a\r\nX: y"),
         ("endpoints.fridge.deployments.blue.upstream.extra", 1),
+        ("endpoints.fridge.deployments.blue.explain.max_running", 0),
+        ("endpoints.fridge.deployments.blue.explain.implied_path", ...),
+        ("endpoints.fridge.deployments.blue.explain.request_timeout_s", 301),
     ],
 )
 def test_a_fault_is_named_with_its_place(place, value):

@@ -1,0 +1,219 @@
+"""Explanations in a lane of their own: who goes there, and what each lane is spared of the other."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+
+import pytest
+
+PLAIN = b'{"input_data":{"columns":["image"],"data":["QQ=="]}}'
+ASKS = (
+    b'{"input_data":{"columns":["image"],"data":["{\\"image_base64\\":\\"QQ==\\",\\"model_explainability\\":true}"]}}'
+)
+ESCAPED = ASKS.replace(b"model_", b"model\\\\u005f")
+EXPLAIN_ROUTE = "/endpoints/fridge/explain"
+
+
+def paths(upstream) -> list[str]:
+    return [head.split(b" ", 2)[1].decode() for head, _ in upstream.requests]
+
+
+def headers(head: bytes) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in head.decode().strip().split("\r\n")[1:])
+
+
+@pytest.fixture
+def blue(gateway, make_reply):
+    """Blue has an explain lane; its predict entry refuses what asks, even where an escape hides it."""
+    gateway.route(blue=gateway.deployment("blue", explain=gateway.explain_lane("blue")))
+    upstream = gateway.upstreams["blue"]
+
+    async def behave(head, body):
+        if head.startswith(b"POST /predictions/blue "):
+            if b"explainability" in body:
+                return make_reply(421, b'{"message":"wrong lane"}', x_clearsight_lane="explain")
+            return make_reply(200, b"[predicted]")
+        return make_reply(200, b"[explained]")
+
+    upstream.behave = behave
+    return upstream
+
+
+async def test_a_plain_body_is_predicted_and_one_with_the_key_is_explained(gateway, blue):
+    assert [(await gateway.score(body)).body for body in (PLAIN, ASKS)] == [b"[predicted]", b"[explained]"]
+    assert paths(blue) == ["/predictions/blue", "/predictions/blue-explain"]
+    assert blue.requests[1][1] == ASKS
+    refused = ASKS.replace(b"true", b"false")
+    assert (await gateway.score(refused)).body == b"[explained]"  # told so by the stand-in handler, not by the scan
+    assert paths(blue)[2:] == ["/predictions/blue", "/predictions/blue-explain"]
+
+
+async def test_a_key_that_an_escape_hides_is_sent_again_exactly_once(gateway, blue, make_reply):
+    reply = await gateway.score(ESCAPED)
+    assert (reply.status, reply.body) == (200, b"[explained]")
+    assert paths(blue) == ["/predictions/blue", "/predictions/blue-explain"]
+    assert [body for _, body in blue.requests] == [ESCAPED, ESCAPED]
+    assert not any("lane" in name for name in reply.headers)
+    blue.requests.clear()
+    blue.behave = blue._answer
+    blue.answer = make_reply(421, b'{"message":"again"}', x_clearsight_lane="explain")
+    reply = await gateway.score(ESCAPED)
+    assert (reply.status, reply.headers["ms-azureml-model-error-statuscode"], reply.body) == (
+        424, "400", b'{"message":"again"}',
+    )  # fmt: skip
+    assert len(blue.requests) == 2
+
+
+async def test_a_421_that_is_not_the_handlers_own_is_no_wrong_lane(gateway, blue, make_reply):
+    blue.behave = blue._answer
+    blue.answer = make_reply(421, b"{}", mark=False)
+    reply = await gateway.score(PLAIN)
+    assert (reply.status, reply.headers["ms-azureml-model-error-statuscode"]) == (424, "421")
+    assert len(blue.requests) == 1
+
+
+async def test_the_route_explain_implies_the_wish_whatever_the_body(gateway, blue, keys):
+    assert (await gateway.score(PLAIN, path=EXPLAIN_ROUTE)).body == b"[explained]"
+    assert paths(blue) == ["/explanations/blue-explain"]
+    assert (await gateway.score(PLAIN, path=EXPLAIN_ROUTE, key="wrong")).status == 401
+    assert (await gateway.get(EXPLAIN_ROUTE, "OPTIONS")).status == 200
+    assert (await gateway.get(EXPLAIN_ROUTE, Authorization=f"Bearer {keys[0]}")).status == 424
+    assert len(blue.requests) == 1
+
+
+async def test_without_the_lane_nothing_is_looked_for_and_explanations_are_refused_as_400(gateway, make_reply):
+    blue = gateway.upstreams["blue"]
+    assert (await gateway.score(ASKS)).status == 200
+    assert paths(blue) == ["/predictions/blue"]
+    blue.answer = make_reply(421, b'{"message":"switched off"}', x_clearsight_lane="explain")
+    for reply in (await gateway.score(ASKS), await gateway.score(PLAIN, path=EXPLAIN_ROUTE)):
+        assert (reply.status, reply.headers["ms-azureml-model-error-statuscode"]) == (424, "400")
+        assert "switched off" in json.loads(reply.body)["message"]
+    assert len(blue.requests) == 2
+
+
+async def test_the_worker_is_told_when_to_end_15_percent_before_the_gateway_does(gateway, blue):
+    lane = gateway.explain_lane("blue", request_timeout_s=2.0)
+    gateway.route(blue=gateway.deployment("blue", explain=lane))
+    before = time.monotonic()
+    await gateway.score(ASKS, x_clearsight_deadline="1", explain="True")
+    after = time.monotonic()
+    sent = headers(blue.requests[0][0])
+    assert set(sent) == {
+        "host", "content-type", "authorization", "x-request-id", "content-length", "x-clearsight-deadline"
+    }  # fmt: skip
+    assert before + 1.7 - 0.01 <= float(sent["x-clearsight-deadline"]) <= after + 1.7
+    await gateway.score(PLAIN)
+    assert "x-clearsight-deadline" not in headers(blue.requests[1][0])
+
+
+async def test_time_in_the_wrong_lane_counts_against_the_limit_of_the_right_one(gateway, blue):
+    lane = gateway.explain_lane("blue", request_timeout_s=0.5)
+    gateway.route(blue=gateway.deployment("blue", explain=lane))
+    swift = blue.behave
+
+    async def slow(head, body):
+        await asyncio.sleep(0.35)
+        return await swift(head, body)
+
+    blue.behave = slow
+    started = time.monotonic()
+    reply = await gateway.score(ESCAPED)
+    assert (reply.status, reply.code) == (408, "RequestTimeout")
+    assert time.monotonic() - started < 0.7
+
+
+async def test_a_degraded_explanation_and_the_handlers_own_408_reach_the_client(gateway, blue, make_reply):
+    blue.behave = blue._answer
+    blue.answer = make_reply(200, b"[]", x_explanation_degraded="1")
+    assert (await gateway.score(ASKS)).headers["x-explanation-degraded"] == "1"
+    blue.answer = make_reply(408, b'{"message":"out of time"}')
+    reply = await gateway.score(ASKS)
+    assert (reply.status, reply.body) == (408, b'{"message":"out of time"}')
+
+
+class TestAdmission:
+    @pytest.fixture
+    def held(self, gateway, blue):
+        """Explanations do not end before the event is set."""
+        swift, gate = blue.behave, asyncio.Event()
+
+        async def behave(head, body):
+            if b"-explain" in head:
+                await gate.wait()
+            return await swift(head, body)
+
+        blue.behave = behave
+        yield gate
+        gate.set()
+
+    async def explanations(self, gateway, count):
+        requests = [asyncio.create_task(gateway.score(ASKS)) for _ in range(count)]
+        async with asyncio.timeout(3):
+            while gateway.data_plane.in_flight()["blue-1"] < min(count, 4):
+                await asyncio.sleep(0.005)
+        return requests
+
+    async def test_a_full_explain_lane_is_429_and_predictions_go_on(self, gateway, blue, held):
+        requests = await self.explanations(gateway, 10)
+        async with asyncio.timeout(3):
+            while sum(request.done() for request in requests) < 6:
+                await asyncio.sleep(0.005)
+        assert {(await gateway.score(PLAIN)).status for _ in range(20)} == {200}
+        assert paths(blue).count("/predictions/blue-explain") == 1  # one at a time
+        held.set()
+        replies = await asyncio.gather(*requests)
+        assert Counter(reply.status for reply in replies) == {200: 4, 429: 6}
+        assert {reply.headers.get("retry-after") for reply in replies if reply.status == 429} == {"1"}
+
+    async def test_full_predictions_do_not_keep_an_explanation_out(self, gateway, blue, held):
+        lane = gateway.explain_lane("blue")
+        gateway.route(blue=gateway.deployment("blue", max_running=1, max_in_flight=1, explain=lane))
+        swift, predicting = blue.behave, asyncio.Event()
+
+        async def behave(head, body):
+            if b"-explain" not in head:
+                await predicting.wait()
+            return await swift(head, body)
+
+        blue.behave = behave
+        held.set()
+        prediction = asyncio.create_task(gateway.score(PLAIN))
+        async with asyncio.timeout(3):
+            while not blue.requests:
+                await asyncio.sleep(0.005)
+        assert [(await gateway.score(body)).status for body in (PLAIN, ASKS)] == [429, 200]
+        predicting.set()
+        assert (await prediction).status == 200
+
+    async def test_a_drain_waits_for_explanations_too(self, gateway, blue, held):
+        [request] = await self.explanations(gateway, 1)
+        gateway.route(blue=gateway.deployment("blue", generation="blue-2"))
+        assert gateway.data_plane.in_flight() == {"blue-1": 1, "blue-2": 0, "green-1": 0}
+        held.set()
+        assert (await request).body == b"[explained]"
+        assert gateway.data_plane.in_flight() == {"blue-2": 0, "green-1": 0}
+
+    async def test_a_lane_taken_away_finishes_what_it_has(self, gateway, blue, held):
+        [request] = await self.explanations(gateway, 1)
+        gateway.route(blue=gateway.deployment("blue"))
+        assert gateway.data_plane.in_flight()["blue-1"] == 1
+        assert (await gateway.score(PLAIN, path=EXPLAIN_ROUTE)).status == 424
+        held.set()
+        assert (await request).body == b"[explained]"
+
+
+async def test_log_and_metrics_tell_the_lanes_apart(gateway, blue, make_reply):
+    await gateway.score(PLAIN)
+    await gateway.score(ESCAPED)
+    blue.behave = blue._answer
+    blue.answer = make_reply(200, b"[]", x_explanation_degraded="1")
+    await gateway.score(ASKS)
+    assert [line["Lane"] for line in gateway.log_lines()] == ["predict", "explain", "explain"]
+    page = gateway.metrics.page().decode()
+    place = 'deployment="blue",endpoint="fridge"'
+    assert f'aml_request_latency_ms_count{{{place},lane="predict"}} 1.0' in page
+    assert f'aml_request_latency_ms_count{{{place},lane="explain"}} 2.0' in page
+    assert f"clearsight_explanations_degraded_total{{{place}}} 1.0" in page
+    assert f'aml_requests_total{{{place},lane="explain",mirrored="false",model_status_code="200",' in page
