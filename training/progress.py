@@ -154,7 +154,7 @@ class JobView:
             f"epoch {event['epoch'] + 1:>3}/{self._num_epochs}",
             f"{self._metric} {metrics[self._metric]:.4f}{' *' if event['improved'] else '  '}",
             f"loss {metrics['training_loss']:.4f}",
-            f"log_loss {metrics['log_loss']:.4f}",
+            *(f"{name} {metrics[name]:.4f}" for name in ("log_loss", "validation_loss") if name in metrics),
         ]
         if self._pace.images_per_s is not None:
             words.append(f"{self._pace.images_per_s:.3g} images/s")
