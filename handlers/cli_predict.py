@@ -13,10 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from clearsight.console import AzCommand, emit, stderr
 from clearsight.errors import BadImage, BadRequest, UserError
 from clearsight.handlers.backends import BACKENDS
+from clearsight.handlers.mask_image import encode_numbers, file_type, instance_numbers
 from clearsight.handlers.overlay import draw_overlay, to_jpeg
 from clearsight.handlers.scorer import MAX_BATCH_SIZE, Scorer, load_scorer
 from clearsight.images import Limits, decode_image, sniff_format
 from clearsight.registry import ModelRegistry
+from clearsight.settings import SegmentationSettings
 from clearsight.tasks import Task
 from clearsight.wire import Answer, DetectionAnswer, to_document
 from clearsight.workspace import Workspace, write_atomically
@@ -73,10 +75,22 @@ def find_pictures(paths: Sequence[Path]) -> list[Picture]:
 )
 @click.option("--output", "-o", default="json", show_default=True, type=click.Choice(["json", "jsonl", "table"]))
 @click.option("--save-overlay", metavar="FOLDER", type=click.Path(path_type=Path), help="Write pictures with scores.")
+@click.option(
+    "--save-masks",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Segmentation: write masks as one-channel pictures of instance numbers; settings.json says which file type.",
+)
 @click.option("--backend", default="auto", show_default=True, type=click.Choice(["auto", *BACKENDS]))
 @click.option("--batch-size", default=MAX_BATCH_SIZE, show_default=True, type=click.IntRange(1, 256))
 def predict(
-    pictures: tuple[Path, ...], package: str, output: str, save_overlay: Path | None, backend: str, batch_size: int
+    pictures: tuple[Path, ...],
+    package: str,
+    output: str,
+    save_overlay: Path | None,
+    save_masks: Path | None,
+    backend: str,
+    batch_size: int,
 ) -> None:
     r"""Score pictures with a model package, in this process.
 
@@ -88,13 +102,17 @@ def predict(
       clearsight predict --package outputs/mlflow-model kitchen.jpg
       clearsight predict --package azureml:fridge@latest photos/ -o table
       clearsight predict --package azureml:fridge:3 photos/ -o jsonl --save-overlay looked-at/
+      clearsight predict --package azureml:nuclei:1 slides/ -o jsonl --save-masks masks/
     """
     found = find_pictures(pictures)
     scorer = load_scorer(
         ModelRegistry(Workspace.default()).resolve(package), backend=backend, max_batch_size=batch_size
     )
+    if save_masks is not None:
+        _require_masks(scorer)
     documents, failed = [], 0
-    used: set[Path] = set()
+    overlays: set[Path] = set()
+    masks: set[Path] = set()
     columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         for scored in progress.track(_score_all(scorer, found), total=len(found)):
@@ -104,7 +122,10 @@ def predict(
                 stderr.print(f"{file}: {result}", markup=False, soft_wrap=True)
                 continue
             if save_overlay is not None:
-                _save_overlay(save_overlay / _overlay_name(scored.picture, used), scorer, scored.picture, result)
+                name = _free_name(scored.picture, "overlay.jpg", overlays)
+                _save_overlay(save_overlay / name, scorer, scored.picture, result)
+            if save_masks is not None:
+                _save_masks(save_masks, masks, scorer, scored.picture, result)
             document = {"file": str(file), **to_document(result)}
             if output == "jsonl":
                 click.echo(orjson.dumps(document).decode())
@@ -156,12 +177,12 @@ def table_row(file: Path, answer: Answer, task: Task) -> dict[str, Any]:
     }
 
 
-def _overlay_name(picture: Picture, used: set[Path]) -> Path:
-    """Path of an overlay below the target folder; a number keeps equal names of different folders apart."""
+def _free_name(picture: Picture, ending: str, used: set[Path]) -> Path:
+    """Path of a picture made from another, below the target folder; a number keeps equal names apart."""
     number = 1
     while True:
         mark = "" if number == 1 else f".{number}"
-        name = picture.relative.with_name(f"{picture.relative.name}{mark}.overlay.jpg")
+        name = picture.relative.with_name(f"{picture.relative.name}{mark}.{ending}")
         if name not in used:
             used.add(name)
             return name
@@ -171,3 +192,23 @@ def _overlay_name(picture: Picture, used: set[Path]) -> Path:
 def _save_overlay(target: Path, scorer: Scorer, picture: Picture, answer: Answer) -> None:
     image_HWC = decode_image(picture.file.read_bytes(), exif_orientation=scorer.settings.exif_orientation)
     write_atomically(target, to_jpeg(draw_overlay(image_HWC, answer, scorer.labels)))
+
+
+def _require_masks(scorer: Scorer) -> None:
+    if not isinstance(scorer.settings, SegmentationSettings):
+        raise UserError(
+            f"--save-masks needs a package of instance segmentation, but {scorer.package.root} is one of "
+            f"{scorer.task.value}; leave it out"
+        )
+    if file_type(scorer.settings) != scorer.settings.image_type:
+        stderr.print("masks are written as PNG: JPG would change their numbers (see mask_image_allow_lossy)")
+
+
+def _save_masks(folder: Path, used: set[Path], scorer: Scorer, picture: Picture, answer: Answer) -> None:
+    settings = scorer.settings
+    assert isinstance(settings, SegmentationSettings)  # noqa: S101  checked before the first picture
+    assert isinstance(answer, DetectionAnswer)  # noqa: S101  what packages of segmentation answer
+    kind = file_type(settings)
+    height, width = decode_image(picture.file.read_bytes(), exif_orientation=settings.exif_orientation).shape[:2]
+    target = folder / _free_name(picture, f"masks.{kind.lower()}", used)
+    write_atomically(target, encode_numbers(instance_numbers(answer, height, width), kind))

@@ -64,14 +64,20 @@ class YoloNetwork:
         self.batch_rule = choose_rule(backend, side, side, self._batch_size, options)
 
     def propose(self, canvases: Iterable[Bytes]) -> Iterator[Candidates]:
-        remaining = iter(canvases)
-        while batch := [self._input(canvas_HWC) for canvas_HWC in islice(remaining, self._batch_size)]:
-            outputs = run_batches(self._backend, np.stack(batch), self.batch_rule, self._batch_size)
+        side, remaining = self._settings.img_size, iter(canvases)
+        images_NCHW = np.empty((self._batch_size, 3, side, side), np.float32)
+        while batch_size := self._fill(images_NCHW, remaining):
+            outputs = run_batches(self._backend, images_NCHW[:batch_size], self.batch_rule, self._batch_size)
             for boxes_xyxy_C4, scores_C, class_ids_C in zip(*outputs, strict=True):
                 yield Candidates(boxes_xyxy_C4, scores_C, class_ids_C)
 
-    def _input(self, canvas_HWC: Bytes) -> npt.NDArray[np.float32]:
-        return normalise(canvas_HWC, self._settings.mean, self._settings.std)
+    def _fill(self, images_NCHW: npt.NDArray[np.float32], canvases: Iterator[Bytes]) -> int:
+        """Take as many canvases as there are and as have room; return how many."""
+        count = 0
+        for canvas_HWC in islice(canvases, len(images_NCHW)):
+            images_NCHW[count] = normalise(canvas_HWC, self._settings.mean, self._settings.std)
+            count += 1
+        return count
 
 
 class RcnnNetwork:

@@ -7,6 +7,9 @@ Which layout wins depends on runtime, network and processor, so it is measured w
 Every candidate runs in processes of its own, as many as it has workers, at the same time; each answers whole request
 bodies (base64 in, JSON out), so decoding counts. Torch's backends are measured only where asked for or where there is
 no other: loading torch takes longer than all other candidates together, and they were never the fastest.
+
+A detector takes seconds for a picture. So there are fewer candidates of it, pictures are scored whole (tiles multiply
+everyone's time by the same number), and after `MAX_TOTAL_S` no further candidate is begun.
 """
 
 import base64
@@ -16,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypedDict
 
@@ -28,10 +31,16 @@ from PIL import Image
 from clearsight.errors import UserError
 from clearsight.handlers.backends import BACKENDS, OpenOptions, Precision, candidates, open_backend, require_able
 from clearsight.package import ModelPackage
+from clearsight.settings import DetectorSettings, YoloSettings
 
 __all__ = ["Measurement", "Row", "layouts", "measure"]
 
-BATCH_SIZES: Final = (1, 8)
+CLASSIFIER_BATCH_SIZES: Final = (1, 8)
+YOLO_BATCH_SIZES: Final = (1, 4)
+RCNN_BATCH_SIZES: Final = (1,)
+"""The R-CNN family takes one picture a call: a batch would only wait for itself."""
+MAX_TOTAL_S: Final = 120.0
+"""Of a measurement that has found a way to serve already; well below the time limit that deployments give it."""
 _SAME: Final = 0.95
 """Rows within this share of the highest throughput count as equally fast; the one with the lowest latency wins."""
 _START_TIMEOUT_S: Final = 120.0
@@ -79,6 +88,19 @@ def layouts(num_cores: int) -> list[tuple[int, int]]:
     return sorted(found)
 
 
+def _detector_layouts(num_cores: int) -> list[tuple[int, int]]:
+    """Fewer: a worker may need gigabytes, and where two share all cores each waits seconds for the other."""
+    return sorted({(1, num_cores), (min(2, num_cores), max(1, num_cores // 2))})
+
+
+def _plan(package: ModelPackage, num_cores: int) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
+    """Layouts and batch sizes worth measuring."""
+    if package.task.is_classification:
+        return layouts(num_cores), CLASSIFIER_BATCH_SIZES
+    is_yolo = isinstance(package.settings(), YoloSettings)
+    return _detector_layouts(num_cores), YOLO_BATCH_SIZES if is_yolo else RCNN_BATCH_SIZES
+
+
 def choose(rows: Sequence[Row]) -> Row:
     """Pick the row with the highest throughput; of nearly equal ones that with the lowest latency."""
     best = max(row.images_per_s for row in rows)
@@ -86,9 +108,15 @@ def choose(rows: Sequence[Row]) -> Row:
 
 
 def measure(
-    path: Path | str, seconds: float = 0.3, precision: Precision = "f32", backends: Sequence[str] = ()
+    path: Path | str,
+    seconds: float = 0.3,
+    precision: Precision = "f32",
+    backends: Sequence[str] = (),
+    max_total_s: float = MAX_TOTAL_S,
 ) -> Measurement:
-    """Measure every candidate for `seconds` per batch size. Raises `UserError` when none runs.
+    """Measure every candidate for `seconds` per batch size, at least one call. Raises `UserError` when none runs.
+
+    Once one has run and `max_total_s` are over, the others are left out, and `failed` says so.
 
     `precision` below f32 is measured whether or not the package has passed its gate; serving it needs the gate.
     """
@@ -98,11 +126,15 @@ def measure(
     num_cores = len(os.sched_getaffinity(0))
     rows: list[Row] = []
     failed: list[dict[str, Any]] = []
+    able_layouts, batch_sizes = _plan(package, num_cores)
+    started = time.monotonic()
     for name in names:
-        for workers, threads in layouts(num_cores):
+        for workers, threads in able_layouts:
             try:
                 require_able(name, OpenOptions("cpu", precision, threads))
-                rows += _measure_layout(package.root, name, precision, workers, threads, seconds)
+                if rows and time.monotonic() - started > max_total_s:
+                    raise UserError(f"not measured: the measurement has taken more than {max_total_s:.0f} s")
+                rows += _measure_layout(package.root, name, precision, workers, threads, seconds, batch_sizes)
             except UserError as error:
                 failed.append({"backend": name, "workers": workers, "threads": threads, "reason": str(error)})
     if not rows:
@@ -117,7 +149,13 @@ def measure(
 
 
 def _measure_layout(
-    root: Path, backend: str, precision: Precision, workers: int, threads: int, seconds: float
+    root: Path,
+    backend: str,
+    precision: Precision,
+    workers: int,
+    threads: int,
+    seconds: float,
+    batch_sizes: Sequence[int],
 ) -> list[Row]:
     """Start the workers, run every batch size in all of them at once, and add up."""
     command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, str(root), "--worker"]
@@ -130,7 +168,7 @@ def _measure_layout(
         for child in children:
             _expect_line(child)
         rows = []
-        for batch_size in BATCH_SIZES:
+        for batch_size in batch_sizes:
             for child in children:
                 assert child.stdin is not None  # noqa: S101  a pipe was asked for
                 child.stdin.write(f"{batch_size}\n")
@@ -178,7 +216,10 @@ def _work(root: Path, backend: str, precision: Precision, threads: int, seconds:
 
     package = ModelPackage.open(root, verify=False)  # the parent verified it
     options = OpenOptions("cpu", precision, threads)
-    scorer = Scorer(package, open_backend(backend, package, options), backend, options)
+    settings = package.settings()
+    if isinstance(settings, DetectorSettings):
+        settings = replace(settings, tile_grid_size=None)
+    scorer = Scorer(package, open_backend(backend, package, options), backend, options, settings=settings)
     body = example_body()
     answer_bodies(scorer, [body])
     click.echo("ready")

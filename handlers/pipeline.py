@@ -11,7 +11,7 @@ from clearsight.handlers.batching import BatchRule
 from clearsight.handlers.classification import ClassificationPipeline
 from clearsight.handlers.detectors import DetectionPipeline, RcnnNetwork, YoloNetwork
 from clearsight.package import ModelPackage
-from clearsight.settings import ClassificationSettings, RcnnSettings, YoloSettings
+from clearsight.settings import ClassificationSettings, RcnnSettings, Settings, YoloSettings
 from clearsight.wire import Answer
 
 __all__ = ["Pipeline", "open_pipeline"]
@@ -37,12 +37,13 @@ class Pipeline(Protocol):
         ...
 
 
-def open_pipeline(package: ModelPackage, backend: Backend, options: OpenOptions, max_batch_size: int) -> Pipeline:
+def open_pipeline(
+    package: ModelPackage, settings: Settings, backend: Backend, options: OpenOptions, max_batch_size: int
+) -> Pipeline:
     """Choose the pipeline of a package and try its network once.
 
     Raises `InvalidPackage` when the graph is not one of this task or of so many labels.
     """
-    settings = package.settings()
     if isinstance(settings, ClassificationSettings):
         return ClassificationPipeline(backend, settings, package, options, max_batch_size)
     network: YoloNetwork | RcnnNetwork

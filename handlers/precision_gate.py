@@ -23,17 +23,29 @@ import orjson
 
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.backends import OpenOptions, Precision, open_backend
+from clearsight.handlers.object_agreement import MIN_IOU, Agreement
 from clearsight.package import ModelPackage
+from clearsight.settings import DetectorSettings
 from clearsight.tasks import Task
-from clearsight.wire import ClassificationAnswer
+from clearsight.wire import DetectedObject, DetectionAnswer, to_document
 from clearsight.workspace import write_atomically
 
-__all__ = ["MAX_MEAN_DIFFERENCE", "MIN_AGREEMENT", "MIN_PICTURES", "compare", "precision_gate", "record_gate"]
+__all__ = [
+    "MAX_MEAN_DIFFERENCE",
+    "MIN_AGREEMENT",
+    "MIN_PICTURES",
+    "compare",
+    "compare_objects",
+    "precision_gate",
+    "record_gate",
+]
 
 MIN_AGREEMENT: Final = 0.99
-"""Share of pictures with the same decision: the top class, or for multi-label the set of classes at 0.5 and above."""
+"""Share of pictures with the same decision: the top class, or for multi-label the set of classes at 0.5 and above.
+Of detectors the F1 of their objects: same class, boxes and masks with an IoU of at least 0.9."""
 MAX_MEAN_DIFFERENCE: Final = 0.01
-"""Mean absolute difference of the probabilities of the pictures' decided classes."""
+"""Mean absolute difference of the probabilities of the pictures' decided classes, or of the scores of objects that
+both found. An object that only one found does not count up to this far above the score threshold."""
 MIN_PICTURES: Final = 16
 
 _TIMEOUT_S: Final = 1800
@@ -54,12 +66,18 @@ def precision_gate(
     package = ModelPackage.open(path)
     threads = num_threads or len(os.sched_getaffinity(0))
     header = {"precision": precision, "backend": _BACKEND, "runtime": f"{_BACKEND} {version(_BACKEND)}"}
-    expected = _probs(package.root, pictures, "f32", threads)
+    expected = _answers(package.root, pictures, "f32", threads)
     try:
-        found = _probs(package.root, pictures, precision, threads)
+        found = _answers(package.root, pictures, precision, threads)
     except UserError as error:
         return {**header, "num_images": len(pictures), "passed": False, "reason": str(error)}
-    return {**header, **compare(expected, found, package.task)}
+    settings = package.settings()
+    if isinstance(settings, DetectorSettings):
+        return {
+            **header,
+            **compare_objects([*map(_objects, expected)], [*map(_objects, found)], settings.box_score_thresh),
+        }
+    return {**header, **compare(_probs(expected), _probs(found), package.task)}
 
 
 def compare(expected_NK: npt.NDArray[np.float64], found_NK: npt.NDArray[np.float64], task: Task) -> dict[str, Any]:
@@ -83,6 +101,31 @@ def compare(expected_NK: npt.NDArray[np.float64], found_NK: npt.NDArray[np.float
     }
 
 
+def compare_objects(
+    expected: Sequence[DetectionAnswer], found: Sequence[DetectionAnswer], score_threshold: float
+) -> dict[str, Any]:
+    """The same for answers of detectors; pictures without a single object prove nothing."""
+    agreement = Agreement(score_threshold, MAX_MEAN_DIFFERENCE)
+    for one, other in zip(expected, found, strict=True):
+        agreement.add(one, other)
+    f1, differences = agreement.f1, agreement.score_differences
+    if f1 is None or not differences:
+        reason = "no object was found by both precisions" if f1 is not None else "the pictures show no object"
+        return {"num_images": len(expected), "num_objects": 0, "agreement": f1, "passed": False, "reason": reason}
+    mean_difference = float(np.mean(differences))
+    return {
+        "num_images": len(expected),
+        "num_objects": agreement.num_matched,
+        "min_iou": MIN_IOU,
+        "agreement": f1,
+        "min_agreement": MIN_AGREEMENT,
+        "mean_abs_diff_probs": mean_difference,
+        "max_mean_abs_diff_probs": MAX_MEAN_DIFFERENCE,
+        "max_abs_diff_probs": max(differences),
+        "passed": f1 >= MIN_AGREEMENT and mean_difference <= MAX_MEAN_DIFFERENCE,
+    }
+
+
 def record_gate(package: ModelPackage, result: Mapping[str, Any]) -> None:
     """Write a result into the package's manifest under `precision_gates`."""
     document = json.loads(package.manifest_file.read_text())
@@ -90,8 +133,8 @@ def record_gate(package: ModelPackage, result: Mapping[str, Any]) -> None:
     write_atomically(package.manifest_file, json.dumps(document, indent=2) + "\n")
 
 
-def _probs(root: Path, pictures: Sequence[Path], precision: Precision, threads: int) -> npt.NDArray[np.float64]:
-    """Score in a process of its own, (N, K). Raises `UserError` with its last words when it fails."""
+def _answers(root: Path, pictures: Sequence[Path], precision: Precision, threads: int) -> list[dict[str, Any]]:
+    """Score in a process of its own: an answer's JSON per picture. Raises `UserError` with its last words."""
     job = {"package": str(root), "precision": precision, "threads": threads, "pictures": [str(p) for p in pictures]}
     child = subprocess.run(
         [sys.executable, "-m", "clearsight.handlers.precision_gate", str(root), "--child"],
@@ -105,25 +148,39 @@ def _probs(root: Path, pictures: Sequence[Path], precision: Precision, threads: 
     if child.returncode != 0:
         last = (child.stderr.decode(errors="replace").strip().splitlines() or ["unknown failure"])[-1]
         raise UserError(last.removeprefix("error: "))
-    return np.array(orjson.loads(child.stdout), np.float64)
+    answers: list[dict[str, Any]] = orjson.loads(child.stdout)
+    return answers
 
 
-def _score_child() -> list[tuple[float, ...]]:
+def _probs(documents: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float64]:
+    """(N, K)."""
+    return np.array([document["probs"] for document in documents], np.float64)
+
+
+def _objects(document: Mapping[str, Any]) -> DetectionAnswer:
+    """Read back what `wire.to_document` wrote."""
+    return DetectionAnswer(
+        tuple(
+            DetectedObject(tuple(row["box"].values()), row["label"], row["score"], row.get("polygon"))
+            for row in document["boxes"]
+        )
+    )
+
+
+def _score_child() -> list[dict[str, Any]]:
     from clearsight.handlers.scorer import Scorer
 
     job = orjson.loads(sys.stdin.buffer.read())
     package = ModelPackage.open(job["package"], verify=False)  # the parent verified it
     options = OpenOptions("cpu", job["precision"], job["threads"])
     scorer = Scorer(package, open_backend(_BACKEND, package, options), _BACKEND, options)
-    probs = []
+    answers = []
     for name in job["pictures"]:
         (result,) = scorer.score([Path(name).read_bytes()])
         if isinstance(result, BadRequest):
             raise UserError(f"{name}: {result}")
-        if not isinstance(result, ClassificationAnswer):
-            raise UserError(f"the accuracy gate must get a classification package, but got {package.task.value}")
-        probs.append(result.probs)
-    return probs
+        answers.append(to_document(result))
+    return answers
 
 
 @click.command()

@@ -68,11 +68,13 @@ class Scorer:
         options: OpenOptions,
         max_batch_size: int = MAX_BATCH_SIZE,
         limits: Limits = DEFAULT_LIMITS,
+        settings: Settings | None = None,
     ) -> None:
+        """`settings` stand in for the package's own."""
         self.package = package
         self.task: Task = package.task
         self.labels: tuple[str, ...] = package.labels
-        self.settings: Settings = package.settings()
+        self.settings: Settings = package.settings() if settings is None else settings
         self.backend = backend_name
         self.device: Device = options.device
         self.precision: Precision = options.precision
@@ -81,7 +83,7 @@ class Scorer:
         self._limits = limits
         self._pool = ThreadPoolExecutor(options.num_threads, "clearsight-decode") if options.num_threads > 1 else None
         cv2.setNumThreads(1)  # pictures are decoded side by side; OpenCV's own threads would come on top
-        self._pipeline: Pipeline = open_pipeline(package, _OneAtATime(backend), options, max_batch_size)
+        self._pipeline: Pipeline = open_pipeline(package, self.settings, _OneAtATime(backend), options, max_batch_size)
         self.batch_rule: BatchRule = self._pipeline.batch_rule
 
     def score(self, cells: Sequence[object]) -> list[Answer | BadRequest]:
