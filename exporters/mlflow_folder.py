@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import yaml
 
-from clearsight.errors import ExportError
 from clearsight.package import SETTINGS_FILE, WEIGHTS_FILE
 from clearsight.tasks import Task
 
@@ -24,6 +23,7 @@ __all__ = ["LOADER_MODULE", "write_mlflow_files"]
 LOADER_MODULE: Final = "clearsight.handlers.mlflow_pyfunc"
 
 _CLASSIFICATION_OUTPUTS: Final = ("probs", "labels", "visualizations", "attributions")
+_DETECTION_OUTPUTS: Final = ("boxes",)
 
 _REQUIRED: Final = ("numpy", "openvino", "pandas", "pillow", "safetensors", "timm", "torch", "torchvision")
 _ONNX_RUNTIMES: Final = ("onnxruntime-gpu", "onnxruntime")  # the same runtime under two names
@@ -33,8 +33,6 @@ def write_mlflow_files(
     folder: Path, *, task: Task, model_name: str, run_id: str, is_finetuned: bool, created_at: datetime
 ) -> None:
     """Write `MLmodel`, `conda.yaml`, `python_env.yaml` and `requirements.txt` into `folder`."""
-    if not task.is_classification:
-        raise ExportError(f"packages are written for classification only, but got the task {task.value}")
     python = platform.python_version()
     requirements = _requirements()
     mlmodel = {
@@ -59,7 +57,7 @@ def write_mlflow_files(
         "model_size_bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         "model_uuid": uuid.uuid4().hex,
         "run_id": run_id,
-        "signature": _signature(_CLASSIFICATION_OUTPUTS),
+        "signature": _signature(_CLASSIFICATION_OUTPUTS if task.is_classification else _DETECTION_OUTPUTS),
         "utc_time_created": created_at.strftime("%Y-%m-%d %H:%M:%S.%f"),
     }
     conda = {

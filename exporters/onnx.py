@@ -1,4 +1,4 @@
-"""ONNX export of a classification network."""
+"""ONNX export of what a network serves, or of what Azure's clients expect."""
 
 import warnings
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from clearsight.errors import ExportError
+from clearsight.networks.serving import GraphSignature
 
 __all__ = ["OPSET", "Exporter", "NormalisedNetwork", "export_onnx"]
 
@@ -30,89 +31,92 @@ class NormalisedNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
 
-    def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        logits_NK: torch.Tensor = self.network((images_NCHW - self.mean) / self.std)
-        return logits_NK
+    def forward(self, images_NCHW: torch.Tensor) -> Any:
+        return self.network((images_NCHW - self.mean) / self.std)
 
 
 def export_onnx(
-    network: nn.Module,
+    module: nn.Module,
+    example: tuple[torch.Tensor, ...],
     file: Path,
-    size: int,
+    signature: GraphSignature,
     *,
-    input_name: str,
-    output_name: str,
-    free_size: bool,
     exporters: Sequence[Exporter] = ("torchscript", "dynamo"),
 ) -> dict[str, Any]:
-    """Write a network in evaluation mode as one self-contained ONNX file; return what made it.
+    """Write a module in evaluation mode as one self-contained ONNX file; return what made it.
 
-    Input images_NCHW float32 of any N, and of any height and width with `free_size` (else `size`, in pixels); output
-    logits_NK. The exporters are tried in turn and the one that made the file is recorded. The TorchScript-based one
-    comes first: on ResNet-18 and MobileNetV2 it takes 0.4 to 2 s where the other takes 12 to 25 s, and it handles the
-    NMS of detectors, which the other does not. Raises `ExportError` when none succeeds.
+    `example` are inputs to trace with: axes that `signature` does not free keep their lengths. The exporters are tried
+    in turn and the one that made the file is recorded. The TorchScript-based one comes first: on ResNet-18 and
+    MobileNetV2 it takes 0.4 to 2 s where the other takes 12 to 25 s, and it handles the NMS of detectors, which the
+    other does not. Raises `ExportError` when none succeeds.
     """
-    example_NCHW = torch.zeros(2, 3, size, size)
     faults = []
     for exporter in exporters:
         write = _write_with_torchscript if exporter == "torchscript" else _write_with_dynamo
         try:
-            write(network, example_NCHW, file, input_name, output_name, free_size)
+            write(module, example, file, signature)
         except Exception as error:  # the exporters raise whatever the pass that failed raises
             file.unlink(missing_ok=True)
             faults.append(f"{exporter}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
             continue
+        name = signature.inputs[0]
+        free = signature.free_axes.get(name, {})
+        shape = [free.get(axis, length) for axis, length in enumerate(example[0].shape)]
         return {
             "exporter": exporter,
             "torch": torch.__version__,
             "opset": OPSET,
-            "input": {"name": input_name, "shape": ["batch", 3, *(["height", "width"] if free_size else [size, size])]},
-            "output": {"name": output_name, "shape": ["batch", "classes"]},
+            "input": {"name": name, "shape": shape},
+            "inputs": list(signature.inputs),
+            "outputs": list(signature.outputs),
             **({"failed_exporters": faults} if faults else {}),
         }
     raise ExportError("the network cannot be exported to ONNX: " + "; ".join(faults))
 
 
 def _write_with_torchscript(
-    network: nn.Module, example_NCHW: torch.Tensor, file: Path, input_name: str, output_name: str, free_size: bool
+    module: nn.Module, example: tuple[torch.Tensor, ...], file: Path, signature: GraphSignature
 ) -> None:
-    size_axes = {2: "height", 3: "width"} if free_size else {}
     with torch.no_grad(), warnings.catch_warnings():
         # torch deprecates this exporter; it is still the one that exports all our networks (see `export_onnx`).
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx|clearsight\.exporters")
-        # timm's ViT asserts its picture size in `forward`; a graph of one size is what is wanted there. The warning
-        # comes from inside torch, so it is known by its text. Parity on real pictures shows what a trace has lost.
-        warnings.filterwarnings("ignore", "Converting a tensor to a Python", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        # What a trace may lose: timm's ViT asserts its picture size in `forward`, and a graph of one size is what is
+        # wanted there; torchvision iterates over pictures. Parity on real pictures shows what it has lost.
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        warnings.filterwarnings(
+            "ignore", "To copy construct from a tensor", UserWarning
+        )  # torchvision, of a traced size
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.onnx")
         torch.onnx.export(
-            network,
-            (example_NCHW,),
+            module,
+            example,
             file,
-            input_names=[input_name],
-            output_names=[output_name],
+            input_names=list(signature.inputs),
+            output_names=list(signature.outputs),
             opset_version=OPSET,
             dynamo=False,
-            dynamic_axes={input_name: {0: "batch", **size_axes}, output_name: {0: "batch"}},
+            dynamic_axes={name: dict(axes) for name, axes in signature.free_axes.items()},
         )
 
 
 def _write_with_dynamo(
-    network: nn.Module, example_NCHW: torch.Tensor, file: Path, input_name: str, output_name: str, free_size: bool
+    module: nn.Module, example: tuple[torch.Tensor, ...], file: Path, signature: GraphSignature
 ) -> None:
     dynamic = torch.export.Dim.DYNAMIC
-    axes = {0: dynamic, **({2: dynamic, 3: dynamic} if free_size else {})}
+    axes = tuple(dict.fromkeys(signature.free_axes.get(name, {}), dynamic) for name in signature.inputs)
     with torch.no_grad(), warnings.catch_warnings():
         # Deprecations inside torch and onnxscript, between their own parts.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
         torch.onnx.export(
-            network,
-            (example_NCHW,),
+            module,
+            example,
             file,
-            input_names=[input_name],
-            output_names=[output_name],
+            input_names=list(signature.inputs),
+            output_names=list(signature.outputs),
             opset_version=OPSET,
             dynamo=True,
-            dynamic_shapes=(axes,),
+            dynamic_shapes=axes,
             external_data=False,
             verbose=False,
         )

@@ -1,36 +1,19 @@
-"""The promise behind every exported graph: it computes what the network computes."""
+"""The promise behind every exported graph of a classifier: it computes what the network computes."""
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime  # type: ignore[import-untyped]
-import torch
 from torch import nn
 
 from clearsight.errors import ExportError
+from clearsight.exporters.graphs import Graph, run_eager, run_in_batches
 from clearsight.tasks import Task
 
-__all__ = [
-    "LOGIT_TOLERANCE",
-    "PROB_TOLERANCE",
-    "WANTED_IMAGES",
-    "Graph",
-    "check_parity",
-    "run_eager",
-    "run_onnxruntime",
-    "run_openvino",
-    "run_torchscript",
-]
+__all__ = ["LOGIT_TOLERANCE", "PROB_TOLERANCE", "WANTED_IMAGES", "check_parity"]
 
 Floats = npt.NDArray[np.float32]
-Run = Callable[[Floats], Floats]
 
 PROB_TOLERANCE: Final = 1e-4
 """Largest difference of any probability. Measured on ImageNet networks: 1e-6 for every float32 runtime."""
@@ -39,66 +22,6 @@ LOGIT_TOLERANCE: Final = 1e-3
 """Largest difference of any logit over the largest logit: finds a broken graph whose probabilities are flat."""
 
 WANTED_IMAGES: Final = 16
-
-_BATCH_SIZE: Final = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """One exported graph on one runtime. `prepare` turns the network's input into the graph's, if they differ."""
-
-    name: str
-    run: Run
-    runtime: str
-    """Runtime and its version."""
-    prepare: Callable[[Floats], Floats] | None = None
-
-
-def run_eager(network: nn.Module) -> Run:
-    """Run a network in evaluation mode as it is."""
-
-    def run(images_NCHW: Floats) -> Floats:
-        with torch.inference_mode():
-            logits_NK: Floats = network(torch.from_numpy(images_NCHW)).numpy()
-        return logits_NK
-
-    return run
-
-
-def run_torchscript(file: Path) -> Graph:
-    """Load a saved TorchScript graph on the CPU."""
-    with warnings.catch_warnings():
-        # torch deprecates TorchScript in favour of torch.export; it stays the format that TorchServe users ask for.
-        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
-        module = torch.jit.load(str(file), map_location="cpu").eval()  # type: ignore[no-untyped-call]
-    return Graph("torchscript", run_eager(module), f"torch {torch.__version__}")
-
-
-def run_onnxruntime(file: Path, name: str = "onnxruntime") -> Graph:
-    """Load an ONNX file in ONNX Runtime on the CPU."""
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    input_name, output_name = session.get_inputs()[0].name, session.get_outputs()[0].name
-
-    def run(images_NCHW: Floats) -> Floats:
-        logits_NK: Floats = session.run([output_name], {input_name: images_NCHW})[0]
-        return logits_NK
-
-    return Graph(name, run, f"onnxruntime {onnxruntime.__version__}")
-
-
-def run_openvino(file: Path) -> Graph | None:
-    """Compile an ONNX file with OpenVINO in float32 on the CPU; `None` when OpenVINO is not installed."""
-    if find_spec("openvino") is None:
-        return None
-    import openvino  # type: ignore[import-untyped]  # half a second, and not needed to write a package
-
-    compiled = openvino.compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-    def run(images_NCHW: Floats) -> Floats:
-        logits_NK: Floats = np.array(compiled(images_NCHW)[0])
-        return logits_NK
-
-    return Graph("openvino", run, f"openvino {version('openvino')}")
 
 
 def check_parity(
@@ -112,7 +35,7 @@ def check_parity(
     """
     if not len(images_NCHW):
         raise ExportError("the parity check needs at least 1 picture, but got none; pass some of the validation set")
-    expected = _run_in_batches(run_eager(network), images_NCHW)
+    [expected] = run_in_batches(run_eager(network), images_NCHW)
     if expected.shape != (len(images_NCHW), num_classes):
         raise ExportError(
             f"the network must answer {num_classes} logits per picture, one per label, "
@@ -122,9 +45,8 @@ def check_parity(
         raise ExportError("the network answers logits that are not finite; it cannot be exported")
     backends: dict[str, dict[str, Any]] = {}
     for graph in graphs:
-        inputs = images_NCHW if graph.prepare is None else graph.prepare(images_NCHW)
-        backends[graph.name] = {**_compare(graph.name, expected, _run_in_batches(graph.run, inputs), task)}
-        backends[graph.name]["runtime"] = graph.runtime
+        [found] = run_in_batches(graph.run, images_NCHW)
+        backends[graph.name] = {**_compare(graph.name, expected, found, task), "runtime": graph.runtime}
     return {
         "num_images": len(images_NCHW),
         "wanted_images": WANTED_IMAGES,
@@ -147,14 +69,6 @@ def _compare(name: str, expected_NK: Floats, found_NK: Floats, task: Task) -> di
             f"logits, but the largest differences are {prob_diff:g} and {logit_diff:g}"
         )
     return {"max_abs_diff_logits": logit_diff, "max_abs_diff_probs": prob_diff}
-
-
-def _run_in_batches(run: Run, images_NCHW: Floats) -> Floats:
-    starts = [0, *range(1, len(images_NCHW), _BATCH_SIZE)]  # the first picture alone: both kinds of batch are covered
-    ends = [*starts[1:], len(images_NCHW)]
-    return np.concatenate(
-        [run(np.ascontiguousarray(images_NCHW[start:end])) for start, end in zip(starts, ends, strict=True)]
-    )
 
 
 def _probs(logits_NK: Floats, task: Task) -> npt.NDArray[np.float64]:

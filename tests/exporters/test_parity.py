@@ -1,5 +1,6 @@
 """A graph that computes something else is found."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 
 from clearsight.errors import ExportError
-from clearsight.exporters.parity import Graph, check_parity, run_eager, run_onnxruntime, run_openvino, run_torchscript
+from clearsight.exporters.graphs import Graph, run_eager, run_onnxruntime, run_openvino, run_torchscript
+from clearsight.exporters.parity import check_parity
 from clearsight.networks.load import load_network
 from clearsight.package import ModelPackage
 from clearsight.tasks import Task
@@ -32,7 +34,12 @@ def images(count: int) -> Floats:
 
 def shifted(by: float, name: str = "shifted") -> Graph:
     """A graph whose first logit is off by a constant."""
-    return Graph(name, lambda images_NCHW: images_NCHW.mean(axis=(2, 3)) + np.array([by, 0, 0], np.float32), "numpy")
+
+    def run(inputs: Sequence[Floats]) -> tuple[Floats, ...]:
+        [images_NCHW] = inputs
+        return (images_NCHW.mean(axis=(2, 3)) + np.array([by, 0, 0], np.float32),)
+
+    return Graph(name, run, "numpy")
 
 
 def test_no_picture_is_an_error() -> None:
@@ -44,9 +51,9 @@ def test_no_picture_is_an_error() -> None:
 def test_every_picture_is_compared_once_alone_or_in_a_batch(count: int) -> None:
     sizes: list[int] = []
 
-    def run(images_NCHW: Floats) -> Floats:
-        sizes.append(len(images_NCHW))
-        return images_NCHW.mean(axis=(2, 3))
+    def run(inputs: Sequence[Floats]) -> tuple[Floats, ...]:
+        sizes.append(len(inputs[0]))
+        return (inputs[0].mean(axis=(2, 3)),)
 
     report = check_parity(Means(), [Graph("counted", run, "numpy")], images(count), Task.MULTI_CLASS, 3)
     assert report["num_images"] == sum(sizes) == count
@@ -82,8 +89,8 @@ def test_logits_are_compared_where_probabilities_are_saturated() -> None:
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        (lambda batch: batch.mean(axis=(2, 3)) * np.nan, "differences are nan"),
-        (lambda batch: batch.mean(axis=(2, 3))[:, :2], r"shape \(3, 3\), but got \(3, 2\)"),
+        (lambda inputs: (inputs[0].mean(axis=(2, 3)) * np.nan,), "differences are nan"),
+        (lambda inputs: (inputs[0].mean(axis=(2, 3))[:, :2],), r"shape \(3, 3\), but got \(3, 2\)"),
     ],
 )
 def test_not_a_number_and_a_wrong_shape_are_differences(run: object, message: str) -> None:
@@ -106,9 +113,9 @@ def test_all_runtimes_agree_on_a_package_at_other_batches_and_sizes_too(tiny_pac
     random = np.random.default_rng(1)
     for shape in [(7, 3, 64, 64), (2, 3, 96, 80)]:
         batch = random.normal(size=shape).astype(np.float32)
-        expected = eager(batch)
+        [expected] = eager([batch])
         for graph in [*graphs, openvino]:
-            np.testing.assert_allclose(graph.run(batch), expected, atol=1e-4, err_msg=f"{graph.name} {shape}")
+            np.testing.assert_allclose(graph.run([batch])[0], expected, atol=1e-4, err_msg=f"{graph.name} {shape}")
 
 
 def test_an_altered_onnx_initializer_is_found(tiny_package: ModelPackage, tmp_path: Path) -> None:

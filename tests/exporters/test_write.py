@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from clearsight.errors import BadImage, Conflict, ExportError, InvalidPackage
-from clearsight.exporters import write
+from clearsight.exporters import serving_graphs, write
+from clearsight.exporters.graphs import run_onnxruntime
 from clearsight.exporters.onnx import NormalisedNetwork, export_onnx
-from clearsight.exporters.parity import run_onnxruntime
 from clearsight.exporters.torchscript import export_torchscript
 from clearsight.exporters.write import has_bf16_units, write_package
 from clearsight.images import decode_image
 from clearsight.networks.load import load_network
+from clearsight.networks.serving import GraphSignature, signature_of
 from clearsight.package import ONNX_FILE, TORCHSCRIPT_FILE, ModelPackage
 from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
@@ -161,7 +162,7 @@ def test_normalisation_can_live_inside_azures_graph(tmp_path: Path, drawn_pictur
         torch.manual_seed(0)
         layer = Thumbnail(2).fc
     # A picture of one colour in [0, 1]; by hand: ((c - mean) / std) through the layer.
-    found = graph.run(np.full((1, 3, 32, 32), 0.75, np.float32))
+    [found] = graph.run([np.full((1, 3, 32, 32), 0.75, np.float32)])
     expected = layer(torch.tensor([[0.5, 2.0, 0.75]]))
     np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
 
@@ -224,8 +225,8 @@ def test_a_graph_that_disagrees_leaves_nothing_behind_and_keeps_the_older_packag
     older = write_thumbnail(target, drawn_pictures)
     before = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
 
-    def export_and_corrupt(network: nn.Module, file: Path, size: int, **options: Any) -> dict[str, Any]:
-        record = export_onnx(network, file, size, **options)
+    def export_and_corrupt(module: nn.Module, example: Any, file: Path, signature: GraphSignature) -> dict[str, Any]:
+        record = export_onnx(module, example, file, signature)
         graph = onnx.load(file)
         for tensor in graph.graph.initializer:
             if tensor.name.endswith("fc.bias"):
@@ -234,7 +235,7 @@ def test_a_graph_that_disagrees_leaves_nothing_behind_and_keeps_the_older_packag
         onnx.save(graph, file)
         return record
 
-    monkeypatch.setattr(write, "export_onnx", export_and_corrupt)
+    monkeypatch.setattr(serving_graphs, "export_onnx", export_and_corrupt)
     with pytest.raises(ExportError, match="onnxruntime must agree with the network"):
         write_thumbnail(target, drawn_pictures)
     assert {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()} == before
@@ -266,17 +267,10 @@ class Untraceable(nn.Module):
 
 def test_a_network_that_cannot_be_exported_says_why(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cannot be exported to TorchScript: no forward"):
-        export_torchscript(Untraceable(), tmp_path / "m.pt", 8)
+        export_torchscript(Untraceable(), (torch.zeros(1),), tmp_path / "m.pt")
+    signature = signature_of(Untraceable())
     with pytest.raises(ExportError, match="cannot be exported to ONNX: torchscript: RuntimeError: no forward"):
-        export_onnx(
-            Untraceable(),
-            tmp_path / "m.onnx",
-            8,
-            input_name="images",
-            output_name="logits",
-            free_size=True,
-            exporters=("torchscript",),
-        )
+        export_onnx(Untraceable(), (torch.zeros(1),), tmp_path / "m.onnx", signature, exporters=("torchscript",))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -289,18 +283,11 @@ def test_a_normalised_network_takes_values_from_zero_to_one() -> None:
 @pytest.mark.slow
 def test_the_second_exporter_writes_the_same_graph(tiny_package: ModelPackage, tmp_path: Path) -> None:
     network = load_network(tiny_package)
-    record = export_onnx(
-        network,
-        tmp_path / "m.onnx",
-        64,
-        input_name="images",
-        output_name="logits",
-        free_size=True,
-        exporters=("dynamo",),
-    )
+    example = (torch.zeros(2, 3, 64, 64),)
+    record = export_onnx(network, example, tmp_path / "m.onnx", signature_of(network), exporters=("dynamo",))
     assert record["exporter"] == "dynamo"
     graph, first = run_onnxruntime(tmp_path / "m.onnx"), run_onnxruntime(tiny_package.onnx_file)
     random = np.random.default_rng(0)
     for shape in [(1, 3, 64, 64), (5, 3, 96, 80)]:
         batch = random.normal(size=shape).astype(np.float32)
-        np.testing.assert_allclose(graph.run(batch), first.run(batch), atol=1e-4)
+        np.testing.assert_allclose(graph.run([batch])[0], first.run([batch])[0], atol=1e-4)

@@ -19,9 +19,9 @@ from torchvision.models.detection.image_list import ImageList  # type: ignore[im
 
 from clearsight.networks.rcnn.batch import padded_side
 from clearsight.networks.rcnn.detector import Detector
-from clearsight.networks.rcnn.selection import Limits, LimitTensors
+from clearsight.networks.rcnn.selection import Found, Limits, LimitTensors
 
-__all__ = ["DYNAMIC_AXES", "INPUT_NAMES", "ServingGraph", "example_inputs", "output_names"]
+__all__ = ["DYNAMIC_AXES", "INPUT_NAMES", "ServingGraph", "example_inputs", "find_within", "output_names"]
 
 INPUT_NAMES: Final = ("image", "score_threshold", "nms_iou_threshold", "max_detections")
 """float32 (1, 3, H, W) normalised and not padded; float32 (1,); float32 (1,); int64 (1,)."""
@@ -56,12 +56,17 @@ class ServingGraph(nn.Module):
         nms_iou_threshold_1: torch.Tensor,
         max_detections_1: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        height, width = image_1CHW.shape[2], image_1CHW.shape[3]
-        padded = functional.pad(image_1CHW, (0, padded_side(width) - width, 0, padded_side(height) - height))
-        images: Any = ImageList(padded, [(height, width)])
         limits = LimitTensors(score_threshold_1, nms_iou_threshold_1, max_detections_1)
-        [found] = self.network.find(self.network.backbone(padded), images, limits)
+        [found] = find_within(self.network, image_1CHW, limits)
         return tuple(tensor for tensor in found if tensor is not None)
+
+
+def find_within(network: Detector, images_NCHW: torch.Tensor, limits: LimitTensors) -> list[Found]:
+    """What is on each of some pictures of one size, normalised and not padded; of any size inside a trace too."""
+    height, width = images_NCHW.shape[2], images_NCHW.shape[3]
+    padded = functional.pad(images_NCHW, (0, padded_side(width) - width, 0, padded_side(height) - height))
+    images: Any = ImageList(padded, [(height, width)] * images_NCHW.shape[0])
+    return network.find(network.backbone(padded), images, limits)
 
 
 def example_inputs(height: int, width: int, limits: Limits) -> tuple[torch.Tensor, ...]:

@@ -1,0 +1,143 @@
+"""The graph that Azure's clients expect of a detector, `train_artifacts/model.onnx`, and its labels.
+
+Names and shapes as published (https://learn.microsoft.com/azure/machine-learning/how-to-inference-onnx-automl-image-models
+and the batch generator of its samples):
+
+* Faster R-CNN: `input` (N, 3, H, W) -> per picture i `boxes_i` (n, 4), `labels_i` (n), `scores_i` (n)
+* RetinaNet: the same in the order `boxes_i`, `scores_i`, `labels_i`
+* Mask R-CNN: as Faster R-CNN and `masks_i` (n, 1, H, W), probabilities of the whole picture's pixels; H and W are free
+* yolov5: `input` (N, 3, H, W) -> `output` (N, C, 5 + K), decoded candidates without thresholds
+
+A graph takes exactly N pictures. Boxes are pixels of its input; thresholds and suppression are inside, with the values
+of the settings, except for yolov5. Labels count from 1 for Faster and Mask R-CNN, whose entry 0 stands for background.
+
+Shapes in names: N pictures, C candidates, D detections of a picture, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torchvision.models.detection.roi_heads import paste_masks_in_image  # type: ignore[import-untyped]
+
+from clearsight.errors import UserError
+from clearsight.exporters.onnx import NormalisedNetwork
+from clearsight.networks.rcnn.detector import Detector
+from clearsight.networks.rcnn.selection import Limits, LimitTensors
+from clearsight.networks.rcnn.serving import find_within
+from clearsight.networks.rcnn.two_stage import TwoStageDetector
+from clearsight.networks.serving import GraphSignature
+from clearsight.networks.yolov5.head import STRIDES
+from clearsight.networks.yolov5.network import Yolov5
+
+__all__ = ["BACKGROUND", "LIMIT_NAMES", "Contract", "contract_of", "first_label", "labels_of", "outputs_of_picture"]
+
+BACKGROUND: Final = "--bg--"
+"""The label that no detection has."""
+
+LIMIT_NAMES: Final = ("score_threshold", "nms_iou_threshold", "max_detections")
+"""Constants of an R-CNN's graph, by the names that they have in its file."""
+
+_INPUT: Final = "input"
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What is to be exported."""
+
+    module: nn.Module
+    example: tuple[torch.Tensor]
+    signature: GraphSignature
+
+
+class RcnnContract(nn.Module):
+    """Pictures of one size -> the outputs of each, in turn, as `output_names` calls them."""
+
+    score_threshold: torch.Tensor
+    nms_iou_threshold: torch.Tensor
+    max_detections: torch.Tensor
+
+    def __init__(self, network: Detector, limits: Limits) -> None:
+        super().__init__()
+        self.network = network
+        self.first_label = first_label(network)
+        tensors = limits.to_tensors(torch.device("cpu"))
+        self.register_buffer("score_threshold", tensors.score_threshold_1)
+        # Of another shape, since the exporter makes one constant of equal ones.
+        self.register_buffer("nms_iou_threshold", tensors.nms_iou_threshold_1[0].clone())
+        self.register_buffer("max_detections", tensors.max_detections_1)
+        self.eval()
+
+    def forward(self, images_NCHW: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        limits = LimitTensors(self.score_threshold, self.nms_iou_threshold, self.max_detections)
+        outputs: list[torch.Tensor] = []
+        for boxes_D4, scores_D, class_ids_D, masks_DMM in find_within(self.network, images_NCHW, limits):
+            labels_D = class_ids_D + self.first_label
+            if not isinstance(self.network, TwoStageDetector):
+                outputs += [boxes_D4, scores_D, labels_D]
+                continue
+            outputs += [boxes_D4, labels_D, scores_D]
+            if masks_DMM is not None:
+                height, width = images_NCHW.shape[2:]
+                outputs.append(paste_masks_in_image(masks_DMM[:, None], boxes_D4, (height, width)))
+        return tuple(outputs)
+
+
+def contract_of(
+    network: Yolov5 | Detector,
+    limits: Limits,
+    height: int,
+    width: int,
+    batch_size: int = 1,
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> Contract:
+    """The contract's graph of a network in evaluation mode, for `batch_size` pictures of `height` x `width`.
+
+    yolov5's has no `limits`. With `normalisation`, mean and deviation, the graph takes values in [0, 1] and normalises
+    them itself. Raises `UserError` when the size does not fit the network.
+    """
+    if isinstance(network, Yolov5) and (height % STRIDES[-1] or width % STRIDES[-1]):
+        raise UserError(f"height and width must be multiples of {STRIDES[-1]} for yolov5, but got {height} x {width}")
+    module: nn.Module = network if isinstance(network, Yolov5) else RcnnContract(network, limits)
+    if normalisation is not None:
+        module = NormalisedNetwork(module, *normalisation)
+    generator = torch.Generator().manual_seed(0)
+    example_NCHW = torch.rand(batch_size, 3, height, width, generator=generator)
+    if normalisation is None and not isinstance(network, Yolov5):
+        example_NCHW = (example_NCHW - 0.5) * 4  # as wide as normalised pictures: a trace needs boxes in every branch
+    return Contract(module.eval(), (example_NCHW,), _signature(network, batch_size))
+
+
+def first_label(network: Yolov5 | Detector) -> int:
+    """What the contract's graph calls class 0."""
+    return 1 if isinstance(network, TwoStageDetector) else 0
+
+
+def labels_of(network: Yolov5 | Detector, labels: Sequence[str]) -> list[str]:
+    """The names by the numbers that the contract's graph gives."""
+    return [BACKGROUND] * first_label(network) + list(labels)
+
+
+def outputs_of_picture(network: Detector) -> tuple[str, ...]:
+    """Names of one picture's outputs, without its number."""
+    if not isinstance(network, TwoStageDetector):
+        return ("boxes", "scores", "labels")
+    return ("boxes", "labels", "scores", "masks") if network.has_masks else ("boxes", "labels", "scores")
+
+
+def _signature(network: Yolov5 | Detector, batch_size: int) -> GraphSignature:
+    if isinstance(network, Yolov5):
+        return GraphSignature((_INPUT,), ("output",), {})
+    axes: dict[str, Any] = {}
+    names = []
+    for index in range(batch_size):
+        for name in outputs_of_picture(network):
+            names.append(f"{name}_{index}")
+            axes[names[-1]] = {0: f"detections_{index}"}
+            if name == "masks":
+                axes[names[-1]] |= {2: "height", 3: "width"}
+    if network.has_masks:
+        axes[_INPUT] = {2: "height", 3: "width"}
+    return GraphSignature((_INPUT,), tuple(names), axes)

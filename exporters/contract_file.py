@@ -1,0 +1,83 @@
+"""Contract graphs of detectors in ONNX Runtime, asked in the terms of the network that they were made from.
+
+Shapes in names: N pictures, C candidates.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from clearsight.exporters.answers import Answer
+from clearsight.exporters.contract import LIMIT_NAMES, first_label, outputs_of_picture
+from clearsight.exporters.graphs import Graph, run_onnxruntime
+from clearsight.networks.rcnn.detector import Detector
+from clearsight.networks.rcnn.selection import Limits
+from clearsight.networks.yolov5.serving import best_classes
+
+__all__ = ["Normalisation", "RcnnContractFile", "YoloContractFile"]
+
+Floats = npt.NDArray[np.float32]
+Normalisation = tuple[Sequence[float], Sequence[float]]
+"""Mean and deviation that are inside a graph."""
+
+
+class RcnnContractFile:
+    """A file written from `contract.contract_of`."""
+
+    def __init__(
+        self, network: Detector, file: Path, own_limits: Limits, normalisation: Normalisation | None = None
+    ) -> None:
+        self._network = network
+        self._file = file
+        self._normalisation = normalisation
+        self._graphs = {own_limits: run_onnxruntime(file)}
+        self.runtime = self._graphs[own_limits].runtime
+
+    def answers(self, images_NCHW: Floats, limits: Limits) -> list[Answer]:
+        """One per picture, normalised. Limits that are not the file's own stand for its constants."""
+        graph = self._graphs.get(limits) or self._graphs.setdefault(limits, self._open_with(limits))
+        outputs = graph.run([_without(self._normalisation, images_NCHW)])
+        names = outputs_of_picture(self._network)
+        rows = [outputs[start : start + len(names)] for start in range(0, len(outputs), len(names))]
+        return [self._to_answer(dict(zip(names, row, strict=True))) for row in rows]
+
+    def _open_with(self, limits: Limits) -> Graph:
+        tensors = limits.to_tensors(torch.device("cpu"))
+        values = (tensors.score_threshold_1, tensors.nms_iou_threshold_1[0], tensors.max_detections_1)
+        constants = dict(zip(LIMIT_NAMES, (value.numpy() for value in values), strict=True))
+        return run_onnxruntime(self._file, constants=constants)
+
+    def _to_answer(self, found: dict[str, npt.NDArray[Any]]) -> Answer:
+        masks = found["masks"][:, 0] if self._network.has_masks else None
+        return Answer(found["boxes"], found["scores"], found["labels"] - first_label(self._network), masks)
+
+
+class YoloContractFile:
+    """The same for yolov5, whose graph has no limits."""
+
+    def __init__(self, file: Path, batch_size: int = 1, normalisation: Normalisation | None = None) -> None:
+        self._graph = run_onnxruntime(file)
+        self._batch_size = batch_size
+        self._normalisation = normalisation
+        self.runtime = self._graph.runtime
+
+    def candidates(self, images_NCHW: Floats) -> tuple[npt.NDArray[Any], ...]:
+        """Boxes (N, C, 4), scores (N, C) and class ids (N, C) of pictures, a multiple of the file's batch."""
+        raw_NCHW = _without(self._normalisation, images_NCHW)
+        parts = [
+            self._graph.run([np.ascontiguousarray(raw_NCHW[start : start + self._batch_size])])[0]
+            for start in range(0, len(raw_NCHW), self._batch_size)
+        ]
+        return tuple(tensor.numpy() for tensor in best_classes(torch.from_numpy(np.concatenate(parts))))
+
+
+def _without(normalisation: Normalisation | None, images_NCHW: Floats) -> Floats:
+    """Values in [0, 1] of normalised pictures, when the graph normalises them itself."""
+    if normalisation is None:
+        return images_NCHW
+    mean, std = (np.asarray(values, np.float32).reshape(1, 3, 1, 1) for values in normalisation)
+    return images_NCHW * std + mean

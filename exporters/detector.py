@@ -1,0 +1,185 @@
+"""How detectors are exported."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from clearsight.exporters.answers import Answer
+from clearsight.exporters.contract import Contract, contract_of, labels_of
+from clearsight.exporters.contract_file import Normalisation, RcnnContractFile, YoloContractFile
+from clearsight.exporters.detection_parity import (
+    WANTED_IMAGES,
+    RcnnGraph,
+    Round,
+    YoloGraph,
+    all_boxes,
+    check_rcnn,
+    check_yolov5,
+    other_limits,
+)
+from clearsight.exporters.graphs import Run, run_in_batches
+from clearsight.exporters.onnx import export_onnx
+from clearsight.exporters.serving_graphs import open_serving_graphs
+from clearsight.exporters.trained import TrainedModel, read_some
+from clearsight.handlers.views import placement_of
+from clearsight.networks.rcnn.detector import Detector
+from clearsight.networks.rcnn.selection import Limits
+from clearsight.networks.rcnn.serving import example_inputs
+from clearsight.networks.serving import GraphSignature, signature_of
+from clearsight.networks.yolov5.network import Yolov5
+from clearsight.settings import DetectorSettings, YoloSettings
+from clearsight.vision.letterbox import Placement, place
+from clearsight.vision.preprocess import normalise as to_input
+
+__all__ = ["CONTRACT_HEIGHT", "CONTRACT_WIDTH", "RcnnExport", "YoloExport", "limits_of"]
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+CONTRACT_HEIGHT: Final = 600
+CONTRACT_WIDTH: Final = 800
+"""Of the pictures that the R-CNN families' contract takes, Azure's defaults; pixels."""
+
+_CONTRACT_IMAGES: Final = 2
+"""Pictures for the contract's graph, which is the same network at one more size, the largest."""
+
+# Other sizes and limits than those of any request: what a trace has fixed, the parity check finds.
+_TRACED_HEIGHT: Final = 160
+_TRACED_WIDTH: Final = 224
+_TRACED_LIMITS: Final = Limits(0.0, 0.6, 20)
+
+
+class RcnnExport:
+    """`Export` of Faster R-CNN, Mask R-CNN and RetinaNet."""
+
+    def __init__(self, model: TrainedModel, network: Detector, settings: DetectorSettings) -> None:
+        self._model = model
+        self._network = network
+        self._settings = settings
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        return {"library": "torchvision", "builder": self._model.model_name}
+
+    @property
+    def signature(self) -> GraphSignature:
+        return signature_of(self._network)
+
+    def example(self) -> tuple[torch.Tensor, ...]:
+        return example_inputs(_TRACED_HEIGHT, _TRACED_WIDTH, _TRACED_LIMITS)
+
+    def write_contract(self, folder: Path, normalise: bool) -> dict[str, Any]:
+        limits, inside = limits_of(self._settings), _normalisation(self._settings, normalise)
+        contract = contract_of(self._network, limits, CONTRACT_HEIGHT, CONTRACT_WIDTH, normalisation=inside)
+        return _write_contract(contract, labels_of(self._network, self._model.labels), limits, folder, normalise)
+
+    def check(self, package: Path, contract: Path | None, normalise: bool, files: Sequence[Path]) -> Mapping[str, Any]:
+        settings = self._settings
+        pictures = read_some(files, WANTED_IMAGES, settings.exif_orientation)
+        limits = all_boxes(self._network, settings.nms_iou_thresh)
+        graphs = [
+            RcnnGraph(graph.name, graph.runtime, _ask_serving(graph.run)) for graph in open_serving_graphs(package)
+        ]
+        images = [self._input(image_HWC, _placement(image_HWC, settings)) for image_HWC in pictures]
+        rounds = [Round(image_1CHW, [limits], graphs) for image_1CHW in images]
+        if images:
+            rounds[0] = Round(images[0], [limits, other_limits(self._network, images[0], limits)], graphs)
+        if contract is not None:
+            own, inside = limits_of(settings), _normalisation(settings, normalise)
+            file = RcnnContractFile(self._network, contract / "model.onnx", own, inside)
+            graph = RcnnGraph("train_artifacts", file.runtime, lambda image, asked: file.answers(image, asked)[0])
+            rounds += [
+                Round(self._input(image_HWC, _stretch(image_HWC)), [own, limits], [graph], are_masks_pasted=True)
+                for image_HWC in pictures[:_CONTRACT_IMAGES]
+            ]
+        return check_rcnn(self._network, rounds)
+
+    def _input(self, image_HWC: Bytes, placement: Placement) -> Floats:
+        return to_input(place(image_HWC, placement), self._settings.mean, self._settings.std)[None]
+
+
+class YoloExport:
+    """`Export` of yolov5."""
+
+    def __init__(self, model: TrainedModel, network: Yolov5, settings: YoloSettings) -> None:
+        self._model = model
+        self._network = network
+        self._settings = settings
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        return {"library": "clearsight", "builder": self._model.model_name}
+
+    @property
+    def signature(self) -> GraphSignature:
+        return signature_of(self._network)
+
+    def example(self) -> tuple[torch.Tensor, ...]:
+        return (torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)),)
+
+    def write_contract(self, folder: Path, normalise: bool) -> dict[str, Any]:
+        side, inside = self._settings.img_size, _normalisation(self._settings, normalise)
+        contract = contract_of(self._network, limits_of(self._settings), side, side, normalisation=inside)
+        return _write_contract(contract, self._model.labels, None, folder, normalise)
+
+    def check(self, package: Path, contract: Path | None, normalise: bool, files: Sequence[Path]) -> Mapping[str, Any]:
+        settings, side = self._settings, self._settings.img_size
+        images = [
+            to_input(place(image_HWC, _placement(image_HWC, settings)), settings.mean, settings.std)
+            for image_HWC in read_some(files, WANTED_IMAGES, settings.exif_orientation)
+        ]
+        images_NCHW = np.stack(images) if images else np.empty((0, 3, side, side), np.float32)
+        graphs = [
+            YoloGraph(graph.name, graph.runtime, _ask_candidates(graph.run)) for graph in open_serving_graphs(package)
+        ]
+        if contract is not None:
+            file = YoloContractFile(contract / "model.onnx", normalisation=_normalisation(settings, normalise))
+            graphs.append(YoloGraph("train_artifacts", file.runtime, file.candidates))
+        return check_yolov5(self._network, images_NCHW, graphs)
+
+
+def limits_of(settings: DetectorSettings) -> Limits:
+    """The user's thresholds as a graph takes them."""
+    return Limits(settings.box_score_thresh, settings.nms_iou_thresh, settings.max_detections)
+
+
+def _normalisation(settings: DetectorSettings, is_inside: bool) -> Normalisation | None:
+    return (settings.mean, settings.std) if is_inside else None
+
+
+def _placement(image_HWC: Bytes, settings: DetectorSettings) -> Placement:
+    height, width = image_HWC.shape[:2]
+    return placement_of(height, width, settings)
+
+
+def _stretch(image_HWC: Bytes) -> Placement:
+    """The whole picture on the contract's size, whatever its shape."""
+    height, width = image_HWC.shape[:2]
+    size = (CONTRACT_HEIGHT, CONTRACT_WIDTH)
+    return Placement(height, width, *size, 0, 0, *size)
+
+
+def _write_contract(
+    contract: Contract, labels: Sequence[str], limits: Limits | None, folder: Path, normalise: bool
+) -> dict[str, Any]:
+    (folder / "labels.json").write_text(json.dumps(list(labels), ensure_ascii=False) + "\n")
+    record = export_onnx(contract.module, contract.example, folder / "model.onnx", contract.signature)
+    return {**record, "limits": None if limits is None else asdict(limits), "normalisation_inside": normalise}
+
+
+def _ask_serving(run: Run) -> Callable[[Floats, Limits], Answer]:
+    def ask(image_1CHW: Floats, limits: Limits) -> Answer:
+        tensors = limits.to_tensors(torch.device("cpu"))
+        return Answer(*run([image_1CHW, *(tensor.numpy() for tensor in tensors)]))
+
+    return ask
+
+
+def _ask_candidates(run: Run) -> Callable[[Floats], tuple[npt.NDArray[Any], ...]]:
+    return lambda images_NCHW: run_in_batches(run, images_NCHW)
