@@ -43,9 +43,8 @@ class Reporter:
         if self._is_silent:
             return
         self._folder.append_metrics(counters.epoch, counters.step, evaluation.metrics)
-        if improved and evaluation.per_label:
-            self._folder.write_per_label_metrics(counters.epoch, evaluation.per_label)
-        self.event("evaluated", epoch=counters.epoch, improved=improved, metrics=evaluation.metrics)
+        table = {"per_label": evaluation.per_label} if evaluation.per_label else {}
+        self.event("evaluated", epoch=counters.epoch, improved=improved, metrics=evaluation.metrics, **table)
 
     def keep_weights(self, network: nn.Module, epoch: int) -> None:
         if not self._is_silent:

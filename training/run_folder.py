@@ -172,12 +172,6 @@ class RunFolder:
         """Add one validation pass."""
         _append(self.metrics_file, {"time": now(), "epoch": epoch, "step": step, "metrics": metrics})
 
-    def write_per_label_metrics(self, epoch: int, per_label: dict[str, dict[str, float]]) -> None:
-        """Keep the metrics of each class, those of the best pass so far."""
-        data = {"epoch": epoch, "per_label": per_label}
-        document = {"schema_type": "per_label_metrics", "schema_version": "1.0.0", "data": data}
-        write_atomically(self.metrics / "per_label_metrics.json", json.dumps(document, indent=2) + "\n")
-
     def read_metrics(self) -> list[dict[str, Any]]:
         """The validation passes by epoch; of an epoch that was trained again after an interruption, the last."""
         if not self.metrics_file.exists():

@@ -133,6 +133,8 @@ def _run(
     reporter.event("hardware", **hardware.to_document(), num_processes=ranks.size)
     if pretrained is not None:
         reporter.event("weights", **pretrained.to_document())
+        if pretrained.notice is not None:
+            reporter.event("warning", message=pretrained.notice)
     smallest = smallest_batch(network, task.frozen_prefixes)
     sets = make_sets(records, task, smallest, hardware.num_threads, folder.root, stop.is_set, ranks)
     schedule = schedule_of(spec, sets.training.num_batches)
@@ -203,7 +205,7 @@ def _export(
             labels=records.classes,
             network=run.network,
             settings=task.settings,
-            **({"architecture": task.architecture} if task.architecture else {}),  # type: ignore[arg-type, unused-ignore]
+            architecture=task.architecture,
             parity_images=files,
             run_id=spec.run_id,
             pretrained=pretrained.to_document(),

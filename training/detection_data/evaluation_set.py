@@ -49,7 +49,7 @@ class DetectionEvaluationSet:
         batch_size: int,
         max_bytes: int,
     ) -> None:
-        self._records = records
+        self.records = records
         self._class_ids = {name: class_id for class_id, name in enumerate(classes)}
         self._settings = settings
         self.batch_size = batch_size
@@ -58,7 +58,7 @@ class DetectionEvaluationSet:
         self._kept: dict[int, EvaluationPicture] = {}
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.records)
 
     def batches(self, indices: Sequence[int]) -> Iterator[list[EvaluationPicture]]:
         """The pictures with these indices, in this order."""
@@ -70,7 +70,7 @@ class DetectionEvaluationSet:
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        record = self._records[index]
+        record = self.records[index]
         image_HWC = decode_image(record.image.read_bytes(), exif_orientation=self._settings.exif_orientation)
         height, width, _ = image_HWC.shape
         views = views_of(height, width, self._settings)
