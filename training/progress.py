@@ -144,15 +144,17 @@ class JobView:
         )
 
     def _note_pass(self, event: Mapping[str, Any]) -> None:
-        self._last = event["metrics"][self._metric]
-        if event["improved"]:
-            self._best = (self._last, event["epoch"])
+        value = event["metrics"].get(self._metric)  # a job can ask for no metrics
+        self._last = value
+        if event["improved"] and value is not None:
+            self._best = (value, event["epoch"])
 
     def _pass_line(self, event: Mapping[str, Any]) -> str:
         metrics = event["metrics"]
+        mark = " *" if event["improved"] else "  "
         words = [
             f"epoch {event['epoch'] + 1:>3}/{self._num_epochs}",
-            f"{self._metric} {metrics[self._metric]:.4f}{' *' if event['improved'] else '  '}",
+            *([f"{self._metric} {metrics[self._metric]:.4f}{mark}"] if self._metric in metrics else []),
             f"loss {metrics['training_loss']:.4f}",
             *(f"{name} {metrics[name]:.4f}" for name in ("log_loss", "validation_loss") if name in metrics),
         ]
