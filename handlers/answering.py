@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clearsight.errors import BadRequest
+from clearsight.errors import UserError
+from clearsight.handlers.explaining import PLAIN, ExplainRows, Wish, asks
 from clearsight.handlers.scorer import Scorer
-from clearsight.wire import Answer, encode_answers, error_body, parse_request, row_error
+from clearsight.wire import Answer, ClassificationAnswer, encode_answers, error_body, parse_request, row_error
 
 __all__ = ["Reply", "answer_bodies"]
 
@@ -20,35 +21,46 @@ class Reply:
     """JSON: a list with one object per row, or `{"message": …}`."""
     num_rows: int
     """Rows that were scored; 0 for a request that failed."""
+    is_degraded: bool = False
+    """Whether an explanation in it is less than was asked for."""
 
 
-def answer_bodies(scorer: Scorer, bodies: Sequence[bytes]) -> list[Reply]:
-    """Answer every body, in order; the rows of all bodies are scored together.
+def answer_bodies(
+    scorer: Scorer, bodies: Sequence[bytes], wishes: Sequence[Wish] = (), explain: ExplainRows | None = None
+) -> list[Reply]:
+    """Answer every body, in order; the rows of all bodies are scored together, but explanations each by itself.
 
-    A bad row fails its own body, which names the first bad row; the other bodies get the bytes they get alone.
+    `wishes` has one element per body, or none at all. A request with a row that is to be explained goes to `explain`
+    whole; without `explain` such a row is an error. A bad row fails its own body, which names the first bad row; the
+    other bodies get the bytes they get alone.
     """
-    requests: list[list[object] | BadRequest] = []
-    for body in bodies:
+    replies: dict[int, Reply] = {}
+    plain: dict[int, list[object]] = {}
+    for number, body in enumerate(bodies):
+        wish = wishes[number] if wishes else PLAIN
         try:
-            requests.append(parse_request(body))
-        except BadRequest as error:
-            requests.append(error)
-    cells = [cell for request in requests if not isinstance(request, BadRequest) for cell in request]
-    results = iter(scorer.score(cells))
-    return [
-        _failed(request) if isinstance(request, BadRequest) else _reply([next(results) for _ in request])
-        for request in requests
-    ]
+            cells = parse_request(body)
+            if explain and cells and (wish.explains_all or any(asks(cell, scorer.task) for cell in cells)):
+                replies[number] = _reply(explain(cells, wish))
+            else:
+                plain[number] = cells
+        except UserError as error:
+            replies[number] = _failed(error)
+    results = iter(scorer.score([cell for cells in plain.values() for cell in cells]))
+    for number, cells in plain.items():
+        replies[number] = _reply([next(results) for _ in cells])
+    return [replies[number] for number in range(len(bodies))]
 
 
-def _reply(results: Sequence[Answer | BadRequest]) -> Reply:
+def _reply(results: Sequence[Answer | UserError]) -> Reply:
     answers: list[Answer] = []
     for row, result in enumerate(results):
-        if isinstance(result, BadRequest):
-            return _failed(row_error(row, result))
+        if isinstance(result, UserError):
+            return Reply(result.status, error_body(str(row_error(row, result))), 0)
         answers.append(result)
-    return Reply(200, encode_answers(answers), len(answers))
+    is_degraded = any(isinstance(answer, ClassificationAnswer) and answer.is_degraded for answer in answers)
+    return Reply(200, encode_answers(answers), len(answers), is_degraded)
 
 
-def _failed(error: BadRequest) -> Reply:
+def _failed(error: UserError) -> Reply:
     return Reply(error.status, error_body(str(error)), 0)

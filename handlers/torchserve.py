@@ -12,11 +12,13 @@ Nothing heavy is imported before `initialize`: TorchServe hides an ImportError o
 import http
 import json
 import logging
+import math
 import os
 import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -24,6 +26,20 @@ __all__ = ["TorchServeHandler", "handle"]
 
 ANSWER_HEADER: Final = "x-clearsight-answer"
 """Marks an answer of ours, so that the gateway can tell it from an error of TorchServe."""
+
+LANE_HEADER: Final = "x-clearsight-lane"
+"""With status 421: the lane whose worker answers the request."""
+
+DEGRADED_HEADER: Final = "x-explanation-degraded"
+DEADLINE_HEADER: Final = "x-clearsight-deadline"
+"""From the gateway: when an explanation has to end, in seconds of the machine's monotonic clock."""
+
+EXPLAIN_HEADER: Final = "explain"
+"""TorchServe sets it to `True` for `/explanations/<model>` and `/v1/models/<model>:explain`, and nothing else tells
+the handler of the path."""
+
+EXPLAIN_SHARE: Final = 0.85
+"""Of the response timeout, after which TorchServe kills the worker, for an explanation without a gateway."""
 
 MAX_ANSWER_BYTES: Final = 96 * 1024 * 1024
 """Default limit of one answer: a few MiB below `max_response_size` (100 MiB), which kills the worker."""
@@ -40,6 +56,7 @@ class Context(Protocol):
 
     @property
     def system_properties(self) -> Mapping[str, Any]: ...
+    def get_request_header(self, idx: int, key: str) -> str | None: ...
     def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None: ...
     def set_response_header(self, idx: int, key: str, value: str) -> None: ...
     def set_response_content_type(self, idx: int, value: str) -> None: ...
@@ -53,6 +70,15 @@ class LineFormatter(logging.Formatter):
         return "\n".join(LOG_PREFIX + "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What becomes of one HTTP request. `is_degraded`: an explanation in it is less than was asked for."""
+
+    status: int
+    body: bytes
+    is_degraded: bool = False
+
+
 class TorchServeHandler:
     """Answers batches of HTTP requests with one Scorer.
 
@@ -62,6 +88,8 @@ class TorchServeHandler:
 
     def __init__(self) -> None:
         self.scorer: Any = None
+        self.lane = "all"
+        self.explain: Any = None
         self.max_answer_bytes = MAX_ANSWER_BYTES
 
     def initialize(self, context: Context) -> None:
@@ -76,7 +104,10 @@ class TorchServeHandler:
         folder = Path(str(context.system_properties["model_dir"]))
         diagnostic_file = Path(config.get("diagnostic_file") or folder / "clearsight-error.txt")
         try:
+            if niceness := int(config.get("niceness") or 0):
+                os.nice(niceness)  # before any thread is started: they inherit it
             self._load(folder, config, workers=int(document.get("minWorkers") or 1))
+            self._choose_lane(config, response_timeout_s=float(document.get("responseTimeout") or 0))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             log.error("the model cannot be loaded: %s", reason)
@@ -110,48 +141,70 @@ class TorchServeHandler:
             time.perf_counter() - started,
         )
 
+    def _choose_lane(self, config: Mapping[str, Any], response_timeout_s: float) -> None:
+        from clearsight.handlers.explaining import explain_in
+
+        lane = self.lane = config.get("lane") or "all"
+        self.explain = explain_in(lane, self.scorer, EXPLAIN_SHARE * response_timeout_s or None)
+        if lane != "all":
+            log.info("this worker is of the %s lane, niceness %d", lane, os.nice(0))
+
     def handle(self, data: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
         """Answer one batch: one bytes element per HTTP request, in order. Never raises.
 
-        Headers of clients are not looked at: `explain` and `describe` change nothing here.
+        Of the headers only the gateway's deadline and TorchServe's word for an explanation are looked at, the latter
+        not in the predict lane; `describe` changes nothing here.
         """
         started = time.perf_counter()
-        answers = self._answers([_body(row) for row in data])
+        requests = [(_body(row), self._wish(context, index)) for index, row in enumerate(data)]
+        answers = self._answers(requests)
         elapsed_ms = (time.perf_counter() - started) * 1000
-        return [self._seal(context, index, status, body, elapsed_ms) for index, (status, body) in enumerate(answers)]
+        return [self._seal(context, index, answer, elapsed_ms) for index, answer in enumerate(answers)]
 
-    def _answers(self, bodies: list[bytes | None]) -> list[tuple[int, bytes]]:
-        """Status and bytes per body, which is None when the request had another content type."""
-        given = [body for body in bodies if body is not None]
+    def _wish(self, context: Context, index: int) -> Any:
+        from clearsight.handlers.explaining import PLAIN, Wish
+
+        if self.lane == "predict":
+            return PLAIN
+        explains_all = context.get_request_header(index, EXPLAIN_HEADER) == "True"
+        deadline = _seconds(context.get_request_header(index, DEADLINE_HEADER))
+        return Wish(explains_all, deadline) if explains_all or deadline is not None else PLAIN
+
+    def _answers(self, requests: list[tuple[bytes | None, Any]]) -> list[Answer]:
+        """One answer per request, whose body is None when it had another content type."""
+        given = [(body, wish) for body, wish in requests if body is not None]
         pending = iter(self._score_batch(given))
-        unsupported = (415, _error_body("Expects Content-Type to be application/json"))
-        return [unsupported if body is None else next(pending) for body in bodies]
+        unsupported = Answer(415, _error_body("Expects Content-Type to be application/json"))
+        return [unsupported if body is None else next(pending) for body, _ in requests]
 
-    def _score_batch(self, bodies: list[bytes]) -> list[tuple[int, bytes]]:
-        if len(bodies) > 1:
+    def _score_batch(self, requests: list[tuple[bytes, Any]]) -> list[Answer]:
+        if len(requests) > 1:
             try:
-                return self._score(bodies)
+                return self._score(requests)
             except Exception:  # a fault of ours: alone, each request gets its own answer or its own fault
-                log.exception("a batch of %d requests failed; answering them one by one", len(bodies))
-        return [answer for body in bodies for answer in self._score_alone(body)]
+                log.exception("a batch of %d requests failed; answering them one by one", len(requests))
+        return [answer for request in requests for answer in self._score_alone(request)]
 
-    def _score(self, bodies: list[bytes]) -> list[tuple[int, bytes]]:
+    def _score(self, requests: list[tuple[bytes, Any]]) -> list[Answer]:
         from clearsight.handlers.answering import answer_bodies
 
-        replies = answer_bodies(self.scorer, bodies)
+        bodies, wishes = [body for body, _ in requests], [wish for _, wish in requests]
+        replies = answer_bodies(self.scorer, bodies, wishes, self.explain)
         if len(replies) != len(bodies):
             raise RuntimeError(f"expected {len(bodies)} replies, but got {len(replies)}")
-        return [(int(reply.status), bytes(reply.body)) for reply in replies]
+        return [Answer(int(reply.status), bytes(reply.body), reply.is_degraded) for reply in replies]
 
-    def _score_alone(self, body: bytes) -> list[tuple[int, bytes]]:
+    def _score_alone(self, request: tuple[bytes, Any]) -> list[Answer]:
         try:
-            return self._score([body])
+            return self._score([request])
         except Exception:
-            log.exception("a request of %d bytes failed", len(body))
-            return [(500, _error_body("An unexpected error occurred while scoring. The server's log has the reason."))]
+            log.exception("a request of %d bytes failed", len(request[0]))
+            message = "An unexpected error occurred while scoring. The server's log has the reason."
+            return [Answer(500, _error_body(message))]
 
-    def _seal(self, context: Context, index: int, status: int, body: bytes, elapsed_ms: float) -> bytes:
+    def _seal(self, context: Context, index: int, answer: Answer, elapsed_ms: float) -> bytes:
         """Set status and headers of one request, and keep its answer below the size that kills the worker."""
+        status, body = answer.status, answer.body
         if len(body) > self.max_answer_bytes:
             log.warning("an answer of %d bytes is over the limit of %d", len(body), self.max_answer_bytes)
             status, body = (
@@ -167,6 +220,10 @@ class TorchServeHandler:
             context.set_response_status(status, _phrase(status), index)
         else:
             context.set_response_header(index, "x-ms-run-fn-exec-ms", f"{elapsed_ms:.3f}")
+        if status == 421:
+            context.set_response_header(index, LANE_HEADER, "explain")
+        if answer.is_degraded and status == 200:
+            context.set_response_header(index, DEGRADED_HEADER, "1")
         context.set_response_header(index, "x-ms-run-function-failed", str(status >= 500))
         context.set_response_header(index, ANSWER_HEADER, "1")
         context.set_response_content_type(index, "application/json")
@@ -196,6 +253,15 @@ def _body(row: Mapping[str, Any]) -> bytes | None:
     if value is None:
         return None if row else b""
     return (value if isinstance(value, str) else json.dumps(value)).encode("utf-8", "surrogatepass")
+
+
+def _seconds(text: str | None) -> float | None:
+    """A finite number of seconds, or None."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _error_body(message: str) -> bytes:

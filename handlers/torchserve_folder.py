@@ -17,6 +17,7 @@ from typing import Final
 
 import yaml
 
+from clearsight.handlers.explaining import Lane
 from clearsight.workspace import write_atomically
 
 __all__ = ["HANDLER", "HandlerConfig", "WorkerConfig", "archive_files", "write_folder"]
@@ -39,6 +40,10 @@ class HandlerConfig:
     """Largest answer to one request; must stay below TorchServe's `max_response_size`."""
     diagnostic_file: str | None = None
     """Where a worker that cannot load writes the reason."""
+    lane: Lane = "all"
+    """What the worker answers: `predict` turns explanations away with 421, which the gateway understands."""
+    niceness: int | None = None
+    """Added to the worker's, 0 to 19 (nice(2)): a worker with more of it computes when others leave it the cores."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ __all__ = [
     "row_error",
     "shortest",
     "to_document",
+    "xai_parameters_of",
 ]
 
 MAX_ROWS: Final = 100
@@ -75,6 +76,8 @@ class ClassificationAnswer:
     """JSON texts, written into the answer as they are: megabytes."""
     explanation_details: Mapping[str, Any] | tuple[Mapping[str, Any], ...] | None = None
     """Ours, only where the request asks for them."""
+    is_degraded: bool = False
+    """Whether an explanation is less than was asked for, since time or a limit ended. Not written into the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,26 @@ def resolve_cell(cell: object) -> bytes | XaiRequest:
     except (orjson.JSONDecodeError, UnicodeEncodeError) as error:
         raise BadRequest(f"text that begins with '{{' must be JSON, but it is not: {_ascii(str(error))}") from None
     return _xai_request(document)
+
+
+def xai_parameters_of(cell: object) -> Mapping[str, Any] | None:
+    """The parameters, perhaps none, of a cell that asks for an explanation; None for any other cell.
+
+    Cheap: no picture is decoded, and text that is not JSON is not read. What is wrong with a cell is for
+    `resolve_cell` to say.
+    """
+    cell = _unwrapped(cell)
+    if isinstance(cell, bytes) and cell.lstrip()[:1] == b"{":
+        cell = cell.decode("utf-8", "replace")
+    if isinstance(cell, str) and cell.lstrip()[:1] == "{":
+        try:
+            cell = orjson.loads(cell)
+        except (orjson.JSONDecodeError, UnicodeEncodeError):
+            return None
+    if not isinstance(cell, Mapping) or cell.get("model_explainability") is not True:
+        return None
+    parameters = cell.get("xai_parameters")
+    return parameters if isinstance(parameters, Mapping) else {}
 
 
 def _unwrapped(cell: object) -> object:

@@ -14,6 +14,7 @@ class Reply:
     status: int
     body: bytes
     num_rows: int = 1
+    is_degraded: bool = False
 
 class Scorer:
     class package:
@@ -26,7 +27,7 @@ def load_scorer(path, **options):
         raise ImportError(os.environ["SCRIPTED_FAILURE"])
     return Scorer()
 
-def answer_bodies(scorer, bodies):
+def answer_bodies(scorer, bodies, wishes, explain):
     replies = []
     for body in bodies:
         word, _, rest = body.partition(b" ")

@@ -13,6 +13,7 @@ import pytest
 
 from clearsight.handlers import answering, torchserve
 from clearsight.handlers.answering import Reply
+from clearsight.handlers.explaining import Wish
 from clearsight.handlers.torchserve import LineFormatter, TorchServeHandler
 
 Answer = tuple[int, str, dict[str, str], bytes]
@@ -30,11 +31,11 @@ def ts() -> Any:
 
 @pytest.fixture
 def handler(monkeypatch: pytest.MonkeyPatch) -> TorchServeHandler:
-    """Answers `[<length>]`; a body `status N` gets N, `big N` gets N bytes, `raise …` raises."""
+    """Answers `[<length>]`; a body `status N` gets N, `big N` gets N bytes, `raise …` raises, `wish` tells the wish."""
 
-    def answer_bodies(_: object, bodies: list[bytes]) -> list[Reply]:
+    def answer_bodies(_: object, bodies: list[bytes], wishes: list[Wish], explain: object) -> list[Reply]:
         replies = []
-        for body in bodies:
+        for body, wish in zip(bodies, wishes, strict=True):
             word, _, rest = body.partition(b" ")
             if word == b"raise":
                 raise ValueError(rest.decode("utf-8", "surrogateescape"))
@@ -44,6 +45,10 @@ def handler(monkeypatch: pytest.MonkeyPatch) -> TorchServeHandler:
                 replies.append(Reply(int(rest), b'{"message":"as asked"}', 0))
             elif word == b"big":
                 replies.append(Reply(200, b"x" * int(rest), 1))
+            elif word == b"wish":
+                replies.append(Reply(200, json.dumps([wish.explains_all, wish.deadline]).encode(), 1))
+            elif word == b"degraded":
+                replies.append(Reply(200, b"[]", 1, is_degraded=True))
             elif word == b"lost":
                 return []
             else:
@@ -155,9 +160,35 @@ def test_a_status_without_a_known_phrase_still_has_an_ascii_one(ask: Callable[..
     assert (got, phrase.isascii()) == (status, True)
 
 
-def test_describe_and_explain_headers_of_clients_change_nothing(ask: Callable[..., list[Answer]]) -> None:
-    headers = {"describe": "True", "explain": "True", "KFSERVING_EXPLAIN": "1"}
-    assert [answer[3] for answer in ask(b"abc", headers=headers)] == [b"[3]"]
+def test_describe_headers_change_nothing(ask: Callable[..., list[Answer]]) -> None:
+    headers = {"describe": "True", "KFSERVING_EXPLAIN": "1", "Explain": "True"}
+    assert [answer[3] for answer in ask(b"abc", b"wish", headers=headers)] == [b"[3]", b"[false, null]"]
+
+
+@pytest.mark.parametrize(
+    ("lane", "headers", "wish"),
+    [
+        ("all", {}, [False, None]),
+        ("all", {"explain": "True"}, [True, None]),  # TorchServe's own, for /explanations and :explain
+        ("explain", {"explain": "True", "x-clearsight-deadline": "12.500"}, [True, 12.5]),
+        ("explain", {"explain": "no", "x-clearsight-deadline": "nan"}, [False, None]),
+        ("explain", {"x-clearsight-deadline": "soon"}, [False, None]),
+        ("predict", {"explain": "True", "x-clearsight-deadline": "12.5"}, [False, None]),
+    ],
+)
+def test_the_path_and_the_gateways_deadline_become_a_wish_but_not_in_the_predict_lane(
+    handler: TorchServeHandler, ask: Callable[..., list[Answer]], lane: str, headers: dict[str, str], wish: list[Any]
+) -> None:
+    handler.lane = lane
+    assert json.loads(ask(b"wish", headers=headers)[0][3]) == wish
+
+
+def test_a_wrong_lane_and_a_degraded_explanation_are_told_in_headers(ask: Callable[..., list[Answer]]) -> None:
+    wrong, degraded, plain = ask(b"status 421", b"degraded", b"a")
+    assert (wrong[0], wrong[2]["x-clearsight-lane"], wrong[2]["x-clearsight-answer"]) == (421, "explain", "1")
+    assert (degraded[0], degraded[2]["x-explanation-degraded"]) == (200, "1")
+    assert not {"x-clearsight-lane", "x-explanation-degraded"} & set(plain[2])
+    assert "x-explanation-degraded" not in wrong[2]
 
 
 def test_a_body_that_torchserve_has_parsed_is_written_again(ask: Callable[..., list[Answer]]) -> None:

@@ -1,0 +1,141 @@
+"""Who answers the rows that ask for an explanation: another worker, or this one with a model loaded when first needed.
+
+A deployment has two workers for one package, so that an explanation of seconds never stands before predictions of
+milliseconds: the predict lane turns away what asks, the explain lane explains. A TorchServe without our gateway has
+one worker that does both.
+"""
+
+import importlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
+
+from clearsight.errors import BadRequest, UserError
+from clearsight.handlers.explain.deadline import OutOfTime
+from clearsight.handlers.explain.parameters import AZURE_ALGORITHMS
+from clearsight.tasks import Task
+from clearsight.wire import Answer, xai_parameters_of
+
+if TYPE_CHECKING:
+    from clearsight.handlers.scorer import Scorer
+
+__all__ = ["PLAIN", "ExplainHere", "ExplainRows", "Lane", "Wish", "WrongLane", "asks", "explain_in", "turn_away"]
+
+Lane = Literal["all", "predict", "explain"]
+
+SCORING: Final = "clearsight.handlers.explain.scoring"
+
+log = logging.getLogger(__name__)
+
+
+class WrongLane(UserError):
+    """A row asks for an explanation in the predict lane; the gateway sends the request to the other lane."""
+
+    status = 421
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What was asked beside a body, by the path or by the gateway."""
+
+    explains_all: bool = False
+    """Every row is to be explained, whether it says so or not."""
+    deadline: float | None = None
+    """When an explanation has to end, in seconds of the machine's monotonic clock; None: no limit is known."""
+
+
+PLAIN: Final = Wish()
+
+
+class ExplainRows(Protocol):
+    """Answers the cells of one request of which at least one is to be explained.
+
+    One answer or error per cell, in order. Raises UserError when the request as a whole cannot be answered.
+    """
+
+    def __call__(self, cells: Sequence[object], wish: Wish) -> Sequence[Answer | UserError]: ...
+
+
+class Explainer(Protocol):
+    """What we use of `explain.scoring.ExplainingScorer`."""
+
+    def score(
+        self, cells: Sequence[object], *, deadline_s: float | None = None, always: bool = False
+    ) -> Sequence[Answer | UserError]: ...
+
+
+def asks(cell: object, task: Task) -> bool:
+    """Whether a cell is to be explained. Looks at JSON, decodes no picture.
+
+    A detector has no explanation by Azure's algorithms, and a request for one is answered as a plain one, as on Azure.
+    """
+    parameters = xai_parameters_of(cell)
+    if parameters is None:
+        return False
+    return task.is_classification or parameters.get("xai_algorithm") not in (None, *AZURE_ALGORITHMS)
+
+
+def turn_away(cells: Sequence[object], wish: Wish) -> Sequence[Answer | UserError]:
+    """The predict lane's answer. A client sees the text only where the deployment has no explain lane."""
+    raise WrongLane("Explanations are switched off for this deployment; leave out 'model_explainability'.")
+
+
+class ExplainHere:
+    """Explains in this process. What that takes is loaded with the first request that needs it.
+
+    `timeout_s` bounds one request where the gateway says nothing; None: no bound.
+    """
+
+    def __init__(
+        self, scorer: "Scorer", timeout_s: float | None, open_explainer: Callable[["Scorer"], Explainer]
+    ) -> None:
+        self._scorer = scorer
+        self._timeout_s = timeout_s
+        self._open_explainer = open_explainer
+        self._explainer: Explainer | None = None
+
+    def __call__(self, cells: Sequence[object], wish: Wish) -> Sequence[Answer | UserError]:
+        started = time.monotonic()
+        ends = [end for end in (wish.deadline, self._timeout_s and started + self._timeout_s) if end is not None]
+        deadline = min(ends, default=None)
+        if self._explainer is None:
+            self._explainer = self._open_explainer(self._scorer)
+            log.info("loaded what explanations need in %.1f s", time.monotonic() - started)
+        deadline_s = None if deadline is None else deadline - time.monotonic()
+        if deadline_s is not None and deadline_s <= 0:
+            raise OutOfTime(
+                "the time for the explanation ended before it began; raise request_timeout_ms, or send less"
+            )
+        answers = self._explainer.score(cells, deadline_s=deadline_s, always=wish.explains_all)
+        log.info("explained a request of %d rows in %.0f ms", len(cells), (time.monotonic() - started) * 1000)
+        return answers
+
+
+def explain_in(lane: str, scorer: "Scorer", timeout_s: float | None = None) -> ExplainRows:
+    """What a worker of `lane` does with requests that ask for explanations. Raises UserError for an unknown lane."""
+    if lane not in get_args(Lane):
+        raise UserError(f"lane must be one of {list(get_args(Lane))}, but got {lane!r}")
+    return turn_away if lane == "predict" else ExplainHere(scorer, timeout_s, open_explainer)
+
+
+def open_explainer(scorer: "Scorer") -> Explainer:
+    """The differentiable copy of a scorer's network beside it. Raises BadRequest when this build cannot explain."""
+    try:
+        scoring = importlib.import_module(SCORING)
+    except ModuleNotFoundError as error:
+        if error.name != SCORING:
+            raise
+        raise BadRequest("explanations are not available in this build; leave out 'model_explainability'") from None
+    import torch
+
+    from clearsight.handlers.explain.model import ExplainModel
+    from clearsight.networks.load import load_network
+
+    torch.set_num_threads(scorer.num_threads)
+    network = load_network(scorer.package).to(scorer.device)
+    explainer: Explainer = scoring.ExplainingScorer(
+        scorer, ExplainModel(network, scorer.package.model_name), scoring.ExplainOptions()
+    )
+    return explainer

@@ -1,0 +1,198 @@
+"""Which rows are explained, and by whom; with a stand-in for the explaining scorer."""
+
+import base64
+import json
+import sys
+import time
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from clearsight.errors import BadRequest, UserError
+from clearsight.handlers.answering import answer_bodies
+from clearsight.handlers.explain.deadline import OutOfTime
+from clearsight.handlers.explaining import SCORING, ExplainHere, Wish, asks, explain_in
+from clearsight.handlers.scorer import Scorer
+from clearsight.tasks import Task
+
+
+def cell(picture: bytes, **keys: Any) -> str:
+    return json.dumps({"image_base64": base64.b64encode(picture).decode(), **keys})
+
+
+def body_of(*cells: object, **document: Any) -> bytes:
+    return json.dumps({"input_data": {"columns": ["image"], "data": list(cells)}, **document}).encode()
+
+
+class StandIn:
+    """Scores as the scorer does, marks what it was asked to explain, and notes its calls."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self.calls: list[tuple[int, float | None, bool]] = []
+        self.error: UserError | None = None
+
+    def score(self, cells: Any, *, deadline_s: float | None = None, always: bool = False) -> list[Any]:
+        self.calls.append((len(cells), deadline_s, always))
+        if self.error:
+            return [self.error for _ in cells]
+        plain = [json.loads(text)["image_base64"] if text.startswith("{") else text for text in cells]
+        return [
+            replace(answer, visualizations=b"PNG", is_degraded=True) if always or text.startswith("{") else answer
+            for answer, text in zip(self.scorer.score(plain), cells, strict=True)
+        ]
+
+
+class Here:
+    """An `ExplainHere` whose explainer is the stand-in; `opened` tells how often that was loaded."""
+
+    def __init__(self, scorer: Scorer, timeout_s: float | None = None, load_s: float = 0.0) -> None:
+        self.stand_in = StandIn(scorer)
+        self.opened = 0
+        self.load_s = load_s
+        self.explain = ExplainHere(scorer, timeout_s, self._open)
+
+    def _open(self, scorer: Scorer) -> StandIn:
+        self.opened += 1
+        time.sleep(self.load_s)
+        return self.stand_in
+
+
+@pytest.mark.parametrize(
+    ("given", "is_asked"),
+    [
+        ("", False),
+        ("QUJD", False),
+        ("{", False),
+        ("{}", False),
+        (b"\x89PNG", False),
+        (None, False),
+        ([], False),
+        ({"model_explainability": True}, True),
+        ('\n {"model_explainability": true}', True),
+        (b'{"model_explainability": true}', True),
+        (['{"model_explainability": true, "xai_parameters": null}'], True),
+        ('{"model_explainability": false}', False),
+        ('{"model_explainability": "true"}', False),  # wrong, and for the scorer to refuse
+        ('{"model\\u005fexplainability": true}', True),
+        ('"\ud800{"', False),
+    ],
+)
+def test_a_cell_asks_with_true_and_nothing_else(given: object, is_asked: bool) -> None:
+    assert asks(given, Task.MULTI_CLASS) is is_asked
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "is_asked"), [(None, False), ("xrai", False), ("guided_backprop", False), ("odam", True)]
+)
+def test_a_detector_is_asked_only_by_algorithms_that_azure_does_not_have(algorithm: object, is_asked: bool) -> None:
+    given = {"model_explainability": True, "xai_parameters": {"xai_algorithm": algorithm}}
+    assert asks(given, Task.DETECTION) is is_asked
+    assert asks(given, Task.MULTI_LABEL)
+
+
+def test_the_predict_lane_turns_a_request_away_whole_and_answers_the_others(scorer: Scorer, pictures: Any) -> None:
+    explain = explain_in("predict", scorer)
+    plain = base64.b64encode(pictures[0]).decode()
+    bodies = [body_of(plain), body_of(plain, cell(pictures[0], model_explainability=True)), body_of()]
+    replies = answer_bodies(scorer, bodies, (), explain)
+    assert [reply.status for reply in replies] == [200, 421, 200]
+    assert replies[0] == answer_bodies(scorer, bodies[:1])[0]
+    assert "switched off" in json.loads(replies[1].body)["message"]
+    assert answer_bodies(scorer, [body_of(plain, params={"model_explainability": True})], (), explain)[0].status == 421
+
+
+def test_plain_requests_never_load_what_explanations_need(scorer: Scorer, pictures: Any, make_body: Any) -> None:
+    here = Here(scorer)
+    plain = [make_body(*pictures[:2]), body_of(), body_of(cell(pictures[0], model_explainability=False)), b"nonsense"]
+    assert answer_bodies(scorer, plain, (), here.explain) == answer_bodies(scorer, plain)
+    assert here.opened == 0
+    asking = body_of(cell(pictures[0], model_explainability=True))
+    for _ in range(2):
+        assert answer_bodies(scorer, [asking], (), here.explain)[0].status == 200
+    assert here.opened == 1
+
+
+def test_rows_of_one_request_are_told_apart_and_others_keep_their_bytes(
+    scorer: Scorer, pictures: Any, make_body: Any
+) -> None:
+    here = Here(scorer)
+    mixed = body_of(base64.b64encode(pictures[0]).decode(), cell(pictures[1], model_explainability=True))
+    before, reply, after = answer_bodies(scorer, [make_body(pictures[0]), mixed, b"[]"], (), here.explain)
+    assert [("visualizations" in row) for row in json.loads(reply.body)] == [False, True]
+    assert (reply.is_degraded, before.is_degraded) == (True, False)
+    assert before == answer_bodies(scorer, [make_body(pictures[0])])[0]
+    assert after.status == 400
+
+
+def test_a_wish_for_all_rows_reaches_the_explainer_with_the_time_that_is_left(
+    scorer: Scorer, pictures: Any, make_body: Any
+) -> None:
+    here = Here(scorer, timeout_s=50.0, load_s=0.2)
+    bodies = [make_body(pictures[0]), body_of(cell(pictures[0], model_explainability=True)), make_body(pictures[0])]
+    wishes = [Wish(explains_all=True, deadline=time.monotonic() + 10), Wish(), Wish()]
+    assert [reply.status for reply in answer_bodies(scorer, bodies, wishes, here.explain)] == [200] * 3
+    [(rows, first_s, first_all), (_, second_s, second_all)] = here.stand_in.calls
+    assert (rows, first_all, second_all) == (1, True, False)
+    assert 9 < first_s < 9.81  # loading took its part
+    assert 49 < second_s <= 50
+    assert answer_bodies(scorer, [body_of()], wishes[:1], here.explain)[0].body == b"[]"
+    unbounded = Here(scorer)
+    answer_bodies(scorer, bodies[1:2], (), unbounded.explain)
+    assert unbounded.stand_in.calls == [(1, None, False)]
+
+
+def test_a_deadline_that_has_passed_is_408_without_any_work(scorer: Scorer, pictures: Any) -> None:
+    here = Here(scorer)
+    asking = body_of(cell(pictures[0], model_explainability=True))
+    reply = answer_bodies(scorer, [asking], [Wish(deadline=time.monotonic() - 0.01)], here.explain)[0]
+    assert (reply.status, here.stand_in.calls) == (408, [])
+    assert "request_timeout_ms" in json.loads(reply.body)["message"]
+
+
+@pytest.mark.parametrize(("error", "status"), [(OutOfTime("too slow"), 408), (BadRequest("no such label"), 400)])
+def test_an_error_of_a_row_keeps_its_status_and_names_the_row(
+    scorer: Scorer, pictures: Any, error: UserError, status: int
+) -> None:
+    here = Here(scorer)
+    here.stand_in.error = error
+    reply = answer_bodies(scorer, [body_of(cell(pictures[0], model_explainability=True))], (), here.explain)[0]
+    assert (reply.status, reply.num_rows) == (status, 0)
+    assert json.loads(reply.body)["message"] == f"row 0, column 'image': {error}"
+
+
+@pytest.mark.parametrize("lane", ["all", "explain"])
+def test_a_build_without_explanations_says_so(
+    scorer: Scorer, pictures: Any, lane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, SCORING, None)  # as if it could not be found
+    asking = body_of(cell(pictures[0], model_explainability=True))
+    reply = answer_bodies(scorer, [asking], (), explain_in(lane, scorer))[0]
+    assert (reply.status, "not available in this build" in reply.body.decode()) == (400, True)
+
+
+def test_the_explaining_scorer_is_made_of_the_packages_network(
+    scorer: Scorer, pictures: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: dict[str, Any] = {}
+
+    class ExplainingScorer(StandIn):
+        def __init__(self, scorer: Scorer, model: Any, options: Any) -> None:
+            super().__init__(scorer)
+            made.update(scorer=scorer, model_name=model.model_name, options=options)
+
+    module = ModuleType(SCORING)
+    module.ExplainingScorer, module.ExplainOptions = ExplainingScorer, dict  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, SCORING, module)
+    reply = answer_bodies(
+        scorer, [body_of(cell(pictures[0], model_explainability=True))], (), explain_in("explain", scorer)
+    )[0]
+    assert reply.status == 200
+    assert made == {"scorer": scorer, "model_name": scorer.package.model_name, "options": {}}
+
+
+def test_an_unknown_lane_is_refused(scorer: Scorer) -> None:
+    with pytest.raises(UserError, match="lane must be one of"):
+        explain_in("fast", scorer)
