@@ -28,8 +28,8 @@ __all__ = ["MAX_INPUT_BYTES", "DetectionPipeline", "DetectorNetwork", "Prepared"
 Bytes = npt.NDArray[np.uint8]
 
 MAX_INPUT_BYTES: Final = 32 * 1024 * 1024
-"""Of one batch as float32: six pictures of 640 x 640. A network's layers hold tens of times as much at a time, so that
-a batch of larger pictures would take gigabytes, and on a CPU it would gain nothing."""
+"""Of one batch as float32: six pictures of 640 x 640. A network's layers hold many times as much at a time:
+the memory of a call shall not grow with the number of large pictures in it."""
 
 _TRIAL_SIDE: Final = 64  # pixels of the picture that a network of any input size is tried with
 
