@@ -11,7 +11,7 @@ __all__ = ["ExplanationDetails"]
 
 @dataclass(frozen=True, slots=True)
 class ExplanationDetails:
-    """Of one explained label. `None` where a number or a name has no meaning for the algorithm, or was not asked for."""
+    """Of one explained label. `None` where something has no meaning for the algorithm or was not asked for."""
 
     algorithm: str
     label: str

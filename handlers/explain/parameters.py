@@ -13,13 +13,13 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
 from clearsight.errors import BadRequest
+from clearsight.handlers.explain.baselines import BASELINES, BaselineName
+from clearsight.handlers.explain.integrated_gradients import Method
 
 __all__ = [
     "AZURE_ALGORITHMS",
     "DEFAULT_ALGORITHM",
-    "ApproximationMethod",
     "AttributionsFormat",
-    "Baseline",
     "Engine",
     "Localizer",
     "MaskTarget",
@@ -32,9 +32,7 @@ __all__ = [
 AZURE_ALGORITHMS: Final = ("xrai", "integrated_gradients", "guided_gradcam", "guided_backprop")
 DEFAULT_ALGORITHM: Final = "xrai"
 
-ApproximationMethod = Literal["riemann_middle", "gausslegendre"]
 AttributionsFormat = Literal["nested", "float32_base64", "float16_base64"]
-Baseline = Literal["mean", "black", "white", "black_white", "blur"]
 Engine = Literal["builtin", "captum"]
 Localizer = Literal["auto", "gradcam"]
 MaskTarget = Literal["score", "mask", "box"]
@@ -69,12 +67,13 @@ class XaiParameters:
     n_steps: int = 50
     """Gradients along the path, per baseline."""
     xrai_fast: bool = True
-    approximation_method: ApproximationMethod = "riemann_middle"
+    approximation_method: Method = "riemann_middle"
+    """XRAI always takes this one."""
     target_labels: tuple[str, ...] | None = None
     """Explain these classes, in this order; `None`: those that the model predicts."""
     contrast_label: str | None = None
     """Explain the target's score minus this class's."""
-    baseline: Baseline = "black_white"
+    baseline: BaselineName = "black_white"
     """Where the path starts. By default `black_white` for XRAI and `mean` for all others."""
     convergence_tolerance: float | None = None
     """Stop early once the map changes by less than this fraction. In (0, 1)."""
@@ -130,6 +129,8 @@ def parse_xai_parameters(
         "n_steps": limits.xrai_n_steps if is_xrai else limits.n_steps,
         "baseline": "black_white" if is_xrai else "mean",
     }
+    if is_xrai:
+        given["approximation_method"] = XaiParameters().approximation_method
     parameters = XaiParameters(**{**defaults, **given})
     if parameters.contrast_label is not None and parameters.contrast_label in (parameters.target_labels or ()):
         raise BadRequest(f"'contrast_label' must not be one of 'target_labels', but {parameters.contrast_label!a} is")
@@ -214,10 +215,10 @@ _READERS: Final[Mapping[str, Reader]] = MappingProxyType(
         "attributions": _flag,
         "confidence_score_threshold_multilabel": _number(lambda value: 0 <= value <= 1, "a number from 0 to 1"),
         "xrai_fast": _flag,
-        "approximation_method": _choice(get_args(ApproximationMethod)),
+        "approximation_method": _choice(get_args(Method)),
         "target_labels": _labels,
         "contrast_label": _label,
-        "baseline": _choice(get_args(Baseline)),
+        "baseline": _choice(BASELINES),
         "convergence_tolerance": _number(lambda value: 0 < value < 1, "a number above 0 and below 1"),
         "smooth_samples": _integer(0, 50),
         "smooth_stdev": _number(lambda value: 0 < value <= 10, "a number above 0, at most 10"),
