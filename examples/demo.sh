@@ -16,8 +16,10 @@ PID_FILE=$OUT/serve.pid
 LOG=$OUT/serve.log
 
 title() { printf '\n\033[1m== %s\033[0m\n' "$1"; }
-run() { printf '\033[2m$ %s\033[0m\n' "$*" >&2; "$@"; }
+show() { printf '\033[2m$ %s\033[0m\n' "$*" >&2; }
+run() { show "$@"; "$@"; }
 value() { clearsight "$@" --output tsv 2>/dev/null; }
+state() { value online-deployment show --name "$1" --endpoint-name fridge --query provisioning_state; }
 serving() { [ -f "$PID_FILE" ] && kill -0 "$(cat "$PID_FILE")" 2>/dev/null; }
 
 if [ "${1:-}" = stop ]; then
@@ -28,6 +30,37 @@ if [ "${1:-}" = stop ]; then
   echo "stopped"
   exit 0
 fi
+
+# at_least METRIC GOT LEAST: say what was reached, and end the demo if that is too little
+at_least() {
+  echo "$1 on the validation pictures: $2 (at least $3 is asked for)"
+  awk -v got="$2" -v least="$3" 'BEGIN { exit !(got + 0 >= least + 0) }' || {
+    echo "error: the trained model must reach $1 $3, but got '$2'" >&2
+    exit 1
+  }
+}
+
+# deploy NAME: make a deployment of the endpoint, or wait until one that is being started is ready
+deploy() {
+  local name=$1 said=
+  local create=(clearsight online-deployment create --file examples/deployment.yml --name "$name" --output table)
+  for _ in $(seq 300); do
+    case "$(state "$name")" in
+      Succeeded) return 0 ;;
+      Creating | Updating) ;;
+      *)
+        show "${create[@]}"
+        "${create[@]}" 2>"$OUT/deploy.err" && return 0
+        grep -q "operation running" "$OUT/deploy.err" || { cat "$OUT/deploy.err" >&2; return 1; }
+        ;;
+    esac
+    [ -n "$said" ] || echo "deployment $name has an operation running; waiting for it"
+    said=yes
+    sleep 1
+  done
+  echo "error: deployment $name must be ready within 5 minutes, but is '$(state "$name")'; its log is $LOG" >&2
+  return 1
+}
 
 started=$SECONDS
 mkdir -p "$OUT"
@@ -41,12 +74,7 @@ title "2. Train a classifier"
 if [ "$(value job show --name demo-fridge --query status)" != Completed ]; then
   run clearsight job create --file examples/demo-job.yml --name demo-fridge --output none
 fi
-accuracy=$(value job show --name demo-fridge --query metrics.accuracy)
-echo "validation accuracy: $accuracy (at least $MIN_ACCURACY is asked for)"
-awk -v got="$accuracy" -v least="$MIN_ACCURACY" 'BEGIN { exit !(got + 0 >= least + 0) }' || {
-  echo "error: the trained model must reach accuracy $MIN_ACCURACY, but got '$accuracy'" >&2
-  exit 1
-}
+at_least accuracy "$(value job show --name demo-fridge --query metrics.accuracy)" "$MIN_ACCURACY"
 
 title "3. Register the package"
 if ! value model show --name fridge --version 1 --query name >/dev/null; then
@@ -67,10 +95,9 @@ for _ in $(seq 600); do
 done
 value online-endpoint show --name fridge --query name >/dev/null ||
   run clearsight online-endpoint create --file examples/endpoint.yml --output table
-for deployment in blue green; do
-  [ "$(value online-deployment show --name $deployment --endpoint-name fridge --query provisioning_state)" = Succeeded ] ||
-    run clearsight online-deployment create --file examples/deployment.yml --name $deployment --output table
-done
+sleep 1 # a server that was stopped before brings its deployments up again, one after the other
+deploy blue
+deploy green
 run clearsight online-endpoint update --name fridge --traffic "blue=90 green=10" --output none
 
 title "5. Ask"

@@ -1,0 +1,74 @@
+"""Compares what `clearsight predict` found with the labels of a data folder; used by examples/demo.sh.
+
+    python examples/found_objects.py pictures FOLDER              the pictures of the folder, one per line
+    python examples/found_objects.py compare FOLDER ANSWERS.json  objects found with the right class at IoU 0.5 or more
+
+The second exits with 1 when no object was found.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+CORNERS = ("topX", "topY", "bottomX", "bottomY")
+Box = tuple[float, float, float, float]
+
+
+def main() -> None:
+    command, folder, *answers = sys.argv[1:]
+    truths = read_labels(Path(folder))
+    if command == "pictures":
+        click.echo("\n".join(map(str, truths)))
+        return
+    documents = json.loads(Path(answers[0]).read_text())
+    found = {Path(document["file"]).resolve(): document["boxes"] for document in documents}
+    rights = {file: count_right(objects, found[file]) for file, objects in truths.items()}
+    num_objects, num_found = sum(map(len, truths.values())), sum(map(len, found.values()))
+    click.echo(f"{sum(rights.values())} of {num_objects} objects found with the right class, among {num_found} answers")
+    best = max(rights, key=lambda file: rights[file])
+    if not rights[best]:
+        sys.exit("error: at least one object must be found, but there is none")
+    labels = ", ".join(f"{answer['label']} {answer['score']:.2f}" for answer in found[best])
+    click.echo(f"most in {best.name}: {labels}")
+
+
+def read_labels(folder: Path) -> dict[Path, list[tuple[str, Box]]]:
+    """Picture to its objects."""
+    [file] = folder.glob("*.jsonl")
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    return {
+        (folder / record["image_url"]).resolve(): [(item["label"], box_of(item)) for item in record["label"]]
+        for record in records
+    }
+
+
+def box_of(item: dict[str, Any]) -> Box:
+    """Left, top, right, bottom as fractions, of a box or around a polygon."""
+    if "polygon" in item:
+        xs = [x for ring in item["polygon"] for x in ring[0::2]]
+        ys = [y for ring in item["polygon"] for y in ring[1::2]]
+        return min(xs), min(ys), max(xs), max(ys)
+    left, top, right, bottom = (item[corner] for corner in CORNERS)
+    return left, top, right, bottom
+
+
+def count_right(objects: list[tuple[str, Box]], answers: list[dict[str, Any]]) -> int:
+    """Objects that an answer of their class overlaps by half at least."""
+    boxes = [(answer["label"], box_of(answer["box"])) for answer in answers]
+    return sum(any(label == name and overlap(box, other) >= 0.5 for name, other in boxes) for label, box in objects)
+
+
+def overlap(box: Box, other: Box) -> float:
+    """Intersection over union."""
+    width = min(box[2], other[2]) - max(box[0], other[0])
+    height = min(box[3], other[3]) - max(box[1], other[1])
+    shared = max(width, 0.0) * max(height, 0.0)
+    areas = sum((right - left) * (bottom - top) for left, top, right, bottom in (box, other))
+    return shared / (areas - shared) if areas > shared else 0.0
+
+
+if __name__ == "__main__":
+    main()
