@@ -31,3 +31,7 @@ class Deadline:
 
     def is_over(self) -> bool:
         return self.remaining_s() <= 0
+
+    def share(self, parts: int) -> "Deadline":
+        """Give the first of `parts` equal parts of the time left."""
+        return Deadline(None if self.seconds is None else self.remaining_s() / parts, self._clock)

@@ -97,6 +97,10 @@ class ExplainModel:
         target = Target(class_id, contrast_id)
         return lambda points_N3PP: _score(self.logits(points_N3PP), target)
 
+    def differentiable_score_of(self, target: Target) -> Score:
+        """The score with its graph, for engines that derive it themselves."""
+        return lambda points_N3PP: _score(self._network(points_N3PP), target)
+
     def gradient_of(self, class_id: int, contrast_id: int | None = None) -> Gradient:
         gradients = self.gradients_of([Target(class_id, contrast_id)])
         return lambda points_N3PP: gradients(points_N3PP)[0]

@@ -22,9 +22,5 @@ def attention_relevance(tokens: Tokens, transformer: Transformer) -> torch.Tenso
         mixed_TT = (attention_HTT * gradients_HTT).clamp(min=0).mean(dim=0)
         relevance_TT = relevance_TT + mixed_TT @ relevance_TT
     first = transformer.num_prefix_tokens
-    if transformer.pools_by_class_token:
-        relevance_T = relevance_TT[0]
-    else:
-        # The identity says that every patch sees itself, which is true of all of them alike: it tells nothing.
-        relevance_T = (relevance_TT - torch.eye(num_tokens).to(relevance_TT))[first:].mean(dim=0)
-    return relevance_T[first:].reshape(transformer.grid_hw)
+    read_T = relevance_TT[0] if transformer.pools_by_class_token else relevance_TT[first:].mean(dim=0)
+    return read_T[first:].reshape(transformer.grid_hw)
