@@ -1,6 +1,7 @@
 """Fixtures that every test folder may use."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 # Before torch is imported, here and in child processes: the networks of the tests are small, and threads that wait
@@ -12,8 +13,10 @@ import pytest
 from PIL import Image
 
 from clearsight.package import ModelPackage
-from clearsight.settings import ClassificationSettings
+from clearsight.settings import ClassificationSettings, RcnnSettings, SegmentationSettings, Settings, YoloSettings
 from clearsight.tasks import Task
+
+DetectorPackages = Callable[[str], ModelPackage]
 
 FRIDGE_LABELS = ("can", "carton", "milk_bottle", "water_bottle")
 
@@ -87,4 +90,71 @@ def _write(target: Path, task: Task, pictures: list[Path]) -> ModelPackage:
         pretrained={"source": "none", "file": None, "sha256": None, "tag": None, "licence": None},
         train_artifacts=target.parent / "train_artifacts",
         gate_bf16=False,  # two more processes, seconds
+    )
+
+
+@pytest.fixture(scope="session")
+def detector_package(tmp_path_factory: pytest.TempPathFactory, drawn_pictures: list[Path]) -> DetectorPackages:
+    """Gives the package of a small detector with random weights, four fridge classes; made once. Read only.
+
+    `yolov5` is the nano size at 64 pixels, the R-CNN family has few proposals and pictures of 64 to 96 pixels.
+    """
+    made: dict[str, ModelPackage] = {}
+
+    def get(model_name: str) -> ModelPackage:
+        if model_name not in made:
+            folder = tmp_path_factory.mktemp(model_name)
+            made[model_name] = _write_detector(folder / "mlflow-model", model_name, drawn_pictures)
+        return made[model_name]
+
+    return get
+
+
+def _write_detector(target: Path, model_name: str, pictures: list[Path]) -> ModelPackage:
+    import torch
+
+    from clearsight.exporters.write import write_package
+    from clearsight.networks.detectors import architecture_of, build_detector
+    from clearsight.networks.rcnn.options import RcnnOptions
+
+    options = RcnnOptions(proposals_before_nms=16, proposals=4)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        network = build_detector(model_name, len(FRIDGE_LABELS), model_size="nano", options=options)
+        # Answers that differ from place to place, with scores between 0 and 1.
+        for name, module in network.named_modules():
+            if hasattr(module, "downsample"):  # else answers of random weights explode
+                torch.nn.init.constant_((module.bn3 if hasattr(module, "bn3") else module.bn2).weight, 0.2)
+            if name.endswith("cls_logits") and model_name.startswith("retinanet"):
+                torch.nn.init.normal_(module.weight, std=0.1)
+                torch.nn.init.zeros_(module.bias)
+            if name.endswith("cls_score"):
+                torch.nn.init.normal_(module.weight, std=0.5)
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None
+        if model_name == "yolov5":
+            with torch.no_grad():
+                blocks = torch.nn.functional.interpolate(torch.rand(8, 3, 4, 4), 64)
+                network.train()(blocks + 0.1 * torch.randn(8, 3, 64, 64))
+                for convolution in network.head.modules():
+                    if isinstance(convolution, torch.nn.Conv2d):
+                        torch.nn.init.normal_(convolution.weight, std=0.1)
+                        torch.nn.init.zeros_(convolution.bias)
+    small = {"min_size": 64, "max_size": 96, "box_score_thresh": 0.05, "box_detections_per_img": 6}
+    settings: Settings = RcnnSettings(**small)
+    if model_name == "yolov5":
+        settings = YoloSettings(img_size=64, model_size="nano", box_score_thresh=0.05)
+    elif model_name.startswith("maskrcnn"):
+        settings = SegmentationSettings(**small)
+    return write_package(
+        target,
+        task=Task.SEGMENTATION if model_name.startswith("maskrcnn") else Task.DETECTION,
+        model_name=model_name,
+        labels=FRIDGE_LABELS,
+        network=network,
+        settings=settings,
+        architecture=architecture_of(model_name, model_size="nano", options=options),
+        parity_images=pictures[:2],
+        run_id="tiny_HD_0",
+        pretrained={"source": "none", "file": None, "sha256": None, "tag": None, "licence": None},
     )
