@@ -24,6 +24,9 @@ def model() -> None:
     """Register, check and export packages."""
 
 
+_POSITIVE: Final = click.IntRange(min=1)
+_FRACTION: Final = click.FloatRange(0, 1)
+
 _name_option = click.option("--name", "-n", required=True, help="Name of the model.")
 _version_option = click.option("--version", "-v", help="Version; without it the one created last.")
 
@@ -176,10 +179,30 @@ def verify(name: str | None, version: str | None, path: str | None) -> dict[str,
     metavar="FILE",
 )
 @click.option("--model-name", help="Name inside a .mar; without it the name of FILE.")
-def export(reference: str, format_: str, output: Path, model_name: str | None) -> None:
-    """Write one file of a verified package: its serving graph, or an archive for stock TorchServe.
+@click.option("--batch-size", type=int, metavar="N", help="Detectors: Azure's graph for exactly N pictures.")
+@click.option("--height", "--height-onnx", type=_POSITIVE, help="Of the N pictures, pixels; 600, yolov5: img_size.")
+@click.option("--width", "--width-onnx", type=_POSITIVE, help="800, yolov5: img_size.")
+@click.option("--box-score-thresh", type=_FRACTION, help="Inside the graph; without it as in settings.json.")
+@click.option("--box-nms-thresh", "--box-iou-thresh", "nms_iou_thresh", type=_FRACTION, help="The same.")
+@click.option("--box-detections-per-img", type=_POSITIVE, help="The same; not for yolov5.")
+@click.option("--min-size", type=_POSITIVE, help="Accepted as Azure's script does: these graphs do not resize.")
+@click.option("--max-size", type=_POSITIVE, help="The same.")
+@click.option("--img-size", type=_POSITIVE, help="yolov5: height and width in one.")
+@click.option("--model-size", help="yolov5: accepted when it is the package's own.")
+def export(
+    reference: str, format_: str, output: Path, model_name: str | None, batch_size: int | None, **options: Any
+) -> None:
+    """Write one file of a verified package: a graph, or an archive for stock TorchServe.
 
-    onnx and torchscript take images (N, 3, H, W), float32, normalised as settings.json says, and give logits (N, K).
+    onnx and torchscript are the serving graph, which takes pictures normalised as settings.json says. Classifiers:
+    images (N, 3, H, W) -> logits (N, K). yolov5: images -> boxes, scores, class_ids of all candidates. The R-CNN
+    families: image (1, 3, H, W) and three thresholds -> boxes, scores, class_ids[, masks of 28 x 28].
+
+    With --batch-size, onnx is instead the graph of Azure's contract for detectors (as train_artifacts/model.onnx of a
+    run, which takes 1 picture): input (N, 3, H, W) -> boxes_0, labels_0, scores_0[, masks_0], boxes_1, … with
+    thresholds inside, or yolov5's output (N, C, 5 + K). It takes exactly N pictures. Without other options a batch of
+    1 is what the run has written already: a message says so, and no file is made.
+
     The file appears complete or not at all; an older one is replaced.
 
     \b
@@ -187,12 +210,52 @@ def export(reference: str, format_: str, output: Path, model_name: str | None) -
       clearsight model export --package azureml:fridge:1 --format onnx --output fridge.onnx
       clearsight model export --package ./mlflow-model --format torchscript --output fridge.pt
       clearsight model export --package azureml:fridge@latest --format mar --output fridge.mar
+      clearsight model export -p azureml:cells:1 -f onnx -o model_8.onnx --batch-size 8 --height 600 --width 800
+      clearsight model export -p azureml:yolo:1 -f onnx -o model_4.onnx --batch-size 4 --img-size 640
     """  # noqa: D301 (click reads the backspace)
+    given = {name: value for name, value in options.items() if value is not None}
+    if given and batch_size is None:
+        raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} needs --batch-size")
+    if batch_size is not None and format_ != "onnx":
+        raise click.UsageError("--batch-size is for --format onnx")
     package = ModelPackage.open(ModelRegistry(Workspace.default()).resolve(reference))
     output = output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
-    _WRITERS[format_](package, output, model_name or output.name.partition(".")[0])
-    emit({"format": format_, "path": str(output), "num_bytes": output.stat().st_size, "sha256": sha256_of(output)})
+    document: dict[str, Any] = {}
+    if batch_size is not None:
+        written = _write_batch(package, output, batch_size, given)
+        if written is None:
+            return
+        document = written
+    else:
+        _WRITERS[format_](package, output, model_name or output.name.partition(".")[0])
+    summary = {"format": format_, "path": str(output), "num_bytes": output.stat().st_size, "sha256": sha256_of(output)}
+    emit({**summary, **document})
+
+
+def _write_batch(package: ModelPackage, file: Path, batch_size: int, given: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what was written; None when there is nothing to write."""
+    from clearsight.exporters.batch_graph import BatchOptions, write_batch_graph  # brings torch
+
+    used = {name: value for name, value in given.items() if name not in ("min_size", "max_size")}
+    options = BatchOptions(batch_size=batch_size, **used)
+    if options.is_the_default_graph and not package.task.is_classification:
+        stderr.print(
+            f"no file is written: train_artifacts/model.onnx of the run {package.run_id} takes one picture already; "
+            "ask for a larger --batch-size, or for another size or threshold",
+            markup=False,
+        )
+        return None
+    stderr.print(f"exporting {package.model_name} for {batch_size} pictures and comparing it with the network …")
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        document = write_batch_graph(package, temporary, options)
+        temporary.replace(file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return document
 
 
 def _write_onnx(package: ModelPackage, file: Path, model_name: str) -> None:

@@ -50,6 +50,9 @@ __all__ = ["GATE_IMAGES", "has_bf16_units", "write_package"]
 GATE_IMAGES: Final = 64
 """Pictures for the accuracy gate of lower precisions."""
 
+_GATE_IMAGES_OF_DETECTORS: Final = 16
+"""Each has many objects, and takes ten times as long."""
+
 
 def write_package(
     target: Path,
@@ -75,8 +78,8 @@ def write_package(
     taken). `pretrained` says where training started and is recorded. With `train_artifacts` that folder gets the graph
     of Azure's contract, `model.onnx`, and `labels.json`; `enable_onnx_normalization` puts mean and deviation inside
     that graph, which then takes values in [0, 1]. With `gate_bf16`, on a processor that announces bf16 matrix units,
-    the accuracy of a classifier in bf16 on up to 64 of the pictures is recorded; it enables nothing. An older package
-    at `target` is replaced. Raises `ExportError` when a graph cannot be made or disagrees with the network.
+    the accuracy of bf16 on up to 64 of the pictures (16 for detectors) is recorded; it enables nothing. An older
+    package at `target` is replaced. Raises `ExportError` when a graph cannot be made or disagrees with the network.
     """
     model = TrainedModel(task, model_name, tuple(labels), copy.deepcopy(network).cpu().eval(), settings)
     export = _export_of(model)
@@ -93,8 +96,9 @@ def write_package(
         parity = export.check(folder, contract_or_none, enable_onnx_normalization, parity_images)
         described = {**export.architecture, **architecture}
         _write_documents(model, folder, run_id, described, pretrained, graphs, parity)
-        if task.is_classification and gate_bf16 and has_bf16_units() and find_spec("openvino") is not None:
-            record_gate(ModelPackage.open(folder, verify=False), _gate_bf16(folder, parity_images))
+        if gate_bf16 and has_bf16_units() and find_spec("openvino") is not None:
+            count = GATE_IMAGES if task.is_classification else _GATE_IMAGES_OF_DETECTORS
+            record_gate(ModelPackage.open(folder, verify=False), _gate_bf16(folder, evenly(parity_images, count)))
         publish_package(folder, target)
         if train_artifacts is not None:
             train_artifacts.mkdir(parents=True, exist_ok=True)
@@ -188,6 +192,6 @@ def has_bf16_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 def _gate_bf16(folder: Path, files: Sequence[Path]) -> dict[str, Any]:
     """Run the gate; that it cannot run (too few pictures) is a result too, and does not cost the package."""
     try:
-        return precision_gate(folder, evenly(files, GATE_IMAGES))
+        return precision_gate(folder, files)
     except UserError as error:
         return {"precision": "bf16", "num_images": len(files), "passed": False, "reason": str(error)}

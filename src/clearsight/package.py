@@ -7,7 +7,7 @@ mlflow-model/
         settings.json           preprocessing and thresholds; the user may edit it
         labels.json             class names, index = class id
         weights.safetensors     the trained tensors
-        model.onnx              serving graph: images (N, 3, H, W) float32 -> logits (N, K)
+        model.onnx              serving graph; its tensors by family: networks/serving.py
         model.torchscript.pt    the same as TorchScript
         manifest.json           what made this package, and the sha256 of everything that must not change
 ```
@@ -110,7 +110,7 @@ class Manifest(_Document):
     model_name: str
     num_classes: PositiveInt
     architecture: dict[str, Any]
-    """`library`, `builder`, `num_parameters`."""
+    """`library`, `builder`, `num_parameters`; of detectors also `model_size` or `options`."""
     pretrained: dict[str, Any]
     """Where training started: `source`, `file`, `sha256`, `tag`, `licence`."""
     settings: dict[str, Any]
