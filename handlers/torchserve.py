@@ -9,6 +9,7 @@ by us, every failure is a status and a JSON body of its own request, and every l
 Nothing heavy is imported before `initialize`: TorchServe hides an ImportError of this module behind one of its own.
 """
 
+import contextlib
 import http
 import json
 import logging
@@ -104,8 +105,6 @@ class TorchServeHandler:
         folder = Path(str(context.system_properties["model_dir"]))
         diagnostic_file = Path(config.get("diagnostic_file") or folder / "clearsight-error.txt")
         try:
-            if niceness := int(config.get("niceness") or 0):
-                os.nice(niceness)  # before any thread is started: they inherit it
             self._load(folder, config, workers=int(document.get("minWorkers") or 1))
             self._choose_lane(config, response_timeout_s=float(document.get("responseTimeout") or 0))
         except Exception as error:
@@ -146,8 +145,11 @@ class TorchServeHandler:
 
         lane = self.lane = config.get("lane") or "all"
         self.explain = explain_in(lane, self.scorer, EXPLAIN_SHARE * response_timeout_s or None)
+        niceness = int(config.get("niceness") or 0)
+        if niceness:
+            _lower_priority(niceness)
         if lane != "all":
-            log.info("this worker is of the %s lane, niceness %d", lane, os.nice(0))
+            log.info("this worker is of the %s lane; its niceness is raised by %d", lane, niceness)
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
         """Answer one batch: one bytes element per HTTP request, in order. Never raises.
@@ -289,6 +291,18 @@ def _configure_logging() -> None:
         logger.propagate = False
     logging.getLogger("clearsight").setLevel(logging.INFO)
     logging.captureWarnings(True)
+
+
+def _lower_priority(niceness: int) -> None:
+    """Raise the niceness of every thread there is; those to come inherit it.
+
+    After loading, not before: beside a saturated deployment a worker that loads with the lowest priority would not be
+    ready in time.
+    """
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):
+            number = int(thread.name)
+            os.setpriority(os.PRIO_PROCESS, number, os.getpriority(os.PRIO_PROCESS, number) + niceness)
 
 
 def _write_diagnostic(path: Path, reason: str) -> None:

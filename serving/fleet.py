@@ -5,16 +5,23 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from clearsight.deployments import DeploymentDocument, Probe
 from clearsight.errors import ClearsightError, ServerUnavailable
 from clearsight.package import ModelPackage
 from clearsight.serving.deployment_logs import log_file
-from clearsight.serving.gateway.table import Deployment, Endpoint, RoutingTable, Upstream
+from clearsight.serving.gateway.table import Deployment, Endpoint, ExplainLane, RoutingTable, Upstream
 from clearsight.serving.gateway_process import GatewayProcess
-from clearsight.serving.layout import Measurement, choose_layout, measure_package, needs_measurement, serving_plan
+from clearsight.serving.layout import (
+    Measurement,
+    choose_explain_lane,
+    choose_layout,
+    measure_package,
+    needs_measurement,
+    serving_plan,
+)
 from clearsight.serving.ledger import ProcessLedger
 from clearsight.serving.management.service import Step
 from clearsight.serving.management.store import DeploymentRecord, EndpointRecord, EndpointStore
@@ -74,13 +81,14 @@ class Fleet:
         """Start the new process, move the traffic, drain and stop the old one."""
         document = record.document
         on_step("verifying the package")
-        await asyncio.to_thread(ModelPackage.open, record.package)
+        package = await asyncio.to_thread(ModelPackage.open, record.package)
         measurement: Measurement | None = None
         if self._measure and needs_measurement(document):
             measurement = await measure_package(record.package, document, self._workspace, on_step)
         layout = choose_layout(document, measurement, self._num_cores)
+        explain = choose_explain_lane(document, package.task, self._num_cores)
         process = TorchServeProcess(
-            serving_plan(document, record.package, layout),
+            serving_plan(document, record.package, layout, explain),
             log_file(self._workspace, record),
         )
         try:
@@ -97,7 +105,7 @@ class Fleet:
         if predecessor is not None:
             on_step("draining the previous version")
             await self._end(predecessor)
-        return layout.to_document()
+        return {**layout.to_document(), "explain": asdict(explain) if explain else None}
 
     async def publish(self) -> None:
         """Send the gateway a table made of the store and the running processes.
@@ -153,6 +161,7 @@ class Fleet:
             max_running=max_running,
             max_in_flight=2 * max_running,
             request_timeout_s=settings.request_timeout_ms / 1000,
+            explain=_explain_lane(instance) if instance else None,
         )
 
     async def retire(self, endpoint: str, deployment: str) -> None:
@@ -268,3 +277,16 @@ class Fleet:
         instance.started_at = time.monotonic()
         instance.generation = f"{base}+{instance.num_restarts}"
         await self._set_ready(instance, True)
+
+
+def _explain_lane(instance: Instance) -> ExplainLane | None:
+    process, plan = instance.process, instance.process.plan
+    if plan.explain is None:
+        return None
+    return ExplainLane(
+        path=process.explain_path,
+        implied_path=process.implied_path,
+        max_running=1,
+        max_in_flight=plan.explain.max_in_flight,
+        request_timeout_s=plan.request_timeout_s,
+    )

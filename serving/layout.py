@@ -23,16 +23,20 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, Validati
 from clearsight.deployments import DeploymentDocument
 from clearsight.errors import ClearsightError, Fault, InvalidDocument
 from clearsight.package import MANIFEST_FILE, sha256_of
-from clearsight.serving.torchserve_files import ServingPlan
+from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
+from clearsight.tasks import Task
 from clearsight.workspace import Workspace, write_atomically
 
-__all__ = ["Layout", "Measurement", "choose_layout", "measure_package", "serving_plan"]
+__all__ = ["Layout", "Measurement", "choose_explain_lane", "choose_layout", "measure_package", "serving_plan"]
 
 MEASURE_TIMEOUT_S: Final = 300.0
 BATCH_DELAY_MS: Final = 1
 """How long a batch waits to fill, which every lone client pays. The least there is: TorchServe reads 0 as its default,
 100 ms. A busy worker needs no more, since the next batch fills while it works."""
 
+
+DEFAULT_EXPLAIN_MAX_IN_FLIGHT: Final = 8
+"""One runs, the others wait: at seconds each, more would only wait for their time-out."""
 
 NEARLY_AS_FAST: Final = 0.95
 """Measured rows within this share of the best count as equal: short measurements are no more certain than that."""
@@ -51,6 +55,10 @@ class Overrides(BaseModel):
     CLEARSIGHT_PRECISION: str = "f32"
     CLEARSIGHT_BATCH_SIZE: PositiveInt | None = None
     CLEARSIGHT_NUM_THREADS: PositiveInt | None = None
+    CLEARSIGHT_EXPLAIN: bool | None = None
+    """Whether there is an explain lane. None: for classification."""
+    CLEARSIGHT_EXPLAIN_THREADS: PositiveInt | None = None
+    CLEARSIGHT_EXPLAIN_MAX_IN_FLIGHT: PositiveInt | None = None
 
 
 class MeasuredRow(BaseModel):
@@ -151,7 +159,20 @@ def needs_measurement(document: DeploymentDocument) -> bool:
     return not (given.CLEARSIGHT_BACKEND and given.CLEARSIGHT_BATCH_SIZE)
 
 
-def serving_plan(document: DeploymentDocument, package: Path, layout: Layout) -> ServingPlan:
+def choose_explain_lane(document: DeploymentDocument, task: Task, num_cores: int) -> ExplainPlan | None:
+    """The explain lane of a deployment, with half the cores; None without one. Raises InvalidDocument."""
+    given = read_overrides(document)
+    if given.CLEARSIGHT_EXPLAIN is False or (given.CLEARSIGHT_EXPLAIN is None and not task.is_classification):
+        return None
+    return ExplainPlan(
+        num_threads=given.CLEARSIGHT_EXPLAIN_THREADS or max(1, num_cores // 2),
+        max_in_flight=given.CLEARSIGHT_EXPLAIN_MAX_IN_FLIGHT or DEFAULT_EXPLAIN_MAX_IN_FLIGHT,
+    )
+
+
+def serving_plan(
+    document: DeploymentDocument, package: Path, layout: Layout, explain: ExplainPlan | None = None
+) -> ServingPlan:
     """The TorchServe process of a deployment."""
     settings = document.request_settings
     return ServingPlan(
@@ -166,6 +187,7 @@ def serving_plan(document: DeploymentDocument, package: Path, layout: Layout) ->
         request_timeout_s=settings.request_timeout_ms / 1000,
         max_running=settings.max_concurrent_requests_per_instance * document.instance_count,
         environment=document.environment_variables,
+        explain=explain,
     )
 
 

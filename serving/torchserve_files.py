@@ -4,7 +4,7 @@
 <run>/                    0700, short path (a unix socket path has at most 107 bytes)
     config.properties     generated; the commented reference is config.properties at the root of the repository
     log4j2.xml            one rolling file, warnings and the worker's own lines
-    store/<model>/        the folder archive
+    store/<model>/        the folder archive; store/<model>-explain/ the one of the explain lane
     work/                 working directory; TorchServe writes key_file.json here, mode 0600
     tmp/                  Java's temporary directory, with the worker sockets
     i.sock  m.sock        inference and management
@@ -21,7 +21,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -30,7 +30,7 @@ from clearsight.handlers.torchserve_folder import HandlerConfig, WorkerConfig, w
 from clearsight.serving.java import java_home
 from clearsight.workspace import write_atomically
 
-__all__ = ["RunFolder", "ServingPlan"]
+__all__ = ["ExplainPlan", "RunFolder", "ServingPlan"]
 
 MAX_SOCKET_PATH_BYTES: Final = 107
 """Of `sun_path` in Linux's `struct sockaddr_un`: 108 bytes with the closing zero."""
@@ -61,6 +61,19 @@ SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|^TS_", re.IG
 """Environment variables that a model does not get unless its deployment names them; `TS_…` reconfigure TorchServe."""
 
 
+EXPLAIN_NICENESS: Final = 19
+"""The most there is: explanations take what predictions leave of the processor."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainPlan:
+    """The explain lane: one worker of the same package, one request at a time."""
+
+    num_threads: int
+    max_in_flight: int
+    """Requests waiting and running; 429 beyond."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServingPlan:
     """What one TorchServe process serves, and how."""
@@ -78,6 +91,13 @@ class ServingPlan:
     max_running: int = 1
     """Requests that the gateway sends at the same time."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    explain: ExplainPlan | None = None
+    """None: the deployment has no explain lane, and its workers turn explanations away."""
+
+    @property
+    def explain_name(self) -> str:
+        """TorchServe's name of the explain lane's model entry."""
+        return f"{self.model_name}-explain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,26 +163,37 @@ class RunFolder:
         self.diagnostic_file.unlink(missing_ok=True)
         queue_size = max(4, 2 * plan.workers * plan.batch_size, plan.max_running + plan.workers)
         response_timeout_s = int(plan.request_timeout_s) + 1 + RESPONSE_MARGIN_S
-        write_folder(
-            self.root / "store" / plan.model_name,
-            plan.model_name,
-            WorkerConfig(
-                workers=plan.workers,
-                batch_size=plan.batch_size,
-                max_batch_delay_ms=plan.max_batch_delay_ms,
-                job_queue_size=queue_size,
-                response_timeout_s=response_timeout_s,
-            ),
-            HandlerConfig(
-                package=str(plan.package.absolute()),
-                backend=plan.backend,
-                device=plan.device,
-                precision=plan.precision,
-                num_threads=plan.num_threads,
-                max_answer_bytes=MAX_ANSWER_BYTES if plan.batch_size == 1 else BATCH_ANSWER_BYTES // plan.batch_size,
-                diagnostic_file=str(self.diagnostic_file),
-            ),
+        handler = HandlerConfig(
+            package=str(plan.package.absolute()),
+            backend=plan.backend,
+            device=plan.device,
+            precision=plan.precision,
+            num_threads=plan.num_threads,
+            max_answer_bytes=MAX_ANSWER_BYTES if plan.batch_size == 1 else BATCH_ANSWER_BYTES // plan.batch_size,
+            diagnostic_file=str(self.diagnostic_file),
+            lane="predict",
         )
+        workers = WorkerConfig(
+            workers=plan.workers,
+            batch_size=plan.batch_size,
+            max_batch_delay_ms=plan.max_batch_delay_ms,
+            job_queue_size=queue_size,
+            response_timeout_s=response_timeout_s,
+        )
+        write_folder(self.root / "store" / plan.model_name, plan.model_name, workers, handler)
+        if plan.explain:
+            write_folder(
+                self.root / "store" / plan.explain_name,
+                plan.explain_name,
+                WorkerConfig(job_queue_size=max(4, plan.explain.max_in_flight), response_timeout_s=response_timeout_s),
+                replace(
+                    handler,
+                    num_threads=plan.explain.num_threads,
+                    max_answer_bytes=MAX_ANSWER_BYTES,
+                    lane="explain",
+                    niceness=EXPLAIN_NICENESS,
+                ),
+            )
         properties = self._properties(plan, queue_size, response_timeout_s)
         write_atomically(self.config_file, "".join(f"{key}={value}\n" for key, value in properties.items()), 0o600)
         write_atomically(self.log_config_file, LOG_CONFIG.format(log_file=log_file.absolute()), 0o600)
@@ -185,7 +216,7 @@ class RunFolder:
             "enable_envvars_config": "false",
             "install_py_dep_per_model": "false",
             "model_store": self.root / "store",
-            "load_models": plan.model_name,
+            "load_models": ",".join([plan.model_name, plan.explain_name] if plan.explain else [plan.model_name]),
             "default_workers_per_model": plan.workers,
             "job_queue_size": queue_size,
             "default_response_timeout": response_timeout_s,

@@ -52,6 +52,16 @@ class TorchServeProcess:
         """Path of predictions on the inference socket."""
         return f"/predictions/{self.plan.model_name}"
 
+    @property
+    def explain_path(self) -> str:
+        """Path of the explain lane, for requests whose rows say what is to be explained."""
+        return f"/predictions/{self.plan.explain_name}"
+
+    @property
+    def implied_path(self) -> str:
+        """Path of the explain lane, for requests of which every row is to be explained."""
+        return f"/explanations/{self.plan.explain_name}"
+
     async def start(self) -> None:
         """Start Java, in a session of its own: a Ctrl-C in the terminal must not reach it before the drain."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -92,26 +102,37 @@ class TorchServeProcess:
             code = None if self._process is None else self._process.returncode
             raise WorkersFailed(f"TorchServe ended with exit code {code}\n{self._tail()}")
 
-    async def worker_states(self) -> list[tuple[int, str]]:
-        """Process id and status (`READY`, `UNLOADED`, …) of every worker. Raises ServerUnavailable."""
-        status, body = await self._call("management", "GET", f"/models/{self.plan.model_name}")
+    async def worker_states(self, model_name: str | None = None) -> list[tuple[int, str]]:
+        """Process id and status (`READY`, `UNLOADED`, …) of every worker of a model entry. Raises ServerUnavailable.
+
+        Without a name: of the one that predicts.
+        """
+        status, body = await self._call("management", "GET", f"/models/{model_name or self.plan.model_name}")
         if status != 200:
             raise ServerUnavailable(f"TorchServe answers {status} about its workers: {body[:200]!r}")
         described: list[dict[str, Any]] = json.loads(body)
         return [(int(worker["pid"]), str(worker["status"])) for worker in described[0]["workers"]]
 
     async def _are_workers_ready(self) -> bool:
+        wanted = {self.plan.model_name: self.plan.workers}
+        if self.plan.explain:
+            wanted[self.plan.explain_name] = 1
         try:
-            states = await self.worker_states()
+            states = {name: await self.worker_states(name) for name in wanted}
         except ServerUnavailable:
             return False
-        return len(states) == self.plan.workers and all(status == "READY" for _, status in states)
+        return all(
+            len(states[name]) == workers and all(status == "READY" for _, status in states[name])
+            for name, workers in wanted.items()
+        )
 
     async def _warm_up(self, deadline: float) -> None:
         """Send pictures until each worker has had some. TorchServe hands queued batches to idle workers."""
         body = warm_up_body()
         for _ in range(2):
             calls = [self.predict(body) for _ in range(self.plan.workers * self.plan.batch_size)]
+            if self.plan.explain:
+                calls.append(self.predict(body, self.explain_path))
             try:
                 async with asyncio.timeout(max(1.0, deadline - time.monotonic())):
                     answers = await asyncio.gather(*calls)
@@ -121,9 +142,9 @@ class TorchServeProcess:
                 if status != 200 or len(json.loads(answer)) != 1:
                     raise WorkersFailed(f"the warm-up prediction was answered with {status}: {answer[:500]!r}")
 
-    async def predict(self, body: bytes) -> tuple[int, bytes]:
-        """Score one JSON body, past the gateway."""
-        return await self._call("inference", "POST", self.path, body)
+    async def predict(self, body: bytes, path: str | None = None) -> tuple[int, bytes]:
+        """Score one JSON body, past the gateway; in another lane when its `path` is given."""
+        return await self._call("inference", "POST", path or self.path, body)
 
     async def _call(self, plane: str, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         socket = self.folder.inference_socket if plane == "inference" else self.folder.management_socket

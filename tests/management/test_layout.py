@@ -1,10 +1,14 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from clearsight.deployments import DeploymentDocument, parse_deployment
 from clearsight.errors import InvalidDocument
-from clearsight.serving.layout import Measurement, choose_layout, needs_measurement
+from clearsight.serving.layout import Measurement, choose_explain_lane, choose_layout, needs_measurement, serving_plan
+from clearsight.serving.torchserve_files import ExplainPlan, RunFolder
+from clearsight.tasks import Task
 
 
 def document(blue: dict[str, Any], instances: int = 1, concurrent: int = 16, **variables: object) -> DeploymentDocument:
@@ -95,7 +99,63 @@ def test_a_deployment_may_fix_what_would_be_measured(blue: dict[str, Any], measu
     assert choose_layout(half, measurement, 2).batch_size == 2
 
 
-@pytest.mark.parametrize("variable", ["WORKER_COUNT", "CLEARSIGHT_BATCH_SIZE", "CLEARSIGHT_NUM_THREADS"])
+@pytest.mark.parametrize(
+    ("task", "setting", "has_lane"),
+    [
+        (Task.MULTI_CLASS, None, True),
+        (Task.MULTI_LABEL, None, True),
+        (Task.DETECTION, None, False),
+        (Task.MULTI_CLASS, False, False),  # YAML's `off`, `false`, and "false"
+        (Task.MULTI_LABEL, "no", False),
+        (Task.SEGMENTATION, True, True),
+    ],
+)
+def test_a_classifier_has_an_explain_lane_unless_the_deployment_says_otherwise(
+    blue: dict[str, Any], task: Task, setting: object, has_lane: bool
+) -> None:
+    variables = {} if setting is None else {"CLEARSIGHT_EXPLAIN": setting}
+    assert (choose_explain_lane(document(blue, **variables), task, 4) is not None) is has_lane
+
+
+def test_the_explain_lane_has_half_the_cores_and_a_short_queue_unless_told_otherwise(blue: dict[str, Any]) -> None:
+    assert [choose_explain_lane(document(blue), Task.MULTI_CLASS, cores) for cores in (1, 2, 8)] == [
+        ExplainPlan(1, 8),
+        ExplainPlan(1, 8),
+        ExplainPlan(4, 8),
+    ]
+    told = document(blue, CLEARSIGHT_EXPLAIN_THREADS=3, CLEARSIGHT_EXPLAIN_MAX_IN_FLIGHT=21)
+    assert choose_explain_lane(told, Task.MULTI_CLASS, 8) == ExplainPlan(3, 21)
+
+
+@pytest.mark.parametrize("explain", [None, ExplainPlan(1, 8)])
+def test_each_lane_is_a_model_entry_of_its_own(
+    blue: dict[str, Any], tmp_path: Path, explain: ExplainPlan | None
+) -> None:
+    layout = choose_layout(document(blue), None, num_cores=2)
+    folder = RunFolder(tmp_path)
+    folder.write(serving_plan(document(blue), tmp_path / "package", layout, explain), tmp_path / "blue.log")
+    entries = {
+        entry.name: yaml.safe_load((entry / "model-config.yaml").read_text())
+        for entry in (tmp_path / "store").iterdir()
+    }
+    assert entries["blue"]["clearsight"]["lane"] == "predict"
+    assert "niceness" not in entries["blue"]["clearsight"]
+    names = "blue" if explain is None else "blue,blue-explain"
+    assert f"load_models={names}\n" in (tmp_path / "config.properties").read_text()
+    assert set(entries) == set(names.split(","))
+    if explain:
+        slow = entries["blue-explain"]
+        assert (slow["minWorkers"], slow["batchSize"], slow["jobQueueSize"]) == (1, 1, 8)
+        assert slow["responseTimeout"] == entries["blue"]["responseTimeout"]
+        handler = slow["clearsight"]
+        assert (handler["lane"], handler["num_threads"], handler["niceness"]) == ("explain", 1, 19)
+        assert handler["package"] == entries["blue"]["clearsight"]["package"]
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["WORKER_COUNT", "CLEARSIGHT_BATCH_SIZE", "CLEARSIGHT_NUM_THREADS", "CLEARSIGHT_EXPLAIN_MAX_IN_FLIGHT"],
+)
 def test_a_count_that_is_no_positive_number_is_refused(blue: dict[str, Any], variable: str) -> None:
     with pytest.raises(InvalidDocument, match=f"environment_variables.{variable}"):
         choose_layout(document(blue, **{variable: "0"}), None, 2)

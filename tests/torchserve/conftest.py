@@ -6,7 +6,7 @@ import pytest
 
 SCRIPTED_SCORER = '''
 """Stands in for the Scorer: a body says what happens to it."""
-import json, os, sys, types
+import json, os, sys, time, types
 from dataclasses import dataclass
 
 @dataclass
@@ -29,7 +29,7 @@ def load_scorer(path, **options):
 
 def answer_bodies(scorer, bodies, wishes, explain):
     replies = []
-    for body in bodies:
+    for number, body in enumerate(bodies):
         word, _, rest = body.partition(b" ")
         if word == b"raise":
             raise ValueError(rest.decode("utf-8", "surrogateescape"))
@@ -39,6 +39,14 @@ def answer_bodies(scorer, bodies, wishes, explain):
             replies.append(Reply(200, b"x" * int(rest)))
         elif word == b"facts":
             replies.append(Reply(200, json.dumps({"pid": os.getpid(), "batch": len(bodies)}).encode()))
+        elif word == b"asks" and explain.__class__.__name__ == "function":  # the predict lane turns it away
+            replies.append(Reply(421, b'{"message":"wrong lane"}'))
+        elif word == b"asks":
+            time.sleep(float(rest or 0))
+            wish = wishes[number]
+            left_s = wish.deadline and wish.deadline - time.monotonic()
+            facts = {"pid": os.getpid(), "all": wish.explains_all, "left_s": left_s, "nice": os.nice(0)}
+            replies.append(Reply(200, json.dumps(facts).encode(), is_degraded=True))
         else:
             replies.append(Reply(200, b"[%d]" % len(body)))
     return replies

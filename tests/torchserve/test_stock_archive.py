@@ -77,10 +77,12 @@ def stock(tiny_package: ModelPackage, tmp_path_factory: pytest.TempPathFactory) 
         psutil.wait_procs(family)
 
 
-def post(folder: Path, port: int, body: bytes, **headers: str) -> tuple[int, bytes]:
+def post(
+    folder: Path, port: int, body: bytes, path: str = "/predictions/clearsight", **headers: str
+) -> tuple[int, bytes]:
     key = json.loads((folder / "key_file.json").read_text())["inference"]["key"]
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/predictions/clearsight",
+        f"http://127.0.0.1:{port}{path}",
         data=body,
         headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json", **headers},
     )
@@ -105,9 +107,17 @@ def test_stock_torchserve_scores_pictures_of_every_kind_of_header(
     rows = json.loads(answer)
     assert [row["labels"] for row in rows] == [list(tiny_package.labels)] * 2
     assert all(abs(sum(row["probs"]) - 1) < 1e-5 for row in rows)
-    assert post(folder, port, body, describe="True", explain="True") == (200, answer)
+    assert post(folder, port, body, describe="True") == (200, answer)
     assert post(folder, port, b'{"input_data": "\\ud800"}')[0] == 400
     assert post(folder, port, b"")[0] == 400
+    asking = json.dumps(
+        {"input_data": {"columns": ["image"], "data": pictures}, "params": {"model_explainability": True}}
+    )
+    explained = post(folder, port, asking.encode())
+    assert explained[1] != answer
+    for path in ("/explanations/clearsight", "/v1/models/clearsight:explain"):
+        assert post(folder, port, body, path)[0] == explained[0]
+        assert post(folder, port, body, path)[1] != answer
 
 
 def test_an_archive_is_the_same_for_the_same_package_and_holds_no_code(

@@ -1,0 +1,92 @@
+"""A real TorchServe with both lanes, and the gateway's own forwarding before it."""
+
+import asyncio
+import json
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from clearsight.serving.gateway.generation import Generation
+from clearsight.serving.gateway.lane import is_wrong_lane
+from clearsight.serving.gateway.table import Deployment, ExplainLane, Upstream
+from clearsight.serving.torchserve_files import EXPLAIN_NICENESS, ExplainPlan, ServingPlan
+from clearsight.serving.workers import TorchServeProcess
+
+pytestmark = [pytest.mark.torchserve, pytest.mark.asyncio]
+
+
+def generation_of(process: TorchServeProcess) -> Generation:
+    folder = process.folder
+    upstream = Upstream(str(folder.inference_socket), process.path, str(folder.key_file))
+    lane = ExplainLane(process.explain_path, process.implied_path, 1, 4, 60.0)
+    return Generation(
+        Deployment(True, "blue-1", upstream, 4, 8, 60.0, lane), 1_000_000, asyncio.get_running_loop()
+    )  # fmt: skip
+
+
+async def test_the_lanes_have_a_worker_each_and_do_not_share_their_troubles(
+    scripted_scorer: Path, tmp_path: Path
+) -> None:
+    plan = ServingPlan(
+        model_name="blue",
+        package=scripted_scorer,
+        explain=ExplainPlan(num_threads=1, max_in_flight=4),
+        environment={"PYTHONPATH": str(scripted_scorer)},
+    )
+    process = TorchServeProcess(plan, tmp_path / "blue.log")
+    try:
+        await process.start()
+        await process.wait_ready(90)
+        generation = generation_of(process)
+        loop = asyncio.get_running_loop()
+
+        async def explain(body: bytes, *, is_implied: bool = False) -> dict[str, object]:
+            answer = await generation.explain([body], len(body), "id", loop.time(), is_implied=is_implied)
+            assert (answer.status, answer.headers["x-explanation-degraded"]) == (200, "1"), answer
+            facts: dict[str, object] = json.loads(answer.body)
+            return facts
+
+        [(predicts, _)] = await process.worker_states()
+        [(explains, _)] = await process.worker_states(plan.explain_name)
+        assert is_wrong_lane(await generation.predict([b"asks"], 4, "id", loop.time()))
+        facts = await explain(b"asks")
+        assert (facts["pid"], facts["all"], facts["nice"]) == (explains, False, EXPLAIN_NICENESS)
+        assert 50 < float(str(facts["left_s"])) < 51
+        assert (await explain(b"asks", is_implied=True))["all"] is True
+        status, body = await process.predict(b"asks", f"/v1/models/{plan.explain_name}:explain")
+        assert (status, json.loads(body)["all"], json.loads(body)["left_s"]) == (200, True, None)
+        assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in (predicts, explains)] == [0, EXPLAIN_NICENESS]
+
+        outcomes: Counter[int] = Counter()
+        slowest_s = 0.0
+        is_over = asyncio.Event()
+
+        async def predict_on() -> None:
+            nonlocal slowest_s
+            while not is_over.is_set():
+                started = loop.time()
+                outcomes[(await generation.predict([b"abc"], 3, "id", started)).status] += 1
+                slowest_s = max(slowest_s, loop.time() - started)
+
+        client = asyncio.create_task(predict_on())
+        running = asyncio.create_task(explain(b"asks 0.5"))
+        await asyncio.sleep(0.2)
+        os.kill(explains, signal.SIGKILL)
+        after = await running  # sent once more, and answered by the worker that TorchServe started anew
+        assert after["pid"] not in (predicts, explains)
+        assert after["nice"] == EXPLAIN_NICENESS
+        is_over.set()
+        await client
+        assert set(outcomes) == {200}
+        assert outcomes[200] > 50
+        assert slowest_s < 5
+        assert await process.worker_states() == [(predicts, "READY")]
+        log = process.log_file.read_text()
+        assert "this worker is of the explain lane" in log
+        assert "this worker is of the predict lane" in log
+        generation.close()
+    finally:
+        await process.stop()
