@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,24 @@ def test_every_candidate_is_measured_in_processes_of_its_own(tiny_package: Model
     assert all(row["images_per_s"] > 0 and row["latency_ms"] > 0 for row in result["rows"])
     assert result["choice"] in result["rows"]
     json.dumps(result)
+
+
+def test_a_detector_is_measured_with_fewer_layouts_and_whole(detector_package, tmp_path: Path):
+    root = Path(shutil.copytree(detector_package("yolov5").root, tmp_path / "mlflow-model"))
+    file = root / "artifacts/settings.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "tile_grid_size": "8x8"}))
+    result = measure(root, seconds=0.01, backends=["onnxruntime"])
+    assert result["failed"] == []
+    assert {row["batch_size"] for row in result["rows"]} == {1, 4}
+    num_cores = result["num_cores"]
+    expected = {(1, num_cores), (min(2, num_cores), max(1, num_cores // 2))}
+    assert {(row["workers"], row["threads"]) for row in result["rows"]} == expected
+
+
+def test_no_further_candidate_is_begun_when_the_time_is_over(tiny_package: ModelPackage):
+    result = measure(tiny_package.root, seconds=0.01, backends=["onnxruntime"], max_total_s=0.0)
+    assert len({(row["workers"], row["threads"]) for row in result["rows"]}) == 1
+    assert all("not measured" in fault["reason"] for fault in result["failed"])
 
 
 def test_a_backend_that_cannot_run_is_named_with_its_reason(tiny_package: ModelPackage):
