@@ -2,9 +2,9 @@
 
     python -m loadtests.benchmarks [--only PART …] [--seconds 8] [--passes 3] [--output FILE]
 
-Parts: preprocessing, masks, tiles, sizes, gateway, online, detectors, training. About half an hour on 2 cores. Run it
-on a quiet machine: a pass whose in-process limit drifts by more than 10 % is thrown away, and with too few passes left
-there is no row.
+Parts: preprocessing, masks, tiles, sizes, gateway, online, detectors, explanations, training. About half an hour on 2
+cores. Run it on a quiet machine: a pass whose in-process limit drifts by more than 10 % is thrown away, and with too
+few passes left there is no row.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from rich.table import Table
 
 from clearsight.training.scenes.scene import draw_scene
 from loadtests.benchmarks.detectors import measure_detectors, measure_picture_sizes, measure_tiles
+from loadtests.benchmarks.explanations import measure_explanations
 from loadtests.benchmarks.gateway_overhead import measure_overhead
 from loadtests.benchmarks.instance_masks import measure_instance_masks
 from loadtests.benchmarks.machine import describe_machine
@@ -29,7 +30,7 @@ from loadtests.benchmarks.online import measure_online
 from loadtests.benchmarks.preprocessing import measure_preprocessing
 from loadtests.benchmarks.training_speed import measure_training
 
-PARTS = ("preprocessing", "masks", "tiles", "sizes", "gateway", "online", "detectors", "training")
+PARTS = ("preprocessing", "masks", "tiles", "sizes", "gateway", "online", "detectors", "explanations", "training")
 NUM_PICTURES = 16
 
 
@@ -87,6 +88,9 @@ def main() -> None:
         )
         result["detectors"] = [asdict(row) for row in served]
         _print(console, "Detection and segmentation, f32, over the network alone in process", result["detectors"])
+    if "explanations" in arguments.only:
+        result["explanations"] = [asdict(row) for row in measure_explanations(arguments.passes)]
+        _print(console, "Explanations, 1 thread, processor time, against saliency and captum", result["explanations"])
     if "training" in arguments.only:
         result["training"] = [asdict(row) for row in measure_training(pictures, arguments.passes)]
         _print(console, "Training at 224, against torchvision's transforms and a DataLoader", result["training"])
