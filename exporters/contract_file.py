@@ -48,7 +48,9 @@ class RcnnContractFile:
     def _open_with(self, limits: Limits) -> Graph:
         tensors = limits.to_tensors(torch.device("cpu"))
         values = (tensors.score_threshold_1, tensors.nms_iou_threshold_1[0], tensors.max_detections_1)
-        constants = dict(zip(LIMIT_NAMES, (value.numpy() for value in values), strict=True))
+        # `NormalisedNetwork` calls what it wraps `network`.
+        names = LIMIT_NAMES if self._normalisation is None else [f"network.{name}" for name in LIMIT_NAMES]
+        constants = dict(zip(names, (value.numpy() for value in values), strict=True))
         return run_onnxruntime(self._file, constants=constants)
 
     def _to_answer(self, found: dict[str, npt.NDArray[Any]]) -> Answer:

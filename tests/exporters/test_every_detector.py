@@ -1,0 +1,336 @@
+"""Each name of a detector goes the whole way: build, learn, package with both graphs in parity, load."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from clearsight.cli import root
+from clearsight.console import run
+from clearsight.errors import ExportError, InvalidPackage
+from clearsight.exporters import contract, detector
+from clearsight.exporters.graphs import run_onnxruntime
+from clearsight.exporters.write import write_package
+from clearsight.networks.detectors import DETECTOR_NAMES, architecture_of, detector_from_architecture
+from clearsight.networks.load import load_network
+from clearsight.networks.rcnn.batch import Target, pad_together
+from clearsight.networks.rcnn.options import RcnnOptions
+from clearsight.networks.serving import to_serving_module
+from clearsight.networks.yolov5.loss import Yolov5Loss
+from clearsight.networks.yolov5.network import Yolov5
+from clearsight.package import MANIFEST_FILE, ModelPackage
+from clearsight.settings import RcnnSettings, SegmentationSettings, Settings, YoloSettings
+from clearsight.tasks import Task
+
+LABELS = ("cell", "spot")
+SMALL = RcnnOptions(64, 32, 64, 32, 64, 32)
+EVERYWHERE = {"torchscript", "onnxruntime", "openvino", "train_artifacts"}
+
+
+def settings_of(model_name: str) -> Settings:
+    if model_name == "yolov5":
+        return YoloSettings(img_size=96, model_size="small")
+    if model_name.startswith("maskrcnn"):
+        return SegmentationSettings(min_size=96, max_size=128)
+    return RcnnSettings(min_size=96, max_size=128)
+
+
+def architecture(model_name: str) -> dict[str, Any]:
+    return architecture_of(model_name, model_size="nano", options=SMALL)
+
+
+def build_and_step(model_name: str) -> nn.Module:
+    """A network after one optimizer step; what random weights do to rounding is calmed as for classifiers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = detector_from_architecture(model_name, len(LABELS), architecture(model_name)).train()
+        for block in network.modules():
+            if hasattr(block, "downsample"):
+                nn.init.constant_((block.bn3 if hasattr(block, "bn3") else block.bn2).weight, 0.2)
+        images_NCHW = torch.rand(2, 3, 96, 128)
+        boxes = [torch.tensor([[8.0, 8.0, 40.0, 60.0]]), torch.tensor([[50.0, 20.0, 90.0, 90.0]])]
+        ids = [torch.tensor([0]), torch.tensor([1])]
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
+        if isinstance(network, Yolov5):
+            loss = Yolov5Loss(network.head.anchors, len(LABELS), 96)(network(images_NCHW), boxes, ids).total
+        else:
+            masks = torch.ones(1, 96, 128, dtype=torch.uint8)
+            targets = [Target(*pair, masks) for pair in zip(boxes, ids, strict=True)]
+            images_NCHW, sizes = pad_together(list(images_NCHW))
+            loss = torch.stack(list(network(images_NCHW, sizes, targets).values())).sum()
+        loss.backward()
+        optimizer.step()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
+                module.momentum = None
+        with torch.no_grad():
+            network(images_NCHW) if isinstance(network, Yolov5) else network.backbone(images_NCHW)
+    assert torch.isfinite(loss)
+    return network
+
+
+def write_detector(target: Path, model_name: str, pictures: list[Path], **changes: Any) -> ModelPackage:
+    arguments: dict[str, Any] = {
+        "task": Task.SEGMENTATION if model_name.startswith("maskrcnn") else Task.DETECTION,
+        "model_name": model_name,
+        "labels": LABELS,
+        "network": changes.pop("network", None) or build_and_step(model_name),
+        "settings": settings_of(model_name),
+        "parity_images": pictures[:2],
+        "run_id": "every_HD_0",
+        "pretrained": {"source": "none"},
+        "architecture": architecture(model_name),
+        "gate_bf16": False,
+    }
+    return write_package(target, **{**arguments, **changes})
+
+
+@pytest.fixture
+def small_contract(monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    monkeypatch.setattr(detector, "CONTRACT_HEIGHT", 96)
+    monkeypatch.setattr(detector, "CONTRACT_WIDTH", 128)
+    return 96, 128
+
+
+@pytest.mark.parametrize("model_name", DETECTOR_NAMES)
+def test_a_detector_learns_is_packaged_with_equal_graphs_and_loads(
+    model_name: str, drawn_pictures: list[Path], tmp_path: Path
+) -> None:
+    network = build_and_step(model_name)
+    package = write_detector(tmp_path / "mlflow-model", model_name, drawn_pictures, network=network)
+    assert set(package.manifest["parity"]["backends"]) == EVERYWHERE - {"train_artifacts"}
+    assert package.manifest["parity"]["largest_score"] > 0
+    assert all(entry["num_boxes"] > 0 for entry in package.manifest["parity"]["backends"].values())
+    loaded = load_network(package)
+    assert not loaded.training
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+    weights = package.weights_file.stat().st_size
+    assert package.onnx_file.stat().st_size < 1.1 * weights  # no tensor twice
+    assert package.torchscript_file.stat().st_size < 1.1 * weights
+
+
+def session_of(folder: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    ("model_name", "outputs", "labels"),
+    [
+        ("fasterrcnn_resnet18_fpn", ["boxes_0", "labels_0", "scores_0"], ["--bg--", *LABELS]),
+        ("retinanet_resnet50_fpn", ["boxes_0", "scores_0", "labels_0"], list(LABELS)),
+        ("maskrcnn_resnet18_fpn", ["boxes_0", "labels_0", "scores_0", "masks_0"], ["--bg--", *LABELS]),
+    ],
+)
+def test_azures_graph_has_azures_names_shapes_and_numbers(
+    model_name: str,
+    outputs: list[str],
+    labels: list[str],
+    drawn_pictures: list[Path],
+    small_contract: tuple[int, int],
+    tmp_path: Path,
+) -> None:
+    settings = settings_of(model_name)
+    assert not isinstance(settings, YoloSettings)
+    low = type(settings)(min_size=96, max_size=128, box_score_thresh=0.0, box_detections_per_img=5)
+    write_detector(
+        tmp_path / "m",
+        model_name,
+        drawn_pictures,
+        settings=low,
+        train_artifacts=tmp_path,
+        enable_onnx_normalization=True,
+    )
+    assert json.loads((tmp_path / "labels.json").read_text()) == labels
+    session = session_of(tmp_path)
+    (node,) = session.get_inputs()
+    free = model_name.startswith("maskrcnn")
+    assert (node.name, node.shape) == ("input", [1, 3, *(("height", "width") if free else small_contract)])
+    assert [output.name for output in session.get_outputs()] == outputs
+    sizes = [small_contract, (64, 100)] if free else [small_contract]
+    for height, width in sizes:
+        image = np.random.default_rng(0).random((1, 3, height, width), dtype=np.float32)
+        found = dict(zip(outputs, session.run(outputs, {"input": image}), strict=True))
+        assert found["boxes_0"].shape == (5, 4)
+        assert found["labels_0"].dtype == np.int64
+        first = 1 if labels[0] == "--bg--" else 0
+        assert first <= found["labels_0"].min() <= found["labels_0"].max() < len(labels)
+        assert (np.diff(found["scores_0"]) <= 0).all()
+        if free:
+            assert found["masks_0"].shape == (5, 1, height, width)
+            assert 0 <= found["masks_0"].min() <= found["masks_0"].max() <= 1
+
+
+def test_azures_graph_of_yolov5_gives_all_candidates(drawn_pictures: list[Path], tmp_path: Path) -> None:
+    network = build_and_step("yolov5")
+    package = write_detector(
+        tmp_path / "m", "yolov5", drawn_pictures, network=network, train_artifacts=tmp_path / "contract"
+    )
+    assert set(package.manifest["parity"]["backends"]) == EVERYWHERE
+    assert json.loads((tmp_path / "contract" / "labels.json").read_text()) == list(LABELS)
+    session = session_of(tmp_path / "contract")
+    (node,), (output,) = session.get_inputs(), session.get_outputs()
+    assert (node.name, node.shape, output.name) == ("input", [1, 3, 96, 96], "output")
+    image = np.random.default_rng(0).random((1, 3, 96, 96), dtype=np.float32)
+    found = session.run(["output"], {"input": image})[0]
+    assert found.shape == (1, 3 * (12**2 + 6**2 + 3**2), 5 + len(LABELS))
+    with torch.inference_mode():
+        expected = network.eval()(torch.from_numpy(image)).numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-2, rtol=1e-3)
+    mlmodel = (package.root / "MLmodel").read_text()
+    assert '"boxes"' in mlmodel
+    assert "probs" not in mlmodel
+
+
+def altered(file: Path, change: Any) -> Path:
+    """The graph with other weights."""
+    graph = onnx.load(file)
+    for tensor in graph.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.ndim >= 2 and values.dtype == np.float32:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(change(tensor.name, values).astype(np.float32), tensor.name))
+    target = file.with_name("altered.onnx")
+    onnx.save(graph, target)
+    return target
+
+
+@pytest.mark.parametrize("model_name", ["yolov5", "fasterrcnn_resnet18_fpn"])
+def test_weights_changed_by_a_hundredth_are_found(
+    model_name: str, drawn_pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    changed = []
+
+    def open_altered(folder: Path) -> list[Any]:
+        file = altered(
+            folder / "artifacts/model.onnx", lambda _, values: values * (1 + random.normal(0, 0.01, values.shape))
+        )
+        changed.append(file)
+        return [run_onnxruntime(file)]
+
+    monkeypatch.setattr(detector, "open_serving_graphs", open_altered)
+    with pytest.raises(ExportError, match="onnxruntime must"):
+        write_detector(tmp_path / "out" / "m", model_name, drawn_pictures)
+    assert len(changed) == 1
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_contracts_graph_is_compared_below_its_own_threshold(
+    drawn_pictures: list[Path], small_contract: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No box of this network reaches 0.99, so that a broken graph gives the right answer: none."""
+    settings = RcnnSettings(min_size=96, max_size=128, box_score_thresh=0.99)
+    broken = contract.RcnnContract.forward
+
+    def swap_classes(self: Any, images_NCHW: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        boxes, labels, scores = broken(self, images_NCHW)
+        return boxes, 3 - labels, scores
+
+    monkeypatch.setattr(contract.RcnnContract, "forward", swap_classes)
+    with pytest.raises(ExportError, match="train_artifacts must find what the network finds"):
+        write_detector(
+            tmp_path / "out" / "m",
+            "fasterrcnn_resnet18_fpn",
+            drawn_pictures,
+            settings=settings,
+            train_artifacts=tmp_path / "contract",
+        )
+    assert not (tmp_path / "contract").exists()
+
+
+@pytest.fixture
+def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run `clearsight model export` on the package `m`: what it prints on stdout, or with `fails` on stderr."""
+    monkeypatch.setenv("CLEARSIGHT_HOME", str(tmp_path / "workspace"))
+
+    def run_export(*args: object, fails: int = 0, stream: str = "out") -> str:
+        given = ["-p", str(tmp_path / "m"), "-f", "onnx", "-o", str(tmp_path / "batch" / "model.onnx"), *map(str, args)]
+        code = run(root, ["model", "export", *given])
+        printed = capsys.readouterr()
+        assert code == fails, printed.err
+        return " ".join((printed.err if fails or stream == "err" else printed.out).split())
+
+    return run_export
+
+
+def test_a_graph_of_two_pictures_takes_two_pictures(
+    drawn_pictures: list[Path], tmp_path: Path, export: Callable[..., str]
+) -> None:
+    write_detector(tmp_path / "m", "fasterrcnn_resnet18_fpn", drawn_pictures)
+    folder = tmp_path / "batch"
+    assert "takes one picture already" in export("--batch-size", 1, stream="err")
+    assert list(folder.iterdir()) == []
+    assert "img_size is for yolov5" in export("--batch-size", 2, "--img-size", 64, fails=1)
+    assert "--height needs --batch-size" in export("--height", 64, fails=2)
+    export("--batch-size", 2, "--height", 96, "--width", 128, "--box-score-thresh", 0.0, "--box-detections-per-img", 4)
+    assert [file.name for file in folder.iterdir()] == ["model.onnx"]
+    session = session_of(folder)
+    names = ["boxes_0", "labels_0", "scores_0", "boxes_1", "labels_1", "scores_1"]
+    assert [node.name for node in session.get_outputs()] == names
+    images = np.random.default_rng(0).random((3, 3, 96, 128), dtype=np.float32)
+    first = session.run(names, {"input": images[:2]})
+    swapped = session.run(names, {"input": images[1::-1].copy()})
+    assert first[0].shape == (4, 4)
+    np.testing.assert_allclose(first[2], swapped[5], atol=1e-5)  # each answer is of its own picture
+    assert not np.allclose(first[2], first[5], atol=1e-5)
+    for count in (1, 3):
+        with pytest.raises(Exception, match="invalid dimensions"):
+            session.run(names, {"input": images[:count]})
+
+
+def test_a_graph_of_four_pictures_of_yolov5(
+    drawn_pictures: list[Path], tmp_path: Path, export: Callable[..., str]
+) -> None:
+    write_detector(tmp_path / "m", "yolov5", drawn_pictures)
+    assert "multiples of 32 for yolov5" in export("--batch-size", 4, "--height", 100, fails=1)
+    assert "model_size must be nano" in export("--batch-size", 4, "--model-size", "large", fails=1)
+    assert list((tmp_path / "batch").iterdir()) == []
+    export("--batch-size", 4, "--img-size", 64, "--model-size", "nano", "--box-score-thresh", 0.1)
+    session = session_of(tmp_path / "batch")
+    assert session.get_inputs()[0].shape == [4, 3, 64, 64]
+    images = np.zeros((4, 3, 64, 64), np.float32)
+    assert session.run(["output"], {"input": images})[0].shape == (4, 3 * (8**2 + 4**2 + 2**2), 5 + len(LABELS))
+    with pytest.raises(Exception, match="invalid dimensions"):
+        session.run(["output"], {"input": images[:3]})
+
+
+def test_a_package_that_describes_no_network_of_ours_is_named(drawn_pictures: list[Path], tmp_path: Path) -> None:
+    package = write_detector(tmp_path / "m", "yolov5", drawn_pictures)
+    file = package.root / MANIFEST_FILE
+    document = json.loads(file.read_text())
+    for changed, message in [({}, "must name its model_size"), ({"model_size": "small"}, "must hold the weights of")]:
+        file.write_text(json.dumps({**document, "architecture": changed}))
+        with pytest.raises(InvalidPackage, match=message):
+            load_network(ModelPackage.open(package.root))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "model_name", ["yolov5", "fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "maskrcnn_resnet50_fpn"]
+)
+def test_a_detector_of_full_size_goes_the_same_way(model_name: str, drawn_pictures: list[Path], tmp_path: Path) -> None:
+    """Azure's sizes and torchvision's numbers of proposals."""
+    settings = {"yolov5": YoloSettings(), "maskrcnn_resnet50_fpn": SegmentationSettings()}
+    described = architecture_of(model_name)
+    network = detector_from_architecture(model_name, len(LABELS), described).eval()
+    to_serving_module(network)
+    package = write_detector(
+        tmp_path / "m",
+        model_name,
+        drawn_pictures,
+        network=network,
+        architecture=described,
+        settings=settings.get(model_name, RcnnSettings()),
+        train_artifacts=tmp_path / "contract",
+    )
+    assert set(package.manifest["parity"]["backends"]) == EVERYWHERE
