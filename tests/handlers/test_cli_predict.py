@@ -111,3 +111,28 @@ def test_an_overlay_has_room_for_its_text_at_any_size(size):
     pixels = np.asarray(canvas)
     assert (pixels < 60).all(axis=-1).any()  # dark text
     assert (pixels == 255).all(axis=-1).any()  # on white
+
+
+@pytest.mark.slow
+def test_masks_become_pictures_of_instance_numbers(capsys, folder: Path, tmp_path: Path, detector_package):
+    package, target = detector_package("maskrcnn_resnet18_fpn").root, tmp_path / "masks"
+    arguments = ["predict", "--package", str(package), str(folder), "--save-masks", str(target), "-o", "jsonl"]
+    assert run(root, [*arguments, "--save-overlay", str(target), "--backend", "onnxruntime"]) == 0
+    captured = capsys.readouterr()
+    assert "masks are written as PNG" in captured.err
+    answers = {Path(row["file"]).name: row["boxes"] for row in map(json.loads, captured.out.splitlines())}
+    for name in ("b.PNG", "c.png", "deep/a.png"):
+        with Image.open(target / f"{name}.masks.png") as image:
+            numbers = np.asarray(image)
+            assert image.mode == "L"
+        assert numbers.shape == (80, 96)
+        assert numbers.any()
+        assert set(np.unique(numbers)) <= {*range(len(answers[Path(name).name]) + 1)}
+        assert (target / f"{name}.overlay.jpg").is_file()
+
+
+def test_masks_need_a_package_of_segmentation(capsys, folder: Path, tmp_path: Path, tiny_package: ModelPackage):
+    arguments = ["predict", "--package", str(tiny_package.root), str(folder), "--save-masks", str(tmp_path / "masks")]
+    assert run(root, arguments) == 1
+    assert "needs a package of instance segmentation" in capsys.readouterr().err
+    assert not (tmp_path / "masks").exists()
