@@ -49,6 +49,11 @@ class ClassificationPipeline:
         (logits_NK,) = run_batches(self._backend, np.stack(prepared), self.batch_rule, self._max_batch_size)
         return to_answers(logits_NK, self._task, self._labels)
 
+    def class_probabilities(self, inputs_N3PP: Floats) -> npt.NDArray[np.float64]:
+        """What the network says of prepared pictures, (N, number of classes)."""
+        (logits_NK,) = run_batches(self._backend, inputs_N3PP, self.batch_rule, self._max_batch_size)
+        return np.stack([probabilities(logits_K, self._task) for logits_K in logits_NK])
+
     def warm_up(self, image_HWC: npt.NDArray[np.uint8]) -> None:
         for count in (1, self._max_batch_size):
             self.answer([self.prepare(image_HWC)] * count)

@@ -4,68 +4,33 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clearsight.console import AzCommand, emit, stderr
-from clearsight.errors import BadImage, BadRequest, UserError
+from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.backends import BACKENDS
 from clearsight.handlers.mask_image import encode_numbers, file_type, instance_numbers
 from clearsight.handlers.overlay import draw_overlay, to_jpeg
+from clearsight.handlers.picture_files import Picture, find_pictures, free_name, read_picture
 from clearsight.handlers.scorer import MAX_BATCH_SIZE, Scorer, load_scorer
-from clearsight.images import Limits, decode_image, sniff_format
+from clearsight.images import decode_image
 from clearsight.registry import ModelRegistry
 from clearsight.settings import SegmentationSettings
 from clearsight.tasks import Task
 from clearsight.wire import Answer, DetectionAnswer, to_document
 from clearsight.workspace import Workspace, write_atomically
 
-__all__ = ["PICTURE_SUFFIXES", "find_pictures", "predict", "table_row"]
-
-PICTURE_SUFFIXES: Final = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".avif")
-)
-"""What is taken from a folder, in any case. A file named on the command line is taken whatever its name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A file to score, and its path below the folder it was found in (its name, when named directly)."""
-
-    file: Path
-    relative: Path
+__all__ = ["predict", "table_row"]
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
     picture: Picture
     result: Answer | BadRequest
-
-
-def find_pictures(paths: Sequence[Path]) -> list[Picture]:
-    """List files in the order given; a folder contributes the pictures in it and below, sorted by path.
-
-    Hidden files and folders are left out. Raises `UserError` for a folder without pictures.
-    """
-    found = []
-    for path in paths:
-        if not path.is_dir():
-            found.append(Picture(path, Path(path.name)))
-            continue
-        inside = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in PICTURE_SUFFIXES
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            and file.is_file()
-        )
-        if not inside:
-            raise UserError(f"a folder must hold pictures ({', '.join(sorted(PICTURE_SUFFIXES))}), but {path} has none")
-        found += [Picture(file, file.relative_to(path)) for file in inside]
-    return found
 
 
 @click.command(cls=AzCommand)
@@ -122,7 +87,7 @@ def predict(
                 stderr.print(f"{file}: {result}", markup=False, soft_wrap=True)
                 continue
             if save_overlay is not None:
-                name = _free_name(scored.picture, "overlay.jpg", overlays)
+                name = free_name(scored.picture, "overlay.jpg", overlays)
                 _save_overlay(save_overlay / name, scorer, scored.picture, result)
             if save_masks is not None:
                 _save_masks(save_masks, masks, scorer, scored.picture, result)
@@ -141,24 +106,10 @@ def _score_all(scorer: Scorer, pictures: Sequence[Picture]) -> Iterator[Scored]:
     """Score in batches, in order; one result per picture."""
     for start in range(0, len(pictures), scorer.max_batch_size):
         group = pictures[start : start + scorer.max_batch_size]
-        contents = [_read(picture.file) for picture in group]
+        contents = [read_picture(picture.file) for picture in group]
         answers = iter(scorer.score([content for content in contents if isinstance(content, bytes)]))
         for picture, content in zip(group, contents, strict=True):
             yield Scored(picture, next(answers) if isinstance(content, bytes) else content)
-
-
-def _read(file: Path) -> bytes | BadRequest:
-    """Read a picture file. Text is refused here: a scoring cell may be base64, a file may not."""
-    try:
-        size, limit = file.stat().st_size, Limits().max_bytes
-        if size > limit:
-            return BadImage(f"a picture file must have at most {limit} bytes, but it has {size}")
-        content = file.read_bytes()
-    except OSError as error:
-        return BadImage(f"the file cannot be read: {error.strerror or error}")
-    if sniff_format(content) is None:
-        return BadImage(f"a picture must be one of {', '.join(Limits().formats)}, but the file is none of them")
-    return content
 
 
 def table_row(file: Path, answer: Answer, task: Task) -> dict[str, Any]:
@@ -175,18 +126,6 @@ def table_row(file: Path, answer: Answer, task: Task) -> dict[str, Any]:
         "label": ", ".join(label for _, label in shown) or "(none)",
         "score": ", ".join(f"{prob:.4f}" for prob, _ in shown),
     }
-
-
-def _free_name(picture: Picture, ending: str, used: set[Path]) -> Path:
-    """Path of a picture made from another, below the target folder; a number keeps equal names apart."""
-    number = 1
-    while True:
-        mark = "" if number == 1 else f".{number}"
-        name = picture.relative.with_name(f"{picture.relative.name}{mark}.{ending}")
-        if name not in used:
-            used.add(name)
-            return name
-        number += 1
 
 
 def _save_overlay(target: Path, scorer: Scorer, picture: Picture, answer: Answer) -> None:
@@ -210,5 +149,5 @@ def _save_masks(folder: Path, used: set[Path], scorer: Scorer, picture: Picture,
     assert isinstance(answer, DetectionAnswer)  # noqa: S101  what packages of segmentation answer
     kind = file_type(settings)
     height, width = decode_image(picture.file.read_bytes(), exif_orientation=settings.exif_orientation).shape[:2]
-    target = folder / _free_name(picture, f"masks.{kind.lower()}", used)
+    target = folder / free_name(picture, f"masks.{kind.lower()}", used)
     write_atomically(target, encode_numbers(instance_numbers(answer, height, width), kind))

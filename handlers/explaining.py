@@ -5,15 +5,17 @@ milliseconds: the predict lane turns away what asks, the explain lane explains. 
 one worker that does both.
 """
 
-import importlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
 
-from clearsight.errors import BadRequest, UserError
+from clearsight import environment
+from clearsight.errors import UserError
 from clearsight.handlers.explain.deadline import OutOfTime
+from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.explain.parameters import AZURE_ALGORITHMS
 from clearsight.tasks import Task
 from clearsight.wire import Answer, xai_parameters_of
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["PLAIN", "ExplainHere", "ExplainRows", "Lane", "Wish", "WrongLane", "asks", "explain_in", "turn_away"]
 
 Lane = Literal["all", "predict", "explain"]
-
-SCORING: Final = "clearsight.handlers.explain.scoring"
 
 log = logging.getLogger(__name__)
 
@@ -113,29 +113,25 @@ class ExplainHere:
         return answers
 
 
-def explain_in(lane: str, scorer: "Scorer", timeout_s: float | None = None) -> ExplainRows:
-    """What a worker of `lane` does with requests that ask for explanations. Raises UserError for an unknown lane."""
+def explain_in(
+    lane: str, scorer: "Scorer", timeout_s: float | None = None, max_answer_bytes: int | None = None
+) -> ExplainRows:
+    """What a worker of `lane` does with requests that ask for explanations. Raises UserError for an unknown lane.
+
+    `max_answer_bytes` bounds an answer; None leaves it to the explainer.
+    """
     if lane not in get_args(Lane):
         raise UserError(f"lane must be one of {list(get_args(Lane))}, but got {lane!r}")
-    return turn_away if lane == "predict" else ExplainHere(scorer, timeout_s, open_explainer)
+    if lane == "predict":
+        return turn_away
+    return ExplainHere(scorer, timeout_s, partial(open_explainer, max_answer_bytes=max_answer_bytes))
 
 
-def open_explainer(scorer: "Scorer") -> Explainer:
-    """The differentiable copy of a scorer's network beside it. Raises BadRequest when this build cannot explain."""
-    try:
-        scoring = importlib.import_module(SCORING)
-    except ModuleNotFoundError as error:
-        if error.name != SCORING:
-            raise
-        raise BadRequest("explanations are not available in this build; leave out 'model_explainability'") from None
-    import torch
+def open_explainer(scorer: "Scorer", max_answer_bytes: int | None = None) -> Explainer:
+    """A scorer that explains, built around one that predicts, with the options of the environment."""
+    from clearsight.handlers.explain.scoring import explaining_scorer  # imports torch, which takes seconds
 
-    from clearsight.handlers.explain.model import ExplainModel
-    from clearsight.networks.load import load_network
-
-    torch.set_num_threads(scorer.num_threads)
-    network = load_network(scorer.package).to(scorer.device)
-    explainer: Explainer = scoring.ExplainingScorer(
-        scorer, ExplainModel(network, scorer.package.model_name), scoring.ExplainOptions()
-    )
-    return explainer
+    options = ExplainOptions.from_variables(environment.explain_variables())
+    if max_answer_bytes is not None:
+        options = replace(options, max_answer_bytes=max_answer_bytes)
+    return explaining_scorer(scorer, options)

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from clearsight.errors import BadImage, BadRequest, InvalidPackage, UserError
@@ -28,6 +29,7 @@ from clearsight.handlers.backends import (
     open_backend,
 )
 from clearsight.handlers.batching import BatchRule
+from clearsight.handlers.classification import ClassificationPipeline
 from clearsight.handlers.pipeline import Pipeline, open_pipeline
 from clearsight.images import Limits, decode_image
 from clearsight.package import ModelPackage
@@ -80,7 +82,7 @@ class Scorer:
         self.precision: Precision = options.precision
         self.num_threads = options.num_threads
         self.max_batch_size = max_batch_size
-        self._limits = limits
+        self.limits = limits
         self._pool = ThreadPoolExecutor(options.num_threads, "clearsight-decode") if options.num_threads > 1 else None
         cv2.setNumThreads(1)  # pictures are decoded side by side; OpenCV's own threads would come on top
         self._pipeline: Pipeline = open_pipeline(package, self.settings, _OneAtATime(backend), options, max_batch_size)
@@ -109,15 +111,22 @@ class Scorer:
             data = resolve_cell(cell)
             if isinstance(data, XaiRequest):
                 if self.task.is_classification:
-                    return BadRequest(
-                        "explanations are not available for this package yet; leave out 'model_explainability'"
-                    )
+                    return BadRequest("explanations are switched off here; leave out 'model_explainability'")
                 data = data.image  # Azure answers such a request to a detector as if it were a plain one
-            return self._pipeline.prepare(decode_image(data, self._limits, self.settings.exif_orientation))
+            return self._pipeline.prepare(decode_image(data, self.limits, self.settings.exif_orientation))
         except BadRequest as error:
             return error
         except MemoryError:
             return BadImage("decoding the picture needs more memory than this process may use; send a smaller one")
+
+    def class_probabilities(self, inputs_N3PP: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """What a classifier says of prepared inputs, at least one: (N, number of classes).
+
+        For explanations, which ask about pictures that they alter. Equal to what `score` answers, before rounding.
+        """
+        if not isinstance(self._pipeline, ClassificationPipeline):
+            raise TypeError(f"a package of {self.task.value} has no probabilities of classes")
+        return self._pipeline.class_probabilities(inputs_N3PP)
 
     def warm_up(self) -> None:
         """Score a drawn picture, in the sizes that clients will meet, so that the first does not wait for caches."""

@@ -144,7 +144,7 @@ class TorchServeHandler:
         from clearsight.handlers.explaining import explain_in
 
         lane = self.lane = config.get("lane") or "all"
-        self.explain = explain_in(lane, self.scorer, EXPLAIN_SHARE * response_timeout_s or None)
+        self.explain = explain_in(lane, self.scorer, EXPLAIN_SHARE * response_timeout_s or None, self.max_answer_bytes)
         niceness = int(config.get("niceness") or 0)
         if niceness:
             _lower_priority(niceness)

@@ -1,16 +1,13 @@
 """Pictures that say nothing, from which integrated gradients start."""
 
 from collections.abc import Sequence
-from typing import Final, Literal, get_args
 
 import torch
 from torch.nn import functional
 
-__all__ = ["BASELINES", "BaselineName", "baselines_for"]
+from clearsight.handlers.explain.parameters import BaselineName
 
-BaselineName = Literal["mean", "black", "white", "black_white", "blur"]
-
-BASELINES: Final[tuple[BaselineName, ...]] = get_args(BaselineName)
+__all__ = ["baselines_for"]
 
 
 def baselines_for(

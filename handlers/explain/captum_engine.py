@@ -9,7 +9,7 @@ import torch
 from clearsight.errors import UserError
 from clearsight.handlers.explain.deadline import Deadline, OutOfTime
 from clearsight.handlers.explain.functions import Score
-from clearsight.handlers.explain.integrated_gradients import Method
+from clearsight.handlers.explain.parameters import Method
 
 __all__ = ["captum_integrated_gradients", "captum_occlusion"]
 

@@ -5,7 +5,7 @@ B baselines, K explained labels, N points, P pixels.
 
 import sys
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
@@ -13,18 +13,16 @@ import torch
 from clearsight.handlers.explain.chunks import DEFAULT_CHUNK, in_chunks
 from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.functions import Gradient, Gradients, Score
+from clearsight.handlers.explain.parameters import Method
 
 __all__ = [
     "MIN_STEPS",
     "Convergence",
     "IgResult",
-    "Method",
     "convergence",
     "integrated_gradients",
     "integrated_gradients_of_labels",
 ]
-
-Method = Literal["riemann_middle", "gausslegendre"]
 
 MIN_STEPS: Final = 8
 """Fewer steps make no map worth showing (midpoint rule on ReLU networks: 5 % off the limit at 8 steps)."""

@@ -13,16 +13,16 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.baselines import BASELINES, BaselineName
-from clearsight.handlers.explain.integrated_gradients import Method
 
 __all__ = [
     "AZURE_ALGORITHMS",
     "DEFAULT_ALGORITHM",
     "AttributionsFormat",
+    "BaselineName",
     "Engine",
     "Localizer",
     "MaskTarget",
+    "Method",
     "VisualizationFormat",
     "XaiLimits",
     "XaiParameters",
@@ -33,9 +33,12 @@ AZURE_ALGORITHMS: Final = ("xrai", "integrated_gradients", "guided_gradcam", "gu
 DEFAULT_ALGORITHM: Final = "xrai"
 
 AttributionsFormat = Literal["nested", "float32_base64", "float16_base64"]
+BaselineName = Literal["mean", "black", "white", "black_white", "blur"]
 Engine = Literal["builtin", "captum"]
 Localizer = Literal["auto", "gradcam"]
 MaskTarget = Literal["score", "mask", "box"]
+Method = Literal["riemann_middle", "gausslegendre"]
+"""Quadrature of the way from the baseline to the picture."""
 VisualizationFormat = Literal["grid", "overlay", "heatmap"]
 
 
@@ -218,7 +221,7 @@ _READERS: Final[Mapping[str, Reader]] = MappingProxyType(
         "approximation_method": _choice(get_args(Method)),
         "target_labels": _labels,
         "contrast_label": _label,
-        "baseline": _choice(BASELINES),
+        "baseline": _choice(get_args(BaselineName)),
         "convergence_tolerance": _number(lambda value: 0 < value < 1, "a number above 0 and below 1"),
         "smooth_samples": _integer(0, 50),
         "smooth_stdev": _number(lambda value: 0 < value <= 10, "a number above 0, at most 10"),

@@ -15,6 +15,9 @@ NOUNS: Final[Mapping[str, LazyCommand]] = {
     "job": LazyCommand("clearsight.training.cli_job:job", "Train models.", "train"),
     "model": LazyCommand("clearsight.exporters.cli_model:model", "Register, check and export packages.", "export"),
     "predict": LazyCommand("clearsight.handlers.cli_predict:predict", "Score pictures in this process.", "score"),
+    "explain": LazyCommand(
+        "clearsight.handlers.cli_explain:explain", "Show what decisions on pictures hang on.", "explain"
+    ),
     "serve": LazyCommand("clearsight.serving.cli:serve", "Run gateway and workers in the foreground.", "serve"),
     "online-endpoint": LazyCommand(
         "clearsight.serving.cli:online_endpoint", "Endpoints: a URL, keys and a traffic table.", "serve"

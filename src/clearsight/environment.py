@@ -4,12 +4,27 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Launch", "backend", "home", "is_offline", "launch", "num_threads", "visible_gpus", "weights_dir"]
+__all__ = [
+    "Launch",
+    "backend",
+    "explain_variables",
+    "home",
+    "is_offline",
+    "launch",
+    "num_threads",
+    "visible_gpus",
+    "weights_dir",
+]
 
 
 def backend() -> str:
     """`CLEARSIGHT_BACKEND`: what runs a package under MLflow. Default: `auto`."""
     return os.environ.get("CLEARSIGHT_BACKEND") or "auto"
+
+
+def explain_variables() -> dict[str, str]:
+    """`CLEARSIGHT_EXPLAIN_…`: how a worker explains; `handlers.explain.options.ExplainOptions` says which there are."""
+    return {name: value for name, value in os.environ.items() if name.startswith("CLEARSIGHT_EXPLAIN_")}
 
 
 def home() -> Path:

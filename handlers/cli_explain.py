@@ -1,0 +1,178 @@
+"""`clearsight explain`: show what a classifier's decisions on pictures hang on, in this process."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import numpy as np
+import orjson
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from clearsight.console import AzCommand, emit, stderr
+from clearsight.errors import UserError
+from clearsight.handlers.backends import BACKENDS
+from clearsight.handlers.explain.algorithms import ALGORITHMS
+from clearsight.handlers.explain.explainer import Explanation
+from clearsight.handlers.explain.options import ExplainOptions
+from clearsight.handlers.explain.parameters import (
+    BaselineName,
+    Method,
+    VisualizationFormat,
+    XaiParameters,
+    parse_xai_parameters,
+)
+from clearsight.handlers.explain.scoring import load_explaining_scorer
+from clearsight.handlers.picture_files import Picture, find_pictures, free_name, read_picture
+from clearsight.registry import ModelRegistry
+from clearsight.workspace import Workspace, write_atomically
+
+__all__ = ["explain"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """Files of one explained label."""
+
+    picture: Path
+    array: Path
+
+
+@click.command(cls=AzCommand)
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PICTURE|FOLDER...")
+@click.option(
+    "--package", required=True, metavar="FOLDER", help="A package folder, or azureml:NAME:VERSION, azureml:NAME@latest."
+)
+@click.option("--algorithm", default="xrai", show_default=True, type=click.Choice(list(ALGORITHMS)))
+@click.option(
+    "--save",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Write a picture (PNG) and an array (.npy, float32 of 3 x P x P) for each label.",
+)
+@click.option(
+    "--target-label",
+    "target_labels",
+    multiple=True,
+    metavar="LABEL",
+    help="Explain these labels instead of the predicted ones.",
+)
+@click.option("--contrast-label", metavar="LABEL", help="Explain what speaks for the label rather than for this one.")
+@click.option("--threshold", type=float, help="Multi-label: explain labels from this probability on.  [default: 0.5]")
+@click.option("--n-steps", type=int, help="Gradients along the path, per baseline.  [default: 50]")
+@click.option("--approximation-method", type=click.Choice(get_args(Method)))
+@click.option("--baseline", type=click.Choice(get_args(BaselineName)), help="Where the path starts.")
+@click.option("--full", is_flag=True, help="XRAI: rank the regions anew after each one.")
+@click.option("--max-seconds", type=float, help="For each picture; then less is computed.")
+@click.option("--details", is_flag=True, help="Tell how each explanation came about, and how faithful it is.")
+@click.option("--format", "visualization_format", type=click.Choice(get_args(VisualizationFormat)), default="grid")
+@click.option("--output", "-o", default="json", show_default=True, type=click.Choice(["json", "jsonl", "table"]))
+@click.option("--backend", default="auto", show_default=True, type=click.Choice(["auto", *BACKENDS]))
+def explain(
+    pictures: tuple[Path, ...],
+    package: str,
+    algorithm: str,
+    save: Path | None,
+    output: str,
+    backend: str,
+    **choices: Any,
+) -> None:
+    r"""Explain what a classifier sees in pictures, in this process.
+
+    One result per picture and explained label goes to stdout: file, label, probability, and the files that were
+    written. A picture that cannot be explained is named on stderr; the others are still explained, and the exit code
+    is 1. Files are written as soon as they are there, so that Ctrl-C loses none.
+
+    \b
+    Examples:
+      clearsight explain --package outputs/mlflow-model kitchen.jpg --save explained/
+      clearsight explain --package azureml:fridge@latest photos/ --algorithm guided_gradcam -o table
+      clearsight explain --package azureml:fridge:3 a.jpg --target-label can carton --save explained/
+      clearsight explain --package azureml:fridge:3 a.jpg --target-label can --contrast-label carton --details
+      clearsight explain --package azureml:fridge:3 a.jpg --full --n-steps 200 --format overlay --save explained/
+    """
+    parameters = _parameters(algorithm, choices, draws=save is not None)
+    found = find_pictures(pictures)
+    scorer = load_explaining_scorer(
+        ModelRegistry(Workspace.default()).resolve(package), backend, options=ExplainOptions(max_labels=1000)
+    )
+    if not scorer.task.is_classification:
+        raise UserError(f"only classifiers are explained, but {scorer.package.root} is one of {scorer.task.value}")
+    documents, failed = [], 0
+    used: set[Path] = set()
+    columns = (TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+        for picture in progress.track(found):
+            try:
+                content = read_picture(picture.file)
+                if isinstance(content, UserError):
+                    raise content
+                _, explanations = scorer.explain(content, parameters)
+                for document in _documents(picture, explanations, parameters, save, used):
+                    if output == "jsonl":
+                        click.echo(orjson.dumps(document).decode())
+                    documents.append(document)
+            except UserError as error:
+                failed += 1
+                stderr.print(f"{picture.file}: {error}", markup=False, soft_wrap=True)
+    if output != "jsonl":
+        emit(documents, output)
+    if failed:
+        raise UserError(f"{failed} of {len(found)} pictures could not be explained; the lines above name them")
+
+
+def _parameters(algorithm: str, choices: Mapping[str, Any], draws: bool) -> XaiParameters:
+    """The flags as the keys of a request, which checks them and has the defaults."""
+    document = {
+        "xai_algorithm": algorithm,
+        "visualizations": draws,
+        "xrai_fast": not choices["full"],
+        "target_labels": list(choices["target_labels"]) or None,
+        "confidence_score_threshold_multilabel": choices["threshold"],
+        "faithfulness": choices["details"],
+        **{
+            key: choices[key]
+            for key in (
+                "contrast_label",
+                "n_steps",
+                "approximation_method",
+                "baseline",
+                "max_seconds",
+                "details",
+                "visualization_format",
+            )
+        },
+    }
+    return parse_xai_parameters(document, algorithms=tuple(ALGORITHMS))
+
+
+def _documents(
+    picture: Picture, explanations: Sequence[Explanation], parameters: XaiParameters, save: Path | None, used: set[Path]
+) -> Iterator[dict[str, Any]]:
+    """What is told of each label, after its files are written."""
+    for found in explanations:
+        document: dict[str, Any] = {
+            "file": str(picture.file),
+            "label": found.details.label,
+            "probability": found.details.probability,
+            "algorithm": found.details.algorithm,
+        }
+        if save is not None:
+            saved = _save(save, picture, found, used)
+            document.update(picture=str(saved.picture), array=str(saved.array))
+        if parameters.details:
+            document["details"] = found.details.to_document()
+        yield document
+
+
+def _save(folder: Path, picture: Picture, found: Explanation, used: set[Path]) -> _Saved:
+    label = "".join(c if c.isalnum() or c in "-_" else "_" for c in found.details.label)[:60] or "_"
+    name = free_name(picture, f"{label}.{found.details.algorithm}.png", used)
+    saved = _Saved(folder / name, (folder / name).with_suffix(".npy"))
+    stream = io.BytesIO()
+    np.save(stream, np.ascontiguousarray(found.channels), allow_pickle=False)
+    write_atomically(saved.picture, found.picture or b"")
+    write_atomically(saved.array, stream.getvalue())
+    return saved

@@ -1,0 +1,204 @@
+"""One picture's labels explained: segments, algorithm, quality figures. No HTTP, no bytes of answers.
+
+Shapes in names: N points or pictures, P side of the network's input, C colour channel, K classes.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from clearsight.handlers.explain.algorithms import explain
+from clearsight.handlers.explain.cache import ByteCache
+from clearsight.handlers.explain.chunks import DEFAULT_CHUNK
+from clearsight.handlers.explain.context import Attribution, ExplainContext
+from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.details import ExplanationDetails
+from clearsight.handlers.explain.model import ExplainModel
+from clearsight.handlers.explain.options import ExplainOptions
+from clearsight.handlers.explain.parameters import XaiParameters
+from clearsight.handlers.explain.picture import explanation_picture, heat_map
+from clearsight.handlers.explain.quality import Faithfulness, measure_faithfulness
+from clearsight.handlers.explain.targets import Targets
+from clearsight.handlers.explain.xrai import Regions, segment
+from clearsight.settings import ClassificationSettings
+from clearsight.vision.preprocess import normalise
+
+__all__ = ["Explainer", "Explanation", "Question"]
+
+GPU_CHUNK: Final = 32
+PATH_ALGORITHMS: Final = frozenset({"xrai", "integrated_gradients", "attention_relevance_ig"})
+"""Those that walk from a baseline to the picture."""
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+class AsksNetwork(Protocol):
+    """What we use of a `Scorer`: the network that serves, for pictures that no client sent."""
+
+    num_threads: int
+
+    def class_probabilities(self, inputs_N3PP: Floats) -> npt.NDArray[np.float64]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """A scored picture and which of its labels to explain."""
+
+    crop_PPC: Bytes
+    """What the network sees, before normalisation."""
+    digest: bytes
+    """Of the picture file."""
+    probs: Sequence[float]
+    targets: Targets
+    parameters: XaiParameters
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Explanation:
+    """Of one label."""
+
+    values: Floats
+    """(3, P, P) per colour channel, or one map (P, P)."""
+    picture: bytes | None
+    """PNG, where the parameters ask for one."""
+    details: ExplanationDetails
+
+    @property
+    def channels(self) -> Floats:
+        """(3, P, P), as answers have it: a map is repeated for each colour channel."""
+        return np.broadcast_to(self.values, (3, *self.values.shape[-2:]))
+
+
+class Explainer:
+    """Explains pictures with one model. Safe in threads."""
+
+    def __init__(
+        self,
+        scorer: AsksNetwork,
+        model: ExplainModel | None,
+        labels: Sequence[str],
+        settings: ClassificationSettings,
+        options: ExplainOptions,
+    ) -> None:
+        self._scorer = scorer
+        self._model = model
+        self._labels = labels
+        self._settings = settings
+        self._options = options
+        self._device = torch.device("cpu") if model is None else model.device
+        self._regions: ByteCache[Regions] = ByteCache(options.cache_bytes)
+
+    def explain(self, question: Question, deadline: Deadline) -> list[Explanation]:
+        """Explain every target, in order. Raises `UserError`: `BadRequest` or `OutOfTime`."""
+        if not question.targets.class_ids:
+            return []
+        parameters = question.parameters
+        clock = _Clock(deadline)
+        x_3PP = normalise(question.crop_PPC, self._settings.mean, self._settings.std)
+        regions = None
+        if parameters.algorithm == "xrai":
+            regions = self._regions_of(question.digest, x_3PP)
+            clock.note("regions")
+        context = ExplainContext(
+            model=self._model,
+            probabilities=self._probabilities,
+            x_13PP=torch.from_numpy(x_3PP)[None].to(self._device),
+            targets=question.targets.scores,
+            parameters=parameters,
+            deadline=deadline,
+            mean=self._settings.mean,
+            std=self._settings.std,
+            regions=regions,
+            chunk=self._options.chunk or (DEFAULT_CHUNK if self._device.type == "cpu" else GPU_CHUNK),
+            may_degrade=self._options.allow_degradation,
+        )
+        with self._precision():
+            found = explain(context)
+        clock.note("gradients")
+        scores: list[Faithfulness | None] = [None] * len(found)
+        if parameters.faithfulness:
+            maps = [heat_map(attribution.values) for attribution in found]
+            scores = measure_faithfulness(
+                maps, question.targets.class_ids, x_3PP, self._scorer.class_probabilities, deadline
+            )
+            clock.note("faithfulness")
+        pictures = [
+            explanation_picture(attribution.values, question.crop_PPC, parameters.visualization_format)
+            if parameters.visualizations
+            else None
+            for attribution in found
+        ]
+        clock.note("picture")
+        return [
+            Explanation(attribution.values, picture, self._details(question, index, attribution, score, clock))
+            for index, (attribution, picture, score) in enumerate(zip(found, pictures, scores, strict=True))
+        ]
+
+    def _regions_of(self, digest: bytes, x_3PP: Floats) -> Regions:
+        regions = self._regions.get(digest)
+        if regions is None:
+            regions = Regions.of(segment(x_3PP, self._scorer.num_threads))
+            self._regions.put(digest, regions, regions.members_M.nbytes + regions.starts_R.nbytes)
+        return regions
+
+    def _probabilities(self, points_N3PP: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self._scorer.class_probabilities(points_N3PP.cpu().numpy()))
+
+    def _precision(self) -> contextlib.AbstractContextManager[object]:
+        if self._options.dtype == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self._device.type, torch.bfloat16)
+
+    def _details(
+        self, question: Question, index: int, found: Attribution, faithfulness: Faithfulness | None, clock: "_Clock"
+    ) -> ExplanationDetails:
+        parameters, targets = question.parameters, question.targets
+        class_id = targets.class_ids[index]
+        algorithm = found.algorithm or parameters.algorithm
+        is_path = algorithm in PATH_ALGORITHMS
+        warnings = found.warnings
+        if targets.num_left_out:
+            total = len(targets.class_ids) + targets.num_left_out
+            warnings = (
+                f"{total} labels qualify, of which the {len(targets.class_ids)} most probable are explained",
+                *warnings,
+            )
+        return ExplanationDetails(
+            algorithm=algorithm,
+            label=self._labels[class_id],
+            probability=question.probs[class_id],
+            n_steps_used=found.n_steps_used,
+            approximation_method=parameters.approximation_method if is_path else None,
+            baseline=parameters.baseline if is_path else None,
+            convergence_delta=found.convergence_delta,
+            relative_delta=found.relative_delta,
+            guided_rule=found.guided_rule,
+            localizer=found.localizer,
+            target_layer=found.target_layer,
+            regions=found.regions,
+            faithfulness=faithfulness,
+            deadline_hit=found.deadline_hit,
+            degraded=found.degraded or targets.num_left_out > 0,
+            warnings=warnings,
+            milliseconds=clock.milliseconds,
+        )
+
+
+class _Clock:
+    """Milliseconds by phase, told by the clock of a deadline."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self.milliseconds: dict[str, float] = {}
+        self._deadline = deadline
+        self._last_s = deadline.elapsed_s()
+
+    def note(self, phase: str) -> None:
+        now_s = self._deadline.elapsed_s()
+        self.milliseconds[phase] = 1000 * (now_s - self._last_s)
+        self._last_s = now_s

@@ -1,0 +1,57 @@
+"""From a cell that asks for an explanation to the picture and the checked parameters."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from clearsight.handlers.explain.algorithms import ALGORITHMS
+from clearsight.handlers.explain.parameters import XaiLimits, XaiParameters, parse_xai_parameters
+from clearsight.wire import XaiRequest, resolve_cell, xai_parameters_of
+
+__all__ = ["ExplainRequest", "read_cell"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExplainRequest:
+    """A picture and what to explain of it."""
+
+    picture: bytes
+    """The picture file."""
+    parameters: XaiParameters
+
+    @property
+    def digest(self) -> bytes:
+        """Of the picture file."""
+        return hashlib.sha256(self.picture).digest()
+
+
+def read_cell(cell: object, always: bool, limits: XaiLimits) -> ExplainRequest | None:
+    """Read a cell of a classifier; None for one that is not to be explained, whatever else is in it.
+
+    `always` explains cells that do not ask, too, with the parameters that they hold. Raises `BadRequest`.
+    """
+    if always:
+        cell = _asking(cell)
+    if xai_parameters_of(cell) is None:
+        return None
+    found = resolve_cell(cell)
+    if not isinstance(found, XaiRequest):
+        return None
+    return ExplainRequest(found.image, parse_xai_parameters(found.parameters, limits, tuple(ALGORITHMS)))
+
+
+def _asking(cell: object) -> object:
+    """The same cell with `model_explainability`; what cannot be read stays as it is, for `resolve_cell` to say why."""
+    while isinstance(cell, list | tuple) and len(cell) == 1:
+        cell = cell[0]
+    text = cell.lstrip()[:1] if isinstance(cell, str | bytes) else None
+    if text in ("{", b"{"):
+        try:
+            cell = orjson.loads(cell)  # type: ignore[arg-type]  # text or bytes, as `text` says
+        except (orjson.JSONDecodeError, UnicodeEncodeError):
+            return cell
+    if isinstance(cell, Mapping):
+        return {**cell, "model_explainability": True}
+    return {"image_base64": cell, "model_explainability": True}

@@ -1,0 +1,288 @@
+"""A Scorer that also explains: cells in, answers out, each row by what it asks for.
+
+    cell --> request.read_cell --> picture, parameters
+    all cells --> Scorer --> probabilities --> targets.choose_targets
+    rows that ask --> Explainer --> pictures and numbers --> their answers
+
+Probabilities are those of the serving backend, and equal to those of a row without an explanation. Detectors are
+answered plainly, whatever a row asks for.
+"""
+
+import io
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from clearsight.errors import BadRequest, UserError
+from clearsight.handlers.backends import Device, Precision
+from clearsight.handlers.explain.cache import ByteCache
+from clearsight.handlers.explain.deadline import Deadline, OutOfTime
+from clearsight.handlers.explain.explainer import Explainer, Explanation, Question
+from clearsight.handlers.explain.model import ExplainModel
+from clearsight.handlers.explain.numbers import encode_attribution
+from clearsight.handlers.explain.options import DEFAULT_OPTIONS, ExplainOptions
+from clearsight.handlers.explain.parameters import AttributionsFormat, XaiParameters
+from clearsight.handlers.explain.request import ExplainRequest, read_cell
+from clearsight.handlers.explain.targets import choose_targets
+from clearsight.handlers.scorer import DEFAULT_LIMITS, Scorer, load_scorer
+from clearsight.images import Limits, decode_image
+from clearsight.networks.load import load_network
+from clearsight.package import ModelPackage
+from clearsight.settings import ClassificationSettings
+from clearsight.tasks import Task
+from clearsight.vision.preprocess import resize_and_crop
+from clearsight.wire import Answer, ClassificationAnswer
+
+__all__ = ["AnswerTooLarge", "ExplainOptions", "ExplainingScorer", "explaining_scorer", "load_explaining_scorer"]
+
+BYTES_PER_NUMBER: Final = {"nested": 9.25, "float32_base64": 16 / 3, "float16_base64": 8 / 3}
+"""Of attributions in an answer; of `nested` what maps of photographs take on average."""
+
+
+class AnswerTooLarge(BadRequest):
+    """An answer with what the request asks for would be over the limit."""
+
+    status = 422
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rendered:
+    """What an answer holds of the explanations of one row."""
+
+    visualizations: tuple[bytes, ...] | None
+    attributions: tuple[bytes, ...] | None
+    details: tuple[dict[str, Any], ...] | None
+    is_degraded: bool
+
+    @property
+    def num_bytes(self) -> int:
+        return 1024 + sum(map(len, (*(self.visualizations or ()), *(self.attributions or ()))))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Row:
+    """One cell, read. `cell` is what the Scorer scores; `request` and `crop_PPC` belong to rows that ask."""
+
+    cell: object
+    request: ExplainRequest | None = None
+    crop_PPC: Any = None
+
+
+class ExplainingScorer:
+    """Answers cells as a `Scorer` does, and explains the rows that ask for it. Safe in threads.
+
+    `model` is a copy of the network that predicts, never the same object; None for detectors.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        model: ExplainModel | None,
+        options: ExplainOptions = DEFAULT_OPTIONS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.package = scorer.package
+        self.task: Task = scorer.task
+        self.labels = scorer.labels
+        self.backend = scorer.backend
+        self.precision: Precision = scorer.precision
+        self._scorer = scorer
+        self._options = options
+        self._clock = clock
+        self._cache: ByteCache[_Rendered] = ByteCache(options.cache_bytes)
+        self._settings = scorer.settings
+        self._explainer = (
+            Explainer(scorer, model, self.labels, scorer.settings, options)
+            if isinstance(scorer.settings, ClassificationSettings)
+            else None
+        )
+
+    def score(
+        self, cells: Sequence[object], *, deadline_s: float | None = None, always: bool = False
+    ) -> list[Answer | UserError]:
+        """Answer every cell, in order; a cell that cannot be answered gets the error at its place.
+
+        `deadline_s` seconds are for all cells together. `always` explains cells that do not ask, too.
+        """
+        if self._explainer is None:
+            return list(self._scorer.score(cells))
+        deadline = Deadline(deadline_s, self._clock)
+        rows = [self._read(cell, always) for cell in cells]
+        scored = iter(self._scorer.score([row.cell for row in rows if isinstance(row, _Row)]))
+        results: list[Answer | UserError] = [next(scored) if isinstance(row, _Row) else row for row in rows]
+        questions: dict[int, Question] = {}
+        for index, (row, answer) in enumerate(zip(rows, results, strict=True)):
+            if isinstance(row, _Row) and row.request is not None and isinstance(answer, ClassificationAnswer):
+                try:
+                    questions[index] = self._question(row.request, row.crop_PPC, answer)
+                except BadRequest as error:
+                    results[index] = error
+        self._refuse_too_large(questions, results)
+        for done, (index, question) in enumerate(list(questions.items())):
+            answer = results[index]
+            if isinstance(answer, ClassificationAnswer):
+                budget = self._budget(deadline, len(questions) - done, question.parameters)
+                results[index] = self._answer(question, answer, budget)
+        return results
+
+    def explain(self, picture: bytes, parameters: XaiParameters) -> tuple[ClassificationAnswer, list[Explanation]]:
+        """Score one picture file and explain it, as arrays. Raises `UserError`."""
+        if self._explainer is None:
+            raise BadRequest(f"only classifiers are explained, but {self.package.root} is one of {self.task.value}")
+        request = ExplainRequest(picture, parameters)
+        crop_PPC = self._crop(picture)
+        (answer,) = self._scorer.score([picture])
+        if isinstance(answer, UserError):
+            raise answer
+        if not isinstance(answer, ClassificationAnswer):
+            raise TypeError(f"a classifier answered {type(answer).__name__}")
+        deadline = Deadline(None, self._clock)
+        question = self._question(request, crop_PPC, answer)
+        return answer, self._explainer.explain(question, self._budget(deadline, 1, parameters))
+
+    def warm_up(self) -> None:
+        """Score and explain a drawn picture, so that the first client does not wait for caches."""
+        self._scorer.warm_up()
+        if self._explainer is None:
+            return
+        noise_HWC = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(noise_HWC).save(stream, "PNG")
+        self.explain(stream.getvalue(), XaiParameters(n_steps=2))
+
+    def _read(self, cell: object, always: bool) -> "_Row | UserError":
+        try:
+            request = read_cell(cell, always, self._options.limits)
+            if request is None:
+                return _Row(cell)
+            return _Row(request.picture, request, self._crop(request.picture))
+        except BadRequest as error:
+            return error
+
+    def _crop(self, picture: bytes) -> Any:
+        """What the network sees of a picture file, uint8 (P, P, 3)."""
+        assert isinstance(self._settings, ClassificationSettings)  # noqa: S101  else nothing is explained
+        image_HWC = decode_image(picture, self._scorer.limits, self._settings.exif_orientation)
+        return resize_and_crop(image_HWC, self._settings)
+
+    def _question(self, request: ExplainRequest, crop_PPC: Any, answer: ClassificationAnswer) -> Question:
+        options = self._options
+        targets = choose_targets(
+            answer.probs, self.labels, self.task, request.parameters, options.max_labels, options.allow_degradation
+        )
+        return Question(crop_PPC, request.digest, answer.probs, targets, request.parameters)
+
+    def _refuse_too_large(self, questions: dict[int, Question], results: list[Answer | UserError]) -> None:
+        """Put an error in the place of the first row with which the numbers of an answer would be over the limit."""
+        total = 0
+        for index, question in questions.items():
+            if not question.parameters.attributions:
+                continue
+            form = question.parameters.attributions_format
+            numbers = len(question.targets.class_ids) * prod(question.crop_PPC.shape)
+            total += int(numbers * BYTES_PER_NUMBER[form])
+            if total > self._options.max_answer_bytes:
+                results[index] = self._too_large(total, form)
+                return
+
+    def _too_large(self, num_bytes: int, form: AttributionsFormat) -> AnswerTooLarge:
+        compact = "" if form == "float16_base64" else "'attributions_format' 'float16_base64', "
+        return AnswerTooLarge(
+            f"an answer must have at most {self._options.max_answer_bytes} bytes, but with these attributions it has "
+            f"about {num_bytes}; ask for {compact}fewer labels, or send fewer rows"
+        )
+
+    def _budget(self, deadline: Deadline, rows_left: int, parameters: XaiParameters) -> Deadline:
+        """An equal share of the time left, but no more than the request and the deployment allow for a picture."""
+        seconds = [limit for limit in (parameters.max_seconds, self._options.max_seconds) if limit is not None]
+        if deadline.seconds is not None:
+            seconds.append(deadline.remaining_s() / rows_left)
+        return Deadline(min(seconds, default=None), self._clock)
+
+    def _answer(
+        self, question: Question, answer: ClassificationAnswer, budget: Deadline
+    ) -> ClassificationAnswer | UserError:
+        if not question.parameters.wants_explanation:
+            return answer
+        key = (question.digest, replace(question.parameters, max_seconds=None))
+        rendered = self._cache.get(key)
+        is_cached = rendered is not None
+        if rendered is None:
+            try:
+                rendered = self._render(question, budget)
+            except UserError as error:
+                return error
+            if not rendered.is_degraded:
+                self._cache.put(key, rendered, rendered.num_bytes)
+        details = rendered.details
+        if is_cached and details is not None:
+            details = tuple({**part, "cached": True} for part in details)
+        is_list = question.targets.is_list
+        return replace(
+            answer,
+            visualizations=_shaped(rendered.visualizations, is_list),
+            attributions=_shaped(rendered.attributions, is_list),
+            explanation_details=_shaped(details, is_list),
+            is_degraded=rendered.is_degraded,
+        )
+
+    def _render(self, question: Question, budget: Deadline) -> _Rendered:
+        assert self._explainer is not None  # noqa: S101  there is a question
+        if question.targets.class_ids and budget.is_over():
+            raise OutOfTime(
+                "the time for this request ended before the row's turn; send fewer rows, or allow more time"
+            )
+        parameters = question.parameters
+        found = self._explainer.explain(question, budget)
+        attributions = None
+        if parameters.attributions:
+            form = parameters.attributions_format
+            attributions = tuple(encode_attribution(part.channels, form) for part in found)
+        return _Rendered(
+            tuple(part.picture for part in found if part.picture) if parameters.visualizations else None,
+            attributions,
+            tuple(part.details.to_document() for part in found) if _shows_details(parameters) else None,
+            any(part.details.degraded for part in found),
+        )
+
+
+def _shaped(values: tuple[Any, ...] | None, is_list: bool) -> Any:
+    return values if values is None or is_list else values[0]
+
+
+def _shows_details(parameters: XaiParameters) -> bool:
+    return parameters.details or parameters.faithfulness
+
+
+def explaining_scorer(scorer: Scorer, options: ExplainOptions = DEFAULT_OPTIONS) -> ExplainingScorer:
+    """Give a loaded Scorer the model that explanations need, built from the package's weights; takes a second or two.
+
+    Torch then uses as many threads as the Scorer does, in the whole process.
+    """
+    if not scorer.task.is_classification:
+        return ExplainingScorer(scorer, None, options)
+    torch.set_num_threads(scorer.num_threads)
+    device: Device = scorer.device if torch.cuda.is_available() else "cpu"
+    model = ExplainModel(load_network(scorer.package).to(device), scorer.package.model_name)
+    return ExplainingScorer(scorer, model, options)
+
+
+def load_explaining_scorer(
+    package: ModelPackage | Path | str,
+    backend: str = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    precision: Precision = "f32",
+    num_threads: int | None = None,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    options: ExplainOptions = DEFAULT_OPTIONS,
+) -> ExplainingScorer:
+    """Load a package for scoring and explaining; the first arguments are those of `load_scorer`."""
+    return explaining_scorer(load_scorer(package, backend, device, precision, num_threads, limits=limits), options)
