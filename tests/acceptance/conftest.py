@@ -45,7 +45,8 @@ class Server:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def workers(self) -> list[psutil.Process]:
-        return self.running("model_service_worker.py")
+        """Those that predict; a worker that explains has a lower priority, once it is ready."""
+        return [worker for worker in self.running("model_service_worker.py") if worker.nice() == os.nice(0)]
 
     def running(self, program: str) -> list[psutil.Process]:
         """Processes of the family whose command line holds `program`; ended ones do not count."""

@@ -2,10 +2,8 @@
 
 import base64
 import json
-import sys
 import time
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,7 +11,8 @@ import pytest
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.answering import answer_bodies
 from clearsight.handlers.explain.deadline import OutOfTime
-from clearsight.handlers.explaining import SCORING, ExplainHere, Wish, asks, explain_in
+from clearsight.handlers.explain.options import ExplainOptions
+from clearsight.handlers.explaining import ExplainHere, Wish, asks, explain_in
 from clearsight.handlers.scorer import Scorer
 from clearsight.tasks import Task
 
@@ -163,34 +162,22 @@ def test_an_error_of_a_row_keeps_its_status_and_names_the_row(
     assert json.loads(reply.body)["message"] == f"row 0, column 'image': {error}"
 
 
-@pytest.mark.parametrize("lane", ["all", "explain"])
-def test_a_build_without_explanations_says_so(
-    scorer: Scorer, pictures: Any, lane: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, SCORING, None)  # as if it could not be found
-    asking = body_of(cell(pictures[0], model_explainability=True))
-    reply = answer_bodies(scorer, [asking], (), explain_in(lane, scorer))[0]
-    assert (reply.status, "not available in this build" in reply.body.decode()) == (400, True)
-
-
-def test_the_explaining_scorer_is_made_of_the_packages_network(
+def test_the_explaining_scorer_gets_the_scorer_and_what_the_environment_and_the_worker_say(
     scorer: Scorer, pictures: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: dict[str, Any] = {}
+    made: list[Any] = []
 
-    class ExplainingScorer(StandIn):
-        def __init__(self, scorer: Scorer, model: Any, options: Any) -> None:
-            super().__init__(scorer)
-            made.update(scorer=scorer, model_name=model.model_name, options=options)
+    def explaining_scorer(given: Scorer, options: ExplainOptions) -> StandIn:
+        made.extend((given, options.chunk, options.max_answer_bytes))
+        return StandIn(given)
 
-    module = ModuleType(SCORING)
-    module.ExplainingScorer, module.ExplainOptions = ExplainingScorer, dict  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, SCORING, module)
-    reply = answer_bodies(
-        scorer, [body_of(cell(pictures[0], model_explainability=True))], (), explain_in("explain", scorer)
-    )[0]
-    assert reply.status == 200
-    assert made == {"scorer": scorer, "model_name": scorer.package.model_name, "options": {}}
+    monkeypatch.setattr("clearsight.handlers.explain.scoring.explaining_scorer", explaining_scorer)
+    monkeypatch.setenv("CLEARSIGHT_EXPLAIN_CHUNK", "3")
+    explain = explain_in("explain", scorer, None, 1000)
+    assert made == []
+    asking = body_of(cell(pictures[0], model_explainability=True))
+    assert answer_bodies(scorer, [asking], (), explain)[0].status == 200
+    assert made == [scorer, 3, 1000]
 
 
 def test_an_unknown_lane_is_refused(scorer: Scorer) -> None:
