@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, Validati
 
 from clearsight.deployments import DeploymentDocument
 from clearsight.errors import ClearsightError, Fault, InvalidDocument
+from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.package import MANIFEST_FILE, sha256_of
 from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.tasks import Task
@@ -164,6 +165,7 @@ def choose_explain_lane(document: DeploymentDocument, task: Task, num_cores: int
     given = read_overrides(document)
     if given.CLEARSIGHT_EXPLAIN is False or (given.CLEARSIGHT_EXPLAIN is None and not task.is_classification):
         return None
+    ExplainOptions.from_variables(document.environment_variables)  # told now, not with the first explanation
     return ExplainPlan(
         num_threads=given.CLEARSIGHT_EXPLAIN_THREADS or max(1, num_cores // 2),
         max_in_flight=given.CLEARSIGHT_EXPLAIN_MAX_IN_FLIGHT or DEFAULT_EXPLAIN_MAX_IN_FLIGHT,

@@ -127,6 +127,14 @@ def test_the_explain_lane_has_half_the_cores_and_a_short_queue_unless_told_other
     assert choose_explain_lane(told, Task.MULTI_CLASS, 8) == ExplainPlan(3, 21)
 
 
+def test_what_the_explain_worker_would_refuse_is_refused_before_it_is_started(blue: dict[str, Any]) -> None:
+    wrong = document(blue, CLEARSIGHT_EXPLAIN_CHUNK="none", CLEARSIGHT_EXPLAIN_DTYPE="int8")
+    with pytest.raises(InvalidDocument) as error:
+        choose_explain_lane(wrong, Task.MULTI_CLASS, 2)
+    assert {fault.target for fault in error.value.faults} == {"CLEARSIGHT_EXPLAIN_CHUNK", "CLEARSIGHT_EXPLAIN_DTYPE"}
+    assert choose_explain_lane(wrong, Task.DETECTION, 2) is None
+
+
 @pytest.mark.parametrize("explain", [None, ExplainPlan(1, 8)])
 def test_each_lane_is_a_model_entry_of_its_own(
     blue: dict[str, Any], tmp_path: Path, explain: ExplainPlan | None
