@@ -1,0 +1,228 @@
+"""Explanations by name: what every algorithm keeps to, and what happens when time or a part is missing."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from clearsight.errors import BadRequest, UserError
+from clearsight.handlers.explain.algorithms import ALGORITHMS, BLACK_BOX, explain
+from clearsight.handlers.explain.context import ExplainContext
+from clearsight.handlers.explain.deadline import Deadline, OutOfTime
+from clearsight.handlers.explain.functions import Target
+from clearsight.handlers.explain.model import ExplainModel
+from clearsight.handlers.explain.parameters import XaiParameters
+from clearsight.handlers.explain.rise import random_masks, rise
+from clearsight.networks.registry import build_network
+
+FOR_TRANSFORMERS = {"attention_relevance", "attention_relevance_ig"}
+PAIRS = [
+    (kind, name) for kind in ("conv", "vit") for name in ALGORITHMS if kind == "vit" or name not in FOR_TRANSFORMERS
+]
+
+
+class Clock:
+    def __init__(self):
+        self.now_s = 0.0
+
+    def __call__(self):
+        return self.now_s
+
+
+@pytest.fixture(scope="module")
+def models():
+    import timm
+
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        conv = build_network("mobilenetv2", 4)
+        vit = timm.create_model("vit_small_patch16_224", img_size=32, embed_dim=32, depth=2, num_heads=2, num_classes=4)
+    return {"conv": ExplainModel(conv, "mobilenetv2"), "vit": ExplainModel(vit, "vit")}
+
+
+def picture(value=None):
+    if value is not None:
+        return torch.full((1, 3, 32, 32), value)
+    return torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+def context_of(model, algorithm, deadline=None, x=None, **parameters):
+    small = {"n_steps": 8, "masks": 6, "grid_size": 4, "baseline": "black_white" if algorithm == "xrai" else "mean"}
+    return ExplainContext(
+        model=model,
+        probabilities=lambda points: model.logits(points).softmax(dim=1),
+        x_13PP=picture() if x is None else x,
+        targets=(Target(1), Target(2, 0)),
+        parameters=XaiParameters(**{"algorithm": algorithm, **small, **parameters}),
+        deadline=deadline or Deadline(None),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
+
+
+@pytest.mark.parametrize(("kind", "name"), PAIRS)
+def test_every_algorithm_gives_one_finite_map_per_target_the_same_each_time(models, kind, name):
+    first, second = (explain(context_of(models[kind], name)) for _ in range(2))
+    assert len(first) == 2
+    for attribution, again in zip(first, second, strict=True):
+        assert attribution.values.dtype == np.float32
+        assert attribution.values.shape in ((3, 32, 32), (32, 32))
+        assert np.isfinite(attribution.values).all()
+        assert attribution.values.tobytes() == again.values.tobytes()
+        assert not attribution.degraded
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+def test_pictures_of_one_colour_are_explained_without_nan(models, name, value):
+    for attribution in explain(context_of(models["vit"], name, x=picture(value), details=True)):
+        assert np.isfinite(attribution.values).all()
+
+
+def test_a_map_without_evidence_is_zero_and_says_so(models):
+    context = replace(context_of(models["conv"], "guided_gradcam"), targets=(Target(1, 1),))
+    (found,) = explain(context)
+    assert not found.values.any()
+    assert "zero" in found.warnings[0]
+
+
+def test_details_measure_convergence_and_name_rule_and_layer(models):
+    (ours, _) = explain(context_of(models["vit"], "integrated_gradients", details=True, n_steps=50))
+    assert ours.relative_delta < 0.01
+    assert abs(ours.convergence_delta) <= ours.relative_delta * np.abs(ours.values).sum() * 1.001
+    (ours, _) = explain(context_of(models["vit"], "guided_gradcam"))
+    assert (ours.guided_rule, ours.localizer, ours.target_layer) == ("gelu", "attention_relevance", None)
+    (ours, _) = explain(context_of(models["vit"], "guided_gradcam", localizer="gradcam"))
+    assert (ours.localizer, ours.target_layer) == ("gradcam", "blocks.1.norm1")
+
+
+def test_captum_gives_the_same_integrated_gradients(models):
+    ours = explain(context_of(models["vit"], "integrated_gradients", baseline="black_white"))
+    theirs = explain(context_of(models["vit"], "integrated_gradients", baseline="black_white", engine="captum"))
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine.values, other.values, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["integrated_gradients", "occlusion"])
+def test_without_captum_the_extra_is_named(models, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    with pytest.raises(UserError, match=r"pip install 'clearsight\[explain\]'"):
+        explain(context_of(models["vit"], name, engine="captum"))
+
+
+def test_captum_stops_at_the_deadline(models):
+    clock = Clock()
+    deadline = Deadline(1.0, clock)
+    clock.now_s = 2.0
+    with pytest.raises(OutOfTime, match="captum needs longer"):
+        explain(context_of(models["vit"], "integrated_gradients", deadline, engine="captum"))
+
+
+@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - BLACK_BOX))
+def test_without_weights_only_black_boxes_work(models, name):
+    context = context_of(models["vit"], name)
+    with pytest.raises(BadRequest, match="use 'rise'"):
+        explain(replace(context, model=None))
+
+
+def test_relevance_of_a_convolutional_network_is_refused(models):
+    with pytest.raises(BadRequest, match=r"transformer.*use 'gradcam'"):
+        explain(context_of(models["conv"], "attention_relevance"))
+
+
+def test_an_unknown_name_lists_the_known_ones(models):
+    with pytest.raises(BadRequest, match=r"'xai_algorithm' must be one of .*'xrai'"):
+        explain(context_of(models["vit"], "magic"))
+
+
+class Slow:
+    """A model whose every plain gradient takes a second."""
+
+    def __init__(self, model, clock):
+        self._model, self._clock = model, clock
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def gradients_of(self, targets):
+        def gradients(points):
+            self._clock.now_s += len(points)
+            return self._model.gradients_of(targets)(points)
+
+        return gradients
+
+
+@pytest.mark.parametrize("name", ["integrated_gradients", "xrai", "attention_relevance_ig"])
+class TestDeadline:
+    def make(self, models, name, seconds, **changes):
+        clock = Clock()
+        context = context_of(models["vit"], name, Deadline(seconds, clock), baseline="mean", n_steps=50)
+        return replace(context, model=Slow(models["vit"], clock), **changes)
+
+    def test_fewer_steps_are_taken_and_told(self, models, name):
+        found = explain(self.make(models, name, 21))
+        assert {(one.n_steps_used, one.deadline_hit, one.degraded) for one in found} == {(20, True, True)}
+
+    def test_guided_gradcam_stands_in_when_too_few_steps_fit(self, models, name):
+        found = explain(self.make(models, name, 5))
+        assert all(one.degraded and one.deadline_hit and "guided_gradcam" in one.warnings[0] for one in found)
+        expected = explain(context_of(models["vit"], "guided_gradcam"))
+        assert np.array_equal(found[0].values, expected[0].values)
+
+    def test_nothing_in_time_is_a_timeout(self, models, name):
+        with pytest.raises(OutOfTime) as caught:
+            explain(self.make(models, name, 0.5))
+        assert caught.value.status == 408
+
+    @pytest.mark.parametrize("seconds", [5, 21])
+    def test_degradation_can_be_forbidden(self, models, name, seconds):
+        with pytest.raises(OutOfTime):
+            explain(self.make(models, name, seconds, may_degrade=False))
+
+
+def test_smoothing_is_the_mean_over_seeded_noise(models):
+    context = context_of(models["vit"], "guided_backprop", smooth_samples=3, smooth_stdev=0.1, seed=5)
+    generator = torch.Generator().manual_seed(5)
+    maps = []
+    for _ in range(3):
+        noisy = picture() + 0.1 * torch.randn(1, 3, 32, 32, generator=generator)
+        maps.append(models["vit"].guided_gradient(1)(noisy)[0].numpy())
+    found = explain(context)[0].values
+    np.testing.assert_allclose(found, np.mean(maps, axis=0), rtol=1e-5, atol=1e-8)
+    assert found.tobytes() == explain(context)[0].values.tobytes()
+
+
+class TestRise:
+    def test_masks_lie_between_covered_and_shown_and_keep_half(self):
+        masks_JPP = random_masks(200, 4, 30, 22, torch.Generator().manual_seed(1))
+        assert masks_JPP.shape == (200, 30, 22)
+        assert 0 <= masks_JPP.min() <= masks_JPP.max() <= 1
+        assert float(masks_JPP.mean()) == pytest.approx(0.5, abs=0.05)
+
+    def explain(self, chunk=8, deadline=None, num_masks=300):
+        def probabilities(points):  # class 0 hangs on the upper left quarter alone
+            seen = (points[:, 0, :16, :16] != 0).float().mean(dim=(1, 2))
+            weight = (points[:, 0, :16, :16]).mean(dim=(1, 2)) * seen
+            return torch.stack([weight, 1 - weight], dim=1)
+
+        x = torch.ones(1, 3, 32, 32)
+        return rise(probabilities, x, (Target(0), Target(1)), num_masks, 4, 0, deadline or Deadline(None), chunk)
+
+    def test_it_finds_where_the_score_comes_from(self):
+        found, opposite = self.explain()
+        inside, outside = found.map_PP[:16, :16].mean(), found.map_PP[16:, 16:].mean()
+        assert inside > outside + 0.05
+        assert opposite.map_PP[:16, :16].mean() < opposite.map_PP[16:, 16:].mean()
+        assert (found.masks_used, found.deadline_hit) == (300, False)
+
+    def test_the_size_of_chunks_changes_nothing(self):
+        torch.testing.assert_close(self.explain(chunk=1)[0].map_PP, self.explain(chunk=7)[0].map_PP)
+
+    def test_the_deadline_leaves_the_map_of_the_masks_so_far(self):
+        ticks = iter(range(1000))
+        found, _ = self.explain(deadline=Deadline(60, lambda: float(next(ticks))))
+        assert found.deadline_hit
+        assert 1 < found.masks_used < 300
+        assert torch.isfinite(found.map_PP).all()
