@@ -6,6 +6,7 @@ Shapes in names: H height and W width of the heat map, equal (P) for classifiers
 """
 
 import io
+import zlib
 from typing import Final, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ Bytes = npt.NDArray[np.uint8]
 
 _HOT: Final = 99.0  # percentile that gets the highest colour: single pixels must not decide about all others
 _KEPT: Final = 70.0  # percentile from which on the crop is shown
-_COMPRESSION: Final = 1  # of 0 to 9
+_COMPRESSION: Final = 1  # of 0 to 9; with zlib's run-length strategy 19 ms against 30 ms, for 4 % more bytes
 
 
 def heat_map(attribution: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -78,5 +79,5 @@ def _overlay(colours_HWC: Bytes, crop_HWC: Bytes) -> Bytes:
 
 def _to_png(image_HWC: Bytes) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(image_HWC).save(stream, "PNG", compress_level=_COMPRESSION)
+    Image.fromarray(image_HWC).save(stream, "PNG", compress_level=_COMPRESSION, compress_type=zlib.Z_RLE)
     return stream.getvalue()
