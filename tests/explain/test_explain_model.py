@@ -210,9 +210,9 @@ def test_guided_maps_are_those_of_captum(name, side):
     oracle = oracle_of(network)
     assert difference(model.guided_gradient(3)(x), GuidedBackprop(oracle).attribute(x, target=3)) <= 1e-6
 
-    pairs = model.guided_gradients_and_features(x, [Target(class_id) for class_id in range(5)])
-    class_id = next(class_id for class_id, (_, features) in enumerate(pairs) if gradcam(features).any())
-    gradient_3PP, features = pairs[class_id]
+    every = model.activations_and_gradients(x, [Target(class_id) for class_id in range(5)])
+    class_id = next(class_id for class_id, features in enumerate(every) if gradcam(features).any())
+    ((gradient_3PP, features),) = model.guided_gradients_and_features(x, [Target(class_id)])
     found = gradient_3PP * upsample(gradcam(features), side, side, "nearest")
     oracle = oracle_of(network)
     captum = GuidedGradCam(oracle, oracle.layer4[-1])
@@ -259,7 +259,8 @@ def test_integrated_gradients_are_those_of_captum(kind, method, n_steps):
     )
     exact = ExplainModel(network, kind, fold=False).gradient_of(1)
     found = integrated_gradients(exact, x, baseline, n_steps, method, Deadline(None))
-    assert difference(found.attribution, expected[0].detach()) <= 1e-9
+    # Captum rounds its weights to float32, which those of two steps survive.
+    assert difference(found.attribution, expected[0].detach()) <= (1e-9 if n_steps == 2 else 1e-7)
 
     folded = ExplainModel(network.float(), kind).gradient_of(1)
     found = integrated_gradients(folded, x.float(), baseline.float(), n_steps, method, Deadline(None))
@@ -338,10 +339,14 @@ def test_relevance_of_two_layers_by_hand():
 
 
 def test_predictor_and_parameters_stay_untouched_and_nothing_is_hooked():
-    network, x = make("resnet18"), picture()
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 6, 3, stride=2)),
+        *(nn.ReLU6(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)),
+    )
+    x = picture()
     before = copy.deepcopy(network.state_dict())
     structure = repr(network)
-    model = ExplainModel(network, "resnet18")
+    model = ExplainModel(network, "tiny")
     mine = copy.deepcopy(model._network.state_dict())
     targets = [Target(1), Target(2, 3)]
     for _ in range(25):
