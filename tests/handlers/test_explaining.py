@@ -180,6 +180,21 @@ def test_the_explaining_scorer_gets_the_scorer_and_what_the_environment_and_the_
     assert made == [scorer, 3, 1000]
 
 
+def test_a_worker_of_all_lanes_explains_the_row_that_asks_and_keeps_the_bytes_of_its_scores(
+    scorer: Scorer, pictures: Any, make_body: Any
+) -> None:
+    parameters = {"xai_algorithm": "guided_backprop", "attributions": True}
+    asking = body_of(cell(pictures[0], model_explainability=True, xai_parameters=parameters))
+    explain = explain_in("all", scorer, 60.0, 10_000_000)
+    explained, plain = answer_bodies(scorer, [asking, make_body(pictures[0])], (), explain)
+    assert (explained.status, explained.is_degraded) == (200, False)
+    [row] = json.loads(explained.body)
+    [scores] = json.loads(plain.body)
+    assert set(row) == {"probs", "labels", "visualizations", "attributions"}
+    assert row["visualizations"].startswith("iVBORw0KGgo")
+    assert {key: row[key] for key in scores} == scores
+
+
 def test_an_unknown_lane_is_refused(scorer: Scorer) -> None:
     with pytest.raises(UserError, match="lane must be one of"):
         explain_in("fast", scorer)
