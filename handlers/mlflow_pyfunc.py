@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from clearsight import environment
-from clearsight.errors import BadRequest
+from clearsight.errors import UserError
+from clearsight.handlers.explaining import PLAIN, asks, explain_in
 from clearsight.handlers.scorer import Scorer, load_scorer
 from clearsight.package import ModelPackage
 from clearsight.wire import to_document
@@ -14,6 +15,7 @@ from clearsight.wire import to_document
 __all__ = ["PackageModel"]
 
 _COLUMN = "image"
+_EXPLANATIONS = ("visualizations", "attributions", "explanation_details")
 
 
 class PackageModel:
@@ -21,23 +23,28 @@ class PackageModel:
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
+        self._explain = explain_in("all", scorer)
 
     def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Score a frame with the column `image`: base64 text, its bytes, or the bytes of a picture file.
 
         Returns a frame with one row per input: the columns `probs` (list of floats) and `labels` (list of names), or
-        for detection and segmentation the column `boxes` (list of objects), as in Azure's scoring answers.
+        for detection and segmentation the column `boxes` (list of objects), as in Azure's scoring answers. Where rows
+        ask for explanations there are the columns `visualizations`, `attributions` and `explanation_details`, too.
         Raises `MlflowException` naming the first bad row: MLflow's server hides the message of any other error.
         `params` is part of MLflow's contract; no parameter exists.
         """
         if _COLUMN not in model_input.columns:
             raise _refusal(f"the frame must have the column {_COLUMN!r}, but it has {list(model_input.columns)}")
+        cells = model_input[_COLUMN].tolist()
+        is_plain = not any(asks(cell, self._scorer.task) for cell in cells)
         answers = []
-        for row, answer in enumerate(self._scorer.score(model_input[_COLUMN].tolist())):
-            if isinstance(answer, BadRequest):
+        for row, answer in enumerate(self._scorer.score(cells) if is_plain else self._explain(cells, PLAIN)):
+            if isinstance(answer, UserError):
                 raise _refusal(f"row {row}, column {_COLUMN!r}: {answer}")
             answers.append(to_document(answer))
         columns = ["probs", "labels"] if self._scorer.task.is_classification else ["boxes"]
+        columns += [key for key in _EXPLANATIONS if any(key in answer for answer in answers)]
         return pd.DataFrame(answers, columns=columns)
 
 

@@ -323,7 +323,7 @@ def _convergence(context: ExplainContext, index: int, map_3PP: torch.Tensor) -> 
 
 def _enlarged(context: ExplainContext, map_uv: torch.Tensor, interpolation: Interpolation) -> Map:
     height, width = context.x_13PP.shape[-2:]
-    values: Map = upsample(map_uv, height, width, interpolation).cpu().numpy()
+    values: Map = upsample(map_uv.to(context.x_13PP.dtype), height, width, interpolation).cpu().numpy()
     return values
 
 

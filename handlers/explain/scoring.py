@@ -29,6 +29,7 @@ from clearsight.handlers.explain.model import ExplainModel
 from clearsight.handlers.explain.numbers import encode_attribution
 from clearsight.handlers.explain.options import DEFAULT_OPTIONS, ExplainOptions
 from clearsight.handlers.explain.parameters import AttributionsFormat, XaiParameters
+from clearsight.handlers.explain.precision import require_bfloat16
 from clearsight.handlers.explain.request import ExplainRequest, read_cell
 from clearsight.handlers.explain.targets import choose_targets
 from clearsight.handlers.scorer import DEFAULT_LIMITS, Scorer, load_scorer
@@ -264,12 +265,15 @@ def _shows_details(parameters: XaiParameters) -> bool:
 def explaining_scorer(scorer: Scorer, options: ExplainOptions = DEFAULT_OPTIONS) -> ExplainingScorer:
     """Give a loaded Scorer the model that explanations need, built from the package's weights; takes a second or two.
 
-    Torch then uses as many threads as the Scorer does, in the whole process.
+    Torch then uses as many threads as the Scorer does, in the whole process. Raises `UserError` for bfloat16 where the
+    machine cannot compute in it.
     """
     if not scorer.task.is_classification:
         return ExplainingScorer(scorer, None, options)
     torch.set_num_threads(scorer.num_threads)
     device: Device = scorer.device if torch.cuda.is_available() else "cpu"
+    if options.dtype == "bfloat16":
+        require_bfloat16(torch.device(device))
     model = ExplainModel(load_network(scorer.package).to(device), scorer.package.model_name)
     return ExplainingScorer(scorer, model, options)
 
