@@ -1,0 +1,63 @@
+import base64
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from clearsight.handlers.scorer import Scorer, load_scorer
+from clearsight.package import ModelPackage
+
+
+@pytest.fixture(scope="session")
+def scorer(tiny_package: ModelPackage) -> Scorer:
+    return load_scorer(tiny_package, device="cpu", num_threads=1)
+
+
+@pytest.fixture(scope="session")
+def multilabel_scorer(tiny_multilabel_package: ModelPackage) -> Scorer:
+    return load_scorer(tiny_multilabel_package, device="cpu", num_threads=1)
+
+
+@pytest.fixture(scope="session")
+def explaining(scorer: Scorer) -> Any:
+    """An `ExplainingScorer` of `tiny_package`."""
+    from clearsight.handlers.explain.scoring import explaining_scorer
+
+    return explaining_scorer(scorer)
+
+
+@pytest.fixture(scope="session")
+def explaining_multilabel(multilabel_scorer: Scorer) -> Any:
+    from clearsight.handlers.explain.scoring import explaining_scorer
+
+    return explaining_scorer(multilabel_scorer)
+
+
+@pytest.fixture(scope="session")
+def pictures(drawn_pictures: list[Path]) -> list[bytes]:
+    return [file.read_bytes() for file in drawn_pictures[:6]]
+
+
+@pytest.fixture(scope="session")
+def cell() -> Callable[..., str]:
+    """The text of a cell that asks for an explanation, as Azure's samples write it."""
+
+    def make(picture: bytes, **xai_parameters: object) -> str:
+        document = {"image_base64": base64.encodebytes(picture).decode(), "model_explainability": True}
+        return json.dumps({**document, "xai_parameters": xai_parameters})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def size_of_png() -> Callable[[bytes], tuple[int, int]]:
+    def size(data: bytes) -> tuple[int, int]:
+        with Image.open(io.BytesIO(data)) as image:
+            assert (image.format, image.mode) == ("PNG", "RGB")
+            return image.size
+
+    return size

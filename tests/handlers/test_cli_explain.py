@@ -1,0 +1,111 @@
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clearsight.cli import root
+from clearsight.console import run
+from clearsight.package import ModelPackage
+
+
+@pytest.fixture
+def arguments(tiny_package: ModelPackage) -> list[str]:
+    return ["explain", "--package", str(tiny_package.root), "--algorithm", "guided_backprop"]
+
+
+def test_pictures_and_arrays_of_every_label_are_written(capsys, arguments, drawn_pictures: list[Path], tmp_path: Path):
+    files = [str(file) for file in drawn_pictures[:2]]
+    flags = ["--target-label", "carton", "can", "--save", str(tmp_path / "out"), "-o", "jsonl"]
+    assert run(root, [*arguments, *files, *flags]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["file"], row["label"]) for row in rows] == [(f, label) for f in files for label in ("carton", "can")]
+    for row in rows:
+        with Image.open(row["picture"]) as image:
+            assert (image.format, image.size) == ("PNG", (128, 128))
+        array = np.load(row["array"])
+        assert (array.shape, array.dtype) == ((3, 64, 64), np.float32)
+        assert np.abs(array).max() > 0
+    names = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert names[:2] == ["00.png.can.guided_backprop.npy", "00.png.can.guided_backprop.png"]
+    assert len(names) == 8
+
+
+def test_details_and_other_pictures_are_given_where_asked(
+    capsys, arguments, drawn_pictures: list[Path], tmp_path: Path
+):
+    flags = ["--details", "--format", "heatmap", "--save", str(tmp_path)]
+    arguments[arguments.index("guided_backprop")] = "xrai"
+    more = ["--n-steps", "2", "--full", "--baseline", "black", "--contrast-label", "water_bottle"]
+    assert run(root, [*arguments, str(drawn_pictures[0]), *flags, *more]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["details"]["n_steps_used"], row["details"]["baseline"]) == (2, "black")
+    assert 0 <= row["details"]["deletion_auc"] <= 1
+    with Image.open(row["picture"]) as image:
+        assert image.size == (64, 64)
+
+
+def test_the_table_shows_label_and_probability(capsys, arguments, drawn_pictures: list[Path]):
+    assert run(root, [*arguments, str(drawn_pictures[0]), "-o", "table"]) == 0
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.split() == ["file", "label", "probability", "algorithm"]
+    assert line.split()[-1] == "guided_backprop"
+
+
+def test_unreadable_pictures_are_named_and_the_others_explained(capsys, arguments, drawn_pictures, tmp_path: Path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(drawn_pictures[0].read_bytes()[:200])
+    files = [str(tmp_path / "gone.png"), str(broken), str(drawn_pictures[0])]
+    assert run(root, [*arguments, *files, "--output", "jsonl"]) == 1
+    captured = capsys.readouterr()
+    assert [json.loads(line)["file"] for line in captured.out.splitlines()] == files[2:]
+    lines = captured.err.splitlines()
+    assert [line.split(": ")[0].rsplit("/")[-1] for line in lines] == ["gone.png", "broken.png", "error"]
+    assert "2 of 3 pictures" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--target-label", "cam"], "did you mean 'can'?"),
+        (["--n-steps", "1"], "'n_steps' must be"),
+        (["--threshold", "2"], "'confidence_score_threshold_multilabel' must be"),
+        (["--max-seconds", "-1"], "'max_seconds' must be"),
+        (["--algorithm", "grad"], "'grad' is not one of"),
+        (["--baseline", "grey"], "'grey' is not one of"),
+    ],
+)
+def test_a_wrong_flag_is_told_without_a_traceback(capsys, arguments, drawn_pictures, flags, words):
+    assert run(root, [*arguments, str(drawn_pictures[0]), *flags]) in (1, 2)
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_an_interrupted_command_keeps_what_it_wrote(arguments, drawn_pictures, tmp_path, monkeypatch):
+    from clearsight.handlers.explain.scoring import ExplainingScorer
+
+    explain = ExplainingScorer.explain
+    seen = []
+
+    def interrupted(self, picture, parameters):
+        seen.append(picture)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return explain(self, picture, parameters)
+
+    monkeypatch.setattr(ExplainingScorer, "explain", interrupted)
+    files = [str(file) for file in drawn_pictures[:3]]
+    assert run(root, [*arguments, *files, "--save", str(tmp_path)]) == 130
+    kept = sorted(file.suffix for file in tmp_path.iterdir())
+    assert kept == [".npy", ".png"]
+    for file in tmp_path.glob("*.png"):
+        with Image.open(io.BytesIO(file.read_bytes())) as image:
+            image.load()
+
+
+def test_the_help_has_examples(capsys):
+    assert run(root, ["explain", "--help"]) == 0
+    assert capsys.readouterr().out.count("clearsight explain --package") == 5
