@@ -73,6 +73,20 @@ def test_text_its_bytes_and_raw_bytes_give_identical_rows(model: PackageModel, d
     assert sum(row["probs"]) == pytest.approx(1, abs=1e-6)
 
 
+def test_rows_that_ask_are_explained_in_columns_of_their_own(model: PackageModel, drawn_pictures: list[Path]) -> None:
+    raw = drawn_pictures[0].read_bytes()
+    wish = {"xai_algorithm": "guided_backprop", "attributions": True}
+    asked = {"image_base64": base64.b64encode(raw).decode(), "model_explainability": True, "xai_parameters": wish}
+    found = model.predict(pd.DataFrame({"image": [raw, json.dumps(asked)]}))
+    assert list(found.columns) == ["probs", "labels", "visualizations", "attributions"]
+    assert found["probs"][0] == found["probs"][1]
+    assert pd.isna(found["visualizations"][0])
+    assert base64.b64decode(found["visualizations"][1]).startswith(b"\x89PNG")
+    assert len(found["attributions"][1]) == 3
+    with pytest.raises(MlflowException, match="row 0, column 'image': 'xai_algorithm' must be one of"):
+        model.predict(pd.DataFrame({"image": [json.dumps({**asked, "xai_parameters": {"xai_algorithm": "grad"}})]}))
+
+
 def test_a_bad_row_and_a_missing_column_are_named(model: PackageModel, drawn_pictures: list[Path]) -> None:
     with pytest.raises(MlflowException, match="row 1, column 'image'"):
         model.predict(pd.DataFrame({"image": [drawn_pictures[0].read_bytes(), b"nothing"]}))

@@ -58,11 +58,11 @@ def test_one_bad_row_fails_its_request_and_is_named(scorer: Scorer, pictures, ma
     assert message.startswith("row 2, column 'image': a picture must be one of jpeg, png, gif, bmp, tiff, webp, avif")
 
 
-def test_an_explanation_is_refused_for_now(scorer: Scorer, pictures):
+def test_an_explanation_is_refused_where_nothing_explains(scorer: Scorer, pictures):
     cell = json.dumps({"image_base64": base64.b64encode(pictures[0]).decode(), "model_explainability": True})
     (reply,) = answer_bodies(scorer, [json.dumps({"input_data": {"columns": ["image"], "data": [cell]}}).encode()])
     assert reply.status == 400
-    assert "row 0, column 'image': explanations are not available" in json.loads(reply.body)["message"]
+    assert "row 0, column 'image': explanations are switched off here" in json.loads(reply.body)["message"]
 
 
 def test_requests_of_different_lengths_keep_their_rows_apart(scorer: Scorer, pictures, make_body):

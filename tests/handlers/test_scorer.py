@@ -88,7 +88,7 @@ def test_every_route_of_a_cell_gives_the_same_answer(scorer: Scorer, pictures):
 def test_explanations_are_refused_with_the_reason(scorer: Scorer, pictures):
     (result,) = scorer.score([{"image_base64": base64.b64encode(pictures[0]).decode(), "model_explainability": True}])
     assert isinstance(result, BadRequest)
-    assert "explanations are not available for this package yet" in str(result)
+    assert "explanations are switched off here" in str(result)
 
 
 def test_auto_takes_the_first_backend_that_agreed_at_export(tiny_package: ModelPackage, own_package: Path):
