@@ -47,6 +47,7 @@ COLUMN: Final = "image"
 
 _T = TypeVar("_T")
 
+_EXPLANATION_KEYS: Final = ("model_explainability", "xai_parameters")
 _URL: Final = re.compile(r"https?://", re.IGNORECASE)
 _WHITE_SPACE: Final = b" \t\n\r\v\f"
 
@@ -121,7 +122,7 @@ def parse_request(body: bytes, max_rows: int = MAX_ROWS) -> list[object]:
     cells = _cells(document["input_data"])
     if len(cells) > max_rows:
         raise BadRequest(f"a request must have at most {max_rows} rows, but it has {len(cells)}; send several requests")
-    if params and params.get("model_explainability") is not None:
+    if params and any(params.get(key) is not None for key in _EXPLANATION_KEYS):
         return [_with_params(cell, params) for cell in cells]
     return cells
 
@@ -169,8 +170,7 @@ def _cell(row: object, number: int, place: int, width: int) -> object:
 def _with_params(cell: object, params: Mapping[str, Any]) -> object:
     if isinstance(cell, dict) or (isinstance(cell, str) and cell.lstrip().startswith("{")):
         return cell
-    keys = ("model_explainability", "xai_parameters")
-    return {"image_base64": cell, **{key: params[key] for key in keys if key in params}}
+    return {"image_base64": cell, **{key: params[key] for key in _EXPLANATION_KEYS if key in params}}
 
 
 def resolve_cell(cell: object) -> bytes | XaiRequest:

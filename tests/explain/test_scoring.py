@@ -25,7 +25,7 @@ from clearsight.handlers.explain.scoring import (
     explaining_scorer,
     load_explaining_scorer,
 )
-from clearsight.handlers.explaining import explain_in
+from clearsight.handlers.explaining import PLAIN, Wish, explain_in
 from clearsight.handlers.scorer import load_scorer
 from clearsight.wire import ClassificationAnswer, encode_answers, to_document
 
@@ -456,6 +456,15 @@ def test_a_whole_request_is_answered_in_azures_form(scorer, pictures, cell):
     assert [reply.status for reply in replies] == [200, 200]
     assert replies[0].body == replies[1].body
     assert list(json.loads(replies[0].body)[0]) == ["probs", "labels", "visualizations", "attributions"]
+
+
+def test_parameters_beside_the_rows_count_where_the_path_asks_for_all(scorer, pictures):
+    text = base64.b64encode(pictures[0]).decode()
+    body = json.dumps({"input_data": [text], "params": {"xai_parameters": {**FAST, "details": True}}}).encode()
+    explain = explain_in("all", scorer)
+    plain, explained = answer_bodies(scorer, [body, body], (PLAIN, Wish(explains_all=True)), explain)
+    assert list(json.loads(plain.body)[0]) == ["probs", "labels"]
+    assert json.loads(explained.body)[0]["explanation_details"]["algorithm"] == "guided_backprop"
 
 
 def test_arrays_of_one_picture_are_those_of_its_answer(explaining, pictures, cell):
