@@ -50,9 +50,16 @@ def _progress(items: Iterable[T], description: str, total: int | None = None) ->
 @click.option(
     "--object-size", help="Draw racks from afar with many objects of MIN-MAX pixels; detection and segmentation alone."
 )
+@click.option("--easy", is_flag=True, help="No clutter, and a colour for each class: learnt in a minute.")
 @click.option("--task", "tasks", type=TASKS, multiple=True, help="Only these tasks. Default: all that are drawn.")
 def demo(
-    output: Path, num_images: int, seed: int, size: str | None, object_size: str | None, tasks: tuple[str, ...]
+    output: Path,
+    num_images: int,
+    seed: int,
+    size: str | None,
+    object_size: str | None,
+    easy: bool,
+    tasks: tuple[str, ...],
 ) -> None:
     r"""Draw labelled fridge scenes for all four tasks.
 
@@ -64,6 +71,7 @@ def demo(
     Examples:
       clearsight data demo --output fridge
       clearsight data demo --output fridge --num-images 60 --task image_object_detection
+      clearsight data demo --output first-steps --num-images 80 --easy
       clearsight data demo --output rack --num-images 40 --object-size 10-16
     """
     from clearsight.training.scenes.dataset import TASK_FOLDERS, DemoOptions, draw_dataset, write_tables
@@ -73,8 +81,10 @@ def demo(
     chosen = tuple(Task(task) for task in dict.fromkeys(tasks)) or drawn
     if undrawn := [task.value for task in chosen if task not in drawn]:
         raise click.UsageError(f"--object-size serves {' and '.join(drawn)}, but --task is {', '.join(undrawn)}")
+    if easy and object_px:
+        raise click.UsageError("--easy and --object-size exclude each other: racks have no clutter to leave out")
     width, height = _parse_size(size or ("1600x1200" if object_px else "320x240"))
-    options = DemoOptions(num_images, seed, width, height, chosen, object_px)
+    options = DemoOptions(num_images, seed, width, height, chosen, object_px, easy)
     pictures = list(_progress(draw_dataset(output, options), "drawing", options.num_pictures))
     written = write_tables(output, options, pictures)
     emit({task.value: {"folder": str(output / TASK_FOLDERS[task]), **counts} for task, counts in written.items()})

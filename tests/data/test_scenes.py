@@ -18,7 +18,7 @@ from clearsight.training.cli_data import data
 from clearsight.training.scenes.containers import CONTAINERS
 from clearsight.training.scenes.outlines import box_from_rings, rings_from_coverage
 from clearsight.training.scenes.rack import RACK_CLASSES, draw_rack
-from clearsight.training.scenes.scene import draw_scene
+from clearsight.training.scenes.scene import EASY_COLOURS, draw_scene
 
 FOLDERS = {
     "multiclass": Task.MULTI_CLASS,
@@ -231,3 +231,14 @@ def test_the_class_does_not_show_in_colours_and_places() -> None:
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))
     model.fit(features[~is_validation], labels[~is_validation])
     assert model.score(features[is_validation], labels[is_validation]) < 0.6
+
+
+def test_in_an_easy_scene_the_colour_tells_the_class() -> None:
+    names = tuple(CONTAINERS)
+    for seed in range(6):
+        scene = draw_scene(np.random.default_rng(seed), 120, 160, names, is_easy=True)
+        assert scene.objects
+        for thing in scene.objects:
+            inside = scene.image_HW3[cv2.erode(thing.visible_HW, np.ones((3, 3))) > 0.9].astype(np.float64).mean(axis=0)
+            likeness = {name: float(inside @ colour / np.linalg.norm(colour)) for name, colour in EASY_COLOURS.items()}
+            assert max(likeness, key=lambda name: likeness[name]) == thing.label

@@ -56,6 +56,8 @@ class DemoOptions:
     object_px: tuple[int, int] | None = None
     """Least and greatest longer side of objects: many of them, on racks seen from afar, for detection and segmentation.
     None: fridges seen from near."""
+    is_easy: bool = False
+    """Fridges without clutter, in which each class has a colour of its own: small detectors learn them in a minute."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -93,7 +95,7 @@ def _draw(rng: np.random.Generator, kind: str, index: int, options: DemoOptions)
     if options.object_px is not None:
         rack = draw_rack(rng, options.height, options.width, options.object_px)
         return rack.image_HW3, rack.objects
-    scene = draw_scene(rng, options.height, options.width, _labels(rng, kind, index))
+    scene = draw_scene(rng, options.height, options.width, _labels(rng, kind, index), is_easy=options.is_easy)
     return scene.image_HW3, _outlines(scene)
 
 

@@ -1,11 +1,27 @@
-"""Colours of drawn things, as float RGB in [0, 1]. No class has colours of its own: only shape tells them apart."""
+"""Colours of drawn things, as float RGB in [0, 1].
+
+No class has colours of its own, only shape tells them apart; but for pictures that are meant to be easy, where things
+are `painted`.
+"""
 
 import colorsys
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Bytes", "Colour", "Floats", "any_colour", "metal", "neutral", "pale", "shaded", "to_8bit", "vivid"]
+__all__ = [
+    "Bytes",
+    "Colour",
+    "Floats",
+    "any_colour",
+    "metal",
+    "neutral",
+    "painted",
+    "pale",
+    "shaded",
+    "to_8bit",
+    "vivid",
+]
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -46,6 +62,13 @@ def shaded(colour: Colour, factor: float) -> Colour:
     """Lighter (factor > 1) or darker, within [0, 1]."""
     product: Colour = np.clip(colour * factor, 0, 1).astype(np.float32)
     return product
+
+
+def painted(rgb_HW3: Floats, colour: Colour) -> Floats:
+    """A picture in shades of one colour, with a trace of its own."""
+    grey_HW1 = rgb_HW3.mean(axis=2, keepdims=True)
+    mixed: Floats = (0.2 * rgb_HW3 + 0.8 * (0.3 + 0.7 * grey_HW1) * colour).astype(np.float32)
+    return mixed
 
 
 def to_8bit(colour: Colour) -> tuple[int, int, int]:

@@ -1,6 +1,8 @@
 """One picture: things placed in a fridge, their shadows, what hides what, light, lens and sensor."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 import cv2
@@ -9,7 +11,7 @@ import numpy as np
 from clearsight.training.scenes.clutter import CLUTTER
 from clearsight.training.scenes.containers import CONTAINERS
 from clearsight.training.scenes.interior import Interior, draw_interior
-from clearsight.training.scenes.palette import Bytes, Floats
+from clearsight.training.scenes.palette import Bytes, Colour, Floats, painted
 from clearsight.training.scenes.solids import Light, Sprite
 
 __all__ = ["Scene", "SceneObject", "draw_scene"]
@@ -19,6 +21,19 @@ OVERSAMPLING: Final = 1.5
 
 MIN_VISIBLE: Final = 0.5
 """Share of an object's silhouette that must be seen; a more hidden one is taken out of the picture."""
+
+EASY_COLOURS: Final[Mapping[str, Colour]] = MappingProxyType(
+    {
+        label: np.array(rgb, np.float32)
+        for label, rgb in {
+            "can": (0.9, 0.1, 0.1),
+            "carton": (0.1, 0.75, 0.15),
+            "milk_bottle": (0.1, 0.25, 0.95),
+            "water_bottle": (0.95, 0.8, 0.05),
+        }.items()
+    }
+)
+"""Of the classes in easy scenes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +78,28 @@ class _Stage:
     light: Light
     is_single: bool
     """One object in the middle rather than a full shelf."""
+    is_easy: bool
 
     def base_y(self, depth: float) -> float:
         """Where a thing stands that is `depth` of the way from the back wall to the front edge."""
         return self.interior.back_y + (self.interior.front_y - self.interior.back_y) * depth
 
 
-def draw_scene(rng: np.random.Generator, height: int, width: int, labels: tuple[str, ...]) -> Scene:
+def draw_scene(
+    rng: np.random.Generator, height: int, width: int, labels: tuple[str, ...], *, is_easy: bool = False
+) -> Scene:
     """Draw a picture that shows objects of the given classes, one per label, among clutter.
 
     One label: a single object that dominates the middle of the picture. Several (or none): a fuller shelf, on which
-    an object that would be mostly hidden is left out.
+    an object that would be mostly hidden is left out. Easy scenes have no clutter, and a colour for each class.
     """
     pitch = rng.uniform(0.05, 0.3)
     light = Light(rng.uniform(-1.1, 1.1), rng.uniform(0.38, 0.6), rng.uniform(0.05, 0.4))
     interior = draw_interior(rng, height, width, pitch)
-    stage = _Stage(height, width, interior, pitch, light, is_single=len(labels) == 1)
-    things = [_place_object(rng, label, stage) for label in labels] + _place_clutter(rng, stage)
+    stage = _Stage(height, width, interior, pitch, light, is_single=len(labels) == 1, is_easy=is_easy)
+    things = [_place_object(rng, label, stage) for label in labels]
+    if not is_easy:
+        things += _place_clutter(rng, stage)
     things = _without_hidden(sorted(things, key=lambda thing: thing.base_y), height, width)
     canvas = interior.rgb_HW3.copy()
     for thing in things:
@@ -104,6 +124,8 @@ def _place_object(rng: np.random.Generator, label: str, stage: _Stage) -> _Place
     angle = rng.choice([-90.0, 90.0]) + rng.normal(0, 8) if lies else rng.normal(0, 2.5)
     base_y = stage.base_y(rng.uniform(0.4, 0.95))
     sprite = draw(rng, int(size * OVERSAMPLING), stage.pitch, stage.light)
+    if stage.is_easy:
+        sprite = replace(sprite, rgb_HW3=painted(sprite.rgb_HW3, EASY_COLOURS[label]))
     if not lies:  # nearer, rather than with its head out of the picture
         base_y = min(max(base_y, size * 1.08), 0.98 * stage.height)
     return _place(label, sprite, x, base_y, float(angle), stage, is_standing=not lies)
