@@ -81,7 +81,7 @@ objects() {
     run clearsight model create --name "$name" --version 1 --type mlflow_model --output none \
       --path "azureml://jobs/demo-${name}_HD_0/outputs/artifacts/outputs/mlflow-model/"
   mapfile -t pictures < <(python examples/found_objects.py pictures "$data")
-  run clearsight predict --package "azureml:$name:1" "${pictures[0]}" --output table --save-overlay "$OUT/$name"
+  show clearsight predict --package "azureml:$name:1" "${pictures[0]} …" --output json --save-overlay "$OUT/$name"
   clearsight predict --package "azureml:$name:1" "${pictures[@]}" --output json --save-overlay "$OUT/$name" >"$OUT/$name.json"
   run python examples/found_objects.py compare "$data" "$OUT/$name.json"
 }
@@ -89,19 +89,19 @@ objects() {
 started=$SECONDS
 mkdir -p "$OUT"
 
-title "1. Draw labelled pictures of a fridge"
-[ -f "$OUT/data/multiclass/training-mltable-folder/MLTable" ] ||
-  run clearsight data demo --output "$OUT/data" --num-images 640 --task image_classification >/dev/null
-run clearsight data check "$OUT/data/multiclass/validation-mltable-folder" --task image_classification
+title "1. Draw labelled pictures of fridges; train two detectors beside what follows: boxes (yolov5), outlines (Mask R-CNN)"
 [ -f "$OUT/objects/segmentation/training-mltable-folder/MLTable" ] ||
   run clearsight data demo --output "$OUT/objects" --num-images 80 --easy \
     --task image_object_detection --task image_instance_segmentation >/dev/null
-
-title "2. Train a classifier, and beside it two detectors: boxes (yolov5) and outlines (Mask R-CNN)"
 threads=$(($(nproc) / 3))
 export OMP_NUM_THREADS=$((threads > 0 ? threads : 1))
 start demo-boxes examples/detection-job.yml
 start demo-outlines examples/segmentation-job.yml
+[ -f "$OUT/data/multiclass/training-mltable-folder/MLTable" ] ||
+  run clearsight data demo --output "$OUT/data" --num-images 640 --task image_classification >/dev/null
+run clearsight data check "$OUT/data/multiclass/validation-mltable-folder" --task image_classification
+
+title "2. Train a classifier"
 if [ "$(value job show --name demo-fridge --query status)" != Completed ]; then
   run clearsight job create --file examples/demo-job.yml --name demo-fridge --output none
 fi
