@@ -95,11 +95,15 @@ title "1. Draw labelled pictures of fridges; train two detectors beside what fol
     --task image_object_detection --task image_instance_segmentation >/dev/null
 threads=$(($(nproc) / 3))
 export OMP_NUM_THREADS=$((threads > 0 ? threads : 1))
-start demo-boxes examples/detection-job.yml
-start demo-outlines examples/segmentation-job.yml
+{
+  start demo-boxes examples/detection-job.yml
+  start demo-outlines examples/segmentation-job.yml
+} &
+starting=$!
 [ -f "$OUT/data/multiclass/training-mltable-folder/MLTable" ] ||
   run clearsight data demo --output "$OUT/data" --num-images 640 --task image_classification >/dev/null
 run clearsight data check "$OUT/data/multiclass/validation-mltable-folder" --task image_classification
+wait "$starting"
 
 title "2. Train a classifier"
 if [ "$(value job show --name demo-fridge --query status)" != Completed ]; then
