@@ -95,6 +95,8 @@ def explain(
     """
     parameters = _parameters(algorithm, choices, draws=save is not None)
     found = find_pictures(pictures)
+    if save is not None:
+        _require_folder(save)
     scorer = load_explaining_scorer(
         ModelRegistry(Workspace.default()).resolve(package), backend, options=ExplainOptions(max_labels=1000)
     )
@@ -121,6 +123,13 @@ def explain(
         emit(documents, output)
     if failed:
         raise UserError(f"{failed} of {len(found)} pictures could not be explained; the lines above name them")
+
+
+def _require_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--save must name a folder that can be written to, but {path} is not: {error}") from error
 
 
 def _parameters(algorithm: str, choices: Mapping[str, Any], draws: bool) -> XaiParameters:

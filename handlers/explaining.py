@@ -62,7 +62,7 @@ class Explainer(Protocol):
     """What we use of `explain.scoring.ExplainingScorer`."""
 
     def score(
-        self, cells: Sequence[object], *, deadline_s: float | None = None, always: bool = False
+        self, cells: Sequence[object], *, deadline_s: float | None, always: bool, fails_as_one: bool
     ) -> Sequence[Answer | UserError]: ...
 
 
@@ -108,7 +108,7 @@ class ExplainHere:
             raise OutOfTime(
                 "the time for the explanation ended before it began; raise request_timeout_ms, or send less"
             )
-        answers = self._explainer.score(cells, deadline_s=deadline_s, always=wish.explains_all)
+        answers = self._explainer.score(cells, deadline_s=deadline_s, always=wish.explains_all, fails_as_one=True)
         log.info("explained a request of %d rows in %.0f ms", len(cells), (time.monotonic() - started) * 1000)
         return answers
 

@@ -60,6 +60,7 @@ def explain(context: ExplainContext) -> tuple[Attribution, ...]:
 def gradients_along_path(context: ExplainContext) -> tuple[IgResult, ...] | None:
     """Integrated gradients of every target; None when the deadline leaves no time for steps enough."""
     parameters = context.parameters
+    all_steps = not context.may_degrade and parameters.convergence_tolerance is None
     results = integrated_gradients_of_labels(
         _model(context).gradients_of(context.targets),
         context.x_13PP,
@@ -69,6 +70,7 @@ def gradients_along_path(context: ExplainContext) -> tuple[IgResult, ...] | None
         context.deadline,
         context.chunk,
         parameters.convergence_tolerance,
+        least_steps=parameters.n_steps if all_steps else MIN_STEPS,
     )
     if any(result.deadline_hit for result in results) and not context.may_degrade:
         raise _out_of_time(context)

@@ -77,6 +77,7 @@ def integrated_gradients_of_labels(
     deadline: Deadline,
     chunk: int = DEFAULT_CHUNK,
     convergence_tolerance: float | None = None,
+    least_steps: int = MIN_STEPS,
 ) -> tuple[IgResult, ...]:
     """Explain the picture `x`, (1, 3, P, P), from `baseline`, (B, 3, P, P); the maps of several are averaged.
 
@@ -85,7 +86,7 @@ def integrated_gradients_of_labels(
     t of its L2 norm.
 
     The first evaluation tells how many steps fit into the deadline; when those are fewer, the map is made with so
-    many. When fewer than `MIN_STEPS` fit it ends there, so that the caller can do something cheaper with the time
+    many. When fewer than `least_steps` fit it ends there, so that the caller can do something cheaper with the time
     left. Steps are taken spread over the whole way, so that what there is when the deadline comes after all is an
     even, coarser sum.
     """
@@ -94,7 +95,7 @@ def integrated_gradients_of_labels(
     rule = _rule(sizes[0], method)
     seconds_each = walk.take_first(rule)
     affordable = _affordable(seconds_each, deadline, len(baseline))
-    if affordable < min(MIN_STEPS, n_steps):
+    if affordable < min(least_steps, n_steps):
         return walk.results(deadline_hit=True)
     hurried = affordable < sizes[-1]
     sizes = [size for size in sizes if size <= affordable] or [affordable]

@@ -62,7 +62,8 @@ class ExplainOptions:
     @property
     def limits(self) -> XaiLimits:
         """What requests may ask for, and what they get where they do not say."""
-        return XaiLimits(max_n_steps=self.max_n_steps, xrai_n_steps=min(self.xrai_n_steps, self.max_n_steps))
+        most = self.max_n_steps
+        return XaiLimits(most, n_steps=min(XaiLimits().n_steps, most), xrai_n_steps=min(self.xrai_n_steps, most))
 
 
 DEFAULT_OPTIONS: Final = ExplainOptions()

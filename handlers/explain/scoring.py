@@ -14,21 +14,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.backends import Device, Precision
+from clearsight.handlers.explain.answer_size import first_too_many
 from clearsight.handlers.explain.cache import ByteCache
 from clearsight.handlers.explain.deadline import Deadline, OutOfTime
 from clearsight.handlers.explain.explainer import Explainer, Explanation, Question
 from clearsight.handlers.explain.model import ExplainModel
 from clearsight.handlers.explain.numbers import encode_attribution
 from clearsight.handlers.explain.options import DEFAULT_OPTIONS, ExplainOptions
-from clearsight.handlers.explain.parameters import AttributionsFormat, XaiParameters
+from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.handlers.explain.precision import require_bfloat16
 from clearsight.handlers.explain.request import ExplainRequest, read_cell
 from clearsight.handlers.explain.targets import choose_targets
@@ -41,16 +43,9 @@ from clearsight.tasks import Task
 from clearsight.vision.preprocess import resize_and_crop
 from clearsight.wire import Answer, ClassificationAnswer
 
-__all__ = ["AnswerTooLarge", "ExplainOptions", "ExplainingScorer", "explaining_scorer", "load_explaining_scorer"]
+__all__ = ["ExplainOptions", "ExplainingScorer", "explaining_scorer", "load_explaining_scorer"]
 
-BYTES_PER_NUMBER: Final = {"nested": 9.25, "float32_base64": 16 / 3, "float16_base64": 8 / 3}
-"""Of attributions in an answer; of `nested` what maps of photographs take on average."""
-
-
-class AnswerTooLarge(BadRequest):
-    """An answer with what the request asks for would be over the limit."""
-
-    status = 422
+Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,12 +63,20 @@ class _Rendered:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """What a row asks for, and of what picture."""
+
+    digest: bytes
+    crop_PPC: Bytes
+    parameters: XaiParameters
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Row:
-    """One cell, read. `cell` is what the Scorer scores; `request` and `crop_PPC` belong to rows that ask."""
+    """One cell, read. `cell` is what the Scorer scores; `asked` belongs to rows that are to be explained."""
 
     cell: object
-    request: ExplainRequest | None = None
-    crop_PPC: Any = None
+    asked: _Asked | None = None
 
 
 class ExplainingScorer:
@@ -106,11 +109,17 @@ class ExplainingScorer:
         )
 
     def score(
-        self, cells: Sequence[object], *, deadline_s: float | None = None, always: bool = False
+        self,
+        cells: Sequence[object],
+        *,
+        deadline_s: float | None = None,
+        always: bool = False,
+        fails_as_one: bool = False,
     ) -> list[Answer | UserError]:
         """Answer every cell, in order; a cell that cannot be answered gets the error at its place.
 
-        `deadline_s` seconds are for all cells together. `always` explains cells that do not ask, too.
+        `deadline_s` seconds are for all cells together. `always` explains cells that do not ask, too. `fails_as_one`:
+        one error is the end of all cells, so nothing more is explained after it, which would take seconds for nothing.
         """
         if self._explainer is None:
             return list(self._scorer.score(cells))
@@ -120,13 +129,24 @@ class ExplainingScorer:
         results: list[Answer | UserError] = [next(scored) if isinstance(row, _Row) else row for row in rows]
         questions: dict[int, Question] = {}
         for index, (row, answer) in enumerate(zip(rows, results, strict=True)):
-            if isinstance(row, _Row) and row.request is not None and isinstance(answer, ClassificationAnswer):
+            if isinstance(row, _Row) and row.asked is not None and isinstance(answer, ClassificationAnswer):
                 try:
-                    questions[index] = self._question(row.request, row.crop_PPC, answer)
+                    questions[index] = self._question(row.asked, answer)
                 except BadRequest as error:
                     results[index] = error
-        self._refuse_too_large(questions, results)
-        for done, (index, question) in enumerate(list(questions.items())):
+        too_many = first_too_many(
+            (
+                (index, len(question.targets.class_ids) * prod(question.crop_PPC.shape), parameters.attributions_format)
+                for index, question in questions.items()
+                if (parameters := question.parameters).attributions
+            ),
+            self._options.max_answer_bytes,
+        )
+        if too_many is not None:
+            results[too_many[0]] = too_many[1]
+        for done, (index, question) in enumerate(questions.items()):
+            if fails_as_one and any(isinstance(result, UserError) for result in results):
+                break
             answer = results[index]
             if isinstance(answer, ClassificationAnswer):
                 budget = self._budget(deadline, len(questions) - done, question.parameters)
@@ -137,15 +157,14 @@ class ExplainingScorer:
         """Score one picture file and explain it, as arrays. Raises `UserError`."""
         if self._explainer is None:
             raise BadRequest(f"only classifiers are explained, but {self.package.root} is one of {self.task.value}")
-        request = ExplainRequest(picture, parameters)
-        crop_PPC = self._crop(picture)
+        asked = self._asked(ExplainRequest(picture, parameters))
         (answer,) = self._scorer.score([picture])
         if isinstance(answer, UserError):
             raise answer
         if not isinstance(answer, ClassificationAnswer):
             raise TypeError(f"a classifier answered {type(answer).__name__}")
         deadline = Deadline(None, self._clock)
-        question = self._question(request, crop_PPC, answer)
+        question = self._question(asked, answer)
         return answer, self._explainer.explain(question, self._budget(deadline, 1, parameters))
 
     def warm_up(self) -> None:
@@ -158,47 +177,26 @@ class ExplainingScorer:
         Image.fromarray(noise_HWC).save(stream, "PNG")
         self.explain(stream.getvalue(), XaiParameters(n_steps=2))
 
-    def _read(self, cell: object, always: bool) -> "_Row | UserError":
+    def _read(self, cell: object, always: bool) -> _Row | UserError:
         try:
             request = read_cell(cell, always, self._options.limits)
             if request is None:
                 return _Row(cell)
-            return _Row(request.picture, request, self._crop(request.picture))
+            return _Row(request.picture, self._asked(request))
         except BadRequest as error:
             return error
 
-    def _crop(self, picture: bytes) -> Any:
-        """What the network sees of a picture file, uint8 (P, P, 3)."""
+    def _asked(self, request: ExplainRequest) -> _Asked:
         assert isinstance(self._settings, ClassificationSettings)  # noqa: S101  else nothing is explained
-        image_HWC = decode_image(picture, self._scorer.limits, self._settings.exif_orientation)
-        return resize_and_crop(image_HWC, self._settings)
+        image_HWC = decode_image(request.picture, self._scorer.limits, self._settings.exif_orientation)
+        return _Asked(request.digest, resize_and_crop(image_HWC, self._settings), request.parameters)
 
-    def _question(self, request: ExplainRequest, crop_PPC: Any, answer: ClassificationAnswer) -> Question:
+    def _question(self, asked: _Asked, answer: ClassificationAnswer) -> Question:
         options = self._options
         targets = choose_targets(
-            answer.probs, self.labels, self.task, request.parameters, options.max_labels, options.allow_degradation
+            answer.probs, self.labels, self.task, asked.parameters, options.max_labels, options.allow_degradation
         )
-        return Question(crop_PPC, request.digest, answer.probs, targets, request.parameters)
-
-    def _refuse_too_large(self, questions: dict[int, Question], results: list[Answer | UserError]) -> None:
-        """Put an error in the place of the first row with which the numbers of an answer would be over the limit."""
-        total = 0
-        for index, question in questions.items():
-            if not question.parameters.attributions:
-                continue
-            form = question.parameters.attributions_format
-            numbers = len(question.targets.class_ids) * prod(question.crop_PPC.shape)
-            total += int(numbers * BYTES_PER_NUMBER[form])
-            if total > self._options.max_answer_bytes:
-                results[index] = self._too_large(total, form)
-                return
-
-    def _too_large(self, num_bytes: int, form: AttributionsFormat) -> AnswerTooLarge:
-        compact = "" if form == "float16_base64" else "'attributions_format' 'float16_base64', "
-        return AnswerTooLarge(
-            f"an answer must have at most {self._options.max_answer_bytes} bytes, but with these attributions it has "
-            f"about {num_bytes}; ask for {compact}fewer labels, or send fewer rows"
-        )
+        return Question(asked.crop_PPC, asked.digest, answer.probs, targets, asked.parameters)
 
     def _budget(self, deadline: Deadline, rows_left: int, parameters: XaiParameters) -> Deadline:
         """An equal share of the time left, but no more than the request and the deployment allow for a picture."""

@@ -61,3 +61,14 @@ def size_of_png() -> Callable[[bytes], tuple[int, int]]:
             return image.size
 
     return size
+
+
+@pytest.fixture(scope="session")
+def with_options() -> Callable[..., Any]:
+    """Gives an `ExplainingScorer` with the network and the model of another, and other options."""
+    from clearsight.handlers.explain.scoring import ExplainingScorer
+
+    def make(explaining: Any, options: Any, **more: Any) -> Any:
+        return ExplainingScorer(explaining._scorer, explaining._explainer._model, options, **more)
+
+    return make

@@ -84,6 +84,12 @@ def test_a_wrong_flag_is_told_without_a_traceback(capsys, arguments, drawn_pictu
     assert "Traceback" not in captured.err
 
 
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_loaded(capsys, arguments, drawn_pictures, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert run(root, [*arguments, str(drawn_pictures[0]), "--save", str(tmp_path / "file")]) == 1
+    assert "--save must name a folder" in capsys.readouterr().err
+
+
 def test_an_interrupted_command_keeps_what_it_wrote(arguments, drawn_pictures, tmp_path, monkeypatch):
     from clearsight.handlers.explain.scoring import ExplainingScorer
 

@@ -33,7 +33,8 @@ class StandIn:
         self.calls: list[tuple[int, float | None, bool]] = []
         self.error: UserError | None = None
 
-    def score(self, cells: Any, *, deadline_s: float | None = None, always: bool = False) -> list[Any]:
+    def score(self, cells: Any, *, deadline_s: float | None, always: bool, fails_as_one: bool) -> list[Any]:
+        assert fails_as_one
         self.calls.append((len(cells), deadline_s, always))
         if self.error:
             return [self.error for _ in cells]

@@ -1,0 +1,87 @@
+"""Explains one picture with every algorithm that its model can be explained with, on one sheet.
+
+    python examples/compare_explanations.py PACKAGE PICTURE SHEET.png [LABEL]
+
+Above, the heat over the grey crop; below, the strongest 30 % of the crop. The predicted label is explained, or LABEL.
+"""
+
+import io
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+from PIL import Image, ImageDraw, ImageFont
+
+from clearsight.errors import BadRequest
+from clearsight.handlers.explain.algorithms import ALGORITHMS
+from clearsight.handlers.explain.explainer import Explanation
+from clearsight.handlers.explain.parameters import parse_xai_parameters
+from clearsight.handlers.explain.scoring import ExplainingScorer, load_explaining_scorer
+
+SIDE: Final = 176
+"""Of a tile, pixels."""
+CAPTION: Final = 24
+GAP: Final = 8
+COLUMNS: Final = 5
+
+
+def main() -> None:
+    package, picture, sheet, *labels = sys.argv[1:]
+    scorer = load_explaining_scorer(package)
+    cells: list[Image.Image] = []
+    for algorithm in ALGORITHMS:
+        try:
+            found = explain(scorer, Path(picture).read_bytes(), algorithm, labels)
+        except BadRequest as error:
+            click.echo(f"{algorithm}: {error}", err=True)
+            continue
+        cells = cells or [draw_crop(found)]
+        cells.append(draw(algorithm, found))
+        details = found.details
+        click.echo(
+            f"{algorithm}: {details.label} {details.probability:.2f}, {sum(details.milliseconds.values()):.0f} ms, "
+            f"relative delta {details.relative_delta}, {details.faithfulness}"
+        )
+    rows = -(-len(cells) // COLUMNS)
+    width, height = cells[0].size
+    canvas = Image.new("RGB", (COLUMNS * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
+    for index, cell in enumerate(cells):
+        row, column = divmod(index, COLUMNS)
+        canvas.paste(cell, (column * (width + GAP), row * (height + GAP)))
+    canvas.save(sheet, optimize=True)
+
+
+def explain(scorer: ExplainingScorer, picture: bytes, algorithm: str, labels: list[str]) -> Explanation:
+    wish = {"xai_algorithm": algorithm, "target_labels": labels or None, "details": True, "faithfulness": True}
+    _, explanations = scorer.explain(picture, parse_xai_parameters(wish, algorithms=tuple(ALGORITHMS)))
+    return explanations[0]
+
+
+def draw(caption: str, found: Explanation) -> Image.Image:
+    tiles = grid_of(found)
+    side = tiles.width // 2
+    overlay, strongest = tiles.crop((0, side, side, 2 * side)), tiles.crop((side, side, 2 * side, 2 * side))
+    return column_of(caption, [overlay, strongest])
+
+
+def draw_crop(found: Explanation) -> Image.Image:
+    tiles = grid_of(found)
+    side = tiles.width // 2
+    return column_of(f"{found.details.label} {found.details.probability:.2f}", [tiles.crop((0, 0, side, side))])
+
+
+def grid_of(found: Explanation) -> Image.Image:
+    return Image.open(io.BytesIO(found.picture or b""))
+
+
+def column_of(caption: str, tiles: list[Image.Image]) -> Image.Image:
+    column = Image.new("RGB", (SIDE, CAPTION + 2 * SIDE), "white")
+    ImageDraw.Draw(column).text((2, 3), caption, "black", ImageFont.load_default(14))
+    for index, tile in enumerate(tiles):
+        column.paste(tile.resize((SIDE, SIDE), Image.Resampling.NEAREST), (0, CAPTION + index * SIDE))
+    return column
+
+
+if __name__ == "__main__":
+    main()
