@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ import torch
 from clearsight.errors import InvalidPackage, UserError
 from clearsight.handlers.backends import Array, Backend, Device, OpenOptions
 from clearsight.package import ModelPackage
+from clearsight.settings import RcnnSettings
 
 __all__ = ["open_eager", "open_torchscript"]
 
@@ -30,6 +32,8 @@ class TorchBackend:
 def open_torchscript(package: ModelPackage, options: OpenOptions) -> Backend:
     """Load the frozen graph."""
     _configure(options)
+    if isinstance(package.settings(), RcnnSettings):
+        import_module("torchvision")  # registers the operators of such graphs; 4 s that the others need not wait
     with warnings.catch_warnings():
         # torch deprecates TorchScript in favour of torch.export; it stays the format that TorchServe users ask for.
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
@@ -39,7 +43,7 @@ def open_torchscript(package: ModelPackage, options: OpenOptions) -> Backend:
             )
         except RuntimeError as error:
             raise InvalidPackage(
-                f"TorchScript cannot load {package.torchscript_file}: {str(error).splitlines()[0]}"
+                f"TorchScript cannot load {package.torchscript_file}: {str(error).strip().splitlines()[0]}"
             ) from error
     return TorchBackend(graph.eval(), options.device)
 

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -240,3 +242,14 @@ def _png(picture: Image.Image, **options: Any) -> bytes:
 def _resized(picture: bytes, width: int, height: int) -> bytes:
     with Image.open(io.BytesIO(picture)) as opened:
         return _png(opened.convert("RGB").resize((width, height)))
+
+
+def test_a_process_that_has_imported_nothing_else_loads_the_graph_of_every_backend(detector_package):
+    """TorchScript graphs need torchvision's operators, which only its import registers."""
+    code = "import sys; from clearsight.handlers.scorer import load_scorer; load_scorer(sys.argv[1], sys.argv[2])"
+    root = detector_package(MASKS).root
+    for backend in ("torchscript", "onnxruntime", "openvino"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(root), backend], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
