@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+import numpy.typing as npt
+
+from clearsight.vision.boxes import iou_matrix
 
 CORNERS = ("topX", "topY", "bottomX", "bottomY")
 Box = tuple[float, float, float, float]
@@ -57,17 +61,17 @@ def box_of(item: dict[str, Any]) -> Box:
 
 def count_right(objects: list[tuple[str, Box]], answers: list[dict[str, Any]]) -> int:
     """Objects that an answer of their class overlaps by half at least."""
-    boxes = [(answer["label"], box_of(answer["box"])) for answer in answers]
-    return sum(any(label == name and overlap(box, other) >= 0.5 for name, other in boxes) for label, box in objects)
+    found = [(answer["label"], box_of(answer["box"])) for answer in answers]
+    iou_NM = iou_matrix(to_array([box for _, box in objects]), to_array([box for _, box in found]))
+    return sum(
+        any(label == name and iou >= 0.5 for (name, _), iou in zip(found, iou_M, strict=True))
+        for (label, _), iou_M in zip(objects, iou_NM, strict=True)
+    )
 
 
-def overlap(box: Box, other: Box) -> float:
-    """Intersection over union."""
-    width = min(box[2], other[2]) - max(box[0], other[0])
-    height = min(box[3], other[3]) - max(box[1], other[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    areas = sum((right - left) * (bottom - top) for left, top, right, bottom in (box, other))
-    return shared / (areas - shared) if areas > shared else 0.0
+def to_array(boxes: list[Box]) -> npt.NDArray[np.float64]:
+    """(N, 4), also of none."""
+    return np.array(boxes, np.float64).reshape(-1, 4)
 
 
 if __name__ == "__main__":
