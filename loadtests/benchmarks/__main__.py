@@ -83,11 +83,13 @@ def main() -> None:
             _print(console, f"ResNet-50 at 224, {precision}, base64 JSON bodies (stock: raw JPEG bodies)", rows)
             result["online"] += rows
     if "detectors" in arguments.only:
-        served = measure_detectors(
+        result["detectors"] = []
+        for served in measure_detectors(
             pictures, arguments.seconds, arguments.passes, lambda text: print(text, file=sys.stderr)
-        )
-        result["detectors"] = [asdict(row) for row in served]
-        _print(console, "Detection and segmentation, f32, over the network alone in process", result["detectors"])
+        ):
+            rows = [asdict(row) for row in served]
+            _print(console, "Detection and segmentation, f32, over the network alone in process", rows)
+            result["detectors"] += rows
     if "explanations" in arguments.only:
         result["explanations"] = [asdict(row) for row in measure_explanations(arguments.passes)]
         _print(console, "Explanations, 1 thread, processor time, against saliency and captum", result["explanations"])

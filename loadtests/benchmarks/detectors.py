@@ -9,8 +9,9 @@ import io
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,9 +30,9 @@ from clearsight.settings import SegmentationSettings, YoloSettings
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import normalise
 from clearsight.wire import DetectionAnswer
-from loadtests.benchmarks.client import measure
+from loadtests.benchmarks.client import Target, measure
 from loadtests.benchmarks.in_process import Layout, in_process_limit
-from loadtests.benchmarks.online import MAX_DRIFT, running_service, to_bodies
+from loadtests.benchmarks.online import MAX_DRIFT, Service, running_service, to_bodies
 
 __all__ = [
     "PictureSizeRow",
@@ -44,6 +45,7 @@ __all__ = [
 
 LABELS = ("can", "carton", "milk_bottle", "water_bottle")
 CONCURRENCIES = (1, 8)
+NUM_PICTURES = 8
 NUM_OBJECTS = 100
 NUM_CANDIDATES = 300
 YOLO, MASK_RCNN = "yolov5", "maskrcnn_resnet18_fpn"
@@ -98,56 +100,83 @@ class PictureSizeRow:
     """Of the pixels that the network sees."""
 
 
-def measure_detectors(pictures: Sequence[bytes], seconds: float, passes: int, say: Say = print) -> list[ServingRow]:
-    """Serve yolov5 and Mask R-CNN as a user would, and compare with `backend.run` on the same inputs."""
-    bodies = to_bodies(pictures)
-    rows = []
+def measure_detectors(
+    pictures: Sequence[bytes], seconds: float, passes: int, say: Say = print
+) -> Iterator[list[ServingRow]]:
+    """Serve yolov5 and Mask R-CNN as a user would, and compare with `backend.run` on the same inputs.
+
+    Gives the rows of one model as soon as they are there.
+    """
+    bodies = to_bodies(pictures[:NUM_PICTURES])
     for model_name in (YOLO, MASK_RCNN):
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             folder = Path(name)
             package = _random_package(folder, model_name, _settings(model_name), pictures)
             with running_service(folder / "home", package.root, "f32") as service:
                 say(f"{model_name}: {service.layout}")
-                samples: dict[tuple[str, int], list[tuple[float, float, float]]] = {}
+                samples: dict[tuple[str, int], list[_Sample]] = {}
                 for number in range(passes):
                     say(f"pass {number + 1} of {passes}")
                     for key, sample in _one_pass(package.root, service, bodies, seconds, say).items():
                         samples.setdefault(key, []).append(sample)
-        rows += [_row(model_name, service.layout, way, c, taken) for (way, c), taken in samples.items()]
-    return rows
+        yield [_row(model_name, service.layout, way, c, taken) for (way, c), taken in samples.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    requests_per_s: float
+    p50_ms: float
+    network_requests_per_s: float
 
 
 def _one_pass(
-    package: Path, service: Any, bodies: Sequence[bytes], seconds: float, say: Say
-) -> dict[tuple[str, int], tuple[float, float, float]]:
-    """Requests/s, p50 and the network's requests/s of each way; nothing when the network's own speed changed."""
-    before = in_process_limit(package, service.layout, bodies, seconds, only_network=True).requests_per_s
-    scored = in_process_limit(package, service.layout, bodies, seconds)
-    taken = {("scorer", service.layout.workers): (scored.requests_per_s, scored.latency_ms)}
+    package: Path, service: Service, bodies: Sequence[bytes], seconds: float, say: Say
+) -> dict[tuple[str, int], _Sample]:
+    """Measure every way between two measurements of the network alone; a way counts where those two agree."""
+
+    def network() -> float:
+        return in_process_limit(package, service.layout, bodies, seconds, only_network=True).requests_per_s
+
+    def in_process() -> tuple[float, float]:
+        limit = in_process_limit(package, service.layout, bodies, seconds)
+        return limit.requests_per_s, limit.latency_ms
+
+    def over(target: Target, concurrency: int) -> tuple[float, float]:
+        measurement = measure(target, bodies, concurrency, seconds)
+        return measurement.requests_per_s, measurement.p50_ms
+
+    ways = {("scorer", service.layout.workers): in_process}
     for way, target in service.ways.items():
-        for concurrency in CONCURRENCIES:
-            measurement = measure(target, bodies, concurrency, seconds)
-            taken[way, concurrency] = (measurement.requests_per_s, measurement.p50_ms)
-    after = in_process_limit(package, service.layout, bodies, seconds, only_network=True).requests_per_s
-    drift = abs(after - before) / before
-    counts = drift <= MAX_DRIFT
-    verdict = "" if counts else ": does not count, the machine's speed changed"
-    say(f"  network {before:.1f} -> {after:.1f} requests/s, drift {drift:.1%}{verdict}")
-    return {key: (*values, (before + after) / 2) for key, values in taken.items()} if counts else {}
+        ways |= {(way, concurrency): partial(over, target, concurrency) for concurrency in CONCURRENCIES}
+    network()  # a machine that has idled is faster for some seconds
+    samples = {}
+    before = network()
+    for (way, concurrency), take in ways.items():
+        requests_per_s, p50_ms = take()
+        after = network()
+        drift = abs(after - before) / before
+        counts = drift <= MAX_DRIFT
+        verdict = "" if counts else ": does not count, the machine's speed changed"
+        say(
+            f"  {way} {concurrency}: {requests_per_s:.2f} requests/s, p50 {p50_ms:.0f} ms; "
+            f"network {before:.2f} -> {after:.2f}, drift {drift:.1%}{verdict}"
+        )
+        if counts:
+            samples[way, concurrency] = _Sample(requests_per_s, p50_ms, (before + after) / 2)
+        before = after
+    return samples
 
 
-def _row(
-    model: str, layout: Layout, way: str, concurrency: int, samples: Sequence[tuple[float, float, float]]
-) -> ServingRow:
+def _row(model: str, layout: Layout, way: str, concurrency: int, samples: Sequence[_Sample]) -> ServingRow:
     return ServingRow(
         model=model,
         layout=str(layout),
         way=way,
         concurrency=concurrency,
-        requests_per_s=statistics.median(rate for rate, _, _ in samples),
-        over_network=statistics.median(rate / network for rate, _, network in samples),
-        p50_ms=statistics.median(p50 for _, p50, _ in samples),
-        network_requests_per_s=statistics.median(network for _, _, network in samples),
+        requests_per_s=statistics.median(sample.requests_per_s for sample in samples),
+        over_network=statistics.median(sample.requests_per_s / sample.network_requests_per_s for sample in samples),
+        p50_ms=statistics.median(sample.p50_ms for sample in samples),
+        network_requests_per_s=statistics.median(sample.network_requests_per_s for sample in samples),
         passes=len(samples),
     )
 
