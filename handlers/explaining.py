@@ -6,8 +6,10 @@ one worker that does both.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
@@ -23,7 +25,18 @@ from clearsight.wire import Answer, xai_parameters_of
 if TYPE_CHECKING:
     from clearsight.handlers.scorer import Scorer
 
-__all__ = ["PLAIN", "ExplainHere", "ExplainRows", "Lane", "Wish", "WrongLane", "asks", "explain_in", "turn_away"]
+__all__ = [
+    "PLAIN",
+    "ExplainHere",
+    "ExplainRows",
+    "Lane",
+    "Wish",
+    "WrongLane",
+    "asks",
+    "explain_in",
+    "get_ready",
+    "turn_away",
+]
 
 Lane = Literal["all", "predict", "explain"]
 
@@ -65,6 +78,8 @@ class Explainer(Protocol):
         self, cells: Sequence[object], *, deadline_s: float | None, always: bool, fails_as_one: bool
     ) -> Sequence[Answer | UserError]: ...
 
+    def warm_up(self) -> None: ...
+
 
 def asks(cell: object, task: Task) -> bool:
     """Whether a cell is to be explained. Looks at JSON, decodes no picture.
@@ -83,9 +98,10 @@ def turn_away(cells: Sequence[object], wish: Wish) -> Sequence[Answer | UserErro
 
 
 class ExplainHere:
-    """Explains in this process. What that takes is loaded with the first request that needs it.
+    """Explains in this process. What that takes is loaded with the first request that needs it, or by `prepare`.
 
-    `timeout_s` bounds one request where the gateway says nothing; None: no bound.
+    Loading goes on in a thread of its own: a request whose time ends meanwhile is told so, and a later one finds it
+    done. `timeout_s` bounds one request where the gateway says nothing; None: no bound.
     """
 
     def __init__(
@@ -94,23 +110,77 @@ class ExplainHere:
         self._scorer = scorer
         self._timeout_s = timeout_s
         self._open_explainer = open_explainer
-        self._explainer: Explainer | None = None
+        self._lock = threading.Lock()
+        self._loading: Future[Explainer] | None = None
 
     def __call__(self, cells: Sequence[object], wish: Wish) -> Sequence[Answer | UserError]:
         started = time.monotonic()
         ends = [end for end in (wish.deadline, self._timeout_s and started + self._timeout_s) if end is not None]
         deadline = min(ends, default=None)
-        if self._explainer is None:
-            self._explainer = self._open_explainer(self._scorer)
-            log.info("loaded what explanations need in %.1f s", time.monotonic() - started)
-        deadline_s = None if deadline is None else deadline - time.monotonic()
-        if deadline_s is not None and deadline_s <= 0:
-            raise OutOfTime(
-                "the time for the explanation ended before it began; raise request_timeout_ms, or send less"
-            )
-        answers = self._explainer.score(cells, deadline_s=deadline_s, always=wish.explains_all, fails_as_one=True)
+        _time_left(deadline)
+        explainer = self._wait_for(self._load(warm_up=False), deadline)
+        deadline_s = _time_left(deadline)
+        answers = explainer.score(cells, deadline_s=deadline_s, always=wish.explains_all, fails_as_one=True)
         log.info("explained a request of %d rows in %.0f ms", len(cells), (time.monotonic() - started) * 1000)
         return answers
+
+    def prepare(self) -> None:
+        """Begin to load and warm up, without waiting for it. The thread has the priority of its caller."""
+        self._load(warm_up=True)
+
+    def _load(self, *, warm_up: bool) -> "Future[Explainer]":
+        """The loading under way, or done; a failed one is begun anew."""
+        with self._lock:
+            loading = self._loading
+            if loading is None or (loading.done() and loading.exception() is not None):
+                loading = self._loading = Future()
+                threading.Thread(
+                    target=self._open, args=(loading,), kwargs={"warm_up": warm_up}, name="load-explainer", daemon=True
+                ).start()
+            return loading
+
+    def _open(self, loading: "Future[Explainer]", *, warm_up: bool) -> None:
+        started = time.monotonic()
+        try:
+            explainer = self._open_explainer(self._scorer)
+            if warm_up:
+                explainer.warm_up()
+        except Exception as error:  # the requests that wait are told, and the next one tries again
+            log.warning("what explanations need cannot be loaded: %s: %s", type(error).__name__, error)
+            loading.set_exception(error)
+            return
+        log.info("loaded what explanations need in %.1f s", time.monotonic() - started)
+        loading.set_result(explainer)
+
+    @staticmethod
+    def _wait_for(loading: "Future[Explainer]", deadline: float | None) -> Explainer:
+        try:
+            return loading.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            if loading.done():  # a failure to load, of this very type
+                raise
+            raise OutOfTime(
+                "what explanations need is still being loaded, which the worker does once; ask again in some seconds"
+            ) from None
+
+
+def _time_left(deadline: float | None) -> float | None:
+    """Seconds until then; None without a limit. Raises OutOfTime."""
+    if deadline is None:
+        return None
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        raise OutOfTime("the time for the explanation ended before it began; raise request_timeout_ms, or send less")
+    return left_s
+
+
+def get_ready(explain: ExplainRows) -> None:
+    """Load now what explanations need, beside whatever the worker answers, unless the environment forbids it.
+
+    Raises UserError for bad options.
+    """
+    if isinstance(explain, ExplainHere) and ExplainOptions.from_variables(environment.explain_variables()).warm_up:
+        explain.prepare()
 
 
 def explain_in(

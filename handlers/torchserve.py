@@ -141,7 +141,7 @@ class TorchServeHandler:
         )
 
     def _choose_lane(self, config: Mapping[str, Any], response_timeout_s: float) -> None:
-        from clearsight.handlers.explaining import explain_in
+        from clearsight.handlers.explaining import explain_in, get_ready
 
         lane = self.lane = config.get("lane") or "all"
         self.explain = explain_in(lane, self.scorer, EXPLAIN_SHARE * response_timeout_s or None, self.max_answer_bytes)
@@ -150,6 +150,8 @@ class TorchServeHandler:
             _lower_priority(niceness)
         if lane != "all":
             log.info("this worker is of the %s lane; its niceness is raised by %d", lane, niceness)
+        if lane == "explain":  # after the priority, which threads inherit
+            get_ready(self.explain)
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
         """Answer one batch: one bytes element per HTTP request, in order. Never raises.

@@ -39,6 +39,9 @@ class ExplainOptions:
     """For explanations, and as much again for segments of pictures; 0 keeps neither."""
     max_seconds: float | None = None
     """For one picture; None: what the request's time limit leaves."""
+    warm_up: bool = True
+    """Whether an explain worker loads what explanations need as soon as it has started, instead of with the first one:
+    about 0.5 GB, and the first client does not wait for it."""
     max_answer_bytes: int = 96 * 1024 * 1024
     """Of one request; set by the worker that sends the answer."""
 
@@ -98,6 +101,8 @@ def _choice(values: Mapping[str, Any]) -> Reader:
     return read
 
 
+_TRUE_OR_FALSE: Final = _choice({"true": True, "1": True, "false": False, "0": False})
+
 _READERS: Final[Mapping[str, tuple[Reader, str]]] = MappingProxyType(
     {
         "chunk": (_count(1), "a whole number from 1 on"),
@@ -105,7 +110,8 @@ _READERS: Final[Mapping[str, tuple[Reader, str]]] = MappingProxyType(
         "xrai_n_steps": (_count(2), "a whole number from 2 on"),
         "max_n_steps": (_count(2), "a whole number from 2 on"),
         "max_labels": (_count(1), "a whole number from 1 on"),
-        "allow_degradation": (_choice({"true": True, "1": True, "false": False, "0": False}), "true or false"),
+        "allow_degradation": (_TRUE_OR_FALSE, "true or false"),
+        "warm_up": (_TRUE_OR_FALSE, "true or false"),
         "cache_bytes": (_count(0), "a whole number of bytes, 0 for none"),
         "max_seconds": (_seconds, "a number of seconds above 0"),
     }

@@ -24,8 +24,9 @@ def test_every_option_can_be_set():
         "CLEARSIGHT_EXPLAIN_ALLOW_DEGRADATION": "False",
         "CLEARSIGHT_EXPLAIN_CACHE_BYTES": "1000000",
         "CLEARSIGHT_EXPLAIN_MAX_SECONDS": "2.5",
+        "CLEARSIGHT_EXPLAIN_WARM_UP": "0",
     }
-    expected = ExplainOptions(4, "bfloat16", 16, 200, 3, False, 1_000_000, 2.5)
+    expected = ExplainOptions(4, "bfloat16", 16, 200, 3, False, 1_000_000, 2.5, warm_up=False)
     assert ExplainOptions.from_variables(variables) == expected
 
 
@@ -42,6 +43,7 @@ def test_every_option_can_be_set():
         ("CACHE_BYTES", "1.5"),
         ("MAX_SECONDS", "0"),
         ("MAX_SECONDS", "nan"),
+        ("WARM_UP", "soon"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(name, text):

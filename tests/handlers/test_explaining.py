@@ -2,6 +2,7 @@
 
 import base64
 import json
+import threading
 import time
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.answering import answer_bodies
 from clearsight.handlers.explain.deadline import OutOfTime
 from clearsight.handlers.explain.options import ExplainOptions
-from clearsight.handlers.explaining import ExplainHere, Wish, asks, explain_in
+from clearsight.handlers.explaining import ExplainHere, Wish, asks, explain_in, get_ready
 from clearsight.handlers.scorer import Scorer
 from clearsight.tasks import Task
 
@@ -32,6 +33,10 @@ class StandIn:
         self.scorer = scorer
         self.calls: list[tuple[int, float | None, bool]] = []
         self.error: UserError | None = None
+        self.num_warm_ups = 0
+
+    def warm_up(self) -> None:
+        self.num_warm_ups += 1
 
     def score(self, cells: Any, *, deadline_s: float | None, always: bool, fails_as_one: bool) -> list[Any]:
         assert fails_as_one
@@ -46,17 +51,26 @@ class StandIn:
 
 
 class Here:
-    """An `ExplainHere` whose explainer is the stand-in; `opened` tells how often that was loaded."""
+    """An `ExplainHere` whose explainer is the stand-in; `opened` tells how often that was loaded.
+
+    Loading ends when `may_load` is set, or raises `fault`.
+    """
 
     def __init__(self, scorer: Scorer, timeout_s: float | None = None, load_s: float = 0.0) -> None:
         self.stand_in = StandIn(scorer)
         self.opened = 0
         self.load_s = load_s
+        self.may_load = threading.Event()
+        self.may_load.set()
+        self.fault: Exception | None = None
         self.explain = ExplainHere(scorer, timeout_s, self._open)
 
     def _open(self, scorer: Scorer) -> StandIn:
         self.opened += 1
+        assert self.may_load.wait(30)
         time.sleep(self.load_s)
+        if self.fault:
+            raise self.fault
         return self.stand_in
 
 
@@ -150,6 +164,63 @@ def test_a_deadline_that_has_passed_is_408_without_any_work(scorer: Scorer, pict
     reply = answer_bodies(scorer, [asking], [Wish(deadline=time.monotonic() - 0.01)], here.explain)[0]
     assert (reply.status, here.stand_in.calls) == (408, [])
     assert "request_timeout_ms" in json.loads(reply.body)["message"]
+
+
+def test_what_was_prepared_is_there_for_the_first_request_and_warm(scorer: Scorer, pictures: Any) -> None:
+    here = Here(scorer)
+    asking = body_of(cell(pictures[0], model_explainability=True))
+    here.may_load.clear()
+    get_ready(here.explain)
+    here.explain.prepare()
+    plain = body_of(base64.b64encode(pictures[0]).decode())
+    assert answer_bodies(scorer, [plain], (), here.explain) == answer_bodies(scorer, [plain])  # nothing waits for it
+    assert here.opened == 1
+    here.may_load.set()
+    for _ in range(2):
+        assert answer_bodies(scorer, [asking], (), here.explain)[0].status == 200
+    assert (here.opened, here.stand_in.num_warm_ups) == (1, 1)
+
+
+def test_a_request_whose_time_ends_while_loading_goes_on_is_told_so_and_the_next_one_finds_it_loaded(
+    scorer: Scorer, pictures: Any
+) -> None:
+    here = Here(scorer)
+    here.may_load.clear()
+    asking = body_of(cell(pictures[0], model_explainability=True))
+    reply = answer_bodies(scorer, [asking], [Wish(deadline=time.monotonic() + 0.05)], here.explain)[0]
+    assert reply.status == 408
+    assert "being loaded" in json.loads(reply.body)["message"]
+    here.may_load.set()
+    assert answer_bodies(scorer, [asking], (), here.explain)[0].status == 200
+    assert here.opened == 1
+
+
+def test_what_cannot_be_loaded_is_told_to_every_request_and_tried_again_by_each(scorer: Scorer, pictures: Any) -> None:
+    here = Here(scorer)
+    here.fault = BadRequest("no such backend")
+    asking = body_of(cell(pictures[0], model_explainability=True))
+    for opened in (1, 2):
+        reply = answer_bodies(scorer, [asking], (), here.explain)[0]
+        assert (reply.status, json.loads(reply.body)["message"]) == (400, "no such backend")
+        assert here.opened == opened
+    here.fault = TimeoutError("a disk that does not answer")
+    with pytest.raises(TimeoutError, match="a disk"):
+        answer_bodies(scorer, [asking], (), here.explain)
+    here.fault = None
+    assert answer_bodies(scorer, [asking], (), here.explain)[0].status == 200
+
+
+def test_nothing_is_loaded_ahead_in_the_predict_lane_or_where_the_environment_forbids_it(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get_ready(explain_in("predict", scorer))
+    here = Here(scorer)
+    monkeypatch.setenv("CLEARSIGHT_EXPLAIN_WARM_UP", "false")
+    get_ready(here.explain)
+    assert here.opened == 0
+    monkeypatch.setenv("CLEARSIGHT_EXPLAIN_WARM_UP", "perhaps")
+    with pytest.raises(UserError, match="CLEARSIGHT_EXPLAIN_WARM_UP: must be true or false"):
+        get_ready(here.explain)
 
 
 @pytest.mark.parametrize(("error", "status"), [(OutOfTime("too slow"), 408), (BadRequest("no such label"), 400)])
