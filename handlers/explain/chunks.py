@@ -6,6 +6,7 @@ from typing import Final
 import torch
 
 from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.telemetry import note_chunk
 
 __all__ = ["DEFAULT_CHUNK", "in_chunks"]
 
@@ -40,6 +41,7 @@ def in_chunks(work: Callable[[int, int], None], count: int, deadline: Deadline, 
         # The first pass of a network is slower than the later ones; the last measurement counts.
         seconds_each = (deadline.elapsed_s() - start_s) / size
         done += size
+        note_chunk(size)
     return done
 
 
