@@ -44,7 +44,10 @@ def java_home() -> None:
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
 @click.option("--workspace", "folder", type=click.Path(path_type=Path), help="Workspace folder. Default: .clearsight")
 @click.option("--measure/--no-measure", default=True, show_default=True, help="Measure packages when first deployed.")
-def serve(host: str, port: int, folder: Path | None, measure: bool) -> None:
+@click.option(
+    "--metrics-port", type=click.IntRange(1, 65535), help="Serve Prometheus' metrics on this port of 127.0.0.1."
+)
+def serve(host: str, port: int, folder: Path | None, measure: bool, metrics_port: int | None) -> None:
     r"""Run the gateway and all deployments of the workspace in the foreground.
 
     \b
@@ -57,7 +60,7 @@ def serve(host: str, port: int, folder: Path | None, measure: bool) -> None:
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=stderr, show_path=False)]
     )
     workspace = Workspace(folder.absolute()) if folder else Workspace.default()
-    options = ServeOptions(host=host, port=port, measure=measure)
+    options = ServeOptions(host=host, port=port, measure=measure, metrics_port=metrics_port)
     asyncio.run(run_server(workspace, options, lambda line: stderr.print(line, markup=False, soft_wrap=True)))
 
 

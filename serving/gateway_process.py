@@ -24,11 +24,15 @@ DRAIN_LIMIT_S: Final = 200.0
 
 
 class GatewayProcess:
-    """One gateway. Its control socket lies in a folder of its own with a short path."""
+    """One gateway. Its control socket lies in a folder of its own with a short path.
 
-    def __init__(self, workspace: Workspace, host: str, port: int) -> None:
+    Its metrics are also on `metrics_port` of the loopback address, unless that is None.
+    """
+
+    def __init__(self, workspace: Workspace, host: str, port: int, metrics_port: int | None = None) -> None:
         self.host = host
         self.port = port
+        self.metrics_port = metrics_port
         self.folder = Path(tempfile.mkdtemp(prefix="clearsight-"))
         self.log_file = workspace.logs / "gateway.log"
         self._control = self.folder / "g.sock"
@@ -50,6 +54,7 @@ class GatewayProcess:
                 *[sys.executable, "-m", "clearsight.serving.gateway", "--host", self.host, "--port", str(self.port)],
                 *["--state", str(self._state), "--control", str(self._control)],
                 *["--request-log", str(self._request_log), "--drain-limit", str(DRAIN_LIMIT_S)],
+                *([] if self.metrics_port is None else ["--metrics-port", str(self.metrics_port)]),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -43,6 +43,8 @@ class ServeOptions:
     port: int = 8000
     measure: bool = True
     """Measure packages that were not measured on this machine; otherwise they run unbatched on the default backend."""
+    metrics_port: int | None = None
+    """Of the loopback address, for Prometheus; None: the metrics are on the gateway's control socket only."""
 
 
 async def serve(workspace: Workspace, options: ServeOptions, report: Report) -> None:
@@ -62,7 +64,7 @@ async def serve(workspace: Workspace, options: ServeOptions, report: Report) -> 
         ledger = ProcessLedger(workspace.endpoints / "processes.json")
         if num_ended := ledger.sweep():
             report(f"ended {num_ended} processes of an earlier server that was killed")
-        gateway = GatewayProcess(workspace, options.host, options.port)
+        gateway = GatewayProcess(workspace, options.host, options.port, options.metrics_port)
         fleet = Fleet(workspace, store, gateway, ledger, len(os.sched_getaffinity(0)), options.measure)
         service = EndpointService(store, ModelRegistry(workspace), fleet)
         control = ControlServer(service, workspace.control_socket)

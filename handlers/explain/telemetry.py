@@ -14,7 +14,7 @@ __all__ = ["ExplainedRow", "Telemetry", "note_chunk", "note_row", "observed"]
 
 @dataclass(frozen=True, slots=True)
 class ExplainedRow:
-    """One picture. `milliseconds` by phase, empty when the explanation was kept from before."""
+    """One picture, or one object of it. `milliseconds` by phase, empty when the explanation was kept from before."""
 
     algorithm: str
     """What was computed, which may be less than was asked for."""

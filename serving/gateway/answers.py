@@ -23,7 +23,8 @@ class Answer:
     """One HTTP answer. `headers` are lower-case names and values without control characters.
 
     `model_status` and `model_reason` are what the model's server said, for the log and the metrics; None and empty
-    when it was not asked or did not answer. `must_close` ends the connection after the answer.
+    when it was not asked or did not answer. `telemetry` is what its explanations cost, as JSON, for the metrics.
+    `must_close` ends the connection after the answer.
     """
 
     status: int
@@ -33,6 +34,7 @@ class Answer:
     code: str = ""
     model_status: int | None = None
     model_reason: str = ""
+    telemetry: str = ""
     must_close: bool = False
 
 

@@ -10,6 +10,7 @@ from clearsight.serving.gateway.upstream import UpstreamAnswer
 __all__ = ["OVERLOADED", "map_answer", "unreachable"]
 
 MAX_REASON_CHARS = 80
+TELEMETRY_HEADER = "x-clearsight-explained"
 PASSED_HEADER = re.compile(r"x-ms-run-[a-z0-9-]+|x-explanation-degraded")
 NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
@@ -31,7 +32,10 @@ def map_answer(answer: UpstreamAnswer) -> Answer:
     content_type = _printable(answer.headers.get("content-type", JSON))
     if answer.status == 200 or (answer.status == 408 and is_handlers_own(answer)):
         headers = {name: _printable(value) for name, value in answer.headers.items() if PASSED_HEADER.fullmatch(name)}
-        return Answer(answer.status, answer.body, content_type, headers, model_status=answer.status)
+        telemetry = answer.headers.get(TELEMETRY_HEADER, "")
+        return Answer(
+            answer.status, answer.body, content_type, headers, model_status=answer.status, telemetry=telemetry
+        )
     reason = _printable(answer.reason)[:MAX_REASON_CHARS] or REASONS.get(answer.status, "Unknown")
     return model_error(answer.status, reason, answer.body, content_type)
 

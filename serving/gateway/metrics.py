@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from clearsight.serving.gateway.answers import Answer
+from clearsight.serving.gateway.explanation_metrics import ExplanationMetrics
 from clearsight.serving.gateway.request import Request
 from clearsight.serving.gateway.request_log import CLIENT_CLOSED_REQUEST
 from clearsight.serving.gateway.table import RoutingTable
@@ -30,12 +31,7 @@ class GatewayMetrics:
             ["endpoint", "deployment", "lane", "status_code", "model_status_code", "mirrored"],
             registry=self.registry,
         )
-        self._degraded = Counter(
-            "clearsight_explanations_degraded_total",
-            "Explanations answered with less than was asked for, since time or limits ended",
-            ["endpoint", "deployment"],
-            registry=self.registry,
-        )
+        self._explanations = ExplanationMetrics(self.registry)
         self._bytes = Counter("aml_network_bytes_total", "Bytes of bodies", ["direction"], registry=self.registry)
         self._received = self._bytes.labels("received")
         self._sent = self._bytes.labels("sent")
@@ -81,8 +77,8 @@ class GatewayMetrics:
         if request.deployment:
             place = (request.endpoint, request.deployment, request.lane)
             self._histogram(place).observe((now - request.started) * 1000)
-            if answer and "x-explanation-degraded" in answer.headers:
-                self._degraded.labels(request.endpoint, request.deployment).inc()
+            if request.lane == "explain":
+                self._explanations.observe(request, answer)
 
     def _histogram(self, place: tuple[str, str, str]) -> Histogram:
         histogram = self._latency_histograms.get(place)

@@ -217,3 +217,46 @@ async def test_log_and_metrics_tell_the_lanes_apart(gateway, blue, make_reply):
     assert f'aml_request_latency_ms_count{{{place},lane="explain"}} 2.0' in page
     assert f"clearsight_explanations_degraded_total{{{place}}} 1.0" in page
     assert f'aml_requests_total{{{place},lane="explain",mirrored="false",model_status_code="200",' in page
+
+
+async def test_what_explanations_cost_is_counted_and_goes_no_further(gateway, blue, make_reply):
+    blue.behave = blue._answer
+    told = {
+        "chunk": 4,
+        "rows": [
+            {"algorithm": "xrai", "ms": {"regions": 250, "gradients": 2100}, "degraded": True, "cached": False},
+            {"algorithm": "xrai", "ms": {}, "degraded": False, "cached": True},
+            {"algorithm": 'x"} 1', "ms": {}, "degraded": False, "cached": False},
+        ],
+    }
+    for _ in range(2):
+        blue.answer = make_reply(200, b"[]", x_clearsight_explained=json.dumps(told))
+        reply = await gateway.score(ASKS)
+        assert not any("clearsight" in name for name in reply.headers)
+    for status in (408, 422, 408):
+        blue.answer = make_reply(status, b"{}")
+        await gateway.score(ASKS)
+    blue.answer = make_reply(200, b"[]", x_clearsight_explained="no JSON")
+    assert (await gateway.score(ASKS)).status == 200
+    page = gateway.metrics.page().decode()
+    place, rest = 'deployment="blue"', 'endpoint="fridge"'
+    phase = f'{{algorithm="xrai",{place},{rest},phase="regions"}}'
+    assert f"clearsight_explanation_phase_ms_sum{phase} 500.0" in page
+    assert f"clearsight_explanation_phase_ms_count{phase} 2.0" in page
+    for algorithm, cached, degraded in (
+        ("xrai", "false", "true"),
+        ("xrai", "true", "false"),
+        ("other", "false", "false"),
+    ):
+        labels = f'algorithm="{algorithm}",cached="{cached}",degraded="{degraded}",{place},{rest}'
+        assert f"clearsight_explanations_total{{{labels}}} 2.0" in page
+    assert f"clearsight_explanation_chunk_size{{{place},{rest}}} 4.0" in page
+    assert f'clearsight_explanations_refused_total{{{place},{rest},status_code="408"}} 2.0' in page
+    assert f'clearsight_explanations_refused_total{{{place},{rest},status_code="422"}} 1.0' in page
+
+
+async def test_predictions_are_no_refused_explanations(gateway, blue, make_reply):
+    blue.behave = blue._answer
+    blue.answer = make_reply(400, b"{}")
+    await gateway.score(PLAIN)
+    assert "refused_total{" not in gateway.metrics.page().decode()
