@@ -1,12 +1,14 @@
 """Whole HTTP bodies in, whole HTTP bodies out: what a serving process does with a batch of requests."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from clearsight.errors import UserError
+from clearsight.handlers.explain.telemetry import observed
 from clearsight.handlers.explaining import PLAIN, ExplainRows, Wish, asks
 from clearsight.handlers.scorer import Scorer
-from clearsight.wire import Answer, ClassificationAnswer, encode_answers, error_body, parse_request, row_error
+from clearsight.wire import Answer, encode_answers, error_body, parse_request, row_error
 
 __all__ = ["Reply", "answer_bodies"]
 
@@ -23,6 +25,8 @@ class Reply:
     """Rows that were scored; 0 for a request that failed."""
     is_degraded: bool = False
     """Whether an explanation in it is less than was asked for."""
+    telemetry: Mapping[str, Any] | None = None
+    """What its explanations cost: `explain.telemetry.Telemetry` as plain data; None without any."""
 
 
 def answer_bodies(
@@ -41,7 +45,9 @@ def answer_bodies(
         try:
             cells = parse_request(body)
             if explain and cells and (wish.explains_all or any(asks(cell, scorer.task) for cell in cells)):
-                replies[number] = _reply(explain(cells, wish))
+                with observed() as telemetry:
+                    reply = _reply(explain(cells, wish))
+                replies[number] = replace(reply, telemetry=telemetry.to_document()) if telemetry.rows else reply
             else:
                 plain[number] = cells
         except UserError as error:
@@ -58,7 +64,7 @@ def _reply(results: Sequence[Answer | UserError]) -> Reply:
         if isinstance(result, UserError):
             return Reply(result.status, error_body(str(row_error(row, result))), 0)
         answers.append(result)
-    is_degraded = any(isinstance(answer, ClassificationAnswer) and answer.is_degraded for answer in answers)
+    is_degraded = any(answer.is_degraded for answer in answers)
     return Reply(200, encode_answers(answers), len(answers), is_degraded)
 
 

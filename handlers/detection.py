@@ -34,6 +34,8 @@ class Detections:
     scores_N: Floats
     class_ids_N: Indices
     mask_probs_NMM: Floats | None
+    views_N: Indices | None = None
+    """Which view of the picture each was found in, where there are several."""
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy_N4)
@@ -51,6 +53,7 @@ class Detections:
             self.scores_N[indices],
             self.class_ids_N[indices],
             None if masks is None else masks[indices],
+            None if self.views_N is None else self.views_N[indices],
         )
 
 
@@ -94,9 +97,10 @@ def to_objects(detections: Detections, height: int, width: int, labels: tuple[st
         shortest(boxes_xyxy_unit_N4),
         shortest(detections.scores_N),
         ids_N.tolist(),
+        [0] * len(detections) if detections.views_N is None else detections.views_N.tolist(),
         strict=True,
     )
     return [
-        DetectedObject(tuple(corners), labels[class_id], score) if is_box else None
-        for is_box, corners, score, class_id in rows
+        DetectedObject(tuple(corners), labels[class_id], score, view=view) if is_box else None
+        for is_box, corners, score, class_id, view in rows
     ]

@@ -15,7 +15,7 @@ from clearsight.wire import to_document
 __all__ = ["PackageModel"]
 
 _COLUMN = "image"
-_EXPLANATIONS = ("visualizations", "attributions", "explanation_details")
+_EXPLANATIONS = ("visualizations", "attributions", "explanation_details", "explanations")
 
 
 class PackageModel:
@@ -30,9 +30,9 @@ class PackageModel:
 
         Returns a frame with one row per input: the columns `probs` (list of floats) and `labels` (list of names), or
         for detection and segmentation the column `boxes` (list of objects), as in Azure's scoring answers. Where rows
-        ask for explanations there are the columns `visualizations`, `attributions` and `explanation_details`, too.
-        Raises `MlflowException` naming the first bad row: MLflow's server hides the message of any other error.
-        `params` is part of MLflow's contract; no parameter exists.
+        ask for explanations there are the columns `visualizations`, `attributions` and `explanation_details`, too, of
+        detectors the column `explanations`. Raises `MlflowException` naming the first bad row: MLflow's server hides
+        the message of any other error. `params` is part of MLflow's contract; no parameter exists.
         """
         if _COLUMN not in model_input.columns:
             raise _refusal(f"the frame must have the column {_COLUMN!r}, but it has {list(model_input.columns)}")

@@ -73,13 +73,14 @@ def merge_views(views: Sequence[View], found: Sequence[Detections], settings: De
         return found[0]
     whole, *tiles = (view.tile for view in views)
     masks = [part.mask_probs_NMM for part in found if part.mask_probs_NMM is not None]
+    sources_N = np.repeat(np.arange(len(found)), [len(part) for part in found])
     joined = Detections(
         np.concatenate([part.boxes_xyxy_N4 for part in found]),
         np.concatenate([part.scores_N for part in found]),
         np.concatenate([part.class_ids_N for part in found]),
         np.concatenate(masks) if masks else None,
+        sources_N,
     )
-    sources_N = np.repeat(np.arange(len(found)), [len(part) for part in found])
     if settings.tile_border_margin is not None:
         is_rest_N = is_cut_off(
             joined.boxes_xyxy_N4,

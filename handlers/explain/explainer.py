@@ -58,6 +58,11 @@ class Question:
     targets: Targets
     parameters: XaiParameters
 
+    @property
+    def num_numbers(self) -> int:
+        """What the attributions of the answer hold."""
+        return len(self.targets.class_ids) * self.crop_PPC.size
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Explanation:
@@ -68,6 +73,11 @@ class Explanation:
     picture: bytes | None
     """PNG, where the parameters ask for one."""
     details: ExplanationDetails
+
+    @property
+    def numbers(self) -> Floats:
+        """What the answer's attributions hold."""
+        return self.channels
 
     @property
     def channels(self) -> Floats:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import orjson
 
 from clearsight.handlers.explain.algorithms import ALGORITHMS
+from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
 from clearsight.handlers.explain.parameters import XaiLimits, XaiParameters, parse_xai_parameters
-from clearsight.wire import XaiRequest, resolve_cell, xai_parameters_of
+from clearsight.handlers.explaining import asks
+from clearsight.tasks import Task
+from clearsight.wire import XaiRequest, resolve_cell
 
 __all__ = ["ExplainRequest", "read_cell"]
 
@@ -27,19 +30,20 @@ class ExplainRequest:
         return hashlib.sha256(self.picture).digest()
 
 
-def read_cell(cell: object, always: bool, limits: XaiLimits) -> ExplainRequest | None:
-    """Read a cell of a classifier; None for one that is not to be explained, whatever else is in it.
+def read_cell(cell: object, always: bool, limits: XaiLimits, task: Task) -> ExplainRequest | None:
+    """Read a cell; None for one that is not to be explained, whatever else is in it.
 
     `always` explains cells that do not ask, too, with the parameters that they hold. Raises `BadRequest`.
     """
     if always:
         cell = _asking(cell)
-    if xai_parameters_of(cell) is None:
+    if not asks(cell, task):
         return None
     found = resolve_cell(cell)
     if not isinstance(found, XaiRequest):
         return None
-    return ExplainRequest(found.image, parse_xai_parameters(found.parameters, limits, tuple(ALGORITHMS)))
+    algorithms = tuple(ALGORITHMS) if task.is_classification else OBJECT_ALGORITHMS
+    return ExplainRequest(found.image, parse_xai_parameters(found.parameters, limits, algorithms))
 
 
 def _asking(cell: object) -> object:

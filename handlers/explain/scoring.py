@@ -2,17 +2,17 @@
 
     cell --> request.read_cell --> picture, parameters
     all cells --> Scorer --> probabilities --> targets.choose_targets
-    rows that ask --> Explainer --> pictures and numbers --> their answers
+                         --> boxes --> objects.choose_detections
+    rows that ask --> Explainer, ObjectExplainer --> pictures and numbers --> their answers
 
-Probabilities are those of the serving backend, and equal to those of a row without an explanation. Detectors are
-answered plainly, whatever a row asks for.
+Probabilities and boxes are those of the serving backend, and equal to those of a row without an explanation. Detectors
+answer Azure's algorithms plainly, as on Azure.
 """
 
 import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,19 +29,23 @@ from clearsight.handlers.explain.deadline import Deadline, OutOfTime
 from clearsight.handlers.explain.explainer import Explainer, Explanation, Question
 from clearsight.handlers.explain.model import ExplainModel
 from clearsight.handlers.explain.numbers import encode_attribution
+from clearsight.handlers.explain.objects.choice import choose_detections
+from clearsight.handlers.explain.objects.explainer import ExplainedObject, ObjectExplainer, ObjectQuestion
+from clearsight.handlers.explain.objects.network import ObjectModel
 from clearsight.handlers.explain.options import DEFAULT_OPTIONS, ExplainOptions
 from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.handlers.explain.precision import require_bfloat16
 from clearsight.handlers.explain.request import ExplainRequest, read_cell
 from clearsight.handlers.explain.targets import choose_targets
+from clearsight.handlers.explain.telemetry import ExplainedRow, note_row
 from clearsight.handlers.scorer import DEFAULT_LIMITS, Scorer, load_scorer
 from clearsight.images import Limits, decode_image
 from clearsight.networks.load import load_network
 from clearsight.package import ModelPackage
-from clearsight.settings import ClassificationSettings
+from clearsight.settings import ClassificationSettings, DetectorSettings, SegmentationSettings
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import resize_and_crop
-from clearsight.wire import Answer, ClassificationAnswer
+from clearsight.wire import Answer, ClassificationAnswer, DetectionAnswer, ObjectExplanation
 
 __all__ = ["ExplainOptions", "ExplainingScorer", "explaining_scorer", "load_explaining_scorer"]
 
@@ -56,6 +60,8 @@ class _Rendered:
     attributions: tuple[bytes, ...] | None
     details: tuple[dict[str, Any], ...] | None
     is_degraded: bool
+    indices: tuple[int, ...] = ()
+    """Of the objects of a detector."""
 
     @property
     def num_bytes(self) -> int:
@@ -73,22 +79,25 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Row:
-    """One cell, read. `cell` is what the Scorer scores; `asked` belongs to rows that are to be explained."""
+    """One cell, read. `cell` is what the Scorer scores; `asked` belongs to rows that are to be explained.
+
+    Of a detector that is the request itself: its picture is decoded when its turn comes.
+    """
 
     cell: object
-    asked: _Asked | None = None
+    asked: _Asked | ExplainRequest | None = None
 
 
 class ExplainingScorer:
     """Answers cells as a `Scorer` does, and explains the rows that ask for it. Safe in threads.
 
-    `model` is a copy of the network that predicts, never the same object; None for detectors.
+    `model` is a copy of the network that predicts, never the same object.
     """
 
     def __init__(
         self,
         scorer: Scorer,
-        model: ExplainModel | None,
+        model: ExplainModel | ObjectModel | None,
         options: ExplainOptions = DEFAULT_OPTIONS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -102,11 +111,13 @@ class ExplainingScorer:
         self._clock = clock
         self._cache: ByteCache[_Rendered] = ByteCache(options.cache_bytes)
         self._settings = scorer.settings
-        self._explainer = (
-            Explainer(scorer, model, self.labels, scorer.settings, options)
-            if isinstance(scorer.settings, ClassificationSettings)
-            else None
-        )
+        self._explainer: Explainer | None = None
+        self._objects: ObjectExplainer | None = None
+        if isinstance(scorer.settings, DetectorSettings):
+            if isinstance(model, ObjectModel):
+                self._objects = ObjectExplainer(model, self.labels, scorer.settings, scorer.limits, options)
+        elif not isinstance(model, ObjectModel):
+            self._explainer = Explainer(scorer, model, self.labels, scorer.settings, options)
 
     def score(
         self,
@@ -121,22 +132,20 @@ class ExplainingScorer:
         `deadline_s` seconds are for all cells together. `always` explains cells that do not ask, too. `fails_as_one`:
         one error is the end of all cells, so nothing more is explained after it, which would take seconds for nothing.
         """
-        if self._explainer is None:
-            return list(self._scorer.score(cells))
         deadline = Deadline(deadline_s, self._clock)
         rows = [self._read(cell, always) for cell in cells]
         scored = iter(self._scorer.score([row.cell for row in rows if isinstance(row, _Row)]))
         results: list[Answer | UserError] = [next(scored) if isinstance(row, _Row) else row for row in rows]
-        questions: dict[int, Question] = {}
+        questions: dict[int, Question | ObjectQuestion] = {}
         for index, (row, answer) in enumerate(zip(rows, results, strict=True)):
-            if isinstance(row, _Row) and row.asked is not None and isinstance(answer, ClassificationAnswer):
+            if isinstance(row, _Row) and row.asked is not None and not isinstance(answer, UserError):
                 try:
                     questions[index] = self._question(row.asked, answer)
                 except BadRequest as error:
                     results[index] = error
         too_many = first_too_many(
             (
-                (index, len(question.targets.class_ids) * prod(question.crop_PPC.shape), parameters.attributions_format)
+                (index, question.num_numbers, parameters.attributions_format)
                 for index, question in questions.items()
                 if (parameters := question.parameters).attributions
             ),
@@ -148,30 +157,41 @@ class ExplainingScorer:
             if fails_as_one and any(isinstance(result, UserError) for result in results):
                 break
             answer = results[index]
-            if isinstance(answer, ClassificationAnswer):
+            if not isinstance(answer, UserError):
                 budget = self._budget(deadline, len(questions) - done, question.parameters)
                 results[index] = self._answer(question, answer, budget)
         return results
 
     def explain(self, picture: bytes, parameters: XaiParameters) -> tuple[ClassificationAnswer, list[Explanation]]:
         """Score one picture file and explain it, as arrays. Raises `UserError`."""
-        if self._explainer is None:
-            raise BadRequest(f"only classifiers are explained, but {self.package.root} is one of {self.task.value}")
+        answer, question = self._asked_alone(picture, parameters)
+        if self._explainer is None or not isinstance(question, Question):
+            raise TypeError(f"{self.package.root} is not one of classification, but of {self.task.value}")
+        assert isinstance(answer, ClassificationAnswer)  # noqa: S101  the question is one
+        return answer, self._explainer.explain(question, self._budget(Deadline(None, self._clock), 1, parameters))
+
+    def explain_objects(
+        self, picture: bytes, parameters: XaiParameters
+    ) -> tuple[DetectionAnswer, list[ExplainedObject]]:
+        """The same for a detector: what it found, and maps of the chosen objects. Raises `UserError`."""
+        answer, question = self._asked_alone(picture, parameters)
+        if self._objects is None or not isinstance(question, ObjectQuestion):
+            raise TypeError(f"{self.package.root} is not one of detection, but of {self.task.value}")
+        assert isinstance(answer, DetectionAnswer)  # noqa: S101  the question is one
+        return answer, self._objects.explain(question, self._budget(Deadline(None, self._clock), 1, parameters))
+
+    def _asked_alone(self, picture: bytes, parameters: XaiParameters) -> tuple[Answer, Question | ObjectQuestion]:
         asked = self._asked(ExplainRequest(picture, parameters))
         (answer,) = self._scorer.score([picture])
         if isinstance(answer, UserError):
             raise answer
-        if not isinstance(answer, ClassificationAnswer):
-            raise TypeError(f"a classifier answered {type(answer).__name__}")
-        deadline = Deadline(None, self._clock)
-        question = self._question(asked, answer)
-        return answer, self._explainer.explain(question, self._budget(deadline, 1, parameters))
+        return answer, self._question(asked, answer)
 
     def warm_up(self) -> None:
         """Score and explain a drawn picture, so that the first client does not wait for caches."""
         self._scorer.warm_up()
         if self._explainer is None:
-            return
+            return  # a detector's first explanation loads nothing that its first prediction has not
         noise_HWC = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
         stream = io.BytesIO()
         Image.fromarray(noise_HWC).save(stream, "PNG")
@@ -179,20 +199,23 @@ class ExplainingScorer:
 
     def _read(self, cell: object, always: bool) -> _Row | UserError:
         try:
-            request = read_cell(cell, always, self._options.limits)
+            request = read_cell(cell, always, self._options.limits, self.task)
             if request is None:
                 return _Row(cell)
             return _Row(request.picture, self._asked(request))
         except BadRequest as error:
             return error
 
-    def _asked(self, request: ExplainRequest) -> _Asked:
-        assert isinstance(self._settings, ClassificationSettings)  # noqa: S101  else nothing is explained
+    def _asked(self, request: ExplainRequest) -> _Asked | ExplainRequest:
+        if not isinstance(self._settings, ClassificationSettings):
+            return request
         image_HWC = decode_image(request.picture, self._scorer.limits, self._settings.exif_orientation)
         return _Asked(request.digest, resize_and_crop(image_HWC, self._settings), request.parameters)
 
-    def _question(self, asked: _Asked, answer: ClassificationAnswer) -> Question:
+    def _question(self, asked: _Asked | ExplainRequest, answer: Answer) -> Question | ObjectQuestion:
         options = self._options
+        if isinstance(asked, ExplainRequest) or isinstance(answer, DetectionAnswer):
+            return self._object_question(asked, answer)
         targets = choose_targets(
             answer.probs, self.labels, self.task, asked.parameters, options.max_labels, options.allow_degradation
         )
@@ -205,9 +228,22 @@ class ExplainingScorer:
             seconds.append(deadline.remaining_s() / rows_left)
         return Deadline(min(seconds, default=None), self._clock)
 
-    def _answer(
-        self, question: Question, answer: ClassificationAnswer, budget: Deadline
-    ) -> ClassificationAnswer | UserError:
+    def _object_question(self, asked: _Asked | ExplainRequest, answer: Answer) -> ObjectQuestion:
+        # One scorer has one task, so that these go together.
+        assert isinstance(asked, ExplainRequest) and isinstance(answer, DetectionAnswer)  # noqa: S101, PT018
+        if self._objects is None:
+            raise BadRequest(f"{self.package.root} was loaded without the network that explanations need")
+        choice = choose_detections(
+            [found.score for found in answer.boxes],
+            asked.parameters,
+            self._options.limits.max_detections,
+            isinstance(self._settings, SegmentationSettings),
+            self._options.allow_degradation,
+        )
+        num_cells = self._objects.num_cells(asked.picture)
+        return ObjectQuestion(asked.picture, asked.digest, answer.boxes, choice, asked.parameters, num_cells)
+
+    def _answer(self, question: Question | ObjectQuestion, answer: Answer, budget: Deadline) -> Answer | UserError:
         if not question.parameters.wants_explanation:
             return answer
         key = (question.digest, replace(question.parameters, max_seconds=None))
@@ -220,10 +256,14 @@ class ExplainingScorer:
                 return error
             if not rendered.is_degraded:
                 self._cache.put(key, rendered, rendered.num_bytes)
+        if is_cached:
+            note_row(ExplainedRow(question.parameters.algorithm, {}, is_degraded=False, is_cached=True))
         details = rendered.details
         if is_cached and details is not None:
             details = tuple({**part, "cached": True} for part in details)
-        is_list = question.targets.is_list
+        if isinstance(answer, DetectionAnswer):
+            return replace(answer, explanations=_of_objects(rendered, details), is_degraded=rendered.is_degraded)
+        is_list = isinstance(question, Question) and question.targets.is_list
         return replace(
             answer,
             visualizations=_shaped(rendered.visualizations, is_list),
@@ -232,28 +272,59 @@ class ExplainingScorer:
             is_degraded=rendered.is_degraded,
         )
 
-    def _render(self, question: Question, budget: Deadline) -> _Rendered:
-        assert self._explainer is not None  # noqa: S101  there is a question
-        if question.targets.class_ids and budget.is_over():
+    def _render(self, question: Question | ObjectQuestion, budget: Deadline) -> _Rendered:
+        asked_for = question.targets.class_ids if isinstance(question, Question) else question.choice.indices
+        if asked_for and budget.is_over():
             raise OutOfTime(
                 "the time for this request ended before the row's turn; send fewer rows, or allow more time"
             )
         parameters = question.parameters
-        found = self._explainer.explain(question, budget)
+        found: Sequence[Explanation | ExplainedObject]
+        if isinstance(question, ObjectQuestion):
+            assert self._objects is not None  # noqa: S101  there is a question
+            found = self._objects.explain(question, budget)
+        else:
+            assert self._explainer is not None  # noqa: S101  there is a question
+            found = self._explainer.explain(question, budget)
+        _note(found, parameters)
         attributions = None
         if parameters.attributions:
             form = parameters.attributions_format
-            attributions = tuple(encode_attribution(part.channels, form) for part in found)
+            attributions = tuple(encode_attribution(part.numbers, form) for part in found)
         return _Rendered(
             tuple(part.picture for part in found if part.picture) if parameters.visualizations else None,
             attributions,
             tuple(part.details.to_document() for part in found) if _shows_details(parameters) else None,
             any(part.details.degraded for part in found),
+            tuple(part.index for part in found if isinstance(part, ExplainedObject)),
         )
 
 
 def _shaped(values: tuple[Any, ...] | None, is_list: bool) -> Any:
     return values if values is None or is_list else values[0]
+
+
+def _of_objects(rendered: _Rendered, details: Sequence[dict[str, Any]] | None) -> tuple[ObjectExplanation, ...]:
+    return tuple(
+        ObjectExplanation(
+            index,
+            None if rendered.visualizations is None else rendered.visualizations[place],
+            None if rendered.attributions is None else rendered.attributions[place],
+            None if details is None else details[place],
+        )
+        for place, index in enumerate(rendered.indices)
+    )
+
+
+def _note(found: Sequence[Explanation | ExplainedObject], parameters: XaiParameters) -> None:
+    """Tell the metrics what was computed: each object, and each picture, whose labels are explained together."""
+    is_degraded = any(part.details.degraded for part in found)
+    for part in found:
+        if isinstance(part, Explanation):
+            details = part.details
+            note_row(ExplainedRow(details.algorithm, details.milliseconds, is_degraded, is_cached=False))
+            break
+        note_row(ExplainedRow(parameters.algorithm, part.details.milliseconds, part.details.degraded, is_cached=False))
 
 
 def _shows_details(parameters: XaiParameters) -> bool:
@@ -266,10 +337,10 @@ def explaining_scorer(scorer: Scorer, options: ExplainOptions = DEFAULT_OPTIONS)
     Torch then uses as many threads as the Scorer does, in the whole process. Raises `UserError` for bfloat16 where the
     machine cannot compute in it.
     """
-    if not scorer.task.is_classification:
-        return ExplainingScorer(scorer, None, options)
     torch.set_num_threads(scorer.num_threads)
     device: Device = scorer.device if torch.cuda.is_available() else "cpu"
+    if not scorer.task.is_classification:
+        return ExplainingScorer(scorer, ObjectModel(load_network(scorer.package).to(device)), options)
     if options.dtype == "bfloat16":
         require_bfloat16(torch.device(device))
     model = ExplainModel(load_network(scorer.package).to(device), scorer.package.model_name)

@@ -9,7 +9,7 @@ one object per row, in row order. JSON written here is finite, compact and ASCII
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from math import isfinite
@@ -29,6 +29,7 @@ __all__ = [
     "ClassificationAnswer",
     "DetectedObject",
     "DetectionAnswer",
+    "ObjectExplanation",
     "XaiRequest",
     "encode_answers",
     "error_body",
@@ -93,6 +94,21 @@ class DetectedObject:
     """Segmentation only: x0, y0, x1, y1, … of each part, the largest first, at least 3 points each."""
     rle: Mapping[str, Any] | None = None
     """Ours, only where the package's settings ask for it: the mask as COCO's run-length encoding."""
+    view: int = field(default=0, compare=False)
+    """Which view of the picture it was found in: 0 is the whole, i its tile i - 1. Not written into the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectExplanation:
+    """What explains one object of an answer; keys without a value are not written."""
+
+    index: int
+    """Of the object in `boxes`."""
+    visualizations: bytes | None = None
+    """PNG file; base64 in the answer."""
+    attributions: bytes | None = None
+    """JSON text, written into the answer as it is."""
+    explanation_details: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +116,10 @@ class DetectionAnswer:
     """What was found in one picture, by falling score; detection and segmentation."""
 
     boxes: tuple[DetectedObject, ...]
+    explanations: tuple[ObjectExplanation, ...] | None = None
+    """Ours, only where the request asks for them."""
+    is_degraded: bool = False
+    """As in `ClassificationAnswer`."""
 
 
 Answer = ClassificationAnswer | DetectionAnswer
@@ -300,7 +320,10 @@ def to_document(answer: Answer) -> dict[str, Any]:
     if isinstance(answer, ClassificationAnswer):
         document: dict[str, Any] = {"probs": list(answer.probs), "labels": list(answer.labels)}
         return document | {key: orjson.loads(text) for key, text in _encode_explanation(answer)}
-    return {"boxes": [_object_document(found, found.label) for found in answer.boxes]}
+    document = {"boxes": [_object_document(found, found.label) for found in answer.boxes]}
+    if answer.explanations is not None:
+        document["explanations"] = orjson.loads(_encode_object_explanations(answer.explanations))
+    return document
 
 
 def _encode_answer(answer: Answer) -> bytes:
@@ -347,7 +370,24 @@ def _encode_detections(answer: DetectionAnswer) -> bytes:
             raise ClearsightError("the model gave boxes, scores or outlines that are not finite numbers")
     # A fragment, since orjson does not escape to ASCII.
     boxes = [_object_document(found, orjson.Fragment(_encode_label(found.label))) for found in answer.boxes]
-    return orjson.dumps({"boxes": boxes})
+    document: dict[str, Any] = {"boxes": boxes}
+    if answer.explanations is not None:
+        document["explanations"] = orjson.Fragment(_encode_object_explanations(answer.explanations))
+    return orjson.dumps(document)
+
+
+def _encode_object_explanations(explanations: Sequence[ObjectExplanation]) -> bytes:
+    documents = []
+    for found in explanations:
+        document: dict[str, Any] = {"index": found.index}
+        if found.visualizations is not None:
+            document["visualizations"] = orjson.Fragment(_encode_picture(found.visualizations))
+        if found.attributions is not None:
+            document["attributions"] = orjson.Fragment(found.attributions)
+        if found.explanation_details is not None:
+            document["explanation_details"] = orjson.Fragment(_encode_details(found.explanation_details))
+        documents.append(document)
+    return orjson.dumps(documents)
 
 
 def _object_document(found: DetectedObject, label: str | orjson.Fragment) -> dict[str, Any]:

@@ -5,7 +5,7 @@ counts them, and state dicts of others have these names.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, cast
@@ -103,15 +103,23 @@ class Yolov5(nn.Module):
 
     def levels(self, images_NCHW: torch.Tensor) -> list[torch.Tensor]:
         """Raw predictions (N, A, H / stride, W / stride, V) at strides 8, 16 and 32, in either mode."""
+        return self.predict(self.features(images_NCHW))
+
+    def features(self, images_NCHW: torch.Tensor) -> list[torch.Tensor]:
+        """What the backbone sees at strides 8, 16 and 32."""
         height, width = images_NCHW.shape[2:]
         # In a traced graph the check would hold for the example's size only.
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         if not tracing and (height % STRIDES[-1] or width % STRIDES[-1]):
             raise ValueError(f"height and width must be multiples of {STRIDES[-1]}, but got {height} x {width}")
-        layer = self.model
         p3 = self._run(images_NCHW, 0, 4)
         p4 = self._run(p3, 5, 6)
-        p5 = self._run(p4, 7, 9)
+        return [p3, p4, self._run(p4, 7, 9)]
+
+    def predict(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Raw predictions of what `features` gives."""
+        p3, p4, p5 = features
+        layer = self.model
         # From coarse to fine, then back (PANet, arXiv 1803.01534).
         n5 = layer[10](p5)
         n4 = layer[14](layer[13](layer[12](layer[11](n5), p4)))

@@ -1,0 +1,6 @@
+"""Explanations of what a detector found: which places of the picture one box, or its mask, hangs on.
+
+serving backend --> boxes, in order --> choice: which are explained
+eager copy --> network: candidates of one view, differentiable --> match: the candidate that a box came from
+gradients --> heat: a map of the picture --> explainer: picture, numbers, details
+"""

@@ -1,0 +1,90 @@
+"""Which objects of an answer are explained, and which candidate of the eager copy each of them is.
+
+Shapes in names: C candidates, 4 sides of a box (left, top, right, bottom).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from clearsight.errors import BadRequest
+from clearsight.handlers.explain.parameters import XaiParameters
+from clearsight.vision.boxes import iou_matrix
+
+__all__ = ["SAME_BOX_IOU", "Choice", "Match", "choose_detections", "find_match"]
+
+SAME_BOX_IOU: Final = 0.5
+"""A candidate that overlaps a box by less than this is another box. Backends that agree give 0.99 and more."""
+
+_DEFAULT_COUNT: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The explained objects, in the order of the answer."""
+
+    indices: tuple[int, ...]
+    num_left_out: int = 0
+    """Objects that were asked for, but are more than are explained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A candidate, and how well it overlaps the box that it stands for."""
+
+    index: int
+    iou: float
+
+
+def choose_detections(
+    scores: Sequence[float],
+    parameters: XaiParameters,
+    max_detections: int,
+    has_masks: bool,
+    may_leave_out: bool = True,
+) -> Choice:
+    """Choose what `detections` names; without it the three highest scores.
+
+    Of `all`, `max_detections` of the highest scores are taken; `may_leave_out` False makes that an error. Raises
+    `BadRequest` for an index that the answer does not have, and for masks of a model that has none.
+    """
+    if parameters.target == "mask" and not has_masks:
+        raise BadRequest("'target' must be one of score, box for a model without masks, but got 'mask'")
+    count, wanted = len(scores), parameters.detections
+    best_first = sorted(range(count), key=lambda index: -scores[index])
+    if wanted is None:
+        return Choice(tuple(sorted(best_first[:_DEFAULT_COUNT])))
+    if wanted == "all":
+        num_left_out = max(0, count - max_detections)
+        if num_left_out and not may_leave_out:
+            raise BadRequest(
+                f"at most {max_detections} boxes of a picture are explained, but this one has {count}; name some of "
+                "them as 'detections', as a list of indices"
+            )
+        return Choice(tuple(sorted(best_first[:max_detections])), num_left_out)
+    unknown = next((index for index in wanted if index >= count), None)
+    if unknown is not None:
+        allowed = f"indices of the {count} boxes found in this picture, 0 to {count - 1}" if count else "[] or 'all'"
+        because = "" if count else ", since nothing was found in this picture"
+        raise BadRequest(f"'detections' must be {allowed}, but got {unknown}{because}")
+    return Choice(wanted)
+
+
+def find_match(
+    box_xyxy_4: npt.NDArray[np.floating],
+    score: float,
+    boxes_xyxy_C4: npt.NDArray[np.floating],
+    scores_C: npt.NDArray[np.floating],
+) -> Match | None:
+    """The candidate that a box came from: the largest IoU, less the difference of the scores; None without candidates.
+
+    Of many candidates around one object it is the score that tells them apart.
+    """
+    if not len(boxes_xyxy_C4):
+        return None
+    ious_C = iou_matrix(np.asarray(box_xyxy_4, np.float64)[None], boxes_xyxy_C4.astype(np.float64))[0]
+    best = int(np.argmax(ious_C - np.abs(scores_C - score)))
+    return Match(best, float(ious_C[best]))

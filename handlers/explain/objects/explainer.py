@@ -1,0 +1,219 @@
+"""One picture's objects explained, as far as the time goes: maps, pictures, details. No bytes of answers.
+
+Shapes in names: H height, W width, C colour channel.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from clearsight.handlers.explain.deadline import Deadline, OutOfTime
+from clearsight.handlers.explain.objects.choice import SAME_BOX_IOU, Choice
+from clearsight.handlers.explain.objects.details import ObjectDetails
+from clearsight.handlers.explain.objects.heat import LONGEST_SIDE, frame_size, heat_of, into_frame
+from clearsight.handlers.explain.objects.network import ObjectModel, SeenView
+from clearsight.handlers.explain.objects.views import PictureViews
+from clearsight.handlers.explain.options import ExplainOptions
+from clearsight.handlers.explain.parameters import XaiParameters
+from clearsight.handlers.explain.picture import explanation_picture
+from clearsight.handlers.views import placement_of
+from clearsight.image_headers import read_header
+from clearsight.images import Limits, decode_image
+from clearsight.settings import DetectorSettings, SegmentationSettings
+from clearsight.wire import DetectedObject
+
+__all__ = ["ExplainedObject", "ObjectExplainer", "ObjectQuestion"]
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObjectQuestion:
+    """A scored picture and which of its objects to explain."""
+
+    picture: bytes
+    """The picture file: decoded when its turn comes, so that many rows take no more memory than one."""
+    digest: bytes
+    objects: Sequence[DetectedObject]
+    choice: Choice
+    parameters: XaiParameters
+    num_cells: int
+    """Of one map; of a picture whose size only its decoder can tell, the most there are."""
+
+    @property
+    def num_numbers(self) -> int:
+        """What the attributions of the answer hold."""
+        return len(self.choice.indices) * self.num_cells
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExplainedObject:
+    """The explanation of one object of an answer."""
+
+    index: int
+    heat_HW: Floats
+    """As large as the network's input without its padding, at most `LONGEST_SIDE`; never negative."""
+    picture: bytes | None
+    """PNG, where the parameters ask for one."""
+    details: ObjectDetails
+
+    @property
+    def numbers(self) -> Floats:
+        """What the answer's attributions hold."""
+        return self.heat_HW
+
+
+class ObjectExplainer:
+    """Explains pictures with the eager copy of one detector. Safe in threads."""
+
+    def __init__(
+        self,
+        model: ObjectModel,
+        labels: Sequence[str],
+        settings: DetectorSettings,
+        limits: Limits,
+        options: ExplainOptions,
+    ) -> None:
+        self._model = model
+        self._labels = labels
+        self._settings = settings
+        self._limits = limits
+        self._options = options
+
+    def num_cells(self, picture: bytes) -> int:
+        """Numbers in the map of a picture that can be decoded, told from its header."""
+        header = read_header(picture)
+        if not header.height or not header.width:
+            return LONGEST_SIDE**2
+        return prod(frame_size(placement_of(header.height, header.width, self._settings)))
+
+    def explain(self, question: ObjectQuestion, deadline: Deadline) -> list[ExplainedObject]:
+        """Explain every chosen object, in order, or as many as time allows, at least one. Raises `OutOfTime`."""
+        chosen = question.choice.indices
+        if not chosen:
+            return []
+        image_HWC = decode_image(question.picture, self._limits, self._settings.exif_orientation)
+        pictured = PictureViews(image_HWC, self._settings)
+        found: dict[int, ExplainedObject] = {}
+        # By view: each goes through the network once. In a view, the highest scores first.
+        order = sorted(chosen, key=lambda index: (question.objects[index].view, -question.objects[index].score))
+        seen: tuple[int, SeenView] | None = None
+        slowest_s = {True: 0.0, False: 0.0}  # with and without a pass of the network
+        for index in order:
+            thing = question.objects[index]
+            needs_pass = seen is None or seen[0] != thing.view
+            if found and deadline.remaining_s() < max(slowest_s[needs_pass], 1e-9):
+                break
+            start_s = deadline.elapsed_s()
+            milliseconds = {}
+            if seen is None or seen[0] != thing.view:
+                seen = thing.view, self._model.see(pictured.network_input(thing.view))
+                milliseconds["network"] = 1000 * (deadline.elapsed_s() - start_s)
+            found[index] = self._explain_one(question, index, pictured, seen[1], milliseconds)
+            slowest_s[needs_pass] = max(slowest_s[needs_pass], deadline.elapsed_s() - start_s)
+        return self._told(question, [found[index] for index in chosen if index in found])
+
+    def _explain_one(
+        self,
+        question: ObjectQuestion,
+        index: int,
+        pictured: PictureViews,
+        seen: SeenView,
+        milliseconds: dict[str, float],
+    ) -> ExplainedObject:
+        thing, parameters = question.objects[index], question.parameters
+        view = pictured.views[thing.view]
+        start_s = time.perf_counter()
+        details = ObjectDetails(thing.label, thing.score, parameters.target, milliseconds=milliseconds)
+        if thing.view:
+            details.tile = view.tile.left, view.tile.top, view.tile.width, view.tile.height
+        class_id = self._labels.index(thing.label)
+        match = pictured.match(thing, class_id, seen)
+        details.matched_iou = None if match is None else match.iou
+        if match is None or match.iou < SAME_BOX_IOU:
+            heat_HW = np.zeros(pictured.size, np.float32)
+            overlap = 0.0 if match is None else match.iou
+            details.degraded = True
+            details.warnings = (
+                f"no map: the network that is explained has no candidate for this box (the nearest one overlaps it by "
+                f"{overlap:.2f}, at least {SAME_BOX_IOU} is needed); the backend that serves computes otherwise",
+            )
+        else:
+            gradients = self._gradients(seen, match.index, class_id, parameters)
+            input_HW = view.placement.canvas_height, view.placement.canvas_width
+            heat_HW = into_frame(
+                heat_of(seen.levels, gradients, *input_HW), view.placement, view.tile, pictured.whole.placement
+            )
+            details.strides = tuple(
+                level.stride
+                for level, gradient in zip(seen.levels, gradients, strict=True)
+                if gradient is not None and bool(gradient.any())
+            )
+            if not heat_HW.any():
+                details.warnings = ("the map is zero: nothing in the picture adds to what is explained",)
+        milliseconds["gradients"] = 1000 * (time.perf_counter() - start_s)
+        picture = None
+        if parameters.visualizations:
+            start_s = time.perf_counter()
+            picture = explanation_picture(heat_HW, pictured.small_HWC, parameters.visualization_format)
+            milliseconds["picture"] = 1000 * (time.perf_counter() - start_s)
+        return ExplainedObject(index, heat_HW, picture, details)
+
+    def _gradients(
+        self, seen: SeenView, index: int, class_id: int, parameters: XaiParameters
+    ) -> list[torch.Tensor | None]:
+        """How what is explained depends on each level's features; absolute values, added up, for a box's four sides."""
+        with torch.enable_grad():
+            return self._derivatives(seen, index, class_id, parameters)
+
+    def _derivatives(
+        self, seen: SeenView, index: int, class_id: int, parameters: XaiParameters
+    ) -> list[torch.Tensor | None]:
+        if parameters.target == "box":
+            sides = seen.box(index, class_id)
+            each = [_derive(side, seen) for side in sides.unbind()]
+            return [
+                None if parts[0] is None else torch.stack([part.abs() for part in parts if part is not None]).sum(dim=0)
+                for parts in zip(*each, strict=True)
+            ]
+        if parameters.target == "score":
+            return _derive(seen.score(index, class_id), seen)
+        probs_MM = seen.mask(index, class_id)
+        assert isinstance(self._settings, SegmentationSettings)  # noqa: S101  only these models are asked for masks
+        is_inside_MM = probs_MM.detach() > self._settings.mask_pixel_score_threshold
+        if not is_inside_MM.any():
+            return [None] * len(seen.levels)
+        return _derive(probs_MM[is_inside_MM].mean(), seen)
+
+    def _told(self, question: ObjectQuestion, found: list[ExplainedObject]) -> list[ExplainedObject]:
+        """Say in every one what was left out, and what has no meaning here."""
+        choice, parameters = question.choice, question.parameters
+        missing = len(choice.indices) - len(found)
+        if missing and not self._options.allow_degradation:
+            raise OutOfTime(
+                f"the time ended when {len(found)} of {len(choice.indices)} objects were explained; "
+                "ask for fewer 'detections', or allow more time"
+            )
+        notes = []
+        if missing:
+            notes.append(f"the time ended when {len(found)} of {len(choice.indices)} objects were explained")
+        if choice.num_left_out:
+            total = len(choice.indices) + choice.num_left_out
+            notes.append(f"{total} objects were asked for, of which the {len(choice.indices)} best are explained")
+        is_less = bool(notes)
+        if parameters.faithfulness:
+            notes.append("'faithfulness' is measured for classifiers only")
+        for part in found:
+            part.details.degraded |= is_less
+            part.details.warnings += tuple(notes)
+        return found
+
+
+def _derive(value: torch.Tensor, seen: SeenView) -> list[torch.Tensor | None]:
+    features = [level.features_1Cuv for level in seen.levels]
+    return list(torch.autograd.grad(value, features, retain_graph=True, allow_unused=True))

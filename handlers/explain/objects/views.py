@@ -1,0 +1,52 @@
+"""A picture's views on their way through the eager copy, and the small copy of it that maps are drawn over.
+
+Shapes in names: H height, W width, C colour channel or candidates, 4 sides of a box.
+"""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from clearsight.handlers.explain.objects.choice import Match, find_match
+from clearsight.handlers.explain.objects.heat import frame_size
+from clearsight.handlers.explain.objects.network import SeenView
+from clearsight.handlers.views import View, views_of
+from clearsight.settings import DetectorSettings
+from clearsight.vision.boxes import shift_boxes, to_pixel_boxes
+from clearsight.vision.preprocess import normalise
+from clearsight.wire import DetectedObject
+
+__all__ = ["PictureViews"]
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+
+class PictureViews:
+    """A decoded picture, in the views that the serving backend found its objects in."""
+
+    def __init__(self, image_HWC: Bytes, settings: DetectorSettings) -> None:
+        self._image_HWC = image_HWC
+        self._settings = settings
+        self.views: tuple[View, ...] = views_of(image_HWC.shape[0], image_HWC.shape[1], settings)
+        self.whole = self.views[0]
+        self.size = frame_size(self.whole.placement)
+        height, width = self.size
+        kind = cv2.INTER_AREA if height < image_HWC.shape[0] else cv2.INTER_LINEAR
+        small_HWC = image_HWC
+        if image_HWC.shape[:2] != self.size:
+            small_HWC = np.asarray(cv2.resize(image_HWC, (width, height), interpolation=kind), np.uint8)
+        self.small_HWC: Bytes = small_HWC
+
+    def network_input(self, view: int) -> Floats:
+        return normalise(self.views[view].network_input(self._image_HWC), self._settings.mean, self._settings.std)
+
+    def match(self, thing: DetectedObject, class_id: int, seen: SeenView) -> Match | None:
+        """The candidate of the view that an object is; boxes are compared in the view's pixels."""
+        view = self.views[thing.view]
+        boxes_xyxy_C4, scores_C = seen.candidates(class_id)
+        corners_14 = np.array(thing.box_xyxy_unit, np.float64)[None]
+        box_xyxy_14 = to_pixel_boxes(corners_14, self.whole.tile.height, self.whole.tile.width)
+        box_xyxy_14 = shift_boxes(box_xyxy_14, -view.tile.left, -view.tile.top)
+        candidates_xyxy_C4 = view.placement.to_picture(boxes_xyxy_C4.astype(np.float64))
+        return find_match(box_xyxy_14[0], thing.score, candidates_xyxy_C4, scores_C)
