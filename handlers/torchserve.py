@@ -32,8 +32,14 @@ LANE_HEADER: Final = "x-clearsight-lane"
 """With status 421: the lane whose worker answers the request."""
 
 DEGRADED_HEADER: Final = "x-explanation-degraded"
+TELEMETRY_HEADER: Final = "x-clearsight-explained"
+"""JSON of what the explanations cost, for the gateway's metrics; see `explain.telemetry`."""
+
 DEADLINE_HEADER: Final = "x-clearsight-deadline"
 """From the gateway: when an explanation has to end, in seconds of the machine's monotonic clock."""
+
+MAX_TELEMETRY_CHARS: Final = 16 * 1024
+"""100 rows are about 12 000; a request whose rows say more goes uncounted."""
 
 EXPLAIN_HEADER: Final = "explain"
 """TorchServe sets it to `True` for `/explanations/<model>` and `/v1/models/<model>:explain`, and nothing else tells
@@ -78,6 +84,8 @@ class Answer:
     status: int
     body: bytes
     is_degraded: bool = False
+    telemetry: str = ""
+    """JSON in ASCII, or nothing."""
 
 
 class TorchServeHandler:
@@ -196,7 +204,15 @@ class TorchServeHandler:
         replies = answer_bodies(self.scorer, bodies, wishes, self.explain)
         if len(replies) != len(bodies):
             raise RuntimeError(f"expected {len(bodies)} replies, but got {len(replies)}")
-        return [Answer(int(reply.status), bytes(reply.body), reply.is_degraded) for reply in replies]
+        return [
+            Answer(
+                int(reply.status),
+                bytes(reply.body),
+                reply.is_degraded,
+                json.dumps(reply.telemetry, separators=(",", ":")) if reply.telemetry else "",
+            )
+            for reply in replies
+        ]
 
     def _score_alone(self, request: tuple[bytes, Any]) -> list[Answer]:
         try:
@@ -228,6 +244,8 @@ class TorchServeHandler:
             context.set_response_header(index, LANE_HEADER, "explain")
         if answer.is_degraded and status == 200:
             context.set_response_header(index, DEGRADED_HEADER, "1")
+        if 0 < len(answer.telemetry) <= MAX_TELEMETRY_CHARS:
+            context.set_response_header(index, TELEMETRY_HEADER, answer.telemetry)
         context.set_response_header(index, "x-ms-run-function-failed", str(status >= 500))
         context.set_response_header(index, ANSWER_HEADER, "1")
         context.set_response_content_type(index, "application/json")

@@ -260,6 +260,10 @@ def test_a_worker_of_all_lanes_explains_the_row_that_asks_and_keeps_the_bytes_of
     explain = explain_in("all", scorer, 60.0, 10_000_000)
     explained, plain = answer_bodies(scorer, [asking, make_body(pictures[0])], (), explain)
     assert (explained.status, explained.is_degraded) == (200, False)
+    assert explained.telemetry
+    [told] = explained.telemetry["rows"]
+    assert (told["algorithm"], told["cached"], set(told["ms"])) == ("guided_backprop", False, {"gradients", "picture"})
+    assert plain.telemetry is None
     [row] = json.loads(explained.body)
     [scores] = json.loads(plain.body)
     assert set(row) == {"probs", "labels", "visualizations", "attributions"}

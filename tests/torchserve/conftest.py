@@ -15,6 +15,7 @@ class Reply:
     body: bytes
     num_rows: int = 1
     is_degraded: bool = False
+    telemetry: object = None
 
 class Scorer:
     class package:
@@ -46,7 +47,7 @@ def answer_bodies(scorer, bodies, wishes, explain):
             wish = wishes[number]
             left_s = wish.deadline and wish.deadline - time.monotonic()
             facts = {"pid": os.getpid(), "all": wish.explains_all, "left_s": left_s, "nice": os.nice(0)}
-            replies.append(Reply(200, json.dumps(facts).encode(), is_degraded=True))
+            replies.append(Reply(200, json.dumps(facts).encode(), is_degraded=True, telemetry={"chunk": 8, "rows": []}))
         else:
             replies.append(Reply(200, b"[%d]" % len(body)))
     return replies

@@ -49,6 +49,8 @@ def handler(monkeypatch: pytest.MonkeyPatch) -> TorchServeHandler:
                 replies.append(Reply(200, json.dumps([wish.explains_all, wish.deadline]).encode(), 1))
             elif word == b"degraded":
                 replies.append(Reply(200, b"[]", 1, is_degraded=True))
+            elif word == b"told":
+                replies.append(Reply(200, b"[]", 1, telemetry={"chunk": 8, "rows": [{"a": "é" * int(rest)}]}))
             elif word == b"lost":
                 return []
             else:
@@ -189,6 +191,15 @@ def test_a_wrong_lane_and_a_degraded_explanation_are_told_in_headers(ask: Callab
     assert (degraded[0], degraded[2]["x-explanation-degraded"]) == (200, "1")
     assert not {"x-clearsight-lane", "x-explanation-degraded"} & set(plain[2])
     assert "x-explanation-degraded" not in wrong[2]
+
+
+def test_what_explanations_cost_is_told_in_ascii_and_left_out_when_it_is_long(
+    ask: Callable[..., list[Answer]],
+) -> None:
+    told, too_long, plain = ask(b"told 1", b"told 3000", b"a")
+    assert told[2]["x-clearsight-explained"] == '{"chunk":8,"rows":[{"a":"\\u00e9"}]}'
+    assert [status for status, *_ in (told, too_long)] == [200, 200]
+    assert "x-clearsight-explained" not in {**too_long[2], **plain[2]}
 
 
 def test_a_body_that_torchserve_has_parsed_is_written_again(ask: Callable[..., list[Answer]]) -> None:
