@@ -2,9 +2,9 @@
 
     python -m loadtests.benchmarks [--only PART …] [--seconds 8] [--passes 3] [--output FILE]
 
-Parts: preprocessing, masks, tiles, sizes, gateway, online, detectors, explanations, training. About half an hour on 2
-cores. Run it on a quiet machine: a pass whose in-process limit drifts by more than 10 % is thrown away, and with too
-few passes left there is no row.
+Parts: preprocessing, masks, tiles, sizes, gateway, online, lanes, detectors, explanations, training. Over half an hour
+on 2 cores. Run it on a quiet machine: a pass whose in-process limit drifts by more than 10 % is thrown away, and with
+too few passes left there is no row.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from rich.table import Table
 
 from clearsight.training.scenes.scene import draw_scene
 from loadtests.benchmarks.detectors import measure_detectors, measure_picture_sizes, measure_tiles
+from loadtests.benchmarks.explain_lane import measure_explain_lane
 from loadtests.benchmarks.explanations import measure_explanations
 from loadtests.benchmarks.gateway_overhead import measure_overhead
 from loadtests.benchmarks.instance_masks import measure_instance_masks
@@ -30,7 +31,10 @@ from loadtests.benchmarks.online import measure_online
 from loadtests.benchmarks.preprocessing import measure_preprocessing
 from loadtests.benchmarks.training_speed import measure_training
 
-PARTS = ("preprocessing", "masks", "tiles", "sizes", "gateway", "online", "detectors", "explanations", "training")
+PARTS = (
+    *("preprocessing", "masks", "tiles", "sizes", "gateway", "online", "lanes"),
+    *("detectors", "explanations", "training"),
+)
 NUM_PICTURES = 16
 
 
@@ -82,6 +86,10 @@ def main() -> None:
             rows = [asdict(row) for row in online]
             _print(console, f"ResNet-50 at 224, {precision}, base64 JSON bodies (stock: raw JPEG bodies)", rows)
             result["online"] += rows
+    if "lanes" in arguments.only:
+        lanes = measure_explain_lane(pictures, arguments.seconds, lambda text: print(text, file=sys.stderr))
+        result["lanes"] = [asdict(row) for row in lanes]
+        _print(console, "Predictions, ResNet-50, alone and while 20 explanations are queued", result["lanes"])
     if "detectors" in arguments.only:
         result["detectors"] = []
         for served in measure_detectors(

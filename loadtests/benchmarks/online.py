@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -32,7 +33,16 @@ from loadtests.benchmarks.client import Measurement, Target, measure
 from loadtests.benchmarks.in_process import Layout, in_process_limit
 from loadtests.benchmarks.stock_torchserve import free_ports, stock_torchserve
 
-__all__ = ["ENDPOINT", "MAX_DRIFT", "OnlineRow", "Service", "measure_online", "running_service", "to_bodies"]
+__all__ = [
+    "ENDPOINT",
+    "MAX_DRIFT",
+    "OnlineRow",
+    "Service",
+    "measure_online",
+    "random_package",
+    "running_service",
+    "to_bodies",
+]
 
 NUM_CLASSES = 10
 MODEL = "resnet50"
@@ -73,7 +83,7 @@ def measure_online(
     bodies = to_bodies(pictures)
     with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
         folder = Path(name)
-        package = _random_package(folder, pictures)
+        package = random_package(folder, pictures)
         try:
             service = stack.enter_context(running_service(folder / "home", package, precision))
         except RuntimeError as error:
@@ -160,7 +170,8 @@ def _row(precision: str, layout: Layout, way: str, concurrency: int, samples: Se
     )
 
 
-def _random_package(folder: Path, pictures: Sequence[bytes]) -> Path:
+def random_package(folder: Path, pictures: Sequence[bytes]) -> Path:
+    """Write the package of a ResNet-50 with seeded random weights; give its folder."""
     files = []
     for number, picture in enumerate(pictures):
         file = folder / f"{number}.jpg"
@@ -204,8 +215,13 @@ class Service:
 
 
 @contextmanager
-def running_service(home: Path, package: Path, precision: str) -> Iterator[Service]:
-    """`clearsight serve` with one deployment, which measures and chooses its layout by itself."""
+def running_service(
+    home: Path, package: Path, precision: str, variables: Mapping[str, str] = MappingProxyType({}), timeout_s: int = 60
+) -> Iterator[Service]:
+    """`clearsight serve` with one deployment, which measures and chooses its layout by itself.
+
+    `variables` are more of its environment variables.
+    """
     program = str(Path(sys.executable).with_name("clearsight"))
     environment = {**os.environ, "CLEARSIGHT_HOME": str(home)}
 
@@ -226,10 +242,10 @@ def running_service(home: Path, package: Path, precision: str) -> Iterator[Servi
                 "instance_type": "local",
                 "instance_count": INSTANCES,
                 "request_settings": {
-                    "request_timeout_ms": 60000,
+                    "request_timeout_ms": timeout_s * 1000,
                     "max_concurrent_requests_per_instance": max(CONCURRENCIES),
                 },
-                "environment_variables": {"CLEARSIGHT_PRECISION": precision},
+                "environment_variables": {"CLEARSIGHT_PRECISION": precision, **variables},
             }
         )
     )
