@@ -8,6 +8,10 @@ Run against an endpoint of ours (or of Azure: nothing here is ours but the defau
 Each user sends one picture after the other, without waiting (closed loop). A 429 is backpressure, not a fault: it
 is counted in its own row and the user waits for `Retry-After`. Any other status, or an answer of the wrong shape,
 is a failure; locust then exits with 1.
+
+With `--explaining-users N`, so many of the users ask for explanations instead (`--algorithm`, xrai by default).
+Degraded answers and those that ran out of time (408) have rows of their own and are no failures either: that is the
+deployment's time limit at work.
 """
 
 import base64
@@ -23,6 +27,8 @@ from locust.env import Environment
 
 PICTURES: list[bytes] = []
 MAX_PICTURES = 64
+PNG = "iVBORw0KGgo"
+"""How the base64 of every PNG file begins."""
 
 
 @events.init_command_line_parser.add_listener
@@ -30,6 +36,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--endpoint", default="fridge", help="Endpoint name; the URL is HOST/endpoints/NAME/score.")
     parser.add_argument("--key", env_var="CLEARSIGHT_KEY", is_secret=True, default="", help="Endpoint key.")
     parser.add_argument("--deployment", default="", help="Send every request to this deployment.")
+    parser.add_argument("--explaining-users", type=int, default=0, help="How many of the users ask for explanations.")
+    parser.add_argument("--algorithm", default="xrai", help="What they ask for.")
     parser.add_argument("--pictures", required=True, help="Folder of .jpg and .png files.")
 
 
@@ -47,10 +55,20 @@ def picture() -> str:
     return base64.encodebytes(random.choice(PICTURES)).decode()
 
 
-class ScoringUser(FastHttpUser):
+@events.init.add_listener
+def split_users(environment: Environment, **_: Any) -> None:
+    if environment.parsed_options:
+        ExplainingUser.fixed_count = environment.parsed_options.explaining_users
+        if not ExplainingUser.fixed_count:
+            environment.user_classes.remove(ExplainingUser)
+
+
+class EndpointUser(FastHttpUser):
     """One client of the endpoint."""
 
-    def send(self, form: str, input_data: Any, rows: int) -> None:
+    abstract = True
+
+    def send(self, form: str, input_data: Any, rows: int, is_explained: bool = False) -> None:
         options = self.environment.parsed_options
         headers = {"Authorization": f"Bearer {options.key}", "Content-Type": "application/json"}
         if options.deployment:
@@ -67,12 +85,24 @@ class ScoringUser(FastHttpUser):
                 response.success()
                 sleep(float(response.headers.get("Retry-After", 1)))
                 return
+            if is_explained and response.status_code == 408:
+                response.request_meta["name"] = f"{form}, 408 out of time"
+                response.success()
+                return
             if response.status_code != 200:
                 response.failure(f"{response.status_code}: {(response.text or '')[:200]}")
                 return
             answers = response.json()
             if len(answers) != rows or any("labels" not in answer and "boxes" not in answer for answer in answers):
                 response.failure(f"expected {rows} answers with labels or boxes, but got {answers!r:.200}")
+            elif is_explained and not all(answer.get("visualizations", "").startswith(PNG) for answer in answers):
+                response.failure(f"expected a picture for each of {rows} answers, but got {answers!r:.200}")
+            elif response.headers.get("x-explanation-degraded"):
+                response.request_meta["name"] = f"{form}, degraded"
+
+
+class ScoringUser(EndpointUser):
+    """Sends every form of a plain request."""
 
     @task(6)
     def plain(self) -> None:
@@ -96,3 +126,18 @@ class ScoringUser(FastHttpUser):
     @task(1)
     def bare_list(self) -> None:
         self.send("R6 bare list", [picture()], 1)
+
+
+class ExplainingUser(EndpointUser):
+    """Asks for explanations of a classifier, as Azure's clients do."""
+
+    @task
+    def explanation(self) -> None:
+        algorithm = self.environment.parsed_options.algorithm
+        cell = {
+            "image_base64": picture(),
+            "model_explainability": True,
+            "xai_parameters": {"xai_algorithm": algorithm},
+        }
+        input_data = {"columns": ["image"], "data": [json.dumps(cell)]}
+        self.send(f"explanation, {algorithm}", input_data, 1, is_explained=True)
