@@ -1,8 +1,9 @@
-"""`clearsight explain`: show what a classifier's decisions on pictures hang on, in this process."""
+"""`clearsight explain`: show what a model's decisions on pictures hang on, in this process."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,9 +17,12 @@ from clearsight.errors import UserError
 from clearsight.handlers.backends import BACKENDS
 from clearsight.handlers.explain.algorithms import ALGORITHMS
 from clearsight.handlers.explain.explainer import Explanation
+from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
+from clearsight.handlers.explain.objects.explainer import ExplainedObject
 from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.explain.parameters import (
     BaselineName,
+    MaskTarget,
     Method,
     VisualizationFormat,
     XaiParameters,
@@ -34,7 +38,7 @@ __all__ = ["explain"]
 
 @dataclass(frozen=True, slots=True)
 class _Saved:
-    """Files of one explained label."""
+    """Files of one explained label or box."""
 
     picture: Path
     array: Path
@@ -45,12 +49,16 @@ class _Saved:
 @click.option(
     "--package", required=True, metavar="FOLDER", help="A package folder, or azureml:NAME:VERSION, azureml:NAME@latest."
 )
-@click.option("--algorithm", default="xrai", show_default=True, type=click.Choice(list(ALGORITHMS)))
+@click.option(
+    "--algorithm",
+    type=click.Choice([*ALGORITHMS, *OBJECT_ALGORITHMS]),
+    help="odam explains detectors, the others explain classifiers.  [default: xrai; of a detector odam]",
+)
 @click.option(
     "--save",
     metavar="FOLDER",
     type=click.Path(path_type=Path),
-    help="Write a picture (PNG) and an array (.npy, float32 of 3 x P x P) for each label.",
+    help="Write a picture (PNG) and an array (.npy, float32 of 3 x P x P; of a detector H x W) for each label or box.",
 )
 @click.option(
     "--target-label",
@@ -65,6 +73,8 @@ class _Saved:
 @click.option("--approximation-method", type=click.Choice(get_args(Method)))
 @click.option("--baseline", type=click.Choice(get_args(BaselineName)), help="Where the path starts.")
 @click.option("--full", is_flag=True, help="XRAI: rank the regions anew after each one.")
+@click.option("--detections", metavar="0,2|all", help="Detectors: which boxes, by falling score.  [default: 0,1,2]")
+@click.option("--target", type=click.Choice(get_args(MaskTarget)), help="Detectors: what of a box.  [default: score]")
 @click.option("--max-seconds", type=float, help="For each picture; then less is computed.")
 @click.option("--details", is_flag=True, help="Tell how each explanation came about, and how faithful it is.")
 @click.option("--format", "visualization_format", type=click.Choice(get_args(VisualizationFormat)), default="grid")
@@ -73,17 +83,18 @@ class _Saved:
 def explain(
     pictures: tuple[Path, ...],
     package: str,
-    algorithm: str,
+    algorithm: str | None,
     save: Path | None,
     output: str,
     backend: str,
     **choices: Any,
 ) -> None:
-    r"""Explain what a classifier sees in pictures, in this process.
+    r"""Explain what a classifier or a detector sees in pictures, in this process.
 
     One result per picture and explained label goes to stdout: file, label, probability, and the files that were
-    written. A picture that cannot be explained is named on stderr; the others are still explained, and the exit code
-    is 1. Files are written as soon as they are there, so that Ctrl-C loses none.
+    written; of a detector one per explained box, with its index in the answer. A picture that cannot be explained is
+    named on stderr; the others are still explained, and the exit code is 1. Files are written as soon as they are
+    there, so that Ctrl-C loses none.
 
     \b
     Examples:
@@ -92,16 +103,21 @@ def explain(
       clearsight explain --package azureml:fridge:3 a.jpg --target-label can carton --save explained/
       clearsight explain --package azureml:fridge:3 a.jpg --target-label can --contrast-label carton --details
       clearsight explain --package azureml:fridge:3 a.jpg --full --n-steps 200 --format overlay --save explained/
+      clearsight explain --package azureml:cells@latest smear.jpg --algorithm odam --detections 0,2 --save explained/
     """
-    parameters = _parameters(algorithm, choices, draws=save is not None)
+    find_parameters = partial(_parameters, choices=choices, draws=save is not None)
+    if algorithm is not None:
+        find_parameters(algorithm)  # told before anything is loaded
     found = find_pictures(pictures)
     if save is not None:
         _require_folder(save)
     scorer = load_explaining_scorer(
         ModelRegistry(Workspace.default()).resolve(package), backend, options=ExplainOptions(max_labels=1000)
     )
-    if not scorer.task.is_classification:
-        raise UserError(f"only classifiers are explained, but {scorer.package.root} is one of {scorer.task.value}")
+    able = tuple(ALGORITHMS) if scorer.task.is_classification else OBJECT_ALGORITHMS
+    if algorithm is not None and algorithm not in able:
+        raise UserError(f"--algorithm must be one of {', '.join(able)} for {scorer.task.value}, but got {algorithm}")
+    parameters = find_parameters(algorithm or able[0])
     documents, failed = [], 0
     used: set[Path] = set()
     columns = (TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -111,7 +127,8 @@ def explain(
                 content = read_picture(picture.file)
                 if isinstance(content, UserError):
                     raise content
-                _, explanations = scorer.explain(content, parameters)
+                explain_picture = scorer.explain if scorer.task.is_classification else scorer.explain_objects
+                _, explanations = explain_picture(content, parameters)
                 for document in _documents(picture, explanations, parameters, save, used):
                     if output == "jsonl":
                         click.echo(orjson.dumps(document).decode())
@@ -134,13 +151,15 @@ def _require_folder(path: Path) -> None:
 
 def _parameters(algorithm: str, choices: Mapping[str, Any], draws: bool) -> XaiParameters:
     """The flags as the keys of a request, which checks them and has the defaults."""
+    is_of_objects = algorithm in OBJECT_ALGORITHMS
     document = {
         "xai_algorithm": algorithm,
         "visualizations": draws,
         "xrai_fast": not choices["full"],
         "target_labels": list(choices["target_labels"]) or None,
         "confidence_score_threshold_multilabel": choices["threshold"],
-        "faithfulness": choices["details"],
+        "faithfulness": choices["details"] and not is_of_objects,
+        "detections": _indices(choices["detections"]),
         **{
             key: choices[key]
             for key in (
@@ -151,37 +170,57 @@ def _parameters(algorithm: str, choices: Mapping[str, Any], draws: bool) -> XaiP
                 "max_seconds",
                 "details",
                 "visualization_format",
+                "target",
             )
         },
     }
-    return parse_xai_parameters(document, algorithms=tuple(ALGORITHMS))
+    return parse_xai_parameters(document, algorithms=(algorithm,))
+
+
+def _indices(text: str | None) -> list[int] | str | None:
+    """`0,2` as numbers; anything else as it is, for the check of parameters to judge."""
+    parts = [part.strip() for part in (text or "").split(",")]
+    return [int(part) for part in parts] if all(map(str.isdecimal, parts)) else text
 
 
 def _documents(
-    picture: Picture, explanations: Sequence[Explanation], parameters: XaiParameters, save: Path | None, used: set[Path]
+    picture: Picture,
+    explanations: Sequence[Explanation | ExplainedObject],
+    parameters: XaiParameters,
+    save: Path | None,
+    used: set[Path],
 ) -> Iterator[dict[str, Any]]:
-    """What is told of each label, after its files are written."""
+    """What is told of each label or box, after its files are written."""
     for found in explanations:
-        document: dict[str, Any] = {
-            "file": str(picture.file),
+        document: dict[str, Any] = {"file": str(picture.file)}
+        algorithm = parameters.algorithm
+        if isinstance(found, ExplainedObject):
+            document["index"] = found.index
+        else:
+            algorithm = found.details.algorithm
+        document |= {
             "label": found.details.label,
             "probability": found.details.probability,
-            "algorithm": found.details.algorithm,
+            "algorithm": algorithm,
         }
         if save is not None:
-            saved = _save(save, picture, found, used)
+            saved = _save(save, picture, found, algorithm, used)
             document.update(picture=str(saved.picture), array=str(saved.array))
         if parameters.details:
             document["details"] = found.details.to_document()
         yield document
 
 
-def _save(folder: Path, picture: Picture, found: Explanation, used: set[Path]) -> _Saved:
+def _save(
+    folder: Path, picture: Picture, found: Explanation | ExplainedObject, algorithm: str, used: set[Path]
+) -> _Saved:
     label = "".join(c if c.isalnum() or c in "-_" else "_" for c in found.details.label)[:60] or "_"
-    name = free_name(picture, f"{label}.{found.details.algorithm}.png", used)
+    if isinstance(found, ExplainedObject):
+        label = f"{found.index}.{label}"
+    name = free_name(picture, f"{label}.{algorithm}.png", used)
     saved = _Saved(folder / name, (folder / name).with_suffix(".npy"))
     stream = io.BytesIO()
-    np.save(stream, np.ascontiguousarray(found.channels), allow_pickle=False)
+    np.save(stream, np.ascontiguousarray(found.numbers), allow_pickle=False)
     write_atomically(saved.picture, found.picture or b"")
     write_atomically(saved.array, stream.getvalue())
     return saved

@@ -94,7 +94,10 @@ def asks(cell: object, task: Task) -> bool:
 
 def turn_away(cells: Sequence[object], wish: Wish) -> Sequence[Answer | UserError]:
     """The predict lane's answer. A client sees the text only where the deployment has no explain lane."""
-    raise WrongLane("Explanations are switched off for this deployment; leave out 'model_explainability'.")
+    raise WrongLane(
+        "Explanations are switched off for this deployment; its environment variable CLEARSIGHT_EXPLAIN switches them "
+        "on. Leave out 'model_explainability' for plain scores."
+    )
 
 
 class ExplainHere:

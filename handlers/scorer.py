@@ -30,6 +30,7 @@ from clearsight.handlers.backends import (
 )
 from clearsight.handlers.batching import BatchRule
 from clearsight.handlers.classification import ClassificationPipeline
+from clearsight.handlers.explaining import asks
 from clearsight.handlers.pipeline import Pipeline, open_pipeline
 from clearsight.images import Limits, decode_image
 from clearsight.package import ModelPackage
@@ -110,7 +111,7 @@ class Scorer:
         try:
             data = resolve_cell(cell)
             if isinstance(data, XaiRequest):
-                if self.task.is_classification:
+                if asks(cell, self.task):
                     return BadRequest("explanations are switched off here; leave out 'model_explainability'")
                 data = data.image  # Azure answers such a request to a detector as if it were a plain one
             return self._pipeline.prepare(decode_image(data, self.limits, self.settings.exif_orientation))

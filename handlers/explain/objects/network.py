@@ -1,7 +1,10 @@
 """A detector made ready for explanations: an eager copy, and what it sees in one view as numbers with derivatives.
 
-Derivatives go back to the feature maps that the detecting part of a network begins with: what the backbone gives at
-three strides (yolov5), the levels of the feature pyramid (R-CNN, RetinaNet). What is before them runs without a graph.
+Derivatives go back to the feature maps that the detecting part of a network begins with: the three inputs of the head
+(yolov5), the levels of the feature pyramid (R-CNN, RetinaNet). What is before them runs without a graph.
+
+Of yolov5 the backbone's outputs, further back, were tried too: with objects of 40 pixels the map's maximum lies inside
+the box as often, with those of 10 pixels in 0.27 instead of 0.91 of the cases.
 
 Shapes in names: C candidates, K classes, A anchors, M side of a raw mask, u x v cells of a feature map, H height,
 W width of the network's input.
@@ -97,7 +100,7 @@ class _SeenByYolo:
             features = network.features(image_1CHW)
         self.levels = _leaves(STRIDES, features)
         with torch.enable_grad():
-            raw = network.predict([level.features_1Cuv for level in self.levels])
+            raw = network.head([level.features_1Cuv for level in self.levels])
             boxes_1C4, scores_1CK = boxes_and_scores(decode(raw, network.head.anchors))
         self._boxes_C4, self._scores_CK = boxes_1C4[0], scores_1CK[0]
 

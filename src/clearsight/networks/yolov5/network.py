@@ -5,7 +5,7 @@ counts them, and state dicts of others have these names.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, cast
@@ -103,31 +103,27 @@ class Yolov5(nn.Module):
 
     def levels(self, images_NCHW: torch.Tensor) -> list[torch.Tensor]:
         """Raw predictions (N, A, H / stride, W / stride, V) at strides 8, 16 and 32, in either mode."""
-        return self.predict(self.features(images_NCHW))
+        levels: list[torch.Tensor] = self.head(self.features(images_NCHW))
+        return levels
 
     def features(self, images_NCHW: torch.Tensor) -> list[torch.Tensor]:
-        """What the backbone sees at strides 8, 16 and 32."""
+        """What the head predicts from, at strides 8, 16 and 32."""
         height, width = images_NCHW.shape[2:]
         # In a traced graph the check would hold for the example's size only.
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         if not tracing and (height % STRIDES[-1] or width % STRIDES[-1]):
             raise ValueError(f"height and width must be multiples of {STRIDES[-1]}, but got {height} x {width}")
+        layer = self.model
         p3 = self._run(images_NCHW, 0, 4)
         p4 = self._run(p3, 5, 6)
-        return [p3, p4, self._run(p4, 7, 9)]
-
-    def predict(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Raw predictions of what `features` gives."""
-        p3, p4, p5 = features
-        layer = self.model
+        p5 = self._run(p4, 7, 9)
         # From coarse to fine, then back (PANet, arXiv 1803.01534).
         n5 = layer[10](p5)
         n4 = layer[14](layer[13](layer[12](layer[11](n5), p4)))
         o3 = layer[17](layer[16](layer[15](n4), p3))
         o4 = layer[20](layer[19](layer[18](o3), n4))
         o5 = layer[23](layer[22](layer[21](o4), n5))
-        levels: list[torch.Tensor] = self.head([o3, o4, o5])
-        return levels
+        return [o3, o4, o5]
 
     def _run(self, maps: torch.Tensor, first: int, last: int) -> torch.Tensor:
         for index in range(first, last + 1):
