@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
 
 import psutil
@@ -20,16 +21,21 @@ from clearsight.workspace import Workspace
 
 
 class Server:
-    """`clearsight serve` in a process of its own, on a free port."""
+    """`clearsight serve` in a process of its own, on free ports."""
 
     def __init__(self, workspace: Workspace) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
+        listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+        self.port, self.metrics_port = (listener.getsockname()[1] for listener in listeners)
+        for listener in listeners:
+            listener.close()
         self.log_file = workspace.root / "serve.log"
         workspace.root.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", "from clearsight.cli import main; main()", "serve", "--port", str(self.port)],
+                [
+                    *[sys.executable, "-c", "from clearsight.cli import main; main()", "serve"],
+                    *["--port", str(self.port), "--metrics-port", str(self.metrics_port)],
+                ],
                 env={**os.environ, "CLEARSIGHT_HOME": str(workspace.root)},
                 stdout=log,
                 stderr=log,
@@ -60,15 +66,27 @@ class Server:
     @staticmethod
     def post(uri: str, key: str, body: bytes, **headers: str) -> tuple[int, bytes]:
         """Status and body."""
+        return Server.exchange(uri, key, body, **headers)[:2]
+
+    @staticmethod
+    def exchange(
+        uri: str, key: str, body: bytes | None, method: str = "POST", **headers: str
+    ) -> tuple[int, bytes, Message]:
+        """Status, body and headers."""
         request = urllib.request.Request(
-            uri, body, {"Authorization": f"Bearer {key}", "Content-Type": "application/json", **headers}
+            uri, body, {"Authorization": f"Bearer {key}", "Content-Type": "application/json", **headers}, method=method
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
-                return response.status, response.read()
+            with urllib.request.urlopen(request, timeout=180) as response:
+                return response.status, response.read(), response.headers
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, error.read()
+                return error.code, error.read(), error.headers
+
+    def metrics(self) -> str:
+        """What Prometheus sees."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=60) as response:
+            return str(response.read().decode())
 
     @staticmethod
     def body_of(*pictures: Path) -> bytes:

@@ -1,6 +1,8 @@
 """The documented line for stock TorchServe, with the root config.properties and an archive of ours."""
 
+import asyncio
 import base64
+import hashlib
 import json
 import os
 import socket
@@ -19,7 +21,12 @@ import pytest
 from clearsight.errors import UserError
 from clearsight.exporters.mar import write_mar
 from clearsight.package import ModelPackage
+from clearsight.serving.gateway.table import Deployment, Endpoint, ExplainLane, RoutingTable, Upstream
+from clearsight.serving.gateway_process import GatewayProcess
 from clearsight.serving.java import java_home
+from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
+from clearsight.serving.workers import TorchServeProcess
+from clearsight.workspace import Workspace
 
 CONFIG = Path(__file__).resolve().parents[2] / "config.properties"
 
@@ -81,13 +88,17 @@ def post(
     folder: Path, port: int, body: bytes, path: str = "/predictions/clearsight", **headers: str
 ) -> tuple[int, bytes]:
     key = json.loads((folder / "key_file.json").read_text())["inference"]["key"]
+    return exchange(f"http://127.0.0.1:{port}{path}", key, body, **headers)
+
+
+def exchange(address: str, key: str, body: bytes, **headers: str) -> tuple[int, bytes]:
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}{path}",
+        address,
         data=body,
         headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json", **headers},
     )
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=120) as response:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -118,6 +129,56 @@ def test_stock_torchserve_scores_pictures_of_every_kind_of_header(
     for path in ("/explanations/clearsight", "/v1/models/clearsight:explain"):
         assert post(folder, port, body, path)[0] == explained[0]
         assert post(folder, port, body, path)[1] != answer
+
+
+@pytest.mark.slow
+@pytest.mark.torchserve
+@pytest.mark.asyncio
+@pytest.mark.timeout(300)
+async def test_every_way_to_ask_for_an_explanation_gives_the_same_bytes(
+    stock: tuple[Path, int], tiny_package: ModelPackage, drawn_pictures: list[Path], tmp_path: Path
+) -> None:
+    picture = base64.b64encode(drawn_pictures[3].read_bytes()).decode()
+    plain, flagged = (
+        json.dumps({"input_data": {"columns": ["image"], "data": [cell]}}).encode()
+        for cell in (picture, json.dumps({"image_base64": picture, "model_explainability": True}))
+    )
+    threads = len(os.sched_getaffinity(0))  # as the stock worker has: the order of sums decides the last digits
+    plan = ServingPlan(
+        "blue", tiny_package.root, num_threads=threads, request_timeout_s=120.0, explain=ExplainPlan(threads, 4)
+    )
+    process = TorchServeProcess(plan, tmp_path / "blue.log")
+    [gateway_port] = free_ports(1)
+    gateway = GatewayProcess(Workspace(tmp_path / "home"), "127.0.0.1", gateway_port)
+    key = "a-key-of-the-endpoint"
+    try:
+        await process.start()
+        await process.wait_ready(150)
+        await gateway.start()
+        folder = process.folder
+        upstream = Upstream(str(folder.inference_socket), process.path, str(folder.key_file))
+        lane = ExplainLane(process.explain_path, process.implied_path, 1, 4, 120.0)
+        blue = Deployment(True, "blue-1", upstream, 4, 8, 120.0, lane)
+        endpoint = Endpoint("key", (hashlib.sha256(key.encode()).hexdigest(),), {"blue": 100}, {"blue": blue})
+        await gateway.put_table(RoutingTable(1, {"fridge": endpoint}))
+
+        async def ask(path: str, body: bytes) -> tuple[int, bytes]:
+            address = f"http://127.0.0.1:{gateway_port}/endpoints/fridge/{path}"
+            return await asyncio.to_thread(exchange, address, key, body)
+
+        expected = await ask("score", flagged)
+        assert expected[0] == 200, expected[1]
+        [row] = json.loads(expected[1])
+        assert set(row) == {"probs", "labels", "visualizations"}
+        assert await ask("explain", plain) == expected
+        assert await ask("explain", flagged) == expected
+        for path in ("/explanations/clearsight", "/v1/models/clearsight:explain"):
+            for body in (plain, flagged):
+                assert await asyncio.to_thread(post, *stock, body, path) == expected
+        assert await asyncio.to_thread(post, *stock, flagged) == expected
+    finally:
+        await gateway.stop()
+        await process.stop()
 
 
 def test_an_archive_is_the_same_for_the_same_package_and_holds_no_code(
