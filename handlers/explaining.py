@@ -160,7 +160,7 @@ class ExplainHere:
         try:
             return loading.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
         except TimeoutError:
-            if loading.done():  # a failure to load, of this very type
+            if loading.done() and loading.exception() is not None:  # a failure to load, of this very type
                 raise
             raise OutOfTime(
                 "what explanations need is still being loaded, which the worker does once; ask again in some seconds"
