@@ -103,19 +103,20 @@ class ObjectExplainer:
         # By view: each goes through the network once. In a view, the highest scores first.
         order = sorted(chosen, key=lambda index: (question.objects[index].view, -question.objects[index].score))
         seen: tuple[int, SeenView] | None = None
-        slowest_s = {True: 0.0, False: 0.0}  # with and without a pass of the network
+        pass_s = each_s = 0.0  # what a pass of the network took last, and one object after it
         for index in order:
             thing = question.objects[index]
             needs_pass = seen is None or seen[0] != thing.view
-            if found and deadline.remaining_s() < max(slowest_s[needs_pass], 1e-9):
+            if found and (deadline.is_over() or deadline.remaining_s() < each_s + (pass_s if needs_pass else 0.0)):
                 break
             start_s = deadline.elapsed_s()
             milliseconds = {}
             if seen is None or seen[0] != thing.view:
                 seen = thing.view, self._model.see(pictured.network_input(thing.view))
-                milliseconds["network"] = 1000 * (deadline.elapsed_s() - start_s)
+                pass_s = deadline.elapsed_s() - start_s
+                milliseconds["network"] = 1000 * pass_s
             found[index] = self._explain_one(question, index, pictured, seen[1], milliseconds)
-            slowest_s[needs_pass] = max(slowest_s[needs_pass], deadline.elapsed_s() - start_s)
+            each_s = deadline.elapsed_s() - start_s - (pass_s if needs_pass else 0.0)
         return self._told(question, [found[index] for index in chosen if index in found])
 
     def _explain_one(
