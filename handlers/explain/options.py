@@ -41,7 +41,7 @@ class ExplainOptions:
     """For one picture; None: what the request's time limit leaves."""
     warm_up: bool = True
     """Whether an explain worker loads what explanations need as soon as it has started, instead of with the first one:
-    about 0.5 GB, and the first client does not wait for it."""
+    0.4 GB, and the first client does not wait for it."""
     max_answer_bytes: int = 96 * 1024 * 1024
     """Of one request; set by the worker that sends the answer."""
 
