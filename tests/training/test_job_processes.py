@@ -1,4 +1,4 @@
-"""The program itself, with processes that are killed: what the exact resume of a job promises."""
+"""The program itself: killed and resumed, with two processes, for classifiers and detectors."""
 
 import hashlib
 import json
@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from clearsight.handlers.scorer import load_scorer
+from clearsight.tasks import Task
 from clearsight.training.run_folder import RunFolder
+from clearsight.training.scenes.dataset import TASK_FOLDERS, DemoOptions, draw_dataset, write_tables
 from clearsight.workspace import Workspace
 
 WriteJob = Callable[..., Path]
@@ -36,7 +40,10 @@ class Jobs:
 
     def run(self, *args: str, code: int = 0) -> Any:
         process = self.start(*args)
-        stdout, stderr = process.communicate(timeout=200)
+        try:
+            stdout, stderr = process.communicate(timeout=600)
+        finally:
+            process.kill()
         assert process.returncode == code, stderr
         return json.loads(stdout) if stdout else stderr
 
@@ -69,12 +76,67 @@ def sha256(folder: RunFolder) -> str:
     return hashlib.sha256((folder.package / "artifacts" / "weights.safetensors").read_bytes()).hexdigest()
 
 
+@pytest.fixture(scope="module")
+def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """15 drawn scenes of 160 x 120 with boxes and outlines, a colour for each class; every fifth validates."""
+    folder = tmp_path_factory.mktemp("scenes")
+    options = DemoOptions(15, 0, 160, 120, (Task.DETECTION, Task.SEGMENTATION), is_easy=True)
+    write_tables(folder, options, list(draw_dataset(folder, options)))
+    return folder
+
+
+YOLO = (
+    Task.DETECTION,
+    {
+        "model_name": "yolov5",
+        "image_size": 96,
+        "advanced_settings": {"x_pretrained": False, "x_model_size": "nano"},
+    },
+)
+MASK_RCNN = (
+    Task.SEGMENTATION,
+    {
+        "model_name": "maskrcnn_resnet18_fpn",
+        "min_size": 96,
+        "max_size": 128,
+        "advanced_settings": {"x_pretrained": False, "x_light_detector": True},
+    },
+)
+
+
+def write_objects_job(folder: Path, scenes: Path, task: Task, parameters: dict[str, Any], **others: Any) -> Path:
+    data = scenes / TASK_FOLDERS[task]
+    advanced = {**parameters["advanced_settings"], **others.pop("advanced_settings", {})}
+    document = {
+        "type": "automl",
+        "task": task.value,
+        "target_column_name": "label",
+        "training_data": {"type": "mltable", "path": os.path.relpath(data / "training-mltable-folder", folder)},
+        "validation_data": {"type": "mltable", "path": os.path.relpath(data / "validation-mltable-folder", folder)},
+        "training_parameters": {
+            **parameters,
+            "training_batch_size": 2,
+            "early_stopping": False,
+            "random_seed": 1,
+            **others,
+            "advanced_settings": advanced,
+        },
+    }
+    file = folder / "job.yml"
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+@pytest.mark.parametrize("kind", ["classifier", "detector"])
 def test_a_job_stopped_and_killed_in_mid_epoch_ends_as_one_left_alone(
-    jobs: Jobs, texture_folder: Path, tmp_path: Path, write_job: WriteJob
+    kind: str, jobs: Jobs, texture_folder: Path, scenes_folder: Path, tmp_path: Path, write_job: WriteJob
 ) -> None:
     """Canceled (a checkpoint), resumed, killed with its process (no checkpoint since), resumed: the same weights."""
-    sizes = {"training_crop_size": 32, "validation_crop_size": 32, "validation_resize_size": 36}
-    file = write_job(tmp_path, texture_folder, number_of_epochs=3, early_stopping=0, training_batch_size=3, **sizes)
+    if kind == "classifier":
+        sizes = {"training_crop_size": 32, "validation_crop_size": 32, "validation_resize_size": 36}
+        file = write_job(tmp_path, texture_folder, number_of_epochs=3, early_stopping=0, training_batch_size=3, **sizes)
+    else:
+        file = write_objects_job(tmp_path, scenes_folder, *YOLO, number_of_epochs=3)
     outputs = ("--set", "outputs=null")
     jobs.run("create", "-f", str(file), "-n", "calm", *outputs)
 
@@ -134,3 +196,20 @@ def test_leaving_the_view_leaves_the_job(jobs: Jobs, texture_folder: Path, tmp_p
     assert process
     os.kill(process, signal.SIGHUP)  # as a closed terminal would
     assert jobs.run("stream", "-n", "seen", code=130)["status"] == "Canceled"
+
+
+@pytest.mark.parametrize(("task", "parameters"), [YOLO, MASK_RCNN], ids=["yolov5", "maskrcnn"])
+def test_two_processes_train_a_detector_that_answers(
+    task: Task, parameters: dict[str, Any], jobs: Jobs, scenes_folder: Path, tmp_path: Path
+) -> None:
+    two = {"x_num_processes": 2}
+    file = write_objects_job(tmp_path, scenes_folder, task, parameters, number_of_epochs=2, advanced_settings=two)
+    shown = jobs.run("create", "-f", str(file), "-n", "pair")
+    assert shown["status"] == "Completed"
+    trial = jobs.folder("pair_HD_0")
+    epochs = [one["metrics"] for one in trial.read_metrics()]
+    assert len(epochs) == 2
+    assert 0 <= epochs[-1]["mean_average_precision"] <= 1
+    assert epochs[-1]["training_loss"] < epochs[0]["training_loss"]
+    answers = load_scorer(trial.package).score([(scenes_folder / "images" / "several" / "0001.jpg").read_bytes()])
+    assert [type(answer).__name__ for answer in answers] == ["DetectionAnswer"]
