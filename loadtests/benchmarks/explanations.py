@@ -35,9 +35,14 @@ from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.functions import Target
 from clearsight.handlers.explain.model import ExplainModel
 from clearsight.handlers.explain.numbers import encode_attribution
+from clearsight.handlers.explain.objects.heat import heat_of
+from clearsight.handlers.explain.objects.network import ObjectModel, SeenView
 from clearsight.handlers.explain.parameters import parse_xai_parameters
 from clearsight.handlers.explain.picture import explanation_picture
 from clearsight.handlers.explain.xrai import Regions, segment, xrai_map
+from clearsight.networks.detectors import build_detector
+from clearsight.networks.rcnn.selection import Limits
+from clearsight.networks.serving import to_serving_module
 from clearsight.settings import ClassificationSettings
 from clearsight.vision.preprocess import normalise, resize_and_crop
 from clearsight.wire import ClassificationAnswer, encode_answers
@@ -49,6 +54,10 @@ SETTINGS = ClassificationSettings()
 NUM_CLASSES = 10
 TARGETS = (Target(0), Target(1), Target(2))
 MEMORY_WAYS = {"integrated_gradients": "IG", "xrai": "XRAI fast", "captum": "IG by Captum, 50 points in one batch"}
+
+DETECTORS = ("yolov5", "retinanet_resnet50_fpn", "fasterrcnn_resnet18_fpn", "maskrcnn_resnet18_fpn")
+FURTHER = 4
+SETTINGS_HW = (SETTINGS.valid_crop_size, SETTINGS.valid_crop_size)
 
 Way = Callable[[], object]
 
@@ -73,7 +82,7 @@ def measure_explanations(passes: int) -> list[ExplanationRow]:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     try:
-        return [*_regions(passes), *_networks(passes), *_answers(passes), *_memory()]
+        return [*_regions(passes), *_networks(passes), *_objects(passes), *_answers(passes), *_memory()]
     finally:
         torch.set_num_threads(threads[0])
         cv2.setNumThreads(threads[1])
@@ -189,6 +198,40 @@ def _networks(passes: int) -> list[ExplanationRow]:
         _share("S8", "guided backprop, ResNet-50", "one gradient", backprop_ms, gradient_ms, 1.3),
         _share("S8", "guided GradCAM, ResNet-50", "one gradient", gradcam_ms, gradient_ms, 1.5),
     ]
+
+
+def _objects(passes: int) -> list[ExplanationRow]:
+    """Maps of detections in forward passes of the eager network; random weights, pictures of 224 x 224."""
+    image_3PP = normalise(_crops()[0], SETTINGS.mean, SETTINGS.std)
+    rows = []
+    for name in DETECTORS:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = build_detector(name, NUM_CLASSES, model_size="small").eval()
+        model, served = ObjectModel(network), to_serving_module(network)
+        limits = () if name == "yolov5" else Limits(0.0, 0.5, 100).to_tensors(torch.device("cpu"))
+
+        def forward(served: torch.nn.Module = served, limits: Sequence[torch.Tensor] = limits) -> object:
+            with torch.inference_mode():
+                return served(torch.from_numpy(image_3PP)[None], *limits)
+
+        def explain_some(count: int, model: ObjectModel = model) -> object:
+            seen = model.see(image_3PP)
+            return [_object_map(seen, index) for index in range(count)]
+
+        forward_ms, one_ms, five_ms = _medians(
+            passes, forward, partial(explain_some, 1), partial(explain_some, 1 + FURTHER)
+        )
+        further_ms = (five_ms - one_ms) / FURTHER
+        rows.append(_share("S15", f"odam, {name}, first detection", "one forward", one_ms, forward_ms, 2.5))
+        rows.append(_share("S15", f"odam, {name}, each further one", "one forward", further_ms, forward_ms, 1.5))
+    return rows
+
+
+def _object_map(seen: SeenView, index: int) -> np.ndarray:
+    features = [level.features_1Cuv for level in seen.levels]
+    gradients = torch.autograd.grad(seen.score(index, 0), features, retain_graph=True, allow_unused=True)
+    return heat_of(seen.levels, gradients, *SETTINGS_HW)
 
 
 def _network(build: Callable[..., torch.nn.Module]) -> torch.nn.Module:

@@ -1,0 +1,89 @@
+"""Explains what a detector found in one picture, on one sheet: the answer, then the heat of each object.
+
+    python examples/explain_objects.py PACKAGE PICTURE SHEET.png [COUNT]
+
+A row each for the score, the box and, of models with masks, the mask; COUNT objects of the highest scores (default 3).
+The white frame is the object's box.
+"""
+
+import io
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
+from clearsight.handlers.explain.objects.explainer import ExplainedObject
+from clearsight.handlers.explain.parameters import parse_xai_parameters
+from clearsight.handlers.explain.scoring import load_explaining_scorer
+from clearsight.handlers.overlay import draw_overlay
+from clearsight.images import decode_image
+from clearsight.tasks import Task
+from clearsight.wire import DetectionAnswer
+
+WIDTH: Final = 256
+"""Of a tile, pixels."""
+CAPTION: Final = 22
+GAP: Final = 6
+
+
+def main() -> None:
+    package, file, sheet, *count = sys.argv[1:]
+    picture = Path(file).read_bytes()
+    scorer = load_explaining_scorer(package)
+    targets = ("score", "box", "mask") if scorer.task is Task.SEGMENTATION else ("score", "box")
+    rows: list[list[Image.Image]] = []
+    for target in targets:
+        wish = {
+            "xai_algorithm": OBJECT_ALGORITHMS[0],
+            "detections": list(range(int(*count))) if count else None,
+            "target": target,
+            "visualization_format": "overlay",
+        }
+        answer, found = scorer.explain_objects(picture, parse_xai_parameters(wish, algorithms=OBJECT_ALGORITHMS))
+        if not rows:
+            overlay = draw_overlay(decode_image(picture), answer, scorer.labels)
+            first = titled(f"found: {len(answer.boxes)}", overlay)
+        else:
+            first = Image.new("RGB", rows[0][0].size, "white")
+        rows.append([first, *(draw(target, part, answer) for part in found)])
+        for part in found:
+            click.echo(f"{target} {part.index}: {share_inside(part, answer):.2f} of the heat inside the box")
+    width, height = rows[0][0].size
+    columns = max(map(len, rows))
+    canvas = Image.new("RGB", (columns * (width + GAP) - GAP, len(rows) * (height + GAP) - GAP), "white")
+    for row, tiles in enumerate(rows):
+        for column, tile in enumerate(tiles):
+            canvas.paste(tile, (column * (width + GAP), row * (height + GAP)))
+    canvas.save(sheet, optimize=True)
+
+
+def draw(target: str, part: ExplainedObject, answer: DetectionAnswer) -> Image.Image:
+    heat = Image.open(io.BytesIO(part.picture or b""))
+    heat = heat.resize((WIDTH, round(heat.height * WIDTH / heat.width)), Image.Resampling.BICUBIC)
+    left, top, right, bottom = answer.boxes[part.index].box_xyxy_unit
+    corners = (left * heat.width, top * heat.height, right * heat.width - 1, bottom * heat.height - 1)
+    ImageDraw.Draw(heat).rectangle(corners, outline="white", width=2)
+    return titled(f"{target} of {part.index}: {part.details.label} {part.details.probability:.2f}", heat)
+
+
+def titled(caption: str, picture: Image.Image) -> Image.Image:
+    picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
+    tile = Image.new("RGB", (WIDTH, CAPTION + picture.height), "white")
+    ImageDraw.Draw(tile).text((2, 2), caption, "black", ImageFont.load_default(14))
+    tile.paste(picture, (0, CAPTION))
+    return tile
+
+
+def share_inside(part: ExplainedObject, answer: DetectionAnswer) -> float:
+    height, width = part.heat_HW.shape
+    left, top, right, bottom = np.array(answer.boxes[part.index].box_xyxy_unit) * (width, height, width, height)
+    inside_HW = part.heat_HW[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))]
+    return float(inside_HW.sum() / max(part.heat_HW.sum(), 1e-12))
+
+
+if __name__ == "__main__":
+    main()
