@@ -8,6 +8,7 @@ as they are answered, so that there are always 20.
 import contextlib
 import http.client
 import json
+import socket
 import tempfile
 import threading
 import time
@@ -93,10 +94,12 @@ def _explanations(target: Target, bodies: Sequence[bytes], statuses: Counter[int
     """Keep the lane full inside; the clients then go, without their answers."""
     is_over = threading.Event()
     connections = [http.client.HTTPConnection(target.connect, timeout=TIMEOUT_S + 30) for _ in range(NUM_QUEUED)]
+    asked_s = [0.0] * NUM_QUEUED
 
     def ask_on(number: int) -> None:
         connection = connections[number]
         while not is_over.is_set():
+            asked_s[number] = time.monotonic()
             try:
                 status = _ask(connection, target, bodies[number % len(bodies)])
             except (OSError, http.client.HTTPException):
@@ -113,10 +116,12 @@ def _explanations(target: Target, bodies: Sequence[bytes], statuses: Counter[int
         yield
     finally:
         is_over.set()
-        for connection in connections:
-            if connection.sock:
+        # Those that wait before the one that runs: whoever is next in line when it goes is handed to the worker.
+        for number in sorted(range(NUM_QUEUED), key=lambda number: asked_s[number], reverse=True):
+            if sock := connections[number].sock:
                 with contextlib.suppress(OSError):
-                    connection.sock.shutdown(2)
+                    sock.shutdown(socket.SHUT_RDWR)
+            time.sleep(0.02)
         for thread in threads:
             thread.join()
         for connection in connections:
