@@ -33,6 +33,40 @@ def test_pictures_and_arrays_of_every_label_are_written(capsys, arguments, drawn
     assert len(names) == 8
 
 
+def test_boxes_of_a_detector_are_explained_by_index(capsys, detector_package, drawn_pictures, tmp_path: Path):
+    package, file = str(detector_package("yolov5").root), str(drawn_pictures[0])
+    flags = ["--algorithm", "odam", "--detections", "2,0", "--target", "box", "--details", "--save", str(tmp_path)]
+    assert run(root, ["explain", "--package", package, file, *flags]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["index"], row["algorithm"]) for row in rows] == [(2, "odam"), (0, "odam")]
+    for row in rows:
+        assert row["details"]["target"] == "box"
+        assert row["details"]["warnings"] == [] or np.load(row["array"]).max() == 0
+        assert np.load(row["array"]).shape == (53, 64)
+        assert Path(row["picture"]).name == f"00.png.{row['index']}.{row['label']}.odam.png"
+        with Image.open(row["picture"]) as image:
+            assert image.size == (128, 106)
+    assert run(root, ["explain", "--package", package, file, "--detections", "all", "-o", "jsonl"]) == 0
+    indices = [json.loads(line)["index"] for line in capsys.readouterr().out.splitlines()]
+    assert indices == list(range(len(indices)))
+    assert len(indices) > 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--algorithm", "xrai"], "--algorithm must be one of odam for image_object_detection, but got xrai"),
+        (["--target", "mask"], "'target' must be one of score, box"),
+        (["--detections", "x"], "'detections' must be 'all' or a list"),
+        (["--detections", "999"], "'detections' must be indices of the"),
+    ],
+)
+def test_wrong_flags_for_a_detector_are_told(capsys, detector_package, drawn_pictures, flags, words):
+    package = str(detector_package("yolov5").root)
+    assert run(root, ["explain", "--package", package, str(drawn_pictures[0]), *flags]) == 1
+    assert words in capsys.readouterr().err
+
+
 def test_details_and_other_pictures_are_given_where_asked(
     capsys, arguments, drawn_pictures: list[Path], tmp_path: Path
 ):
@@ -114,4 +148,4 @@ def test_an_interrupted_command_keeps_what_it_wrote(arguments, drawn_pictures, t
 
 def test_the_help_has_examples(capsys):
     assert run(root, ["explain", "--help"]) == 0
-    assert capsys.readouterr().out.count("clearsight explain --package") == 5
+    assert capsys.readouterr().out.count("clearsight explain --package") == 6
