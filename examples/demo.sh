@@ -6,7 +6,8 @@
 #   make demo-stop     stop it
 #
 # Two small detectors train beside the classifier, in processes of their own, which go on if this script is stopped.
-# Fails unless the trained classifier reaches MIN_ACCURACY on the validation pictures, and both detectors MIN_MAP.
+# Fails unless the trained classifier reaches MIN_ACCURACY on the validation pictures, and both detectors MIN_MAP, and
+# unless the explanation of a prediction lies on the object: at least twice the heat that its area would get by chance.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -150,6 +151,13 @@ title "6. Find objects: boxes and outlines"
 objects boxes detection
 objects outlines segmentation
 
+title "7. Explain: where the evidence for the answer lies"
+explained=$OUT/explained
+run python examples/explained_scene.py draw "$explained"
+show clearsight online-endpoint invoke --name fridge --request-file "$explained/request.json" ">$explained/answer.json"
+clearsight online-endpoint invoke --name fridge --request-file "$explained/request.json" >"$explained/answer.json"
+run python examples/explained_scene.py check "$explained" azureml:fridge:1
+
 uri=$(value online-endpoint show --name fridge --query scoring_uri)
 title "Done in $((SECONDS - started)) s"
 cat <<TEXT
@@ -160,5 +168,7 @@ objects    $OUT/boxes/ and $OUT/outlines/, for example $(find "$OUT/outlines" -t
 ask again  KEY=\$(clearsight online-endpoint get-credentials -n fridge -o tsv --query primaryKey)
            curl -s $uri -H "Authorization: Bearer \$KEY" -H 'Content-Type: application/json' -d @$OUT/request.json
 program    $(command -v clearsight)
+explained  $explained/explanation.png: picture, heat, both, the strongest 30 %
+           more algorithms: clearsight explain --package azureml:fridge:1 $explained/scene.jpg --save $explained/xrai
 next       README.md, docs/00-overview.md; make load (locust), make bench (measurements)
 TEXT
