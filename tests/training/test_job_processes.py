@@ -136,7 +136,7 @@ def test_a_job_stopped_and_killed_in_mid_epoch_ends_as_one_left_alone(
         sizes = {"training_crop_size": 32, "validation_crop_size": 32, "validation_resize_size": 36}
         file = write_job(tmp_path, texture_folder, number_of_epochs=3, early_stopping=0, training_batch_size=3, **sizes)
     else:
-        file = write_objects_job(tmp_path, scenes_folder, *YOLO, number_of_epochs=3)
+        file = write_objects_job(tmp_path, scenes_folder, *YOLO, number_of_epochs=12)
     outputs = ("--set", "outputs=null")
     jobs.run("create", "-f", str(file), "-n", "calm", *outputs)
 
@@ -203,12 +203,12 @@ def test_two_processes_train_a_detector_that_answers(
     task: Task, parameters: dict[str, Any], jobs: Jobs, scenes_folder: Path, tmp_path: Path
 ) -> None:
     two = {"x_num_processes": 2}
-    file = write_objects_job(tmp_path, scenes_folder, task, parameters, number_of_epochs=2, advanced_settings=two)
+    file = write_objects_job(tmp_path, scenes_folder, task, parameters, number_of_epochs=5, advanced_settings=two)
     shown = jobs.run("create", "-f", str(file), "-n", "pair")
     assert shown["status"] == "Completed"
     trial = jobs.folder("pair_HD_0")
     epochs = [one["metrics"] for one in trial.read_metrics()]
-    assert len(epochs) == 2
+    assert len(epochs) == 5
     assert 0 <= epochs[-1]["mean_average_precision"] <= 1
     assert epochs[-1]["training_loss"] < epochs[0]["training_loss"]
     answers = load_scorer(trial.package).score([(scenes_folder / "images" / "several" / "0001.jpg").read_bytes()])
