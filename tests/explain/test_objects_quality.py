@@ -37,7 +37,8 @@ SETTINGS = {
         min_size=SIDE, max_size=SIDE, box_score_thresh=0.5, mean=NOTHING[0], std=NOTHING[1]
     ),
 }
-NUM_STEPS = {"yolov5": 300, "fasterrcnn_resnet18_fpn": 150}
+NUM_STEPS = {"yolov5": 300, "fasterrcnn_resnet18_fpn": 90}
+BATCH_SIZE = {"yolov5": 8, "fasterrcnn_resnet18_fpn": 4}
 
 
 def draw(random):
@@ -68,7 +69,7 @@ def train(model_name):
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
         loss_of = Yolov5Loss(network.head.anchors, len(LABELS), SIDE) if model_name == "yolov5" else None
         for _ in range(steps):
-            scenes = [draw(random) for _ in range(8)]
+            scenes = [draw(random) for _ in range(BATCH_SIZE[model_name])]
             images_NCHW = torch.from_numpy(np.stack([normalise(image_HWC, *NOTHING) for image_HWC, _, _ in scenes]))
             boxes = [torch.from_numpy(boxes) for _, boxes, _ in scenes]
             ids = [torch.tensor(class_ids) for _, _, class_ids in scenes]
@@ -76,7 +77,7 @@ def train(model_name):
                 loss = loss_of(network(images_NCHW), boxes, ids).total
             else:
                 targets = [Target(*pair) for pair in zip(boxes, ids, strict=True)]
-                loss = torch.stack(list(network(images_NCHW, [(SIDE, SIDE)] * 8, targets).values())).sum()
+                loss = torch.stack(list(network(images_NCHW, [(SIDE, SIDE)] * len(scenes), targets).values())).sum()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
