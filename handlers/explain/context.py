@@ -6,9 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from clearsight.errors import BadRequest
+from clearsight.handlers.explain.baselines import baselines_for
 from clearsight.handlers.explain.cam import Interpolation
 from clearsight.handlers.explain.chunks import DEFAULT_CHUNK
-from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.deadline import Deadline, OutOfTime
 from clearsight.handlers.explain.functions import Probabilities, Target
 from clearsight.handlers.explain.model import ExplainModel
 from clearsight.handlers.explain.parameters import XaiParameters
@@ -41,6 +43,26 @@ class ExplainContext:
     """How maps of convolutional features are enlarged."""
     may_degrade: bool = True
     """Whether less than was asked for may be answered when time runs short; else that is `OutOfTime`."""
+
+    def differentiable_model(self) -> ExplainModel:
+        """Give the model. Raises `BadRequest` where there is none."""
+        if self.model is None:
+            raise BadRequest(
+                f"{self.parameters.algorithm} needs derivatives, but this package holds no differentiable model; "
+                "use 'rise'"
+            )
+        return self.model
+
+    def baselines(self) -> torch.Tensor:
+        """Where paths start, (B, 3, P, P)."""
+        return baselines_for(self.parameters.baseline, self.x_13PP, self.mean, self.std)
+
+    def out_of_time(self) -> OutOfTime:
+        """What to raise where the deadline leaves nothing to answer."""
+        return OutOfTime(
+            f"{self.parameters.algorithm} must be done in {self.deadline.seconds or 0:g} s, which do not suffice; "
+            "allow more time, fewer steps, or use 'guided_gradcam'"
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
