@@ -62,7 +62,7 @@ def draw(folder: Path) -> None:
 
 
 def check(folder: Path, package: str) -> None:
-    settings = ModelPackage.open(ModelRegistry(Workspace.default()).resolve(package)).settings
+    settings = ModelPackage.open(ModelRegistry(Workspace.default()).resolve(package)).settings()
     if not isinstance(settings, ClassificationSettings):
         sys.exit(f"error: the package must be a classifier's, but got {package}")
     [answer] = json.loads((folder / "answer.json").read_text())

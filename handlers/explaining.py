@@ -57,6 +57,8 @@ class Wish:
     """Every row is to be explained, whether it says so or not."""
     deadline: float | None = None
     """When an explanation has to end, in seconds of the machine's monotonic clock; None: no limit is known."""
+    in_background: bool = False
+    """Nobody waits for the answer in a request: only `deadline` bounds it."""
 
 
 PLAIN: Final = Wish()
@@ -118,7 +120,8 @@ class ExplainHere:
 
     def __call__(self, cells: Sequence[object], wish: Wish) -> Sequence[Answer | UserError]:
         started = time.monotonic()
-        ends = [end for end in (wish.deadline, self._timeout_s and started + self._timeout_s) if end is not None]
+        timeout_s = None if wish.in_background else self._timeout_s
+        ends = [end for end in (wish.deadline, timeout_s and started + timeout_s) if end is not None]
         deadline = min(ends, default=None)
         _time_left(deadline)
         explainer = self._wait_for(self._load(warm_up=False), deadline)

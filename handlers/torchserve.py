@@ -10,6 +10,7 @@ Nothing heavy is imported before `initialize`: TorchServe hides an ImportError o
 """
 
 import contextlib
+import dataclasses
 import http
 import json
 import logging
@@ -37,6 +38,9 @@ TELEMETRY_HEADER: Final = "x-clearsight-explained"
 
 DEADLINE_HEADER: Final = "x-clearsight-deadline"
 """From the gateway: when an explanation has to end, in seconds of the machine's monotonic clock."""
+
+JOB_HEADER: Final = "x-clearsight-job"
+"""From the gateway: `start <id>`, `poll <id>` or `end <id>`. In the answer: `running`, `done`, `busy` or `unknown`."""
 
 MAX_TELEMETRY_CHARS: Final = 16 * 1024
 """100 rows are about 12 000; a request whose rows say more goes uncounted."""
@@ -99,6 +103,7 @@ class TorchServeHandler:
         self.scorer: Any = None
         self.lane = "all"
         self.explain: Any = None
+        self.background: Any = None
         self.max_answer_bytes = MAX_ANSWER_BYTES
 
     def initialize(self, context: Context) -> None:
@@ -149,6 +154,7 @@ class TorchServeHandler:
         )
 
     def _choose_lane(self, config: Mapping[str, Any], response_timeout_s: float) -> None:
+        from clearsight.handlers.background import Background
         from clearsight.handlers.explaining import explain_in, get_ready
 
         lane = self.lane = config.get("lane") or "all"
@@ -159,19 +165,45 @@ class TorchServeHandler:
         if lane != "all":
             log.info("this worker is of the %s lane; its niceness is raised by %d", lane, niceness)
         if lane == "explain":  # after the priority, which threads inherit
+            self.background = Background()
             get_ready(self.explain)
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
         """Answer one batch: one bytes element per HTTP request, in order. Never raises.
 
         Of the headers only the gateway's deadline and TorchServe's word for an explanation are looked at, the latter
-        not in the predict lane; `describe` changes nothing here.
+        not in the predict lane, and the gateway's orders about a job in the explain lane; `describe` changes nothing
+        here.
         """
         started = time.perf_counter()
         requests = [(_body(row), self._wish(context, index)) for index, row in enumerate(data)]
-        answers = self._answers(requests)
+        if self.background is None:
+            answers = self._answers(requests)
+        elif len(requests) == 1 and (order := context.get_request_header(0, JOB_HEADER)):
+            return [self._obey(context, order, *requests[0])]
+        else:
+            with self.background.giving_way():
+                answers = self._answers(requests)
         elapsed_ms = (time.perf_counter() - started) * 1000
         return [self._seal(context, index, answer, elapsed_ms) for index, answer in enumerate(answers)]
+
+    def _obey(self, context: Context, order: str, body: bytes | None, wish: Any) -> bytes:
+        """Start, report or end a job, which takes no time. A done job's answer is that of its body, job or not."""
+        verb, _, job_id = order.partition(" ")
+        job, state = self.background.find(job_id), "unknown"
+        if verb == "start":
+            request = body, dataclasses.replace(wish, in_background=True)
+            job, state = self.background.start(job_id, lambda: self._answers([request])[0]), "busy"
+        elif verb == "end":
+            self.background.end(job_id)
+            job = None
+        if job is not None:
+            state = "done" if job.result is not None else "running" if job.is_computing else "unknown"
+        context.set_response_header(0, JOB_HEADER, state)
+        if state == "done":
+            return self._seal(context, 0, job.result, job.elapsed_s * 1000)
+        progress = job.progress() if state == "running" else {}
+        return self._seal(context, 0, Answer(200, json.dumps(progress).encode("ascii")), 0.0)
 
     def _wish(self, context: Context, index: int) -> Any:
         from clearsight.handlers.explaining import PLAIN, Wish

@@ -10,6 +10,7 @@ from clearsight.errors import UserError
 from clearsight.handlers.explain.deadline import Deadline, OutOfTime
 from clearsight.handlers.explain.functions import Score
 from clearsight.handlers.explain.parameters import Method
+from clearsight.handlers.explain.telemetry import checkpoint
 
 __all__ = ["captum_integrated_gradients", "captum_occlusion"]
 
@@ -62,6 +63,7 @@ def captum_occlusion(
 
 def _until(deadline: Deadline, score: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
     def limited(points_N3PP: torch.Tensor) -> torch.Tensor:
+        checkpoint()
         if deadline.is_over():
             raise OutOfTime(
                 f"the explanation must be done in {deadline.seconds:g} s, but captum needs longer; "

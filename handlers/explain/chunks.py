@@ -41,7 +41,7 @@ def in_chunks(work: Callable[[int, int], None], count: int, deadline: Deadline, 
         # The first pass of a network is slower than the later ones; the last measurement counts.
         seconds_each = (deadline.elapsed_s() - start_s) / size
         done += size
-        note_chunk(size)
+        note_chunk(size, done, count)
     return done
 
 

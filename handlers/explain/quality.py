@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.telemetry import checkpoint
 
 __all__ = ["FRACTIONS", "Faithfulness", "blur_width", "measure_faithfulness"]
 
@@ -62,6 +63,7 @@ def measure_faithfulness(
     random_order: Order = np.random.default_rng(_SEED).permutation(x_3PP[0].size)
     random_NK = probabilities(_mixtures(x_3PP, blurred_3PP, random_order))
     for index, (heat_PP, class_id) in enumerate(zip(heat_maps, class_ids, strict=True)):
+        checkpoint()
         if deadline.is_over():
             break
         order: Order = np.argsort(-heat_PP, axis=None, kind="stable")

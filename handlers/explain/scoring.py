@@ -37,7 +37,7 @@ from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.handlers.explain.precision import require_bfloat16
 from clearsight.handlers.explain.request import ExplainRequest, read_cell
 from clearsight.handlers.explain.targets import choose_targets
-from clearsight.handlers.explain.telemetry import ExplainedRow, note_row
+from clearsight.handlers.explain.telemetry import ExplainedRow, note_row, note_rows_done
 from clearsight.handlers.scorer import DEFAULT_LIMITS, Scorer, load_scorer
 from clearsight.images import Limits, decode_image
 from clearsight.networks.load import load_network
@@ -156,6 +156,7 @@ class ExplainingScorer:
         for done, (index, question) in enumerate(questions.items()):
             if fails_as_one and any(isinstance(result, UserError) for result in results):
                 break
+            note_rows_done(done, len(questions))
             answer = results[index]
             if not isinstance(answer, UserError):
                 budget = self._budget(deadline, len(questions) - done, question.parameters)

@@ -1,15 +1,26 @@
-"""What a request's explanations cost, for whoever counts it: noted deep inside, read by the process's edge.
+"""What a request's explanations cost, and how far they are: noted deep inside, read by the process's edge.
 
-A request is explained in one thread, between `observed()` and its end; notes outside of it go nowhere.
+A request is explained in one thread, between `observed()` and its end; notes outside of it go nowhere. Work that may be
+held up or ended from outside is done inside `watched()`.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["ExplainedRow", "Telemetry", "note_chunk", "note_row", "observed"]
+__all__ = [
+    "ExplainedRow",
+    "Telemetry",
+    "Watch",
+    "checkpoint",
+    "note_chunk",
+    "note_row",
+    "note_rows_done",
+    "observed",
+    "watched",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,20 @@ class Telemetry:
         }
 
 
+class Watch(Protocol):
+    """Who may hold up or end the work of a thread, and is told how far it is."""
+
+    def checkpoint(self) -> None:
+        """Called between two parts of the work. May wait; raises to end the work."""
+
+    def rows_done(self, done: int, total: int) -> None:
+        """So many of the rows to be explained are done."""
+
+    def points_done(self, done: int, total: int) -> None:
+        """So many points of the present way through the network are done."""
+
+
+_watch: ContextVar[Watch | None] = ContextVar("explanation_watch", default=None)
 _current: ContextVar[Telemetry | None] = ContextVar("explanation_telemetry", default=None)
 
 
@@ -67,7 +92,37 @@ def note_row(row: ExplainedRow) -> None:
         telemetry.rows.append(row)
 
 
-def note_chunk(size: int) -> None:
+def note_chunk(size: int, done: int, total: int) -> None:
+    """`size` points went through the network, with which `done` of the `total` planned are done. Is a checkpoint."""
     telemetry = _current.get()
     if telemetry is not None:
         telemetry.chunk = max(size, telemetry.chunk or 0)
+    watch = _watch.get()
+    if watch is not None:
+        watch.points_done(done, total)
+        watch.checkpoint()
+
+
+def note_rows_done(done: int, total: int) -> None:
+    """`done` of the rows to be explained are done. Is a checkpoint."""
+    watch = _watch.get()
+    if watch is not None:
+        watch.rows_done(done, total)
+        watch.checkpoint()
+
+
+def checkpoint() -> None:
+    """Let the watch of this thread, if there is one, hold up or end the work here."""
+    watch = _watch.get()
+    if watch is not None:
+        watch.checkpoint()
+
+
+@contextmanager
+def watched(watch: Watch) -> Iterator[None]:
+    """What is done inside, in this thread, is watched."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)

@@ -15,7 +15,7 @@ def test_nothing_noted_is_nothing_told():
 
 def test_what_is_noted_outside_goes_nowhere():
     note_row(ROW)
-    note_chunk(3)
+    note_chunk(3, 3, 8)
     with observed() as telemetry:
         pass
     assert telemetry.to_document() == {"chunk": None, "rows": []}

@@ -21,6 +21,7 @@ from clearsight.handlers.explain.objects.views import PictureViews
 from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.handlers.explain.picture import explanation_picture
+from clearsight.handlers.explain.telemetry import checkpoint
 from clearsight.handlers.views import placement_of
 from clearsight.image_headers import read_header
 from clearsight.images import Limits, decode_image
@@ -105,6 +106,7 @@ class ObjectExplainer:
         seen: tuple[int, SeenView] | None = None
         pass_s = each_s = 0.0  # what a pass of the network took last, and one object after it
         for index in order:
+            checkpoint()
             thing = question.objects[index]
             needs_pass = seen is None or seen[0] != thing.view
             if found and (deadline.is_over() or deadline.remaining_s() < each_s + (pass_s if needs_pass else 0.0)):
