@@ -198,7 +198,8 @@ class TorchServeHandler:
             self.background.end(job_id)
             job = None
         if job is not None:
-            state = "done" if job.result is not None else "running" if job.is_computing else "unknown"
+            is_computing = job.is_computing  # before its result: a thread that has ended sets none any more
+            state = "done" if job.result is not None else "running" if is_computing else "unknown"
         context.set_response_header(0, JOB_HEADER, state)
         if state == "done":
             return self._seal(context, 0, job.result, job.elapsed_s * 1000)

@@ -14,6 +14,7 @@ from clearsight.errors import BadRequest
 from clearsight.handlers.explain.cam import CAMS
 from clearsight.handlers.explain.captum_engine import captum_occlusion
 from clearsight.handlers.explain.context import Attribution, ExplainContext
+from clearsight.handlers.explain.deadline import OutOfTime
 from clearsight.handlers.explain.paths import integrated_gradients, relevance_along_path, xrai
 from clearsight.handlers.explain.places import cam, guided_backprop, guided_gradcam, relevance
 from clearsight.handlers.explain.rise import rise
@@ -59,13 +60,19 @@ def _smoothed(algorithm: Algorithm, context: ExplainContext) -> tuple[Attributio
             x_13PP=context.x_13PP + parameters.smooth_stdev * noise_13PP,
             deadline=context.deadline.share(parameters.smooth_samples - done),
         )
-        found = algorithm(noisy)
+        try:
+            found = algorithm(noisy)
+        except OutOfTime:
+            if done or not context.may_degrade:
+                break
+            # No share is long enough: one copy with all the time that is left is better than none.
+            found = algorithm(replace(noisy, deadline=context.deadline))
         sums = sums or [np.zeros(attribution.values.shape) for attribution in found]
         for total, attribution in zip(sums, found, strict=True):
             total += attribution.values
         done += 1
     hurried = done < parameters.smooth_samples
-    if hurried and not context.may_degrade:
+    if not done or (hurried and not context.may_degrade):
         raise context.out_of_time()
     return tuple(
         replace(

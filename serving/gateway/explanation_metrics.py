@@ -12,9 +12,8 @@ import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from clearsight.serving.gateway.answers import Answer
-from clearsight.serving.gateway.request import Request
 
-__all__ = ["ExplanationMetrics"]
+__all__ = ["ExplanationMetrics", "JobMetrics"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +60,11 @@ class ExplanationMetrics:
             registry=registry,
         )
 
-    def observe(self, request: Request, answer: Answer | None) -> None:
-        """Count one finished request of the lane; `answer` is None when the client went first."""
+    def observe(self, endpoint: str, deployment: str, answer: Answer | None) -> None:
+        """Count one finished request of the lane, or a job; `answer` is None when the client went first."""
         if answer is None:
             return
-        place = (request.endpoint, request.deployment)
+        place = (endpoint, deployment)
         if answer.status != 200:
             self._refused.labels(*place, str(answer.model_status or answer.status)).inc()
             return
@@ -89,6 +88,30 @@ class ExplanationMetrics:
         self._pictures.labels(*place, algorithm, *flags).inc()
         for phase, milliseconds in row["ms"].items():
             self._phases.labels(*place, algorithm, _label(phase)).observe(milliseconds)
+
+
+class JobMetrics:
+    """Counts explanations that nobody waits for in a request; what they compute is counted as any explanation is."""
+
+    def __init__(self, registry: CollectorRegistry, explanations: ExplanationMetrics) -> None:
+        self._explanations = explanations
+        place = ["endpoint", "deployment"]
+        self._jobs = Gauge(
+            "clearsight_explain_jobs", "Jobs queued and running", [*place, "status"], registry=registry
+        )
+        self._ended = Counter(
+            "clearsight_explain_jobs_ended_total", "Jobs by how they ended", [*place, "status"], registry=registry
+        )
+
+    def entered(self, endpoint: str, deployment: str, status: str) -> None:
+        self._jobs.labels(endpoint, deployment, status.lower()).inc()
+
+    def left(self, endpoint: str, deployment: str, status: str) -> None:
+        self._jobs.labels(endpoint, deployment, status.lower()).dec()
+
+    def ended(self, endpoint: str, deployment: str, status: str, answer: Answer | None) -> None:
+        self._ended.labels(endpoint, deployment, status.lower()).inc()
+        self._explanations.observe(endpoint, deployment, answer)
 
 
 def _label(text: str) -> str:

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from clearsight.serving.gateway.lane import Lane
 from clearsight.serving.gateway.table import Deployment
@@ -13,6 +14,18 @@ __all__ = ["Generation"]
 
 DEADLINE_SHARE: Final = 0.85
 """Of the request timeout, for the worker: it ends with the best map so far before the gateway gives up."""
+
+ORDER_MARGIN_S: Final = 30.0
+"""An order about a job takes no time, but may wait behind one explanation, or for TorchServe to start a worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderLimits:
+    """Of the orders about jobs: one job runs at a time, and the end of the one before may still be under way."""
+
+    request_timeout_s: float
+    max_running: int = 2
+    max_in_flight: int = 4
 
 
 class Generation:
@@ -24,12 +37,14 @@ class Generation:
         self._loop = loop
         self._predict = Lane(deployment.upstream, deployment, max_answer_bytes, loop)
         self._explain: Lane | None = None
+        self._orders: Lane | None = None
         self.configure(deployment)
 
     @property
     def num_in_flight(self) -> int:
         """Requests waiting or running, in all lanes."""
-        return self._predict.num_in_flight + (self._explain.num_in_flight if self._explain else 0)
+        lanes = (self._predict, self._explain, self._orders)
+        return sum(lane.num_in_flight for lane in lanes if lane is not None)
 
     @property
     def explains(self) -> bool:
@@ -42,16 +57,19 @@ class Generation:
         self._predict.configure(deployment.upstream, deployment)
         if deployment.explain is None:
             return  # a lane that is no longer there finishes what it has
-        if self._explain is None:
+        limits = OrderLimits(deployment.explain.request_timeout_s + ORDER_MARGIN_S)
+        if self._explain is None or self._orders is None:
             self._explain = Lane(deployment.upstream, deployment.explain, self._max_answer_bytes, self._loop)
+            self._orders = Lane(deployment.upstream, limits, self._max_answer_bytes, self._loop)
         else:
             self._explain.configure(deployment.upstream, deployment.explain)
+            self._orders.configure(deployment.upstream, limits)
 
     def close(self) -> None:
         """Close idle connections; running requests finish."""
-        self._predict.close()
-        if self._explain:
-            self._explain.close()
+        for lane in (self._predict, self._explain, self._orders):
+            if lane is not None:
+                lane.close()
 
     async def predict(
         self, chunks: Sequence[bytes | memoryview], num_bytes: int, request_id: str, started: float
@@ -82,3 +100,26 @@ class Generation:
         headers = b"x-request-id: %s\r\nx-clearsight-deadline: %.3f\r\n" % (request_id.encode(), deadline)
         path = lane.implied_path if is_implied else lane.path
         return await self._explain.forward(path, headers, chunks, num_bytes, started)
+
+    async def order(
+        self,
+        verb: Literal["start", "poll", "end"],
+        job_id: str,
+        request_id: str,
+        chunks: Sequence[bytes | memoryview] = (),
+        num_bytes: int = 0,
+    ) -> UpstreamAnswer:
+        """Tell the explain lane's worker to start a job with a body, to say how far it is, or to end and forget it.
+
+        `x-clearsight-job` of the answer is `running` (how far is in the body), `done` (this is the job's answer), `busy`
+        (another one computes; not started) or `unknown`. Started twice, a job is started once. Raises what
+        `Lane.forward` raises.
+        """
+        lane = self.deployment.explain
+        if lane is None or self._orders is None:
+            raise RuntimeError("the deployment has no explain lane")
+        headers = b"x-request-id: %s\r\nx-clearsight-job: %s %s\r\n" % (
+            request_id.encode(), verb.encode(), job_id.encode())  # fmt: skip
+        if verb == "start":
+            headers += b"x-clearsight-deadline: %.3f\r\n" % (time.monotonic() + lane.job_timeout_s)
+        return await self._orders.forward(lane.implied_path, headers, chunks, num_bytes, self._loop.time())

@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from clearsight.serving.gateway.answers import Answer
-from clearsight.serving.gateway.explanation_metrics import ExplanationMetrics
+from clearsight.serving.gateway.explanation_metrics import ExplanationMetrics, JobMetrics
 from clearsight.serving.gateway.request import Request
 from clearsight.serving.gateway.request_log import CLIENT_CLOSED_REQUEST
 from clearsight.serving.gateway.table import RoutingTable
@@ -32,6 +32,7 @@ class GatewayMetrics:
             registry=self.registry,
         )
         self._explanations = ExplanationMetrics(self.registry)
+        self.jobs = JobMetrics(self.registry, self._explanations)
         self._bytes = Counter("aml_network_bytes_total", "Bytes of bodies", ["direction"], registry=self.registry)
         self._received = self._bytes.labels("received")
         self._sent = self._bytes.labels("sent")
@@ -78,7 +79,7 @@ class GatewayMetrics:
             place = (request.endpoint, request.deployment, request.lane)
             self._histogram(place).observe((now - request.started) * 1000)
             if request.lane == "explain":
-                self._explanations.observe(request, answer)
+                self._explanations.observe(request.endpoint, request.deployment, answer)
 
     def _histogram(self, place: tuple[str, str, str]) -> Histogram:
         histogram = self._latency_histograms.get(place)

@@ -39,9 +39,11 @@ class Request:
     endpoint: str = ""
     deployment: str = ""
     lane: str = ""
-    """`predict` or `explain`, once it is chosen."""
+    """`predict`, `explain` or `jobs`, once it is chosen."""
     is_explanation: bool = False
     """Whether the route asks for explanations of all rows."""
+    is_job: bool = False
+    """Whether the route asks for them to be made while the client does not wait."""
     auth_type: str = ""
     client_request_id: str = ""
     num_reserved: int = 0

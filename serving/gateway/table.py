@@ -9,7 +9,7 @@ A table is immutable. A change is a new table with a higher `version`, sent by `
         "upstream": {"socket": "/…/inference.sock", "path": "/predictions/blue", "key_file": "/…/key_file.json"},
         "max_running": 16, "max_in_flight": 32, "request_timeout_s": 5.0,
         "explain": {"path": "/predictions/blue-explain", "implied_path": "/explanations/blue-explain",
-            "max_running": 1, "max_in_flight": 8, "request_timeout_s": 5.0}}}}}}
+            "max_running": 1, "max_in_flight": 8, "request_timeout_s": 5.0, "max_jobs": 8, "job_timeout_s": 900.0}}}}}}
 ```
 """
 
@@ -64,7 +64,8 @@ class Upstream:
 class ExplainLane:
     """Where requests for explanations go: another model entry of the same process, with limits of its own.
 
-    `path` gets requests whose rows say what is to be explained, `implied_path` those that ask for all rows.
+    `path` gets requests whose rows say what is to be explained, `implied_path` those that ask for all rows. Jobs have
+    limits of their own: `max_jobs` waiting and running, of which one runs, for at most `job_timeout_s`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = type_config
@@ -74,6 +75,8 @@ class ExplainLane:
     max_running: Annotated[int, Field(ge=1)]
     max_in_flight: Annotated[int, Field(ge=1)]
     request_timeout_s: Annotated[float, Field(gt=0, le=300)]
+    max_jobs: Annotated[int, Field(ge=1)] = 8
+    job_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 900.0
 
 
 @dataclass(frozen=True, slots=True)

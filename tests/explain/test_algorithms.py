@@ -194,6 +194,18 @@ def test_smoothing_is_the_mean_over_seeded_noise(models):
     assert found.tobytes() == explain(context)[0].values.tobytes()
 
 
+def test_where_no_share_of_the_time_suffices_one_noisy_copy_gets_it_all(models):
+    wish = {"smooth_samples": 20, "n_steps": 10, "baseline": "mean"}
+    clock = Clock()
+    context = context_of(models["vit"], "integrated_gradients", Deadline(12.0, clock), **wish)
+    context = replace(context, model=Slow(models["vit"], clock))
+    for found in explain(context):
+        assert (found.n_steps_used, found.degraded, found.deadline_hit) == (10, True, True)
+    clock.now_s = 0.0
+    with pytest.raises(OutOfTime):
+        explain(replace(context, may_degrade=False, deadline=Deadline(12.0, clock)))
+
+
 class TestRise:
     def test_masks_lie_between_covered_and_shown_and_keep_half(self):
         masks_JPP = random_masks(200, 4, 30, 22, torch.Generator().manual_seed(1))
