@@ -289,4 +289,6 @@ def _explain_lane(instance: Instance) -> ExplainLane | None:
         max_running=1,
         max_in_flight=plan.explain.max_in_flight,
         request_timeout_s=plan.request_timeout_s,
+        max_jobs=plan.explain.max_jobs,
+        job_timeout_s=plan.explain.job_timeout_s,
     )

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from clearsight.deployments import DeploymentDocument
 from clearsight.errors import ClearsightError, Fault, InvalidDocument
@@ -60,6 +60,8 @@ class Overrides(BaseModel):
     """Whether there is an explain lane. None: for classification."""
     CLEARSIGHT_EXPLAIN_THREADS: PositiveInt | None = None
     CLEARSIGHT_EXPLAIN_MAX_IN_FLIGHT: PositiveInt | None = None
+    CLEARSIGHT_EXPLAIN_MAX_JOBS: PositiveInt = 8
+    CLEARSIGHT_EXPLAIN_JOB_SECONDS: Annotated[float, Field(gt=0, le=86_400)] = 900.0
 
 
 class MeasuredRow(BaseModel):
@@ -169,6 +171,8 @@ def choose_explain_lane(document: DeploymentDocument, task: Task, num_cores: int
     return ExplainPlan(
         num_threads=given.CLEARSIGHT_EXPLAIN_THREADS or max(1, num_cores // 2),
         max_in_flight=given.CLEARSIGHT_EXPLAIN_MAX_IN_FLIGHT or DEFAULT_EXPLAIN_MAX_IN_FLIGHT,
+        max_jobs=given.CLEARSIGHT_EXPLAIN_MAX_JOBS,
+        job_timeout_s=given.CLEARSIGHT_EXPLAIN_JOB_SECONDS,
     )
 
 

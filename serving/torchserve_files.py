@@ -72,6 +72,10 @@ class ExplainPlan:
     num_threads: int
     max_in_flight: int
     """Requests waiting and running; 429 beyond."""
+    max_jobs: int = 8
+    """Jobs waiting and running; 429 beyond."""
+    job_timeout_s: float = 900.0
+    """Of a job, from its start."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ one that chose the old is counted in flight there.
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Callable
 from importlib.metadata import version
 from random import Random
 from typing import Final
@@ -16,6 +17,7 @@ from typing import Final
 from clearsight.serving.gateway.answers import Answer, container_error, error, model_error
 from clearsight.serving.gateway.budget import ByteBudget
 from clearsight.serving.gateway.generation import Generation
+from clearsight.serving.gateway.jobs import DEFAULT_JOB_LIMITS, ExplainJobs, JobLimits
 from clearsight.serving.gateway.lane import ModelUnreachable, Overloaded, is_wrong_lane
 from clearsight.serving.gateway.lane_scan import asks_for_explanation
 from clearsight.serving.gateway.mapping import OVERLOADED, map_answer, unreachable
@@ -62,7 +64,10 @@ def _not_allowed(methods: str) -> Answer:
 
 
 class DataPlane:
-    """The decisions and the state behind them: the table, the running generations, the memory budget."""
+    """The decisions and the state behind them: the table, the running generations, the memory budget, the jobs.
+
+    `clock` tells when results of jobs expire; by default the loop's.
+    """
 
     def __init__(
         self,
@@ -73,6 +78,8 @@ class DataPlane:
         request_log: RequestLog,
         random: Random,
         loop: asyncio.AbstractEventLoop,
+        job_limits: JobLimits = DEFAULT_JOB_LIMITS,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.table = RoutingTable()
         self._max_body_bytes = max_body_bytes
@@ -85,6 +92,7 @@ class DataPlane:
         self._routes: dict[str, Route] = {}
         self._generations: dict[tuple[str, str, str], Generation] = {}
         self._retired: set[Generation] = set()
+        self.jobs = ExplainJobs(self._find_generation, metrics.jobs, loop, job_limits, clock)
 
     # The control plane calls these
 
@@ -139,6 +147,8 @@ class DataPlane:
         parts = path.split("/")
         if len(parts) == 4 and parts[1] == "endpoints":
             return self._begin_endpoint(request, parts[2], parts[3], query)
+        if len(parts) in (5, 6) and parts[1] == "endpoints" and parts[3:5] == ["jobs", "explain"]:
+            return self._begin_job(request, parts[2], parts[5] if len(parts) == 6 else None)
         if path == "/":
             return self._health(request, is_healthy=True)
         return UNKNOWN_PATH
@@ -167,6 +177,8 @@ class DataPlane:
             return unreachable("deployment not ready")
         if request.is_explanation and not generation.explains:
             return NO_EXPLANATIONS
+        if request.is_job:
+            return self.jobs.submit(request, generation)
         try:
             upstream_answer = await self._forward(request, generation)
         except Overloaded:
@@ -228,6 +240,33 @@ class DataPlane:
         if leaf == "":
             return self._health(request, is_healthy=route.is_healthy)
         return UNKNOWN_PATH
+
+    def _begin_job(self, request: Request, name: str, job_id: str | None) -> Answer | None:
+        route = self._routes.get(name)
+        if route is None:
+            return _no_endpoint(name)
+        request.endpoint, request.lane = route.name, "jobs"
+        methods = ("POST",) if job_id is None else ("GET", "DELETE")
+        if request.method not in methods:
+            return _not_allowed(", ".join(methods))
+        request.auth_type = route.auth_mode
+        if not route.accepts(request.headers.get("Authorization")):
+            return UNAUTHORIZED
+        if job_id is None:
+            request.is_explanation = request.is_job = True
+            return self._refuse_body(request)
+        answer = (self.jobs.status if request.method == "GET" else self.jobs.delete)(route.name, job_id)
+        num_bytes = len(answer.body)
+        if not self._budget.take(num_bytes):
+            return MEMORY_FULL
+        request.num_reserved += num_bytes
+        return answer
+
+    def _find_generation(self, endpoint: str, deployment: str) -> tuple[Generation, bool] | None:
+        """The present generation of a deployment, and whether it is ready."""
+        route = self._routes.get(endpoint)
+        generation = route.generations.get(deployment) if route else None
+        return (generation, route.is_ready(deployment)) if route and generation else None
 
     def _refuse_body(self, request: Request) -> Answer | None:
         content_type = request.headers.get("Content-Type", "")

@@ -96,9 +96,7 @@ class JobMetrics:
     def __init__(self, registry: CollectorRegistry, explanations: ExplanationMetrics) -> None:
         self._explanations = explanations
         place = ["endpoint", "deployment"]
-        self._jobs = Gauge(
-            "clearsight_explain_jobs", "Jobs queued and running", [*place, "status"], registry=registry
-        )
+        self._jobs = Gauge("clearsight_explain_jobs", "Jobs queued and running", [*place, "status"], registry=registry)
         self._ended = Counter(
             "clearsight_explain_jobs_ended_total", "Jobs by how they ended", [*place, "status"], registry=registry
         )

@@ -44,6 +44,9 @@ class GatewayMetrics:
         )
         self.connections_active = Gauge("aml_connections_active", "Open client connections", registry=self.registry)
         self.body_bytes = Gauge("clearsight_body_bytes", "Bytes of bodies held in memory", registry=self.registry)
+        self.job_bytes = Gauge(
+            "clearsight_explain_job_bytes", "Bytes of bodies and results of jobs held in memory", registry=self.registry
+        )
         self.lost_log_lines = Gauge(
             "clearsight_request_log_lost_lines", "Request log lines that could not be written", registry=self.registry
         )

@@ -16,6 +16,7 @@ from aiohttp import web
 from clearsight.errors import UserError
 from clearsight.serving.gateway.control import ControlPlane, bind_private_socket
 from clearsight.serving.gateway.dataplane import DataPlane
+from clearsight.serving.gateway.jobs import DEFAULT_JOB_LIMITS, JobLimits
 from clearsight.serving.gateway.limits import HttpLimits
 from clearsight.serving.gateway.metrics import GatewayMetrics
 from clearsight.serving.gateway.request_log import RequestLog
@@ -44,6 +45,7 @@ class Options:
     memory_budget_bytes: int = MEMORY_BUDGET_BYTES
     drain_limit_s: float = DRAIN_LIMIT_S
     limits: HttpLimits = field(default_factory=HttpLimits)
+    job_limits: JobLimits = DEFAULT_JOB_LIMITS
 
 
 async def serve(options: Options) -> bool:
@@ -71,10 +73,12 @@ async def serve(options: Options) -> bool:
         request_log=request_log,
         random=Random(),  # noqa: S311 - a traffic split, not a secret
         loop=loop,
+        job_limits=options.job_limits,
     )
     http = HttpServer(data_plane, options.limits, loop)
     metrics.connections_active.set_function(lambda: len(http.connections))
     metrics.body_bytes.set_function(lambda: data_plane.num_body_bytes)
+    metrics.job_bytes.set_function(lambda: data_plane.jobs.num_bytes)
     metrics.lost_log_lines.set_function(lambda: request_log.num_lost_lines)
 
     def health() -> dict[str, Any]:
@@ -111,6 +115,7 @@ async def serve(options: Options) -> bool:
         sys.stdout.flush()
         await stopping.wait()
         server.close()
+        await data_plane.jobs.close()
         return await http.drain(options.drain_limit_s)
     finally:
         for runner in runners:
