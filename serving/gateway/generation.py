@@ -106,14 +106,14 @@ class Generation:
         verb: Literal["start", "poll", "end"],
         job_id: str,
         request_id: str,
-        chunks: Sequence[bytes | memoryview] = (),
-        num_bytes: int = 0,
+        chunks: Sequence[bytes | memoryview] = (b"{}",),
+        num_bytes: int = 2,
     ) -> UpstreamAnswer:
         """Tell the explain lane's worker to start a job with a body, to say how far it is, or to end and forget it.
 
-        `x-clearsight-job` of the answer is `running` (how far is in the body), `done` (this is the job's answer), `busy`
-        (another one computes; not started) or `unknown`. Started twice, a job is started once. Raises what
-        `Lane.forward` raises.
+        The header `x-clearsight-job` of the answer is `running` (how far is in the body), `done` (this is the job's
+        answer), `busy` (not started, since another one computes) or `unknown`. A job is started once, however often
+        that is ordered. Raises what `Lane.forward` raises.
         """
         lane = self.deployment.explain
         if lane is None or self._orders is None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import time
 from collections.abc import Callable
@@ -195,3 +196,75 @@ def test_an_explanation_longer_than_the_time_limit_is_degraded_or_408_and_its_wo
             assert server.post(uri, key, body, **pinned)[0] == 200
         assert {worker.pid for worker in server.running("model_service_worker.py")} == workers
         assert run(root, ["online-deployment", "delete", "-n", name, "-e", "fridge", "--yes"]) == 0
+
+
+@pytest.mark.timeout(600)
+def test_a_job_outlives_the_time_limit_lets_requests_go_first_and_can_be_canceled(
+    server: Any, workspace: Workspace, deploy: Deploy, key: str, drawn_pictures: list[Path]
+) -> None:
+    deploy("patient", 8000)
+    wait_for_loaded(workspace, "patient")
+    assert run(root, ["online-endpoint", "update", "-n", "fridge", "--traffic", "patient=100", "-o", "none"]) == 0
+    base = f"http://127.0.0.1:{server.port}"
+    jobs, explain = f"{base}/endpoints/fridge/jobs/explain", f"{base}/endpoints/fridge/explain"
+    workers = {worker.pid for worker in server.running("model_service_worker.py")}
+
+    def post(body: bytes) -> str:
+        status, answer, headers = server.exchange(jobs, key, body)
+        assert status == 202, answer
+        return base + headers["location"]
+
+    def wait_for(uri: str, *statuses: str) -> tuple[dict[str, Any], bytes]:
+        deadline = time.monotonic() + 400
+        while True:
+            status, answer, _ = server.exchange(uri, key, None, "GET")
+            assert (status, time.monotonic() < deadline) == (200, True), answer
+            document = json.loads(answer)
+            if document["status"] in statuses:
+                return document, answer
+            time.sleep(0.1)
+
+    long = asking(drawn_pictures[0], n_steps=1000, xai_algorithm="integrated_gradients", details=True)
+    quick = asking(drawn_pictures[1], xai_algorithm="guided_gradcam")
+    short = asking(drawn_pictures[1], n_steps=2, attributions=True)
+
+    # While a job computes, requests are answered within their own time.
+    canceled = post(long)
+    while not wait_for(canceled, "Running")[0].get("progress", {}).get("points_done", 0):
+        time.sleep(0.1)
+    beside = [server.post(explain, key, body) for body in (quick, short)]
+    assert {status for status, _ in beside} == {200}
+    assert wait_for(canceled, "Running", "Completed")[0]["status"] == "Running"
+    assert server.exchange(canceled, key, None, "DELETE")[0] == 200
+
+    # A job's result is the body of the answer; the canceled one stands in nobody's way.
+    started = time.monotonic()
+    for body, (_, answer) in zip((quick, short), beside, strict=True):
+        document, content = wait_for(post(body), "Completed", "Failed")
+        assert content.endswith(b',"result":' + answer + b"}"), document
+    assert time.monotonic() - started < 60
+    document, _ = wait_for(post(b'{"input_data": 1}'), "Failed")
+    assert (document["error"]["status"], document["error"]["model_status"]) == (424, 400)
+
+    # Longer than a request may last, and complete.
+    longer = asking(drawn_pictures[0], n_steps=300, xai_algorithm="integrated_gradients", details=True)
+    [row] = wait_for(post(longer), "Completed", "Failed")[0]["result"]
+    details = row["explanation_details"]
+    assert (details["n_steps_used"], details["degraded"]) == (300, False)
+    assert {worker.pid for worker in server.running("model_service_worker.py")} == workers
+
+    # A worker that dies fails its job; the next one works.
+    lost = post(long)
+    while not wait_for(lost, "Running")[0].get("progress"):
+        time.sleep(0.1)
+    [explainer] = [worker for worker in server.running("model_service_worker.py") if worker.nice() > os.nice(0)]
+    explainer.kill()
+    assert wait_for(lost, "Failed", "Completed")[0]["error"]["status"] == 424
+    assert wait_for(post(quick), "Completed", "Failed")[1].endswith(beside[0][1] + b"}")
+
+    # Ctrl-C does not wait for a job.
+    wait_for(post(long), "Running")
+    started = time.monotonic()
+    server.process.terminate()
+    server.process.wait(60)
+    assert time.monotonic() - started < 20

@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from clearsight.serving.gateway.dataplane import DataPlane
+from clearsight.serving.gateway.jobs import JobLimits
 from clearsight.serving.gateway.limits import HttpLimits
 from clearsight.serving.gateway.metrics import GatewayMetrics
 from clearsight.serving.gateway.request_log import RequestLog
@@ -102,6 +103,8 @@ class Gateway:
     url: str
     port: int
     tables: list[RoutingTable] = field(default_factory=list)
+    job_time_s: float = 0.0
+    """What the jobs' clock shows."""
 
     def deployment(self, name: str, **changes: Any) -> Deployment:
         upstream = self.upstreams[name]
@@ -206,6 +209,8 @@ async def gateway(folder: Path) -> AsyncIterator[Gateway]:
         request_log=log,
         random=Random(7),
         loop=loop,
+        job_limits=JobLimits(max_bytes=64 * 1024, result_kept_s=60.0, poll_s=0.01),
+        clock=lambda: made.job_time_s,
     )
     http = HttpServer(data_plane, LIMITS, loop)
     server = await loop.create_server(http, "127.0.0.1", 0)
@@ -215,6 +220,7 @@ async def gateway(folder: Path) -> AsyncIterator[Gateway]:
         made.route()
         yield made
     server.close()
+    await data_plane.jobs.close()
     await http.drain(0.5, idle_grace_s=0.0)
     for generation in data_plane._generations.values():
         generation.close()

@@ -13,6 +13,7 @@ import pytest
 
 from clearsight.handlers import answering, torchserve
 from clearsight.handlers.answering import Reply
+from clearsight.handlers.background import Background
 from clearsight.handlers.explaining import Wish
 from clearsight.handlers.torchserve import LineFormatter, TorchServeHandler
 
@@ -183,6 +184,29 @@ def test_the_path_and_the_gateways_deadline_become_a_wish_but_not_in_the_predict
 ) -> None:
     handler.lane = lane
     assert json.loads(ask(b"wish", headers=headers)[0][3]) == wish
+
+
+def test_orders_about_a_job_are_obeyed_in_the_explain_lane_only(
+    handler: TorchServeHandler, ask: Callable[..., list[Answer]]
+) -> None:
+    def order(text: str, body: bytes = b"{}") -> tuple[str, int, dict[str, str], bytes]:
+        [(status, _, headers, answer)] = ask(body, headers={"x-clearsight-job": text, "explain": "True"})
+        return headers.get("x-clearsight-job", ""), status, headers, answer
+
+    assert order("start 1", b"abc")[::3] == ("", b"[3]")
+    handler.lane, handler.background = "explain", Background()
+    assert order("poll 1")[:2] == ("unknown", 200)
+    for job_id, body, status in (("1", b"degraded", 200), ("2", b"status 422", 422), ("3", b"raise it", 500)):
+        state = order(f"start {job_id}", body)
+        while state[0] == "running":
+            state = order(f"poll {job_id}")
+        [(expected, _, headers, answer)] = ask(body)
+        assert (state[:2], state[3]) == (("done", expected), answer)
+        assert expected == status
+        assert state[2].get("x-explanation-degraded") == headers.get("x-explanation-degraded")
+    assert order("poll 1")[0] == "unknown"
+    assert order("end 3")[0] == "unknown"
+    assert order("poll 3")[0] == "unknown"
 
 
 def test_a_wrong_lane_and_a_degraded_explanation_are_told_in_headers(ask: Callable[..., list[Answer]]) -> None:

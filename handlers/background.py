@@ -1,0 +1,116 @@
+"""One long explanation at a time, computed in a thread while its worker goes on answering requests.
+
+A request that is being answered goes first: from the next checkpoint on (a chunk of points, a row, an object) the
+thread waits until it is done. A checkpoint is also where an ended job stops. The worker is never killed for a job.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Generic, TypeVar
+
+from clearsight.handlers.explain.telemetry import watched
+
+__all__ = ["Background", "BackgroundJob"]
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+class Ended(BaseException):
+    """The job was ended from outside: no error, so nothing on the way may take it for one."""
+
+
+class BackgroundJob(Generic[Result]):
+    """One job. `result` is None until it is done; then `elapsed_s` is the time that it took, waits included."""
+
+    def __init__(self, job_id: str, work: Callable[[], Result], may_run: threading.Event) -> None:
+        self.id: Final = job_id
+        self.result: Result | None = None
+        self.elapsed_s = 0.0
+        self._progress: dict[str, int] = {}
+        self._work = work
+        self._may_run = may_run
+        self._is_ended = False
+        self._thread = threading.Thread(target=self._run, name="explain-job", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_computing(self) -> bool:
+        return self._thread.is_alive()
+
+    def end(self) -> None:
+        """Stop at the next checkpoint, without a result. Does not wait for it."""
+        self._is_ended = True
+
+    def progress(self) -> dict[str, Any]:
+        """How far it is, as plain data; without what is not known yet."""
+        return dict(self._progress)
+
+    def checkpoint(self) -> None:
+        self._may_run.wait()
+        if self._is_ended:
+            raise Ended
+
+    def rows_done(self, done: int, total: int) -> None:
+        self._progress = {"rows_done": done, "rows": total}
+
+    def points_done(self, done: int, total: int) -> None:
+        self._progress = {**self._progress, "points_done": done, "points": total}
+
+    def _run(self) -> None:
+        started = time.monotonic()
+        try:
+            with watched(self):
+                self.checkpoint()
+                result = self._work()
+        except Ended:
+            log.info("explanation job %s was ended after %.1f s", self.id, time.monotonic() - started)
+            return
+        self.elapsed_s = time.monotonic() - started
+        if not self._is_ended:
+            self.result = result
+        log.info("explanation job %s took %.1f s", self.id, self.elapsed_s)
+
+
+class Background(Generic[Result]):
+    """The jobs of one worker: at most one. Called from the one thread that answers requests."""
+
+    def __init__(self) -> None:
+        self._may_run = threading.Event()
+        self._may_run.set()
+        self._job: BackgroundJob[Result] | None = None
+
+    def start(self, job_id: str, work: Callable[[], Result]) -> BackgroundJob[Result] | None:
+        """Begin `work`, which must not raise, unless the job was begun before; None while another one computes."""
+        job = self._job
+        if job is not None and job.id == job_id:
+            return job
+        if job is not None and job.is_computing:
+            return None
+        self._job = BackgroundJob(job_id, work, self._may_run)
+        return self._job
+
+    def find(self, job_id: str) -> BackgroundJob[Result] | None:
+        return self._job if self._job is not None and self._job.id == job_id else None
+
+    def end(self, job_id: str) -> None:
+        """Stop a job and forget its result; another one, or none, is left alone."""
+        job = self.find(job_id)
+        if job is not None:
+            job.end()
+            job.result = None
+            if not job.is_computing:
+                self._job = None
+
+    @contextmanager
+    def giving_way(self) -> Iterator[None]:
+        """Jobs wait while what is inside is done."""
+        self._may_run.clear()
+        try:
+            yield
+        finally:
+            self._may_run.set()

@@ -1,0 +1,347 @@
+"""Explanations that take longer than a request may last: posted, asked after, fetched, canceled.
+
+```
+POST ──> Queued ──> Running ──> Completed, Failed        kept for a while, then forgotten
+            └───────────┴─────> Canceled
+```
+
+A deployment runs one job at a time, first in, first out, in the worker of its explain lane, which lets a request go
+before a job. Everything is in memory: a job ends with the gateway. When its deployment is replaced, it begins anew on
+the process that replaced it.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
+
+import orjson
+
+from clearsight.errors import ClearsightError
+from clearsight.serving.gateway.answers import Answer, error
+from clearsight.serving.gateway.budget import ByteBudget
+from clearsight.serving.gateway.explanation_metrics import JobMetrics
+from clearsight.serving.gateway.generation import Generation
+from clearsight.serving.gateway.lane import ModelUnreachable, Overloaded
+from clearsight.serving.gateway.mapping import OVERLOADED, map_answer, unreachable
+from clearsight.serving.gateway.request import Request
+
+__all__ = ["DEFAULT_JOB_LIMITS", "ExplainJobs", "JobLimits"]
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["Queued", "Running", "Completed", "Failed", "Canceled"]
+
+STATE_HEADER: Final = "x-clearsight-job"
+OVERHEAD_BYTES: Final = 4096
+"""Counted for a job beside its body or result, so that their number is bounded too."""
+
+MAX_MESSAGE_CHARS: Final = 2000
+
+GRACE_SHARE, GRACE_S = 1.2, 10.0
+"""How much longer than a job's time limit is waited: its worker ends a chunk late, then draws and writes."""
+
+READY_WAIT_S: Final = 300.0
+"""How long a job waits for a deployment that is being restarted."""
+
+TIMED_OUT: Final = error(408, "RequestTimeout", "The job did not end within its time limit.")
+LOST: Final = unreachable("the worker that computed the job was lost")
+NOT_READY: Final = unreachable("deployment not ready")
+GONE: Final = error(404, "DeploymentNotFound", "The deployment was deleted, or explains no more.")
+STOPPING: Final = error(503, "ServiceUnavailable", "The gateway is being stopped.")
+
+
+@dataclass(frozen=True, slots=True)
+class JobLimits:
+    """Of all jobs of a gateway."""
+
+    max_bytes: int = 256 * 1024 * 1024
+    """Of kept bodies and results, apart from the budget of requests; 429 beyond."""
+    result_kept_s: float = 900.0
+    """From a job's end; it is unknown afterwards."""
+    poll_s: float = 0.5
+    """Between two questions to the worker."""
+
+
+DEFAULT_JOB_LIMITS: Final = JobLimits()
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    id: str
+    endpoint: str
+    deployment: str
+    request_id: str
+    chunks: list[bytes | memoryview]
+    num_bytes: int
+    created: datetime
+    num_held: int
+    """Bytes taken from the budget."""
+    status: Status = "Queued"
+    progress: dict[str, Any] = field(default_factory=dict)
+    answer: Answer | None = None
+    reason: str = ""
+    """Why it was canceled."""
+    expires: float | None = None
+    """When it is forgotten, by the clock of the jobs; None while it has not ended."""
+    expires_at: datetime | None = None
+    task: "asyncio.Task[None] | None" = None
+
+    def to_body(self) -> bytes:
+        """JSON. The result is the body that a request would have been answered with, byte for byte."""
+        document: dict[str, Any] = {
+            "id": self.id,
+            "status": self.status,
+            "deployment": self.deployment,
+            "created": self.created.isoformat(timespec="seconds"),
+        }
+        if self.progress:
+            document["progress"] = self.progress
+        if self.expires_at is not None:
+            document["expires"] = self.expires_at.isoformat(timespec="seconds")
+        if self.status == "Canceled":
+            document["error"] = {"message": self.reason}
+        if self.answer is None:
+            return orjson.dumps(document)
+        if self.status == "Failed":
+            document["error"] = _error_of(self.answer)
+            return orjson.dumps(document)
+        return orjson.dumps(document)[:-1] + b',"result":' + self.answer.body + b"}"
+
+
+class _Replaced(ClearsightError):
+    """Another process has taken over the deployment."""
+
+
+class ExplainJobs:
+    """All jobs of a gateway.
+
+    `find` gives the present generation of an endpoint's deployment, and whether it is ready; None when it is gone.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[str, str], tuple[Generation, bool] | None],
+        metrics: JobMetrics,
+        loop: asyncio.AbstractEventLoop,
+        limits: JobLimits = DEFAULT_JOB_LIMITS,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._find = find
+        self._metrics = metrics
+        self._loop = loop
+        self._limits = limits
+        self._clock = clock or loop.time
+        self._budget = ByteBudget(limits.max_bytes)
+        self._jobs: dict[str, _Job] = {}
+        self._turns: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._ends: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of bodies and results held now."""
+        return self._budget.used
+
+    def submit(self, request: Request, generation: Generation) -> Answer:
+        """Take a complete request as a job of the deployment that was chosen for it; 429 when there is no room."""
+        self._forget_expired()
+        lane = generation.deployment.explain
+        if self._is_closed or lane is None:
+            return STOPPING
+        place = request.endpoint, request.deployment
+        pending = [job for job in self._jobs.values() if job.expires is None]
+        if sum((job.endpoint, job.deployment) == place for job in pending) >= lane.max_jobs:
+            return _full(f"The deployment has {lane.max_jobs} jobs, which is as many as it may. Try again later.")
+        num_held = OVERHEAD_BYTES + request.num_bytes
+        if not self._budget.take(num_held):
+            return _full("The gateway keeps as many bytes of jobs and results as it may. Delete results, or try later.")
+        job = _Job(
+            secrets.token_urlsafe(24), *place, request.id, request.chunks, request.num_bytes,
+            datetime.now(UTC), num_held,
+        )  # fmt: skip
+        self._jobs[job.id] = job
+        self._metrics.entered(*place, job.status)
+        job.task = self._loop.create_task(self._run(job))
+        return Answer(202, job.to_body(), headers={"location": f"/endpoints/{job.endpoint}/jobs/explain/{job.id}"})
+
+    def status(self, endpoint: str, job_id: str) -> Answer:
+        """How a job stands, with its result once it is completed; 404 when it is unknown at this endpoint."""
+        job = self._job(endpoint, job_id)
+        if job is None:
+            return _unknown(endpoint)
+        is_degraded = job.answer is not None and "x-explanation-degraded" in job.answer.headers
+        return Answer(200, job.to_body(), headers={"x-explanation-degraded": "1"} if is_degraded else {})
+
+    def delete(self, endpoint: str, job_id: str) -> Answer:
+        """Cancel a job that has not ended; forget one that has."""
+        job = self._job(endpoint, job_id)
+        if job is None:
+            return _unknown(endpoint)
+        if job.expires is None:
+            self._cancel(job, "The job was canceled by a client.")
+        else:
+            self._forget(job)
+            job.answer = None
+        return Answer(200, job.to_body())
+
+    async def close(self) -> None:
+        """Cancel what has not ended, and tell the workers, for a second at most."""
+        self._is_closed = True
+        for job in list(self._jobs.values()):
+            if job.expires is None:
+                self._cancel(job, "The gateway is being stopped.")
+        await asyncio.sleep(0)  # the canceled tasks begin to tell their workers
+        if self._ends:
+            await asyncio.wait(self._ends, timeout=1.0)
+        for task in self._ends:
+            task.cancel()
+
+    # The way of one job
+
+    async def _run(self, job: _Job) -> None:
+        async with self._turns[job.endpoint, job.deployment]:
+            try:
+                answer = await self._compute(job)
+            except Exception:
+                logger.exception("job %s failed", job.id)
+                answer = error(500, "InternalServerError", "The gateway failed; its log has the details.")
+            if job.expires is None:
+                self._end(job, "Completed" if answer.status == 200 else "Failed", answer)
+
+    async def _compute(self, job: _Job) -> Answer:
+        while True:
+            try:
+                async with asyncio.timeout(READY_WAIT_S):
+                    generation = await self._ready_generation(job)
+            except TimeoutError:
+                return NOT_READY
+            if generation is None or generation.deployment.explain is None:
+                return GONE
+            limit_s = GRACE_SHARE * generation.deployment.explain.job_timeout_s + GRACE_S
+            try:
+                async with asyncio.timeout(limit_s):
+                    return await self._follow(job, generation)
+            except _Replaced:
+                continue
+            except Overloaded:
+                return OVERLOADED
+            except TimeoutError:
+                return TIMED_OUT
+            except ModelUnreachable as reason:
+                if self._is_current(job, generation):
+                    return unreachable(str(reason))
+            finally:
+                ending = self._loop.create_task(_tell_end(job, generation))
+                self._ends.add(ending)
+                ending.add_done_callback(self._ends.discard)
+
+    async def _ready_generation(self, job: _Job) -> Generation | None:
+        while (found := self._find(job.endpoint, job.deployment)) is not None:
+            generation, is_ready = found
+            if is_ready or not generation.explains:
+                return generation
+            await asyncio.sleep(self._limits.poll_s)
+        return None
+
+    async def _follow(self, job: _Job, generation: Generation) -> Answer:
+        """Have the worker start the job, and ask it until there is an answer."""
+        answer = await generation.order("start", job.id, job.request_id, job.chunks, job.num_bytes)
+        while True:
+            state = answer.headers.get(STATE_HEADER)
+            if state == "unknown":
+                return LOST
+            if state not in ("running", "busy"):
+                return map_answer(answer)
+            if state == "running":
+                self._move(job, "Running")
+                job.progress = orjson.loads(answer.body)
+            await asyncio.sleep(self._limits.poll_s)
+            if not self._is_current(job, generation):
+                raise _Replaced(generation.deployment.generation)
+            if state == "busy":  # with a job that was canceled, until its next checkpoint
+                answer = await generation.order("start", job.id, job.request_id, job.chunks, job.num_bytes)
+            else:
+                answer = await generation.order("poll", job.id, job.request_id)
+
+    def _is_current(self, job: _Job, generation: Generation) -> bool:
+        found = self._find(job.endpoint, job.deployment)
+        return found is not None and found[0] is generation
+
+    # Keeping
+
+    def _cancel(self, job: _Job, reason: str) -> None:
+        job.reason = reason
+        if job.task:
+            job.task.cancel()
+        self._end(job, "Canceled", None)
+
+    def _move(self, job: _Job, status: Status) -> None:
+        if job.status != status:
+            self._metrics.left(job.endpoint, job.deployment, job.status)
+            job.status = status
+            if job.expires is None:
+                self._metrics.entered(job.endpoint, job.deployment, status)
+
+    def _end(self, job: _Job, status: Status, answer: Answer | None) -> None:
+        """Drop the body, keep the answer until it expires."""
+        job.expires = self._clock() + self._limits.result_kept_s
+        job.expires_at = datetime.now(UTC) + timedelta(seconds=self._limits.result_kept_s)
+        self._move(job, status)
+        self._metrics.ended(job.endpoint, job.deployment, status, answer)
+        job.answer, job.chunks = answer, []
+        self._budget.give(job.num_held)
+        job.num_held = OVERHEAD_BYTES + (len(answer.body) if answer else 0)
+        self._budget.charge(job.num_held)
+        self._loop.call_later(self._limits.result_kept_s + 1.0, self._forget_expired)
+        logger.info("job %s of %s/%s: %s", job.id[:6], job.endpoint, job.deployment, status)
+
+    def _job(self, endpoint: str, job_id: str) -> _Job | None:
+        self._forget_expired()
+        job = self._jobs.get(job_id)
+        return job if job is not None and job.endpoint == endpoint else None
+
+    def _forget_expired(self) -> None:
+        now = self._clock()
+        for job in [job for job in self._jobs.values() if job.expires is not None and job.expires <= now]:
+            self._forget(job)
+
+    def _forget(self, job: _Job) -> None:
+        del self._jobs[job.id]
+        self._budget.give(job.num_held)
+        job.num_held = 0
+
+
+async def _tell_end(job: _Job, generation: Generation) -> None:
+    """Stop the worker's part of a job, or have it drop the result. Best effort: the next job would do the latter."""
+    try:
+        await generation.order("end", job.id, job.request_id)
+    except (ClearsightError, TimeoutError) as reason:
+        logger.info("the worker was not told that job %s has ended: %s", job.id[:6], reason)
+
+
+def _error_of(answer: Answer) -> dict[str, Any]:
+    """What a request would have been answered: its status, the model's where it gave one, and the message."""
+    try:
+        document = orjson.loads(answer.body)
+        message = str(document.get("error", document)["message"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        message = answer.body.decode("utf-8", "replace")
+    found: dict[str, Any] = {"status": answer.status, "message": message[:MAX_MESSAGE_CHARS]}
+    return found if answer.model_status is None else {**found, "model_status": answer.model_status}
+
+
+def _full(message: str) -> Answer:
+    return error(429, "TooManyRequests", message, {"retry-after": "10"})
+
+
+def _unknown(endpoint: str) -> Answer:
+    return error(
+        404,
+        "JobNotFound",
+        f"Endpoint '{endpoint}' has no such job. Results expire, and a restart of the gateway forgets every job.",
+    )

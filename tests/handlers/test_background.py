@@ -1,0 +1,104 @@
+"""A long explanation beside a worker's requests: who goes first, and how it is ended."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from clearsight.handlers.background import Background
+from clearsight.handlers.explain.chunks import in_chunks
+from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.telemetry import note_rows_done
+
+
+class Work:
+    """A hundred points in chunks of one, each of which waits to be allowed."""
+
+    def __init__(self) -> None:
+        self.allowed = threading.Semaphore(0)
+        self.num_done = 0
+
+    def __call__(self) -> str:
+        note_rows_done(1, 3)
+        in_chunks(self.chunk, 100, Deadline(None), 1)
+        return "the map"
+
+    def chunk(self, start: int, stop: int) -> None:
+        assert self.allowed.acquire(timeout=10)
+        self.num_done = stop
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def work() -> Work:
+    return Work()
+
+
+@pytest.fixture
+def background(work: Work) -> Iterator[Background[str]]:
+    made: Background[str] = Background()
+    yield made
+    for job_id in ("one", "two"):
+        made.end(job_id)
+    work.allowed.release(200)
+
+
+def test_without_a_job_there_is_nothing_to_find_to_end_or_to_hold_up(background: Background[str]) -> None:
+    background.end("one")
+    with background.giving_way():
+        assert background.find("one") is None
+
+
+def test_a_job_tells_how_far_it_is_and_keeps_its_result_until_it_is_ended(
+    background: Background[str], work: Work
+) -> None:
+    job = background.start("one", work)
+    assert job is not None
+    work.allowed.release(7)
+    wait_for(lambda: job.progress().get("points_done") == 7)
+    assert job.progress() == {"rows_done": 1, "rows": 3, "points_done": 7, "points": 100}
+    assert background.start("one", work) is job
+    assert background.start("two", work) is None
+    work.allowed.release(93)
+    wait_for(lambda: not job.is_computing)
+    assert (background.find("one"), job.result, work.num_done) == (job, "the map", 100)
+    assert job.elapsed_s > 0
+    background.end("two")
+    assert background.find("one") is job
+    background.end("one")
+    assert background.find("one") is None
+
+
+def test_a_job_rests_from_its_next_chunk_on_while_a_request_is_answered(
+    background: Background[str], work: Work
+) -> None:
+    job = background.start("one", work)
+    assert job is not None
+    wait_for(lambda: job.progress() != {})
+    with background.giving_way():
+        work.allowed.release(50)
+        wait_for(lambda: work.num_done == 1)
+        time.sleep(0.05)
+        assert work.num_done == 1
+    wait_for(lambda: work.num_done == 50)
+
+
+def test_an_ended_job_stops_after_its_chunk_and_the_next_one_can_begin(background: Background[str], work: Work) -> None:
+    job = background.start("one", work)
+    assert job is not None
+    wait_for(lambda: job.progress() != {})
+    background.end("one")
+    assert background.start("two", lambda: "other") is None
+    work.allowed.release(50)
+    wait_for(lambda: not job.is_computing)
+    assert (work.num_done, job.result) == (1, None)
+    other = background.start("two", lambda: "other")
+    assert other is not None
+    wait_for(lambda: other.result == "other")
