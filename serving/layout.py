@@ -24,6 +24,7 @@ from clearsight.deployments import DeploymentDocument
 from clearsight.errors import ClearsightError, Fault, InvalidDocument
 from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.package import MANIFEST_FILE, sha256_of
+from clearsight.serving.gateway.table import JOB_TIMEOUT_S, MAX_JOBS
 from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.tasks import Task
 from clearsight.workspace import Workspace, write_atomically
@@ -60,8 +61,8 @@ class Overrides(BaseModel):
     """Whether there is an explain lane. None: for classification."""
     CLEARSIGHT_EXPLAIN_THREADS: PositiveInt | None = None
     CLEARSIGHT_EXPLAIN_MAX_IN_FLIGHT: PositiveInt | None = None
-    CLEARSIGHT_EXPLAIN_MAX_JOBS: PositiveInt = 8
-    CLEARSIGHT_EXPLAIN_JOB_SECONDS: Annotated[float, Field(gt=0, le=86_400)] = 900.0
+    CLEARSIGHT_EXPLAIN_MAX_JOBS: PositiveInt = MAX_JOBS
+    CLEARSIGHT_EXPLAIN_JOB_SECONDS: Annotated[float, Field(gt=0, le=86_400)] = JOB_TIMEOUT_S
 
 
 class MeasuredRow(BaseModel):

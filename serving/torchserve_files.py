@@ -27,6 +27,7 @@ from typing import Final, Self
 
 from clearsight.errors import ServerUnavailable, UserError
 from clearsight.handlers.torchserve_folder import HandlerConfig, WorkerConfig, write_folder
+from clearsight.serving.gateway.table import JOB_TIMEOUT_S, MAX_JOBS
 from clearsight.serving.java import java_home
 from clearsight.workspace import write_atomically
 
@@ -72,9 +73,9 @@ class ExplainPlan:
     num_threads: int
     max_in_flight: int
     """Requests waiting and running; 429 beyond."""
-    max_jobs: int = 8
+    max_jobs: int = MAX_JOBS
     """Jobs waiting and running; 429 beyond."""
-    job_timeout_s: float = 900.0
+    job_timeout_s: float = JOB_TIMEOUT_S
     """Of a job, from its start."""
 
 

@@ -15,9 +15,9 @@ import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Final
 
 import orjson
 
@@ -26,6 +26,7 @@ from clearsight.serving.gateway.answers import Answer, error
 from clearsight.serving.gateway.budget import ByteBudget
 from clearsight.serving.gateway.explanation_metrics import JobMetrics
 from clearsight.serving.gateway.generation import Generation
+from clearsight.serving.gateway.job import Job, Status
 from clearsight.serving.gateway.lane import ModelUnreachable, Overloaded
 from clearsight.serving.gateway.mapping import OVERLOADED, map_answer, unreachable
 from clearsight.serving.gateway.request import Request
@@ -34,13 +35,9 @@ __all__ = ["DEFAULT_JOB_LIMITS", "ExplainJobs", "JobLimits"]
 
 logger = logging.getLogger(__name__)
 
-Status = Literal["Queued", "Running", "Completed", "Failed", "Canceled"]
-
 STATE_HEADER: Final = "x-clearsight-job"
 OVERHEAD_BYTES: Final = 4096
 """Counted for a job beside its body or result, so that their number is bounded too."""
-
-MAX_MESSAGE_CHARS: Final = 2000
 
 GRACE_SHARE, GRACE_S = 1.2, 10.0
 """How much longer than a job's time limit is waited: its worker ends a chunk late, then draws and writes."""
@@ -70,49 +67,6 @@ class JobLimits:
 DEFAULT_JOB_LIMITS: Final = JobLimits()
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
-    id: str
-    endpoint: str
-    deployment: str
-    request_id: str
-    chunks: list[bytes | memoryview]
-    num_bytes: int
-    created: datetime
-    num_held: int
-    """Bytes taken from the budget."""
-    status: Status = "Queued"
-    progress: dict[str, Any] = field(default_factory=dict)
-    answer: Answer | None = None
-    reason: str = ""
-    """Why it was canceled."""
-    expires: float | None = None
-    """When it is forgotten, by the clock of the jobs; None while it has not ended."""
-    expires_at: datetime | None = None
-    task: "asyncio.Task[None] | None" = None
-
-    def to_body(self) -> bytes:
-        """JSON. The result is the body that a request would have been answered with, byte for byte."""
-        document: dict[str, Any] = {
-            "id": self.id,
-            "status": self.status,
-            "deployment": self.deployment,
-            "created": self.created.isoformat(timespec="seconds"),
-        }
-        if self.progress:
-            document["progress"] = self.progress
-        if self.expires_at is not None:
-            document["expires"] = self.expires_at.isoformat(timespec="seconds")
-        if self.status == "Canceled":
-            document["error"] = {"message": self.reason}
-        if self.answer is None:
-            return orjson.dumps(document)
-        if self.status == "Failed":
-            document["error"] = _error_of(self.answer)
-            return orjson.dumps(document)
-        return orjson.dumps(document)[:-1] + b',"result":' + self.answer.body + b"}"
-
-
 class _Replaced(ClearsightError):
     """Another process has taken over the deployment."""
 
@@ -137,7 +91,7 @@ class ExplainJobs:
         self._limits = limits
         self._clock = clock or loop.time
         self._budget = ByteBudget(limits.max_bytes)
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, Job] = {}
         self._turns: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._ends: set[asyncio.Task[None]] = set()
         self._is_closed = False
@@ -160,7 +114,7 @@ class ExplainJobs:
         num_held = OVERHEAD_BYTES + request.num_bytes
         if not self._budget.take(num_held):
             return _full("The gateway keeps as many bytes of jobs and results as it may. Delete results, or try later.")
-        job = _Job(
+        job = Job(
             secrets.token_urlsafe(24), *place, request.id, request.chunks, request.num_bytes,
             datetime.now(UTC), num_held,
         )  # fmt: skip
@@ -192,10 +146,12 @@ class ExplainJobs:
     async def close(self) -> None:
         """Cancel what has not ended, and tell the workers, for a second at most."""
         self._is_closed = True
-        for job in list(self._jobs.values()):
-            if job.expires is None:
+        tasks = []
+        for job in self._jobs.values():
+            if job.expires is None and job.task:
+                tasks.append(job.task)
                 self._cancel(job, "The gateway is being stopped.")
-        await asyncio.sleep(0)  # the canceled tasks begin to tell their workers
+        await asyncio.gather(*tasks, return_exceptions=True)  # each begins to tell its worker
         if self._ends:
             await asyncio.wait(self._ends, timeout=1.0)
         for task in self._ends:
@@ -203,7 +159,7 @@ class ExplainJobs:
 
     # The way of one job
 
-    async def _run(self, job: _Job) -> None:
+    async def _run(self, job: Job) -> None:
         async with self._turns[job.endpoint, job.deployment]:
             try:
                 answer = await self._compute(job)
@@ -213,7 +169,7 @@ class ExplainJobs:
             if job.expires is None:
                 self._end(job, "Completed" if answer.status == 200 else "Failed", answer)
 
-    async def _compute(self, job: _Job) -> Answer:
+    async def _compute(self, job: Job) -> Answer:
         while True:
             try:
                 async with asyncio.timeout(READY_WAIT_S):
@@ -240,7 +196,7 @@ class ExplainJobs:
                 self._ends.add(ending)
                 ending.add_done_callback(self._ends.discard)
 
-    async def _ready_generation(self, job: _Job) -> Generation | None:
+    async def _ready_generation(self, job: Job) -> Generation | None:
         while (found := self._find(job.endpoint, job.deployment)) is not None:
             generation, is_ready = found
             if is_ready or not generation.explains:
@@ -248,7 +204,7 @@ class ExplainJobs:
             await asyncio.sleep(self._limits.poll_s)
         return None
 
-    async def _follow(self, job: _Job, generation: Generation) -> Answer:
+    async def _follow(self, job: Job, generation: Generation) -> Answer:
         """Have the worker start the job, and ask it until there is an answer."""
         answer = await generation.order("start", job.id, job.request_id, job.chunks, job.num_bytes)
         while True:
@@ -268,26 +224,26 @@ class ExplainJobs:
             else:
                 answer = await generation.order("poll", job.id, job.request_id)
 
-    def _is_current(self, job: _Job, generation: Generation) -> bool:
+    def _is_current(self, job: Job, generation: Generation) -> bool:
         found = self._find(job.endpoint, job.deployment)
         return found is not None and found[0] is generation
 
     # Keeping
 
-    def _cancel(self, job: _Job, reason: str) -> None:
+    def _cancel(self, job: Job, reason: str) -> None:
         job.reason = reason
         if job.task:
             job.task.cancel()
         self._end(job, "Canceled", None)
 
-    def _move(self, job: _Job, status: Status) -> None:
+    def _move(self, job: Job, status: Status) -> None:
         if job.status != status:
             self._metrics.left(job.endpoint, job.deployment, job.status)
             job.status = status
             if job.expires is None:
                 self._metrics.entered(job.endpoint, job.deployment, status)
 
-    def _end(self, job: _Job, status: Status, answer: Answer | None) -> None:
+    def _end(self, job: Job, status: Status, answer: Answer | None) -> None:
         """Drop the body, keep the answer until it expires."""
         job.expires = self._clock() + self._limits.result_kept_s
         job.expires_at = datetime.now(UTC) + timedelta(seconds=self._limits.result_kept_s)
@@ -300,7 +256,7 @@ class ExplainJobs:
         self._loop.call_later(self._limits.result_kept_s + 1.0, self._forget_expired)
         logger.info("job %s of %s/%s: %s", job.id[:6], job.endpoint, job.deployment, status)
 
-    def _job(self, endpoint: str, job_id: str) -> _Job | None:
+    def _job(self, endpoint: str, job_id: str) -> Job | None:
         self._forget_expired()
         job = self._jobs.get(job_id)
         return job if job is not None and job.endpoint == endpoint else None
@@ -310,29 +266,18 @@ class ExplainJobs:
         for job in [job for job in self._jobs.values() if job.expires is not None and job.expires <= now]:
             self._forget(job)
 
-    def _forget(self, job: _Job) -> None:
+    def _forget(self, job: Job) -> None:
         del self._jobs[job.id]
         self._budget.give(job.num_held)
         job.num_held = 0
 
 
-async def _tell_end(job: _Job, generation: Generation) -> None:
+async def _tell_end(job: Job, generation: Generation) -> None:
     """Stop the worker's part of a job, or have it drop the result. Best effort: the next job would do the latter."""
     try:
         await generation.order("end", job.id, job.request_id)
     except (ClearsightError, TimeoutError) as reason:
         logger.info("the worker was not told that job %s has ended: %s", job.id[:6], reason)
-
-
-def _error_of(answer: Answer) -> dict[str, Any]:
-    """What a request would have been answered: its status, the model's where it gave one, and the message."""
-    try:
-        document = orjson.loads(answer.body)
-        message = str(document.get("error", document)["message"])
-    except (ValueError, LookupError, TypeError, AttributeError):
-        message = answer.body.decode("utf-8", "replace")
-    found: dict[str, Any] = {"status": answer.status, "message": message[:MAX_MESSAGE_CHARS]}
-    return found if answer.model_status is None else {**found, "model_status": answer.model_status}
 
 
 def _full(message: str) -> Answer:

@@ -57,6 +57,15 @@ def _document(endpoint: str, version: str) -> bytes:
             "example": EXAMPLE_INPUT,
         },
         "ServiceOutput": {"type": "array", "items": {"type": "object"}},
+        "Job": {
+            "type": "object",
+            "required": ["id", "status"],
+            "properties": {
+                "id": {"type": "string"},
+                "status": {"type": "string", "enum": ["Queued", "Running", "Completed", "Failed", "Canceled"]},
+                "result": {"$ref": _schemas(is_v2) + "ServiceOutput"},
+            },
+        },
         "ErrorResponse": {"type": "object", "properties": {"message": {"type": "string"}}},
     }
     info = {
@@ -70,6 +79,11 @@ def _document(endpoint: str, version: str) -> bytes:
         "/": {"get": _operation("ServiceHealthCheck", "Health of the endpoint", _text(is_v2))},
         "/score": {"post": _score(is_v2, "RunMLService", "Score pictures")},
         "/explain": {"post": _score(is_v2, "ExplainMLService", "Score pictures and explain every score")},
+        "/jobs/explain": {"post": _posted_job(is_v2)},
+        "/jobs/explain/{id}": {
+            "get": _job(is_v2, "GetExplainJob", "How a job stands, with its result once it is completed"),
+            "delete": _job(is_v2, "DeleteExplainJob", "Cancel a job that has not ended, forget one that has"),
+        },
         "/swagger.json": {
             "get": _operation("GetSwaggerSpec", "This document", {"200": {"description": "The document"}})
         },
@@ -99,23 +113,46 @@ def _text(is_v2: bool) -> dict[str, Any]:
     return {"200": {"description": "A deployment with traffic is ready", **content}}
 
 
+def _schemas(is_v2: bool) -> str:
+    return "#/definitions/" if is_v2 else "#/components/schemas/"
+
+
+def _content(is_v2: bool, name: str) -> dict[str, Any]:
+    schema = {"schema": {"$ref": _schemas(is_v2) + name}}
+    return schema if is_v2 else {"content": {"application/json": schema}}
+
+
+def _posted_job(is_v2: bool) -> dict[str, Any]:
+    operation = _score(is_v2, "PostExplainJob", "Explain as a job, for what takes longer than a request may")
+    answered = {"description": "The job; its place is in Location", **_content(is_v2, "Job")}
+    refusals = {status: text for status, text in operation["responses"].items() if status not in ("200", "408")}
+    return {**operation, "responses": {"202": answered, **refusals}}
+
+
+def _job(is_v2: bool, operation_id: str, summary: str) -> dict[str, Any]:
+    responses = {"200": {"description": "The job", **_content(is_v2, "Job")}}
+    for status, text in (("401", DESCRIPTIONS[401]), ("404", "No such endpoint, or no such job")):
+        responses[status] = {"description": text, **_content(is_v2, "ErrorResponse")}
+    place: dict[str, Any] = {"name": "id", "in": "path", "required": True}
+    place |= {"type": "string"} if is_v2 else {"schema": {"type": "string"}}
+    return {
+        **_operation(operation_id, summary, responses),
+        "parameters": [place],
+        "security": [{"Bearer": []}],
+    }
+
+
 def _score(is_v2: bool, operation_id: str, summary: str) -> dict[str, Any]:
-    prefix = "#/definitions/" if is_v2 else "#/components/schemas/"
-
-    def content(name: str) -> dict[str, Any]:
-        schema = {"schema": {"$ref": prefix + name}}
-        return schema if is_v2 else {"content": {"application/json": schema}}
-
     responses = {
-        str(status): {"description": text, **content("ServiceOutput" if status == 200 else "ErrorResponse")}
+        str(status): {"description": text, **_content(is_v2, "ServiceOutput" if status == 200 else "ErrorResponse")}
         for status, text in DESCRIPTIONS.items()
     }
     operation = _operation(operation_id, summary, responses)
     if is_v2:
         operation["parameters"] = [
-            {"name": "serviceInputPayload", "in": "body", "required": True, **content("ServiceInput")}
+            {"name": "serviceInputPayload", "in": "body", "required": True, **_content(is_v2, "ServiceInput")}
         ]
     else:
-        operation["requestBody"] = {"required": True, **content("ServiceInput")}
+        operation["requestBody"] = {"required": True, **_content(is_v2, "ServiceInput")}
     operation["security"] = [{"Bearer": []}]
     return operation

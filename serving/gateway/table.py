@@ -16,14 +16,23 @@ A table is immutable. A change is a new table with a higher `version`, sent by `
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from clearsight.errors import Fault, InvalidDocument
 
-__all__ = ["AuthMode", "Deployment", "Endpoint", "ExplainLane", "RoutingTable", "Upstream"]
+__all__ = [
+    "JOB_TIMEOUT_S",
+    "MAX_JOBS",
+    "AuthMode",
+    "Deployment",
+    "Endpoint",
+    "ExplainLane",
+    "RoutingTable",
+    "Upstream",
+]
 
 type_config = ConfigDict(extra="forbid", strict=True)
 
@@ -35,6 +44,10 @@ Sha256Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Percentage = Annotated[int, Field(ge=0, le=100)]
 RequestPath = Annotated[str, Field(pattern=r"^/[!-~]*$")]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
+
+MAX_JOBS: Final = 8
+JOB_TIMEOUT_S: Final = 900.0
+"""Of explanations that nobody waits for in a request, where a deployment says nothing."""
 
 MAX_SOCKET_PATH_BYTES = 107
 """`sun_path` of a Linux unix socket holds 108 bytes, the last of them zero (unix(7))."""
@@ -75,8 +88,8 @@ class ExplainLane:
     max_running: Annotated[int, Field(ge=1)]
     max_in_flight: Annotated[int, Field(ge=1)]
     request_timeout_s: Annotated[float, Field(gt=0, le=300)]
-    max_jobs: Annotated[int, Field(ge=1)] = 8
-    job_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 900.0
+    max_jobs: Annotated[int, Field(ge=1)] = MAX_JOBS
+    job_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = JOB_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)

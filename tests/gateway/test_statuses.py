@@ -307,7 +307,7 @@ class TestDeploymentChoice:
 class TestSwagger:
     @pytest.mark.parametrize(("query", "key"), [("", "swagger"), ("?version=2", "swagger"), ("?version=3", "openapi"),
                                                 ("?version=3.1", "openapi")])  # fmt: skip
-    async def test_each_version_describes_the_three_routes(self, gateway, keys, query, key):
+    async def test_each_version_describes_the_routes(self, gateway, keys, query, key):
         reply = await gateway.get(f"/endpoints/fridge/swagger.json{query}", Authorization=f"Bearer {keys[0]}")
         document = json.loads(reply.body)
         assert document[key].startswith({"": "2.0", "?version=2": "2.0", "?version=3": "3.0"}.get(query, "3.1"))
@@ -315,7 +315,10 @@ class TestSwagger:
         assert document["paths"]["/"]["get"]["operationId"] == "ServiceHealthCheck"
         assert document["paths"]["/swagger.json"]["get"]["operationId"] == "GetSwaggerSpec"
         schemas = document["definitions"] if key == "swagger" else document["components"]["schemas"]
-        assert set(schemas) == {"ServiceInput", "ServiceOutput", "ErrorResponse"}
+        assert set(schemas) == {"ServiceInput", "ServiceOutput", "Job", "ErrorResponse"}
+        jobs = document["paths"]["/jobs/explain"]["post"], document["paths"]["/jobs/explain/{id}"]["get"]
+        assert [operation["operationId"] for operation in jobs] == ["PostExplainJob", "GetExplainJob"]
+        assert "202" in jobs[0]["responses"]
         assert schemas["ServiceInput"]["example"] == {
             "input_data": {"columns": ["image"], "index": [], "data": []},
             "params": {},

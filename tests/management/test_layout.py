@@ -125,6 +125,8 @@ def test_the_explain_lane_has_half_the_cores_and_a_short_queue_unless_told_other
     ]
     told = document(blue, CLEARSIGHT_EXPLAIN_THREADS=3, CLEARSIGHT_EXPLAIN_MAX_IN_FLIGHT=21)
     assert choose_explain_lane(told, Task.MULTI_CLASS, 8) == ExplainPlan(3, 21)
+    told = document(blue, CLEARSIGHT_EXPLAIN_MAX_JOBS=2, CLEARSIGHT_EXPLAIN_JOB_SECONDS=3600)
+    assert choose_explain_lane(told, Task.MULTI_CLASS, 8) == ExplainPlan(4, 8, max_jobs=2, job_timeout_s=3600)
 
 
 def test_what_the_explain_worker_would_refuse_is_refused_before_it_is_started(blue: dict[str, Any]) -> None:
