@@ -247,11 +247,18 @@ def test_a_job_outlives_the_time_limit_lets_requests_go_first_and_can_be_cancele
     assert (document["error"]["status"], document["error"]["model_status"]) == (424, 400)
 
     # Longer than a request may last, and complete.
-    longer = asking(drawn_pictures[0], n_steps=300, xai_algorithm="integrated_gradients", details=True)
+    longer = asking(drawn_pictures[0], n_steps=200, xai_algorithm="integrated_gradients", details=True)
     [row] = wait_for(post(longer), "Completed", "Failed")[0]["result"]
     details = row["explanation_details"]
-    assert (details["n_steps_used"], details["degraded"]) == (300, False)
+    assert (details["n_steps_used"], details["degraded"]) == (200, False)
     assert {worker.pid for worker in server.running("model_service_worker.py")} == workers
+
+    page = server.metrics()
+    place = 'deployment="patient",endpoint="fridge"'
+    for status, count in (("canceled", 1), ("completed", 3), ("failed", 1)):
+        assert f'clearsight_explain_jobs_ended_total{{{place},status="{status}"}} {count}.0' in page
+    counted = f'{{algorithm="integrated_gradients",cached="false",degraded="false",{place}}}'
+    assert f"clearsight_explanations_total{counted} 1.0" in page
 
     # A worker that dies fails its job; the next one works.
     lost = post(long)

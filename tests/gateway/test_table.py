@@ -13,6 +13,8 @@ EXPLAIN = {
     "max_running": 1,
     "max_in_flight": 8,
     "request_timeout_s": 90.0,
+    "max_jobs": 8,
+    "job_timeout_s": 900.0,
 }
 DOCUMENT = {
     "version": 7,
