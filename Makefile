@@ -31,7 +31,7 @@ demo: $(READY)  ## Draw data, train, deploy, score; leaves an endpoint running.
 demo-stop:  ## Stop the endpoint that `make demo` left running.
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh stop
 
-test: $(READY)  ## Run the test suite (about 5 minutes on 2 cores).
+test: $(READY)  ## Run the test suite (about 13 minutes on 2 cores).
 	@$(BIN)/python -m pytest -m "not slow and not gpu"
 
 test-slow: $(READY)  ## Run the tests that take minutes.

@@ -145,6 +145,7 @@ def mixed(pictures, cell, count):
     ]
 
 
+@pytest.mark.slow
 def test_a_hundred_explanations_change_no_weight_and_leave_nothing_hooked(explaining, pictures, cell):
     model = explaining._explainer._model
     parts = [model._network, model._guided]

@@ -85,6 +85,7 @@ def test_a_killed_run_goes_on_to_the_weights_of_one_left_alone(
     assert result(killed)["passes"][-1] == result(whole)["passes"][-1]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_the_double_batch_and_stop_and_resume_together(
     start: Start, texture_folder: Path, tmp_path: Path
 ) -> None:
