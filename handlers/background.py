@@ -85,11 +85,15 @@ class Background(Generic[Result]):
         self._job: BackgroundJob[Result] | None = None
 
     def start(self, job_id: str, work: Callable[[], Result]) -> BackgroundJob[Result] | None:
-        """Begin `work`, which must not raise, unless the job was begun before; None while another one computes."""
+        """Begin `work`, which must not raise, unless the job was begun before; None while another one computes.
+
+        That one is ended: who asks for the next job waits for no other, so it was left behind by a gateway that died.
+        """
         job = self._job
         if job is not None and job.id == job_id:
             return job
         if job is not None and job.is_computing:
+            job.end()
             return None
         self._job = BackgroundJob(job_id, work, self._may_run)
         return self._job

@@ -65,7 +65,6 @@ def test_a_job_tells_how_far_it_is_and_keeps_its_result_until_it_is_ended(
     wait_for(lambda: job.progress().get("points_done") == 7)
     assert job.progress() == {"rows_done": 1, "rows": 3, "points_done": 7, "points": 100}
     assert background.start("one", work) is job
-    assert background.start("two", work) is None
     work.allowed.release(93)
     wait_for(lambda: not job.is_computing)
     assert (background.find("one"), job.result, work.num_done) == (job, "the map", 100)
@@ -90,11 +89,15 @@ def test_a_job_rests_from_its_next_chunk_on_while_a_request_is_answered(
     wait_for(lambda: work.num_done == 50)
 
 
-def test_an_ended_job_stops_after_its_chunk_and_the_next_one_can_begin(background: Background[str], work: Work) -> None:
+@pytest.mark.parametrize("is_told", [True, False], ids=["ended by its gateway", "left behind by a gateway that died"])
+def test_an_ended_job_stops_after_its_chunk_and_the_next_one_can_begin(
+    background: Background[str], work: Work, is_told: bool
+) -> None:
     job = background.start("one", work)
     assert job is not None
     wait_for(lambda: job.progress() != {})
-    background.end("one")
+    if is_told:
+        background.end("one")
     assert background.start("two", lambda: "other") is None
     work.allowed.release(50)
     wait_for(lambda: not job.is_computing)
