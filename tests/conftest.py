@@ -1,6 +1,7 @@
 """Fixtures that every test folder may use."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,14 @@ from clearsight.tasks import Task
 DetectorPackages = Callable[[str], ModelPackage]
 
 FRIDGE_LABELS = ("can", "carton", "milk_bottle", "water_bottle")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _heard_signals() -> None:
+    """Under `nohup` and in the background of a script these are ignored, and so they would be by every child."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

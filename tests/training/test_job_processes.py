@@ -210,6 +210,6 @@ def test_two_processes_train_a_detector_that_answers(
     epochs = [one["metrics"] for one in trial.read_metrics()]
     assert len(epochs) == 5
     assert 0 <= epochs[-1]["mean_average_precision"] <= 1
-    assert epochs[-1]["training_loss"] < epochs[0]["training_loss"]
+    assert epochs[-1]["validation_loss"] < epochs[0]["validation_loss"]
     answers = load_scorer(trial.package).score([(scenes_folder / "images" / "several" / "0001.jpg").read_bytes()])
     assert [type(answer).__name__ for answer in answers] == ["DetectionAnswer"]

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,17 +14,6 @@ def test_nobody_asked() -> None:
     assert not stop.is_urgent
 
 
-@pytest.fixture
-def _heard() -> Iterator[None]:
-    """Signals that end a process, also where the tests run under `nohup` or in a shell's background."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("_heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_each_signal_asks_and_only_a_second_ctrl_c_is_urgent(number: signal.Signals) -> None:
     with heed_signals() as stop:
