@@ -52,7 +52,7 @@ class _Saved:
 @click.option(
     "--algorithm",
     type=click.Choice([*ALGORITHMS, *OBJECT_ALGORITHMS]),
-    help="odam explains detectors, the others explain classifiers.  [default: xrai; of a detector odam]",
+    help="odam and d_rise explain detectors, the others explain classifiers.  [default: xrai; of a detector odam]",
 )
 @click.option(
     "--save",
@@ -75,6 +75,7 @@ class _Saved:
 @click.option("--full", is_flag=True, help="XRAI: rank the regions anew after each one.")
 @click.option("--detections", metavar="0,2|all", help="Detectors: which boxes, by falling score.  [default: 0,1,2]")
 @click.option("--target", type=click.Choice(get_args(MaskTarget)), help="Detectors: what of a box.  [default: score]")
+@click.option("--masks", type=int, help="rise, d_rise: covered pictures, at most 5000.  [default: 500]")
 @click.option("--max-seconds", type=float, help="For each picture; then less is computed.")
 @click.option("--details", is_flag=True, help="Tell how each explanation came about, and how faithful it is.")
 @click.option("--format", "visualization_format", type=click.Choice(get_args(VisualizationFormat)), default="grid")
@@ -167,6 +168,7 @@ def _parameters(algorithm: str, choices: Mapping[str, Any], draws: bool) -> XaiP
                 "n_steps",
                 "approximation_method",
                 "baseline",
+                "masks",
                 "max_seconds",
                 "details",
                 "visualization_format",

@@ -16,10 +16,12 @@ import numpy.typing as npt
 from clearsight.errors import InvalidPackage
 from clearsight.handlers.backends import Array, Backend, OpenOptions
 from clearsight.handlers.batching import BatchRule, choose_rule, run_batches
+from clearsight.handlers.detection import Detections, find_objects
 from clearsight.handlers.views import View, to_answer, views_of
 from clearsight.package import ModelPackage
 from clearsight.settings import DetectorSettings, RcnnSettings, SegmentationSettings, YoloSettings
 from clearsight.vision.candidates import Candidates
+from clearsight.vision.letterbox import Placement
 from clearsight.vision.preprocess import normalise
 from clearsight.wire import DetectionAnswer
 
@@ -39,8 +41,11 @@ class DetectorNetwork(Protocol):
 
     batch_rule: BatchRule
 
-    def propose(self, canvases: Iterable[Bytes]) -> Iterator[Candidates]:
-        """Candidates for each canvas, uint8 (H, W, 3), in order. Takes no more canvases than it needs for the next."""
+    def propose(self, canvases: Iterable[Bytes], box_score_thresh: float | None = None) -> Iterator[Candidates]:
+        """Candidates for each canvas, uint8 (H, W, 3), in order. Takes no more canvases than it needs for the next.
+
+        At least those with a score above `box_score_thresh`; None: above that of the settings.
+        """
         ...
 
 
@@ -63,7 +68,8 @@ class YoloNetwork:
         _check(backend.run([np.zeros((1, 3, _TRIAL_SIDE, _TRIAL_SIDE), np.float32)]), 3, package)
         self.batch_rule = choose_rule(backend, side, side, self._batch_size, options)
 
-    def propose(self, canvases: Iterable[Bytes]) -> Iterator[Candidates]:
+    def propose(self, canvases: Iterable[Bytes], box_score_thresh: float | None = None) -> Iterator[Candidates]:
+        """All candidates, whatever their score: the graph has no threshold."""
         side, remaining = self._settings.img_size, iter(canvases)
         images_NCHW = np.empty((self._batch_size, 3, side, side), np.float32)
         while batch_size := self._fill(images_NCHW, remaining):
@@ -97,10 +103,13 @@ class RcnnNetwork:
         noise_1CHW = np.random.default_rng(0).standard_normal((1, 3, _TRIAL_SIDE, _TRIAL_SIDE), np.float32)
         _check(backend.run([noise_1CHW, np.zeros(1, np.float32), *self._limits[1:]]), num_outputs, package)
 
-    def propose(self, canvases: Iterable[Bytes]) -> Iterator[Candidates]:
+    def propose(self, canvases: Iterable[Bytes], box_score_thresh: float | None = None) -> Iterator[Candidates]:
+        limits = self._limits
+        if box_score_thresh is not None:
+            limits = (np.array([box_score_thresh], np.float32), *limits[1:])
         for canvas_HWC in canvases:
             image_CHW = normalise(canvas_HWC, self._settings.mean, self._settings.std)
-            yield Candidates(*self._backend.run([image_CHW[None], *self._limits]))
+            yield Candidates(*self._backend.run([image_CHW[None], *limits]))
 
 
 def _check(outputs: Sequence[Array], num_outputs: int, package: ModelPackage) -> None:
@@ -158,6 +167,16 @@ class DetectionPipeline:
             found = [view.find(next(proposed), self._settings) for view in picture.views]
             answers.append(to_answer(picture.views, found, self._settings, self._labels))
         return answers
+
+    def detect(self, canvases: Iterable[Bytes], placement: Placement, box_score_thresh: float) -> Iterator[Detections]:
+        """What is found on each canvas, in order, in pixels of the pictures that lie on them like `placement`.
+
+        Above `box_score_thresh`, or the settings' own where that is lower; the other thresholds are the settings'.
+        """
+        score_thresh = min(box_score_thresh, self._settings.box_score_thresh)
+        settings = replace(self._settings, box_score_thresh=score_thresh)
+        for candidates in self._network.propose(canvases, score_thresh):
+            yield find_objects(candidates, placement, settings)
 
     def warm_up(self, image_HWC: Bytes) -> None:
         """Without tiles: they have been through nothing that the whole picture has not."""

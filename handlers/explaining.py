@@ -77,7 +77,7 @@ class Explainer(Protocol):
     """What we use of `explain.scoring.ExplainingScorer`."""
 
     def score(
-        self, cells: Sequence[object], *, deadline_s: float | None, always: bool, fails_as_one: bool
+        self, cells: Sequence[object], *, deadline_s: float | None, always: bool, fails_as_one: bool, is_awaited: bool
     ) -> Sequence[Answer | UserError]: ...
 
     def warm_up(self) -> None: ...
@@ -126,7 +126,13 @@ class ExplainHere:
         _time_left(deadline)
         explainer = self._wait_for(self._load(warm_up=False), deadline)
         deadline_s = _time_left(deadline)
-        answers = explainer.score(cells, deadline_s=deadline_s, always=wish.explains_all, fails_as_one=True)
+        answers = explainer.score(
+            cells,
+            deadline_s=deadline_s,
+            always=wish.explains_all,
+            fails_as_one=True,
+            is_awaited=not wish.in_background,
+        )
         log.info("explained a request of %d rows in %.0f ms", len(cells), (time.monotonic() - started) * 1000)
         return answers
 

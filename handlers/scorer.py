@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -30,12 +30,15 @@ from clearsight.handlers.backends import (
 )
 from clearsight.handlers.batching import BatchRule
 from clearsight.handlers.classification import ClassificationPipeline
+from clearsight.handlers.detection import Detections
+from clearsight.handlers.detectors import DetectionPipeline
 from clearsight.handlers.explaining import asks
 from clearsight.handlers.pipeline import Pipeline, open_pipeline
 from clearsight.images import Limits, decode_image
 from clearsight.package import ModelPackage
 from clearsight.settings import Settings
 from clearsight.tasks import Task
+from clearsight.vision.letterbox import Placement
 from clearsight.wire import Answer, XaiRequest, resolve_cell
 
 __all__ = ["MAX_BATCH_SIZE", "Scorer", "load_scorer"]
@@ -128,6 +131,17 @@ class Scorer:
         if not isinstance(self._pipeline, ClassificationPipeline):
             raise TypeError(f"a package of {self.task.value} has no probabilities of classes")
         return self._pipeline.class_probabilities(inputs_N3PP)
+
+    def detect(
+        self, canvases: Iterable[npt.NDArray[np.uint8]], placement: Placement, box_score_thresh: float
+    ) -> Iterator[Detections]:
+        """What a detector finds in prepared pictures; see `DetectionPipeline.detect`.
+
+        For explanations, which ask about pictures that they alter.
+        """
+        if not isinstance(self._pipeline, DetectionPipeline):
+            raise TypeError(f"a package of {self.task.value} finds no boxes")
+        return self._pipeline.detect(canvases, placement, box_score_thresh)
 
     def warm_up(self) -> None:
         """Score a drawn picture, in the sizes that clients will meet, so that the first does not wait for caches."""

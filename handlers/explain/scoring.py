@@ -30,6 +30,7 @@ from clearsight.handlers.explain.explainer import Explainer, Explanation, Questi
 from clearsight.handlers.explain.model import ExplainModel
 from clearsight.handlers.explain.numbers import encode_attribution
 from clearsight.handlers.explain.objects.choice import choose_detections
+from clearsight.handlers.explain.objects.d_rise import require_short
 from clearsight.handlers.explain.objects.explainer import ExplainedObject, ObjectExplainer, ObjectQuestion
 from clearsight.handlers.explain.objects.network import ObjectModel
 from clearsight.handlers.explain.options import DEFAULT_OPTIONS, ExplainOptions
@@ -114,8 +115,8 @@ class ExplainingScorer:
         self._explainer: Explainer | None = None
         self._objects: ObjectExplainer | None = None
         if isinstance(scorer.settings, DetectorSettings):
-            if isinstance(model, ObjectModel):
-                self._objects = ObjectExplainer(model, self.labels, scorer.settings, scorer.limits, options)
+            eager = model if isinstance(model, ObjectModel) else None
+            self._objects = ObjectExplainer(eager, scorer.detect, self.labels, scorer.settings, scorer.limits, options)
         elif not isinstance(model, ObjectModel):
             self._explainer = Explainer(scorer, model, self.labels, scorer.settings, options)
 
@@ -126,14 +127,16 @@ class ExplainingScorer:
         deadline_s: float | None = None,
         always: bool = False,
         fails_as_one: bool = False,
+        is_awaited: bool = False,
     ) -> list[Answer | UserError]:
         """Answer every cell, in order; a cell that cannot be answered gets the error at its place.
 
         `deadline_s` seconds are for all cells together. `always` explains cells that do not ask, too. `fails_as_one`:
         one error is the end of all cells, so nothing more is explained after it, which would take seconds for nothing.
+        `is_awaited`: a client waits for the answer, so what takes minutes is refused.
         """
         deadline = Deadline(deadline_s, self._clock)
-        rows = [self._read(cell, always) for cell in cells]
+        rows = [self._read(cell, always, is_awaited) for cell in cells]
         scored = iter(self._scorer.score([row.cell for row in rows if isinstance(row, _Row)]))
         results: list[Answer | UserError] = [next(scored) if isinstance(row, _Row) else row for row in rows]
         questions: dict[int, Question | ObjectQuestion] = {}
@@ -198,11 +201,13 @@ class ExplainingScorer:
         Image.fromarray(noise_HWC).save(stream, "PNG")
         self.explain(stream.getvalue(), XaiParameters(n_steps=2))
 
-    def _read(self, cell: object, always: bool) -> _Row | UserError:
+    def _read(self, cell: object, always: bool, is_awaited: bool) -> _Row | UserError:
         try:
             request = read_cell(cell, always, self._options.limits, self.task)
             if request is None:
                 return _Row(cell)
+            if is_awaited:
+                require_short(request.parameters)
             return _Row(request.picture, self._asked(request))
         except BadRequest as error:
             return error
@@ -232,7 +237,8 @@ class ExplainingScorer:
     def _object_question(self, asked: _Asked | ExplainRequest, answer: Answer) -> ObjectQuestion:
         # One scorer has one task, so that these go together.
         assert isinstance(asked, ExplainRequest) and isinstance(answer, DetectionAnswer)  # noqa: S101, PT018
-        if self._objects is None:
+        assert self._objects is not None  # noqa: S101  a detector has one
+        if not self._objects.can(asked.parameters.algorithm):
             raise BadRequest(f"{self.package.root} was loaded without the network that explanations need")
         choice = choose_detections(
             [found.score for found in answer.boxes],

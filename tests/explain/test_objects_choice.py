@@ -65,7 +65,7 @@ def test_only_models_with_masks_explain_masks():
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"xai_algorithm": "rise"}, "'xai_algorithm' must be one of odam, but got 'rise'"),
+        ({"xai_algorithm": "rise"}, "'xai_algorithm' must be one of odam, d_rise, but got 'rise'"),
         ({"xai_algorithm": "odam", "detections": "some"}, "'detections' must be 'all' or a list of at most 20 indices"),
         ({"xai_algorithm": "odam", "detections": [0, 0]}, "each once"),
         ({"xai_algorithm": "odam", "detections": [-1]}, "'detections' must be"),

@@ -98,10 +98,14 @@ def find(network, image_HWC, settings):
     return to_answer(views, [views[0].find(candidates, settings)], settings, LABELS)
 
 
+def covers_nothing(*_):
+    pytest.fail("odam needs no other picture")
+
+
 @pytest.mark.parametrize("model_name", list(SETTINGS))
 def test_the_strongest_place_lies_inside_the_own_box(model_name):
     network, settings = train(model_name), SETTINGS[model_name]
-    explainer = ObjectExplainer(ObjectModel(network), LABELS, settings, Limits(), DEFAULT_OPTIONS)
+    explainer = ObjectExplainer(ObjectModel(network), covers_nothing, LABELS, settings, Limits(), DEFAULT_OPTIONS)
     random = np.random.default_rng(1)
     num_right = num_objects = num_truths = 0
     parameters = XaiParameters(algorithm="odam", visualizations=False)

@@ -55,7 +55,7 @@ def test_boxes_of_a_detector_are_explained_by_index(capsys, detector_package, dr
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--algorithm", "xrai"], "--algorithm must be one of odam for image_object_detection, but got xrai"),
+        (["--algorithm", "xrai"], "--algorithm must be one of odam, d_rise for image_object_detection, but got xrai"),
         (["--target", "mask"], "'target' must be one of score, box"),
         (["--detections", "x"], "'detections' must be 'all' or a list"),
         (["--detections", "999"], "'detections' must be indices of the"),

@@ -38,8 +38,10 @@ class StandIn:
     def warm_up(self) -> None:
         self.num_warm_ups += 1
 
-    def score(self, cells: Any, *, deadline_s: float | None, always: bool, fails_as_one: bool) -> list[Any]:
-        assert fails_as_one
+    def score(
+        self, cells: Any, *, deadline_s: float | None, always: bool, fails_as_one: bool, is_awaited: bool
+    ) -> list[Any]:
+        assert (fails_as_one, is_awaited) == (True, True)
         self.calls.append((len(cells), deadline_s, always))
         if self.error:
             return [self.error for _ in cells]
@@ -99,7 +101,8 @@ def test_a_cell_asks_with_true_and_nothing_else(given: object, is_asked: bool) -
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "is_asked"), [(None, False), ("xrai", False), ("guided_backprop", False), ("odam", True)]
+    ("algorithm", "is_asked"),
+    [(None, False), ("xrai", False), ("guided_backprop", False), ("odam", True), ("d_rise", True)],
 )
 def test_a_detector_is_asked_only_by_algorithms_that_azure_does_not_have(algorithm: object, is_asked: bool) -> None:
     given = {"model_explainability": True, "xai_parameters": {"xai_algorithm": algorithm}}

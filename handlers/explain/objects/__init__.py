@@ -3,4 +3,6 @@
 serving backend --> boxes, in order --> choice: which are explained
 eager copy --> network: candidates of one view, differentiable --> match: the candidate that a box came from
 gradients --> heat: a map of the picture --> explainer: picture, numbers, details
+
+serving backend --> covering: what it finds in covered pictures --> d_rise: a map of the picture --> explainer
 """

@@ -49,8 +49,11 @@ def choose_detections(
     """Choose what `detections` names; without it the three highest scores.
 
     Of `all`, `max_detections` of the highest scores are taken; `may_leave_out` False makes that an error. Raises
-    `BadRequest` for an index that the answer does not have, and for masks of a model that has none.
+    `BadRequest` for an index that the answer does not have, and for a target that there is not: masks of a model that
+    has none, anything but the score where parts are covered.
     """
+    if parameters.algorithm == "d_rise" and parameters.target != "score":
+        raise BadRequest(f"'target' must be score for d_rise, but got {parameters.target!r}; 'odam' explains others")
     if parameters.target == "mask" and not has_masks:
         raise BadRequest("'target' must be one of score, box for a model without masks, but got 'mask'")
     count, wanted = len(scores), parameters.detections

@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from clearsight.handlers.explain.chunks import DEFAULT_CHUNK
 from clearsight.handlers.explain.deadline import Deadline, OutOfTime
 from clearsight.handlers.explain.objects.choice import SAME_BOX_IOU, Choice
+from clearsight.handlers.explain.objects.covering import Detect, explain_by_covering
 from clearsight.handlers.explain.objects.details import ObjectDetails
 from clearsight.handlers.explain.objects.heat import LONGEST_SIDE, frame_size, heat_of, into_frame
 from clearsight.handlers.explain.objects.network import ObjectModel, SeenView
@@ -70,21 +72,28 @@ class ExplainedObject:
 
 
 class ObjectExplainer:
-    """Explains pictures with the eager copy of one detector. Safe in threads."""
+    """Explains pictures with the eager copy of one detector, or by what it finds in covered ones. Safe in threads."""
 
     def __init__(
         self,
-        model: ObjectModel,
+        model: ObjectModel | None,
+        detect: Detect,
         labels: Sequence[str],
         settings: DetectorSettings,
         limits: Limits,
         options: ExplainOptions,
     ) -> None:
+        """Without a model there is `d_rise` alone, which needs only `detect`, the serving backend."""
         self._model = model
+        self._detect = detect
         self._labels = labels
         self._settings = settings
         self._limits = limits
         self._options = options
+
+    def can(self, algorithm: str) -> bool:
+        """Whether there is all that an algorithm needs."""
+        return self._model is not None or algorithm == "d_rise"
 
     def num_cells(self, picture: bytes) -> int:
         """Numbers in the map of a picture that can be decoded, told from its header."""
@@ -100,6 +109,50 @@ class ObjectExplainer:
             return []
         image_HWC = decode_image(question.picture, self._limits, self._settings.exif_orientation)
         pictured = PictureViews(image_HWC, self._settings)
+        if question.parameters.algorithm == "d_rise":
+            found = self._explain_by_covering(question, pictured, deadline)
+        else:
+            found = self._explain_by_gradients(question, pictured, deadline)
+        return self._told(question, [found[index] for index in chosen if index in found])
+
+    def _explain_by_covering(
+        self, question: ObjectQuestion, pictured: PictureViews, deadline: Deadline
+    ) -> dict[int, ExplainedObject]:
+        parameters, found = question.parameters, dict[int, ExplainedObject]()
+        start_s = deadline.elapsed_s()
+        for covered in explain_by_covering(
+            self._detect,
+            pictured,
+            question.objects,
+            question.choice.indices,
+            self._labels,
+            parameters,
+            deadline,
+            self._options.chunk or DEFAULT_CHUNK,
+        ):
+            milliseconds = {"network": 1000 * (deadline.elapsed_s() - start_s)}
+            for index, heat_HW in zip(covered.indices, covered.heats, strict=True):
+                details = _details_of(question, index, pictured, milliseconds)
+                details.masks_used = covered.masks_used
+                if covered.masks_used < parameters.masks:
+                    late = f"the time ended after {covered.masks_used} of {parameters.masks} masks"
+                    if not self._options.allow_degradation:
+                        raise OutOfTime(f"{late}; ask for fewer 'masks', or allow more time")
+                    details.degraded, details.warnings = True, (late,)
+                if not heat_HW.any():
+                    details.warnings += ("the map is zero: behind no mask there was a box like this one",)
+                found[index] = ExplainedObject(
+                    index, heat_HW, _draw(heat_HW, pictured, parameters, milliseconds), details
+                )
+                milliseconds = {}  # the network's time is told once
+            start_s = deadline.elapsed_s()
+        return found
+
+    def _explain_by_gradients(
+        self, question: ObjectQuestion, pictured: PictureViews, deadline: Deadline
+    ) -> dict[int, ExplainedObject]:
+        assert self._model is not None  # noqa: S101  asked before
+        chosen = question.choice.indices
         found: dict[int, ExplainedObject] = {}
         # By view: each goes through the network once. In a view, the highest scores first.
         order = sorted(chosen, key=lambda index: (question.objects[index].view, -question.objects[index].score))
@@ -119,7 +172,7 @@ class ObjectExplainer:
                 milliseconds["network"] = 1000 * pass_s
             found[index] = self._explain_one(question, index, pictured, seen[1], milliseconds)
             each_s = deadline.elapsed_s() - start_s - (pass_s if needs_pass else 0.0)
-        return self._told(question, [found[index] for index in chosen if index in found])
+        return found
 
     def _explain_one(
         self,
@@ -132,9 +185,7 @@ class ObjectExplainer:
         thing, parameters = question.objects[index], question.parameters
         view = pictured.views[thing.view]
         start_s = time.perf_counter()
-        details = ObjectDetails(thing.label, thing.score, parameters.target, milliseconds=milliseconds)
-        if thing.view:
-            details.tile = view.tile.left, view.tile.top, view.tile.width, view.tile.height
+        details = _details_of(question, index, pictured, milliseconds)
         class_id = self._labels.index(thing.label)
         match = pictured.match(thing, class_id, seen)
         details.matched_iou = None if match is None else match.iou
@@ -160,12 +211,7 @@ class ObjectExplainer:
             if not heat_HW.any():
                 details.warnings = ("the map is zero: nothing in the picture adds to what is explained",)
         milliseconds["gradients"] = 1000 * (time.perf_counter() - start_s)
-        picture = None
-        if parameters.visualizations:
-            start_s = time.perf_counter()
-            picture = explanation_picture(heat_HW, pictured.small_HWC, parameters.visualization_format)
-            milliseconds["picture"] = 1000 * (time.perf_counter() - start_s)
-        return ExplainedObject(index, heat_HW, picture, details)
+        return ExplainedObject(index, heat_HW, _draw(heat_HW, pictured, parameters, milliseconds), details)
 
     def _gradients(
         self, seen: SeenView, index: int, class_id: int, parameters: XaiParameters
@@ -215,6 +261,31 @@ class ObjectExplainer:
             part.details.degraded |= is_less
             part.details.warnings += tuple(notes)
         return found
+
+
+def _details_of(
+    question: ObjectQuestion, index: int, pictured: PictureViews, milliseconds: dict[str, float]
+) -> ObjectDetails:
+    thing, parameters = question.objects[index], question.parameters
+    details = ObjectDetails(
+        parameters.algorithm, thing.label, thing.score, parameters.target, milliseconds=milliseconds
+    )
+    if thing.view:
+        tile = pictured.views[thing.view].tile
+        details.tile = tile.left, tile.top, tile.width, tile.height
+    return details
+
+
+def _draw(
+    heat_HW: Floats, pictured: PictureViews, parameters: XaiParameters, milliseconds: dict[str, float]
+) -> bytes | None:
+    """The picture of a map, where one is asked for; notes what it took."""
+    if not parameters.visualizations:
+        return None
+    start_s = time.perf_counter()
+    picture = explanation_picture(heat_HW, pictured.small_HWC, parameters.visualization_format)
+    milliseconds["picture"] = 1000 * (time.perf_counter() - start_s)
+    return picture
 
 
 def _derive(value: torch.Tensor, seen: SeenView) -> list[torch.Tensor | None]:

@@ -16,7 +16,7 @@ from clearsight.handlers.explain.objects.network import Level
 from clearsight.vision.letterbox import Placement
 from clearsight.vision.tiles import Tile
 
-__all__ = ["LONGEST_SIDE", "frame_size", "heat_of", "into_frame"]
+__all__ = ["LONGEST_SIDE", "frame_size", "heat_of", "into_frame", "paste"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -73,7 +73,11 @@ def into_frame(heat_HW: Floats, placement: Placement, tile: Tile, whole: Placeme
     """The map of the picture, of `frame_size(whole)`, from that of a view: padding and scaling undone, 0 around it."""
     rows = slice(placement.top, placement.top + placement.inner_height)
     columns = slice(placement.left, placement.left + placement.inner_width)
-    inner_HW = np.ascontiguousarray(heat_HW[rows, columns])
+    return paste(np.ascontiguousarray(heat_HW[rows, columns]), tile, whole)
+
+
+def paste(inner_HW: Floats, tile: Tile, whole: Placement) -> Floats:
+    """The map of the picture, of `frame_size(whole)`, from one of any size of a part of it: 0 around it."""
     height, width = frame_size(whole)
     top, bottom = (round(side * height / whole.height) for side in (tile.top, tile.top + tile.height))
     left, right = (round(side * width / whole.width) for side in (tile.left, tile.left + tile.width))

@@ -28,6 +28,7 @@ class PictureViews:
     def __init__(self, image_HWC: Bytes, settings: DetectorSettings) -> None:
         self._image_HWC = image_HWC
         self._settings = settings
+        self.mean = settings.mean
         self.views: tuple[View, ...] = views_of(image_HWC.shape[0], image_HWC.shape[1], settings)
         self.whole = self.views[0]
         self.size = frame_size(self.whole.placement)
@@ -38,15 +39,22 @@ class PictureViews:
             small_HWC = np.asarray(cv2.resize(image_HWC, (width, height), interpolation=kind), np.uint8)
         self.small_HWC: Bytes = small_HWC
 
+    def canvas(self, view: int) -> Bytes:
+        return self.views[view].network_input(self._image_HWC)
+
     def network_input(self, view: int) -> Floats:
-        return normalise(self.views[view].network_input(self._image_HWC), self._settings.mean, self._settings.std)
+        return normalise(self.canvas(view), self._settings.mean, self._settings.std)
+
+    def box_in_view(self, thing: DetectedObject) -> npt.NDArray[np.floating]:
+        """The corners of an object in pixels of the view that it was found in, (1, 4)."""
+        tile = self.views[thing.view].tile
+        corners_14 = np.array(thing.box_xyxy_unit, np.float64)[None]
+        box_xyxy_14 = to_pixel_boxes(corners_14, self.whole.tile.height, self.whole.tile.width)
+        return shift_boxes(box_xyxy_14, -tile.left, -tile.top)
 
     def match(self, thing: DetectedObject, class_id: int, seen: SeenView) -> Match | None:
         """The candidate of the view that an object is; boxes are compared in the view's pixels."""
         view = self.views[thing.view]
         boxes_xyxy_C4, scores_C = seen.candidates(class_id)
-        corners_14 = np.array(thing.box_xyxy_unit, np.float64)[None]
-        box_xyxy_14 = to_pixel_boxes(corners_14, self.whole.tile.height, self.whole.tile.width)
-        box_xyxy_14 = shift_boxes(box_xyxy_14, -view.tile.left, -view.tile.top)
         candidates_xyxy_C4 = view.placement.to_picture(boxes_xyxy_C4.astype(np.float64))
-        return find_match(box_xyxy_14[0], thing.score, candidates_xyxy_C4, scores_C)
+        return find_match(self.box_in_view(thing)[0], thing.score, candidates_xyxy_C4, scores_C)

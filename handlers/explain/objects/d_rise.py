@@ -1,0 +1,105 @@
+"""D-RISE (arXiv 2006.03204): cover parts of the picture at random and watch the boxes. No derivative is needed.
+
+Shapes in names: J masks, K explained objects, N found behind a mask, H height, W width, 4 sides of a box.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from clearsight.errors import BadRequest
+from clearsight.handlers.detection import Detections
+from clearsight.handlers.explain.chunks import DEFAULT_CHUNK, in_chunks
+from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.parameters import XaiParameters
+from clearsight.handlers.explain.rise import random_masks
+from clearsight.vision.boxes import iou_matrix
+
+__all__ = ["MAX_AWAITED_MASKS", "DRiseResult", "Look", "d_rise", "likeness", "require_short"]
+
+Floats = npt.NDArray[np.floating]
+Indices = npt.NDArray[np.int64]
+
+MAX_AWAITED_MASKS: Final = 100
+"""That a request may ask for. Published practice is 5000, which takes minutes: too long for anybody to wait."""
+
+Look = Callable[[Sequence[Floats]], Iterable[Detections]]
+"""What is found in the picture behind each of the masks (H, W), in order; 1 leaves a pixel as it is, 0 covers it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DRiseResult:
+    """A map for each object, float32, from 0 on: how like it the boxes are, on average, where a pixel is seen."""
+
+    maps_KHW: npt.NDArray[np.float32]
+    masks_used: int
+    deadline_hit: bool
+
+
+def require_short(parameters: XaiParameters) -> None:
+    """Refuse what takes longer than a request may. Raises `BadRequest`."""
+    if parameters.algorithm == "d_rise" and parameters.masks > MAX_AWAITED_MASKS:
+        raise BadRequest(
+            f"'masks' of d_rise must be at most {MAX_AWAITED_MASKS} in a request, but is {parameters.masks}; post the "
+            "same body as a job, to /endpoints/NAME/jobs/explain, or use 'clearsight explain'"
+        )
+
+
+def d_rise(
+    look: Look,
+    boxes_xyxy_K4: Floats,
+    class_ids_K: Indices,
+    size: tuple[int, int],
+    num_masks: int,
+    grid_size: int,
+    seed: int,
+    deadline: Deadline,
+    chunk: int = DEFAULT_CHUNK,
+) -> DRiseResult:
+    """Explain objects of one picture, whose masks have `size` (height, width); the same masks serve all of them.
+
+    map = (sum over j of w_j M_j) / (sum over j of M_j), where w_j is the likeness of what is found behind mask j.
+    """
+    height, width = size
+    generator = torch.Generator().manual_seed(seed)
+    sums_KHW = np.zeros((len(boxes_xyxy_K4), height, width))
+    shown_HW = np.zeros((height, width))
+    drawn: dict[int, npt.NDArray[np.float32]] = {}
+
+    def work(start: int, stop: int) -> None:
+        for index in range(start, stop):  # one by one, so that the size of chunks changes no mask
+            if index not in drawn:
+                drawn[index] = random_masks(1, grid_size, height, width, generator)[0].numpy()
+        masks = [drawn[index] for index in range(start, stop)]
+        weights_JK = [likeness(found, boxes_xyxy_K4, class_ids_K) for found in look(masks)]
+        for weights_K, mask_HW in zip(weights_JK, masks, strict=True):
+            for k in np.flatnonzero(weights_K):
+                sums_KHW[k] += weights_K[k] * mask_HW
+            shown_HW[...] += mask_HW
+        for index in range(start, stop):
+            del drawn[index]
+
+    done = in_chunks(work, num_masks, deadline, chunk)
+    maps_KHW = (sums_KHW / np.maximum(shown_HW, 1e-9)).astype(np.float32)
+    return DRiseResult(maps_KHW, done, done < num_masks)
+
+
+def likeness(found: Detections, boxes_xyxy_K4: Floats, class_ids_K: Indices) -> npt.NDArray[np.float64]:
+    """How like each object the most similar of the boxes is, (K,) in [0, 1]: IoU times score, of the same class.
+
+    The paper multiplies the IoU by the cosine between the probabilities of all classes and, of detectors that have
+    one, by the objectness. A detection that is served has a class and a score, on every backend. So the cosine here
+    is that of one-hot vectors, 1 for the same class and 0 for another, and the score stands in for the objectness: it
+    is that times the probability of the class (yolov5), or the probability of the class (the others), so that a box
+    that fades counts for less. A box whose class changes counts for nothing at once, not bit by bit.
+    """
+    if not len(found):
+        return np.zeros(len(boxes_xyxy_K4))
+    ious_KN = iou_matrix(boxes_xyxy_K4.astype(np.float64), found.boxes_xyxy_N4.astype(np.float64))
+    is_same_KN = class_ids_K[:, None] == found.class_ids_N[None, :]
+    weights_K: npt.NDArray[np.float64] = (ious_KN * is_same_KN * found.scores_N.astype(np.float64)).max(axis=1)
+    return weights_K
