@@ -35,11 +35,14 @@ NETWORKS = (
 )
 QUICK = {("mobilenetv2", 160), ("mobilenetv2", 256), ("resnet18", 224)}
 CONVOLUTIONAL = [
-    pytest.param(name, side, marks=() if (name, side) in QUICK else pytest.mark.slow)
+    pytest.param(name, side, marks=() if (name, side) in QUICK else (pytest.mark.slow, pytest.mark.full_size))
     for name in NETWORKS
     for side in (160, 224, 256)
 ]
-TRANSFORMERS = ["vits16r224", *(pytest.param(f"vit{size}16r224", marks=pytest.mark.slow) for size in "bl")]
+TRANSFORMERS = [
+    "vits16r224",
+    *(pytest.param(f"vit{size}16r224", marks=(pytest.mark.slow, pytest.mark.full_size)) for size in "bl"),
+]
 
 
 def make(name, side):

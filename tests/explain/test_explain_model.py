@@ -34,7 +34,9 @@ LAYERS = {
     "vitb16r224": "blocks.11.norm1",
     "vitl16r224": "blocks.23.norm1",
 }
-ALL_NAMES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NAMES]
+ALL_NAMES = [
+    pytest.param(name, marks=(pytest.mark.slow, pytest.mark.full_size) if name in SLOW else ()) for name in NAMES
+]
 
 
 def make(name, side=64, dtype=torch.float32):

@@ -314,6 +314,7 @@ def test_a_package_that_describes_no_network_of_ours_is_named(drawn_pictures: li
 
 
 @pytest.mark.slow
+@pytest.mark.full_size
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "model_name", ["yolov5", "fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "maskrcnn_resnet50_fpn"]

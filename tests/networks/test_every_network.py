@@ -109,6 +109,7 @@ def test_a_network_learns_is_packaged_and_answers_as_itself(
 
 
 @pytest.mark.slow
+@pytest.mark.full_size
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("model_name", MODELS)
 def test_a_network_of_full_size_goes_the_same_way(model_name: str, drawn_pictures: list[Path], tmp_path: Path) -> None:
