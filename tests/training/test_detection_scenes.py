@@ -147,7 +147,7 @@ def seen_bounds(scene: Scene, channel: int) -> np.ndarray:
 def test_boxes_stay_where_the_picture_shows_them(name, scene, seed):
     after = ALL[name](scene, np.random.default_rng(seed))
     # A resampled pixel belongs to a box with its centre; the second time its border may be blown up 1.5 times before.
-    # What a picture is expanded with is 10 levels lighter than its grey: enlarged, an edge there seems 0.14 pixels away.
+    # What a picture is expanded with is 10 levels lighter than its grey: an enlarged edge seems 0.14 pixels away there.
     tolerance = 0 if name in EXACT else 0.7 if name in RESAMPLED else 1.3
     for box_4, class_id in zip(after.objects.boxes_xyxy_N4, after.objects.class_ids_N, strict=True):
         if min(box_4[2:] - box_4[:2]) >= 2:
