@@ -107,7 +107,8 @@ def test_edited_settings_take_effect_in_both_directions(load: Load, pictures, mo
     unlimited = {} if model_name == "yolov5" else {"box_detections_per_img": 1000}
     low = objects(load(model_name, backend, box_score_thresh=0.01, **unlimited), pictures[0])
     high = objects(load(model_name, backend, box_score_thresh=0.99), pictures[0])
-    assert min(one.score for one in low) < 0.3
+    # Random weights of RetinaNet rate everything at a half and more.
+    assert min(one.score for one in low) < (0.6 if model_name.startswith("retinanet") else 0.3)
     assert len(high) < len(low)
     same_objects(high, tuple(one for one in low if one.score > 0.99))
     unsuppressed = objects(

@@ -349,7 +349,7 @@ def test_data_without_a_single_object_are_one_clear_error(
 
 @pytest.mark.slow
 def test_yolov5_learns_to_find_rectangles(make: Make) -> None:
-    run = make("yolov5", number_of_epochs=30, evaluation_frequency=30, learning_rate=0.02, training_batch_size=6).run
+    run = make("yolov5", number_of_epochs=150, evaluation_frequency=50, learning_rate=0.02).run
     train(run)
-    [metrics] = run.listener.passes
-    assert metrics["mean_average_precision"] > 0.3
+    found = [metrics["mean_average_precision"] for metrics in run.listener.passes]
+    assert found[-1] > 0.3, found
