@@ -27,6 +27,9 @@ __all__ = [
 MIN_STEPS: Final = 8
 """Fewer steps make no map worth showing (midpoint rule on ReLU networks: 5 % off the limit at 8 steps)."""
 
+_PROBING_SHARE: Final = 0.05
+"""How much of the time may go by before another look at what a step takes is one too many."""
+
 
 @dataclass(frozen=True, slots=True)
 class IgResult:
@@ -85,21 +88,21 @@ def integrated_gradients_of_labels(
     (Gauss-Legendre: twice, starting anew), never more than `n_steps`, while one of the maps still changes by more than
     t of its L2 norm.
 
-    The first evaluation tells how many steps fit into the deadline; when those are fewer, the map is made with so
-    many. When fewer than `least_steps` fit it ends there, so that the caller can do something cheaper with the time
-    left. Steps are taken spread over the whole way, so that what there is when the deadline comes after all is an
-    even, coarser sum.
+    The first evaluation tells how many steps fit into the deadline; where it says too few, the quickest of those that
+    a twentieth of the time suffices for, since a first pass and a moment of a busy processor are slow. When not all
+    fit, the map is made with so many as do. When fewer than `least_steps` fit it ends there, so that the caller can do
+    something cheaper with the time left. Steps are taken spread over the whole way, so that what there is when the
+    deadline comes after all is an even, coarser sum.
     """
     walk = _Walk(gradients, x, baseline, deadline, chunk)
     sizes = _sizes(n_steps, method, convergence_tolerance)
     rule = _rule(sizes[0], method)
-    seconds_each = walk.take_first(rule)
-    affordable = _affordable(seconds_each, deadline, len(baseline))
+    affordable = walk.probe(rule, sizes[-1])
     if affordable < min(least_steps, n_steps):
         return walk.results(deadline_hit=True)
     hurried = affordable < sizes[-1]
     sizes = [size for size in sizes if size <= affordable] or [affordable]
-    if rule.n_steps != sizes[0]:
+    if rule.n_steps != sizes[0] or walk.num_taken > 1:  # else sums would be in another order, for other last bits
         rule = _rule(sizes[0], method)
         walk = _Walk(gradients, x, baseline, deadline, chunk)
 
@@ -191,17 +194,25 @@ class _Walk:
         self._sums_KB3PP: list[list[torch.Tensor]] = []
         self._weights_B = [0.0] * len(baseline)
         self._num_evaluations = 0
-        self._taken = 0  # evaluations of the present rule
+        self.num_taken = 0  # evaluations of the present rule
 
-    def take_first(self, rule: _Rule) -> float:
-        """Evaluate the first point of a rule; give the seconds it took."""
-        start_s = self._deadline.elapsed_s()
-        self._evaluate(rule, 0, 1)
-        return self._deadline.elapsed_s() - start_s
+    def probe(self, rule: _Rule, wanted: int) -> int:
+        """Evaluate the first point of a rule, some more when `wanted` steps seem too many; give how many fit."""
+        enough_s = _PROBING_SHARE * (self._deadline.seconds or 0)
+        start_s = before_s = self._deadline.elapsed_s()
+        quickest_s = float("inf")
+        while True:
+            self._evaluate(rule, self.num_taken, self.num_taken + 1)
+            now_s = self._deadline.elapsed_s()
+            quickest_s, before_s = min(quickest_s, now_s - before_s), now_s
+            affordable = _affordable(quickest_s, self._deadline, len(self._baseline))
+            is_last = self.num_taken == len(rule.alphas) * len(self._baseline)
+            if affordable >= wanted or is_last or now_s - start_s >= enough_s:
+                return affordable
 
     def take(self, rule: _Rule) -> bool:
         """Evaluate what is left of a rule; give whether all of it was done before the deadline."""
-        first = self._taken
+        first = self.num_taken
         left = len(rule.alphas) * len(self._baseline) - first
         done = in_chunks(
             lambda start, stop: self._evaluate(rule, first + start, first + stop), left, self._deadline, self._chunk
@@ -256,4 +267,4 @@ class _Walk:
         for step, b in at:
             self._weights_B[b] += rule.weights[step]
         self._num_evaluations += stop - start
-        self._taken += stop - start
+        self.num_taken += stop - start

@@ -1,29 +1,15 @@
 import base64
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from clearsight.handlers.scorer import Scorer, load_scorer
 from clearsight.package import ModelPackage
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On several threads, derivatives of a single picture of 32 pixels wander in the last bit.
-
-    Seen with torch 2.13: oneDNN sums the 1 x 1 features that such a picture ends in in any order. From 64 pixels on
-    the bits stay.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

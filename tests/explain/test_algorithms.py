@@ -162,8 +162,8 @@ class TestDeadline:
         return replace(context, model=Slow(models["vit"], clock), **changes)
 
     def test_fewer_steps_are_taken_and_told(self, models, name):
-        found = explain(self.make(models, name, 21))
-        assert {(one.n_steps_used, one.deadline_hit, one.degraded) for one in found} == {(20, True, True)}
+        found = explain(self.make(models, name, 21))  # two of them to see how long one takes
+        assert {(one.n_steps_used, one.deadline_hit, one.degraded) for one in found} == {(19, True, True)}
 
     def test_guided_gradcam_stands_in_when_too_few_steps_fit(self, models, name):
         found = explain(self.make(models, name, 5))

@@ -15,6 +15,7 @@ from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.functions import Target
 from clearsight.handlers.explain.integrated_gradients import integrated_gradients
 from clearsight.handlers.explain.model import ExplainModel, Features, Tokens, Transformer
+from clearsight.handlers.explain.pointwise import steady_pointwise
 from clearsight.handlers.explain.relevance import attention_relevance
 from clearsight.networks.registry import build_network
 
@@ -338,6 +339,32 @@ def test_relevance_of_two_layers_by_hand():
     tokens = Tokens((attention, attention), (torch.ones(1, 2, 2), torch.tensor([[[1.0, 2.0], [-1.0, 1.0]]])))
     # layer 1: R = I + A = [[1.5, .5], [.25, 1.75]]; layer 2 mixes with [[.5, 1], [0, .75]]
     assert attention_relevance(tokens, Transformer((1, 1), 1, True)).tolist() == [[0.5 + 0.25 + 1.75]]
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_equal_points_give_equal_bits_on_several_threads(side):
+    """At 32 pixels the last stages see a single one, as squeeze-and-excitation does at any size."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        model = ExplainModel(make("mobilenetv2", side), "mobilenetv2")
+        x = picture(side)
+        for gradient in (model.gradient_of(1), model.guided_gradient(1)):
+            first = gradient(x)
+            assert all(torch.equal(gradient(x), first) for _ in range(40))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"stride": 2}])
+@pytest.mark.parametrize("shape", [(1, 6, 1, 1), (2, 6, 1, 1), (1, 6, 3, 2)])
+def test_pointwise_convolutions_stay_what_they_are(options, shape):
+    convolution = torch.nn.Conv2d(6, 4, 1, **options).double()
+    network = torch.nn.Sequential(convolution)
+    steady_pointwise(network)
+    assert network[0] is not convolution
+    x = torch.randn(shape, dtype=torch.float64)
+    torch.testing.assert_close(network(x), convolution(x))
 
 
 def test_predictor_and_parameters_stay_untouched_and_nothing_is_hooked():

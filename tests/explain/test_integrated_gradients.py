@@ -200,10 +200,25 @@ def test_as_many_steps_are_taken_as_fit_into_the_deadline(method):
     clock = Clock()
     result = integrated_gradients(taking(0.1, clock), TANH_PICTURE, picture(0), 50, method, Deadline(2.1, clock))
     assert result.deadline_hit
-    assert result.n_steps_used == 20  # the probing one took 0.1 s
+    assert result.n_steps_used == 19  # the two probing ones took 0.2 s
     assert clock.now_s <= 2.1 + 1e-9
-    full = integrated_gradients(gradient_of(tanh_net), TANH_PICTURE, picture(0), 20, method, Deadline(None))
+    full = integrated_gradients(gradient_of(tanh_net), TANH_PICTURE, picture(0), 19, method, Deadline(None))
     torch.testing.assert_close(result.attribution, full.attribution)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_slow_first_steps_cost_no_others(method):
+    """As they are in a process that is new or beside others."""
+    clock = Clock()
+
+    def gradient(points):
+        clock.now_s += (2.9 if clock.now_s < 5 else 0.1) * len(points)
+        return gradient_of(tanh_net)(points)
+
+    result = integrated_gradients(gradient, TANH_PICTURE, picture(0), 50, method, Deadline(120, clock))
+    free = integrated_gradients(gradient_of(tanh_net), TANH_PICTURE, picture(0), 50, method, UNHURRIED)
+    assert (result.n_steps_used, result.deadline_hit) == (50, False)
+    assert torch.equal(result.attribution, free.attribution)
 
 
 def test_when_too_few_steps_fit_the_time_is_left_to_the_caller():
