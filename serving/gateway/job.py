@@ -47,7 +47,7 @@ class Job:
             "deployment": self.deployment,
             "created": self.created.isoformat(timespec="seconds"),
         }
-        if self.progress:
+        if self.progress and self.status != "Completed":  # the last word of it came before the end
             document["progress"] = self.progress
         if self.expires_at is not None:
             document["expires"] = self.expires_at.isoformat(timespec="seconds")

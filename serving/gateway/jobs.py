@@ -15,6 +15,7 @@ import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -28,7 +29,7 @@ from clearsight.serving.gateway.explanation_metrics import JobMetrics
 from clearsight.serving.gateway.generation import Generation
 from clearsight.serving.gateway.job import Job, Status
 from clearsight.serving.gateway.lane import ModelUnreachable, Overloaded
-from clearsight.serving.gateway.mapping import OVERLOADED, map_answer, unreachable
+from clearsight.serving.gateway.mapping import map_answer, unreachable
 from clearsight.serving.gateway.request import Request
 
 __all__ = ["DEFAULT_JOB_LIMITS", "ExplainJobs", "JobLimits"]
@@ -184,8 +185,6 @@ class ExplainJobs:
                     return await self._follow(job, generation)
             except _Replaced:
                 continue
-            except Overloaded:
-                return OVERLOADED
             except TimeoutError:
                 return TIMED_OUT
             except ModelUnreachable as reason:
@@ -206,23 +205,25 @@ class ExplainJobs:
 
     async def _follow(self, job: Job, generation: Generation) -> Answer:
         """Have the worker start the job, and ask it until there is an answer."""
-        answer = await generation.order("start", job.id, job.request_id, job.chunks, job.num_bytes)
+        is_started = False
         while True:
-            state = answer.headers.get(STATE_HEADER)
-            if state == "unknown":
-                return LOST
-            if state not in ("running", "busy"):
-                return map_answer(answer)
-            if state == "running":
-                self._move(job, "Running")
-                job.progress = orjson.loads(answer.body)
+            with suppress(Overloaded):  # by orders to end jobs, which wait while the worker answers a request
+                if is_started:
+                    answer = await generation.order("poll", job.id, job.request_id)
+                else:
+                    answer = await generation.order("start", job.id, job.request_id, job.chunks, job.num_bytes)
+                state = answer.headers.get(STATE_HEADER)
+                if state == "unknown":
+                    return LOST
+                if state not in ("running", "busy"):
+                    return map_answer(answer)
+                if state == "running":  # busy: with a job that was canceled, until its next checkpoint
+                    is_started = True
+                    self._move(job, "Running")
+                    job.progress = orjson.loads(answer.body)
             await asyncio.sleep(self._limits.poll_s)
             if not self._is_current(job, generation):
                 raise _Replaced(generation.deployment.generation)
-            if state == "busy":  # with a job that was canceled, until its next checkpoint
-                answer = await generation.order("start", job.id, job.request_id, job.chunks, job.num_bytes)
-            else:
-                answer = await generation.order("poll", job.id, job.request_id)
 
     def _is_current(self, job: Job, generation: Generation) -> bool:
         found = self._find(job.endpoint, job.deployment)

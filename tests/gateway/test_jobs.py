@@ -123,7 +123,7 @@ async def test_a_running_job_tells_how_far_it_is_and_a_second_one_waits(gateway,
     for status in ("queued", "running"):
         assert f'clearsight_explain_jobs{{deployment="blue",endpoint="fridge",status="{status}"}} 1.0' in page
     blue.finish()
-    await until(first, "Completed")
+    assert "progress" not in await until(first, "Completed")
     blue.finish(BODY + b" ", 422, b'{"message":"too large"}')
     document = await until(second, "Failed")
     assert document["error"] == {"status": 424, "model_status": 422, "message": "too large"}
@@ -161,6 +161,25 @@ async def test_a_canceled_job_is_ended_in_its_worker_and_the_next_one_begins_whe
     blue.finish(BODY + b"  ")
     await until(last, "Completed")
     assert json.loads((await ask(running)).body)["status"] == "Canceled"
+
+
+async def test_many_cancellations_that_wait_for_a_busy_worker_fail_no_other_job(gateway, blue, ask, until):
+    free = asyncio.Event()
+
+    async def behave(head, body):
+        await free.wait()  # the worker answers a request meanwhile
+        return await blue.behave(head, body)
+
+    gateway.upstreams["blue"].behave = behave
+    for _ in range(5):
+        await ask(await post(gateway), "DELETE")
+    path = await post(gateway, BODY + b" ")
+    await asyncio.sleep(0.05)
+    assert json.loads((await ask(path)).body)["status"] == "Queued"
+    free.set()
+    await until(path, "Running")
+    blue.finish(BODY + b" ")
+    await until(path, "Completed")
 
 
 async def test_results_expire_and_a_delete_forgets_them_at_once(gateway, blue, ask, until):
