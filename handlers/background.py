@@ -32,10 +32,10 @@ class BackgroundJob(Generic[Result]):
         self.result: Result | None = None
         self.elapsed_s = 0.0
         self._progress: dict[str, int] = {}
-        self._work = work
         self._may_run = may_run
         self._is_ended = False
-        self._thread = threading.Thread(target=self._run, name="explain-job", daemon=True)
+        # The thread alone holds the work, and with it the request's body: both go when it ends.
+        self._thread = threading.Thread(target=self._run, args=(work,), name="explain-job", daemon=True)
         self._thread.start()
 
     @property
@@ -61,12 +61,12 @@ class BackgroundJob(Generic[Result]):
     def points_done(self, done: int, total: int) -> None:
         self._progress = {**self._progress, "points_done": done, "points": total}
 
-    def _run(self) -> None:
+    def _run(self, work: Callable[[], Result]) -> None:
         started = time.monotonic()
         try:
             with watched(self):
                 self.checkpoint()
-                result = self._work()
+                result = work()
         except Ended:
             log.info("explanation job %s was ended after %.1f s", self.id, time.monotonic() - started)
             return

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -73,6 +74,24 @@ def test_a_job_tells_how_far_it_is_and_keeps_its_result_until_it_is_ended(
     assert background.find("one") is job
     background.end("one")
     assert background.find("one") is None
+
+
+def test_a_job_that_has_stopped_holds_on_to_no_body(background: Background[str], work: Work) -> None:
+    class Body:
+        """Of a request."""
+
+    body = Body()
+    is_held = weakref.ref(body)
+    job = background.start("one", lambda body=body: f"{body}{work()}")  # type: ignore[misc]
+    assert job is not None
+    del body
+    wait_for(lambda: job.progress() != {})
+    assert is_held() is not None
+    background.end("one")
+    work.allowed.release(200)
+    wait_for(lambda: not job.is_computing)
+    assert background.find("one") is job
+    assert is_held() is None
 
 
 def test_a_job_rests_from_its_next_chunk_on_while_a_request_is_answered(
