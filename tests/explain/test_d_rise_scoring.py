@@ -17,6 +17,7 @@ from clearsight.handlers.explain.objects.covering import cover
 from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.explain.rise import random_masks
 from clearsight.handlers.explain.scoring import ExplainingScorer
+from clearsight.handlers.explain.telemetry import watched
 from clearsight.handlers.explaining import ExplainHere, Wish
 from clearsight.handlers.scorer import load_scorer
 from clearsight.package import ModelPackage
@@ -183,6 +184,40 @@ def test_a_box_of_a_tile_is_explained_in_its_tile(detector_package, pictures, ce
         assert heat_HW[inside].any()
         heat_HW[inside] = 0
         assert not heat_HW.any()
+
+
+def test_a_job_can_be_ended_after_each_covered_picture(detector, pictures, cell):
+    class Stop(BaseException):
+        pass
+
+    class EndedByTheThirdPicture:
+        def checkpoint(self):
+            if len(seen) == 3:
+                raise Stop
+
+        def rows_done(self, done, total):
+            pass
+
+        def points_done(self, done, total):
+            pass
+
+    scorer, seen = detector("fasterrcnn_resnet18_fpn")._scorer, []
+
+    class CountingScorer:
+        def __getattr__(self, name):
+            return getattr(scorer, name)
+
+        def detect(self, canvases, *arguments):
+            for found in scorer.detect(canvases, *arguments):
+                seen.append(found)
+                yield found
+
+    explaining = ExplainingScorer(CountingScorer(), None)
+    with pytest.raises(Stop), watched(EndedByTheThirdPicture()):  # in the middle of a chunk of eight
+        explaining.score([cell(pictures[0], **D_RISE)])
+    assert len(seen) == 3
+    (answer,) = explaining.score([cell(pictures[0], **D_RISE)])
+    assert not answer.is_degraded
 
 
 def test_when_the_time_ends_the_map_so_far_is_answered_and_the_row_says_so(detector, pictures, cell):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.objects.choice import Match, choose_detections, find_match
+from clearsight.handlers.explain.objects.choice import Match, by_view, choose_detections, find_match
 from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
 from clearsight.handlers.explain.parameters import XaiParameters, parse_xai_parameters
+from clearsight.wire import DetectedObject
 
 NO_BOXES = np.zeros((0, 4), np.float32)
 
@@ -32,6 +33,22 @@ def choose(scores, has_masks=False, may_leave_out=True, **parameters):
 def test_the_chosen_objects(scores, detections, expected):
     choice = choose(scores, detections=detections)
     assert (choice.indices, choice.num_left_out) == (expected, 0)
+
+
+@pytest.mark.parametrize(
+    ("found", "chosen", "expected"),
+    [
+        ([], (), []),
+        ([(0.9, 0), (0.8, 1)], (), []),
+        ([(0.9, 2)], (0,), [(2, (0,))]),
+        ([(0.9, 0), (0.8, 1), (0.7, 0)], (2, 1, 0), [(0, (0, 2)), (1, (1,))]),
+        ([(0.3, 0), (0.8, 1), (0.7, 2), (0.9, 2)], (0, 1, 2, 3), [(2, (3, 2)), (1, (1,)), (0, (0,))]),
+        ([(0.5, 1), (0.5, 0), (0.5, 1)], (2, 1, 0), [(1, (2, 0)), (0, (1,))]),  # equal ones as they were named
+    ],
+)
+def test_the_view_of_the_best_object_is_explained_first(found, chosen, expected):
+    objects = [DetectedObject((0.0, 0.0, 1.0, 1.0), "can", score, view=view) for score, view in found]
+    assert by_view(objects, chosen) == expected
 
 
 def test_of_more_than_the_cap_the_best_are_explained_unless_that_is_forbidden():

@@ -263,6 +263,17 @@ def test_when_the_time_ends_those_done_are_answered_and_the_row_says_so(explaini
     assert reply.is_degraded
 
 
+def test_of_a_tiled_picture_too_the_best_are_done_when_the_time_ends(tiled_yolo, pictures, cell, slow_maps):
+    (plain,) = tiled_yolo._scorer.score(pictures[:1])
+    of_tiles = [index for index, thing in enumerate(plain.boxes) if thing.view]
+    worse = next(index for index, thing in enumerate(plain.boxes) if not thing.view and index > of_tiles[0])
+    wish = cell(pictures[0], **ODAM, detections=[worse, of_tiles[0]])
+    (answer,) = with_clock(tiled_yolo, ExplainOptions(), slow_maps).score([wish], deadline_s=1.0)
+    assert plain.boxes[worse].score < plain.boxes[of_tiles[0]].score
+    assert [part.index for part in answer.explanations] == of_tiles[:1]
+    assert answer.is_degraded
+
+
 def test_numbers_that_cannot_fit_are_refused_before_they_are_computed(explaining_detector, pictures, cell, monkeypatch):
     explaining = explaining_detector("yolov5")
     small = ExplainingScorer(

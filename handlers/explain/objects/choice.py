@@ -13,8 +13,9 @@ import numpy.typing as npt
 from clearsight.errors import BadRequest
 from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.vision.boxes import iou_matrix
+from clearsight.wire import DetectedObject
 
-__all__ = ["SAME_BOX_IOU", "Choice", "Match", "choose_detections", "find_match"]
+__all__ = ["SAME_BOX_IOU", "Choice", "Match", "by_view", "choose_detections", "find_match"]
 
 SAME_BOX_IOU: Final = 0.5
 """A candidate that overlaps a box by less than this is another box. Backends that agree give 0.99 and more."""
@@ -74,6 +75,17 @@ def choose_detections(
         because = "" if count else ", since nothing was found in this picture"
         raise BadRequest(f"'detections' must be {allowed}, but got {unknown}{because}")
     return Choice(wanted)
+
+
+def by_view(objects: Sequence[DetectedObject], chosen: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
+    """Views and the chosen objects that were found in each. The best come first, both of views and inside of one.
+
+    So each view goes through the network once, and when the time ends the best are done.
+    """
+    views: dict[int, list[int]] = {}
+    for index in sorted(chosen, key=lambda index: -objects[index].score):
+        views.setdefault(objects[index].view, []).append(index)
+    return [(view, tuple(indices)) for view, indices in views.items()]
 
 
 def find_match(

@@ -8,7 +8,6 @@ Shapes in names: H height, W width, C colour channel, K explained objects.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Final
 
 import cv2
@@ -17,10 +16,12 @@ import numpy.typing as npt
 
 from clearsight.handlers.detection import Detections
 from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.objects.choice import by_view
 from clearsight.handlers.explain.objects.d_rise import d_rise
 from clearsight.handlers.explain.objects.heat import frame_size, paste
 from clearsight.handlers.explain.objects.views import PictureViews
 from clearsight.handlers.explain.parameters import XaiParameters
+from clearsight.handlers.explain.telemetry import checkpoint
 from clearsight.vision.letterbox import Placement
 from clearsight.wire import DetectedObject
 
@@ -58,10 +59,10 @@ def explain_by_covering(
 ) -> Iterator[CoveredView]:
     """Give the maps of the chosen objects, one view after the other; each gets an equal share of the time left.
 
-    Views are in the order of the picture's; when the time is over after one, no other is given.
+    The view of the best object comes first; when the time is over after one, no other is given. Between two covered
+    pictures is a checkpoint: a network that takes one at a time may take seconds for each.
     """
-    by_view = sorted(chosen, key=lambda index: objects[index].view)
-    groups = [(view, tuple(indices)) for view, indices in groupby(by_view, key=lambda index: objects[index].view)]
+    groups = by_view(objects, chosen)
     for done, (number, indices) in enumerate(groups):
         if done and deadline.is_over():
             return
@@ -71,8 +72,12 @@ def explain_by_covering(
         def look(
             masks: Sequence[Floats], canvas_HWC: Bytes = canvas_HWC, placement: Placement = placement
         ) -> Iterator[Detections]:
-            covered = (cover(canvas_HWC, placement, mask_HW, pictured.mean) for mask_HW in masks)
-            return detect(covered, placement, SCORE_THRESH)
+            def covered() -> Iterator[Bytes]:
+                for mask_HW in masks:
+                    checkpoint()
+                    yield cover(canvas_HWC, placement, mask_HW, pictured.mean)
+
+            return detect(covered(), placement, SCORE_THRESH)
 
         found = d_rise(
             look,

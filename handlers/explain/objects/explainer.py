@@ -14,7 +14,7 @@ import torch
 
 from clearsight.handlers.explain.chunks import DEFAULT_CHUNK
 from clearsight.handlers.explain.deadline import Deadline, OutOfTime
-from clearsight.handlers.explain.objects.choice import SAME_BOX_IOU, Choice
+from clearsight.handlers.explain.objects.choice import SAME_BOX_IOU, Choice, by_view
 from clearsight.handlers.explain.objects.covering import Detect, explain_by_covering
 from clearsight.handlers.explain.objects.details import ObjectDetails
 from clearsight.handlers.explain.objects.heat import LONGEST_SIDE, frame_size, heat_of, into_frame
@@ -152,26 +152,24 @@ class ObjectExplainer:
         self, question: ObjectQuestion, pictured: PictureViews, deadline: Deadline
     ) -> dict[int, ExplainedObject]:
         assert self._model is not None  # noqa: S101  asked before
-        chosen = question.choice.indices
         found: dict[int, ExplainedObject] = {}
-        # By view: each goes through the network once. In a view, the highest scores first.
-        order = sorted(chosen, key=lambda index: (question.objects[index].view, -question.objects[index].score))
-        seen: tuple[int, SeenView] | None = None
         pass_s = each_s = 0.0  # what a pass of the network took last, and one object after it
-        for index in order:
-            checkpoint()
-            thing = question.objects[index]
-            needs_pass = seen is None or seen[0] != thing.view
-            if found and (deadline.is_over() or deadline.remaining_s() < each_s + (pass_s if needs_pass else 0.0)):
-                break
-            start_s = deadline.elapsed_s()
-            milliseconds = {}
-            if seen is None or seen[0] != thing.view:
-                seen = thing.view, self._model.see(pictured.network_input(thing.view))
-                pass_s = deadline.elapsed_s() - start_s
-                milliseconds["network"] = 1000 * pass_s
-            found[index] = self._explain_one(question, index, pictured, seen[1], milliseconds)
-            each_s = deadline.elapsed_s() - start_s - (pass_s if needs_pass else 0.0)
+        for view, indices in by_view(question.objects, question.choice.indices):
+            seen: SeenView | None = None
+            for index in indices:
+                checkpoint()
+                needed_s = each_s + (pass_s if seen is None else 0.0)
+                if found and (deadline.is_over() or deadline.remaining_s() < needed_s):
+                    return found
+                milliseconds = {}
+                if seen is None:
+                    start_s = deadline.elapsed_s()
+                    seen = self._model.see(pictured.network_input(view))
+                    pass_s = deadline.elapsed_s() - start_s
+                    milliseconds["network"] = 1000 * pass_s
+                start_s = deadline.elapsed_s()
+                found[index] = self._explain_one(question, index, pictured, seen, milliseconds)
+                each_s = deadline.elapsed_s() - start_s
         return found
 
     def _explain_one(
