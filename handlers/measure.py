@@ -33,7 +33,7 @@ from clearsight.handlers.backends import BACKENDS, OpenOptions, Precision, candi
 from clearsight.package import ModelPackage
 from clearsight.settings import DetectorSettings, YoloSettings
 
-__all__ = ["Measurement", "Row", "layouts", "measure"]
+__all__ = ["NEARLY_AS_FAST", "Measurement", "Row", "layouts", "measure"]
 
 CLASSIFIER_BATCH_SIZES: Final = (1, 8)
 YOLO_BATCH_SIZES: Final = (1, 4)
@@ -41,8 +41,8 @@ RCNN_BATCH_SIZES: Final = (1,)
 """The R-CNN family takes one picture a call: a batch would only wait for itself."""
 MAX_TOTAL_S: Final = 120.0
 """Of a measurement that has found a way to serve already; well below the time limit that deployments give it."""
-_SAME: Final = 0.95
-"""Rows within this share of the highest throughput count as equally fast; the one with the lowest latency wins."""
+NEARLY_AS_FAST: Final = 0.95
+"""Rows from this share of the highest throughput on count as equally fast: short measurements are no more certain."""
 _START_TIMEOUT_S: Final = 120.0
 
 
@@ -104,7 +104,7 @@ def _plan(package: ModelPackage, num_cores: int) -> tuple[list[tuple[int, int]],
 def choose(rows: Sequence[Row]) -> Row:
     """Pick the row with the highest throughput; of nearly equal ones that with the lowest latency."""
     best = max(row.images_per_s for row in rows)
-    return min((row for row in rows if row.images_per_s >= _SAME * best), key=lambda row: row.latency_ms)
+    return min((row for row in rows if row.images_per_s >= NEARLY_AS_FAST * best), key=lambda row: row.latency_ms)
 
 
 def measure(

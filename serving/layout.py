@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from clearsight.deployments import DeploymentDocument
 from clearsight.errors import ClearsightError, Fault, InvalidDocument
 from clearsight.handlers.explain.options import ExplainOptions
+from clearsight.handlers.measure import NEARLY_AS_FAST
 from clearsight.package import MANIFEST_FILE, sha256_of
 from clearsight.serving.gateway.table import JOB_TIMEOUT_S, MAX_JOBS
 from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
@@ -39,9 +40,6 @@ BATCH_DELAY_MS: Final = 1
 
 DEFAULT_EXPLAIN_MAX_IN_FLIGHT: Final = 8
 """One runs, the others wait: at seconds each, more would only wait for their time-out."""
-
-NEARLY_AS_FAST: Final = 0.95
-"""Measured rows within this share of the best count as equal: short measurements are no more certain than that."""
 
 
 class Overrides(BaseModel):
