@@ -343,6 +343,15 @@ def test_outlines_filled_give_the_mask_back(seed: int) -> None:
     assert (even_odd(rings, 60, 80) == mask).all()
 
 
+def test_holes_are_counted_and_filled_with_what_lies_in_them() -> None:
+    mask = np.ones((9, 12), bool)
+    mask[2:7, 2:7] = False
+    mask[4, 4] = True
+    mask[3, 9] = mask[4, 10] = False  # touch at a corner: the mask's parts join there, so these are two holes
+    rings, num_holes = rings_from_mask(mask)
+    assert ([corners(ring) for ring in rings], num_holes) == ([{(0, 0), (12, 0), (12, 9), (0, 9)}], 3)
+
+
 def write_mask(path: Path, ids_HW: NDArray[np.uint8], palette: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(ids_HW)
