@@ -16,7 +16,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import torch
 from safetensors import safe_open
@@ -24,10 +24,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from clearsight.errors import ClearsightError
+from clearsight.training.run_folder import LAST_CHECKPOINT
 
 __all__ = ["Checkpoints", "Counters", "save_weights"]
 
-_LAST: Final = "last.safetensors"
 _MODEL, _OPTIMIZER, _AVERAGE = "model.", "optimizer.", "average."
 
 
@@ -71,7 +71,7 @@ class Checkpoints:
 
     @property
     def last_file(self) -> Path:
-        return self._folder / _LAST
+        return self._folder / LAST_CHECKPOINT
 
     def best_file(self, epoch: int) -> Path:
         return self._folder / f"best_{epoch:04}.safetensors"

@@ -12,7 +12,7 @@ from clearsight.training.job_control import cancel_job, follow_job
 from clearsight.training.job_exit import exit_code
 from clearsight.training.job_outputs import OUTPUTS, download_outputs
 from clearsight.training.job_plan import plan_job
-from clearsight.training.job_record import describe_job, list_jobs, read_record
+from clearsight.training.job_record import describe_job, how_to_resume, list_jobs, read_record
 from clearsight.training.job_start import hand_over, start_job, take_up_job
 from clearsight.training.ownership import Ownership
 from clearsight.training.progress import JobView
@@ -106,8 +106,8 @@ def resume(ctx: click.Context, name: str, no_wait: bool, stream: bool) -> dict[s
     r"""Go on with an interrupted job.
 
     It was canceled, failed, or lost its process or its machine. The same run goes on from its last checkpoint with the
-    same settings, and ends as if it had not been interrupted (on a CPU to the last digit). The job's time limit starts
-    anew. Options and exit codes are those of create.
+    same settings, and ends as if it had not been interrupted (on a CPU to the last digit); without a checkpoint it
+    begins again. The job's time limit starts anew. Options and exit codes are those of create.
 
     \b
     Examples:
@@ -146,7 +146,7 @@ def _run(
         for event in EventReader(RunFolder(workspace.runs / record.trials[0])).new():
             view.recall(event)
         result = run_job(workspace, name, Local(), view.on_event, stop)
-    return _conclude(ctx, result)
+    return _conclude(ctx, workspace, result)
 
 
 def _watch(ctx: click.Context, workspace: Workspace, name: str) -> dict[str, Any]:
@@ -163,16 +163,16 @@ def _watch(ctx: click.Context, workspace: Workspace, name: str) -> dict[str, Any
         )
         ctx.meta[_EXIT_CODE] = _INTERRUPTED
         return describe_job(workspace, name)
-    return _conclude(ctx, describe_job(workspace, name))
+    return _conclude(ctx, workspace, describe_job(workspace, name))
 
 
-def _conclude(ctx: click.Context, result: dict[str, Any]) -> dict[str, Any]:
-    stderr.print(_last_line(result), markup=False, soft_wrap=True)
+def _conclude(ctx: click.Context, workspace: Workspace, result: dict[str, Any]) -> dict[str, Any]:
+    stderr.print(_last_line(workspace, result), markup=False, soft_wrap=True)
     ctx.meta[_EXIT_CODE] = exit_code(result["status"])
     return result
 
 
-def _last_line(result: dict[str, Any]) -> str:
+def _last_line(workspace: Workspace, result: dict[str, Any]) -> str:
     properties, metric = result["properties"], result["primary_metric"]
     line = f"{result['status']}: {properties['message']}"
     if metric in result["metrics"]:
@@ -181,7 +181,7 @@ def _last_line(result: dict[str, Any]) -> str:
     if "best_model" in result["outputs"]:
         line += f"; package: {result['outputs']['best_model']['path']}"
     elif result["status"] in ("Canceled", "Failed"):
-        line += f"; `clearsight job resume -n {result['name']}` goes on from the last checkpoint"
+        line += f"; {how_to_resume(workspace, read_record(workspace, result['name']))}"
     return line
 
 
@@ -255,7 +255,7 @@ def stream(ctx: click.Context, name: str) -> dict[str, Any]:
 def cancel(name: str, no_wait: bool) -> dict[str, Any]:
     r"""Stop a job at its next step.
 
-    It keeps a checkpoint, from which `job resume` goes on.
+    Once it trains, it keeps a checkpoint, from which `job resume` goes on; before, `job resume` starts it anew.
 
     \b
     Examples:

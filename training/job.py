@@ -1,7 +1,7 @@
 """One job at work: start the trial, follow it, mirror it, say how it ended. Taking a job up again is the same story.
 
 This process owns the job's folder; it imports no torch. Whatever ends it, the trial notices and stops with a
-checkpoint, so a job can always be taken up.
+checkpoint once it has begun to train, so a job can always be taken up.
 """
 
 import os
@@ -16,7 +16,7 @@ from clearsight.errors import ClearsightError, InvalidPackage
 from clearsight.executor import Executor, ProcessIdentity, TaskSpec
 from clearsight.package import ModelPackage
 from clearsight.training.job_outputs import copy_folder
-from clearsight.training.job_record import JobRecord, describe_job, read_record, read_spec
+from clearsight.training.job_record import JobRecord, describe_job, how_to_resume, read_record, read_spec
 from clearsight.training.run_folder import EventReader, RunFolder, RunStatus, State, now
 from clearsight.training.stop_requests import StopRequests
 from clearsight.training.tracking import BEST_CHILD_TAG, MlflowMirror
@@ -49,12 +49,13 @@ def run_job(
     `on_event` hears every event of the trial from now on. A stop request cancels the trial, which keeps a checkpoint;
     the job is then `Canceled`. Raises `ClearsightError` when the run folder cannot be written.
     """
+    record = read_record(workspace, name)
     try:
-        return _JobAtWork(workspace, read_record(workspace, name), executor, on_event, stop).run()
+        return _JobAtWork(workspace, record, executor, on_event, stop).run()
     except OSError as error:
         raise ClearsightError(
             f"the run folder {workspace.runs / name} must be writable while a job runs, but: {error}; when that is "
-            f"mended, `clearsight job resume -n {name}` goes on from the last checkpoint"
+            f"mended, {how_to_resume(workspace, record)}"
         ) from error
 
 

@@ -24,7 +24,7 @@ def follow_job(workspace: Workspace, name: str, on_event: Callable[[Mapping[str,
     folder = RunFolder(workspace.runs / name)
     readers = [EventReader(folder), *(EventReader(RunFolder(workspace.runs / trial)) for trial in record.trials)]
     while True:
-        status = job_status(folder)  # before its events: none is missed
+        status = job_status(workspace, record)  # before its events: none is missed
         for reader in readers:
             for event in reader.new():
                 on_event(event)
@@ -34,15 +34,15 @@ def follow_job(workspace: Workspace, name: str, on_event: Callable[[Mapping[str,
 
 
 def cancel_job(workspace: Workspace, name: str, wait: bool) -> RunStatus:
-    """Ask the process of a job to stop with a checkpoint; with `wait`, return when it has.
+    """Ask the process of a job to stop, with a checkpoint once it trains; with `wait`, return when it has.
 
     A job whose process is gone becomes `Canceled` at once. Raises `NotFound`, and `Conflict` for a job that has ended
     or whose process cannot be reached from here. No other process is ever signalled: the one meant is known by its
     start, not by its number alone.
     """
-    read_record(workspace, name)
+    record = read_record(workspace, name)
     folder = RunFolder(workspace.runs / name)
-    status = job_status(folder)
+    status = job_status(workspace, record)
     if status.status in ENDED:
         raise Conflict(f"a job must not have ended to be canceled, but {name!r} is {status.status}")
     if not folder.is_owned():
@@ -51,7 +51,7 @@ def cancel_job(workspace: Workspace, name: str, wait: bool) -> RunStatus:
         _signal(folder)
     while wait and folder.is_owned():
         time.sleep(_POLL_S)
-    status = job_status(folder)
+    status = job_status(workspace, record)
     return replace(status, status="CancelRequested") if _is_at_work(status) else status
 
 
@@ -66,7 +66,7 @@ def _cancel_lost(folder: RunFolder) -> RunStatus:
             status="Canceled",
             ended_at=now(),
             reason="canceled",
-            message="canceled when its process was gone already; the last checkpoint is kept",
+            message="canceled when its process was gone already",
         )
         folder.write_status(status)
     return status

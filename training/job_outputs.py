@@ -29,7 +29,7 @@ def download_outputs(workspace: Workspace, name: str, outputs: tuple[str, ...], 
     folder appears whole or not at all.
     """
     record = read_record(workspace, name)
-    state = job_status(RunFolder(workspace.runs / name)).status
+    state = job_status(workspace, record).status
     if state in (*UNDER_WAY, "NotStarted"):
         raise Conflict(
             f"a job must have ended to be downloaded, but {name!r} is {state}; wait for its end, or cancel it"

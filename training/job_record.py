@@ -16,7 +16,16 @@ from clearsight.training.tracking import BEST_CHILD_TAG
 from clearsight.training.trial_spec import TrialSpec
 from clearsight.workspace import Workspace, write_atomically
 
-__all__ = ["JobRecord", "describe_job", "job_status", "list_jobs", "read_record", "read_spec", "write_record"]
+__all__ = [
+    "JobRecord",
+    "describe_job",
+    "how_to_resume",
+    "job_status",
+    "list_jobs",
+    "read_record",
+    "read_spec",
+    "write_record",
+]
 
 _FILE: Final = "job.json"
 
@@ -74,10 +83,19 @@ def _damaged(file: Path, error: Exception) -> UserError:
     return UserError(f"{file} must be as it was written, but it is damaged ({reason}); create the job again")
 
 
-def job_status(folder: RunFolder) -> RunStatus:
+def how_to_resume(workspace: Workspace, record: JobRecord) -> str:
+    """How a job that was interrupted is taken up, and what that does."""
+    command = f"`clearsight job resume -n {record.name}`"
+    if any(RunFolder(workspace.runs / trial).has_checkpoint() for trial in record.trials):
+        return f"{command} goes on from the last checkpoint"
+    return f"{command} starts it anew, since there is no checkpoint yet"
+
+
+def job_status(workspace: Workspace, record: JobRecord) -> RunStatus:
     """Where a job stands; one that can go on by itself no more says how it can be taken up."""
+    folder = RunFolder(workspace.runs / record.name)
     status = folder.read_status()
-    resume = f"`clearsight job resume -n {folder.run_id}` goes on from the last checkpoint"
+    resume = how_to_resume(workspace, record)
     match status.status:
         case "NotStarted" if not folder.is_owned():  # its process ended before it wrote a state
             return RunStatus("NotResponding", message=f"the process that ran the job is gone; {resume}")
@@ -93,7 +111,7 @@ def describe_job(workspace: Workspace, name: str) -> dict[str, Any]:
     """A job in the manner of `az ml job show`. Raises `NotFound`, or `UserError` for a damaged record."""
     record = read_record(workspace, name)
     folder = RunFolder(workspace.runs / name)
-    status = job_status(folder)
+    status = job_status(workspace, record)
     best = record.trials[0] if status.status == "Completed" else None
     tags = dict(record.tags)
     outputs: dict[str, Any] = {"default": {"path": folder.root, "type": "uri_folder"}}
@@ -150,7 +168,7 @@ def _row(workspace: Workspace, file: Path) -> dict[str, Any]:
         created_at = datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="milliseconds")
         empty = dict.fromkeys(("experiment_name", "task", "best_child_run_id"))
         return {"name": name, "status": "Unknown", **empty, "created_at": created_at, "message": str(error)}
-    status = job_status(RunFolder(file.parent))
+    status = job_status(workspace, record)
     return {
         "name": name,
         "status": status.status,

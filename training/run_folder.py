@@ -30,7 +30,7 @@ from clearsight.executor import ProcessIdentity
 from clearsight.training.ownership import Ownership, is_owned
 from clearsight.workspace import write_atomically
 
-__all__ = ["ENDED", "UNDER_WAY", "EventReader", "RunFolder", "RunStatus", "State", "now"]
+__all__ = ["ENDED", "LAST_CHECKPOINT", "UNDER_WAY", "EventReader", "RunFolder", "RunStatus", "State", "now"]
 
 State = Literal[
     "NotStarted",
@@ -52,6 +52,9 @@ ENDED: Final[tuple[State, ...]] = ("Completed", "Failed", "Canceled")
 
 UNDER_WAY: Final[tuple[State, ...]] = ("Starting", "Preparing", "Running", "Finalizing", "CancelRequested")
 """States in which a process works on the run; one whose process is gone is `NotResponding`."""
+
+LAST_CHECKPOINT: Final = "last.safetensors"
+"""In the folder of checkpoints: what a run goes on from."""
 
 
 def now() -> str:
@@ -114,6 +117,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return (self.checkpoints / LAST_CHECKPOINT).is_file()
 
     @property
     def outputs(self) -> Path:

@@ -26,7 +26,8 @@ def trial_ending(said: RunStatus, folder: RunFolder, code: int, stopped_for: Sto
     ended = replace(said, ended_at=now())
     if stopped_for is not None:
         at_start = said.status == "NotStarted"
-        message = "stopped at its start" if at_start else "ended at once; the last checkpoint is kept"
+        kept = "the last checkpoint is kept" if folder.has_checkpoint() else "there is no checkpoint yet"
+        message = "stopped at its start" if at_start else f"ended at once; {kept}"
         return replace(ended, status="Canceled", reason=stopped_for, message=message)
     if code < 0:
         reason, message = "killed", _killed_message(-code)

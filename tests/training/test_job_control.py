@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from clearsight.errors import Conflict, NotFound, UserError
 from clearsight.executor import ProcessIdentity
+from clearsight.training.cli_job import job
 from clearsight.training.job_control import cancel_job, follow_job
 from clearsight.training.job_outputs import download_outputs
 from clearsight.training.job_record import describe_job, list_jobs
@@ -85,6 +87,25 @@ def test_a_lost_job_tells_its_remedy_in_show_and_list(workspace: Workspace, make
         assert shown["status"] == "NotResponding"
         message = shown["message"] if "message" in shown else shown["properties"]["message"]
         assert "clearsight job resume -n fridge" in message
+
+
+@pytest.mark.parametrize("state", ["Failed", "Canceled", "Running"])
+def test_what_resuming_does_depends_on_whether_there_is_a_checkpoint(
+    workspace: Workspace, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    monkeypatch.setenv("CLEARSIGHT_HOME", str(workspace.root))
+    make_job(status=state, message="that is why")
+    checkpoints = RunFolder(workspace.runs / "fridge_HD_0").checkpoints
+    checkpoints.mkdir()
+    (checkpoints / "best_0000.safetensors").touch()  # of no use without the last one
+
+    def last_line() -> str:
+        return CliRunner().invoke(job, ["stream", "-n", "fridge"]).stderr.splitlines()[-1]
+
+    command = "`clearsight job resume -n fridge`"
+    assert last_line().endswith(f"; {command} starts it anew, since there is no checkpoint yet")
+    (checkpoints / "last.safetensors").touch()
+    assert last_line().endswith(f"; {command} goes on from the last checkpoint")
 
 
 def test_jobs_are_listed_newest_first_by_experiment_and_number(workspace: Workspace, make_job: MakeJob) -> None:

@@ -30,8 +30,8 @@ def test_a_trial_that_stopped_since_the_time_was_over_says_so(folder: RunFolder)
     ("state", "code", "stopped_for", "expected", "words"),
     [
         ("NotStarted", -15, "canceled", ("Canceled", "canceled"), "stopped at its start"),
-        ("Running", -9, "canceled", ("Canceled", "canceled"), "the last checkpoint is kept"),
-        ("Running", -9, "timeout", ("Canceled", "timeout"), "the last checkpoint is kept"),
+        ("Running", -9, "canceled", ("Canceled", "canceled"), "there is no checkpoint yet"),
+        ("Running", -9, "timeout", ("Canceled", "timeout"), "there is no checkpoint yet"),
         ("Running", -9, None, ("Failed", "killed"), "SIGKILL, most likely since the memory was full"),
         ("Running", -11, None, ("Failed", "killed"), "killed by SIGSEGV; its log is"),
         ("Running", -40, None, ("Failed", "killed"), "killed by signal 40"),
@@ -45,6 +45,14 @@ def test_silence_is_explained(
     assert (ended.status, ended.reason) == expected
     assert words in str(ended.message)
     assert ended.ended_at is not None
+
+
+def test_a_checkpoint_that_is_there_is_named(folder: RunFolder) -> None:
+    folder.checkpoints.mkdir()
+    (folder.checkpoints / "last.safetensors").touch()
+    assert trial_ending(RunStatus("Running"), folder, -9, "timeout").message == (
+        "ended at once; the last checkpoint is kept"
+    )
 
 
 def test_a_full_disk_is_named(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
