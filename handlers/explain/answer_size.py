@@ -34,6 +34,6 @@ def first_too_many(
             compact = "" if form == "float16_base64" else "'attributions_format' 'float16_base64', "
             return row, AnswerTooLarge(
                 f"an answer must have at most {max_bytes} bytes, but with these attributions it has about {total}; "
-                f"ask for {compact}fewer labels, or send fewer rows"
+                f"ask for {compact}fewer labels or objects, or send fewer rows"
             )
     return None

@@ -37,7 +37,6 @@ class ExplanationDetails:
     warnings: tuple[str, ...] = ()
     milliseconds: Mapping[str, float] = field(default_factory=dict)
     """By phase: `gradients`, `regions`, `picture`."""
-    cached: bool = False
 
     def to_document(self) -> dict[str, Any]:
         """The object of the answer, as plain data."""
@@ -63,5 +62,5 @@ class ExplanationDetails:
             "degraded": self.degraded,
             "warnings": list(self.warnings),
             "milliseconds": {phase: round(milliseconds) for phase, milliseconds in self.milliseconds.items()},
-            "cached": self.cached,
+            "cached": False,
         }

@@ -34,6 +34,8 @@ GPU_CHUNK: Final = 32
 PATH_ALGORITHMS: Final = frozenset({"xrai", "integrated_gradients", "attention_relevance_ig"})
 """Those that walk from a baseline to the picture."""
 
+_UNMEASURED: Final = "the time did not suffice for the deletion and insertion scores"
+
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -137,6 +139,8 @@ class Explainer:
             scores = measure_faithfulness(
                 maps, question.targets.class_ids, x_3PP, self._scorer.class_probabilities, deadline
             )
+            if None in scores and not self._options.allow_degradation:
+                raise context.out_of_time()
             clock.note("faithfulness")
         pictures = [
             explanation_picture(attribution.values, question.crop_PPC, parameters.visualization_format)
@@ -172,7 +176,8 @@ class Explainer:
         class_id = targets.class_ids[index]
         algorithm = found.algorithm or parameters.algorithm
         is_path = algorithm in PATH_ALGORITHMS
-        warnings = found.warnings
+        is_unmeasured = parameters.faithfulness and faithfulness is None
+        warnings = (*found.warnings, _UNMEASURED) if is_unmeasured else found.warnings
         if targets.num_left_out:
             total = len(targets.class_ids) + targets.num_left_out
             warnings = (
@@ -194,7 +199,7 @@ class Explainer:
             regions=found.regions,
             faithfulness=faithfulness,
             deadline_hit=found.deadline_hit,
-            degraded=found.degraded or targets.num_left_out > 0,
+            degraded=found.degraded or is_unmeasured or targets.num_left_out > 0,
             warnings=warnings,
             milliseconds=clock.milliseconds,
         )

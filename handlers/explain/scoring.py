@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,9 @@ from clearsight.wire import Answer, ClassificationAnswer, DetectionAnswer, Objec
 
 __all__ = ["ExplainOptions", "ExplainingScorer", "explaining_scorer", "load_explaining_scorer"]
 
+_DETAILS_BYTES: Final = 4096
+"""Of the details of one explanation in memory: a dictionary of some 20 values, 2 to 3 KB."""
+
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -66,7 +69,8 @@ class _Rendered:
 
     @property
     def num_bytes(self) -> int:
-        return 1024 + sum(map(len, (*(self.visualizations or ()), *(self.attributions or ()))))
+        texts = sum(map(len, (*(self.visualizations or ()), *(self.attributions or ()))))
+        return 1024 + texts + _DETAILS_BYTES * len(self.details or ())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -264,7 +268,7 @@ class ExplainingScorer:
             if not rendered.is_degraded:
                 self._cache.put(key, rendered, rendered.num_bytes)
         if is_cached:
-            note_row(ExplainedRow(question.parameters.algorithm, {}, is_degraded=False, is_cached=True))
+            _note_cached(question)
         details = rendered.details
         if is_cached and details is not None:
             details = tuple({**part, "cached": True} for part in details)
@@ -332,6 +336,16 @@ def _note(found: Sequence[Explanation | ExplainedObject], parameters: XaiParamet
             note_row(ExplainedRow(details.algorithm, details.milliseconds, is_degraded, is_cached=False))
             break
         note_row(ExplainedRow(parameters.algorithm, part.details.milliseconds, part.details.degraded, is_cached=False))
+
+
+def _note_cached(question: Question | ObjectQuestion) -> None:
+    """The same for what was kept from before, which is whole."""
+    if isinstance(question, ObjectQuestion):
+        count = len(question.choice.indices)
+    else:
+        count = min(1, len(question.targets.class_ids))
+    for _ in range(count):
+        note_row(ExplainedRow(question.parameters.algorithm, {}, is_degraded=False, is_cached=True))
 
 
 def _shows_details(parameters: XaiParameters) -> bool:

@@ -43,7 +43,7 @@ class Telemetry:
     """Most points in one pass through the network, after memory and time had their say; None: no such pass."""
 
     def to_document(self) -> dict[str, Any]:
-        """Plain data in ASCII, some 60 bytes a row: it travels in a header."""
+        """Plain data in ASCII, some 110 bytes a row: it travels in a header."""
         return {
             "chunk": self.chunk,
             "rows": [

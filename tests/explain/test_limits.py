@@ -16,6 +16,7 @@ from clearsight.handlers.explain.answer_size import AnswerTooLarge
 from clearsight.handlers.explain.deadline import OutOfTime
 from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.explain.scoring import ExplainingScorer, explaining_scorer
+from clearsight.handlers.explain.telemetry import observed
 from clearsight.wire import encode_answers, to_document
 
 FAST = {"xai_algorithm": "guided_backprop"}
@@ -81,6 +82,27 @@ def test_a_short_deadline_takes_fewer_steps_then_another_algorithm_then_refuses(
     assert answer(1e6, max_seconds=6.0).explanation_details["algorithm"] == "guided_gradcam"
 
 
+def test_scores_that_the_time_leaves_out_are_told_and_such_an_answer_is_not_kept(
+    explaining, pictures, cell, with_options
+):
+    wish = cell(pictures[0], **FAST, faithfulness=True)
+
+    def answers(**options):
+        scorer = with_options(explaining, ExplainOptions(**options), clock=TickingClock(0.5))
+        return [scorer.score([wish], deadline_s=seconds)[0] for seconds in (2.0, 1e6)]
+
+    late, whole = answers(cache_bytes=4_000_000)
+    told = late.explanation_details
+    assert (late.is_degraded, told["degraded"], told["deletion_auc"]) == (True, True, None)
+    assert told["warnings"][-1] == "the time did not suffice for the deletion and insertion scores"
+    assert late.visualizations == whole.visualizations
+    told = whole.explanation_details
+    assert (whole.is_degraded, told["cached"], told["deletion_auc"] is None) == (False, False, False)
+    refused, whole = answers(allow_degradation=False)
+    assert isinstance(refused, OutOfTime)
+    assert not whole.is_degraded
+
+
 def test_rows_share_the_time_of_their_request(explaining, pictures, cell, with_options):
     scorer = with_options(explaining, ExplainOptions(), clock=TickingClock(0.5))
     results = scorer.score([cell(picture, details=True, n_steps=10) for picture in pictures[:3]], deadline_s=45.0)
@@ -100,6 +122,30 @@ def test_a_cached_explanation_has_the_same_bytes(explaining, pictures, cell, wit
     assert limited.explanation_details["cached"]
     (other,) = cached.score([cell(pictures[1], n_steps=2, details=True)])
     assert not other.explanation_details["cached"]
+
+
+def test_what_is_kept_counts_as_much_as_what_is_computed(
+    explaining, explaining_multilabel, pictures, cell, with_options
+):
+    def noted(scorer, **wish):
+        scorer = with_options(scorer, ExplainOptions(cache_bytes=4_000_000))
+        with observed() as telemetry:
+            for _ in range(2):
+                scorer.score([cell(pictures[0], **FAST, **wish)])
+        return [row.is_cached for row in telemetry.rows]
+
+    assert noted(explaining_multilabel, confidence_score_threshold_multilabel=1.0) == []
+    assert noted(explaining_multilabel, confidence_score_threshold_multilabel=0.0) == [False, True]
+    assert noted(explaining) == [False, True]
+
+
+def test_details_count_in_the_cache(explaining, pictures, cell, with_options):
+    kept = []
+    for details in (False, True):
+        cached = with_options(explaining, ExplainOptions(cache_bytes=4_000_000))
+        cached.score([cell(pictures[0], **FAST, details=details)])
+        kept.append(cached._cache.num_bytes)
+    assert kept[1] - kept[0] >= 2_000
 
 
 def test_nothing_is_kept_unless_a_deployment_asks_for_it(explaining, pictures, cell):

@@ -17,6 +17,7 @@ from clearsight.handlers.explain.objects.heat import heat_of
 from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.explain.parameters import AZURE_ALGORITHMS
 from clearsight.handlers.explain.scoring import ExplainingScorer, explaining_scorer
+from clearsight.handlers.explain.telemetry import observed
 from clearsight.handlers.explaining import Wish, explain_in
 from clearsight.handlers.scorer import load_scorer
 from clearsight.package import ModelPackage
@@ -233,7 +234,9 @@ def test_the_same_request_has_the_same_bytes_and_is_kept_where_a_cache_is_set(ex
     assert first == second
     kept = ExplainingScorer(explaining._scorer, explaining._objects._model, ExplainOptions(cache_bytes=10**7))
     asked = cell(pictures[0], **ODAM, details=True)
-    answers = [kept.score([asked])[0] for _ in range(2)]
+    with observed() as telemetry:
+        answers = [kept.score([asked])[0] for _ in range(2)]
+    assert [row.is_cached for row in telemetry.rows] == [False] * 3 + [True] * 3
     cached = [[part.explanation_details["cached"] for part in answer.explanations] for answer in answers]
     assert cached == [[False] * 3, [True] * 3]
     assert [part.visualizations for part in answers[0].explanations] == [
