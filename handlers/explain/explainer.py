@@ -78,12 +78,7 @@ class Explanation:
 
     @property
     def numbers(self) -> Floats:
-        """What the answer's attributions hold."""
-        return self.channels
-
-    @property
-    def channels(self) -> Floats:
-        """(3, P, P), as answers have it: a map is repeated for each colour channel."""
+        """What the answer's attributions hold, (3, P, P): a map is repeated for each colour channel."""
         return np.broadcast_to(self.values, (3, *self.values.shape[-2:]))
 
 

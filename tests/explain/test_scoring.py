@@ -302,7 +302,7 @@ def test_arrays_of_one_picture_are_those_of_its_answer(explaining, pictures, cel
     answer, (found,) = explaining.explain(pictures[0], parameters)
     assert found.values.shape == (64, 64)
     (told,) = explaining.score([cell(pictures[0], xai_algorithm="gradcam", attributions=True)])
-    np.testing.assert_allclose(np.array(to_document(told)["attributions"]), found.channels, rtol=5e-5)
+    np.testing.assert_allclose(np.array(to_document(told)["attributions"]), found.numbers, rtol=5e-5)
     assert (told.probs, told.visualizations) == (answer.probs, found.picture)
     parameters = replace(parameters, visualizations=False)
     assert explaining.explain(pictures[0], parameters)[1][0].picture is None
