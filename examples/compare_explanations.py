@@ -13,7 +13,7 @@ from typing import Final
 import click
 from PIL import Image, ImageDraw, ImageFont
 
-from clearsight.errors import BadRequest
+from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.explain.algorithms import ALGORITHMS
 from clearsight.handlers.explain.explainer import Explanation
 from clearsight.handlers.explain.parameters import parse_xai_parameters
@@ -29,6 +29,8 @@ COLUMNS: Final = 5
 def main() -> None:
     package, picture, sheet, *labels = sys.argv[1:]
     scorer = load_explaining_scorer(package)
+    if not scorer.task.is_classification:
+        raise UserError(f"PACKAGE must be a classifier's, but {package} is of {scorer.task.value}")
     cells: list[Image.Image] = []
     for algorithm in ALGORITHMS:
         try:
@@ -43,6 +45,8 @@ def main() -> None:
             f"{algorithm}: {details.label} {details.probability:.2f}, {sum(details.milliseconds.values()):.0f} ms, "
             f"relative delta {details.relative_delta}, {details.faithfulness}"
         )
+    if not cells:
+        raise UserError("no algorithm could explain the picture; the lines above say why")
     rows = -(-len(cells) // COLUMNS)
     width, height = cells[0].size
     canvas = Image.new("RGB", (COLUMNS * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
@@ -84,4 +88,7 @@ def column_of(caption: str, tiles: list[Image.Image]) -> Image.Image:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -15,6 +15,7 @@ import click
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from clearsight.errors import UserError
 from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
 from clearsight.handlers.explain.objects.explainer import ExplainedObject
 from clearsight.handlers.explain.parameters import parse_xai_parameters
@@ -34,6 +35,8 @@ def main() -> None:
     package, file, sheet, *count = sys.argv[1:]
     picture = Path(file).read_bytes()
     scorer = load_explaining_scorer(package)
+    if scorer.task.is_classification:
+        raise UserError(f"PACKAGE must be a detector's, but {package} is of {scorer.task.value}")
     targets = ("score", "box", "mask") if scorer.task is Task.SEGMENTATION else ("score", "box")
     rows: list[list[Image.Image]] = []
     for target in targets:
@@ -86,4 +89,7 @@ def share_inside(part: ExplainedObject, answer: DetectionAnswer) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

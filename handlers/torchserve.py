@@ -279,6 +279,8 @@ class TorchServeHandler:
             context.set_response_header(index, DEGRADED_HEADER, "1")
         if 0 < len(answer.telemetry) <= MAX_TELEMETRY_CHARS:
             context.set_response_header(index, TELEMETRY_HEADER, answer.telemetry)
+        elif answer.telemetry:
+            log.info("a request's explanations go uncounted: what they say of their cost is too long for a header")
         context.set_response_header(index, "x-ms-run-function-failed", str(status >= 500))
         context.set_response_header(index, ANSWER_HEADER, "1")
         context.set_response_content_type(index, "application/json")
