@@ -212,6 +212,20 @@ def test_names_as_drawn_are_short_single_lines_and_all_different() -> None:
         assert not {unicodedata.category(c) for c in name} & {"Cc", "Cs", "Zl", "Zp"}
 
 
+def test_a_fault_of_drawing_leaves_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_down(*_: object, **__: object) -> None:
+        raise RuntimeError("a broken font")
+
+    monkeypatch.setattr("clearsight.training.charts.draw_curves.draw_curves", break_down)
+    with pytest.raises(RuntimeError, match="a broken font"):
+        write_charts(tmp_path, *made_up(20, 2), ("a", "b"), MULTI_CLASS)
+    assert {file.stem for file in tmp_path.glob("*.json")} == set(NAMES)
+
+
+def test_a_name_that_ends_like_a_class_id_is_taken_for_no_other() -> None:
+    assert choose_lettering(["a", "a ", "a [1]"]).names == ("a [0]", "a [1]", "a [1] [2]")
+
+
 def test_names_that_would_look_the_same_carry_their_class_id() -> None:
     assert choose_lettering([f"{'x' * 30}{k}{'y' * 30}" for k in range(2)]).names[1].endswith("yyyy [1]")
 

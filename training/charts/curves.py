@@ -107,7 +107,7 @@ def _precision_recall(truth_N: Bits, scores_N: Floats) -> Curve | None:
 
 
 def _mean_height(curves: tuple[Curve | None, ...]) -> Curve | None:
-    """The mean of step curves over all places where one of them bends, from the left and from the right."""
+    """The mean of the curves over all places where one of them bends, from the left and from the right."""
     known = [curve for curve in curves if curve is not None]
     if not known:
         return None

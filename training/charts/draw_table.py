@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 MAX_ROWS: Final = 100
-"""Classes that a table shows: those with the lowest F1-score when there are more."""
+"""Classes that a table shows: the worst ones when there are more, by F1-score or by average precision."""
 
 _ROW: Final = 0.24  # inches
 _COLUMN: Final = 1.0  # inches

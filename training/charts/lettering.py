@@ -1,5 +1,6 @@
 """Class names as they can be drawn: any script, any length, with the fonts that the machine has."""
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ LEFT_TO_RIGHT: Final = "\u200e"
 """Set before a number that stands beside a name: the line then runs left to right whatever the name's script."""
 
 _MAX_LENGTH: Final = 32
+_CLASS_ID: Final = re.compile(r"\[\d+\]$")
 _MISSING: Final = "□"
 _FAMILY: Final = "DejaVu Sans"  # comes with matplotlib
 _PLACEHOLDERS: Final = "Last Resort"  # a font of frames for every character there is
@@ -40,7 +42,9 @@ def choose_lettering(classes: Sequence[str]) -> Lettering:
     drawable = ["".join(_MISSING if c in missing else c for c in line) for line in lines]
     short = [_shortened(line) for line in drawable]
     count = Counter(short)
-    is_plain = [bool(name) and count[name] == 1 and _MISSING not in name for name in short]
+    is_plain = [
+        bool(name) and count[name] == 1 and _MISSING not in name and not _CLASS_ID.search(name) for name in short
+    ]
     names = [name if is_plain[k] else f"{name} [{k}]".strip() for k, name in enumerate(short)]
     return Lettering(tuple(names), tuple(families))
 

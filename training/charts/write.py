@@ -1,8 +1,9 @@
 """Writes the charts of one trial: four JSON files and their pictures."""
 
+import itertools
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from clearsight.training.charts.report import Report, build_report
 from clearsight.training.metrics import classification_metrics, indicators
 from clearsight.workspace import write_atomically
 
-__all__ = ["to_json", "write_charts"]
+__all__ = ["write_charts", "write_files"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -52,16 +53,20 @@ def write_charts(
         ),
         "classification_report.json": report.to_document(),
     }
-    files = {name: to_json(document) for name, document in documents.items()}
-    files |= dict(_pictures(confusion, roc, precision_recall, report, classes))
-    for name, content in files.items():
+    return write_files(folder, documents, _pictures(confusion, roc, precision_recall, report, classes))
+
+
+def write_files(folder: Path, documents: Mapping[str, Any], pictures: Iterable[tuple[str, bytes]]) -> list[Path]:
+    """Write documents as one line of JSON each, then every picture when it is drawn; return the files.
+
+    A fault of drawing so leaves the values. Raises `ValueError` for numbers that are not finite, which JSON cannot say.
+    """
+    texts = [(name, (json.dumps(document, allow_nan=False) + "\n").encode()) for name, document in documents.items()]
+    files = []
+    for name, content in itertools.chain(texts, pictures):
         write_atomically(folder / name, content)
-    return [folder / name for name in files]
-
-
-def to_json(document: Any) -> bytes:
-    """A file of one line. Raises `ValueError` for numbers that are not finite, which JSON cannot say."""
-    return (json.dumps(document, allow_nan=False) + "\n").encode()
+        files.append(folder / name)
+    return files
 
 
 def _pictures(

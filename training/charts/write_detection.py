@@ -19,11 +19,10 @@ from clearsight.training.charts.detection import (
     detection_curves,
     detection_curves_document,
 )
-from clearsight.training.charts.write import to_json
+from clearsight.training.charts.write import write_files
 from clearsight.training.detection_metrics import Detections, GroundTruth, MetricOptions
 from clearsight.training.detection_metrics.regions import Shape
 from clearsight.training.detection_metrics.voc import match_classes
-from clearsight.workspace import write_atomically
 
 __all__ = ["write_detection_charts"]
 
@@ -54,11 +53,7 @@ def write_detection_charts(
         "confusion_matrix.json": detection_confusion_document(confusion, labels, iou),
         "per_label_metrics.json": table.to_document(),
     }
-    files = {name: to_json(document) for name, document in documents.items()}
-    files |= dict(_pictures(curves, confusion, table, labels, f"{shape} IoU {iou:g}"))
-    for name, content in files.items():
-        write_atomically(folder / name, content)
-    return [folder / name for name in files]
+    return write_files(folder, documents, _pictures(curves, confusion, table, labels, f"{shape} IoU {iou:g}"))
 
 
 def _pictures(
