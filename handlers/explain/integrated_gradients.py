@@ -14,6 +14,7 @@ from clearsight.handlers.explain.chunks import DEFAULT_CHUNK, in_chunks
 from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.functions import Gradient, Gradients, Score
 from clearsight.handlers.explain.parameters import Method
+from clearsight.handlers.explain.telemetry import checkpoint
 
 __all__ = [
     "MIN_STEPS",
@@ -204,11 +205,13 @@ class _Walk:
         while True:
             self._evaluate(rule, self.num_taken, self.num_taken + 1)
             now_s = self._deadline.elapsed_s()
-            quickest_s, before_s = min(quickest_s, now_s - before_s), now_s
+            quickest_s = min(quickest_s, now_s - before_s)
             affordable = _affordable(quickest_s, self._deadline, len(self._baseline))
             is_last = self.num_taken == len(rule.alphas) * len(self._baseline)
             if affordable >= wanted or is_last or now_s - start_s >= enough_s:
                 return affordable
+            checkpoint()
+            before_s = self._deadline.elapsed_s()  # a wait there tells nothing of the network
 
     def take(self, rule: _Rule) -> bool:
         """Evaluate what is left of a rule; give whether all of it was done before the deadline."""

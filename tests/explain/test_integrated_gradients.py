@@ -11,6 +11,7 @@ from clearsight.handlers.explain.integrated_gradients import (
     integrated_gradients,
     integrated_gradients_of_labels,
 )
+from clearsight.handlers.explain.telemetry import watched
 
 METHODS = ("riemann_middle", "gausslegendre")
 UNHURRIED = Deadline(None)
@@ -219,6 +220,27 @@ def test_slow_first_steps_cost_no_others(method):
     free = integrated_gradients(gradient_of(tanh_net), TANH_PICTURE, picture(0), 50, method, UNHURRIED)
     assert (result.n_steps_used, result.deadline_hit) == (50, False)
     assert torch.equal(result.attribution, free.attribution)
+
+
+def test_whoever_may_hold_up_the_work_is_asked_while_it_is_found_out_how_many_steps_fit():
+    clock = Clock()
+    at_s = []
+
+    class Waits:
+        def checkpoint(self):
+            at_s.append(clock.now_s)
+            clock.now_s += 0.01
+
+        def points_done(self, done, total):
+            pass
+
+    with watched(Waits()):
+        result = integrated_gradients(
+            taking(0.1, clock), TANH_PICTURE, picture(0), 500, "riemann_middle", Deadline(20, clock), chunk=2
+        )
+    assert result.deadline_hit
+    assert at_s[0] < 0.2
+    assert max(np.diff(at_s)) < 0.4  # two points, and one more where probing ends
 
 
 def test_when_too_few_steps_fit_the_time_is_left_to_the_caller():
