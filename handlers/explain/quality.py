@@ -61,10 +61,12 @@ def measure_faithfulness(
     if not heat_maps or deadline.is_over():
         return scores
     random_order: Order = np.random.default_rng(_SEED).permutation(x_3PP[0].size)
+    start_s = deadline.elapsed_s()
     random_NK = probabilities(_mixtures(x_3PP, blurred_3PP, random_order))
+    batch_s = deadline.elapsed_s() - start_s
     for index, (heat_PP, class_id) in enumerate(zip(heat_maps, class_ids, strict=True)):
         checkpoint()
-        if deadline.is_over():
+        if deadline.is_over() or deadline.remaining_s() < 2 * batch_s:
             break
         order: Order = np.argsort(-heat_PP, axis=None, kind="stable")
         deleted_NK = probabilities(_mixtures(x_3PP, blurred_3PP, order))

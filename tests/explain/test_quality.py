@@ -99,12 +99,18 @@ def test_labels_share_the_random_order_and_the_picture_is_left_alone():
 
 
 def test_labels_without_time_left_are_not_measured():
-    now = iter([0.0, 0.0, 0.0, 9.0])
+    now_s = 0.0
+
+    def slow(points: np.ndarray) -> np.ndarray:
+        nonlocal now_s
+        now_s += 1.0
+        return top_left_pixel(points)
+
     scores = measure_faithfulness(
-        [np.zeros((SIDE, SIDE))] * 2, [0, 1], left_half(), top_left_pixel, Deadline(1.0, clock=lambda: next(now))
+        [np.zeros((SIDE, SIDE))] * 4, [0, 1, 0, 1], left_half(), slow, Deadline(6.5, clock=lambda: now_s)
     )
-    assert scores[0] is not None
-    assert scores[1] is None
+    assert [score is not None for score in scores] == [True, True, False, False]
+    assert now_s == 5.0  # the third would have ended at 7
 
 
 def test_details_of_a_plain_gradient_are_null_where_they_mean_nothing():
