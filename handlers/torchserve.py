@@ -159,12 +159,10 @@ class TorchServeHandler:
 
         lane = self.lane = config.get("lane") or "all"
         self.explain = explain_in(lane, self.scorer, EXPLAIN_SHARE * response_timeout_s or None, self.max_answer_bytes)
-        niceness = int(config.get("niceness") or 0)
-        if niceness:
-            _lower_priority(niceness)
         if lane != "all":
-            log.info("this worker is of the %s lane; its niceness is raised by %d", lane, niceness)
-        if lane == "explain":  # after the priority, which threads inherit
+            log.info("this worker is of the %s lane", lane)
+        if lane == "explain":
+            _leave_cores_to_others()  # threads to come inherit that
             self.background = Background()
             get_ready(self.explain)
 
@@ -348,16 +346,19 @@ def _configure_logging() -> None:
     logging.captureWarnings(True)
 
 
-def _lower_priority(niceness: int) -> None:
-    """Raise the niceness of every thread there is; those to come inherit it.
+def _leave_cores_to_others() -> None:
+    """Let every thread there is compute only while no other process wants the core (SCHED_IDLE, sched(7)).
 
-    After loading, not before: beside a saturated deployment a worker that loads with the lowest priority would not be
-    ready in time.
+    A predicting thread that wakes up then has the core at once, where one of niceness 19 keeps it for the rest of its
+    slice. After loading, not before: beside a saturated deployment a worker that loads like that would not be ready
+    in time.
     """
-    for thread in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(ProcessLookupError):
-            number = int(thread.name)
-            os.setpriority(os.PRIO_PROCESS, number, os.getpriority(os.PRIO_PROCESS, number) + niceness)
+    try:
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
+    except PermissionError as error:
+        log.warning("explanations compete with predictions for the cores, since SCHED_IDLE is refused: %s", error)
 
 
 def _write_diagnostic(path: Path, reason: str) -> None:

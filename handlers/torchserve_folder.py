@@ -41,9 +41,8 @@ class HandlerConfig:
     diagnostic_file: str | None = None
     """Where a worker that cannot load writes the reason."""
     lane: Lane = "all"
-    """What the worker answers: `predict` turns explanations away with 421, which the gateway understands."""
-    niceness: int | None = None
-    """Added to the worker's, 0 to 19 (nice(2)): a worker with more of it computes when others leave it the cores."""
+    """What the worker answers: `predict` turns explanations away with 421, which the gateway understands. A worker that
+    answers `explain` computes while others leave it the cores."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,10 +62,6 @@ SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|^TS_", re.IG
 """Environment variables that a model does not get unless its deployment names them; `TS_…` reconfigure TorchServe."""
 
 
-EXPLAIN_NICENESS: Final = 19
-"""The most there is: explanations take what predictions leave of the processor."""
-
-
 @dataclass(frozen=True, slots=True)
 class ExplainPlan:
     """The explain lane: one worker of the same package, one request at a time."""
@@ -196,7 +192,6 @@ class RunFolder:
                     num_threads=plan.explain.num_threads,
                     max_answer_bytes=MAX_ANSWER_BYTES,
                     lane="explain",
-                    niceness=EXPLAIN_NICENESS,
                 ),
             )
         properties = self._properties(plan, queue_size, response_timeout_s)

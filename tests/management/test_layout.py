@@ -149,7 +149,6 @@ def test_each_lane_is_a_model_entry_of_its_own(
         for entry in (tmp_path / "store").iterdir()
     }
     assert entries["blue"]["clearsight"]["lane"] == "predict"
-    assert "niceness" not in entries["blue"]["clearsight"]
     names = "blue" if explain is None else "blue,blue-explain"
     assert f"load_models={names}\n" in (tmp_path / "config.properties").read_text()
     assert set(entries) == set(names.split(","))
@@ -158,7 +157,7 @@ def test_each_lane_is_a_model_entry_of_its_own(
         assert (slow["minWorkers"], slow["batchSize"], slow["jobQueueSize"]) == (1, 1, 8)
         assert slow["responseTimeout"] == entries["blue"]["responseTimeout"]
         handler = slow["clearsight"]
-        assert (handler["lane"], handler["num_threads"], handler["niceness"]) == ("explain", 1, 19)
+        assert (handler["lane"], handler["num_threads"]) == ("explain", 1)
         assert handler["package"] == entries["blue"]["clearsight"]["package"]
 
 

@@ -46,7 +46,7 @@ def answer_bodies(scorer, bodies, wishes, explain):
             time.sleep(float(rest or 0))
             wish = wishes[number]
             left_s = wish.deadline and wish.deadline - time.monotonic()
-            facts = {"pid": os.getpid(), "all": wish.explains_all, "left_s": left_s, "nice": os.nice(0)}
+            facts = {"pid": os.getpid(), "all": wish.explains_all, "left_s": left_s, "policy": os.sched_getscheduler(0)}
             replies.append(Reply(200, json.dumps(facts).encode(), is_degraded=True, telemetry={"chunk": 8, "rows": []}))
         else:
             replies.append(Reply(200, b"[%d]" % len(body)))

@@ -12,7 +12,7 @@ import pytest
 from clearsight.serving.gateway.generation import Generation
 from clearsight.serving.gateway.lane import is_wrong_lane
 from clearsight.serving.gateway.table import Deployment, ExplainLane, Upstream
-from clearsight.serving.torchserve_files import EXPLAIN_NICENESS, ExplainPlan, ServingPlan
+from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.serving.workers import TorchServeProcess
 
 pytestmark = [pytest.mark.torchserve, pytest.mark.asyncio]
@@ -53,12 +53,12 @@ async def test_the_lanes_have_a_worker_each_and_do_not_share_their_troubles(
         [(explains, _)] = await process.worker_states(plan.explain_name)
         assert is_wrong_lane(await generation.predict([b"asks"], 4, "id", loop.time()))
         facts = await explain(b"asks")
-        assert (facts["pid"], facts["all"], facts["nice"]) == (explains, False, EXPLAIN_NICENESS)
+        assert (facts["pid"], facts["all"], facts["policy"]) == (explains, False, os.SCHED_IDLE)
         assert 50 < float(str(facts["left_s"])) < 51
         assert (await explain(b"asks", is_implied=True))["all"] is True
         status, body = await process.predict(b"asks", f"/v1/models/{plan.explain_name}:explain")
         assert (status, json.loads(body)["all"], json.loads(body)["left_s"]) == (200, True, None)
-        assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in (predicts, explains)] == [0, EXPLAIN_NICENESS]
+        assert [os.sched_getscheduler(pid) for pid in (predicts, explains)] == [os.SCHED_OTHER, os.SCHED_IDLE]
 
         outcomes: Counter[int] = Counter()
         slowest_s = 0.0
@@ -77,7 +77,7 @@ async def test_the_lanes_have_a_worker_each_and_do_not_share_their_troubles(
         os.kill(explains, signal.SIGKILL)
         after = await running  # sent once more, and answered by the worker that TorchServe started anew
         assert after["pid"] not in (predicts, explains)
-        assert after["nice"] == EXPLAIN_NICENESS
+        assert after["policy"] == os.SCHED_IDLE
         is_over.set()
         await client
         assert set(outcomes) == {200}
