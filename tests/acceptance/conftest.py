@@ -51,8 +51,13 @@ class Server:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def workers(self) -> list[psutil.Process]:
-        """Those that predict; a worker that explains has a lower priority, once it is ready."""
-        return [worker for worker in self.running("model_service_worker.py") if worker.nice() == os.nice(0)]
+        """Those that predict."""
+        return [worker for worker in self.running("model_service_worker.py") if worker not in self.explainers()]
+
+    def explainers(self) -> list[psutil.Process]:
+        """Workers that explain: once they are ready, they compute when nobody else does."""
+        found = self.running("model_service_worker.py")
+        return [worker for worker in found if os.sched_getscheduler(worker.pid) == os.SCHED_IDLE]
 
     def running(self, program: str) -> list[psutil.Process]:
         """Processes of the family whose command line holds `program`; ended ones do not count."""

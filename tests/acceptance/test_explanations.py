@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import re
 import time
 from collections.abc import Callable
@@ -264,7 +263,7 @@ def test_a_job_outlives_the_time_limit_lets_requests_go_first_and_can_be_cancele
     lost = post(long)
     while not wait_for(lost, "Running")[0].get("progress"):
         time.sleep(0.1)
-    [explainer] = [worker for worker in server.running("model_service_worker.py") if worker.nice() > os.nice(0)]
+    [explainer] = server.explainers()
     explainer.kill()
     assert wait_for(lost, "Failed", "Completed")[0]["error"]["status"] == 424
     assert wait_for(post(quick), "Completed", "Failed")[1].endswith(beside[0][1] + b"}")

@@ -51,7 +51,10 @@ def edited(package, folder, **settings):
     return ExplainingScorer(load_scorer(ModelPackage.open(folder), device="cpu", num_threads=1), None)
 
 
-@pytest.mark.parametrize("model_name", list(SIZES_HW))
+@pytest.mark.parametrize(
+    "model_name",
+    [pytest.param(name, marks=pytest.mark.slow if name == "maskrcnn_resnet18_fpn" else ()) for name in SIZES_HW],
+)
 def test_rows_keep_their_boxes_and_get_maps_without_an_eager_network(detector, pictures, cell, model_name, size_of_png):
     explaining = detector(model_name)
     (plain,) = explaining._scorer.score(pictures[:1])

@@ -203,7 +203,7 @@ def altered(file: Path, change: Any) -> Path:
     return target
 
 
-@pytest.mark.parametrize("model_name", ["yolov5", "fasterrcnn_resnet18_fpn"])
+@pytest.mark.parametrize("model_name", ["yolov5", pytest.param("fasterrcnn_resnet18_fpn", marks=pytest.mark.slow)])
 def test_weights_changed_by_a_hundredth_are_found(
     model_name: str, drawn_pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +262,7 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     return run_export
 
 
+@pytest.mark.slow
 def test_a_graph_of_two_pictures_takes_two_pictures(
     drawn_pictures: list[Path], tmp_path: Path, export: Callable[..., str]
 ) -> None:

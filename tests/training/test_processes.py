@@ -66,7 +66,9 @@ def result(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "result.json").read_text()))
 
 
-@pytest.mark.parametrize("task", ["image_classification", "image_classification_multilabel"])
+@pytest.mark.parametrize(
+    "task", ["image_classification", pytest.param("image_classification_multilabel", marks=pytest.mark.slow)]
+)
 def test_a_killed_run_goes_on_to_the_weights_of_one_left_alone(
     start: Start, task: str, texture_folder: Path, texture_pairs_folder: Path, tmp_path: Path
 ) -> None:
