@@ -26,15 +26,20 @@ GAP: Final = 8
 COLUMNS: Final = 5
 
 
-def main() -> None:
-    package, picture, sheet, *labels = sys.argv[1:]
+@click.command()
+@click.argument("package")
+@click.argument("picture", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("sheet")
+@click.argument("labels", metavar="[LABEL]...", nargs=-1)
+def main(package: str, picture: Path, sheet: str, labels: tuple[str, ...]) -> None:
+    """Explain PICTURE with every algorithm that the model of PACKAGE can be explained with, on one SHEET."""
     scorer = load_explaining_scorer(package)
     if not scorer.task.is_classification:
         raise UserError(f"PACKAGE must be a classifier's, but {package} is of {scorer.task.value}")
     cells: list[Image.Image] = []
     for algorithm in ALGORITHMS:
         try:
-            found = explain(scorer, Path(picture).read_bytes(), algorithm, labels)
+            found = explain(scorer, picture.read_bytes(), algorithm, list(labels))
         except BadRequest as error:
             click.echo(f"{algorithm}: {error}", err=True)
             continue

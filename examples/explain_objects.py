@@ -31,9 +31,14 @@ CAPTION: Final = 22
 GAP: Final = 6
 
 
-def main() -> None:
-    package, file, sheet, *count = sys.argv[1:]
-    picture = Path(file).read_bytes()
+@click.command()
+@click.argument("package")
+@click.argument("file", metavar="PICTURE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("sheet")
+@click.argument("count", type=click.IntRange(1), required=False)
+def main(package: str, file: Path, sheet: str, count: int | None) -> None:
+    """Explain what the detector of PACKAGE found in PICTURE, on one SHEET."""
+    picture = file.read_bytes()
     scorer = load_explaining_scorer(package)
     if scorer.task.is_classification:
         raise UserError(f"PACKAGE must be a detector's, but {package} is of {scorer.task.value}")
@@ -42,7 +47,7 @@ def main() -> None:
     for target in targets:
         wish = {
             "xai_algorithm": OBJECT_ALGORITHMS[0],
-            "detections": list(range(int(*count))) if count else None,
+            "detections": list(range(count)) if count else None,
             "target": target,
             "visualization_format": "overlay",
         }
