@@ -349,9 +349,8 @@ def _configure_logging() -> None:
 def _leave_cores_to_others() -> None:
     """Let every thread there is compute only while no other process wants the core (SCHED_IDLE, sched(7)).
 
-    A predicting thread that wakes up then has the core at once, where one of niceness 19 keeps it for the rest of its
-    slice. After loading, not before: beside a saturated deployment a worker that loads like that would not be ready
-    in time.
+    Niceness 19 left predictions a p99 of 1.67 times that alone (docs/70-benchmarks.md). After loading, not before:
+    beside a saturated deployment a worker that loads like that would not be ready in time.
     """
     try:
         for thread in Path("/proc/self/task").iterdir():
