@@ -20,6 +20,11 @@ import pytest
 from clearsight.workspace import Workspace
 
 
+def explains(worker: psutil.Process) -> bool:
+    """Such a worker computes when nobody else does, once it is ready."""
+    return os.sched_getscheduler(worker.pid) == os.SCHED_IDLE
+
+
 class Server:
     """`clearsight serve` in a process of its own, on free ports."""
 
@@ -52,12 +57,11 @@ class Server:
 
     def workers(self) -> list[psutil.Process]:
         """Those that predict."""
-        return [worker for worker in self.running("model_service_worker.py") if worker not in self.explainers()]
+        return [worker for worker in self.running("model_service_worker.py") if not explains(worker)]
 
     def explainers(self) -> list[psutil.Process]:
-        """Workers that explain: once they are ready, they compute when nobody else does."""
-        found = self.running("model_service_worker.py")
-        return [worker for worker in found if os.sched_getscheduler(worker.pid) == os.SCHED_IDLE]
+        """Those that explain, once they are ready."""
+        return [worker for worker in self.running("model_service_worker.py") if explains(worker)]
 
     def running(self, program: str) -> list[psutil.Process]:
         """Processes of the family whose command line holds `program`; ended ones do not count."""

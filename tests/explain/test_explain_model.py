@@ -343,12 +343,11 @@ def test_relevance_of_two_layers_by_hand():
 
 def test_equal_points_give_equal_bits_on_several_threads():
     """At 32 pixels the last stages see a single one, as squeeze-and-excitation does at any size."""
-    side = 32
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        model = ExplainModel(make("mobilenetv2", side), "mobilenetv2")
-        x = picture(side)
+        model = ExplainModel(make("mobilenetv2", 32), "mobilenetv2")
+        x = picture(32)
         for gradient in (model.gradient_of(1), model.guided_gradient(1)):
             first = gradient(x)
             assert all(torch.equal(gradient(x), first) for _ in range(40))
