@@ -170,11 +170,14 @@ def test_a_hundred_explanations_change_no_weight_and_leave_nothing_hooked(explai
 def test_two_hundred_explanations_leave_no_memory_behind(explaining, pictures, cell):
     """Python's own memory, and tensors that are alive; what allocators keep for later is theirs."""
 
-    def alive():
-        gc.collect()
+    def tensor_bytes():
         # By type: to be asked for its class, an object of torch warns.
         tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
-        return tracemalloc.get_traced_memory()[0], sum(thing.untyped_storage().nbytes() for thing in tensors)
+        return sum(thing.untyped_storage().nbytes() for thing in tensors)
+
+    def traces():
+        gc.collect()
+        return tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(False, tracemalloc.__file__)])
 
     wishes = mixed(pictures, cell, 42)
     for wish in wishes:
@@ -183,14 +186,14 @@ def test_two_hundred_explanations_leave_no_memory_behind(explaining, pictures, c
     try:
         for wish in wishes:
             explaining.score([wish])
-        before = alive()
+        before, bytes_before = traces(), tensor_bytes()
         for index in range(200):
             explaining.score([wishes[index % len(wishes)]])
-        after = alive()
+        changes = traces().compare_to(before, "lineno")
+        assert tensor_bytes() - bytes_before <= 2**20
     finally:
         tracemalloc.stop()
-    assert after[0] - before[0] <= 2**20
-    assert after[1] - before[1] <= 2**20
+    assert sum(line.size_diff for line in changes) <= 2**20, "\n".join(str(line) for line in changes[:10])
 
 
 @pytest.mark.slow
