@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 SLOW   ?= slow
+JOBS   ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml Makefile | cksum | cut -d' ' -f1)
@@ -32,11 +33,11 @@ demo: $(READY)  ## Draw data, train, deploy, score; leaves an endpoint running.
 demo-stop:  ## Stop the endpoint that `make demo` left running.
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh stop
 
-test: $(READY)  ## Run the test suite (about 13 minutes on 2 cores).
-	@$(BIN)/python -m pytest -m "not slow and not gpu"
+test: $(READY)  ## Run the test suite (about 10 minutes on 2 cores; JOBS=4 uses four, and needs 6 GiB for each).
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not gpu"
 
 test-slow: $(READY)  ## Run the tests that take minutes, an hour in all; SLOW="slow and not full_size" leaves out the largest.
-	@$(BIN)/python -m pytest -m "$(SLOW) and not gpu"
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "$(SLOW) and not gpu"
 
 lint: $(READY)  ## Check format, lint and types.
 	@$(BIN)/ruff format --check .

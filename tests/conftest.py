@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 # Before torch is imported, here and in child processes: the networks of the tests are small, and threads that wait
@@ -20,6 +20,14 @@ from clearsight.tasks import Task
 DetectorPackages = Callable[[str], ModelPackage]
 
 FRIDGE_LABELS = ("can", "carton", "milk_bottle", "water_bottle")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Make what was logged fit for the way between the suite's processes: some tests log text that is not UTF-8."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
