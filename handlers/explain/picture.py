@@ -1,17 +1,15 @@
 """An attribution as a picture: the crop, the heat map, the heat over the crop, and the strongest 30 % of the crop.
 
-Pillow and numpy only: a plotting library would take a second to import and ten times as long to draw.
+OpenCV and numpy only: a plotting library would take a second to import and ten times as long to draw.
 
 Shapes in names: H height and W width of the heat map, equal (P) for classifiers; C colour channel.
 """
 
-import io
-import zlib
 from typing import Final, Literal
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from clearsight.handlers.explain.colour_scale import bgyw
 
@@ -23,7 +21,8 @@ Bytes = npt.NDArray[np.uint8]
 
 _HOT: Final = 99.0  # percentile that gets the highest colour: single pixels must not decide about all others
 _KEPT: Final = 70.0  # percentile from which on the crop is shown
-_COMPRESSION: Final = 1  # of 0 to 9; with zlib's run-length strategy 19 ms against 30 ms, for 4 % more bytes
+_PNG: Final = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
+"""13.6 ms for 448 x 448 pixels and the smallest file of OpenCV's strategies; the same settings of Pillow take 17 ms."""
 
 
 def heat_map(attribution: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -78,6 +77,5 @@ def _overlay(colours_HWC: Bytes, crop_HWC: Bytes) -> Bytes:
 
 
 def _to_png(image_HWC: Bytes) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(image_HWC).save(stream, "PNG", compress_level=_COMPRESSION, compress_type=zlib.Z_RLE)
-    return stream.getvalue()
+    _, png = cv2.imencode(".png", cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR), _PNG)
+    return png.tobytes()

@@ -127,7 +127,12 @@ def _print(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
     for column in rows[0]:
         table.add_column(column.replace("_", " "), justify="left" if isinstance(rows[0][column], str) else "right")
     for row in rows:
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value or "") for value in row.values()))
+        table.add_row(
+            *(
+                f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+                for value in row.values()
+            )
+        )
     console.print(table)
 
 

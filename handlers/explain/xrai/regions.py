@@ -70,7 +70,7 @@ def _to_words(labels_HW: npt.NDArray[np.int32]) -> Words:
     """
     height, width = labels_HW.shape
     num_words = -(-(width + 2 * _RADIUS) // _WORD)
-    labels = np.unique(labels_HW)
+    labels = np.flatnonzero(np.bincount(labels_HW.ravel())).astype(labels_HW.dtype)
     bits = np.packbits(labels_HW == labels[:, None, None], axis=2, bitorder="little")
     padded = np.zeros((len(labels), height, num_words * 8), np.uint8)
     padded[:, :, : bits.shape[2]] = bits

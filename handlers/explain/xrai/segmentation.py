@@ -32,6 +32,7 @@ def segment(x_3PP: npt.NDArray[np.float32], num_threads: int = 1) -> Labels:
     where scikit-image is not installed.
     """
     try:
+        from scipy.ndimage import gaussian_filter
         from skimage.transform import resize
     except ModuleNotFoundError as error:
         raise BadRequest(
@@ -49,19 +50,21 @@ def segment(x_3PP: npt.NDArray[np.float32], num_threads: int = 1) -> Labels:
     if not at_224:
         cubic = partial(resize, order=3, mode="constant", preserve_range=True, anti_aliasing=True)
         image_PP3 = cubic(image_PP3, (_SIDE, _SIDE))
+    # Once for all scales; scikit-image would do the same for each.
+    smooth_PP3 = gaussian_filter(image_PP3.astype(np.float64), (_SIGMA, _SIGMA, 0))
     if num_threads == 1:
-        maps = [_labels(image_PP3, scale) for scale in SCALES]
+        maps = [_labels(smooth_PP3, scale) for scale in SCALES]
     else:
         with ThreadPoolExecutor(min(num_threads, len(SCALES)), "segment") as pool:
-            maps = list(pool.map(partial(_labels, image_PP3), SCALES))
+            maps = list(pool.map(partial(_labels, smooth_PP3), SCALES))
     if not at_224:
         nearest = partial(resize, order=0, mode="constant", preserve_range=True, anti_aliasing=False)
         maps = [nearest(labels, size) for labels in maps]
     return np.stack(maps).astype(np.int32)
 
 
-def _labels(image_PP3: npt.NDArray[np.float32], scale: int) -> npt.NDArray[np.int64]:
+def _labels(smooth_PP3: npt.NDArray[np.float64], scale: int) -> npt.NDArray[np.int64]:
     from skimage.segmentation import felzenszwalb
 
-    labels: npt.NDArray[np.int64] = felzenszwalb(image_PP3, scale=scale, sigma=_SIGMA, min_size=_MIN_SIZE)
+    labels: npt.NDArray[np.int64] = felzenszwalb(smooth_PP3, scale=scale, sigma=0, min_size=_MIN_SIZE)
     return labels
