@@ -36,7 +36,7 @@ demo-stop:  ## Stop the endpoint that `make demo` left running.
 test: $(READY)  ## Run the test suite (about 10 minutes on 2 cores; JOBS=4 uses four, and needs 6 GiB for each).
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not gpu"
 
-test-slow: $(READY)  ## Run the tests that take minutes, an hour in all; SLOW="slow and not full_size" leaves out the largest.
+test-slow: $(READY)  ## Run the tests that take minutes; SLOW="slow and not full_size" (25 minutes) leaves out the largest networks.
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "$(SLOW) and not gpu"
 
 lint: $(READY)  ## Check format, lint and types.

@@ -45,11 +45,7 @@ def main(package: str, picture: Path, sheet: str, labels: tuple[str, ...]) -> No
             continue
         cells = cells or [draw_crop(found)]
         cells.append(draw(algorithm, found))
-        details = found.details
-        click.echo(
-            f"{algorithm}: {details.label} {details.probability:.2f}, {sum(details.milliseconds.values()):.0f} ms, "
-            f"relative delta {details.relative_delta}, {details.faithfulness}"
-        )
+        click.echo(f"{algorithm}: {described(found)}")
     if not cells:
         raise UserError("no algorithm could explain the picture; the lines above say why")
     rows = -(-len(cells) // COLUMNS)
@@ -65,6 +61,17 @@ def explain(scorer: ExplainingScorer, picture: bytes, algorithm: str, labels: li
     wish = {"xai_algorithm": algorithm, "target_labels": labels or None, "details": True, "faithfulness": True}
     _, explanations = scorer.explain(picture, parse_xai_parameters(wish, algorithms=tuple(ALGORITHMS)))
     return explanations[0]
+
+
+def described(found: Explanation) -> str:
+    details = found.details
+    parts = [f"{details.label} {details.probability:.2f}", f"{sum(details.milliseconds.values()):.0f} ms"]
+    if details.relative_delta is not None:
+        parts.append(f"relative delta {details.relative_delta:.1g}")
+    if (score := details.faithfulness) is not None:
+        parts.append(f"deletion {score.deletion_auc:.2f} (random {score.random_deletion_auc:.2f})")
+        parts.append(f"insertion {score.insertion_auc:.2f}")
+    return ", ".join(parts)
 
 
 def draw(caption: str, found: Explanation) -> Image.Image:
