@@ -33,7 +33,7 @@ demo: $(READY)  ## Draw data, train, deploy, score; leaves an endpoint running.
 demo-stop:  ## Stop the endpoint that `make demo` left running.
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh stop
 
-test: $(READY)  ## Run the test suite (about 10 minutes on 2 cores; JOBS=4 uses four, and needs 6 GiB for each).
+test: $(READY)  ## Run the test suite (about 10 minutes on 2 cores; JOBS=4 uses four, up to 9 GiB each).
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not gpu"
 
 test-slow: $(READY)  ## Run the tests that take minutes; SLOW="slow and not full_size" (25 minutes) leaves out the largest networks.
