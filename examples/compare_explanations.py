@@ -13,6 +13,7 @@ from typing import Final
 import click
 from PIL import Image, ImageDraw, ImageFont
 
+from clearsight.console import run
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.explain.algorithms import ALGORITHMS
 from clearsight.handlers.explain.explainer import Explanation
@@ -100,7 +101,4 @@ def column_of(caption: str, tiles: list[Image.Image]) -> Image.Image:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(run(main, prog_name="compare_explanations.py"))

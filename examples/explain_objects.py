@@ -15,6 +15,7 @@ import click
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from clearsight.console import run
 from clearsight.errors import UserError
 from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
 from clearsight.handlers.explain.objects.explainer import ExplainedObject
@@ -94,7 +95,4 @@ def share_inside(part: ExplainedObject, answer: DetectionAnswer) -> float:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(run(main, prog_name="explain_objects.py"))

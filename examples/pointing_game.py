@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from clearsight.console import AzCommand, emit, stderr
+from clearsight.console import AzCommand, emit, run, stderr
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.explain.algorithms import ALGORITHMS
 from clearsight.handlers.explain.deadline import Deadline
@@ -263,7 +263,4 @@ def to_row(kind: str, scores: list[Score], area: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(run(main, prog_name="pointing_game.py"))

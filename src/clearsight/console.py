@@ -256,10 +256,10 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     return parsed
 
 
-def run(command: click.Command, args: Sequence[str] | None = None) -> int:
+def run(command: click.Command, args: Sequence[str] | None = None, prog_name: str = "clearsight") -> int:
     """Run a command as a user would; return the exit code. No traceback for an error raised on purpose."""
     try:
-        result = command.main(args=args, prog_name="clearsight", standalone_mode=False)
+        result = command.main(args=args, prog_name=prog_name, standalone_mode=False)
         return result if isinstance(result, int) else 0  # `ctx.exit(code)` arrives as a result
     except click.exceptions.Abort:
         stderr.print("interrupted")
