@@ -341,13 +341,14 @@ def test_relevance_of_two_layers_by_hand():
     assert attention_relevance(tokens, Transformer((1, 1), 1, True)).tolist() == [[0.5 + 0.25 + 1.75]]
 
 
-def test_equal_points_give_equal_bits_on_several_threads():
+@pytest.mark.parametrize("side", [32, 64])
+def test_equal_points_give_equal_bits_on_several_threads(side):
     """At 32 pixels the last stages see a single one, as squeeze-and-excitation does at any size."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        model = ExplainModel(make("mobilenetv2", 32), "mobilenetv2")
-        x = picture(32)
+        model = ExplainModel(make("mobilenetv2", side), "mobilenetv2")
+        x = picture(side)
         for gradient in (model.gradient_of(1), model.guided_gradient(1)):
             first = gradient(x)
             assert all(torch.equal(gradient(x), first) for _ in range(40))
