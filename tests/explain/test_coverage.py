@@ -171,7 +171,7 @@ def test_a_hundred_explanations_change_no_weight_and_leave_nothing_hooked(explai
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_hundred_explanations_leave_no_memory_behind(explaining, pictures, cell, tmp_path):
-    """In a process of its own: threads that other tests left behind have memory, too."""
+    """In a process of its own, where nothing that other tests do counts."""
     (tmp_path / "cells.json").write_text(json.dumps(mixed(pictures, cell, 42)))
     command = [sys.executable, MANY_EXPLANATIONS, explaining.package.root, tmp_path / "cells.json"]
     there = subprocess.run(command, capture_output=True, text=True, check=True, timeout=800)
