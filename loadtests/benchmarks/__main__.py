@@ -127,13 +127,15 @@ def _print(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
     for column in rows[0]:
         table.add_column(column.replace("_", " "), justify="left" if isinstance(rows[0][column], str) else "right")
     for row in rows:
-        table.add_row(
-            *(
-                f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
-                for value in row.values()
-            )
-        )
+        table.add_row(*map(_text, row.values()))
     console.print(table)
+
+
+def _text(value: Any) -> str:
+    """Three digits of a float; nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":
