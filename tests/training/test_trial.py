@@ -1,8 +1,9 @@
 """A trial in this process, through the Inline executor."""
 
 import json
-import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from clearsight.jobs import resolve_parameters
 from clearsight.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.training.run_folder import RunFolder, RunStatus
-from clearsight.training.trial import main, run_trial
+from clearsight.training.trial import run_trial
 from clearsight.training.trial_spec import Setting, TrialSpec
 
 Make = Callable[..., RunFolder]
@@ -112,15 +113,16 @@ def test_a_trial_that_is_stopped_at_once_keeps_a_checkpoint(make_trial: Make, te
 def test_a_signal_stops_a_trial_at_the_next_step(make_trial: Make, texture_folder: Path) -> None:
     folder = make_trial(texture_folder, number_of_epochs=500, early_stopping=0)
 
-    def interrupt_once_it_trains() -> None:
+    # In a process of its own: one that signals itself can end the run of all other tests with it.
+    process = subprocess.Popen([sys.executable, "-m", "clearsight.training.trial", folder.root])
+    try:
         while not folder.read_metrics():
+            assert process.poll() is None
             time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    interrupter = threading.Thread(target=interrupt_once_it_trains)
-    interrupter.start()
-    assert main([str(folder.root)]) == 130
-    interrupter.join()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
     status = folder.read_status()
     assert (status.status, status.reason) == ("Canceled", "canceled")
     assert status.metrics["accuracy"] > 0
