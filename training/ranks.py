@@ -6,6 +6,7 @@ they find each other through a store that the first process keeps. Gradients are
 process, which alone writes the run folder, can tell it; its closed connections end the others' waiting at once.
 """
 
+import atexit
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -31,6 +32,12 @@ A process that dies is noticed at once; this is for one that hangs, or for a mac
 
 _FAILURE: Final = "failure"
 
+_left_groups: Final[list[dist.ProcessGroup | None]] = []
+"""Process groups live until the interpreter ends. `DistributedDataParallel` must not be the last to hold one: it would
+join the group's threads without letting go of the interpreter's lock, which a thread that gives back a tensor of a
+failed exchange may be waiting for; both would wait for ever."""
+
+atexit.register(_left_groups.clear)
 
 T = TypeVar("T")
 
@@ -152,4 +159,5 @@ def joined(launch: Launch | None) -> Iterator[Ranks]:
     try:
         yield Ranks(launch.rank, launch.local_rank, launch.world_size, store)
     finally:
+        _left_groups.append(dist.group.WORLD)
         dist.destroy_process_group()

@@ -35,7 +35,7 @@ def start() -> Start:
     They are forked from one clean process that has imported everything: imports take longer than the training.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["clearsight.training.loop", "clearsight.training.table", "torch._dynamo"])
+    context.set_forkserver_preload(["clearsight.training.classification", "clearsight.training.loop", "torch._dynamo"])
 
     def start(folder: Path, num_processes: int = 1, **options: Any) -> list[ForkServerProcess]:
         folder.mkdir(exist_ok=True)
