@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from clearsight.deployments import DeploymentDocument, Probe
@@ -47,6 +48,7 @@ class Instance:
     is_ready: bool = True
     watcher: "asyncio.Task[None] | None" = None
     num_restarts: int = 0
+    num_lost_workers: int = 0
     started_at: float = field(default_factory=time.monotonic)
 
 
@@ -162,6 +164,7 @@ class Fleet:
             max_in_flight=2 * max_running,
             request_timeout_s=settings.request_timeout_ms / 1000,
             explain=_explain_lane(instance) if instance else None,
+            lost_workers=instance.num_lost_workers if instance else 0,
         )
 
     async def retire(self, endpoint: str, deployment: str) -> None:
@@ -218,6 +221,7 @@ class Fleet:
     async def _watch_until_dead(self, instance: Instance) -> None:
         readiness, liveness = instance.document.readiness_probe, instance.document.liveness_probe
         ended = asyncio.create_task(instance.process.wait())
+        following = asyncio.create_task(instance.process.follow_workers(partial(self._worker_lost, instance)))
         num_failures = num_successes = 0
         try:
             while True:
@@ -237,6 +241,7 @@ class Fleet:
                     return
         finally:
             ended.cancel()
+            following.cancel()
 
     @staticmethod
     async def _probe(instance: Instance, probe: Probe) -> bool:
@@ -252,6 +257,11 @@ class Fleet:
             log.warning("%s is %s", instance.generation, "ready" if is_ready else "not ready")
             instance.is_ready = is_ready
             await self.publish()
+
+    async def _worker_lost(self, instance: Instance) -> None:
+        log.warning("%s lost a worker; TorchServe starts another", instance.generation)
+        instance.num_lost_workers += 1
+        await self.publish()
 
     async def _restart(self, instance: Instance) -> None:
         """Replace a dead process by a new one of the same plan, after a pause that doubles with each try."""

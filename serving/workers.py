@@ -12,11 +12,12 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
+import psutil
 from PIL import Image
 
 from clearsight.errors import ServerUnavailable
@@ -25,6 +26,7 @@ from clearsight.serving.torchserve_files import RunFolder, ServingPlan
 __all__ = ["TorchServeProcess", "WorkersFailed", "warm_up_body"]
 
 POLL_S: Final = 0.1
+FOLLOW_S: Final = 0.25
 STOP_TIMEOUT_S: Final = 10.0
 LOG_TAIL_LINES: Final = 20
 
@@ -112,6 +114,19 @@ class TorchServeProcess:
             raise ServerUnavailable(f"TorchServe answers {status} about its workers: {body[:200]!r}")
         described: list[dict[str, Any]] = json.loads(body)
         return [(int(worker["pid"]), str(worker["status"])) for worker in described[0]["workers"]]
+
+    async def follow_workers(self, on_lost: Callable[[], Awaitable[None]]) -> None:
+        """Call `on_lost` whenever workers of the predict lane have died. Never returns."""
+        living: set[int] = set()
+        while True:
+            if len(living) < self.plan.workers:  # TorchServe starts others
+                with contextlib.suppress(ServerUnavailable):
+                    living |= {pid for pid, _ in await self.worker_states() if psutil.pid_exists(pid)}
+            dead = {pid for pid in living if not psutil.pid_exists(pid)}
+            if dead:
+                living -= dead
+                await on_lost()
+            await asyncio.sleep(FOLLOW_S)
 
     async def _are_workers_ready(self) -> bool:
         wanted = {self.plan.model_name: self.plan.workers}

@@ -52,7 +52,9 @@ class Generation:
         return self.deployment.explain is not None
 
     def configure(self, deployment: Deployment) -> None:
-        """Take the limits and the upstream of a new table."""
+        """Take the limits and the upstream of a new table, and hear of lost workers."""
+        if deployment.lost_workers > self.deployment.lost_workers:
+            self._predict.worker_lost()
         self.deployment = deployment
         self._predict.configure(deployment.upstream, deployment)
         if deployment.explain is None:

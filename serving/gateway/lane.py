@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import orjson
 
@@ -21,6 +21,9 @@ __all__ = [
     "is_queue_full",
     "is_wrong_lane",
 ]
+
+SECOND_COPY_AFTER_S: Final = 1.0
+"""From the news of a lost worker on: what the others have was answered by then, unless it takes long."""
 
 
 class LaneLimits(Protocol):
@@ -96,6 +99,14 @@ class Lane:
         self._upstream, self.limits = upstream, limits
         self._head = None
         self._wake()
+
+    def worker_lost(self) -> None:
+        """Send what runs now and stays without an answer once more, and take the answer that comes first.
+
+        TorchServe answers what a dying worker computes, but forgets the requests it was still collecting for a batch
+        (0.12: the interrupt ends `Model.pollInferJob` after it took them from the queue, and nobody puts them back).
+        """
+        self._loop.call_later(SECOND_COPY_AFTER_S, self._pool.send_again, self._pool.running(), is_handlers_own)
 
     def close(self) -> None:
         """Close idle connections; running requests finish."""

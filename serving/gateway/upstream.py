@@ -5,13 +5,15 @@ Both ends are ours, so the client speaks little HTTP/1.1 and is strict about it:
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Final, cast
 
-__all__ = ["ConnectionBroken", "UpstreamAnswer", "UpstreamPool"]
+__all__ = ["ConnectionBroken", "Exchange", "UpstreamAnswer", "UpstreamPool"]
 
-MAX_HEAD_BYTES = 64 * 1024
+MAX_HEAD_BYTES: Final = 64 * 1024
+Message = Sequence[bytes | memoryview]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,15 @@ class ConnectionBroken(Exception):
         super().__init__(message)
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request without an answer yet. `waiter` is done when it has one, or when nobody waits for it any more."""
+
+    message: Message
+    connection: "_Connection"
+    waiter: "asyncio.Future[UpstreamAnswer]"
+
+
 class UpstreamPool:
     """Connections to one socket. There are as many as requests run at a time; the caller bounds those."""
 
@@ -43,9 +54,11 @@ class UpstreamPool:
         self.max_answer_bytes = max_answer_bytes
         self._loop = loop
         self._idle: list[_Connection] = []
+        self._running: dict[_Connection, Message] = {}
+        self._copies: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
-    async def exchange(self, message: Sequence[bytes | memoryview], *, fresh: bool = False) -> UpstreamAnswer:
+    async def exchange(self, message: Message, *, fresh: bool = False) -> UpstreamAnswer:
         """Send a whole request and return the answer. Raises ConnectionBroken.
 
         `fresh` opens a new connection instead of taking an idle one, which may be as dead as the last. Cancelling
@@ -53,20 +66,48 @@ class UpstreamPool:
         """
         connection = self._take_idle() if not fresh else None
         if connection is None:
-            try:
-                _, connection = await self._loop.create_unix_connection(self._connection, self.socket)
-            except OSError as error:
-                raise ConnectionBroken(error.strerror or type(error).__name__) from error
+            connection = await self._connect()
+        self._running[connection] = message
         try:
             answer = await connection.exchange(message)
         except BaseException:
             connection.abort()
             raise
+        finally:
+            del self._running[connection]
         if connection.is_reusable and not self._is_closed:
             self._idle.append(connection)
         else:
             connection.abort()
         return answer
+
+    def running(self) -> list[Exchange]:
+        """The exchanges under way; second copies of a request are not among them."""
+        pairs = self._running.items()
+        return [Exchange(message, each, each.waiter) for each, message in pairs if each.waiter is not None]
+
+    def send_again(self, exchanges: Sequence[Exchange], is_final: Callable[[UpstreamAnswer], bool]) -> None:
+        """Send those that still have no answer a second time, on a connection of their own each.
+
+        The answer that comes first counts; one to a second copy only if it `is_final`, for the first copy may still
+        bring a better one.
+        """
+        for exchange in exchanges:
+            if not exchange.waiter.done():
+                task = self._loop.create_task(self._send_copy(exchange, is_final))
+                self._copies.add(task)
+                task.add_done_callback(self._copies.discard)
+
+    async def _send_copy(self, exchange: Exchange, is_final: Callable[[UpstreamAnswer], bool]) -> None:
+        with contextlib.suppress(ConnectionBroken):
+            connection = await self._connect()
+            try:
+                copy = connection.exchange(exchange.message)
+                await asyncio.wait([copy, exchange.waiter], return_when=asyncio.FIRST_COMPLETED)
+                if copy.done() and is_final(copy.result()) and not exchange.waiter.done():
+                    exchange.connection.take(copy.result())
+            finally:
+                connection.abort()
 
     def close(self) -> None:
         """Close idle connections now and the others when their exchange ends."""
@@ -75,8 +116,14 @@ class UpstreamPool:
             connection.abort()
         self._idle.clear()
 
-    def _connection(self) -> "_Connection":
-        return _Connection(self.max_answer_bytes, self._loop)
+    async def _connect(self) -> "_Connection":
+        try:
+            _, connection = await self._loop.create_unix_connection(
+                lambda: _Connection(self.max_answer_bytes, self._loop), self.socket
+            )
+        except OSError as error:
+            raise ConnectionBroken(error.strerror or type(error).__name__) from error
+        return connection
 
     def _take_idle(self) -> "_Connection | None":
         while self._idle:
@@ -94,7 +141,7 @@ class _Connection(asyncio.Protocol):
         self._max_answer_bytes = max_answer_bytes
         self._loop = loop
         self._transport: asyncio.Transport | None = None
-        self._waiter: asyncio.Future[UpstreamAnswer] | None = None
+        self.waiter: asyncio.Future[UpstreamAnswer] | None = None
         self._head = b""
         self._status = 0
         self._reason = ""
@@ -102,17 +149,24 @@ class _Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._num_missing = -1
 
-    def exchange(self, message: Sequence[bytes | memoryview]) -> "asyncio.Future[UpstreamAnswer]":
-        self._waiter = self._loop.create_future()
+    def exchange(self, message: Message) -> "asyncio.Future[UpstreamAnswer]":
+        self.waiter = self._loop.create_future()
         if self._transport is None:
             self._break("connection closed")
         else:
             self._transport.writelines(message)
-        return self._waiter
+        return self.waiter
+
+    def take(self, answer: UpstreamAnswer) -> None:
+        """End the exchange with an answer that came another way; what may still come here is nobody's."""
+        waiter = self.waiter
+        self.abort()
+        if waiter is not None:
+            waiter.set_result(answer)
 
     def abort(self) -> None:
         self.is_reusable = False
-        self._waiter = None
+        self.waiter = None
         if self._transport:
             self._transport.abort()
 
@@ -122,7 +176,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._waiter is None:  # an answer nobody asked for
+        if self.waiter is None:  # an answer nobody asked for
             self.abort()
         elif self._num_missing < 0:
             self._head += data
@@ -175,14 +229,14 @@ class _Connection(asyncio.Protocol):
             self._break("answer longer than announced")
             return
         answer = UpstreamAnswer(self._status, self._reason, self._headers, b"".join(self._body))
-        waiter, self._waiter = self._waiter, None
+        waiter, self.waiter = self.waiter, None
         self._head, self._body, self._num_missing = b"", [], -1
         if waiter and not waiter.done():
             waiter.set_result(answer)
 
     def _break(self, message: str) -> None:
         self.is_reusable = False
-        waiter, self._waiter = self._waiter, None
+        waiter, self.waiter = self.waiter, None
         if waiter and not waiter.done():
             waiter.set_exception(ConnectionBroken(message, answer_began=bool(self._head)))
         if self._transport:

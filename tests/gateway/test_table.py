@@ -32,6 +32,7 @@ DOCUMENT = {
                     "max_in_flight": 32,
                     "request_timeout_s": 5.0,
                     "explain": lane,
+                    "lost_workers": 2,
                 }
                 for name, lane in (("blue", EXPLAIN), ("green", None))
             },
@@ -63,7 +64,9 @@ def test_a_table_round_trips():
     content = json.dumps(DOCUMENT).encode()
     table = RoutingTable.from_json(content)
     upstream = Upstream("/run/green.sock", "/predictions/green", "/run/k")
-    assert table.endpoints["fridge"].deployments["green"] == Deployment(True, "green-1", upstream, 16, 32, 5.0)
+    assert table.endpoints["fridge"].deployments["green"] == Deployment(
+        True, "green-1", upstream, 16, 32, 5.0, lost_workers=2
+    )
     assert table.endpoints["fridge"].deployments["blue"].explain == ExplainLane(**EXPLAIN)
     assert json.loads(table.to_json()) == DOCUMENT
 
