@@ -150,12 +150,12 @@ class _Connection(asyncio.Protocol):
         self._num_missing = -1
 
     def exchange(self, message: Message) -> "asyncio.Future[UpstreamAnswer]":
-        self.waiter = self._loop.create_future()
+        waiter = self.waiter = self._loop.create_future()
         if self._transport is None:
             self._break("connection closed")
         else:
             self._transport.writelines(message)
-        return self.waiter
+        return waiter
 
     def take(self, answer: UpstreamAnswer) -> None:
         """End the exchange with an answer that came another way; what may still come here is nobody's."""

@@ -8,6 +8,8 @@ from collections import Counter
 
 import pytest
 
+from clearsight.serving.gateway.upstream import ConnectionBroken, _Connection
+
 BODY = b'{"input_data":{"columns":["image"],"data":["QQ=="]}}'
 
 
@@ -181,6 +183,13 @@ async def test_a_connection_that_dies_before_the_answer_is_tried_once_more_on_a_
     blue.behave = behave
     assert (await gateway.score(BODY)).status == 200
     assert (len(blue.requests), blue.num_connections) == (3, 2)
+
+
+async def test_a_connection_that_is_gone_before_the_request_is_broken():
+    connection = _Connection(1000, asyncio.get_running_loop())
+    with pytest.raises(ConnectionBroken, match="closed") as caught:
+        await connection.exchange([b"POST / HTTP/1.1"])
+    assert not caught.value.answer_began
 
 
 async def test_a_dead_upstream_is_tried_twice_and_is_424(gateway):
