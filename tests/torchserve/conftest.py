@@ -1,8 +1,72 @@
-"""A scorer that misbehaves on demand, put into a real worker through Python's own `sitecustomize`."""
+"""A gateway in front of a real TorchServe, and a scorer that misbehaves on demand.
 
+The scorer gets into the worker through Python's own `sitecustomize`.
+"""
+
+import hashlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from clearsight.serving.gateway.table import Deployment, Endpoint, ExplainLane, RoutingTable, Upstream
+from clearsight.serving.gateway_process import GatewayProcess
+from clearsight.serving.workers import TorchServeProcess
+from clearsight.workspace import Workspace
+
+
+class Front:
+    """A gateway whose only endpoint, `fridge`, sends everything to one TorchServe."""
+
+    key = "a-key-of-the-endpoint"
+
+    def __init__(self, process: TorchServeProcess, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        self.workspace = Workspace(folder)
+        self.gateway = GatewayProcess(self.workspace, "127.0.0.1", port)
+        self.url = f"http://127.0.0.1:{port}/endpoints/fridge/"
+        self.headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        timeout_s, explain = process.plan.request_timeout_s, process.plan.explain
+        upstream = Upstream(str(process.folder.inference_socket), process.path, str(process.folder.key_file))
+        lane = explain and ExplainLane(process.explain_path, process.implied_path, 1, explain.max_in_flight, timeout_s)
+        self._deployment = Deployment(True, "blue-1", upstream, 4, 8, timeout_s, lane)
+        self._version = 0
+
+    async def route(self, **changes: Any) -> None:
+        """Put a new table in force."""
+        self._version += 1
+        hashes = (hashlib.sha256(self.key.encode()).hexdigest(),)
+        endpoint = Endpoint("key", hashes, {"blue": 100}, {"blue": replace(self._deployment, **changes)})
+        await self.gateway.put_table(RoutingTable(self._version, {"fridge": endpoint}))
+
+
+BehindGateway = Callable[[TorchServeProcess, Path, float], AbstractAsyncContextManager[Front]]
+
+
+@pytest.fixture(scope="session")
+def behind_gateway() -> BehindGateway:
+    """Starts TorchServe, which must be ready within so many seconds, and a gateway with that folder; ends both."""
+
+    @asynccontextmanager
+    async def behind(process: TorchServeProcess, folder: Path, ready_s: float) -> AsyncIterator[Front]:
+        front = Front(process, folder)
+        try:
+            await process.start()
+            await process.wait_ready(ready_s)
+            await front.gateway.start()
+            await front.route()
+            yield front
+        finally:
+            await front.gateway.stop()
+            await process.stop()
+
+    return behind
+
 
 SCRIPTED_SCORER = '''
 """Stands in for the Scorer: a body says what happens to it."""

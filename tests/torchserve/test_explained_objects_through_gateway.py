@@ -2,10 +2,8 @@
 
 import asyncio
 import base64
-import hashlib
 import io
 import json
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,12 +18,9 @@ from PIL import Image
 
 from clearsight.handlers.explain.scoring import ExplainingScorer, load_explaining_scorer
 from clearsight.package import ModelPackage
-from clearsight.serving.gateway.table import Deployment, Endpoint, ExplainLane, RoutingTable, Upstream
-from clearsight.serving.gateway_process import GatewayProcess
 from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.serving.workers import TorchServeProcess
 from clearsight.wire import encode_answers
-from clearsight.workspace import Workspace
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,7 +29,6 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-KEY = "a-key-of-the-endpoint"
 TIMEOUT_S = 170.0
 
 
@@ -83,7 +77,7 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(package: ModelPackage, folder: Path) -> AsyncIterator[Served]:
+async def serving(package: ModelPackage, folder: Path, behind_gateway: Callable[..., Any]) -> AsyncIterator[Served]:
     plan = ServingPlan(
         "blue",
         package.root,
@@ -93,34 +87,21 @@ async def serving(package: ModelPackage, folder: Path) -> AsyncIterator[Served]:
         explain=ExplainPlan(num_threads=1, max_in_flight=4),
     )
     process = TorchServeProcess(plan, folder / "blue.log")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    gateway = GatewayProcess(Workspace(folder / "home"), "127.0.0.1", port)
-    try:
-        await process.start()
-        await process.wait_ready(200)
-        await gateway.start()
-        upstream = Upstream(str(process.folder.inference_socket), process.path, str(process.folder.key_file))
-        lane = ExplainLane(process.explain_path, process.implied_path, 1, 4, TIMEOUT_S)
-        blue = Deployment(True, "blue-1", upstream, 4, 8, TIMEOUT_S, lane)
-        hashes = (hashlib.sha256(KEY.encode()).hexdigest(),)
-        await gateway.put_table(RoutingTable(1, {"fridge": Endpoint("key", hashes, {"blue": 100}, {"blue": blue})}))
-        async with aiohttp.ClientSession(
-            f"http://127.0.0.1:{port}/endpoints/fridge/",
-            headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"},
-        ) as client:
-            local = load_explaining_scorer(package, backend="onnxruntime", device="cpu", num_threads=1)
-            yield Served(process, Workspace(folder / "home").logs / "requests.jsonl", client, local)
-    finally:
-        await gateway.stop()
-        await process.stop()
+    async with (
+        behind_gateway(process, folder / "home", 200) as front,
+        aiohttp.ClientSession(front.url, headers=front.headers) as client,
+    ):
+        local = load_explaining_scorer(package, backend="onnxruntime", device="cpu", num_threads=1)
+        yield Served(process, front.workspace.logs / "requests.jsonl", client, local)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def yolov5(
-    detector_package: Callable[[str], ModelPackage], tmp_path_factory: pytest.TempPathFactory
+    detector_package: Callable[[str], ModelPackage],
+    behind_gateway: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Served]:
-    async with serving(detector_package("yolov5"), tmp_path_factory.mktemp("yolov5")) as served:
+    async with serving(detector_package("yolov5"), tmp_path_factory.mktemp("yolov5"), behind_gateway) as served:
         yield served
 
 
@@ -259,9 +240,12 @@ async def test_a_canceled_job_leaves_its_worker_to_the_next_ones(yolov5: Served,
 
 
 async def test_masks_are_explained_through_the_gateway(
-    detector_package: Callable[[str], ModelPackage], picture: bytes, tmp_path: Path
+    detector_package: Callable[[str], ModelPackage],
+    behind_gateway: Callable[..., Any],
+    picture: bytes,
+    tmp_path: Path,
 ) -> None:
-    async with serving(detector_package("maskrcnn_resnet18_fpn"), tmp_path) as served:
+    async with serving(detector_package("maskrcnn_resnet18_fpn"), tmp_path, behind_gateway) as served:
         bodies = {}
         for target in ("score", "mask"):
             cell = cell_of(picture, xai_algorithm="odam", target=target, attributions=True)

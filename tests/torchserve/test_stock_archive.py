@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import hashlib
 import json
 import os
 import socket
@@ -12,8 +11,9 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,12 +21,9 @@ import pytest
 from clearsight.errors import UserError
 from clearsight.exporters.mar import write_mar
 from clearsight.package import ModelPackage
-from clearsight.serving.gateway.table import Deployment, Endpoint, ExplainLane, RoutingTable, Upstream
-from clearsight.serving.gateway_process import GatewayProcess
 from clearsight.serving.java import java_home
 from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.serving.workers import TorchServeProcess
-from clearsight.workspace import Workspace
 
 CONFIG = Path(__file__).resolve().parents[2] / "config.properties"
 AMPLE_S = 300
@@ -150,7 +147,11 @@ def test_stock_torchserve_scores_pictures_of_every_kind_of_header(
 @pytest.mark.asyncio
 @pytest.mark.timeout(900)
 async def test_every_way_to_ask_for_an_explanation_gives_the_same_answer(
-    stock: tuple[Path, int], tiny_package: ModelPackage, drawn_pictures: list[Path], tmp_path: Path
+    stock: tuple[Path, int],
+    tiny_package: ModelPackage,
+    drawn_pictures: list[Path],
+    behind_gateway: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
     picture = base64.b64encode(drawn_pictures[3].read_bytes()).decode()
     plain, flagged = (
@@ -161,24 +162,10 @@ async def test_every_way_to_ask_for_an_explanation_gives_the_same_answer(
     plan = ServingPlan(
         "blue", tiny_package.root, num_threads=threads, request_timeout_s=AMPLE_S, explain=ExplainPlan(threads, 4)
     )
-    process = TorchServeProcess(plan, tmp_path / "blue.log")
-    [gateway_port] = free_ports(1)
-    gateway = GatewayProcess(Workspace(tmp_path / "home"), "127.0.0.1", gateway_port)
-    key = "a-key-of-the-endpoint"
-    try:
-        await process.start()
-        await process.wait_ready(150)
-        await gateway.start()
-        folder = process.folder
-        upstream = Upstream(str(folder.inference_socket), process.path, str(folder.key_file))
-        lane = ExplainLane(process.explain_path, process.implied_path, 1, 4, AMPLE_S)
-        blue = Deployment(True, "blue-1", upstream, 4, 8, AMPLE_S, lane)
-        endpoint = Endpoint("key", (hashlib.sha256(key.encode()).hexdigest(),), {"blue": 100}, {"blue": blue})
-        await gateway.put_table(RoutingTable(1, {"fridge": endpoint}))
+    async with behind_gateway(TorchServeProcess(plan, tmp_path / "blue.log"), tmp_path / "home", 150) as front:
 
         async def ask(path: str, body: bytes) -> tuple[int, bytes]:
-            address = f"http://127.0.0.1:{gateway_port}/endpoints/fridge/{path}"
-            return await asyncio.to_thread(exchange, address, key, body)
+            return await asyncio.to_thread(exchange, front.url + path, front.key, body)
 
         expected = await ask("score", flagged)
         assert expected[0] == 200, expected[1]
@@ -190,9 +177,6 @@ async def test_every_way_to_ask_for_an_explanation_gives_the_same_answer(
             for body in (plain, flagged):
                 assert await asyncio.to_thread(post, *stock, body, path) == expected
         assert await asyncio.to_thread(post, *stock, flagged) == expected
-    finally:
-        await gateway.stop()
-        await process.stop()
 
 
 def test_an_archive_is_the_same_for_the_same_package_and_holds_no_code(
