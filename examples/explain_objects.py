@@ -22,7 +22,7 @@ from clearsight.handlers.explain.objects.explainer import ExplainedObject
 from clearsight.handlers.explain.parameters import parse_xai_parameters
 from clearsight.handlers.explain.scoring import load_explaining_scorer
 from clearsight.handlers.overlay import draw_overlay
-from clearsight.images import decode_image
+from clearsight.images.decode import decode_image
 from clearsight.tasks import Task
 from clearsight.wire import DetectionAnswer
 

@@ -27,7 +27,7 @@ from clearsight.handlers.explain.picture import heat_map
 from clearsight.handlers.explain.quality import measure_faithfulness
 from clearsight.handlers.explain.scoring import ExplainingScorer, explaining_scorer
 from clearsight.handlers.scorer import DEFAULT_LIMITS, Scorer, load_scorer
-from clearsight.images import decode_image
+from clearsight.images.decode import decode_image
 from clearsight.registry import ModelRegistry
 from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from clearsight.images import decode_image
+from clearsight.images.decode import decode_image
 from clearsight.networks.serving import GraphSignature
 from clearsight.settings import ExifOrientation, Settings
 from clearsight.tasks import Task

@@ -29,7 +29,7 @@ from clearsight.handlers.explain.parameters import (
     parse_xai_parameters,
 )
 from clearsight.handlers.explain.scoring import load_explaining_scorer
-from clearsight.handlers.picture_files import Picture, find_pictures, free_name, read_picture
+from clearsight.images.files import Picture, find_pictures, free_name, read_picture
 from clearsight.registry import ModelRegistry
 from clearsight.workspace import Workspace, write_atomically
 

@@ -15,9 +15,9 @@ from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.backends import BACKENDS
 from clearsight.handlers.mask_image import encode_numbers, file_type, instance_numbers
 from clearsight.handlers.overlay import draw_overlay, to_jpeg
-from clearsight.handlers.picture_files import Picture, find_pictures, free_name, read_picture
 from clearsight.handlers.scorer import MAX_BATCH_SIZE, Scorer, load_scorer
-from clearsight.images import decode_image
+from clearsight.images.decode import decode_image
+from clearsight.images.files import Picture, find_pictures, free_name, read_picture
 from clearsight.registry import ModelRegistry
 from clearsight.settings import SegmentationSettings
 from clearsight.tasks import Task

@@ -34,7 +34,7 @@ from clearsight.handlers.detection import Detections
 from clearsight.handlers.detectors import DetectionPipeline
 from clearsight.handlers.explaining import asks
 from clearsight.handlers.pipeline import Pipeline, open_pipeline
-from clearsight.images import Limits, decode_image
+from clearsight.images.decode import Limits, decode_image
 from clearsight.package import ModelPackage
 from clearsight.settings import Settings
 from clearsight.tasks import Task

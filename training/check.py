@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from clearsight.errors import BadImage, Fault, InvalidData
-from clearsight.images import decode_image
+from clearsight.images.decode import decode_image
+from clearsight.images.size import read_size
 from clearsight.tasks import Task
-from clearsight.training.pictures import read_size
 from clearsight.training.records import Box, Instance, Record
 from clearsight.training.table import Table, read_table
 

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from clearsight.errors import BadImage
-from clearsight.images import decode_image
+from clearsight.images.decode import decode_image
+from clearsight.images.size import read_size
 from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.training.augment import Augmentation, augment
 from clearsight.training.batch_stream import VIEW, BatchStream
 from clearsight.training.picture_file import PictureFile
-from clearsight.training.pictures import read_size
 from clearsight.training.records import Record
 from clearsight.vision.preprocess import preprocess
 

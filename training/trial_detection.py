@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from clearsight.errors import Fault, InvalidData
-from clearsight.images import decode_image
+from clearsight.images.decode import decode_image
 from clearsight.networks.detectors import (
     architecture_of,
     build_detector,

@@ -22,7 +22,7 @@ from clearsight.exporters.write import write_package
 from clearsight.handlers.backends import OpenOptions, open_backend
 from clearsight.handlers.scorer import MAX_BATCH_SIZE, Scorer
 from clearsight.handlers.views import views_of
-from clearsight.images import decode_image
+from clearsight.images.decode import decode_image
 from clearsight.networks.detectors import architecture_of, build_detector
 from clearsight.networks.serving import to_serving_module
 from clearsight.package import ModelPackage

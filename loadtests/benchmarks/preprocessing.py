@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from clearsight.images import decode_image
+from clearsight.images.decode import decode_image
 from clearsight.settings import ClassificationSettings
 from clearsight.vision.preprocess import preprocess, resize_and_crop
 

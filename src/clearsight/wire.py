@@ -21,7 +21,7 @@ import orjson
 import pybase64
 
 from clearsight.errors import BadImage, BadRequest, ClearsightError
-from clearsight.images import sniff_format
+from clearsight.images.decode import sniff_format
 
 __all__ = [
     "MAX_ROWS",

@@ -14,7 +14,7 @@ from clearsight.handlers.explain.objects.network import ObjectModel
 from clearsight.handlers.explain.options import DEFAULT_OPTIONS
 from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.handlers.views import to_answer, views_of
-from clearsight.images import Limits
+from clearsight.images.decode import Limits
 from clearsight.networks.detectors import build_detector
 from clearsight.networks.rcnn.batch import Target
 from clearsight.networks.rcnn.options import LIGHT

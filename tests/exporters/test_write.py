@@ -19,7 +19,7 @@ from clearsight.exporters.graphs import run_onnxruntime
 from clearsight.exporters.onnx import NormalisedNetwork, export_onnx
 from clearsight.exporters.torchscript import export_torchscript
 from clearsight.exporters.write import has_bf16_units, write_package
-from clearsight.images import decode_image
+from clearsight.images.decode import decode_image
 from clearsight.networks.load import load_network
 from clearsight.networks.serving import GraphSignature, signature_of
 from clearsight.package import ONNX_FILE, TORCHSCRIPT_FILE, ModelPackage

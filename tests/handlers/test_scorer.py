@@ -12,7 +12,7 @@ from PIL import Image
 from clearsight.errors import BadImage, BadRequest, InvalidDocument, InvalidPackage, UserError
 from clearsight.handlers.classification import probabilities
 from clearsight.handlers.scorer import Scorer, load_scorer
-from clearsight.images import Limits, decode_image
+from clearsight.images.decode import Limits, decode_image
 from clearsight.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess

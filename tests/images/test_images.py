@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from clearsight.errors import BadImage
-from clearsight.images import Limits, decode_image, sniff_format
+from clearsight.images.decode import Limits, decode_image, sniff_format
 
 RANDOM = np.random.default_rng(5)
 PHOTO_HWC = np.clip(

@@ -10,7 +10,7 @@ from torch import nn
 
 from clearsight.exporters.write import write_package
 from clearsight.handlers.scorer import load_scorer
-from clearsight.images import decode_image
+from clearsight.images.decode import decode_image
 from clearsight.networks.load import load_network
 from clearsight.networks.registry import MODELS, NetworkSpec, build_network
 from clearsight.package import ModelPackage

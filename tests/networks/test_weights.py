@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from clearsight.errors import UserError, WeightsMissing
-from clearsight.images import decode_image
+from clearsight.images.decode import decode_image
 from clearsight.networks import weights
 from clearsight.networks.library_files import TorchvisionFile
 from clearsight.networks.registry import build_network

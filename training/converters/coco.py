@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from clearsight.errors import Fault, InvalidData
+from clearsight.images.size import MAX_PIXELS
 from clearsight.tasks import Task
 from clearsight.training.converters.entries import Converted, Notes, Request
 from clearsight.training.converters.objects import (
@@ -25,7 +26,6 @@ from clearsight.training.converters.objects import (
     to_entries,
 )
 from clearsight.training.converters.outlines import rings_from_mask
-from clearsight.training.pictures import MAX_PIXELS
 from clearsight.vision.rle import decode_rle
 
 __all__ = ["read_coco"]

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import orjson
 
+from clearsight.images.size import read_size
 from clearsight.tasks import Task
 from clearsight.training.converters.entries import SUFFIXES, Entry, Notes
-from clearsight.training.pictures import read_size
 from clearsight.training.records import CLIP_TOLERANCE
 
 __all__ = ["Annotated", "BadAnnotation", "Marked", "find_picture", "frame_size", "to_entries"]

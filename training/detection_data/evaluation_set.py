@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clearsight.handlers.views import View, views_of
-from clearsight.images import decode_image
+from clearsight.images.decode import decode_image
 from clearsight.settings import DetectorSettings
 from clearsight.training.detection_data.canvas import put_objects
 from clearsight.training.detection_data.scene import Objects, Scene, read_objects

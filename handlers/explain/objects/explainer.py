@@ -25,8 +25,8 @@ from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.handlers.explain.picture import explanation_picture
 from clearsight.handlers.explain.telemetry import checkpoint
 from clearsight.handlers.views import placement_of
-from clearsight.image_headers import read_header
-from clearsight.images import Limits, decode_image
+from clearsight.images.decode import Limits, decode_image
+from clearsight.images.headers import read_header
 from clearsight.settings import DetectorSettings, SegmentationSettings
 from clearsight.wire import DetectedObject
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from clearsight.errors import BadImage, BadRequest, UserError
-from clearsight.images import Limits, sniff_format
+from clearsight.images.decode import Limits, sniff_format
 
 __all__ = ["PICTURE_SUFFIXES", "Picture", "find_pictures", "free_name", "read_picture"]
 

@@ -34,7 +34,7 @@ from PIL import (
 )
 
 from clearsight.errors import BadImage
-from clearsight.image_headers import FORMATS, ImageHeader, exif_orientation_of, read_header, sniff_format
+from clearsight.images.headers import FORMATS, ImageHeader, exif_orientation_of, read_header, sniff_format
 from clearsight.settings import ExifOrientation
 
 __all__ = ["Limits", "decode_image", "sniff_format"]
