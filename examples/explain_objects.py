@@ -24,7 +24,7 @@ from clearsight.handlers.explain.scoring import load_explaining_scorer
 from clearsight.handlers.overlay import draw_overlay
 from clearsight.images.decode import decode_image
 from clearsight.tasks import Task
-from clearsight.wire import DetectionAnswer
+from clearsight.wire.scoring import DetectionAnswer
 
 WIDTH: Final = 256
 """Of a tile, pixels."""

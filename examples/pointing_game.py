@@ -34,7 +34,7 @@ from clearsight.tasks import Task
 from clearsight.training.scenes.containers import CONTAINERS
 from clearsight.training.scenes.scene import draw_scene
 from clearsight.vision.preprocess import normalise, resize_and_crop
-from clearsight.wire import ClassificationAnswer
+from clearsight.wire.scoring import ClassificationAnswer
 from clearsight.workspace import Workspace
 
 FULL: Final = "xrai, full"

@@ -13,7 +13,7 @@ from clearsight.package import ModelPackage
 from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
-from clearsight.wire import ClassificationAnswer, shortest
+from clearsight.wire.scoring import ClassificationAnswer, shortest
 
 __all__ = ["ClassificationPipeline", "probabilities", "to_answers"]
 

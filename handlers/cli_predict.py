@@ -21,7 +21,7 @@ from clearsight.images.files import Picture, find_pictures, free_name, read_pict
 from clearsight.registry import ModelRegistry
 from clearsight.settings import SegmentationSettings
 from clearsight.tasks import Task
-from clearsight.wire import Answer, DetectionAnswer, to_document
+from clearsight.wire.scoring import Answer, DetectionAnswer, to_document
 from clearsight.workspace import Workspace, write_atomically
 
 __all__ = ["predict", "table_row"]

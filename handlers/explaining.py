@@ -20,7 +20,7 @@ from clearsight.handlers.explain.deadline import OutOfTime
 from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.explain.parameters import AZURE_ALGORITHMS
 from clearsight.tasks import Task
-from clearsight.wire import Answer, xai_parameters_of
+from clearsight.wire.scoring import Answer, xai_parameters_of
 
 if TYPE_CHECKING:
     from clearsight.handlers.scorer import Scorer

@@ -10,7 +10,7 @@ from clearsight.errors import UserError
 from clearsight.handlers.explaining import PLAIN, asks, explain_in
 from clearsight.handlers.scorer import Scorer, load_scorer
 from clearsight.package import ModelPackage
-from clearsight.wire import to_document
+from clearsight.wire.scoring import to_document
 
 __all__ = ["PackageModel"]
 

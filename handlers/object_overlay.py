@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from clearsight.handlers.canvas import INK, PAPER, Font, fit_picture, shorten
-from clearsight.wire import DetectedObject, DetectionAnswer
+from clearsight.wire.scoring import DetectedObject, DetectionAnswer
 
 __all__ = ["draw_objects"]
 

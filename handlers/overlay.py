@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clearsight.handlers.canvas import INK, PAPER, fit_picture, shorten
 from clearsight.handlers.object_overlay import draw_objects
-from clearsight.wire import Answer, ClassificationAnswer
+from clearsight.wire.scoring import Answer, ClassificationAnswer
 
 __all__ = ["draw_overlay", "to_jpeg"]
 

@@ -12,7 +12,7 @@ from clearsight.handlers.classification import ClassificationPipeline
 from clearsight.handlers.detectors import DetectionPipeline, RcnnNetwork, YoloNetwork
 from clearsight.package import ModelPackage
 from clearsight.settings import ClassificationSettings, RcnnSettings, Settings, YoloSettings
-from clearsight.wire import Answer
+from clearsight.wire.scoring import Answer
 
 __all__ = ["Pipeline", "open_pipeline"]
 

@@ -27,7 +27,7 @@ from clearsight.handlers.object_agreement import MIN_IOU, Agreement
 from clearsight.package import ModelPackage
 from clearsight.settings import DetectorSettings
 from clearsight.tasks import Task
-from clearsight.wire import DetectedObject, DetectionAnswer, to_document
+from clearsight.wire.scoring import DetectedObject, DetectionAnswer, to_document
 from clearsight.workspace import write_atomically
 
 __all__ = [

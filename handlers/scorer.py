@@ -39,7 +39,7 @@ from clearsight.package import ModelPackage
 from clearsight.settings import Settings
 from clearsight.tasks import Task
 from clearsight.vision.letterbox import Placement
-from clearsight.wire import Answer, XaiRequest, resolve_cell
+from clearsight.wire.scoring import Answer, XaiRequest, resolve_cell
 
 __all__ = ["MAX_BATCH_SIZE", "Scorer", "load_scorer"]
 

@@ -13,7 +13,7 @@ from clearsight.settings import SegmentationSettings
 from clearsight.vision.masks import CroppedMask, paste_mask
 from clearsight.vision.polygons import mask_to_polygons
 from clearsight.vision.rle import encode_rle
-from clearsight.wire import DetectedObject, DetectionAnswer, shortest
+from clearsight.wire.scoring import DetectedObject, DetectionAnswer, shortest
 
 __all__ = ["picture_mask", "to_segmentation_answer"]
 

@@ -21,7 +21,7 @@ from clearsight.settings import DetectorSettings, RcnnSettings, SegmentationSett
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.letterbox import Placement, letterbox, place, shorter_side
 from clearsight.vision.tiles import Tile, is_cut_off, merge_boxes, merge_masks, tile_grid
-from clearsight.wire import DetectionAnswer
+from clearsight.wire.scoring import DetectionAnswer
 
 __all__ = ["View", "merge_views", "placement_of", "to_answer", "views_of"]
 

@@ -11,7 +11,7 @@ from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
 from clearsight.handlers.explain.parameters import XaiLimits, XaiParameters, parse_xai_parameters
 from clearsight.handlers.explaining import asks
 from clearsight.tasks import Task
-from clearsight.wire import XaiRequest, resolve_cell
+from clearsight.wire.scoring import XaiRequest, resolve_cell
 
 __all__ = ["ExplainRequest", "read_cell"]
 

@@ -46,7 +46,7 @@ from clearsight.package import ModelPackage
 from clearsight.settings import ClassificationSettings, DetectorSettings, SegmentationSettings
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import resize_and_crop
-from clearsight.wire import Answer, ClassificationAnswer, DetectionAnswer, ObjectExplanation
+from clearsight.wire.scoring import Answer, ClassificationAnswer, DetectionAnswer, ObjectExplanation
 
 __all__ = ["ExplainOptions", "ExplainingScorer", "explaining_scorer", "load_explaining_scorer"]
 

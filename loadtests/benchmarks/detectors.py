@@ -29,7 +29,7 @@ from clearsight.package import ModelPackage
 from clearsight.settings import SegmentationSettings, YoloSettings
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import normalise
-from clearsight.wire import DetectionAnswer
+from clearsight.wire.scoring import DetectionAnswer
 from loadtests.benchmarks.client import Target, measure
 from loadtests.benchmarks.in_process import Layout, in_process_limit
 from loadtests.benchmarks.online import MAX_DRIFT, Service, running_service, to_bodies

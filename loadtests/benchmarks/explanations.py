@@ -45,7 +45,7 @@ from clearsight.networks.rcnn.selection import Limits
 from clearsight.networks.serving import to_serving_module
 from clearsight.settings import ClassificationSettings
 from clearsight.vision.preprocess import normalise, resize_and_crop
-from clearsight.wire import ClassificationAnswer, encode_answers
+from clearsight.wire.scoring import ClassificationAnswer, encode_answers
 
 __all__ = ["ExplanationRow", "measure_explanations"]
 

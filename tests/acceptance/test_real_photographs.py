@@ -20,7 +20,7 @@ from clearsight.cli import root
 from clearsight.console import run
 from clearsight.handlers.backends import BACKENDS
 from clearsight.handlers.scorer import load_scorer
-from clearsight.wire import ClassificationAnswer
+from clearsight.wire.scoring import ClassificationAnswer
 from clearsight.workspace import Workspace
 
 TOLERANCE = 1e-4

@@ -16,8 +16,9 @@ LAYERS: dict[str, set[str]] = {
     "networks": {"core", "vision", "networks"},
     "handlers": {"core", "vision", "networks", "handlers"},
     "exporters": {"core", "vision", "networks", "handlers", "exporters"},
-    "training": {"core", "executor", "vision", "networks", "handlers", "exporters", "training"},
+    "training": {"core", "executor", "vision", "networks", "handlers", "exporters", "training", "demo"},
     "serving": {"core", "executor", "handlers", "serving"},
+    "demo": {"core", "executor", "vision", "networks", "handlers", "exporters", "training", "demo"},
 }
 
 # A few modules see less than their layer.

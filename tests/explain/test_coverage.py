@@ -21,7 +21,7 @@ from clearsight.handlers.explain.functions import Target
 from clearsight.handlers.explain.model import ExplainModel
 from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.networks.registry import build_network
-from clearsight.wire import to_document
+from clearsight.wire.scoring import to_document
 
 MANY_EXPLANATIONS = Path(__file__).parent / "many_explanations.py"
 FOUR = ("xrai", "integrated_gradients", "guided_gradcam", "guided_backprop")

@@ -21,7 +21,7 @@ from clearsight.handlers.explain.telemetry import observed
 from clearsight.handlers.explaining import Wish, explain_in
 from clearsight.handlers.scorer import load_scorer
 from clearsight.package import ModelPackage
-from clearsight.wire import encode_answers, to_document
+from clearsight.wire.scoring import encode_answers, to_document
 
 NAMES = ("yolov5", "fasterrcnn_resnet18_fpn", "maskrcnn_resnet18_fpn")
 ODAM = {"xai_algorithm": "odam"}

@@ -17,7 +17,7 @@ from clearsight.handlers.explain.scoring import (
 )
 from clearsight.handlers.explaining import PLAIN, Wish, explain_in
 from clearsight.handlers.scorer import load_scorer
-from clearsight.wire import ClassificationAnswer, encode_answers, to_document
+from clearsight.wire.scoring import ClassificationAnswer, encode_answers, to_document
 
 FAST = {"xai_algorithm": "guided_backprop"}
 """The cheapest algorithm, where the test is about something else."""

@@ -13,7 +13,7 @@ from clearsight.handlers.cli_predict import find_pictures, table_row
 from clearsight.handlers.overlay import draw_overlay, to_jpeg
 from clearsight.package import ModelPackage
 from clearsight.tasks import Task
-from clearsight.wire import ClassificationAnswer, DetectedObject, DetectionAnswer
+from clearsight.wire.scoring import ClassificationAnswer, DetectedObject, DetectionAnswer
 
 
 @pytest.fixture

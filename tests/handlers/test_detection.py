@@ -13,7 +13,7 @@ from clearsight.handlers.views import placement_of, to_answer, views_of
 from clearsight.settings import RcnnSettings, YoloSettings
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.letterbox import letterbox
-from clearsight.wire import DetectedObject
+from clearsight.wire.scoring import DetectedObject
 
 LABELS = ("can", "carton", "milk_bottle")
 SAME_SIZE = letterbox(100, 100, 100)

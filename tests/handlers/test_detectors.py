@@ -20,7 +20,7 @@ from clearsight.errors import BadImage, BadRequest, InvalidPackage
 from clearsight.handlers.answering import answer_bodies
 from clearsight.handlers.scorer import Scorer, load_scorer
 from clearsight.package import ModelPackage
-from clearsight.wire import DetectedObject, DetectionAnswer
+from clearsight.wire.scoring import DetectedObject, DetectionAnswer
 
 BACKENDS = ["openvino", "onnxruntime", "torchscript", "eager"]
 MASKS = "maskrcnn_resnet18_fpn"

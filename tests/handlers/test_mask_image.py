@@ -6,7 +6,7 @@ from PIL import Image
 
 from clearsight.handlers.mask_image import encode_numbers, file_type, instance_numbers
 from clearsight.settings import SegmentationSettings
-from clearsight.wire import DetectedObject, DetectionAnswer
+from clearsight.wire.scoring import DetectedObject, DetectionAnswer
 
 
 def rectangle(left: float, top: float, right: float, bottom: float, rle=None) -> DetectedObject:

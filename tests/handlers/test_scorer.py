@@ -16,7 +16,7 @@ from clearsight.images.decode import Limits, decode_image
 from clearsight.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
-from clearsight.wire import ClassificationAnswer
+from clearsight.wire.scoring import ClassificationAnswer
 
 
 def reference_probs(package: ModelPackage, pictures: list[bytes]) -> np.ndarray:

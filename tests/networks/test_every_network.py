@@ -17,7 +17,7 @@ from clearsight.package import ModelPackage
 from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
-from clearsight.wire import Answer
+from clearsight.wire.scoring import Answer
 
 LABELS = ("a", "b", "c")
 

@@ -11,7 +11,7 @@ from clearsight.handlers.scorer import load_scorer
 from clearsight.package import ModelPackage
 from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.serving.workers import TorchServeProcess
-from clearsight.wire import encode_answers
+from clearsight.wire.scoring import encode_answers
 
 pytestmark = [pytest.mark.slow, pytest.mark.torchserve, pytest.mark.asyncio, pytest.mark.timeout(600)]
 

@@ -20,7 +20,7 @@ from clearsight.handlers.explain.scoring import ExplainingScorer, load_explainin
 from clearsight.package import ModelPackage
 from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.serving.workers import TorchServeProcess
-from clearsight.wire import encode_answers
+from clearsight.wire.scoring import encode_answers
 
 pytestmark = [
     pytest.mark.slow,

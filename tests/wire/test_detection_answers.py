@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clearsight.errors import ClearsightError
-from clearsight.wire import (
+from clearsight.wire.scoring import (
     ClassificationAnswer,
     DetectedObject,
     DetectionAnswer,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clearsight.errors import BadImage, BadRequest, ClearsightError, TooLarge
-from clearsight.wire import (
+from clearsight.wire.scoring import (
     MAX_ROWS,
     ClassificationAnswer,
     XaiRequest,

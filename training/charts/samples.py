@@ -15,7 +15,7 @@ from clearsight.training.detection_metrics import Detections, GroundTruth, Rle
 from clearsight.vision.masks import CroppedMask
 from clearsight.vision.polygons import mask_to_polygons
 from clearsight.vision.rle import decode_rle
-from clearsight.wire import DetectedObject, DetectionAnswer
+from clearsight.wire.scoring import DetectedObject, DetectionAnswer
 from clearsight.workspace import write_atomically
 
 __all__ = ["MAX_SAMPLES", "draw_sample", "write_samples"]

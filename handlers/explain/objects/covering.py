@@ -23,7 +23,7 @@ from clearsight.handlers.explain.objects.views import PictureViews
 from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.handlers.explain.telemetry import checkpoint
 from clearsight.vision.letterbox import Placement
-from clearsight.wire import DetectedObject
+from clearsight.wire.scoring import DetectedObject
 
 __all__ = ["SCORE_THRESH", "CoveredView", "Detect", "cover", "explain_by_covering"]
 

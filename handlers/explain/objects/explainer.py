@@ -28,7 +28,7 @@ from clearsight.handlers.views import placement_of
 from clearsight.images.decode import Limits, decode_image
 from clearsight.images.headers import read_header
 from clearsight.settings import DetectorSettings, SegmentationSettings
-from clearsight.wire import DetectedObject
+from clearsight.wire.scoring import DetectedObject
 
 __all__ = ["ExplainedObject", "ObjectExplainer", "ObjectQuestion"]
 

@@ -14,7 +14,7 @@ from clearsight.handlers.views import View, views_of
 from clearsight.settings import DetectorSettings
 from clearsight.vision.boxes import shift_boxes, to_pixel_boxes
 from clearsight.vision.preprocess import normalise
-from clearsight.wire import DetectedObject
+from clearsight.wire.scoring import DetectedObject
 
 __all__ = ["PictureViews"]
 

@@ -1,0 +1,1 @@
+"""The scoring contract: what clients send and what they get."""
