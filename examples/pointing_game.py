@@ -18,6 +18,7 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clearsight.console import AzCommand, emit, run, stderr
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.explain.algorithms import ALGORITHMS
 from clearsight.handlers.explain.deadline import Deadline
@@ -29,7 +30,6 @@ from clearsight.handlers.explain.scoring import ExplainingScorer, explaining_sco
 from clearsight.handlers.scorer import DEFAULT_LIMITS, Scorer, load_scorer
 from clearsight.images.decode import decode_image
 from clearsight.registry import ModelRegistry
-from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.training.scenes.containers import CONTAINERS
 from clearsight.training.scenes.scene import draw_scene

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from clearsight.documents.settings import ClassificationSettings, DetectorSettings, YoloSettings
 from clearsight.errors import UserError
 from clearsight.exporters.contract import Contract, contract_of
 from clearsight.exporters.contract_file import RcnnContractFile, YoloContractFile
@@ -23,7 +24,6 @@ from clearsight.networks.rcnn.detector import Detector
 from clearsight.networks.rcnn.selection import Limits
 from clearsight.networks.yolov5.network import Yolov5
 from clearsight.package import ModelPackage
-from clearsight.settings import ClassificationSettings, DetectorSettings, YoloSettings
 
 __all__ = ["BatchOptions", "write_batch_graph"]
 

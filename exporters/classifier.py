@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.exporters.graphs import Graph, run_onnxruntime
 from clearsight.exporters.onnx import NormalisedNetwork, export_onnx
 from clearsight.exporters.parity import WANTED_IMAGES, check_parity
@@ -17,7 +18,6 @@ from clearsight.exporters.serving_graphs import open_serving_graphs
 from clearsight.exporters.trained import TrainedModel, read_some
 from clearsight.networks.registry import spec_for
 from clearsight.networks.serving import GraphSignature, signature_of
-from clearsight.settings import ClassificationSettings
 from clearsight.vision.preprocess import preprocess
 
 __all__ = ["ClassifierExport"]

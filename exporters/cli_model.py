@@ -9,9 +9,9 @@ from typing import Any, Final
 import click
 
 from clearsight.console import AzCommand, LazyGroup, emit, parse_assignments, result_options, stderr
-from clearsight.deployments import apply_overrides, read_document
+from clearsight.documents.deployment.document import apply_overrides, read_document
+from clearsight.documents.model import parse_model
 from clearsight.errors import UserError
-from clearsight.model_document import parse_model
 from clearsight.package import ONNX_FILE, TORCHSCRIPT_FILE, ModelPackage, sha256_of
 from clearsight.registry import ModelRegistry, RegisteredModel
 from clearsight.workspace import Workspace

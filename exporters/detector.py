@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from clearsight.documents.settings import DetectorSettings, YoloSettings
 from clearsight.exporters.answers import Answer
 from clearsight.exporters.contract import Contract, contract_of, labels_of
 from clearsight.exporters.contract_file import Normalisation, RcnnContractFile, YoloContractFile
@@ -33,7 +34,6 @@ from clearsight.networks.rcnn.selection import Limits
 from clearsight.networks.rcnn.serving import example_inputs
 from clearsight.networks.serving import GraphSignature, signature_of
 from clearsight.networks.yolov5.network import Yolov5
-from clearsight.settings import DetectorSettings, YoloSettings
 from clearsight.vision.letterbox import Placement, place
 from clearsight.vision.preprocess import normalise as to_input
 

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from clearsight.documents.settings import ExifOrientation, Settings
 from clearsight.images.decode import decode_image
 from clearsight.networks.serving import GraphSignature
-from clearsight.settings import ExifOrientation, Settings
 from clearsight.tasks import Task
 
 __all__ = ["Export", "TrainedModel", "evenly", "read_some"]

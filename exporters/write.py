@@ -20,6 +20,7 @@ from typing import Any, Final
 from safetensors.torch import save_file
 from torch import nn
 
+from clearsight.documents.settings import ClassificationSettings, Settings, YoloSettings, to_document
 from clearsight.errors import ExportError, UserError
 from clearsight.exporters.classifier import ClassifierExport
 from clearsight.exporters.detector import RcnnExport, YoloExport
@@ -42,7 +43,6 @@ from clearsight.package import (
     publish_package,
     sha256_of,
 )
-from clearsight.settings import ClassificationSettings, Settings, YoloSettings, to_document
 from clearsight.tasks import Task
 
 __all__ = ["GATE_IMAGES", "has_bf16_units", "write_package"]

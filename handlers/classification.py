@@ -6,11 +6,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import ClearsightError, InvalidPackage
 from clearsight.handlers.backends import Backend, Floats, OpenOptions
 from clearsight.handlers.batching import choose_rule, run_batches
 from clearsight.package import ModelPackage
-from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
 from clearsight.wire.scoring import ClassificationAnswer, shortest

@@ -11,6 +11,7 @@ import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clearsight.console import AzCommand, emit, stderr
+from clearsight.documents.settings import SegmentationSettings
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.backends import BACKENDS
 from clearsight.handlers.mask_image import encode_numbers, file_type, instance_numbers
@@ -19,7 +20,6 @@ from clearsight.handlers.scorer import MAX_BATCH_SIZE, Scorer, load_scorer
 from clearsight.images.decode import decode_image
 from clearsight.images.files import Picture, find_pictures, free_name, read_picture
 from clearsight.registry import ModelRegistry
-from clearsight.settings import SegmentationSettings
 from clearsight.tasks import Task
 from clearsight.wire.scoring import Answer, DetectionAnswer, to_document
 from clearsight.workspace import Workspace, write_atomically

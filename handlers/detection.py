@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from clearsight.documents.settings import DetectorSettings
 from clearsight.errors import ClearsightError
-from clearsight.settings import DetectorSettings
 from clearsight.vision.boxes import has_area, shift_boxes, to_unit_boxes
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.letterbox import Placement

@@ -13,13 +13,13 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from clearsight.documents.settings import DetectorSettings, RcnnSettings, SegmentationSettings, YoloSettings
 from clearsight.errors import InvalidPackage
 from clearsight.handlers.backends import Array, Backend, OpenOptions
 from clearsight.handlers.batching import BatchRule, choose_rule, run_batches
 from clearsight.handlers.detection import Detections, find_objects
 from clearsight.handlers.views import View, to_answer, views_of
 from clearsight.package import ModelPackage
-from clearsight.settings import DetectorSettings, RcnnSettings, SegmentationSettings, YoloSettings
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.letterbox import Placement
 from clearsight.vision.preprocess import normalise

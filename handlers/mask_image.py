@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clearsight.settings import ImageType, SegmentationSettings
+from clearsight.documents.settings import ImageType, SegmentationSettings
 from clearsight.vision.polygons import polygons_to_mask
 from clearsight.vision.rle import decode_rle
 from clearsight.wire.scoring import DetectionAnswer

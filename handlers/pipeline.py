@@ -6,12 +6,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from clearsight.documents.settings import ClassificationSettings, RcnnSettings, Settings, YoloSettings
 from clearsight.handlers.backends import Backend, OpenOptions
 from clearsight.handlers.batching import BatchRule
 from clearsight.handlers.classification import ClassificationPipeline
 from clearsight.handlers.detectors import DetectionPipeline, RcnnNetwork, YoloNetwork
 from clearsight.package import ModelPackage
-from clearsight.settings import ClassificationSettings, RcnnSettings, Settings, YoloSettings
 from clearsight.wire.scoring import Answer
 
 __all__ = ["Pipeline", "open_pipeline"]

@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from clearsight.documents.settings import DetectorSettings
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.backends import OpenOptions, Precision, open_backend
 from clearsight.handlers.object_agreement import MIN_IOU, Agreement
 from clearsight.package import ModelPackage
-from clearsight.settings import DetectorSettings
 from clearsight.tasks import Task
 from clearsight.wire.scoring import DetectedObject, DetectionAnswer, to_document
 from clearsight.workspace import write_atomically

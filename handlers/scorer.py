@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from clearsight.documents.settings import Settings
 from clearsight.errors import BadImage, BadRequest, InvalidPackage, UserError
 from clearsight.handlers.backends import (
     BACKENDS,
@@ -36,7 +37,6 @@ from clearsight.handlers.explaining import asks
 from clearsight.handlers.pipeline import Pipeline, open_pipeline
 from clearsight.images.decode import Limits, decode_image
 from clearsight.package import ModelPackage
-from clearsight.settings import Settings
 from clearsight.tasks import Task
 from clearsight.vision.letterbox import Placement
 from clearsight.wire.scoring import Answer, XaiRequest, resolve_cell

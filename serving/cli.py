@@ -12,7 +12,7 @@ import orjson
 from rich.logging import RichHandler
 
 from clearsight.console import AzCommand, LazyGroup, parse_assignments, result_options, stderr
-from clearsight.deployments import apply_overrides, parse_deployment, parse_endpoint, read_document
+from clearsight.documents.deployment.document import apply_overrides, parse_deployment, parse_endpoint, read_document
 from clearsight.errors import ClearsightError, ServerUnavailable, UserError
 from clearsight.serving.java import java_home as find_java_home
 from clearsight.serving.management.client import call

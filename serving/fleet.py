@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from clearsight.deployments import DeploymentDocument, Probe
+from clearsight.documents.deployment.document import DeploymentDocument, Probe
 from clearsight.errors import ClearsightError, ServerUnavailable
 from clearsight.package import ModelPackage
 from clearsight.serving.deployment_logs import log_file

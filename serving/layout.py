@@ -20,7 +20,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
-from clearsight.deployments import DeploymentDocument
+from clearsight.documents.deployment.document import DeploymentDocument
 from clearsight.errors import ClearsightError, Fault, InvalidDocument
 from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.measure import NEARLY_AS_FAST

@@ -13,8 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clearsight.documents.settings import (
+    ClassificationSettings,
+    RcnnSettings,
+    SegmentationSettings,
+    Settings,
+    YoloSettings,
+)
 from clearsight.package import ModelPackage
-from clearsight.settings import ClassificationSettings, RcnnSettings, SegmentationSettings, Settings, YoloSettings
 from clearsight.tasks import Task
 
 DetectorPackages = Callable[[str], ModelPackage]

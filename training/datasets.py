@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import BadImage
 from clearsight.images.decode import decode_image
 from clearsight.images.size import read_size
-from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.training.augment import Augmentation, augment
 from clearsight.training.batch_stream import VIEW, BatchStream

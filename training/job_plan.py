@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from clearsight import environment
-from clearsight.errors import Conflict, Fault, InvalidData, InvalidDocument
-from clearsight.executor import count_gpus
-from clearsight.jobs import (
+from clearsight.catalogue.models import NATIVE_MODELS
+from clearsight.documents.data.locations import BadLocation, resolve_location
+from clearsight.documents.job import (
     DataInput,
     DataSection,
     Job,
@@ -24,8 +24,8 @@ from clearsight.jobs import (
     require_supported,
     resolve_parameters,
 )
-from clearsight.jobs.models import NATIVE_MODELS
-from clearsight.training.locations import BadLocation, resolve_location
+from clearsight.errors import Conflict, Fault, InvalidData, InvalidDocument
+from clearsight.executor import count_gpus
 from clearsight.training.table import MAX_LISTED_FAULTS, Table, read_table, require_trainable
 from clearsight.training.trial_spec import Setting, TrialSpec
 from clearsight.workspace import Workspace

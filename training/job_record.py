@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from clearsight.documents.job.document import JOB_NAME
 from clearsight.errors import NotFound, UserError
-from clearsight.jobs.document import JOB_NAME
 from clearsight.tasks import Task
 from clearsight.training.run_folder import RunFolder, RunStatus, now
 from clearsight.training.tracking import BEST_CHILD_TAG

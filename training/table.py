@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from clearsight.documents.data.label_lines import Row
+from clearsight.documents.data.locations import BadLocation, resolve_location
+from clearsight.documents.data.mltable import MLTableRows, read_mltable
 from clearsight.errors import Fault, InvalidData
 from clearsight.images.size import read_size
 from clearsight.tasks import Task
-from clearsight.training.label_lines import Row
-from clearsight.training.locations import BadLocation, resolve_location
-from clearsight.training.mltable import MLTableRows, read_mltable
 from clearsight.training.records import BadRecord, Box, Instance, Record, SizeHint, parse_labels, parse_size_hint
 
 __all__ = [

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.networks.registry import build_network, frozen_prefixes
 from clearsight.networks.weights import PretrainedRecord, load_pretrained
-from clearsight.settings import ClassificationSettings
 from clearsight.training.charts import write_charts
 from clearsight.training.classification import ClassificationObjective, predict
 from clearsight.training.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets

@@ -8,6 +8,7 @@ from typing import Final
 import torch
 from torch import nn
 
+from clearsight.documents.settings import RcnnSettings, SegmentationSettings, YoloSettings
 from clearsight.errors import Fault, InvalidData
 from clearsight.images.decode import decode_image
 from clearsight.networks.detectors import (
@@ -22,7 +23,6 @@ from clearsight.networks.weights import PretrainedRecord
 from clearsight.networks.yolov5.loss import LOSS_OPTIONS, Yolov5Loss
 from clearsight.networks.yolov5.network import Yolov5
 from clearsight.networks.yolov5.parameters import parameter_groups
-from clearsight.settings import RcnnSettings, SegmentationSettings, YoloSettings
 from clearsight.tasks import Task
 from clearsight.training.charts import write_detection_charts, write_samples
 from clearsight.training.charts.samples import MAX_SAMPLES

@@ -6,9 +6,15 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from clearsight.documents.settings import (
+    ClassificationSettings,
+    RcnnSettings,
+    SegmentationSettings,
+    YoloSettings,
+    parse_settings,
+)
+from clearsight.documents.settings.document import ALIASES
 from clearsight.networks.registry import spec_for
-from clearsight.settings import ClassificationSettings, RcnnSettings, SegmentationSettings, YoloSettings, parse_settings
-from clearsight.settings.document import ALIASES
 from clearsight.training.augment import Augmentation
 from clearsight.training.detection_metrics import MetricOptions
 from clearsight.training.early_stopping import EarlyStopping

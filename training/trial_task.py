@@ -7,8 +7,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
+from clearsight.documents.settings import Settings
 from clearsight.networks.weights import PretrainedRecord
-from clearsight.settings import Settings
 from clearsight.training.early_stopping import EarlyStopping
 from clearsight.training.hardware import Hardware
 from clearsight.training.loop import LoopOptions

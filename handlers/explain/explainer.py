@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.handlers.explain.algorithms import explain
 from clearsight.handlers.explain.cache import ByteCache
 from clearsight.handlers.explain.chunks import DEFAULT_CHUNK
@@ -25,7 +26,6 @@ from clearsight.handlers.explain.picture import explanation_picture, heat_map
 from clearsight.handlers.explain.quality import Faithfulness, measure_faithfulness
 from clearsight.handlers.explain.targets import Targets
 from clearsight.handlers.explain.xrai import Regions, segment
-from clearsight.settings import ClassificationSettings
 from clearsight.vision.preprocess import normalise
 
 __all__ = ["Explainer", "Explanation", "Question"]

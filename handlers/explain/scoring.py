@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from clearsight.documents.settings import ClassificationSettings, DetectorSettings, SegmentationSettings
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.backends import Device, Precision
 from clearsight.handlers.explain.answer_size import first_too_many
@@ -43,7 +44,6 @@ from clearsight.handlers.scorer import DEFAULT_LIMITS, Scorer, load_scorer
 from clearsight.images.decode import Limits, decode_image
 from clearsight.networks.load import load_network
 from clearsight.package import ModelPackage
-from clearsight.settings import ClassificationSettings, DetectorSettings, SegmentationSettings
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import resize_and_crop
 from clearsight.wire.scoring import Answer, ClassificationAnswer, DetectionAnswer, ObjectExplanation

@@ -18,6 +18,7 @@ from typing import Any, Final
 import torch
 from PIL import Image
 
+from clearsight.documents.settings import SegmentationSettings, YoloSettings
 from clearsight.exporters.write import write_package
 from clearsight.handlers.backends import OpenOptions, open_backend
 from clearsight.handlers.scorer import MAX_BATCH_SIZE, Scorer
@@ -26,7 +27,6 @@ from clearsight.images.decode import decode_image
 from clearsight.networks.detectors import architecture_of, build_detector
 from clearsight.networks.serving import to_serving_module
 from clearsight.package import ModelPackage
-from clearsight.settings import SegmentationSettings, YoloSettings
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import normalise
 from clearsight.wire.scoring import DetectionAnswer

@@ -29,6 +29,7 @@ from saliency.core import base as saliency_base
 from saliency.core import xrai as saliency_xrai
 from torchvision.models import resnet18, resnet50
 
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.handlers.explain.algorithms import ALGORITHMS, explain
 from clearsight.handlers.explain.context import ExplainContext
 from clearsight.handlers.explain.deadline import Deadline
@@ -43,7 +44,6 @@ from clearsight.handlers.explain.xrai import Regions, segment, xrai_map
 from clearsight.networks.detectors import build_detector
 from clearsight.networks.rcnn.selection import Limits
 from clearsight.networks.serving import to_serving_module
-from clearsight.settings import ClassificationSettings
 from clearsight.vision.preprocess import normalise, resize_and_crop
 from clearsight.wire.scoring import ClassificationAnswer, encode_answers
 

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.images.decode import decode_image
-from clearsight.settings import ClassificationSettings
 from clearsight.vision.preprocess import preprocess, resize_and_crop
 
 __all__ = ["PreprocessingRow", "measure_preprocessing"]

@@ -23,8 +23,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.networks.registry import build_network, spec_for
-from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.training.augment import Augmentation
 from clearsight.training.checkpoint import Checkpoints

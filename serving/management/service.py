@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from clearsight.deployments import (
+from clearsight.documents.deployment.document import (
     DeploymentDocument,
     EndpointDocument,
     apply_overrides,
     parse_deployment,
     parse_endpoint,
 )
+from clearsight.documents.deployment.traffic import parse_traffic
 from clearsight.errors import ClearsightError, Conflict, NotFound, UserError
 from clearsight.registry import ModelRegistry
 from clearsight.serving.deployment_logs import read_logs
@@ -26,7 +27,6 @@ from clearsight.serving.management.store import (
     new_key,
 )
 from clearsight.serving.management.views import deployment_view, endpoint_view, failure_of
-from clearsight.traffic import parse_traffic
 
 __all__ = ["RESOLVING", "EndpointService", "Runtime", "Step"]
 

@@ -14,7 +14,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from clearsight.deployments import DeploymentDocument, EndpointDocument, parse_deployment, parse_endpoint
+from clearsight.documents.deployment.document import (
+    DeploymentDocument,
+    EndpointDocument,
+    parse_deployment,
+    parse_endpoint,
+)
 from clearsight.errors import ClearsightError, Conflict, NotFound
 from clearsight.workspace import Workspace, write_atomically
 

@@ -28,8 +28,8 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
+from clearsight.documents.settings import ALIASES, ClassificationSettings, Settings, parse_settings
 from clearsight.errors import Conflict, Fault, InvalidDocument, InvalidPackage
-from clearsight.settings import ALIASES, ClassificationSettings, Settings, parse_settings
 from clearsight.tasks import Task
 
 __all__ = [

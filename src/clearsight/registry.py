@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from clearsight.documents.settings import to_document
 from clearsight.errors import Conflict, InvalidPackage, NotFound, UserError
 from clearsight.package import ModelPackage, publish_package, sha256_of
-from clearsight.settings import to_document
 from clearsight.workspace import Workspace, write_atomically
 
 __all__ = ["MODEL_TYPE", "ModelRegistry", "RegisteredModel"]

@@ -13,8 +13,8 @@ import pytest
 
 from clearsight.cli import root
 from clearsight.console import run
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.package import ModelPackage
-from clearsight.settings import ClassificationSettings
 from clearsight.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.torchserve]

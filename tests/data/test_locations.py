@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from clearsight.training.locations import BadLocation, resolve_location
+from clearsight.documents.data.locations import BadLocation, resolve_location
 
 BASE = Path("/annotations")
 STORES = {

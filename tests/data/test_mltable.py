@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from clearsight.documents.data.mltable import MLTABLE_TEXT, read_mltable
 from clearsight.errors import InvalidData
-from clearsight.training.mltable import MLTABLE_TEXT, read_mltable
 
 ROWS = [{"image_url": f"{index}.jpg", "label": index} for index in range(10)]
 READ = "- read_json_lines:\n"

@@ -9,12 +9,12 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
+from clearsight.documents.data.mltable import MLTABLE_TEXT
 from clearsight.tasks import Task
 from clearsight.training.cli_data import data
 from clearsight.training.cli_job import job
 from clearsight.training.converters import Request
 from clearsight.training.converters.coco import read_coco
-from clearsight.training.mltable import MLTABLE_TEXT
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from clearsight.deployments import parse_deployment, parse_endpoint
+from clearsight.documents.deployment.document import parse_deployment, parse_endpoint
 
 MANAGED = """
 $schema: https://azuremlschemas.azureedge.net/latest/managedOnlineDeployment.schema.json

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from clearsight.deployments import apply_overrides, parse_deployment, parse_endpoint, read_document
+from clearsight.documents.deployment.document import apply_overrides, parse_deployment, parse_endpoint, read_document
 from clearsight.errors import InvalidDocument
 
 BLUE: dict[str, Any] = {

@@ -1,7 +1,7 @@
 import pytest
 
+from clearsight.documents.deployment.traffic import parse_traffic
 from clearsight.errors import InvalidDocument
-from clearsight.traffic import parse_traffic
 
 
 def test_no_entries_are_no_traffic() -> None:

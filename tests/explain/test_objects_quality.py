@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from clearsight.documents.settings import RcnnSettings, YoloSettings
 from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.objects.choice import Choice
 from clearsight.handlers.explain.objects.explainer import ObjectExplainer, ObjectQuestion
@@ -21,7 +22,6 @@ from clearsight.networks.rcnn.options import LIGHT
 from clearsight.networks.rcnn.selection import to_candidates
 from clearsight.networks.yolov5.loss import Yolov5Loss
 from clearsight.networks.yolov5.serving import best_classes
-from clearsight.settings import RcnnSettings, YoloSettings
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.preprocess import normalise
 

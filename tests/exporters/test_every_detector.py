@@ -15,6 +15,7 @@ from torch import nn
 
 from clearsight.cli import root
 from clearsight.console import run
+from clearsight.documents.settings import RcnnSettings, SegmentationSettings, Settings, YoloSettings
 from clearsight.errors import ExportError, InvalidPackage
 from clearsight.exporters import contract, detector
 from clearsight.exporters.graphs import run_onnxruntime
@@ -27,7 +28,6 @@ from clearsight.networks.serving import to_serving_module
 from clearsight.networks.yolov5.loss import Yolov5Loss
 from clearsight.networks.yolov5.network import Yolov5
 from clearsight.package import MANIFEST_FILE, ModelPackage
-from clearsight.settings import RcnnSettings, SegmentationSettings, Settings, YoloSettings
 from clearsight.tasks import Task
 
 LABELS = ("cell", "spot")

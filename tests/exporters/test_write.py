@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import BadImage, Conflict, ExportError, InvalidPackage
 from clearsight.exporters import serving_graphs, write
 from clearsight.exporters.graphs import run_onnxruntime
@@ -23,7 +24,6 @@ from clearsight.images.decode import decode_image
 from clearsight.networks.load import load_network
 from clearsight.networks.serving import GraphSignature, signature_of
 from clearsight.package import ONNX_FILE, TORCHSCRIPT_FILE, ModelPackage
-from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
 

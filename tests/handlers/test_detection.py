@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from clearsight.documents.settings import RcnnSettings, YoloSettings
 from clearsight.errors import ClearsightError
 from clearsight.handlers.detection import Detections, find_objects, to_detection_answer
 from clearsight.handlers.views import placement_of, to_answer, views_of
-from clearsight.settings import RcnnSettings, YoloSettings
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.letterbox import letterbox
 from clearsight.wire.scoring import DetectedObject

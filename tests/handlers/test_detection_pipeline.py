@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clearsight.documents.settings import DetectorSettings, RcnnSettings, YoloSettings
 from clearsight.handlers.backends import OpenOptions
 from clearsight.handlers.detectors import MAX_INPUT_BYTES, DetectionPipeline, RcnnNetwork, YoloNetwork
-from clearsight.settings import DetectorSettings, RcnnSettings, YoloSettings
 
 LABELS = ("can", "carton")
 PACKAGE: Any = SimpleNamespace(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clearsight.documents.settings import SegmentationSettings
 from clearsight.handlers.mask_image import encode_numbers, file_type, instance_numbers
-from clearsight.settings import SegmentationSettings
 from clearsight.wire.scoring import DetectedObject, DetectionAnswer
 
 

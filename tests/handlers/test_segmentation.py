@@ -5,10 +5,10 @@ import pytest
 import torch
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from clearsight.documents.settings import SegmentationSettings
 from clearsight.errors import ClearsightError
 from clearsight.handlers.detection import Detections
 from clearsight.handlers.segmentation import picture_mask, to_segmentation_answer
-from clearsight.settings import SegmentationSettings
 from clearsight.vision.polygons import polygons_to_mask
 from clearsight.vision.rle import decode_rle
 

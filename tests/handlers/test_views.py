@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clearsight.documents.settings import DetectorSettings, RcnnSettings, SegmentationSettings, YoloSettings
 from clearsight.handlers.detection import Detections
 from clearsight.handlers.views import View, merge_views, to_answer, views_of
-from clearsight.settings import DetectorSettings, RcnnSettings, SegmentationSettings, YoloSettings
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.tiles import Tile
 

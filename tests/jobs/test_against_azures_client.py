@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from clearsight.jobs import parse_job, read_job
+from clearsight.documents.job import parse_job, read_job
 
 SWEEP = """
 type: automl

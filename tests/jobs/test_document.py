@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import yaml
 
+from clearsight.documents.job import Job, apply_overrides, load_document, parse_job, read_job
+from clearsight.documents.job.search_space import Expression
+from clearsight.documents.job.sweep import EarlyTermination, Limits
 from clearsight.errors import InvalidDocument
-from clearsight.jobs import Job, apply_overrides, load_document, parse_job, read_job
-from clearsight.jobs.search_space import Expression
-from clearsight.jobs.sweep import EarlyTermination, Limits
 from clearsight.tasks import Task
 
 Make = Callable[..., dict[str, Any]]

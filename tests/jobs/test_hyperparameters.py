@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from clearsight.jobs import read_job, resolve_parameters
-from clearsight.jobs.hyperparameters import HYPERPARAMETERS, LEGACY_NAMES
+from clearsight.documents.job import read_job, resolve_parameters
+from clearsight.documents.job.hyperparameters import HYPERPARAMETERS, LEGACY_NAMES
 from clearsight.tasks import Task
 
 Make = Callable[..., dict[str, Any]]

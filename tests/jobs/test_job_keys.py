@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clearsight.jobs import DataInput, Output, read_job
+from clearsight.documents.job import DataInput, Output, read_job
 from clearsight.tasks import Task
 
 Make = Callable[..., dict[str, Any]]

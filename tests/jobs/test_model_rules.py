@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from clearsight.jobs import read_job
+from clearsight.documents.job import read_job
 
 Make = Callable[..., dict[str, Any]]
 YOLO, RCNN = "yolov5", "fasterrcnn_resnet50_fpn"

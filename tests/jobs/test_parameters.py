@@ -1,8 +1,8 @@
 import pytest
 
+from clearsight.catalogue.models import DEFAULT_MODELS, NATIVE_MODELS, TRAINABLE
+from clearsight.documents.job import parse_job, require_supported, resolve_parameters
 from clearsight.errors import UserError
-from clearsight.jobs import parse_job, require_supported, resolve_parameters
-from clearsight.jobs.models import DEFAULT_MODELS, NATIVE_MODELS, TRAINABLE
 from clearsight.networks.detectors import DETECTOR_NAMES
 from clearsight.networks.registry import MODELS
 from clearsight.tasks import Task

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from clearsight.documents.job import Job, load_document, parse_job, read_job
 from clearsight.errors import InvalidDocument
-from clearsight.jobs import Job, load_document, parse_job, read_job
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import yaml
 
-from clearsight.jobs import Job, candidate_models, read_job
-from clearsight.jobs.search_space import Expression
+from clearsight.documents.job import Job, candidate_models, read_job
+from clearsight.documents.job.search_space import Expression
 
 HEAD = """
 $schema: https://azuremlschemas.azureedge.net/latest/autoMLJob.schema.json

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from clearsight.jobs import parse_job, read_job
-from clearsight.jobs.search_space import Expression
+from clearsight.documents.job import parse_job, read_job
+from clearsight.documents.job.search_space import Expression
 
 Make = Callable[..., dict[str, Any]]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from clearsight.jobs import read_job
-from clearsight.jobs.sweep import EarlyTermination, Sweep
+from clearsight.documents.job import read_job
+from clearsight.documents.job.sweep import EarlyTermination, Sweep
 
 Make = Callable[..., dict[str, Any]]
 RANGE = {"learning_rate": {"type": "uniform", "min_value": 0.001, "max_value": 0.01}}

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
-from clearsight.deployments import DeploymentDocument, parse_deployment
+from clearsight.documents.deployment.document import DeploymentDocument, parse_deployment
 from clearsight.errors import InvalidDocument
 from clearsight.serving.layout import Measurement, choose_explain_lane, choose_layout, needs_measurement, serving_plan
 from clearsight.serving.torchserve_files import ExplainPlan, RunFolder

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.exporters.write import write_package
 from clearsight.handlers.scorer import load_scorer
 from clearsight.images.decode import decode_image
 from clearsight.networks.load import load_network
 from clearsight.networks.registry import MODELS, NetworkSpec, build_network
 from clearsight.package import ModelPackage
-from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
 from clearsight.wire.scoring import Answer

@@ -13,13 +13,13 @@ import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import UserError, WeightsMissing
 from clearsight.images.decode import decode_image
 from clearsight.networks import weights
 from clearsight.networks.library_files import TorchvisionFile
 from clearsight.networks.registry import build_network
 from clearsight.networks.weights import load_pretrained
-from clearsight.settings import ClassificationSettings
 from clearsight.vision.preprocess import preprocess
 
 pytestmark = pytest.mark.usefixtures("no_network")

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from clearsight.jobs import resolve_parameters
+from clearsight.documents.job import resolve_parameters
 from clearsight.tasks import Task
 from clearsight.training.job_record import JobRecord, write_record
 from clearsight.training.run_folder import RunFolder, RunStatus

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clearsight.settings import ClassificationSettings
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.training.augment import Augmentation
 from clearsight.training.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets, find_unreadable

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from clearsight.settings import RcnnSettings, YoloSettings
+from clearsight.documents.settings import RcnnSettings, YoloSettings
 from clearsight.training.detection_data import DetectionEvaluationSet
 from clearsight.training.records import Box, Instance, Record
 from clearsight.vision.letterbox import letterbox, place

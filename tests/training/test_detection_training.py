@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from clearsight.documents.job import resolve_parameters
+from clearsight.documents.settings import RcnnSettings, SegmentationSettings, YoloSettings
 from clearsight.errors import InvalidData, TrainingError
 from clearsight.handlers.views import merge_views
-from clearsight.jobs import resolve_parameters
 from clearsight.networks.serving import to_serving_module
-from clearsight.settings import RcnnSettings, SegmentationSettings, YoloSettings
 from clearsight.tasks import Task
 from clearsight.training.checkpoint import Checkpoints
 from clearsight.training.detection import find_all

@@ -19,9 +19,9 @@ import pytest
 from rich.console import Console
 from safetensors import safe_open
 
+from clearsight.documents.job.sweep import Limits
 from clearsight.errors import ClearsightError, Conflict
 from clearsight.executor import Executor, Exited, Inline, Local, ProcessIdentity, TaskSpec
-from clearsight.jobs.sweep import Limits
 from clearsight.package import ModelPackage
 from clearsight.training.job import run_job
 from clearsight.training.job_plan import plan_job

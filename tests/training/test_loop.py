@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import TrainingError, UserError
-from clearsight.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.training.augment import Augmentation
 from clearsight.training.checkpoint import Checkpoints, Counters

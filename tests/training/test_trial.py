@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from clearsight.documents.job import resolve_parameters
 from clearsight.errors import Conflict
 from clearsight.executor import Inline, TaskSpec
-from clearsight.jobs import resolve_parameters
 from clearsight.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.training.run_folder import RunFolder, RunStatus

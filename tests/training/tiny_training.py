@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from clearsight import environment
-from clearsight.settings import ClassificationSettings
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.training import loop
 from clearsight.training.augment import Augmentation

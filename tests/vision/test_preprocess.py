@@ -9,8 +9,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.images.decode import decode_image
-from clearsight.settings import ClassificationSettings
 from clearsight.vision.preprocess import crop_box, normalise, preprocess, resize_and_crop
 
 SIZES = [

@@ -3,14 +3,14 @@ from dataclasses import fields
 
 import pytest
 
-from clearsight.errors import InvalidDocument
-from clearsight.settings import (
+from clearsight.documents.settings import (
     RcnnSettings,
     SegmentationSettings,
     YoloSettings,
     parse_settings,
     to_document,
 )
+from clearsight.errors import InvalidDocument
 from clearsight.tasks import Task
 
 MODELS = {

@@ -2,8 +2,8 @@ from dataclasses import fields
 
 import pytest
 
+from clearsight.documents.settings import ClassificationSettings, parse_settings, to_document
 from clearsight.errors import InvalidDocument
-from clearsight.settings import ClassificationSettings, parse_settings, to_document
 from clearsight.tasks import Task
 
 

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import orjson
 
+from clearsight.documents.data.mltable import MLTABLE_TEXT
 from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
 from clearsight.training.converters.entries import Entry, Progress
-from clearsight.training.mltable import MLTABLE_TEXT
 from clearsight.training.records import Record
 from clearsight.training.table import split_indices
 from clearsight.workspace import write_atomically

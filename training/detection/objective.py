@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from clearsight.settings import DetectorSettings
+from clearsight.documents.settings import DetectorSettings
 from clearsight.tasks import Task
 from clearsight.training.detection.family import Family
 from clearsight.training.detection.findings import Findings, find_all

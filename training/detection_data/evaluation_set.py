@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from clearsight.documents.settings import DetectorSettings
 from clearsight.handlers.views import View, views_of
 from clearsight.images.decode import decode_image
-from clearsight.settings import DetectorSettings
 from clearsight.training.detection_data.canvas import put_objects
 from clearsight.training.detection_data.scene import Objects, Scene, read_objects
 from clearsight.training.detection_data.training_set import DetectionTarget, to_target

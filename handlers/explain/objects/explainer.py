@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from clearsight.documents.settings import DetectorSettings, SegmentationSettings
 from clearsight.handlers.explain.chunks import DEFAULT_CHUNK
 from clearsight.handlers.explain.deadline import Deadline, OutOfTime
 from clearsight.handlers.explain.objects.choice import SAME_BOX_IOU, Choice, by_view
@@ -27,7 +28,6 @@ from clearsight.handlers.explain.telemetry import checkpoint
 from clearsight.handlers.views import placement_of
 from clearsight.images.decode import Limits, decode_image
 from clearsight.images.headers import read_header
-from clearsight.settings import DetectorSettings, SegmentationSettings
 from clearsight.wire.scoring import DetectedObject
 
 __all__ = ["ExplainedObject", "ObjectExplainer", "ObjectQuestion"]

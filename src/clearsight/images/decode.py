@@ -33,9 +33,9 @@ from PIL import (
     features,
 )
 
+from clearsight.documents.settings import ExifOrientation
 from clearsight.errors import BadImage
 from clearsight.images.headers import FORMATS, ImageHeader, exif_orientation_of, read_header, sniff_format
-from clearsight.settings import ExifOrientation
 
 __all__ = ["Limits", "decode_image", "sniff_format"]
 

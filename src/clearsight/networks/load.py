@@ -4,11 +4,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import InvalidPackage, UserError
 from clearsight.networks.detectors import detector_from_architecture
 from clearsight.networks.registry import build_network
 from clearsight.package import ModelPackage
-from clearsight.settings import ClassificationSettings
 
 __all__ = ["load_network"]
 

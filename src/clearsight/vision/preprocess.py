@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from clearsight.settings import ClassificationSettings
+from clearsight.documents.settings import ClassificationSettings
 
 __all__ = ["CropBox", "crop_box", "normalise", "preprocess", "resize_and_crop"]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, get_args
 
-from clearsight.settings.classification import ExifOrientation, Interpolation
-from clearsight.settings.detection import ImageType, ModelSize
+from clearsight.documents.settings.classification import ExifOrientation, Interpolation
+from clearsight.documents.settings.detection import ImageType, ModelSize
 
 __all__ = ["READERS", "Reader"]
 

@@ -13,22 +13,22 @@ from typing import Any, Final
 
 import yaml
 
-from clearsight.errors import Fault, InvalidDocument
-from clearsight.jobs.data_section import DataSection, read_data
-from clearsight.jobs.hyperparameters import Value
-from clearsight.jobs.model_rules import check_parameters
-from clearsight.jobs.parameters import AdvancedSettings, read_advanced_settings, read_parameters
-from clearsight.jobs.rest_body import from_rest_body, is_rest_body
-from clearsight.jobs.search_space import SubSpace, read_search_space
-from clearsight.jobs.section import BadValue, Section, any_text, one_of, text, text_map
-from clearsight.jobs.surroundings import (
+from clearsight.documents.job.data_section import DataSection, read_data
+from clearsight.documents.job.hyperparameters import Value
+from clearsight.documents.job.model_rules import check_parameters
+from clearsight.documents.job.parameters import AdvancedSettings, read_advanced_settings, read_parameters
+from clearsight.documents.job.rest_body import from_rest_body, is_rest_body
+from clearsight.documents.job.search_space import SubSpace, read_search_space
+from clearsight.documents.job.surroundings import (
     Output,
     check_resources,
     ignore_what_only_azure_needs,
     read_outputs,
     read_properties,
 )
-from clearsight.jobs.sweep import Limits, Sweep, check_sweep, read_limits, read_sweep
+from clearsight.documents.job.sweep import Limits, Sweep, check_sweep, read_limits, read_sweep
+from clearsight.documents.section import BadValue, Section, any_text, one_of, text, text_map
+from clearsight.errors import Fault, InvalidDocument
 from clearsight.tasks import Task
 
 __all__ = ["Job", "JobReading", "load_document", "parse_job", "read_job"]

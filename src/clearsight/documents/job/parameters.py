@@ -6,11 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal
 
+from clearsight.catalogue.models import DEFAULT_MODELS, NATIVE_MODELS
+from clearsight.documents.job.hyperparameters import (
+    HYPERPARAMETERS,
+    INFERENCE_ONLY,
+    LEGACY_NAMES,
+    NOT_FOR_TRAINING,
+    Value,
+)
+from clearsight.documents.job.search_space import Expression, SubSpace
+from clearsight.documents.section import Section, boolean, integer, number, one_of, shown, text
 from clearsight.errors import Fault
-from clearsight.jobs.hyperparameters import HYPERPARAMETERS, INFERENCE_ONLY, LEGACY_NAMES, NOT_FOR_TRAINING, Value
-from clearsight.jobs.models import DEFAULT_MODELS, NATIVE_MODELS
-from clearsight.jobs.search_space import Expression, SubSpace
-from clearsight.jobs.section import Section, boolean, integer, number, one_of, shown, text
 from clearsight.tasks import Task
 
 __all__ = [

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from clearsight.jobs.section import BadValue, Reader, Section, integer, one_of, text, text_map
+from clearsight.documents.section import BadValue, Reader, Section, integer, one_of, text, text_map
 
 __all__ = ["Output", "check_resources", "ignore_what_only_azure_needs", "read_outputs", "read_properties"]
 

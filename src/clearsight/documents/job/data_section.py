@@ -7,7 +7,7 @@ data"). Azure's loader refuses the documented `description`; it is accepted and 
 from dataclasses import dataclass
 from typing import Final
 
-from clearsight.jobs.section import Section, number, one_of, text
+from clearsight.documents.section import Section, number, one_of, text
 from clearsight.tasks import Task
 
 __all__ = ["DataInput", "DataSection", "read_data"]

@@ -10,10 +10,10 @@ from dataclasses import asdict, fields, replace
 from types import MappingProxyType
 from typing import Any, Final
 
+from clearsight.documents.settings.classification import ClassificationSettings
+from clearsight.documents.settings.detection import RcnnSettings, SegmentationSettings, YoloSettings
+from clearsight.documents.settings.readers import READERS
 from clearsight.errors import Fault, InvalidDocument
-from clearsight.settings.classification import ClassificationSettings
-from clearsight.settings.detection import RcnnSettings, SegmentationSettings, YoloSettings
-from clearsight.settings.readers import READERS
 from clearsight.tasks import Task
 
 __all__ = ["ALIASES", "Settings", "parse_settings", "to_document"]

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Final, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from clearsight.documents.data.label_lines import Encoding, Row
 from clearsight.errors import Fault
-from clearsight.training.label_lines import Encoding, Row
 
 __all__ = ["ReadJsonLines", "Step", "apply_step", "document_fault", "parse_steps", "stream_info_columns"]
 

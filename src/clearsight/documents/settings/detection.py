@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from clearsight.settings.classification import ExifOrientation
+from clearsight.documents.settings.classification import ExifOrientation
 
 __all__ = ["DetectorSettings", "ImageType", "ModelSize", "RcnnSettings", "SegmentationSettings", "YoloSettings"]
 

@@ -11,16 +11,16 @@ from typing import Any, Final
 
 import yaml
 
-from clearsight.errors import Fault, InvalidData
-from clearsight.training.label_lines import Row, read_rows
-from clearsight.training.locations import BadLocation, split_location
-from clearsight.training.transformations import (
+from clearsight.documents.data.label_lines import Row, read_rows
+from clearsight.documents.data.locations import BadLocation, split_location
+from clearsight.documents.data.transformations import (
     ReadJsonLines,
     apply_step,
     document_fault,
     parse_steps,
     stream_info_columns,
 )
+from clearsight.errors import Fault, InvalidData
 
 __all__ = ["DEFAULT_IMAGE_COLUMN", "MLTABLE_TEXT", "MLTableRows", "read_mltable"]
 

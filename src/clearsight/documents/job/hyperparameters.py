@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from clearsight.jobs.models import Family
-from clearsight.jobs.section import BadValue, Reader, boolean, integer, number, one_of, text
+from clearsight.catalogue.models import Family
+from clearsight.documents.section import BadValue, Reader, boolean, integer, number, one_of, text
 from clearsight.tasks import Task
 
 __all__ = ["HYPERPARAMETERS", "INFERENCE_ONLY", "LEGACY_NAMES", "NOT_FOR_TRAINING", "Hyperparameter", "Kind", "Value"]

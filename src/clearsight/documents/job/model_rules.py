@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from clearsight.catalogue.models import HUGGING_FACE_NAMES, NATIVE_MODELS, ModelFacts
+from clearsight.documents.job.hyperparameters import HYPERPARAMETERS, Value
+from clearsight.documents.job.parameters import YOLO_STRIDE, candidate_models
+from clearsight.documents.job.search_space import Expression, SubSpace
 from clearsight.errors import Fault
-from clearsight.jobs.hyperparameters import HYPERPARAMETERS, Value
-from clearsight.jobs.models import HUGGING_FACE_NAMES, NATIVE_MODELS, ModelFacts
-from clearsight.jobs.parameters import YOLO_STRIDE, candidate_models
-from clearsight.jobs.search_space import Expression, SubSpace
 from clearsight.tasks import Task
 
 __all__ = ["check_parameters"]

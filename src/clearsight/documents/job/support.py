@@ -1,9 +1,9 @@
 """What this version runs, of all that a job file can ask for."""
 
+from clearsight.catalogue.models import TRAINABLE
+from clearsight.documents.job.document import Job
+from clearsight.documents.job.parameters import candidate_models
 from clearsight.errors import UserError
-from clearsight.jobs.document import Job
-from clearsight.jobs.models import TRAINABLE
-from clearsight.jobs.parameters import candidate_models
 
 __all__ = ["require_supported"]
 

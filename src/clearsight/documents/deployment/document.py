@@ -14,9 +14,9 @@ from typing import Any, Final, Literal
 
 import yaml
 
-from clearsight.deployment_schema import AuthMode, DeploymentSection, EndpointSection, validate
+from clearsight.documents.deployment.schema import AuthMode, DeploymentSection, EndpointSection, validate
+from clearsight.documents.deployment.traffic import traffic_faults
 from clearsight.errors import Fault, InvalidDocument
-from clearsight.traffic import traffic_faults
 
 __all__ = [
     "DeploymentDocument",

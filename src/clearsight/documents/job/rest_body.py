@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from clearsight.jobs.hyperparameters import HYPERPARAMETERS
+from clearsight.documents.job.hyperparameters import HYPERPARAMETERS
 from clearsight.tasks import Task
 
 __all__ = ["from_rest_body", "is_rest_body"]

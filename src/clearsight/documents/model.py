@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from clearsight.deployment_schema import Section, validate
+from clearsight.documents.deployment.schema import Section, validate
 
 __all__ = ["ModelDocument", "parse_model"]
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from clearsight.documents.deployment.traffic import read_percentages
 from clearsight.errors import Fault, InvalidDocument
-from clearsight.traffic import read_percentages
 
 __all__ = ["AuthMode", "DeploymentSection", "EndpointSection", "validate"]
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
-from clearsight.jobs.search_space import Expression, SubSpace
-from clearsight.jobs.section import Section, boolean, integer, number, one_of
+from clearsight.documents.job.search_space import Expression, SubSpace
+from clearsight.documents.section import Section, boolean, integer, number, one_of
 
 __all__ = ["EarlyTermination", "Limits", "Sweep", "check_sweep", "read_limits", "read_sweep"]
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from clearsight.errors import Fault
-from clearsight.jobs.hyperparameters import (
+from clearsight.documents.job.hyperparameters import (
     HYPERPARAMETERS,
     INFERENCE_ONLY,
     LEGACY_NAMES,
@@ -21,7 +20,8 @@ from clearsight.jobs.hyperparameters import (
     Kind,
     Value,
 )
-from clearsight.jobs.section import BadValue, Reader, Section, integer, number, one_of, shown
+from clearsight.documents.section import BadValue, Reader, Section, integer, number, one_of, shown
+from clearsight.errors import Fault
 from clearsight.tasks import Task
 
 __all__ = ["Expression", "SubSpace", "read_search_space"]

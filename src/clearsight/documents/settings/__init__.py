@@ -3,8 +3,8 @@
 classification, detection (what the settings are) -> readers (values) -> document (the file).
 """
 
-from clearsight.settings.classification import ClassificationSettings, ExifOrientation, Interpolation
-from clearsight.settings.detection import (
+from clearsight.documents.settings.classification import ClassificationSettings, ExifOrientation, Interpolation
+from clearsight.documents.settings.detection import (
     DetectorSettings,
     ImageType,
     ModelSize,
@@ -12,7 +12,7 @@ from clearsight.settings.detection import (
     SegmentationSettings,
     YoloSettings,
 )
-from clearsight.settings.document import ALIASES, Settings, parse_settings, to_document
+from clearsight.documents.settings.document import ALIASES, Settings, parse_settings, to_document
 
 __all__ = [
     "ALIASES",

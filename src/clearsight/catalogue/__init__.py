@@ -1,0 +1,1 @@
+"""What there is, as torch-free rows: models and what documents must know about them."""

@@ -1,0 +1,1 @@
+"""Azure's online endpoint and deployment files."""
