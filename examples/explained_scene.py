@@ -17,12 +17,12 @@ import click
 import numpy as np
 from PIL import Image
 
+from clearsight.demo.scene import draw_scene
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.handlers.explain.localisation import mass_inside
 from clearsight.handlers.explain.picture import heat_map
 from clearsight.package import ModelPackage
 from clearsight.registry import ModelRegistry
-from clearsight.training.scenes.scene import draw_scene
 from clearsight.vision.preprocess import resize_and_crop
 from clearsight.workspace import Workspace
 

@@ -18,6 +18,8 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clearsight.console import AzCommand, emit, run, stderr
+from clearsight.demo.containers import CONTAINERS
+from clearsight.demo.scene import draw_scene
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.explain.algorithms import ALGORITHMS
@@ -31,8 +33,6 @@ from clearsight.handlers.scorer import DEFAULT_LIMITS, Scorer, load_scorer
 from clearsight.images.decode import decode_image
 from clearsight.registry import ModelRegistry
 from clearsight.tasks import Task
-from clearsight.training.scenes.containers import CONTAINERS
-from clearsight.training.scenes.scene import draw_scene
 from clearsight.vision.preprocess import normalise, resize_and_crop
 from clearsight.wire.scoring import ClassificationAnswer
 from clearsight.workspace import Workspace

@@ -74,7 +74,7 @@ def demo(
       clearsight data demo --output first-steps --num-images 80 --easy
       clearsight data demo --output rack --num-images 40 --object-size 10-16
     """
-    from clearsight.training.scenes.dataset import TASK_FOLDERS, DemoOptions, draw_dataset, write_tables
+    from clearsight.demo.dataset import TASK_FOLDERS, DemoOptions, draw_dataset, write_tables
 
     object_px = _parse_object_size(object_size) if object_size else None
     drawn = (Task.DETECTION, Task.SEGMENTATION) if object_px else tuple(Task)

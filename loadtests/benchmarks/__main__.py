@@ -20,7 +20,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from clearsight.training.scenes.scene import draw_scene
+from clearsight.demo.scene import draw_scene
 from loadtests.benchmarks.detectors import measure_detectors, measure_picture_sizes, measure_tiles
 from loadtests.benchmarks.explain_lane import measure_explain_lane
 from loadtests.benchmarks.explanations import measure_explanations

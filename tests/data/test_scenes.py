@@ -12,13 +12,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from clearsight.demo.containers import CONTAINERS
+from clearsight.demo.outlines import box_from_rings, rings_from_coverage
+from clearsight.demo.rack import RACK_CLASSES, draw_rack
+from clearsight.demo.scene import EASY_COLOURS, draw_scene
 from clearsight.tasks import Task
 from clearsight.training.check import check_folder
 from clearsight.training.cli_data import data
-from clearsight.training.scenes.containers import CONTAINERS
-from clearsight.training.scenes.outlines import box_from_rings, rings_from_coverage
-from clearsight.training.scenes.rack import RACK_CLASSES, draw_rack
-from clearsight.training.scenes.scene import EASY_COLOURS, draw_scene
 
 FOLDERS = {
     "multiclass": Task.MULTI_CLASS,

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
+from clearsight.demo.dataset import TASK_FOLDERS, DemoOptions, draw_dataset, write_tables
 from clearsight.handlers.scorer import load_scorer
 from clearsight.tasks import Task
 from clearsight.training.run_folder import RunFolder
-from clearsight.training.scenes.dataset import TASK_FOLDERS, DemoOptions, draw_dataset, write_tables
 from clearsight.workspace import Workspace
 
 WriteJob = Callable[..., Path]

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from clearsight.training.scenes.palette import Colour, Floats
+from clearsight.demo.palette import Colour, Floats
 
 __all__ = ["Light", "Sprite", "draw_ball", "draw_faces", "revolve"]
 

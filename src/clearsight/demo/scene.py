@@ -8,11 +8,11 @@ from typing import Final
 import cv2
 import numpy as np
 
-from clearsight.training.scenes.clutter import CLUTTER
-from clearsight.training.scenes.containers import CONTAINERS
-from clearsight.training.scenes.interior import Interior, draw_interior
-from clearsight.training.scenes.palette import Bytes, Colour, Floats, painted
-from clearsight.training.scenes.solids import Light, Sprite
+from clearsight.demo.clutter import CLUTTER
+from clearsight.demo.containers import CONTAINERS
+from clearsight.demo.interior import Interior, draw_interior
+from clearsight.demo.palette import Bytes, Colour, Floats, painted
+from clearsight.demo.solids import Light, Sprite
 
 __all__ = ["Scene", "SceneObject", "draw_scene"]
 

@@ -5,7 +5,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from clearsight.training.scenes.palette import Floats
+from clearsight.demo.palette import Floats
 
 __all__ = ["box_from_rings", "rings_from_coverage"]
 

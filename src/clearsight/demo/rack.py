@@ -10,11 +10,11 @@ from typing import Final
 import cv2
 import numpy as np
 
-from clearsight.training.scenes.clutter import CLUTTER
-from clearsight.training.scenes.containers import CONTAINERS
-from clearsight.training.scenes.outlines import rings_from_coverage
-from clearsight.training.scenes.palette import Bytes, Colour, Floats, neutral, pale, shaded
-from clearsight.training.scenes.solids import Light, Sprite
+from clearsight.demo.clutter import CLUTTER
+from clearsight.demo.containers import CONTAINERS
+from clearsight.demo.outlines import rings_from_coverage
+from clearsight.demo.palette import Bytes, Colour, Floats, neutral, pale, shaded
+from clearsight.demo.solids import Light, Sprite
 
 __all__ = ["RACK_CLASSES", "Outlined", "RackScene", "draw_rack"]
 

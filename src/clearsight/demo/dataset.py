@@ -19,13 +19,13 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from clearsight.demo.containers import CONTAINERS
+from clearsight.demo.outlines import box_from_rings, rings_from_coverage
+from clearsight.demo.palette import Bytes
+from clearsight.demo.rack import Outlined, draw_rack
+from clearsight.demo.scene import Scene, draw_scene
 from clearsight.tasks import Task
 from clearsight.training.converters import DEFAULT_VALIDATION_EVERY, Entry, split_every, write_folders
-from clearsight.training.scenes.containers import CONTAINERS
-from clearsight.training.scenes.outlines import box_from_rings, rings_from_coverage
-from clearsight.training.scenes.palette import Bytes
-from clearsight.training.scenes.rack import Outlined, draw_rack
-from clearsight.training.scenes.scene import Scene, draw_scene
 
 __all__ = ["TASK_FOLDERS", "DemoOptions", "draw_dataset", "write_tables"]
 

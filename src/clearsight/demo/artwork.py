@@ -6,7 +6,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from clearsight.training.scenes.palette import Bytes, Colour, Floats, any_colour, neutral, to_8bit, vivid
+from clearsight.demo.palette import Bytes, Colour, Floats, any_colour, neutral, to_8bit, vivid
 
 __all__ = ["draw_artwork"]
 

@@ -7,10 +7,10 @@ from typing import Final
 import cv2
 import numpy as np
 
-from clearsight.training.scenes.artwork import draw_artwork
-from clearsight.training.scenes.containers import Drawer, project_box
-from clearsight.training.scenes.palette import Floats, any_colour, metal, neutral, pale, shaded, vivid
-from clearsight.training.scenes.solids import MARGIN, Light, Sprite, draw_ball, draw_faces, revolve
+from clearsight.demo.artwork import draw_artwork
+from clearsight.demo.containers import Drawer, project_box
+from clearsight.demo.palette import Floats, any_colour, metal, neutral, pale, shaded, vivid
+from clearsight.demo.solids import MARGIN, Light, Sprite, draw_ball, draw_faces, revolve
 
 __all__ = ["CLUTTER"]
 

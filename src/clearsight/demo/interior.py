@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from clearsight.training.scenes.palette import Colour, Floats, neutral, pale, shaded
+from clearsight.demo.palette import Colour, Floats, neutral, pale, shaded
 
 __all__ = ["Interior", "draw_interior"]
 

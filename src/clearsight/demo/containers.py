@@ -11,9 +11,9 @@ from typing import Final
 import cv2
 import numpy as np
 
-from clearsight.training.scenes.artwork import draw_artwork
-from clearsight.training.scenes.palette import Colour, Floats, any_colour, metal, pale, shaded, vivid
-from clearsight.training.scenes.solids import Light, Sprite, draw_faces, revolve
+from clearsight.demo.artwork import draw_artwork
+from clearsight.demo.palette import Colour, Floats, any_colour, metal, pale, shaded, vivid
+from clearsight.demo.solids import Light, Sprite, draw_faces, revolve
 
 __all__ = ["CONTAINERS", "Drawer", "project_box"]
 
