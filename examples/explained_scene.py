@@ -21,10 +21,10 @@ from clearsight.demo.scene import draw_scene
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.handlers.explain.localisation import mass_inside
 from clearsight.handlers.explain.picture import heat_map
-from clearsight.package import ModelPackage
-from clearsight.registry import ModelRegistry
+from clearsight.runs.model_registry import ModelRegistry
+from clearsight.runs.package import ModelPackage
+from clearsight.runs.workspace import Workspace
 from clearsight.vision.preprocess import resize_and_crop
-from clearsight.workspace import Workspace
 
 LABEL = "milk_bottle"
 SEED = (0, 7)

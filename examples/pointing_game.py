@@ -31,11 +31,11 @@ from clearsight.handlers.explain.quality import measure_faithfulness
 from clearsight.handlers.explain.scoring import ExplainingScorer, explaining_scorer
 from clearsight.handlers.scorer import DEFAULT_LIMITS, Scorer, load_scorer
 from clearsight.images.decode import decode_image
-from clearsight.registry import ModelRegistry
+from clearsight.runs.model_registry import ModelRegistry
+from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import normalise, resize_and_crop
 from clearsight.wire.scoring import ClassificationAnswer
-from clearsight.workspace import Workspace
 
 FULL: Final = "xrai, full"
 RANDOM, CENTRE = "random map", "centre of the picture"

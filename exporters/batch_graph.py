@@ -23,7 +23,7 @@ from clearsight.networks.load import load_network
 from clearsight.networks.rcnn.detector import Detector
 from clearsight.networks.rcnn.selection import Limits
 from clearsight.networks.yolov5.network import Yolov5
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 
 __all__ = ["BatchOptions", "write_batch_graph"]
 

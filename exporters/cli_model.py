@@ -12,9 +12,9 @@ from clearsight.console import AzCommand, LazyGroup, emit, parse_assignments, re
 from clearsight.documents.deployment.document import apply_overrides, read_document
 from clearsight.documents.model import parse_model
 from clearsight.errors import UserError
-from clearsight.package import ONNX_FILE, TORCHSCRIPT_FILE, ModelPackage, sha256_of
-from clearsight.registry import ModelRegistry, RegisteredModel
-from clearsight.workspace import Workspace
+from clearsight.runs.model_registry import ModelRegistry, RegisteredModel
+from clearsight.runs.package import ONNX_FILE, TORCHSCRIPT_FILE, ModelPackage, sha256_of
+from clearsight.runs.workspace import Workspace
 
 __all__ = ["model"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clearsight.errors import UserError
 from clearsight.handlers.torchserve_folder import HandlerConfig, WorkerConfig, archive_files
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 
 __all__ = ["write_mar"]
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import yaml
 
-from clearsight.package import SETTINGS_FILE, WEIGHTS_FILE
+from clearsight.runs.package import SETTINGS_FILE, WEIGHTS_FILE
 from clearsight.tasks import Task
 
 __all__ = ["LOADER_MODULE", "write_mlflow_files"]

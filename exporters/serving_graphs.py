@@ -10,7 +10,7 @@ from clearsight.exporters.graphs import Graph, run_onnxruntime, run_openvino, ru
 from clearsight.exporters.onnx import export_onnx
 from clearsight.exporters.torchscript import export_torchscript
 from clearsight.networks.serving import GraphSignature
-from clearsight.package import ONNX_FILE, TORCHSCRIPT_FILE
+from clearsight.runs.package import ONNX_FILE, TORCHSCRIPT_FILE
 
 __all__ = ["export_serving_graphs", "open_serving_graphs"]
 

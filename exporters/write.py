@@ -31,7 +31,7 @@ from clearsight.handlers.precision_gate import precision_gate, record_gate
 from clearsight.networks.rcnn.detector import Detector
 from clearsight.networks.serving import to_serving_module
 from clearsight.networks.yolov5.network import Yolov5
-from clearsight.package import (
+from clearsight.runs.package import (
     GUARDED_FILES,
     LABELS_FILE,
     MANIFEST_FILE,

@@ -10,7 +10,7 @@ from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import ClearsightError, InvalidPackage
 from clearsight.handlers.backends import Backend, Floats, OpenOptions
 from clearsight.handlers.batching import choose_rule, run_batches
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
 from clearsight.wire.scoring import ClassificationAnswer, shortest

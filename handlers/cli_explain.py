@@ -30,8 +30,8 @@ from clearsight.handlers.explain.parameters import (
 )
 from clearsight.handlers.explain.scoring import load_explaining_scorer
 from clearsight.images.files import Picture, find_pictures, free_name, read_picture
-from clearsight.registry import ModelRegistry
-from clearsight.workspace import Workspace, write_atomically
+from clearsight.runs.model_registry import ModelRegistry
+from clearsight.runs.workspace import Workspace, write_atomically
 
 __all__ = ["explain"]
 

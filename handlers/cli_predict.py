@@ -19,10 +19,10 @@ from clearsight.handlers.overlay import draw_overlay, to_jpeg
 from clearsight.handlers.scorer import MAX_BATCH_SIZE, Scorer, load_scorer
 from clearsight.images.decode import decode_image
 from clearsight.images.files import Picture, find_pictures, free_name, read_picture
-from clearsight.registry import ModelRegistry
+from clearsight.runs.model_registry import ModelRegistry
+from clearsight.runs.workspace import Workspace, write_atomically
 from clearsight.tasks import Task
 from clearsight.wire.scoring import Answer, DetectionAnswer, to_document
-from clearsight.workspace import Workspace, write_atomically
 
 __all__ = ["predict", "table_row"]
 

@@ -19,7 +19,7 @@ from clearsight.handlers.backends import Array, Backend, OpenOptions
 from clearsight.handlers.batching import BatchRule, choose_rule, run_batches
 from clearsight.handlers.detection import Detections, find_objects
 from clearsight.handlers.views import View, to_answer, views_of
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.letterbox import Placement
 from clearsight.vision.preprocess import normalise

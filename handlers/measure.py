@@ -31,7 +31,7 @@ from PIL import Image
 from clearsight.documents.settings import DetectorSettings, YoloSettings
 from clearsight.errors import UserError
 from clearsight.handlers.backends import BACKENDS, OpenOptions, Precision, candidates, open_backend, require_able
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 
 __all__ = ["NEARLY_AS_FAST", "Measurement", "Row", "layouts", "measure"]
 

@@ -9,7 +9,7 @@ from clearsight import environment
 from clearsight.errors import UserError
 from clearsight.handlers.explaining import PLAIN, asks, explain_in
 from clearsight.handlers.scorer import Scorer, load_scorer
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.wire.scoring import to_document
 
 __all__ = ["PackageModel"]

@@ -11,7 +11,7 @@ from clearsight.handlers.backends import Backend, OpenOptions
 from clearsight.handlers.batching import BatchRule
 from clearsight.handlers.classification import ClassificationPipeline
 from clearsight.handlers.detectors import DetectionPipeline, RcnnNetwork, YoloNetwork
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.wire.scoring import Answer
 
 __all__ = ["Pipeline", "open_pipeline"]

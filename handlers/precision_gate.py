@@ -25,10 +25,10 @@ from clearsight.documents.settings import DetectorSettings
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.backends import OpenOptions, Precision, open_backend
 from clearsight.handlers.object_agreement import MIN_IOU, Agreement
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
+from clearsight.runs.workspace import write_atomically
 from clearsight.tasks import Task
 from clearsight.wire.scoring import DetectedObject, DetectionAnswer, to_document
-from clearsight.workspace import write_atomically
 
 __all__ = [
     "MAX_MEAN_DIFFERENCE",

@@ -36,7 +36,7 @@ from clearsight.handlers.detectors import DetectionPipeline
 from clearsight.handlers.explaining import asks
 from clearsight.handlers.pipeline import Pipeline, open_pipeline
 from clearsight.images.decode import Limits, decode_image
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.letterbox import Placement
 from clearsight.wire.scoring import Answer, XaiRequest, resolve_cell

@@ -18,7 +18,7 @@ from typing import Final
 import yaml
 
 from clearsight.handlers.explaining import Lane
-from clearsight.workspace import write_atomically
+from clearsight.runs.workspace import write_atomically
 
 __all__ = ["HANDLER", "HandlerConfig", "WorkerConfig", "archive_files", "write_folder"]
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from clearsight.runs.workspace import Workspace
 from clearsight.serving.management.store import DeploymentRecord
-from clearsight.workspace import Workspace
 
 __all__ = ["log_file", "read_logs"]
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from clearsight.documents.deployment.document import DeploymentDocument, Probe
 from clearsight.errors import ClearsightError, ServerUnavailable
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
+from clearsight.runs.workspace import Workspace
 from clearsight.serving.deployment_logs import log_file
 from clearsight.serving.gateway.table import Deployment, Endpoint, ExplainLane, RoutingTable, Upstream
 from clearsight.serving.gateway_process import GatewayProcess
@@ -27,7 +28,6 @@ from clearsight.serving.ledger import ProcessLedger
 from clearsight.serving.management.service import Step
 from clearsight.serving.management.store import DeploymentRecord, EndpointRecord, EndpointStore
 from clearsight.serving.workers import TorchServeProcess
-from clearsight.workspace import Workspace
 
 __all__ = ["Fleet"]
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 import aiohttp
 
 from clearsight.errors import ServerUnavailable
+from clearsight.runs.workspace import Workspace
 from clearsight.serving.gateway.table import RoutingTable
-from clearsight.workspace import Workspace
 
 __all__ = ["GatewayProcess"]
 

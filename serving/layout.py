@@ -24,11 +24,11 @@ from clearsight.documents.deployment.document import DeploymentDocument
 from clearsight.errors import ClearsightError, Fault, InvalidDocument
 from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.measure import NEARLY_AS_FAST
-from clearsight.package import MANIFEST_FILE, sha256_of
+from clearsight.runs.package import MANIFEST_FILE, sha256_of
+from clearsight.runs.workspace import Workspace, write_atomically
 from clearsight.serving.gateway.table import JOB_TIMEOUT_S, MAX_JOBS
 from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.tasks import Task
-from clearsight.workspace import Workspace, write_atomically
 
 __all__ = ["Layout", "Measurement", "choose_explain_lane", "choose_layout", "measure_package", "serving_plan"]
 

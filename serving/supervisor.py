@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from clearsight.errors import Conflict, ServerUnavailable
-from clearsight.registry import ModelRegistry
+from clearsight.runs.model_registry import ModelRegistry
+from clearsight.runs.workspace import Workspace
 from clearsight.serving.fleet import Fleet
 from clearsight.serving.gateway_process import GatewayProcess
 from clearsight.serving.java import java_home
@@ -23,7 +24,6 @@ from clearsight.serving.ledger import ProcessLedger
 from clearsight.serving.management.control import ControlServer, is_served
 from clearsight.serving.management.service import EndpointService
 from clearsight.serving.management.store import EndpointStore
-from clearsight.workspace import Workspace
 
 __all__ = ["ServeOptions", "serve"]
 

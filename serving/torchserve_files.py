@@ -27,9 +27,9 @@ from typing import Final, Self
 
 from clearsight.errors import ServerUnavailable, UserError
 from clearsight.handlers.torchserve_folder import HandlerConfig, WorkerConfig, write_folder
+from clearsight.runs.workspace import write_atomically
 from clearsight.serving.gateway.table import JOB_TIMEOUT_S, MAX_JOBS
 from clearsight.serving.java import java_home
-from clearsight.workspace import write_atomically
 
 __all__ = ["ExplainPlan", "RunFolder", "ServingPlan"]
 

@@ -20,7 +20,7 @@ from clearsight.documents.settings import (
     Settings,
     YoloSettings,
 )
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 
 DetectorPackages = Callable[[str], ModelPackage]

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from clearsight.errors import ClearsightError
-from clearsight.training.run_folder import LAST_CHECKPOINT
+from clearsight.runs.run_folder import LAST_CHECKPOINT
 
 __all__ = ["Checkpoints", "Counters", "save_weights"]
 

@@ -9,6 +9,7 @@ import click
 from rich.progress import track
 
 from clearsight.console import AzCommand, LazyGroup, emit, stderr
+from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
 from clearsight.training.converters import (
     DEFAULT_VALIDATION_EVERY,
@@ -20,7 +21,6 @@ from clearsight.training.converters import (
     split_every,
     write_folders,
 )
-from clearsight.workspace import Workspace
 
 __all__ = ["data"]
 

@@ -26,9 +26,9 @@ from clearsight.documents.job import (
 )
 from clearsight.errors import Conflict, Fault, InvalidData, InvalidDocument
 from clearsight.executor import count_gpus
+from clearsight.runs.trial_spec import Setting, TrialSpec
+from clearsight.runs.workspace import Workspace
 from clearsight.training.table import MAX_LISTED_FAULTS, Table, read_table, require_trainable
-from clearsight.training.trial_spec import Setting, TrialSpec
-from clearsight.workspace import Workspace
 
 __all__ = ["JobPlan", "plan_job"]
 

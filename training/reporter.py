@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import nn
 
+from clearsight.runs.run_folder import RunFolder, RunStatus
 from clearsight.training.checkpoint import Counters, save_weights
 from clearsight.training.objective import Evaluation
-from clearsight.training.run_folder import RunFolder, RunStatus
 
 __all__ = ["Reporter"]
 

@@ -28,20 +28,20 @@ from clearsight import environment
 from clearsight.errors import Conflict, ExportError, TrainingError
 from clearsight.exporters.write import write_package
 from clearsight.networks.weights import PretrainedRecord
+from clearsight.runs.run_folder import RunFolder, RunStatus, now
+from clearsight.runs.trial_spec import TrialSpec
+from clearsight.runs.workspace import write_atomically
 from clearsight.training.checkpoint import Checkpoints, Counters
 from clearsight.training.failure import explain, is_out_of_memory
 from clearsight.training.hardware import choose_hardware
 from clearsight.training.loop import Ending, TrainingRun, smallest_batch, train
 from clearsight.training.ranks import Ranks, joined
 from clearsight.training.reporter import Reporter
-from clearsight.training.run_folder import RunFolder, RunStatus, now
 from clearsight.training.trial_classification import ClassificationTrial
 from clearsight.training.trial_data import Sets, TrialRecords, load_records, make_sets
 from clearsight.training.trial_detection import DetectionTrial
 from clearsight.training.trial_options import num_steps_of, schedule_of, warnings_of
-from clearsight.training.trial_spec import TrialSpec
 from clearsight.training.trial_task import TrialTask
-from clearsight.workspace import write_atomically
 
 __all__ = ["EXIT_CODES", "main", "run_trial"]
 

@@ -10,6 +10,7 @@ from torch import nn
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.networks.registry import build_network, frozen_prefixes
 from clearsight.networks.weights import PretrainedRecord, load_pretrained
+from clearsight.runs.trial_spec import TrialSpec
 from clearsight.training.charts import write_charts
 from clearsight.training.classification import ClassificationObjective, predict
 from clearsight.training.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets
@@ -30,7 +31,6 @@ from clearsight.training.trial_options import (
     optimizer_options_of,
     settings_of,
 )
-from clearsight.training.trial_spec import TrialSpec
 from clearsight.training.trial_task import Tell
 from clearsight.training.weight_average import WeightAverage
 

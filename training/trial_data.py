@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
 from clearsight.errors import Fault, InvalidData, UserError
+from clearsight.runs.trial_spec import TrialSpec
 from clearsight.training.datasets import PictureCache, find_unreadable
 from clearsight.training.hardware import usable_memory_bytes
 from clearsight.training.picture_file import PictureFile
 from clearsight.training.ranks import Ranks
 from clearsight.training.records import Record
 from clearsight.training.table import class_names, load_table, split_indices, validation_only_classes
-from clearsight.training.trial_spec import TrialSpec
 
 __all__ = ["Loadable", "SetMaker", "Sets", "TrialRecords", "load_records", "make_sets"]
 

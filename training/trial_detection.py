@@ -23,6 +23,7 @@ from clearsight.networks.weights import PretrainedRecord
 from clearsight.networks.yolov5.loss import LOSS_OPTIONS, Yolov5Loss
 from clearsight.networks.yolov5.network import Yolov5
 from clearsight.networks.yolov5.parameters import parameter_groups
+from clearsight.runs.trial_spec import TrialSpec
 from clearsight.tasks import Task
 from clearsight.training.charts import write_detection_charts, write_samples
 from clearsight.training.charts.samples import MAX_SAMPLES
@@ -52,7 +53,6 @@ from clearsight.training.trial_options import (
     model_size_of,
     optimizer_options_of,
 )
-from clearsight.training.trial_spec import TrialSpec
 from clearsight.training.trial_task import Tell
 from clearsight.training.weight_average import WeightAverage
 

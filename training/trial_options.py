@@ -15,6 +15,7 @@ from clearsight.documents.settings import (
 )
 from clearsight.documents.settings.document import ALIASES
 from clearsight.networks.registry import spec_for
+from clearsight.runs.trial_spec import TrialSpec
 from clearsight.training.augment import Augmentation
 from clearsight.training.detection_metrics import MetricOptions
 from clearsight.training.early_stopping import EarlyStopping
@@ -23,7 +24,6 @@ from clearsight.training.losses import class_weights
 from clearsight.training.optimizer import OptimizerOptions
 from clearsight.training.records import Record
 from clearsight.training.schedule import Schedule, StepDecay, WarmupCosine
-from clearsight.training.trial_spec import TrialSpec
 
 __all__ = [
     "augmentation_of",

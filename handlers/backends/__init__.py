@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clearsight.errors import UserError
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 
 __all__ = [
     "BACKENDS",

@@ -12,7 +12,7 @@ import openvino  # type: ignore[import-untyped]
 
 from clearsight.errors import InvalidPackage, UserError
 from clearsight.handlers.backends import Array, Backend, OpenOptions
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 
 __all__ = ["open_openvino"]
 

@@ -10,7 +10,7 @@ import torch
 from clearsight.documents.settings import RcnnSettings
 from clearsight.errors import InvalidPackage, UserError
 from clearsight.handlers.backends import Array, Backend, Device, OpenOptions
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 
 __all__ = ["open_eager", "open_torchscript"]
 

@@ -43,7 +43,7 @@ from clearsight.handlers.explain.telemetry import ExplainedRow, note_row, note_r
 from clearsight.handlers.scorer import DEFAULT_LIMITS, Scorer, load_scorer
 from clearsight.images.decode import Limits, decode_image
 from clearsight.networks.load import load_network
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import resize_and_crop
 from clearsight.wire.scoring import Answer, ClassificationAnswer, DetectionAnswer, ObjectExplanation

@@ -26,7 +26,7 @@ from clearsight.handlers.views import views_of
 from clearsight.images.decode import decode_image
 from clearsight.networks.detectors import architecture_of, build_detector
 from clearsight.networks.serving import to_serving_module
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import normalise
 from clearsight.wire.scoring import DetectionAnswer

@@ -108,7 +108,7 @@ def main() -> None:
     from clearsight.handlers.answering import answer_bodies
     from clearsight.handlers.backends import OpenOptions, open_backend
     from clearsight.handlers.scorer import Scorer
-    from clearsight.package import ModelPackage
+    from clearsight.runs.package import ModelPackage
 
     spec = json.loads(Path(sys.argv[1]).read_text())
     bodies = [Path(file).read_bytes() for file in spec["bodies"]]

@@ -27,7 +27,7 @@ import torch
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.exporters.write import write_package
 from clearsight.networks.registry import build_network
-from clearsight.package import MANIFEST_FILE
+from clearsight.runs.package import MANIFEST_FILE
 from clearsight.tasks import Task
 from loadtests.benchmarks.client import Measurement, Target, measure
 from loadtests.benchmarks.in_process import Layout, in_process_limit

@@ -19,9 +19,9 @@ from typing import Any
 from aiohttp import web
 
 from clearsight.errors import Conflict, InvalidDocument
+from clearsight.runs.workspace import write_atomically
 from clearsight.serving.gateway.dataplane import DataPlane
 from clearsight.serving.gateway.table import RoutingTable
-from clearsight.workspace import write_atomically
 
 __all__ = ["ControlPlane", "bind_private_socket"]
 

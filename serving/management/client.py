@@ -10,11 +10,11 @@ from typing import Any, Final
 import aiohttp
 
 from clearsight.errors import ClearsightError, Conflict, NotFound, ServerUnavailable, UserError
-from clearsight.registry import ModelRegistry
+from clearsight.runs.model_registry import ModelRegistry
+from clearsight.runs.workspace import Workspace
 from clearsight.serving.management.control import VERBS, reachable_path
 from clearsight.serving.management.service import EndpointService, Step
 from clearsight.serving.management.store import DeploymentRecord, EndpointStore, StoreInUse
-from clearsight.workspace import Workspace
 
 __all__ = ["NothingServes", "call"]
 

@@ -16,7 +16,7 @@ from clearsight.documents.deployment.document import (
 )
 from clearsight.documents.deployment.traffic import parse_traffic
 from clearsight.errors import ClearsightError, Conflict, NotFound, UserError
-from clearsight.registry import ModelRegistry
+from clearsight.runs.model_registry import ModelRegistry
 from clearsight.serving.deployment_logs import read_logs
 from clearsight.serving.layout import read_overrides
 from clearsight.serving.management.store import (

@@ -21,7 +21,7 @@ from clearsight.documents.deployment.document import (
     parse_endpoint,
 )
 from clearsight.errors import ClearsightError, Conflict, NotFound
-from clearsight.workspace import Workspace, write_atomically
+from clearsight.runs.workspace import Workspace, write_atomically
 
 __all__ = [
     "DeploymentRecord",

@@ -12,7 +12,7 @@ __all__ = ["main", "root"]
 
 NOUNS: Final[Mapping[str, LazyCommand]] = {
     "data": LazyCommand("clearsight.training.cli_data:data", "Draw, convert and check labelled pictures.", "train"),
-    "job": LazyCommand("clearsight.training.cli_job:job", "Train models.", "train"),
+    "job": LazyCommand("clearsight.runs.cli_job:job", "Train models.", "train"),
     "model": LazyCommand("clearsight.exporters.cli_model:model", "Register, check and export packages.", "export"),
     "predict": LazyCommand("clearsight.handlers.cli_predict:predict", "Score pictures in this process.", "score"),
     "explain": LazyCommand(

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clearsight.workspace import Workspace
+from clearsight.runs.workspace import Workspace
 
 
 def explains(worker: psutil.Process) -> bool:

@@ -10,9 +10,9 @@ import pytest
 
 from clearsight.cli import root
 from clearsight.console import run
-from clearsight.package import ModelPackage
-from clearsight.registry import ModelRegistry
-from clearsight.workspace import Workspace
+from clearsight.runs.model_registry import ModelRegistry
+from clearsight.runs.package import ModelPackage
+from clearsight.runs.workspace import Workspace
 
 DEPLOYMENT = """\
 name: blue

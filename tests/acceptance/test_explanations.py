@@ -14,8 +14,8 @@ import pytest
 from clearsight.cli import root
 from clearsight.console import run
 from clearsight.documents.settings import ClassificationSettings
-from clearsight.package import ModelPackage
-from clearsight.workspace import Workspace
+from clearsight.runs.package import ModelPackage
+from clearsight.runs.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.torchserve]
 

@@ -20,8 +20,8 @@ from clearsight.cli import root
 from clearsight.console import run
 from clearsight.handlers.backends import BACKENDS
 from clearsight.handlers.scorer import load_scorer
+from clearsight.runs.workspace import Workspace
 from clearsight.wire.scoring import ClassificationAnswer
-from clearsight.workspace import Workspace
 
 TOLERANCE = 1e-4
 REPOSITORY = Path(__file__).parents[2]

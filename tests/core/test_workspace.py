@@ -7,8 +7,8 @@ import pytest
 
 from clearsight import environment
 from clearsight.errors import UserError
+from clearsight.runs.workspace import Workspace, write_atomically
 from clearsight.tasks import Task
-from clearsight.workspace import Workspace, write_atomically
 
 
 def test_an_atomic_write_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:

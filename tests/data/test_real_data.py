@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clearsight.documents.data.mltable import MLTABLE_TEXT
+from clearsight.runs.cli_job import job
 from clearsight.tasks import Task
 from clearsight.training.cli_data import data
-from clearsight.training.cli_job import job
 from clearsight.training.converters import Request
 from clearsight.training.converters.coco import read_coco
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from clearsight.errors import InvalidDocument
+from clearsight.runs.workspace import Workspace
 from clearsight.training.job_plan import plan_job
-from clearsight.workspace import Workspace
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

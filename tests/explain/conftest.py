@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from clearsight.handlers.scorer import Scorer, load_scorer
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 
 
 @pytest.fixture(scope="session")

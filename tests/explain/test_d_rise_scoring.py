@@ -20,7 +20,7 @@ from clearsight.handlers.explain.scoring import ExplainingScorer
 from clearsight.handlers.explain.telemetry import watched
 from clearsight.handlers.explaining import ExplainHere, Wish
 from clearsight.handlers.scorer import load_scorer
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.vision.letterbox import shorter_side
 from clearsight.wire.scoring import encode_answers, to_document
 

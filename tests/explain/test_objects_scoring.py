@@ -20,7 +20,7 @@ from clearsight.handlers.explain.scoring import ExplainingScorer, explaining_sco
 from clearsight.handlers.explain.telemetry import observed
 from clearsight.handlers.explaining import Wish, explain_in
 from clearsight.handlers.scorer import load_scorer
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.wire.scoring import encode_answers, to_document
 
 NAMES = ("yolov5", "fasterrcnn_resnet18_fpn", "maskrcnn_resnet18_fpn")

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from clearsight.cli import root
 from clearsight.console import run
 from clearsight.exporters.cli_model import model
-from clearsight.package import SETTINGS_FILE, ModelPackage
+from clearsight.runs.package import SETTINGS_FILE, ModelPackage
 
 Call = Callable[..., Any]
 

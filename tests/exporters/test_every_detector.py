@@ -27,7 +27,7 @@ from clearsight.networks.rcnn.options import RcnnOptions
 from clearsight.networks.serving import to_serving_module
 from clearsight.networks.yolov5.loss import Yolov5Loss
 from clearsight.networks.yolov5.network import Yolov5
-from clearsight.package import MANIFEST_FILE, ModelPackage
+from clearsight.runs.package import MANIFEST_FILE, ModelPackage
 from clearsight.tasks import Task
 
 LABELS = ("cell", "spot")

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from clearsight.exporters.mlflow_folder import LOADER_MODULE
 from clearsight.handlers.mlflow_pyfunc import PackageModel
 from clearsight.handlers.scorer import load_scorer
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from clearsight.exporters.write import has_bf16_units, write_package
 from clearsight.images.decode import decode_image
 from clearsight.networks.load import load_network
 from clearsight.networks.serving import GraphSignature, signature_of
-from clearsight.package import ONNX_FILE, TORCHSCRIPT_FILE, ModelPackage
+from clearsight.runs.package import ONNX_FILE, TORCHSCRIPT_FILE, ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clearsight.handlers.scorer import Scorer, load_scorer
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 
 BACKENDS = ["openvino", "onnxruntime", "torchscript", "eager"]
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from clearsight.cli import root
 from clearsight.console import run
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from PIL import Image
 from clearsight.errors import BadImage, BadRequest, InvalidPackage
 from clearsight.handlers.answering import answer_bodies
 from clearsight.handlers.scorer import Scorer, load_scorer
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.wire.scoring import DetectedObject, DetectionAnswer
 
 BACKENDS = ["openvino", "onnxruntime", "torchscript", "eager"]

@@ -9,7 +9,7 @@ from clearsight.errors import UserError
 from clearsight.handlers.measure import Row, choose, layouts, measure
 from clearsight.handlers.precision_gate import compare, precision_gate, record_gate
 from clearsight.handlers.scorer import load_scorer
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 
 

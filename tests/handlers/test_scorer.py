@@ -13,7 +13,7 @@ from clearsight.errors import BadImage, BadRequest, InvalidDocument, InvalidPack
 from clearsight.handlers.classification import probabilities
 from clearsight.handlers.scorer import Scorer, load_scorer
 from clearsight.images.decode import Limits, decode_image
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
 from clearsight.wire.scoring import ClassificationAnswer

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from clearsight.errors import ClearsightError
+from clearsight.runs.workspace import Workspace
 from clearsight.serving.management.service import EndpointService, Step
 from clearsight.serving.management.store import DeploymentRecord, EndpointStore
-from clearsight.workspace import Workspace
 
 
 class Registry:

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from clearsight.errors import Conflict, InvalidDocument, NotFound, UserError
+from clearsight.runs.workspace import Workspace
 from clearsight.serving.management.service import EndpointService
 from clearsight.serving.management.store import EndpointStore, StoreInUse
 from clearsight.serving.workers import WorkersFailed
-from clearsight.workspace import Workspace
 
 
 async def test_an_empty_workspace_has_no_endpoints(service: EndpointService, workspace: Workspace) -> None:

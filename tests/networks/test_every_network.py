@@ -14,7 +14,7 @@ from clearsight.handlers.scorer import load_scorer
 from clearsight.images.decode import decode_image
 from clearsight.networks.load import load_network
 from clearsight.networks.registry import MODELS, NetworkSpec, build_network
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
 from clearsight.wire.scoring import Answer

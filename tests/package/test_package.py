@@ -10,7 +10,14 @@ import pytest
 
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import Conflict, InvalidDocument, InvalidPackage
-from clearsight.package import GUARDED_FILES, MANIFEST_FILE, SETTINGS_FILE, ModelPackage, publish_package, sha256_of
+from clearsight.runs.package import (
+    GUARDED_FILES,
+    MANIFEST_FILE,
+    SETTINGS_FILE,
+    ModelPackage,
+    publish_package,
+    sha256_of,
+)
 from clearsight.tasks import Task
 
 AS_TRAINED = ClassificationSettings(valid_resize_size=72, valid_crop_size=64)  # what the fixture was written with

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from clearsight.runs.workspace import Workspace
 from clearsight.serving.gateway.table import Deployment, Endpoint, ExplainLane, RoutingTable, Upstream
 from clearsight.serving.gateway_process import GatewayProcess
 from clearsight.serving.workers import TorchServeProcess
-from clearsight.workspace import Workspace
 
 
 class Front:

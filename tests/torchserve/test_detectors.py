@@ -10,7 +10,7 @@ import pytest
 
 from clearsight.handlers.answering import answer_bodies
 from clearsight.handlers.scorer import load_scorer
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.serving.torchserve_files import ServingPlan
 from clearsight.serving.workers import TorchServeProcess
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clearsight.handlers.scorer import load_scorer
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.serving.workers import TorchServeProcess
 from clearsight.wire.scoring import encode_answers

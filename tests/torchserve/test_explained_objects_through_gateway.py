@@ -17,7 +17,7 @@ import pytest_asyncio
 from PIL import Image
 
 from clearsight.handlers.explain.scoring import ExplainingScorer, load_explaining_scorer
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.serving.workers import TorchServeProcess
 from clearsight.wire.scoring import encode_answers

@@ -20,7 +20,7 @@ import pytest
 
 from clearsight.errors import UserError
 from clearsight.exporters.mar import write_mar
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 from clearsight.serving.java import java_home
 from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.serving.workers import TorchServeProcess

@@ -11,11 +11,11 @@ import torch
 import yaml
 
 from clearsight.documents.job import resolve_parameters
+from clearsight.runs.record import JobRecord, write_record
+from clearsight.runs.run_folder import RunFolder, RunStatus
+from clearsight.runs.trial_spec import Setting, TrialSpec
+from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
-from clearsight.training.job_record import JobRecord, write_record
-from clearsight.training.run_folder import RunFolder, RunStatus
-from clearsight.training.trial_spec import Setting, TrialSpec
-from clearsight.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from clearsight.documents.settings import RcnnSettings, SegmentationSettings, Yo
 from clearsight.errors import InvalidData, TrainingError
 from clearsight.handlers.views import merge_views
 from clearsight.networks.serving import to_serving_module
+from clearsight.runs.trial_spec import Setting, TrialSpec
 from clearsight.tasks import Task
 from clearsight.training.checkpoint import Checkpoints
 from clearsight.training.detection import find_all
@@ -28,7 +29,6 @@ from clearsight.training.records import Box, Instance, Record
 from clearsight.training.trial_data import TrialRecords, make_sets
 from clearsight.training.trial_detection import DetectionTrial
 from clearsight.training.trial_options import num_steps_of, schedule_of
-from clearsight.training.trial_spec import Setting, TrialSpec
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.preprocess import normalise
 

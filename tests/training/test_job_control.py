@@ -17,13 +17,13 @@ from click.testing import CliRunner
 
 from clearsight.errors import Conflict, NotFound, UserError
 from clearsight.executor import ProcessIdentity
-from clearsight.training.cli_job import job
-from clearsight.training.job_control import cancel_job, follow_job
-from clearsight.training.job_outputs import download_outputs
-from clearsight.training.job_record import describe_job, list_jobs
-from clearsight.training.job_start import take_up_job
-from clearsight.training.run_folder import RunFolder, RunStatus
-from clearsight.workspace import Workspace
+from clearsight.runs.cli_job import job
+from clearsight.runs.control import cancel_job, follow_job
+from clearsight.runs.outputs import download_outputs
+from clearsight.runs.record import describe_job, list_jobs
+from clearsight.runs.run_folder import RunFolder, RunStatus
+from clearsight.runs.start import take_up_job
+from clearsight.runs.workspace import Workspace
 
 MakeJob = Callable[..., RunFolder]
 
@@ -32,7 +32,7 @@ import signal, sys, time
 from dataclasses import asdict, replace
 from pathlib import Path
 from clearsight.executor import ProcessIdentity
-from clearsight.training.run_folder import RunFolder, RunStatus
+from clearsight.runs.run_folder import RunFolder, RunStatus
 import os
 
 folder = RunFolder(Path(sys.argv[1]))
@@ -166,7 +166,7 @@ def test_a_stranger_with_the_jobs_number_is_never_signalled(
     workspace: Workspace, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stranger is this process, which would end."""
-    monkeypatch.setattr("clearsight.training.job_control._START_S", 0.0)
+    monkeypatch.setattr("clearsight.runs.control._START_S", 0.0)
     own = ProcessIdentity.of(os.getpid())
     assert own is not None
     for stranger in (replace(own, started_at_tick=1), replace(own, boot_id="another machine's"), None):

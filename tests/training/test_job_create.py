@@ -22,15 +22,15 @@ from safetensors import safe_open
 from clearsight.documents.job.sweep import Limits
 from clearsight.errors import ClearsightError, Conflict
 from clearsight.executor import Executor, Exited, Inline, Local, ProcessIdentity, TaskSpec
-from clearsight.package import ModelPackage
-from clearsight.training.job import run_job
+from clearsight.runs.job_run import run_job
+from clearsight.runs.package import ModelPackage
+from clearsight.runs.progress_view import JobView
+from clearsight.runs.record import describe_job, list_jobs, read_record
+from clearsight.runs.run_folder import RunFolder, RunStatus
+from clearsight.runs.start import start_job, take_up_job
+from clearsight.runs.stop_requests import StopRequests
+from clearsight.runs.workspace import Workspace
 from clearsight.training.job_plan import plan_job
-from clearsight.training.job_record import describe_job, list_jobs, read_record
-from clearsight.training.job_start import start_job, take_up_job
-from clearsight.training.progress import JobView
-from clearsight.training.run_folder import RunFolder, RunStatus
-from clearsight.training.stop_requests import StopRequests
-from clearsight.workspace import Workspace
 
 WriteJob = Callable[..., Path]
 

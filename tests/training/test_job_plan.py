@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from clearsight.errors import Conflict, InvalidDocument, UserError
+from clearsight.runs.workspace import Workspace
 from clearsight.training.job_plan import plan_job
-from clearsight.workspace import Workspace
 
 
 @pytest.fixture

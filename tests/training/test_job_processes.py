@@ -16,9 +16,9 @@ import yaml
 
 from clearsight.demo.dataset import TASK_FOLDERS, DemoOptions, draw_dataset, write_tables
 from clearsight.handlers.scorer import load_scorer
+from clearsight.runs.run_folder import RunFolder
+from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
-from clearsight.training.run_folder import RunFolder
-from clearsight.workspace import Workspace
 
 WriteJob = Callable[..., Path]
 PROGRAM = (sys.executable, "-c", "from clearsight.cli import main; main()", "job")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from clearsight.training.job_record import read_record
-from clearsight.training.progress import JobView
-from clearsight.training.run_folder import RunFolder
-from clearsight.workspace import Workspace
+from clearsight.runs.progress_view import JobView
+from clearsight.runs.record import read_record
+from clearsight.runs.run_folder import RunFolder
+from clearsight.runs.workspace import Workspace
 
 MakeView = Callable[..., JobView]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clearsight.errors import Conflict
-from clearsight.training.run_folder import EventReader, RunFolder, RunStatus
+from clearsight.runs.run_folder import EventReader, RunFolder, RunStatus
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_run_has_one_owner(folder: RunFolder) -> None:
 def test_a_killed_process_owns_nothing(folder: RunFolder) -> None:
     program = f"""
 from pathlib import Path
-from clearsight.training.ownership import Ownership
+from clearsight.runs.lock import Ownership
 owned = Ownership.take(Path({str(folder.root / "lock")!r}))
 print("owned", flush=True)
 import time; time.sleep(60)

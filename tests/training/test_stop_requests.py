@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from clearsight.training.stop_requests import StopRequests, heed_signals
+from clearsight.runs.stop_requests import StopRequests, heed_signals
 
 
 def test_nobody_asked() -> None:
@@ -19,7 +19,7 @@ def test_nobody_asked() -> None:
 # In a process of its own: one that signals itself can end the run of all other tests with it.
 SIGNALLED = """
 import os, signal, sys
-from clearsight.training.stop_requests import heed_signals
+from clearsight.runs.stop_requests import heed_signals
 
 with heed_signals() as stop:
     os.kill(os.getpid(), int(sys.argv[1]))

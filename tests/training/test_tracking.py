@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clearsight.runs.mlflow_mirror import MlflowMirror
+from clearsight.runs.run_folder import RunFolder
+from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
 from clearsight.training.charts import write_charts
-from clearsight.training.run_folder import RunFolder
-from clearsight.training.tracking import MlflowMirror
-from clearsight.workspace import Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow
 

@@ -17,11 +17,11 @@ from safetensors import safe_open
 from clearsight.documents.job import resolve_parameters
 from clearsight.errors import Conflict
 from clearsight.executor import Inline, TaskSpec
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
+from clearsight.runs.run_folder import RunFolder, RunStatus
+from clearsight.runs.trial_spec import Setting, TrialSpec
 from clearsight.tasks import Task
-from clearsight.training.run_folder import RunFolder, RunStatus
 from clearsight.training.trial import run_trial
-from clearsight.training.trial_spec import Setting, TrialSpec
 
 Make = Callable[..., RunFolder]
 

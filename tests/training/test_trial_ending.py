@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from clearsight.training.run_folder import RunFolder, RunStatus
-from clearsight.training.trial_ending import last_lines, trial_ending
+from clearsight.runs.run_folder import RunFolder, RunStatus
+from clearsight.runs.trial_ending import last_lines, trial_ending
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from PIL import Image, ImageDraw, ImageFont
 from clearsight.handlers.canvas import INK, PAPER
 from clearsight.handlers.object_overlay import draw_objects
 from clearsight.handlers.overlay import to_jpeg
+from clearsight.runs.workspace import write_atomically
 from clearsight.training.detection_metrics import Detections, GroundTruth, Rle
 from clearsight.vision.masks import CroppedMask
 from clearsight.vision.polygons import mask_to_polygons
 from clearsight.vision.rle import decode_rle
 from clearsight.wire.scoring import DetectedObject, DetectionAnswer
-from clearsight.workspace import write_atomically
 
 __all__ = ["MAX_SAMPLES", "draw_sample", "write_samples"]
 

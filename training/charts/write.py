@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clearsight.runs.workspace import write_atomically
 from clearsight.tasks import Task
 from clearsight.training.charts.confusion import (
     confusion_document,
@@ -21,7 +22,6 @@ from clearsight.training.charts.confusion import (
 from clearsight.training.charts.curves import Curves, precision_recall_curves, roc_curves
 from clearsight.training.charts.report import Report, build_report
 from clearsight.training.metrics import classification_metrics, indicators
-from clearsight.workspace import write_atomically
 
 __all__ = ["write_charts", "write_files"]
 

@@ -16,11 +16,11 @@ import orjson
 
 from clearsight.documents.data.mltable import MLTABLE_TEXT
 from clearsight.errors import Fault, InvalidData
+from clearsight.runs.workspace import write_atomically
 from clearsight.tasks import Task
 from clearsight.training.converters.entries import Entry, Progress
 from clearsight.training.records import Record
 from clearsight.training.table import split_indices
-from clearsight.workspace import write_atomically
 
 __all__ = [
     "DEFAULT_VALIDATION_EVERY",

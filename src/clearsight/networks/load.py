@@ -8,7 +8,7 @@ from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import InvalidPackage, UserError
 from clearsight.networks.detectors import detector_from_architecture
 from clearsight.networks.registry import build_network
-from clearsight.package import ModelPackage
+from clearsight.runs.package import ModelPackage
 
 __all__ = ["load_network"]
 

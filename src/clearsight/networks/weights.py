@@ -20,7 +20,7 @@ from clearsight import environment
 from clearsight.errors import UserError, WeightsMissing
 from clearsight.networks.library_files import DownloadFailed, LibraryFile, library_file
 from clearsight.networks.registry import NetworkSpec, spec_for
-from clearsight.package import sha256_of
+from clearsight.runs.package import sha256_of
 
 __all__ = [
     "FoundWeights",

@@ -19,7 +19,7 @@ from clearsight.networks.weights import (
     licence_beside,
     read_state_dict,
 )
-from clearsight.package import sha256_of
+from clearsight.runs.package import sha256_of
 
 __all__ = ["load_pretrained_rcnn"]
 

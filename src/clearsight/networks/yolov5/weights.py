@@ -16,7 +16,7 @@ from clearsight.networks.weights import (
     same_width,
 )
 from clearsight.networks.yolov5.network import SIZES, Yolov5
-from clearsight.package import sha256_of
+from clearsight.runs.package import sha256_of
 
 __all__ = ["load_own_yolov5"]
 

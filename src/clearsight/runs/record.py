@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clearsight.documents.job.document import JOB_NAME
 from clearsight.errors import NotFound, UserError
+from clearsight.runs.mlflow_mirror import BEST_CHILD_TAG
+from clearsight.runs.run_folder import RunFolder, RunStatus, now
+from clearsight.runs.trial_spec import TrialSpec
+from clearsight.runs.workspace import Workspace, write_atomically
 from clearsight.tasks import Task
-from clearsight.training.run_folder import RunFolder, RunStatus, now
-from clearsight.training.tracking import BEST_CHILD_TAG
-from clearsight.training.trial_spec import TrialSpec
-from clearsight.workspace import Workspace, write_atomically
 
 __all__ = [
     "JobRecord",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
-from clearsight.training.run_folder import ENDED, RunFolder, RunStatus, now
+from clearsight.runs.run_folder import ENDED, RunFolder, RunStatus, now
 
 __all__ = ["StoppedFor", "last_lines", "trial_ending"]
 

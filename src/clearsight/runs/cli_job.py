@@ -7,18 +7,18 @@ import click
 
 from clearsight.console import AzCommand, parse_assignments, result_options, stderr
 from clearsight.executor import Local
-from clearsight.training.job import CANCEL_GRACE_S, run_job
-from clearsight.training.job_control import cancel_job, follow_job
-from clearsight.training.job_exit import exit_code
-from clearsight.training.job_outputs import OUTPUTS, download_outputs
+from clearsight.runs.control import cancel_job, follow_job
+from clearsight.runs.exit_code import exit_code
+from clearsight.runs.job_run import CANCEL_GRACE_S, run_job
+from clearsight.runs.lock import Ownership
+from clearsight.runs.outputs import OUTPUTS, download_outputs
+from clearsight.runs.progress_view import JobView
+from clearsight.runs.record import describe_job, how_to_resume, list_jobs, read_record
+from clearsight.runs.run_folder import EventReader, RunFolder
+from clearsight.runs.start import hand_over, start_job, take_up_job
+from clearsight.runs.stop_requests import heed_signals
+from clearsight.runs.workspace import Workspace
 from clearsight.training.job_plan import plan_job
-from clearsight.training.job_record import describe_job, how_to_resume, list_jobs, read_record
-from clearsight.training.job_start import hand_over, start_job, take_up_job
-from clearsight.training.ownership import Ownership
-from clearsight.training.progress import JobView
-from clearsight.training.run_folder import EventReader, RunFolder
-from clearsight.training.stop_requests import heed_signals
-from clearsight.workspace import Workspace
 
 __all__ = ["job"]
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from clearsight.training.job_record import JobRecord, read_spec
-from clearsight.training.run_folder import RunFolder
-from clearsight.workspace import Workspace
+from clearsight.runs.record import JobRecord, read_spec
+from clearsight.runs.run_folder import RunFolder
+from clearsight.runs.workspace import Workspace
 
 __all__ = ["JobView"]
 

@@ -1,4 +1,4 @@
-"""The process of a job without a terminal: `python -m clearsight.training.job_process JOB_FOLDER DESCRIPTOR`.
+"""The process of a job without a terminal: `python -m clearsight.runs.job_process JOB_FOLDER DESCRIPTOR`.
 
 DESCRIPTOR is the inherited lock of the job. What people would see goes to stderr, as plain lines.
 """
@@ -10,13 +10,13 @@ from pathlib import Path
 from clearsight.console import stderr
 from clearsight.errors import ClearsightError
 from clearsight.executor import Local
-from clearsight.training.job import run_job
-from clearsight.training.job_exit import exit_code
-from clearsight.training.job_record import read_record
-from clearsight.training.ownership import Ownership
-from clearsight.training.progress import JobView
-from clearsight.training.stop_requests import heed_signals
-from clearsight.workspace import Workspace
+from clearsight.runs.exit_code import exit_code
+from clearsight.runs.job_run import run_job
+from clearsight.runs.lock import Ownership
+from clearsight.runs.progress_view import JobView
+from clearsight.runs.record import read_record
+from clearsight.runs.stop_requests import heed_signals
+from clearsight.runs.workspace import Workspace
 
 __all__ = ["main"]
 

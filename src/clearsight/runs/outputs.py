@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from clearsight.errors import Conflict, NotFound
-from clearsight.training.job_record import job_status, read_record
-from clearsight.training.run_folder import UNDER_WAY, RunFolder
-from clearsight.workspace import Workspace
+from clearsight.runs.record import job_status, read_record
+from clearsight.runs.run_folder import UNDER_WAY, RunFolder
+from clearsight.runs.workspace import Workspace
 
 __all__ = ["OUTPUTS", "copy_folder", "download_outputs"]
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Final
 
 from clearsight.errors import Conflict
+from clearsight.runs.lock import Ownership
+from clearsight.runs.record import JobRecord, read_record, read_spec, write_record
+from clearsight.runs.run_folder import RunFolder, RunStatus
+from clearsight.runs.workspace import Workspace, write_atomically
 from clearsight.training.job_plan import JobPlan
-from clearsight.training.job_record import JobRecord, read_record, read_spec, write_record
-from clearsight.training.ownership import Ownership
-from clearsight.training.run_folder import RunFolder, RunStatus
-from clearsight.workspace import Workspace, write_atomically
 
 __all__ = ["JOB_LOG", "hand_over", "start_job", "take_up_job"]
 
@@ -124,7 +124,7 @@ def hand_over(workspace: Workspace, name: str, ownership: Ownership) -> subproce
     folder = workspace.runs / name
     with (folder / JOB_LOG).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "clearsight.training.job_process", str(folder), str(ownership.descriptor)],
+            [sys.executable, "-m", "clearsight.runs.job_process", str(folder), str(ownership.descriptor)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -14,14 +14,14 @@ from typing import Any, Final
 from clearsight import environment
 from clearsight.errors import ClearsightError, InvalidPackage
 from clearsight.executor import Executor, ProcessIdentity, TaskSpec
-from clearsight.package import ModelPackage
-from clearsight.training.job_outputs import copy_folder
-from clearsight.training.job_record import JobRecord, describe_job, how_to_resume, read_record, read_spec
-from clearsight.training.run_folder import EventReader, RunFolder, RunStatus, State, now
-from clearsight.training.stop_requests import StopRequests
-from clearsight.training.tracking import BEST_CHILD_TAG, MlflowMirror
-from clearsight.training.trial_ending import StoppedFor, last_lines, trial_ending
-from clearsight.workspace import Workspace
+from clearsight.runs.mlflow_mirror import BEST_CHILD_TAG, MlflowMirror
+from clearsight.runs.outputs import copy_folder
+from clearsight.runs.package import ModelPackage
+from clearsight.runs.record import JobRecord, describe_job, how_to_resume, read_record, read_spec
+from clearsight.runs.run_folder import EventReader, RunFolder, RunStatus, State, now
+from clearsight.runs.stop_requests import StopRequests
+from clearsight.runs.trial_ending import StoppedFor, last_lines, trial_ending
+from clearsight.runs.workspace import Workspace
 
 __all__ = ["CANCEL_GRACE_S", "run_job"]
 

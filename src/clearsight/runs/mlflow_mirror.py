@@ -20,8 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from clearsight.training.run_folder import RunFolder, State
-from clearsight.workspace import Workspace
+from clearsight.runs.run_folder import RunFolder, State
+from clearsight.runs.workspace import Workspace
 
 __all__ = ["MlflowMirror"]
 

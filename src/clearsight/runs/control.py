@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from clearsight.errors import Conflict
-from clearsight.training.job_record import job_status, read_record
-from clearsight.training.run_folder import ENDED, UNDER_WAY, EventReader, RunFolder, RunStatus, now
-from clearsight.workspace import Workspace
+from clearsight.runs.record import job_status, read_record
+from clearsight.runs.run_folder import ENDED, UNDER_WAY, EventReader, RunFolder, RunStatus, now
+from clearsight.runs.workspace import Workspace
 
 __all__ = ["cancel_job", "follow_job"]
 
