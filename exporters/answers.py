@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from clearsight.networks.rcnn.selection import Limits
+from clearsight.networks.families.rcnn.selection import Limits
 from clearsight.vision.boxes import iou_matrix
 
 __all__ = ["BOX_TOLERANCE_PX", "Answer", "Differences", "compare_answers"]

@@ -19,10 +19,10 @@ from clearsight.exporters.contract_file import RcnnContractFile, YoloContractFil
 from clearsight.exporters.detection_parity import RcnnGraph, Round, YoloGraph, all_boxes, check_rcnn, check_yolov5
 from clearsight.exporters.detector import CONTRACT_HEIGHT, CONTRACT_WIDTH, limits_of
 from clearsight.exporters.onnx import export_onnx
+from clearsight.networks.families.rcnn.detector import Detector
+from clearsight.networks.families.rcnn.selection import Limits
+from clearsight.networks.families.yolov5.network import Yolov5
 from clearsight.networks.load import load_network
-from clearsight.networks.rcnn.detector import Detector
-from clearsight.networks.rcnn.selection import Limits
-from clearsight.networks.yolov5.network import Yolov5
 from clearsight.runs.package import ModelPackage
 
 __all__ = ["BatchOptions", "write_batch_graph"]

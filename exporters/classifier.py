@@ -16,7 +16,7 @@ from clearsight.exporters.onnx import NormalisedNetwork, export_onnx
 from clearsight.exporters.parity import WANTED_IMAGES, check_parity
 from clearsight.exporters.serving_graphs import open_serving_graphs
 from clearsight.exporters.trained import TrainedModel, read_some
-from clearsight.networks.registry import spec_for
+from clearsight.networks.families.classifiers import spec_for
 from clearsight.networks.serving import GraphSignature, signature_of
 from clearsight.vision.preprocess import preprocess
 

@@ -24,13 +24,13 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image  # type:
 
 from clearsight.errors import UserError
 from clearsight.exporters.onnx import NormalisedNetwork
-from clearsight.networks.rcnn.detector import Detector
-from clearsight.networks.rcnn.selection import Limits, LimitTensors
-from clearsight.networks.rcnn.serving import find_within
-from clearsight.networks.rcnn.two_stage import TwoStageDetector
+from clearsight.networks.families.rcnn.detector import Detector
+from clearsight.networks.families.rcnn.selection import Limits, LimitTensors
+from clearsight.networks.families.rcnn.serving import find_within
+from clearsight.networks.families.rcnn.two_stage import TwoStageDetector
+from clearsight.networks.families.yolov5.head import STRIDES
+from clearsight.networks.families.yolov5.network import Yolov5
 from clearsight.networks.serving import GraphSignature
-from clearsight.networks.yolov5.head import STRIDES
-from clearsight.networks.yolov5.network import Yolov5
 
 __all__ = ["BACKGROUND", "LIMIT_NAMES", "Contract", "contract_of", "first_label", "labels_of", "outputs_of_picture"]
 

@@ -14,9 +14,9 @@ import torch
 from clearsight.exporters.answers import Answer
 from clearsight.exporters.contract import LIMIT_NAMES, first_label, outputs_of_picture
 from clearsight.exporters.graphs import Graph, run_onnxruntime
-from clearsight.networks.rcnn.detector import Detector
-from clearsight.networks.rcnn.selection import Limits
-from clearsight.networks.yolov5.serving import best_classes
+from clearsight.networks.families.rcnn.detector import Detector
+from clearsight.networks.families.rcnn.selection import Limits
+from clearsight.networks.families.yolov5.serving import best_classes
 
 __all__ = ["Normalisation", "RcnnContractFile", "YoloContractFile"]
 

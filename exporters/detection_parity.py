@@ -19,11 +19,11 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image  # type:
 
 from clearsight.errors import ExportError
 from clearsight.exporters.answers import BOX_TOLERANCE_PX, Answer, Differences, compare_answers
-from clearsight.networks.rcnn.batch import pad_together
-from clearsight.networks.rcnn.detector import Detector
-from clearsight.networks.rcnn.selection import Found, Limits
-from clearsight.networks.yolov5.decode import boxes_and_scores
-from clearsight.networks.yolov5.network import Yolov5
+from clearsight.networks.families.rcnn.batch import pad_together
+from clearsight.networks.families.rcnn.detector import Detector
+from clearsight.networks.families.rcnn.selection import Found, Limits
+from clearsight.networks.families.yolov5.decode import boxes_and_scores
+from clearsight.networks.families.yolov5.network import Yolov5
 
 __all__ = [
     "MASK_TOLERANCE",

@@ -29,11 +29,11 @@ from clearsight.exporters.onnx import export_onnx
 from clearsight.exporters.serving_graphs import open_serving_graphs
 from clearsight.exporters.trained import TrainedModel, read_some
 from clearsight.handlers.views import placement_of
-from clearsight.networks.rcnn.detector import Detector
-from clearsight.networks.rcnn.selection import Limits
-from clearsight.networks.rcnn.serving import example_inputs
+from clearsight.networks.families.rcnn.detector import Detector
+from clearsight.networks.families.rcnn.selection import Limits
+from clearsight.networks.families.rcnn.serving import example_inputs
+from clearsight.networks.families.yolov5.network import Yolov5
 from clearsight.networks.serving import GraphSignature, signature_of
-from clearsight.networks.yolov5.network import Yolov5
 from clearsight.vision.letterbox import Placement, place
 from clearsight.vision.preprocess import normalise as to_input
 

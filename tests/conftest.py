@@ -89,7 +89,7 @@ def _write(target: Path, task: Task, pictures: list[Path]) -> ModelPackage:
     import torch  # seconds: only tests that ask for a package pay them
 
     from clearsight.exporters.write import write_package
-    from clearsight.networks.registry import build_network
+    from clearsight.networks.families.classifiers import build_network
 
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -137,8 +137,8 @@ def _write_detector(target: Path, model_name: str, pictures: list[Path]) -> Mode
     import torch
 
     from clearsight.exporters.write import write_package
-    from clearsight.networks.detectors import architecture_of, build_detector
-    from clearsight.networks.rcnn.options import RcnnOptions
+    from clearsight.networks.families.detectors import architecture_of, build_detector
+    from clearsight.networks.families.rcnn.options import RcnnOptions
 
     options = RcnnOptions(proposals_before_nms=16, proposals=4)
     with torch.random.fork_rng():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from clearsight.documents.settings import ClassificationSettings
-from clearsight.networks.registry import build_network, frozen_prefixes
+from clearsight.networks.families.classifiers import build_network, frozen_prefixes
 from clearsight.networks.weights import PretrainedRecord, load_pretrained
 from clearsight.runs.trial_spec import TrialSpec
 from clearsight.training.charts import write_charts

@@ -11,18 +11,18 @@ from torch import nn
 from clearsight.documents.settings import RcnnSettings, SegmentationSettings, YoloSettings
 from clearsight.errors import Fault, InvalidData
 from clearsight.images.decode import decode_image
-from clearsight.networks.detectors import (
+from clearsight.networks.families.detectors import (
     architecture_of,
     build_detector,
     detector_frozen_prefixes,
     load_pretrained_detector,
 )
-from clearsight.networks.rcnn.detector import Detector
-from clearsight.networks.rcnn.options import DEFAULT, LIGHT
+from clearsight.networks.families.rcnn.detector import Detector
+from clearsight.networks.families.rcnn.options import DEFAULT, LIGHT
+from clearsight.networks.families.yolov5.loss import LOSS_OPTIONS, Yolov5Loss
+from clearsight.networks.families.yolov5.network import Yolov5
+from clearsight.networks.families.yolov5.parameters import parameter_groups
 from clearsight.networks.weights import PretrainedRecord
-from clearsight.networks.yolov5.loss import LOSS_OPTIONS, Yolov5Loss
-from clearsight.networks.yolov5.network import Yolov5
-from clearsight.networks.yolov5.parameters import parameter_groups
 from clearsight.runs.trial_spec import TrialSpec
 from clearsight.tasks import Task
 from clearsight.training.charts import write_detection_charts, write_samples

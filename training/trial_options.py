@@ -14,7 +14,7 @@ from clearsight.documents.settings import (
     parse_settings,
 )
 from clearsight.documents.settings.document import ALIASES
-from clearsight.networks.registry import spec_for
+from clearsight.networks.families.classifiers import spec_for
 from clearsight.runs.trial_spec import TrialSpec
 from clearsight.training.augment import Augmentation
 from clearsight.training.detection_metrics import MetricOptions

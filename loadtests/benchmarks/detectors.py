@@ -24,7 +24,7 @@ from clearsight.handlers.backends import OpenOptions, open_backend
 from clearsight.handlers.scorer import MAX_BATCH_SIZE, Scorer
 from clearsight.handlers.views import views_of
 from clearsight.images.decode import decode_image
-from clearsight.networks.detectors import architecture_of, build_detector
+from clearsight.networks.families.detectors import architecture_of, build_detector
 from clearsight.networks.serving import to_serving_module
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task

@@ -41,8 +41,8 @@ from clearsight.handlers.explain.objects.network import ObjectModel, SeenView
 from clearsight.handlers.explain.parameters import parse_xai_parameters
 from clearsight.handlers.explain.picture import explanation_picture
 from clearsight.handlers.explain.xrai import Regions, segment, xrai_map
-from clearsight.networks.detectors import build_detector
-from clearsight.networks.rcnn.selection import Limits
+from clearsight.networks.families.detectors import build_detector
+from clearsight.networks.families.rcnn.selection import Limits
 from clearsight.networks.serving import to_serving_module
 from clearsight.vision.preprocess import normalise, resize_and_crop
 from clearsight.wire.scoring import ClassificationAnswer, encode_answers

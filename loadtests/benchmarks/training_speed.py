@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from clearsight.documents.settings import ClassificationSettings
-from clearsight.networks.registry import build_network, spec_for
+from clearsight.networks.families.classifiers import build_network, spec_for
 from clearsight.tasks import Task
 from clearsight.training.augment import Augmentation
 from clearsight.training.checkpoint import Checkpoints

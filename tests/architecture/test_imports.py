@@ -74,7 +74,7 @@ def outside(names: Iterable[str], forbidden: set[str]) -> list[str]:
 
 def test_the_walk_sees_every_layer() -> None:
     assert {layer_of(name) for name, _ in ALL} >= {"core", "vision", "networks", "handlers", "exporters", "training"}
-    assert "clearsight.networks.registry.spec_for" in IMPORTS["clearsight.exporters.classifier"]
+    assert "clearsight.networks.families.classifiers.spec_for" in IMPORTS["clearsight.exporters.classifier"]
 
 
 def test_a_module_imports_only_its_layer_and_those_before_it() -> None:

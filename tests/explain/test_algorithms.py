@@ -15,7 +15,7 @@ from clearsight.handlers.explain.functions import Target
 from clearsight.handlers.explain.model import ExplainModel
 from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.handlers.explain.rise import random_masks, rise
-from clearsight.networks.registry import build_network
+from clearsight.networks.families.classifiers import build_network
 
 FOR_TRANSFORMERS = {"attention_relevance", "attention_relevance_ig"}
 PAIRS = [

@@ -20,7 +20,7 @@ from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.functions import Target
 from clearsight.handlers.explain.model import ExplainModel
 from clearsight.handlers.explain.parameters import XaiParameters
-from clearsight.networks.registry import build_network
+from clearsight.networks.families.classifiers import build_network
 from clearsight.wire.scoring import to_document
 
 MANY_EXPLANATIONS = Path(__file__).parent / "many_explanations.py"

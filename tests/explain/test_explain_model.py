@@ -17,7 +17,7 @@ from clearsight.handlers.explain.integrated_gradients import integrated_gradient
 from clearsight.handlers.explain.model import ExplainModel, Features, Tokens, Transformer
 from clearsight.handlers.explain.pointwise import steady_pointwise
 from clearsight.handlers.explain.relevance import attention_relevance
-from clearsight.networks.registry import build_network
+from clearsight.networks.families.classifiers import build_network
 
 SLOW = ("resnet34", "resnet50", "resnet101", "resnet152", "resnest101", "vitb16r224", "vitl16r224")
 NAMES = ("mobilenetv2", "resnet18", "resnest50", "seresnext", "vits16r224", *SLOW)

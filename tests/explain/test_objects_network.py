@@ -8,10 +8,10 @@ from torchvision.models.detection.image_list import ImageList
 from clearsight.handlers.explain.objects.choice import find_match
 from clearsight.handlers.explain.objects.heat import heat_of
 from clearsight.handlers.explain.objects.network import ObjectModel
-from clearsight.networks.detectors import DETECTOR_NAMES, build_detector
-from clearsight.networks.rcnn.options import RcnnOptions
-from clearsight.networks.rcnn.selection import Limits
-from clearsight.networks.yolov5.decode import boxes_and_scores
+from clearsight.networks.families.detectors import DETECTOR_NAMES, build_detector
+from clearsight.networks.families.rcnn.options import RcnnOptions
+from clearsight.networks.families.rcnn.selection import Limits
+from clearsight.networks.families.yolov5.decode import boxes_and_scores
 
 FEW = RcnnOptions(proposals_before_nms=64, proposals=16)
 SMALL = ("yolov5", "retinanet_resnet50_fpn", "fasterrcnn_resnet18_fpn", "maskrcnn_resnet18_fpn")

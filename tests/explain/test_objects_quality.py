@@ -16,12 +16,12 @@ from clearsight.handlers.explain.options import DEFAULT_OPTIONS
 from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.handlers.views import to_answer, views_of
 from clearsight.images.decode import Limits
-from clearsight.networks.detectors import build_detector
-from clearsight.networks.rcnn.batch import Target
-from clearsight.networks.rcnn.options import LIGHT
-from clearsight.networks.rcnn.selection import to_candidates
-from clearsight.networks.yolov5.loss import Yolov5Loss
-from clearsight.networks.yolov5.serving import best_classes
+from clearsight.networks.families.detectors import build_detector
+from clearsight.networks.families.rcnn.batch import Target
+from clearsight.networks.families.rcnn.options import LIGHT
+from clearsight.networks.families.rcnn.selection import to_candidates
+from clearsight.networks.families.yolov5.loss import Yolov5Loss
+from clearsight.networks.families.yolov5.serving import best_classes
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.preprocess import normalise
 

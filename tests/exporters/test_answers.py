@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clearsight.exporters.answers import Answer, compare_answers
-from clearsight.networks.rcnn.selection import Limits
+from clearsight.networks.families.rcnn.selection import Limits
 
 LIMITS = Limits(0.0, 0.5, 10)
 BOXES = [[0, 0, 10, 10], [20, 0, 30, 20], [40, 40, 80, 60], [5, 50, 25, 90]]

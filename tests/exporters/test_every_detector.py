@@ -20,13 +20,13 @@ from clearsight.errors import ExportError, InvalidPackage
 from clearsight.exporters import contract, detector
 from clearsight.exporters.graphs import run_onnxruntime
 from clearsight.exporters.write import write_package
-from clearsight.networks.detectors import DETECTOR_NAMES, architecture_of, detector_from_architecture
+from clearsight.networks.families.detectors import DETECTOR_NAMES, architecture_of, detector_from_architecture
+from clearsight.networks.families.rcnn.batch import Target, pad_together
+from clearsight.networks.families.rcnn.options import RcnnOptions
+from clearsight.networks.families.yolov5.loss import Yolov5Loss
+from clearsight.networks.families.yolov5.network import Yolov5
 from clearsight.networks.load import load_network
-from clearsight.networks.rcnn.batch import Target, pad_together
-from clearsight.networks.rcnn.options import RcnnOptions
 from clearsight.networks.serving import to_serving_module
-from clearsight.networks.yolov5.loss import Yolov5Loss
-from clearsight.networks.yolov5.network import Yolov5
 from clearsight.runs.package import MANIFEST_FILE, ModelPackage
 from clearsight.tasks import Task
 

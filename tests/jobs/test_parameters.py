@@ -3,8 +3,8 @@ import pytest
 from clearsight.catalogue.models import DEFAULT_MODELS, NATIVE_MODELS, TRAINABLE
 from clearsight.documents.job import parse_job, require_supported, resolve_parameters
 from clearsight.errors import UserError
-from clearsight.networks.detectors import DETECTOR_NAMES
-from clearsight.networks.registry import MODELS
+from clearsight.networks.families.classifiers import MODELS
+from clearsight.networks.families.detectors import DETECTOR_NAMES
 from clearsight.tasks import Task
 
 

@@ -10,8 +10,8 @@ from urllib.error import URLError
 import pytest
 import torch
 
-from clearsight.networks import registry
-from clearsight.networks.registry import MODELS, NetworkSpec
+from clearsight.networks.families import classifiers as registry
+from clearsight.networks.families.classifiers import MODELS, NetworkSpec
 
 # Narrower or fewer layers through arguments that the libraries' builders have.
 _NARROW: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from clearsight.errors import UserError, WeightsMissing
-from clearsight.networks.detectors import (
+from clearsight.networks.families.detectors import (
     DETECTOR_NAMES,
     architecture_of,
     build_detector,
@@ -15,9 +15,9 @@ from clearsight.networks.detectors import (
     detector_frozen_prefixes,
     load_pretrained_detector,
 )
-from clearsight.networks.rcnn.detector import Detector
-from clearsight.networks.rcnn.options import LIGHT
-from clearsight.networks.yolov5.network import SIZES, Yolov5, build_yolov5
+from clearsight.networks.families.rcnn.detector import Detector
+from clearsight.networks.families.rcnn.options import LIGHT
+from clearsight.networks.families.yolov5.network import SIZES, Yolov5, build_yolov5
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from clearsight.documents.settings import ClassificationSettings
 from clearsight.exporters.write import write_package
 from clearsight.handlers.scorer import load_scorer
 from clearsight.images.decode import decode_image
+from clearsight.networks.families.classifiers import MODELS, NetworkSpec, build_network
 from clearsight.networks.load import load_network
-from clearsight.networks.registry import MODELS, NetworkSpec, build_network
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess

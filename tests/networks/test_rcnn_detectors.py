@@ -14,11 +14,11 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone  # t
 from torchvision.models.detection.transform import GeneralizedRCNNTransform  # type: ignore[import-untyped]
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7  # type: ignore[import-untyped]
 
-from clearsight.networks.rcnn.batch import Target, pad_together
-from clearsight.networks.rcnn.detector import Detector, keep_float32
-from clearsight.networks.rcnn.models import build_rcnn
-from clearsight.networks.rcnn.options import RcnnOptions
-from clearsight.networks.rcnn.selection import MAX_CANDIDATES, Limits, to_candidates
+from clearsight.networks.families.rcnn.batch import Target, pad_together
+from clearsight.networks.families.rcnn.detector import Detector, keep_float32
+from clearsight.networks.families.rcnn.models import build_rcnn
+from clearsight.networks.families.rcnn.options import RcnnOptions
+from clearsight.networks.families.rcnn.selection import MAX_CANDIDATES, Limits, to_candidates
 
 NUM_CLASSES = 3
 OPTIONS = RcnnOptions(32, 16, 64, 32, 64, 32)

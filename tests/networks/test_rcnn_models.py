@@ -8,9 +8,9 @@ import torchvision  # type: ignore[import-untyped]
 from torch import nn
 
 from clearsight.errors import UserError
-from clearsight.networks.rcnn.batch import pad_together
-from clearsight.networks.rcnn.models import FREEZE_GROUPS, RCNN_MODELS, build_rcnn
-from clearsight.networks.rcnn.selection import MAX_CANDIDATES, Found, Limits, choose, to_candidates
+from clearsight.networks.families.rcnn.batch import pad_together
+from clearsight.networks.families.rcnn.models import FREEZE_GROUPS, RCNN_MODELS, build_rcnn
+from clearsight.networks.families.rcnn.selection import MAX_CANDIDATES, Found, Limits, choose, to_candidates
 from clearsight.vision.nms import batched_nms
 
 # Classes of the published weights: COCO's numbers go up to 90; RetinaNet keeps an unused place for the background.

@@ -11,11 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from clearsight.networks.rcnn.detector import Detector
-from clearsight.networks.rcnn.models import build_rcnn
-from clearsight.networks.rcnn.options import RcnnOptions
-from clearsight.networks.rcnn.selection import Limits
-from clearsight.networks.rcnn.serving import DYNAMIC_AXES, INPUT_NAMES, ServingGraph, example_inputs, output_names
+from clearsight.networks.families.rcnn.detector import Detector
+from clearsight.networks.families.rcnn.models import build_rcnn
+from clearsight.networks.families.rcnn.options import RcnnOptions
+from clearsight.networks.families.rcnn.selection import Limits
+from clearsight.networks.families.rcnn.serving import (
+    DYNAMIC_AXES,
+    INPUT_NAMES,
+    ServingGraph,
+    example_inputs,
+    output_names,
+)
 from clearsight.vision.boxes import iou_matrix
 
 NUM_CLASSES = 3

@@ -13,11 +13,11 @@ from torchvision.models.detection._utils import overwrite_eps  # type: ignore[im
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone  # type: ignore[import-untyped]
 
 from clearsight.errors import UserError, WeightsMissing
+from clearsight.networks.families.rcnn import models, weights
+from clearsight.networks.families.rcnn.detector import Detector
+from clearsight.networks.families.rcnn.models import RCNN_MODELS, build_rcnn
+from clearsight.networks.families.rcnn.weights import load_pretrained_rcnn
 from clearsight.networks.library_files import TorchvisionFile
-from clearsight.networks.rcnn import models, weights
-from clearsight.networks.rcnn.detector import Detector
-from clearsight.networks.rcnn.models import RCNN_MODELS, build_rcnn
-from clearsight.networks.rcnn.weights import load_pretrained_rcnn
 
 NAME, COCO_NAME = "fasterrcnn_resnet18_fpn", "fasterrcnn_resnet50_fpn"
 COCO_FILE = "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"

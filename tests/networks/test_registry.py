@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 from clearsight.errors import UserError
-from clearsight.networks.registry import MODELS, build_network, frozen_prefixes, spec_for
+from clearsight.networks.families.classifiers import MODELS, build_network, frozen_prefixes, spec_for
 
 
 def test_a_network_without_classes_is_refused() -> None:

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from clearsight.networks.rcnn.models import build_rcnn
+from clearsight.networks.families.rcnn.models import build_rcnn
+from clearsight.networks.families.yolov5.network import build_yolov5
 from clearsight.networks.serving import signature_of, to_serving_module
-from clearsight.networks.yolov5.network import build_yolov5
 
 
 def test_a_classifier_is_served_as_it_is() -> None:

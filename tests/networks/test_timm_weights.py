@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from clearsight.errors import UserError, WeightsMissing
-from clearsight.networks.registry import NetworkSpec, build_network
+from clearsight.networks.families.classifiers import NetworkSpec, build_network
 from clearsight.networks.weights import load_pretrained
 
 VIT = "vits16r224"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clearsight.networks.yolov5.anchors import DEFAULT_ANCHORS, best_possible_recall, suit_anchors
+from clearsight.networks.families.yolov5.anchors import DEFAULT_ANCHORS, best_possible_recall, suit_anchors
 
 
 def random() -> np.random.Generator:

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clearsight.networks.yolov5.anchors import DEFAULT_ANCHORS
-from clearsight.networks.yolov5.assignment import Assignment, assign
+from clearsight.networks.families.yolov5.anchors import DEFAULT_ANCHORS
+from clearsight.networks.families.yolov5.assignment import Assignment, assign
 
 STRIDES = (8, 16, 32)
 ANCHORS_CELLS = torch.from_numpy(DEFAULT_ANCHORS) / torch.tensor(STRIDES).view(3, 1, 1)

@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from clearsight.networks.yolov5.anchors import DEFAULT_ANCHORS
-from clearsight.networks.yolov5.decode import boxes_and_scores, decode
+from clearsight.networks.families.yolov5.anchors import DEFAULT_ANCHORS
+from clearsight.networks.families.yolov5.decode import boxes_and_scores, decode
 
 STRIDES = (8, 16, 32)
 ANCHORS_CELLS = torch.from_numpy(DEFAULT_ANCHORS) / torch.tensor(STRIDES).view(3, 1, 1)

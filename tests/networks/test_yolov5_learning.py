@@ -10,10 +10,10 @@ import pytest
 import torch
 import torchvision
 
-from clearsight.networks.yolov5.decode import boxes_and_scores
-from clearsight.networks.yolov5.loss import LOSS_OPTIONS, Yolov5Loss
-from clearsight.networks.yolov5.network import Yolov5, build_yolov5
-from clearsight.networks.yolov5.parameters import parameter_groups
+from clearsight.networks.families.yolov5.decode import boxes_and_scores
+from clearsight.networks.families.yolov5.loss import LOSS_OPTIONS, Yolov5Loss
+from clearsight.networks.families.yolov5.network import Yolov5, build_yolov5
+from clearsight.networks.families.yolov5.parameters import parameter_groups
 
 SIDE = 96
 COLOURS = ((0.9, 0.2, 0.1), (0.1, 0.3, 0.9))

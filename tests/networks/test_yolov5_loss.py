@@ -6,9 +6,9 @@ import pytest
 import torch
 import torchvision
 
-from clearsight.networks.yolov5.anchors import DEFAULT_ANCHORS
-from clearsight.networks.yolov5.loss import LOSS_OPTIONS, LossOptions, Yolov5Loss, complete_iou
-from clearsight.networks.yolov5.network import SIZES
+from clearsight.networks.families.yolov5.anchors import DEFAULT_ANCHORS
+from clearsight.networks.families.yolov5.loss import LOSS_OPTIONS, LossOptions, Yolov5Loss, complete_iou
+from clearsight.networks.families.yolov5.network import SIZES
 
 STRIDES = (8, 16, 32)
 ANCHORS_CELLS = torch.from_numpy(DEFAULT_ANCHORS) / torch.tensor(STRIDES).view(3, 1, 1)

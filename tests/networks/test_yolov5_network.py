@@ -6,8 +6,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from clearsight.errors import UserError
-from clearsight.networks.yolov5.network import FREEZE_GROUPS, SIZES, Yolov5, build_yolov5
-from clearsight.networks.yolov5.parameters import parameter_groups
+from clearsight.networks.families.yolov5.network import FREEZE_GROUPS, SIZES, Yolov5, build_yolov5
+from clearsight.networks.families.yolov5.parameters import parameter_groups
 
 # Published for 80 classes; the others by hand: 3 anchors x (input channels + 1) fewer per class and level.
 COUNTS = {

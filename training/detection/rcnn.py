@@ -14,9 +14,9 @@ from torch import nn
 from torchvision.models.detection.image_list import ImageList  # type: ignore[import-untyped]
 
 from clearsight.documents.settings import RcnnSettings
-from clearsight.networks.rcnn.batch import Size, Target, pad_together
-from clearsight.networks.rcnn.detector import Detector
-from clearsight.networks.rcnn.selection import Limits, to_candidates
+from clearsight.networks.families.rcnn.batch import Size, Target, pad_together
+from clearsight.networks.families.rcnn.detector import Detector
+from clearsight.networks.families.rcnn.selection import Limits, to_candidates
 from clearsight.training.detection.family import Bytes, Examined, to_boxes
 from clearsight.training.detection_data import DetectionBatch, DetectionTarget
 from clearsight.training.hardware import Hardware

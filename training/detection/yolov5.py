@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from clearsight.documents.settings import YoloSettings
-from clearsight.networks.yolov5.anchors import AnchorCheck, suit_anchors
-from clearsight.networks.yolov5.decode import decode
-from clearsight.networks.yolov5.head import STRIDES
-from clearsight.networks.yolov5.loss import Losses, Yolov5Loss
-from clearsight.networks.yolov5.network import Yolov5
-from clearsight.networks.yolov5.serving import best_classes
+from clearsight.networks.families.yolov5.anchors import AnchorCheck, suit_anchors
+from clearsight.networks.families.yolov5.decode import decode
+from clearsight.networks.families.yolov5.head import STRIDES
+from clearsight.networks.families.yolov5.loss import Losses, Yolov5Loss
+from clearsight.networks.families.yolov5.network import Yolov5
+from clearsight.networks.families.yolov5.serving import best_classes
 from clearsight.training.detection.family import Bytes, Examined, to_boxes
 from clearsight.training.detection_data import DetectionBatch, DetectionTarget, DetectionTrainingSet
 from clearsight.training.hardware import Hardware

@@ -21,12 +21,12 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList  # type: ignore[import-untyped]
 
-from clearsight.networks.rcnn.batch import padded_side
-from clearsight.networks.rcnn.retina import RetinaDetector
-from clearsight.networks.rcnn.two_stage import TwoStageDetector
-from clearsight.networks.yolov5.decode import boxes_and_scores, decode
-from clearsight.networks.yolov5.head import STRIDES
-from clearsight.networks.yolov5.network import Yolov5
+from clearsight.networks.families.rcnn.batch import padded_side
+from clearsight.networks.families.rcnn.retina import RetinaDetector
+from clearsight.networks.families.rcnn.two_stage import TwoStageDetector
+from clearsight.networks.families.yolov5.decode import boxes_and_scores, decode
+from clearsight.networks.families.yolov5.head import STRIDES
+from clearsight.networks.families.yolov5.network import Yolov5
 
 __all__ = ["Level", "ObjectModel", "SeenView"]
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import torch
 import torchvision  # type: ignore[import-untyped]
 
-from clearsight.networks.registry import NetworkSpec
+from clearsight.networks.families.classifiers import NetworkSpec
 
 __all__ = ["DownloadFailed", "LibraryFile", "TimmFile", "TorchvisionFile", "library_file"]
 

@@ -6,8 +6,8 @@ from torch import nn
 
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import InvalidPackage, UserError
-from clearsight.networks.detectors import detector_from_architecture
-from clearsight.networks.registry import build_network
+from clearsight.networks.families.classifiers import build_network
+from clearsight.networks.families.detectors import detector_from_architecture
 from clearsight.runs.package import ModelPackage
 
 __all__ = ["load_network"]

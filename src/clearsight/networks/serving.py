@@ -14,10 +14,10 @@ from typing import Final
 
 from torch import nn
 
-from clearsight.networks.rcnn import serving as rcnn
-from clearsight.networks.rcnn.detector import Detector
-from clearsight.networks.yolov5 import serving as yolov5
-from clearsight.networks.yolov5.network import Yolov5
+from clearsight.networks.families.rcnn import serving as rcnn
+from clearsight.networks.families.rcnn.detector import Detector
+from clearsight.networks.families.yolov5 import serving as yolov5
+from clearsight.networks.families.yolov5.network import Yolov5
 
 __all__ = ["GraphSignature", "signature_of", "to_serving_module"]
 

@@ -18,8 +18,8 @@ from torch import nn
 
 from clearsight import environment
 from clearsight.errors import UserError, WeightsMissing
+from clearsight.networks.families.classifiers import NetworkSpec, spec_for
 from clearsight.networks.library_files import DownloadFailed, LibraryFile, library_file
-from clearsight.networks.registry import NetworkSpec, spec_for
 from clearsight.runs.package import sha256_of
 
 __all__ = [

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torchvision.models.detection.image_list import ImageList  # type: ignore[import-untyped]
 
-from clearsight.networks.rcnn.batch import SIDE_MULTIPLE, Size, Target
-from clearsight.networks.rcnn.selection import Found, Limits, LimitTensors
+from clearsight.networks.families.rcnn.batch import SIDE_MULTIPLE, Size, Target
+from clearsight.networks.families.rcnn.selection import Found, Limits, LimitTensors
 
 __all__ = ["Detector", "Features", "keep_float32"]
 

@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList  # type: ignore[import-untyped]
 
-from clearsight.networks.rcnn.batch import padded_side
-from clearsight.networks.rcnn.detector import Detector
-from clearsight.networks.rcnn.selection import Found, Limits, LimitTensors
+from clearsight.networks.families.rcnn.batch import padded_side
+from clearsight.networks.families.rcnn.detector import Detector
+from clearsight.networks.families.rcnn.selection import Found, Limits, LimitTensors
 
 __all__ = ["DYNAMIC_AXES", "INPUT_NAMES", "ServingGraph", "example_inputs", "find_within", "output_names"]
 

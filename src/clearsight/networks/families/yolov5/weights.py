@@ -8,6 +8,7 @@ from typing import Final
 import torch
 
 from clearsight.errors import UserError
+from clearsight.networks.families.yolov5.network import SIZES, Yolov5
 from clearsight.networks.weights import (
     PretrainedRecord,
     find_whole_weights,
@@ -15,7 +16,6 @@ from clearsight.networks.weights import (
     read_state_dict,
     same_width,
 )
-from clearsight.networks.yolov5.network import SIZES, Yolov5
 from clearsight.runs.package import sha256_of
 
 __all__ = ["load_own_yolov5"]

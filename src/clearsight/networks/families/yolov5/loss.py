@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from clearsight.networks.yolov5.assignment import assign
-from clearsight.networks.yolov5.head import BOX_VALUES, STRIDES
+from clearsight.networks.families.yolov5.assignment import assign
+from clearsight.networks.families.yolov5.head import BOX_VALUES, STRIDES
 
 __all__ = ["LOSS_OPTIONS", "LossOptions", "Losses", "Yolov5Loss", "complete_iou"]
 

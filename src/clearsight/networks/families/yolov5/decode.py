@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from clearsight.networks.yolov5.head import BOX_VALUES, STRIDES
+from clearsight.networks.families.yolov5.head import BOX_VALUES, STRIDES
 
 __all__ = ["boxes_and_scores", "decode"]
 

@@ -13,8 +13,8 @@ from typing import Final
 import torch
 from torch import nn
 
-from clearsight.networks.yolov5.decode import boxes_and_scores
-from clearsight.networks.yolov5.network import Yolov5
+from clearsight.networks.families.yolov5.decode import boxes_and_scores
+from clearsight.networks.families.yolov5.network import Yolov5
 
 __all__ = ["DYNAMIC_AXES", "INPUT_NAMES", "OUTPUT_NAMES", "ServingGraph", "best_classes"]
 

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from clearsight.errors import UserError
-from clearsight.networks.yolov5.anchors import DEFAULT_ANCHORS
-from clearsight.networks.yolov5.blocks import Concat, ConvBlock, CrossStage, PyramidPool
-from clearsight.networks.yolov5.decode import decode
-from clearsight.networks.yolov5.head import STRIDES, Head
+from clearsight.networks.families.yolov5.anchors import DEFAULT_ANCHORS
+from clearsight.networks.families.yolov5.blocks import Concat, ConvBlock, CrossStage, PyramidPool
+from clearsight.networks.families.yolov5.decode import decode
+from clearsight.networks.families.yolov5.head import STRIDES, Head
 
 __all__ = ["FREEZE_GROUPS", "SIZES", "Size", "Yolov5", "build_yolov5"]
 

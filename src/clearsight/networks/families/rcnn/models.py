@@ -11,10 +11,10 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone  # t
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7  # type: ignore[import-untyped]
 
 from clearsight.errors import UserError
-from clearsight.networks.rcnn.detector import Detector
-from clearsight.networks.rcnn.options import DEFAULT, RcnnOptions
-from clearsight.networks.rcnn.retina import RetinaDetector
-from clearsight.networks.rcnn.two_stage import TwoStageDetector
+from clearsight.networks.families.rcnn.detector import Detector
+from clearsight.networks.families.rcnn.options import DEFAULT, RcnnOptions
+from clearsight.networks.families.rcnn.retina import RetinaDetector
+from clearsight.networks.families.rcnn.two_stage import TwoStageDetector
 
 __all__ = ["FREEZE_GROUPS", "RCNN_MODELS", "RcnnModel", "build_rcnn"]
 

@@ -8,10 +8,10 @@ import torchvision  # type: ignore[import-untyped]
 from torch import nn
 
 from clearsight.errors import UserError
+from clearsight.networks.families.classifiers import spec_for
+from clearsight.networks.families.rcnn.detector import Detector
+from clearsight.networks.families.rcnn.models import RCNN_MODELS, RcnnModel
 from clearsight.networks.library_files import LibraryFile, TorchvisionFile, library_file
-from clearsight.networks.rcnn.detector import Detector
-from clearsight.networks.rcnn.models import RCNN_MODELS, RcnnModel
-from clearsight.networks.registry import spec_for
 from clearsight.networks.weights import (
     PretrainedRecord,
     find_weights,

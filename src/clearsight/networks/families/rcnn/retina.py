@@ -10,9 +10,9 @@ import torch
 from torchvision.models.detection._utils import _topk_min  # type: ignore[import-untyped]
 from torchvision.ops import box_iou, clip_boxes_to_image  # type: ignore[import-untyped]
 
-from clearsight.networks.rcnn.batch import Size, Target
-from clearsight.networks.rcnn.detector import Detector, Features, keep_float32
-from clearsight.networks.rcnn.selection import Found, LimitTensors, choose
+from clearsight.networks.families.rcnn.batch import Size, Target
+from clearsight.networks.families.rcnn.detector import Detector, Features, keep_float32
+from clearsight.networks.families.rcnn.selection import Found, LimitTensors, choose
 
 __all__ = ["RetinaDetector"]
 

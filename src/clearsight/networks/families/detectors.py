@@ -11,16 +11,16 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from clearsight.errors import UserError
-from clearsight.networks.rcnn.detector import Detector
-from clearsight.networks.rcnn.models import FREEZE_GROUPS as RCNN_FREEZE_GROUPS
-from clearsight.networks.rcnn.models import RCNN_MODELS, build_rcnn
-from clearsight.networks.rcnn.options import DEFAULT, RcnnOptions
-from clearsight.networks.rcnn.weights import load_pretrained_rcnn
-from clearsight.networks.registry import UnknownModel
+from clearsight.networks.families.classifiers import UnknownModel
+from clearsight.networks.families.rcnn.detector import Detector
+from clearsight.networks.families.rcnn.models import FREEZE_GROUPS as RCNN_FREEZE_GROUPS
+from clearsight.networks.families.rcnn.models import RCNN_MODELS, build_rcnn
+from clearsight.networks.families.rcnn.options import DEFAULT, RcnnOptions
+from clearsight.networks.families.rcnn.weights import load_pretrained_rcnn
+from clearsight.networks.families.yolov5.network import FREEZE_GROUPS as YOLO_FREEZE_GROUPS
+from clearsight.networks.families.yolov5.network import Yolov5, build_yolov5
+from clearsight.networks.families.yolov5.weights import load_own_yolov5
 from clearsight.networks.weights import PretrainedRecord
-from clearsight.networks.yolov5.network import FREEZE_GROUPS as YOLO_FREEZE_GROUPS
-from clearsight.networks.yolov5.network import Yolov5, build_yolov5
-from clearsight.networks.yolov5.weights import load_own_yolov5
 
 __all__ = [
     "DETECTOR_NAMES",
