@@ -29,7 +29,7 @@ from clearsight.handlers.explain.parameters import parse_xai_parameters
 from clearsight.handlers.explain.picture import heat_map
 from clearsight.handlers.explain.quality import measure_faithfulness
 from clearsight.handlers.explain.scoring import ExplainingScorer, explaining_scorer
-from clearsight.handlers.scorer import DEFAULT_LIMITS, Scorer, load_scorer
+from clearsight.handlers.scoring.scorer import DEFAULT_LIMITS, Scorer, load_scorer
 from clearsight.images.decode import decode_image
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.workspace import Workspace

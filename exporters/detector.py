@@ -28,7 +28,7 @@ from clearsight.exporters.graphs import Run, run_in_batches
 from clearsight.exporters.onnx import export_onnx
 from clearsight.exporters.serving_graphs import open_serving_graphs
 from clearsight.exporters.trained import TrainedModel, read_some
-from clearsight.handlers.views import placement_of
+from clearsight.handlers.scoring.views import placement_of
 from clearsight.networks.families.rcnn.detector import Detector
 from clearsight.networks.families.rcnn.selection import Limits
 from clearsight.networks.families.rcnn.serving import example_inputs

@@ -27,7 +27,7 @@ from clearsight.exporters.detector import RcnnExport, YoloExport
 from clearsight.exporters.mlflow_folder import write_mlflow_files
 from clearsight.exporters.serving_graphs import export_serving_graphs
 from clearsight.exporters.trained import Export, TrainedModel, evenly
-from clearsight.handlers.precision_gate import precision_gate, record_gate
+from clearsight.handlers.tuning.precision_gate import precision_gate, record_gate
 from clearsight.networks.families.rcnn.detector import Detector
 from clearsight.networks.families.yolov5.network import Yolov5
 from clearsight.networks.serving import to_serving_module

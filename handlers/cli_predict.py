@@ -14,9 +14,9 @@ from clearsight.console import AzCommand, emit, stderr
 from clearsight.documents.settings import SegmentationSettings
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.backends import BACKENDS
-from clearsight.handlers.mask_image import encode_numbers, file_type, instance_numbers
-from clearsight.handlers.overlay import draw_overlay, to_jpeg
-from clearsight.handlers.scorer import MAX_BATCH_SIZE, Scorer, load_scorer
+from clearsight.handlers.drawing.mask_image import encode_numbers, file_type, instance_numbers
+from clearsight.handlers.drawing.overlay import draw_overlay, to_jpeg
+from clearsight.handlers.scoring.scorer import MAX_BATCH_SIZE, Scorer, load_scorer
 from clearsight.images.decode import decode_image
 from clearsight.images.files import Picture, find_pictures, free_name, read_picture
 from clearsight.runs.model_registry import ModelRegistry

@@ -7,8 +7,8 @@ import pandas as pd
 
 from clearsight import environment
 from clearsight.errors import UserError
-from clearsight.handlers.explaining import PLAIN, asks, explain_in
-from clearsight.handlers.scorer import Scorer, load_scorer
+from clearsight.handlers.scoring.scorer import Scorer, load_scorer
+from clearsight.handlers.worker.explain_lane import PLAIN, asks, explain_in
 from clearsight.runs.package import ModelPackage
 from clearsight.wire.scoring import to_document
 

@@ -129,7 +129,7 @@ class TorchServeHandler:
         logging.getLogger().setLevel(logging.WARNING)
 
     def _load(self, folder: Path, config: Mapping[str, Any], workers: int) -> None:
-        from clearsight.handlers.scorer import load_scorer
+        from clearsight.handlers.scoring.scorer import load_scorer
 
         started = time.perf_counter()
         num_threads = int(config.get("num_threads") or max(1, len(os.sched_getaffinity(0)) // workers))
@@ -154,8 +154,8 @@ class TorchServeHandler:
         )
 
     def _choose_lane(self, config: Mapping[str, Any], response_timeout_s: float) -> None:
-        from clearsight.handlers.background import Background
-        from clearsight.handlers.explaining import explain_in, get_ready
+        from clearsight.handlers.worker.background import Background
+        from clearsight.handlers.worker.explain_lane import explain_in, get_ready
 
         lane = self.lane = config.get("lane") or "all"
         self.explain = explain_in(lane, self.scorer, EXPLAIN_SHARE * response_timeout_s or None, self.max_answer_bytes)
@@ -205,7 +205,7 @@ class TorchServeHandler:
         return self._seal(context, 0, Answer(200, json.dumps(progress).encode("ascii")), 0.0)
 
     def _wish(self, context: Context, index: int) -> Any:
-        from clearsight.handlers.explaining import PLAIN, Wish
+        from clearsight.handlers.worker.explain_lane import PLAIN, Wish
 
         if self.lane == "predict":
             return PLAIN
@@ -229,7 +229,7 @@ class TorchServeHandler:
         return [answer for request in requests for answer in self._score_alone(request)]
 
     def _score(self, requests: list[tuple[bytes, Any]]) -> list[Answer]:
-        from clearsight.handlers.answering import answer_bodies
+        from clearsight.handlers.scoring.answering import answer_bodies
 
         bodies, wishes = [body for body, _ in requests], [wish for _, wish in requests]
         replies = answer_bodies(self.scorer, bodies, wishes, self.explain)

@@ -17,7 +17,7 @@ from typing import Final
 
 import yaml
 
-from clearsight.handlers.explaining import Lane
+from clearsight.handlers.worker.explain_lane import Lane
 from clearsight.runs.workspace import write_atomically
 
 __all__ = ["HANDLER", "HandlerConfig", "WorkerConfig", "archive_files", "write_folder"]

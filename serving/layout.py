@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from clearsight.documents.deployment.document import DeploymentDocument
 from clearsight.errors import ClearsightError, Fault, InvalidDocument
 from clearsight.handlers.explain.options import ExplainOptions
-from clearsight.handlers.measure import NEARLY_AS_FAST
+from clearsight.handlers.tuning.measure import NEARLY_AS_FAST
 from clearsight.runs.package import MANIFEST_FILE, sha256_of
 from clearsight.runs.workspace import Workspace, write_atomically
 from clearsight.serving.gateway.table import JOB_TIMEOUT_S, MAX_JOBS
@@ -64,7 +64,7 @@ class Overrides(BaseModel):
 
 
 class MeasuredRow(BaseModel):
-    """One row of `python -m clearsight.handlers.measure`."""
+    """One row of `python -m clearsight.handlers.tuning.measure`."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -78,7 +78,7 @@ class MeasuredRow(BaseModel):
 
 
 class Measurement(BaseModel):
-    """What `python -m clearsight.handlers.measure` prints."""
+    """What `python -m clearsight.handlers.tuning.measure` prints."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -216,7 +216,7 @@ async def measure_package(
 
 
 async def _run_measurement(package: Path, precision: str) -> bytes:
-    command = [sys.executable, "-m", "clearsight.handlers.measure", str(package), "--precision", precision]
+    command = [sys.executable, "-m", "clearsight.handlers.tuning.measure", str(package), "--precision", precision]
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,

@@ -9,7 +9,7 @@ import orjson
 from clearsight.handlers.explain.algorithms import ALGORITHMS
 from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
 from clearsight.handlers.explain.parameters import XaiLimits, XaiParameters, parse_xai_parameters
-from clearsight.handlers.explaining import asks
+from clearsight.handlers.worker.explain_lane import asks
 from clearsight.tasks import Task
 from clearsight.wire.scoring import XaiRequest, resolve_cell
 

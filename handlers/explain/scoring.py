@@ -40,7 +40,7 @@ from clearsight.handlers.explain.precision import require_bfloat16
 from clearsight.handlers.explain.request import ExplainRequest, read_cell
 from clearsight.handlers.explain.targets import choose_targets
 from clearsight.handlers.explain.telemetry import ExplainedRow, note_row, note_rows_done
-from clearsight.handlers.scorer import DEFAULT_LIMITS, Scorer, load_scorer
+from clearsight.handlers.scoring.scorer import DEFAULT_LIMITS, Scorer, load_scorer
 from clearsight.images.decode import Limits, decode_image
 from clearsight.networks.load import load_network
 from clearsight.runs.package import ModelPackage

@@ -21,8 +21,8 @@ from PIL import Image
 from clearsight.documents.settings import SegmentationSettings, YoloSettings
 from clearsight.exporters.write import write_package
 from clearsight.handlers.backends import OpenOptions, open_backend
-from clearsight.handlers.scorer import MAX_BATCH_SIZE, Scorer
-from clearsight.handlers.views import views_of
+from clearsight.handlers.scoring.scorer import MAX_BATCH_SIZE, Scorer
+from clearsight.handlers.scoring.views import views_of
 from clearsight.images.decode import decode_image
 from clearsight.networks.families.detectors import architecture_of, build_detector
 from clearsight.networks.serving import to_serving_module

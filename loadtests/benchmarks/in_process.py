@@ -105,9 +105,9 @@ class _Recorder:
 
 
 def main() -> None:
-    from clearsight.handlers.answering import answer_bodies
     from clearsight.handlers.backends import OpenOptions, open_backend
-    from clearsight.handlers.scorer import Scorer
+    from clearsight.handlers.scoring.answering import answer_bodies
+    from clearsight.handlers.scoring.scorer import Scorer
     from clearsight.runs.package import ModelPackage
 
     spec = json.loads(Path(sys.argv[1]).read_text())

@@ -19,7 +19,7 @@ import pytest
 from clearsight.cli import root
 from clearsight.console import run
 from clearsight.handlers.backends import BACKENDS
-from clearsight.handlers.scorer import load_scorer
+from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.runs.workspace import Workspace
 from clearsight.wire.scoring import ClassificationAnswer
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from clearsight.handlers.scorer import Scorer, load_scorer
+from clearsight.handlers.scoring.scorer import Scorer, load_scorer
 from clearsight.runs.package import ModelPackage
 
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.detection import Detections
 from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.objects.covering import cover
 from clearsight.handlers.explain.objects.d_rise import d_rise, likeness, require_short
 from clearsight.handlers.explain.parameters import XaiParameters, parse_xai_parameters
 from clearsight.handlers.explain.rise import random_masks
 from clearsight.handlers.explain.telemetry import watched
+from clearsight.handlers.scoring.detection import Detections
 from clearsight.vision.letterbox import letterbox
 
 BOX = (10.0, 4.0, 40.0, 30.0)

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.answering import answer_bodies
 from clearsight.handlers.explain.deadline import OutOfTime
 from clearsight.handlers.explain.objects.covering import cover
 from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.explain.rise import random_masks
 from clearsight.handlers.explain.scoring import ExplainingScorer
 from clearsight.handlers.explain.telemetry import watched
-from clearsight.handlers.explaining import ExplainHere, Wish
-from clearsight.handlers.scorer import load_scorer
+from clearsight.handlers.scoring.answering import answer_bodies
+from clearsight.handlers.scoring.scorer import load_scorer
+from clearsight.handlers.worker.explain_lane import ExplainHere, Wish
 from clearsight.runs.package import ModelPackage
 from clearsight.vision.letterbox import shorter_side
 from clearsight.wire.scoring import encode_answers, to_document

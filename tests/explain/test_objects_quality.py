@@ -14,7 +14,7 @@ from clearsight.handlers.explain.objects.explainer import ObjectExplainer, Objec
 from clearsight.handlers.explain.objects.network import ObjectModel
 from clearsight.handlers.explain.options import DEFAULT_OPTIONS
 from clearsight.handlers.explain.parameters import XaiParameters
-from clearsight.handlers.views import to_answer, views_of
+from clearsight.handlers.scoring.views import to_answer, views_of
 from clearsight.images.decode import Limits
 from clearsight.networks.families.detectors import build_detector
 from clearsight.networks.families.rcnn.batch import Target

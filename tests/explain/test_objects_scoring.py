@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.answering import answer_bodies
 from clearsight.handlers.explain.deadline import OutOfTime
 from clearsight.handlers.explain.objects import explainer
 from clearsight.handlers.explain.objects.heat import heat_of
@@ -18,8 +17,9 @@ from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.explain.parameters import AZURE_ALGORITHMS
 from clearsight.handlers.explain.scoring import ExplainingScorer, explaining_scorer
 from clearsight.handlers.explain.telemetry import observed
-from clearsight.handlers.explaining import Wish, explain_in
-from clearsight.handlers.scorer import load_scorer
+from clearsight.handlers.scoring.answering import answer_bodies
+from clearsight.handlers.scoring.scorer import load_scorer
+from clearsight.handlers.worker.explain_lane import Wish, explain_in
 from clearsight.runs.package import ModelPackage
 from clearsight.wire.scoring import encode_answers, to_document
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from clearsight.errors import BadImage, BadRequest
-from clearsight.handlers.answering import answer_bodies
 from clearsight.handlers.explain.algorithms import ALGORITHMS
 from clearsight.handlers.explain.parameters import parse_xai_parameters
 from clearsight.handlers.explain.scoring import (
     ExplainingScorer,
     load_explaining_scorer,
 )
-from clearsight.handlers.explaining import PLAIN, Wish, explain_in
-from clearsight.handlers.scorer import load_scorer
+from clearsight.handlers.scoring.answering import answer_bodies
+from clearsight.handlers.scoring.scorer import load_scorer
+from clearsight.handlers.worker.explain_lane import PLAIN, Wish, explain_in
 from clearsight.wire.scoring import ClassificationAnswer, encode_answers, to_document
 
 FAST = {"xai_algorithm": "guided_backprop"}

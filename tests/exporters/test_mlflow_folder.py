@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from clearsight.exporters.mlflow_folder import LOADER_MODULE
 from clearsight.handlers.mlflow_pyfunc import PackageModel
-from clearsight.handlers.scorer import load_scorer
+from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.runs.package import ModelPackage
 
 

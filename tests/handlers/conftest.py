@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clearsight.handlers.scorer import Scorer, load_scorer
+from clearsight.handlers.scoring.scorer import Scorer, load_scorer
 from clearsight.runs.package import ModelPackage
 
 BACKENDS = ["openvino", "onnxruntime", "torchscript", "eager"]

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from clearsight.handlers.answering import answer_bodies
-from clearsight.handlers.scorer import Scorer
+from clearsight.handlers.scoring.answering import answer_bodies
+from clearsight.handlers.scoring.scorer import Scorer
 
 GOLDEN_PICTURE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAECAIAAAA8r+mnAAAAG0lEQVR42mNkYPj/n4GRAQMw/mfA"

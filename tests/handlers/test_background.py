@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from clearsight.handlers.background import Background
 from clearsight.handlers.explain.chunks import in_chunks
 from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.telemetry import note_rows_done
+from clearsight.handlers.worker.background import Background
 
 
 class Work:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from clearsight.handlers.backends import OpenOptions
-from clearsight.handlers.batching import choose_rule, run_batches
+from clearsight.handlers.scoring.batching import choose_rule, run_batches
 
 
 class Exact:

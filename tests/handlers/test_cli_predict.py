@@ -10,7 +10,7 @@ from clearsight.cli import root
 from clearsight.console import run
 from clearsight.errors import UserError
 from clearsight.handlers.cli_predict import find_pictures, table_row
-from clearsight.handlers.overlay import draw_overlay, to_jpeg
+from clearsight.handlers.drawing.overlay import draw_overlay, to_jpeg
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.wire.scoring import ClassificationAnswer, DetectedObject, DetectionAnswer

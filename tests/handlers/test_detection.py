@@ -9,8 +9,8 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from clearsight.documents.settings import RcnnSettings, YoloSettings
 from clearsight.errors import ClearsightError
-from clearsight.handlers.detection import Detections, find_objects, to_detection_answer
-from clearsight.handlers.views import placement_of, to_answer, views_of
+from clearsight.handlers.scoring.detection import Detections, find_objects, to_detection_answer
+from clearsight.handlers.scoring.views import placement_of, to_answer, views_of
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.letterbox import letterbox
 from clearsight.wire.scoring import DetectedObject

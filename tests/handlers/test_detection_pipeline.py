@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clearsight.documents.settings import DetectorSettings, RcnnSettings, YoloSettings
 from clearsight.handlers.backends import OpenOptions
-from clearsight.handlers.detectors import MAX_INPUT_BYTES, DetectionPipeline, RcnnNetwork, YoloNetwork
+from clearsight.handlers.scoring.detectors import MAX_INPUT_BYTES, DetectionPipeline, RcnnNetwork, YoloNetwork
 
 LABELS = ("can", "carton")
 PACKAGE: Any = SimpleNamespace(

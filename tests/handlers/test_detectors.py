@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from clearsight.errors import BadImage, BadRequest, InvalidPackage
-from clearsight.handlers.answering import answer_bodies
-from clearsight.handlers.scorer import Scorer, load_scorer
+from clearsight.handlers.scoring.answering import answer_bodies
+from clearsight.handlers.scoring.scorer import Scorer, load_scorer
 from clearsight.runs.package import ModelPackage
 from clearsight.wire.scoring import DetectedObject, DetectionAnswer
 
@@ -247,7 +247,9 @@ def _resized(picture: bytes, width: int, height: int) -> bytes:
 
 def test_a_process_that_has_imported_nothing_else_loads_the_graph_of_every_backend(detector_package):
     """TorchScript graphs need torchvision's operators, which only its import registers."""
-    code = "import sys; from clearsight.handlers.scorer import load_scorer; load_scorer(sys.argv[1], sys.argv[2])"
+    code = (
+        "import sys; from clearsight.handlers.scoring.scorer import load_scorer; load_scorer(sys.argv[1], sys.argv[2])"
+    )
     root = detector_package(MASKS).root
     for backend in ("torchscript", "onnxruntime", "openvino"):
         done = subprocess.run(

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from clearsight.errors import BadRequest, UserError
-from clearsight.handlers.answering import answer_bodies
 from clearsight.handlers.explain.deadline import OutOfTime
 from clearsight.handlers.explain.options import ExplainOptions
-from clearsight.handlers.explaining import ExplainHere, Wish, asks, explain_in, get_ready
-from clearsight.handlers.scorer import Scorer
+from clearsight.handlers.scoring.answering import answer_bodies
+from clearsight.handlers.scoring.scorer import Scorer
+from clearsight.handlers.worker.explain_lane import ExplainHere, Wish, asks, explain_in, get_ready
 from clearsight.tasks import Task
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from clearsight.documents.settings import SegmentationSettings
-from clearsight.handlers.mask_image import encode_numbers, file_type, instance_numbers
+from clearsight.handlers.drawing.mask_image import encode_numbers, file_type, instance_numbers
 from clearsight.wire.scoring import DetectedObject, DetectionAnswer
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from clearsight.errors import UserError
-from clearsight.handlers.measure import Row, choose, layouts, measure
-from clearsight.handlers.precision_gate import compare, precision_gate, record_gate
-from clearsight.handlers.scorer import load_scorer
+from clearsight.handlers.scoring.scorer import load_scorer
+from clearsight.handlers.tuning.measure import Row, choose, layouts, measure
+from clearsight.handlers.tuning.precision_gate import compare, precision_gate, record_gate
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 

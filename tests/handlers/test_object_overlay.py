@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clearsight.handlers.overlay import draw_overlay, to_jpeg
+from clearsight.handlers.drawing.overlay import draw_overlay, to_jpeg
 from clearsight.wire.scoring import DetectedObject, DetectionAnswer
 
 LABELS = ("can", "a name that is much too long to fit into any of the small pictures at all", "Müsli 瓶", "")

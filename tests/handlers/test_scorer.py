@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from clearsight.errors import BadImage, BadRequest, InvalidDocument, InvalidPackage, UserError
-from clearsight.handlers.classification import probabilities
-from clearsight.handlers.scorer import Scorer, load_scorer
+from clearsight.handlers.scoring.classification import probabilities
+from clearsight.handlers.scoring.scorer import Scorer, load_scorer
 from clearsight.images.decode import Limits, decode_image
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
@@ -177,8 +177,8 @@ def test_torch_is_not_imported_to_score_on_another_runtime(tiny_package: ModelPa
     program = f"""
 import json, sys
 from pathlib import Path
-from clearsight.handlers.answering import answer_bodies
-from clearsight.handlers.scorer import load_scorer
+from clearsight.handlers.scoring.answering import answer_bodies
+from clearsight.handlers.scoring.scorer import load_scorer
 import base64
 scorer = load_scorer({str(tiny_package.root)!r}, backend={backend!r}, device="cpu")
 text = base64.b64encode(Path({str(picture)!r}).read_bytes()).decode()

@@ -7,8 +7,8 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from clearsight.documents.settings import SegmentationSettings
 from clearsight.errors import ClearsightError
-from clearsight.handlers.detection import Detections
-from clearsight.handlers.segmentation import picture_mask, to_segmentation_answer
+from clearsight.handlers.scoring.detection import Detections
+from clearsight.handlers.scoring.segmentation import picture_mask, to_segmentation_answer
 from clearsight.vision.polygons import polygons_to_mask
 from clearsight.vision.rle import decode_rle
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clearsight.documents.settings import DetectorSettings, RcnnSettings, SegmentationSettings, YoloSettings
-from clearsight.handlers.detection import Detections
-from clearsight.handlers.views import View, merge_views, to_answer, views_of
+from clearsight.handlers.scoring.detection import Detections
+from clearsight.handlers.scoring.views import View, merge_views, to_answer, views_of
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.tiles import Tile
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.exporters.write import write_package
-from clearsight.handlers.scorer import load_scorer
+from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.images.decode import decode_image
 from clearsight.networks.families.classifiers import MODELS, NetworkSpec, build_network
 from clearsight.networks.load import load_network

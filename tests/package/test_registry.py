@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clearsight.errors import Conflict, InvalidDocument, InvalidPackage, NotFound, UserError
-from clearsight.handlers.precision_gate import record_gate
+from clearsight.handlers.tuning.precision_gate import record_gate
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.package import GUARDED_FILES, SETTINGS_FILE, ModelPackage, sha256_of
 from clearsight.runs.workspace import Workspace

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from clearsight.handlers.answering import answer_bodies
-from clearsight.handlers.scorer import load_scorer
+from clearsight.handlers.scoring.answering import answer_bodies
+from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.runs.package import ModelPackage
 from clearsight.serving.torchserve_files import ServingPlan
 from clearsight.serving.workers import TorchServeProcess

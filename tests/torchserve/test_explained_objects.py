@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clearsight.handlers.scorer import load_scorer
+from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.runs.package import ModelPackage
 from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.serving.workers import TorchServeProcess

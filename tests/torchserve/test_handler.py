@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from clearsight.handlers import answering, torchserve
-from clearsight.handlers.answering import Reply
-from clearsight.handlers.background import Background
-from clearsight.handlers.explaining import Wish
+from clearsight.handlers import torchserve
+from clearsight.handlers.scoring import answering
+from clearsight.handlers.scoring.answering import Reply
 from clearsight.handlers.torchserve import LineFormatter, TorchServeHandler
+from clearsight.handlers.worker.background import Background
+from clearsight.handlers.worker.explain_lane import Wish
 
 Answer = tuple[int, str, dict[str, str], bytes]
 
@@ -284,7 +285,7 @@ def test_threads_are_set_from_the_configuration_and_logged(
         given.update(options, path=path)
         return Scorer()
 
-    monkeypatch.setattr("clearsight.handlers.scorer.load_scorer", load_scorer)
+    monkeypatch.setattr("clearsight.handlers.scoring.scorer.load_scorer", load_scorer)
     config = {"minWorkers": 2, "clearsight": {"package": "/abs/package", "num_threads": 3, "backend": "onnxruntime"}}
     TorchServeHandler().initialize(ts.Context("blue", str(tmp_path), {}, 1, None, "0", True, None, config))
     assert given == {

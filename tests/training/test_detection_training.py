@@ -14,7 +14,7 @@ from torch import nn
 from clearsight.documents.job import resolve_parameters
 from clearsight.documents.settings import RcnnSettings, SegmentationSettings, YoloSettings
 from clearsight.errors import InvalidData, TrainingError
-from clearsight.handlers.views import merge_views
+from clearsight.handlers.scoring.views import merge_views
 from clearsight.networks.serving import to_serving_module
 from clearsight.runs.trial_spec import Setting, TrialSpec
 from clearsight.tasks import Task

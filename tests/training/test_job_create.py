@@ -98,7 +98,7 @@ def test_the_best_model_is_copied_to_where_the_job_wants_it(trained: Trained) ->
 
 
 def test_the_package_answers_what_validation_measured(trained: Trained, texture_folder: Path) -> None:
-    from clearsight.handlers.scorer import load_scorer
+    from clearsight.handlers.scoring.scorer import load_scorer
 
     lines = (texture_folder / "annotations.jsonl").read_text().splitlines()
     split = json.loads((trained.trial.outputs / "split.json").read_text())

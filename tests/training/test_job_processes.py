@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from clearsight.demo.dataset import TASK_FOLDERS, DemoOptions, draw_dataset, write_tables
-from clearsight.handlers.scorer import load_scorer
+from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.runs.run_folder import RunFolder
 from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from clearsight.documents.settings import DetectorSettings, SegmentationSettings
-from clearsight.handlers.detection import Detections as Found
-from clearsight.handlers.segmentation import picture_mask
-from clearsight.handlers.views import merge_views
+from clearsight.handlers.scoring.detection import Detections as Found
+from clearsight.handlers.scoring.segmentation import picture_mask
+from clearsight.handlers.scoring.views import merge_views
 from clearsight.training.detection.family import Family
 from clearsight.training.detection_data import DetectionEvaluationSet, EvaluationPicture
 from clearsight.training.detection_metrics import Detections, GroundTruth

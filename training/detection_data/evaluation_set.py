@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clearsight.documents.settings import DetectorSettings
-from clearsight.handlers.views import View, views_of
+from clearsight.handlers.scoring.views import View, views_of
 from clearsight.images.decode import decode_image
 from clearsight.training.detection_data.canvas import put_objects
 from clearsight.training.detection_data.scene import Objects, Scene, read_objects

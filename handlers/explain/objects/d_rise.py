@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.detection import Detections
 from clearsight.handlers.explain.chunks import DEFAULT_CHUNK, in_chunks
 from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.handlers.explain.rise import random_masks
+from clearsight.handlers.scoring.detection import Detections
 from clearsight.vision.boxes import iou_matrix
 
 __all__ = ["MAX_AWAITED_MASKS", "DRiseResult", "Look", "d_rise", "likeness", "require_short"]

@@ -25,7 +25,7 @@ from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.handlers.explain.picture import explanation_picture
 from clearsight.handlers.explain.telemetry import checkpoint
-from clearsight.handlers.views import placement_of
+from clearsight.handlers.scoring.views import placement_of
 from clearsight.images.decode import Limits, decode_image
 from clearsight.images.headers import read_header
 from clearsight.wire.scoring import DetectedObject

@@ -9,7 +9,7 @@ import numpy as np
 
 from clearsight.documents.settings import SegmentationSettings
 from clearsight.errors import ClearsightError
-from clearsight.handlers.detection import Detections, to_objects
+from clearsight.handlers.scoring.detection import Detections, to_objects
 from clearsight.vision.masks import CroppedMask, paste_mask
 from clearsight.vision.polygons import mask_to_polygons
 from clearsight.vision.rle import encode_rle

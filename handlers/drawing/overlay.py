@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from clearsight.handlers.canvas import INK, PAPER, fit_picture, shorten
-from clearsight.handlers.object_overlay import draw_objects
+from clearsight.handlers.drawing.canvas import INK, PAPER, fit_picture, shorten
+from clearsight.handlers.drawing.object_overlay import draw_objects
 from clearsight.wire.scoring import Answer, ClassificationAnswer
 
 __all__ = ["draw_overlay", "to_jpeg"]

@@ -1,6 +1,6 @@
 """Check that a package still gives the same answers in a precision below float32.
 
-    python -m clearsight.handlers.precision_gate PACKAGE PICTURES… [--precision bf16] [--record]
+    python -m clearsight.handlers.tuning.precision_gate PACKAGE PICTURES… [--precision bf16] [--record]
 
 Real pictures are scored in float32 and in the lower precision, each in a process of its own (a precision that the
 machine cannot compute may kill its process). The result can be recorded in the package's manifest, where
@@ -24,7 +24,7 @@ import orjson
 from clearsight.documents.settings import DetectorSettings
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.backends import OpenOptions, Precision, open_backend
-from clearsight.handlers.object_agreement import MIN_IOU, Agreement
+from clearsight.handlers.tuning.object_agreement import MIN_IOU, Agreement
 from clearsight.runs.package import ModelPackage
 from clearsight.runs.workspace import write_atomically
 from clearsight.tasks import Task
@@ -137,7 +137,7 @@ def _answers(root: Path, pictures: Sequence[Path], precision: Precision, threads
     """Score in a process of its own: an answer's JSON per picture. Raises `UserError` with its last words."""
     job = {"package": str(root), "precision": precision, "threads": threads, "pictures": [str(p) for p in pictures]}
     child = subprocess.run(
-        [sys.executable, "-m", "clearsight.handlers.precision_gate", str(root), "--child"],
+        [sys.executable, "-m", "clearsight.handlers.tuning.precision_gate", str(root), "--child"],
         input=orjson.dumps(job),
         capture_output=True,
         check=False,
@@ -168,7 +168,7 @@ def _objects(document: Mapping[str, Any]) -> DetectionAnswer:
 
 
 def _score_child() -> list[dict[str, Any]]:
-    from clearsight.handlers.scorer import Scorer
+    from clearsight.handlers.scoring.scorer import Scorer
 
     job = orjson.loads(sys.stdin.buffer.read())
     package = ModelPackage.open(job["package"], verify=False)  # the parent verified it

@@ -29,12 +29,12 @@ from clearsight.handlers.backends import (
     candidates,
     open_backend,
 )
-from clearsight.handlers.batching import BatchRule
-from clearsight.handlers.classification import ClassificationPipeline
-from clearsight.handlers.detection import Detections
-from clearsight.handlers.detectors import DetectionPipeline
-from clearsight.handlers.explaining import asks
-from clearsight.handlers.pipeline import Pipeline, open_pipeline
+from clearsight.handlers.scoring.batching import BatchRule
+from clearsight.handlers.scoring.classification import ClassificationPipeline
+from clearsight.handlers.scoring.detection import Detections
+from clearsight.handlers.scoring.detectors import DetectionPipeline
+from clearsight.handlers.scoring.pipeline import Pipeline, open_pipeline
+from clearsight.handlers.worker.explain_lane import asks
 from clearsight.images.decode import Limits, decode_image
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
@@ -218,5 +218,5 @@ def _require_gate(package: ModelPackage, precision: Precision) -> None:
         found = "it has none" if not gate else f"it failed ({gate.get('reason', 'see the manifest')})"
         raise UserError(
             f"precision {precision} needs a passed accuracy gate in {package.manifest_file}, but {found}; use f32, "
-            f"or run the gate: python -m clearsight.handlers.precision_gate {package.root} PICTURES --record"
+            f"or run the gate: python -m clearsight.handlers.tuning.precision_gate {package.root} PICTURES --record"
         )

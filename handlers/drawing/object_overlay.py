@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from clearsight.handlers.canvas import INK, PAPER, Font, fit_picture, shorten
+from clearsight.handlers.drawing.canvas import INK, PAPER, Font, fit_picture, shorten
 from clearsight.wire.scoring import DetectedObject, DetectionAnswer
 
 __all__ = ["draw_objects"]

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clearsight.documents.settings import DetectorSettings, RcnnSettings, SegmentationSettings, YoloSettings
-from clearsight.handlers.detection import Detections, find_objects, to_detection_answer
-from clearsight.handlers.segmentation import picture_mask, to_segmentation_answer
+from clearsight.handlers.scoring.detection import Detections, find_objects, to_detection_answer
+from clearsight.handlers.scoring.segmentation import picture_mask, to_segmentation_answer
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.letterbox import Placement, letterbox, place, shorter_side
 from clearsight.vision.tiles import Tile, is_cut_off, merge_boxes, merge_masks, tile_grid

@@ -23,7 +23,7 @@ from clearsight.tasks import Task
 from clearsight.wire.scoring import Answer, xai_parameters_of
 
 if TYPE_CHECKING:
-    from clearsight.handlers.scorer import Scorer
+    from clearsight.handlers.scoring.scorer import Scorer
 
 __all__ = [
     "PLAIN",

@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from clearsight.documents.settings import ClassificationSettings, RcnnSettings, Settings, YoloSettings
 from clearsight.handlers.backends import Backend, OpenOptions
-from clearsight.handlers.batching import BatchRule
-from clearsight.handlers.classification import ClassificationPipeline
-from clearsight.handlers.detectors import DetectionPipeline, RcnnNetwork, YoloNetwork
+from clearsight.handlers.scoring.batching import BatchRule
+from clearsight.handlers.scoring.classification import ClassificationPipeline
+from clearsight.handlers.scoring.detectors import DetectionPipeline, RcnnNetwork, YoloNetwork
 from clearsight.runs.package import ModelPackage
 from clearsight.wire.scoring import Answer
 

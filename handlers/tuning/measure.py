@@ -2,7 +2,7 @@
 
 Which layout wins depends on runtime, network and processor, so it is measured where the package is deployed:
 
-    python -m clearsight.handlers.measure PACKAGE [--seconds 0.3] [--precision f32]
+    python -m clearsight.handlers.tuning.measure PACKAGE [--seconds 0.3] [--precision f32]
 
 Every candidate runs in processes of its own, as many as it has workers, at the same time; each answers whole request
 bodies (base64 in, JSON out), so decoding counts. Torch's backends are measured only where asked for or where there is
@@ -211,8 +211,8 @@ def example_body() -> bytes:
 
 def _work(root: Path, backend: str, precision: Precision, threads: int, seconds: float) -> None:
     """Be one worker: load, say so, then measure each batch size that comes on stdin."""
-    from clearsight.handlers.answering import answer_bodies
-    from clearsight.handlers.scorer import Scorer
+    from clearsight.handlers.scoring.answering import answer_bodies
+    from clearsight.handlers.scoring.scorer import Scorer
 
     package = ModelPackage.open(root, verify=False)  # the parent verified it
     options = OpenOptions("cpu", precision, threads)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import ClearsightError, InvalidPackage
 from clearsight.handlers.backends import Backend, Floats, OpenOptions
-from clearsight.handlers.batching import choose_rule, run_batches
+from clearsight.handlers.scoring.batching import choose_rule, run_batches
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess

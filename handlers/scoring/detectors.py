@@ -16,9 +16,9 @@ import numpy.typing as npt
 from clearsight.documents.settings import DetectorSettings, RcnnSettings, SegmentationSettings, YoloSettings
 from clearsight.errors import InvalidPackage
 from clearsight.handlers.backends import Array, Backend, OpenOptions
-from clearsight.handlers.batching import BatchRule, choose_rule, run_batches
-from clearsight.handlers.detection import Detections, find_objects
-from clearsight.handlers.views import View, to_answer, views_of
+from clearsight.handlers.scoring.batching import BatchRule, choose_rule, run_batches
+from clearsight.handlers.scoring.detection import Detections, find_objects
+from clearsight.handlers.scoring.views import View, to_answer, views_of
 from clearsight.runs.package import ModelPackage
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.letterbox import Placement

@@ -1,0 +1,1 @@
+"""From request bodies to answers: decode, preprocess, run, suppress, encode."""
