@@ -15,12 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from clearsight.console import AzCommand, emit, stderr
 from clearsight.errors import UserError
 from clearsight.handlers.backends import BACKENDS
-from clearsight.handlers.explain.algorithms import ALGORITHMS
-from clearsight.handlers.explain.explainer import Explanation
-from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
-from clearsight.handlers.explain.objects.explainer import ExplainedObject
-from clearsight.handlers.explain.options import ExplainOptions
-from clearsight.handlers.explain.parameters import (
+from clearsight.handlers.explain.algorithms.table import ALGORITHMS
+from clearsight.handlers.explain.answering.explainer import Explanation
+from clearsight.handlers.explain.answering.options import ExplainOptions
+from clearsight.handlers.explain.answering.parameters import (
     BaselineName,
     MaskTarget,
     Method,
@@ -28,7 +26,9 @@ from clearsight.handlers.explain.parameters import (
     XaiParameters,
     parse_xai_parameters,
 )
-from clearsight.handlers.explain.scoring import load_explaining_scorer
+from clearsight.handlers.explain.answering.scoring import load_explaining_scorer
+from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
+from clearsight.handlers.explain.objects.explainer import ExplainedObject
 from clearsight.images.files import Picture, find_pictures, free_name, read_picture
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.workspace import Workspace, write_atomically

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from clearsight.errors import UserError
-from clearsight.handlers.explain.telemetry import observed
+from clearsight.handlers.explain.answering.telemetry import observed
 from clearsight.handlers.scoring.scorer import Scorer
 from clearsight.handlers.worker.explain_lane import PLAIN, ExplainRows, Wish, asks
 from clearsight.wire.scoring import Answer, encode_answers, error_body, parse_request, row_error

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
 
 from clearsight import environment
 from clearsight.errors import UserError
-from clearsight.handlers.explain.deadline import OutOfTime
-from clearsight.handlers.explain.options import ExplainOptions
-from clearsight.handlers.explain.parameters import AZURE_ALGORITHMS
+from clearsight.handlers.explain.algorithms.deadline import OutOfTime
+from clearsight.handlers.explain.answering.options import ExplainOptions
+from clearsight.handlers.explain.answering.parameters import AZURE_ALGORITHMS
 from clearsight.tasks import Task
 from clearsight.wire.scoring import Answer, xai_parameters_of
 
@@ -211,7 +211,7 @@ def explain_in(
 
 def open_explainer(scorer: "Scorer", max_answer_bytes: int | None = None) -> Explainer:
     """A scorer that explains, built around one that predicts, with the options of the environment."""
-    from clearsight.handlers.explain.scoring import explaining_scorer  # imports torch, which takes seconds
+    from clearsight.handlers.explain.answering.scoring import explaining_scorer  # imports torch, which takes seconds
 
     options = ExplainOptions.from_variables(environment.explain_variables())
     if max_answer_bytes is not None:

@@ -30,17 +30,17 @@ from saliency.core import xrai as saliency_xrai
 from torchvision.models import resnet18, resnet50
 
 from clearsight.documents.settings import ClassificationSettings
-from clearsight.handlers.explain.algorithms import ALGORITHMS, explain
-from clearsight.handlers.explain.context import ExplainContext
-from clearsight.handlers.explain.deadline import Deadline
-from clearsight.handlers.explain.functions import Target
-from clearsight.handlers.explain.model import ExplainModel
-from clearsight.handlers.explain.numbers import encode_attribution
+from clearsight.handlers.explain.algorithms.context import ExplainContext
+from clearsight.handlers.explain.algorithms.deadline import Deadline
+from clearsight.handlers.explain.algorithms.functions import Target
+from clearsight.handlers.explain.algorithms.table import ALGORITHMS, explain
+from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
+from clearsight.handlers.explain.answering.numbers import encode_attribution
+from clearsight.handlers.explain.answering.parameters import parse_xai_parameters
+from clearsight.handlers.explain.answering.picture import explanation_picture
+from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.handlers.explain.objects.heat import heat_of
 from clearsight.handlers.explain.objects.network import ObjectModel, SeenView
-from clearsight.handlers.explain.parameters import parse_xai_parameters
-from clearsight.handlers.explain.picture import explanation_picture
-from clearsight.handlers.explain.xrai import Regions, segment, xrai_map
 from clearsight.networks.families.detectors import build_detector
 from clearsight.networks.families.rcnn.selection import Limits
 from clearsight.networks.serving import to_serving_module

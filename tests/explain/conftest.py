@@ -25,14 +25,14 @@ def multilabel_scorer(tiny_multilabel_package: ModelPackage) -> Scorer:
 @pytest.fixture(scope="session")
 def explaining(scorer: Scorer) -> Any:
     """An `ExplainingScorer` of `tiny_package`."""
-    from clearsight.handlers.explain.scoring import explaining_scorer
+    from clearsight.handlers.explain.answering.scoring import explaining_scorer
 
     return explaining_scorer(scorer)
 
 
 @pytest.fixture(scope="session")
 def explaining_multilabel(multilabel_scorer: Scorer) -> Any:
-    from clearsight.handlers.explain.scoring import explaining_scorer
+    from clearsight.handlers.explain.answering.scoring import explaining_scorer
 
     return explaining_scorer(multilabel_scorer)
 
@@ -66,7 +66,7 @@ def size_of_png() -> Callable[[bytes], tuple[int, int]]:
 @pytest.fixture(scope="session")
 def with_options() -> Callable[..., Any]:
     """Gives an `ExplainingScorer` with the network and the model of another, and other options."""
-    from clearsight.handlers.explain.scoring import ExplainingScorer
+    from clearsight.handlers.explain.answering.scoring import ExplainingScorer
 
     def make(explaining: Any, options: Any, **more: Any) -> Any:
         return ExplainingScorer(explaining._scorer, explaining._explainer._model, options, **more)

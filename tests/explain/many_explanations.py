@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from clearsight.handlers.explain.scoring import load_explaining_scorer
+from clearsight.handlers.explain.answering.scoring import load_explaining_scorer
 
 
 def tensor_bytes() -> int:

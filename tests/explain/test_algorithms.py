@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from clearsight.errors import BadRequest, UserError
-from clearsight.handlers.explain.algorithms import ALGORITHMS, BLACK_BOX, explain
-from clearsight.handlers.explain.context import ExplainContext
-from clearsight.handlers.explain.deadline import Deadline, OutOfTime
-from clearsight.handlers.explain.functions import Target
-from clearsight.handlers.explain.model import ExplainModel
-from clearsight.handlers.explain.parameters import XaiParameters
-from clearsight.handlers.explain.rise import random_masks, rise
+from clearsight.handlers.explain.algorithms.context import ExplainContext
+from clearsight.handlers.explain.algorithms.deadline import Deadline, OutOfTime
+from clearsight.handlers.explain.algorithms.functions import Target
+from clearsight.handlers.explain.algorithms.rise import random_masks, rise
+from clearsight.handlers.explain.algorithms.table import ALGORITHMS, BLACK_BOX, explain
+from clearsight.handlers.explain.answering.parameters import XaiParameters
+from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.networks.families.classifiers import build_network
 
 FOR_TRANSFORMERS = {"attention_relevance", "attention_relevance_ig"}

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clearsight.handlers.explain.cache import ByteCache
+from clearsight.handlers.explain.answering.cache import ByteCache
 
 
 def test_a_cache_of_no_bytes_keeps_nothing():

@@ -14,12 +14,12 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 
-from clearsight.handlers.explain.algorithms import explain
-from clearsight.handlers.explain.context import ExplainContext
-from clearsight.handlers.explain.deadline import Deadline
-from clearsight.handlers.explain.functions import Target
-from clearsight.handlers.explain.model import ExplainModel
-from clearsight.handlers.explain.parameters import XaiParameters
+from clearsight.handlers.explain.algorithms.context import ExplainContext
+from clearsight.handlers.explain.algorithms.deadline import Deadline
+from clearsight.handlers.explain.algorithms.functions import Target
+from clearsight.handlers.explain.algorithms.table import explain
+from clearsight.handlers.explain.answering.parameters import XaiParameters
+from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.networks.families.classifiers import build_network
 from clearsight.wire.scoring import to_document
 

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.deadline import OutOfTime
-from clearsight.handlers.explain.objects.covering import cover
-from clearsight.handlers.explain.options import ExplainOptions
-from clearsight.handlers.explain.rise import random_masks
-from clearsight.handlers.explain.scoring import ExplainingScorer
-from clearsight.handlers.explain.telemetry import watched
+from clearsight.handlers.explain.algorithms.deadline import OutOfTime
+from clearsight.handlers.explain.algorithms.rise import random_masks
+from clearsight.handlers.explain.answering.options import ExplainOptions
+from clearsight.handlers.explain.answering.scoring import ExplainingScorer
+from clearsight.handlers.explain.answering.telemetry import watched
+from clearsight.handlers.explain.objects.masking import cover
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.handlers.worker.explain_lane import ExplainHere, Wish

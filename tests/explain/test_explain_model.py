@@ -9,14 +9,14 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from clearsight.handlers.explain.activations import guided_copy
-from clearsight.handlers.explain.cam import gradcam, hirescam, layercam, upsample
-from clearsight.handlers.explain.deadline import Deadline
-from clearsight.handlers.explain.functions import Target
-from clearsight.handlers.explain.integrated_gradients import integrated_gradients
-from clearsight.handlers.explain.model import ExplainModel, Features, Tokens, Transformer
-from clearsight.handlers.explain.pointwise import steady_pointwise
-from clearsight.handlers.explain.relevance import attention_relevance
+from clearsight.handlers.explain.algorithms.attention_relevance import attention_relevance
+from clearsight.handlers.explain.algorithms.cam import gradcam, hirescam, layercam, upsample
+from clearsight.handlers.explain.algorithms.deadline import Deadline
+from clearsight.handlers.explain.algorithms.functions import Target
+from clearsight.handlers.explain.algorithms.integrated_gradients import integrated_gradients
+from clearsight.handlers.explain.network.activations import guided_copy
+from clearsight.handlers.explain.network.model import ExplainModel, Features, Tokens, Transformer
+from clearsight.handlers.explain.network.pointwise import steady_pointwise
 from clearsight.networks.families.classifiers import build_network
 
 SLOW = ("resnet34", "resnet50", "resnet101", "resnet152", "resnest101", "vitb16r224", "vitl16r224")
@@ -194,7 +194,7 @@ class _Rectifications(TorchFunctionMode):
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "resnet18", "resnest50", "seresnext", "vits16r224"])
 def test_no_rectifier_is_called_outside_the_modules_that_have_the_rule(name, monkeypatch):
-    from clearsight.handlers.explain.activations import GuidedActivation
+    from clearsight.handlers.explain.network.activations import GuidedActivation
 
     model = ExplainModel(make(name), name)
     with _Rectifications() as outside, torch.no_grad(), monkeypatch.context() as patch:

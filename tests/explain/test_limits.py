@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from clearsight.errors import BadRequest, UserError
-from clearsight.handlers.explain.answer_size import AnswerTooLarge
-from clearsight.handlers.explain.deadline import OutOfTime
-from clearsight.handlers.explain.options import ExplainOptions
-from clearsight.handlers.explain.scoring import ExplainingScorer, explaining_scorer
-from clearsight.handlers.explain.telemetry import observed
+from clearsight.handlers.explain.algorithms.deadline import OutOfTime
+from clearsight.handlers.explain.answering.answer_size import AnswerTooLarge
+from clearsight.handlers.explain.answering.options import ExplainOptions
+from clearsight.handlers.explain.answering.scoring import ExplainingScorer, explaining_scorer
+from clearsight.handlers.explain.answering.telemetry import observed
 from clearsight.wire.scoring import encode_answers, to_document
 
 FAST = {"xai_algorithm": "guided_backprop"}
@@ -169,7 +169,7 @@ def test_numbers_beyond_the_answers_limit_are_refused_before_they_are_computed(
 
 
 def test_bfloat16_is_refused_where_the_machine_cannot_compute_in_it(scorer, monkeypatch):
-    monkeypatch.setattr("clearsight.handlers.explain.precision._processor_works", lambda: False)
+    monkeypatch.setattr("clearsight.handlers.explain.network.precision._processor_works", lambda: False)
     with pytest.raises(UserError, match="ONEDNN_MAX_CPU_ISA"):
         explaining_scorer(scorer, ExplainOptions(dtype="bfloat16"))
 
@@ -182,7 +182,7 @@ def test_bfloat16_gives_nearly_the_same_maps(explaining, pictures, cell, tmp_pat
     program = f"""
 import json
 from pathlib import Path
-from clearsight.handlers.explain.scoring import ExplainOptions, load_explaining_scorer
+from clearsight.handlers.explain.answering.scoring import ExplainOptions, load_explaining_scorer
 from clearsight.wire.scoring import to_document
 options = ExplainOptions(dtype="bfloat16")
 scorer = load_explaining_scorer({str(explaining.package.root)!r}, device="cpu", num_threads=1, options=options)
@@ -206,7 +206,7 @@ def test_another_process_gives_the_same_bytes(explaining, pictures, cell, tmp_pa
     program = f"""
 import hashlib, json, sys
 from pathlib import Path
-from clearsight.handlers.explain.scoring import load_explaining_scorer
+from clearsight.handlers.explain.answering.scoring import load_explaining_scorer
 from clearsight.wire.scoring import encode_answers
 scorer = load_explaining_scorer({str(explaining.package.root)!r}, device="cpu", num_threads=1)
 cells = json.loads(Path({str(tmp_path / "cells.json")!r}).read_text())

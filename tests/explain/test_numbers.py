@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clearsight.errors import ClearsightError
-from clearsight.handlers.explain.numbers import encode_attribution
+from clearsight.handlers.explain.answering.numbers import encode_attribution
 
 
 def test_text_by_hand():

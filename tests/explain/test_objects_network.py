@@ -5,9 +5,9 @@ import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
 
-from clearsight.handlers.explain.objects.choice import find_match
 from clearsight.handlers.explain.objects.heat import heat_of
 from clearsight.handlers.explain.objects.network import ObjectModel
+from clearsight.handlers.explain.objects.selection import find_match
 from clearsight.networks.families.detectors import DETECTOR_NAMES, build_detector
 from clearsight.networks.families.rcnn.options import RcnnOptions
 from clearsight.networks.families.rcnn.selection import Limits

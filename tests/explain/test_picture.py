@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clearsight.handlers.explain.colour_scale import bgyw
-from clearsight.handlers.explain.picture import explanation_picture, heat_map
+from clearsight.handlers.explain.answering.colour_scale import bgyw
+from clearsight.handlers.explain.answering.picture import explanation_picture, heat_map
 
 
 def pixels(png: bytes) -> np.ndarray:

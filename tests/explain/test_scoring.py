@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from clearsight.errors import BadImage, BadRequest
-from clearsight.handlers.explain.algorithms import ALGORITHMS
-from clearsight.handlers.explain.parameters import parse_xai_parameters
-from clearsight.handlers.explain.scoring import (
+from clearsight.handlers.explain.algorithms.table import ALGORITHMS
+from clearsight.handlers.explain.answering.parameters import parse_xai_parameters
+from clearsight.handlers.explain.answering.scoring import (
     ExplainingScorer,
     load_explaining_scorer,
 )

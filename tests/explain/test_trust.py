@@ -16,17 +16,17 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
 
-from clearsight.handlers.explain.algorithms import explain
-from clearsight.handlers.explain.context import ExplainContext
-from clearsight.handlers.explain.deadline import Deadline
-from clearsight.handlers.explain.functions import Target
+from clearsight.handlers.explain.algorithms.context import ExplainContext
+from clearsight.handlers.explain.algorithms.deadline import Deadline
+from clearsight.handlers.explain.algorithms.functions import Target
+from clearsight.handlers.explain.algorithms.integrated_gradients_family import gradients_along_path
+from clearsight.handlers.explain.algorithms.table import explain
+from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
+from clearsight.handlers.explain.answering.parameters import XaiParameters
+from clearsight.handlers.explain.answering.picture import heat_map
+from clearsight.handlers.explain.answering.quality import measure_faithfulness
 from clearsight.handlers.explain.localisation import grow, pointing_score
-from clearsight.handlers.explain.model import ExplainModel
-from clearsight.handlers.explain.parameters import XaiParameters
-from clearsight.handlers.explain.paths import gradients_along_path
-from clearsight.handlers.explain.picture import heat_map
-from clearsight.handlers.explain.quality import measure_faithfulness
-from clearsight.handlers.explain.xrai import Regions, segment, xrai_map
+from clearsight.handlers.explain.network.model import ExplainModel
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

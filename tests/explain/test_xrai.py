@@ -11,10 +11,10 @@ from PIL import Image
 from saliency.core import xrai as reference
 from skimage.segmentation import felzenszwalb
 
-from clearsight.handlers.explain.xrai import Regions, segment, xrai_map
-from clearsight.handlers.explain.xrai.ranking import MIN_NEW_PIXELS
-from clearsight.handlers.explain.xrai.regions import DISK_HALF_WIDTHS
-from clearsight.handlers.explain.xrai.segmentation import SCALES
+from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
+from clearsight.handlers.explain.algorithms.xrai.ranking import MIN_NEW_PIXELS
+from clearsight.handlers.explain.algorithms.xrai.regions import DISK_HALF_WIDTHS
+from clearsight.handlers.explain.algorithms.xrai.segmentation import SCALES
 
 PICTURES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "retina.jpg", "hubble_deep_field.jpg")
 

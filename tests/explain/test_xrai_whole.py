@@ -8,13 +8,13 @@ from saliency.core import xrai as reference
 from scipy.stats import spearmanr
 from torch import nn
 
-from clearsight.handlers.explain.algorithms import explain
-from clearsight.handlers.explain.baselines import baselines_for
-from clearsight.handlers.explain.context import ExplainContext
-from clearsight.handlers.explain.deadline import Deadline
-from clearsight.handlers.explain.functions import Target
-from clearsight.handlers.explain.model import ExplainModel
-from clearsight.handlers.explain.parameters import XaiParameters
+from clearsight.handlers.explain.algorithms.baselines import baselines_for
+from clearsight.handlers.explain.algorithms.context import ExplainContext
+from clearsight.handlers.explain.algorithms.deadline import Deadline
+from clearsight.handlers.explain.algorithms.functions import Target
+from clearsight.handlers.explain.algorithms.table import explain
+from clearsight.handlers.explain.answering.parameters import XaiParameters
+from clearsight.handlers.explain.network.model import ExplainModel
 
 SIDE, N_STEPS = 96, 200
 HALF = (0.5, 0.5, 0.5)

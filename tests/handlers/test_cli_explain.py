@@ -125,7 +125,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_loaded(capsys, 
 
 
 def test_an_interrupted_command_keeps_what_it_wrote(arguments, drawn_pictures, tmp_path, monkeypatch):
-    from clearsight.handlers.explain.scoring import ExplainingScorer
+    from clearsight.handlers.explain.answering.scoring import ExplainingScorer
 
     explain = ExplainingScorer.explain
     seen = []

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from clearsight.errors import BadRequest, UserError
-from clearsight.handlers.explain.deadline import OutOfTime
-from clearsight.handlers.explain.options import ExplainOptions
+from clearsight.handlers.explain.algorithms.deadline import OutOfTime
+from clearsight.handlers.explain.answering.options import ExplainOptions
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import Scorer
 from clearsight.handlers.worker.explain_lane import ExplainHere, Wish, asks, explain_in, get_ready
@@ -246,7 +246,7 @@ def test_the_explaining_scorer_gets_the_scorer_and_what_the_environment_and_the_
         made.extend((given, options.chunk, options.max_answer_bytes))
         return StandIn(given)
 
-    monkeypatch.setattr("clearsight.handlers.explain.scoring.explaining_scorer", explaining_scorer)
+    monkeypatch.setattr("clearsight.handlers.explain.answering.scoring.explaining_scorer", explaining_scorer)
     monkeypatch.setenv("CLEARSIGHT_EXPLAIN_CHUNK", "3")
     explain = explain_in("explain", scorer, None, 1000)
     assert made == []

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from clearsight.handlers.explain.scoring import ExplainingScorer, load_explaining_scorer
+from clearsight.handlers.explain.answering.scoring import ExplainingScorer, load_explaining_scorer
 from clearsight.runs.package import ModelPackage
 from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.serving.workers import TorchServeProcess

@@ -13,18 +13,18 @@ import numpy.typing as npt
 import torch
 
 from clearsight.documents.settings import DetectorSettings, SegmentationSettings
-from clearsight.handlers.explain.chunks import DEFAULT_CHUNK
-from clearsight.handlers.explain.deadline import Deadline, OutOfTime
-from clearsight.handlers.explain.objects.choice import SAME_BOX_IOU, Choice, by_view
-from clearsight.handlers.explain.objects.covering import Detect, explain_by_covering
+from clearsight.handlers.explain.algorithms.chunks import DEFAULT_CHUNK
+from clearsight.handlers.explain.algorithms.deadline import Deadline, OutOfTime
+from clearsight.handlers.explain.answering.options import ExplainOptions
+from clearsight.handlers.explain.answering.parameters import XaiParameters
+from clearsight.handlers.explain.answering.picture import explanation_picture
+from clearsight.handlers.explain.answering.telemetry import checkpoint
 from clearsight.handlers.explain.objects.details import ObjectDetails
 from clearsight.handlers.explain.objects.heat import LONGEST_SIDE, frame_size, heat_of, into_frame
+from clearsight.handlers.explain.objects.masking import Detect, explain_by_covering
 from clearsight.handlers.explain.objects.network import ObjectModel, SeenView
+from clearsight.handlers.explain.objects.selection import SAME_BOX_IOU, Choice, by_view
 from clearsight.handlers.explain.objects.views import PictureViews
-from clearsight.handlers.explain.options import ExplainOptions
-from clearsight.handlers.explain.parameters import XaiParameters
-from clearsight.handlers.explain.picture import explanation_picture
-from clearsight.handlers.explain.telemetry import checkpoint
 from clearsight.handlers.scoring.views import placement_of
 from clearsight.images.decode import Limits, decode_image
 from clearsight.images.headers import read_header

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from clearsight.documents.settings import DetectorSettings
-from clearsight.handlers.explain.objects.choice import Match, find_match
 from clearsight.handlers.explain.objects.heat import frame_size
 from clearsight.handlers.explain.objects.network import SeenView
+from clearsight.handlers.explain.objects.selection import Match, find_match
 from clearsight.handlers.scoring.views import View, views_of
 from clearsight.vision.boxes import shift_boxes, to_pixel_boxes
 from clearsight.vision.preprocess import normalise

@@ -5,7 +5,7 @@ After Chefer, Gur and Wolf, arXiv 2103.15679. T tokens, H heads, L layers.
 
 import torch
 
-from clearsight.handlers.explain.model import Tokens, Transformer
+from clearsight.handlers.explain.network.model import Tokens, Transformer
 
 __all__ = ["attention_relevance"]
 

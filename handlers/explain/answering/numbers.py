@@ -14,7 +14,7 @@ import orjson
 import pybase64
 
 from clearsight.errors import ClearsightError
-from clearsight.handlers.explain.parameters import AttributionsFormat
+from clearsight.handlers.explain.answering.parameters import AttributionsFormat
 
 __all__ = ["DIGITS", "encode_attribution"]
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from clearsight.handlers.explain.colour_scale import bgyw
+from clearsight.handlers.explain.answering.colour_scale import bgyw
 
 __all__ = ["PictureKind", "explanation_picture", "heat_map"]
 

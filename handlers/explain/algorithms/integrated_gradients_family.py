@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import torch
 
-from clearsight.handlers.explain.captum_engine import captum_integrated_gradients
-from clearsight.handlers.explain.context import Attribution, ExplainContext
-from clearsight.handlers.explain.integrated_gradients import (
+from clearsight.handlers.explain.algorithms.cam_family import guided_gradcam, relevance
+from clearsight.handlers.explain.algorithms.captum_engine import captum_integrated_gradients
+from clearsight.handlers.explain.algorithms.context import Attribution, ExplainContext
+from clearsight.handlers.explain.algorithms.integrated_gradients import (
     MIN_STEPS,
     Convergence,
     IgResult,
     convergence,
     integrated_gradients_of_labels,
 )
-from clearsight.handlers.explain.places import guided_gradcam, relevance
-from clearsight.handlers.explain.xrai import Regions, segment, xrai_map
+from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
 
 __all__ = ["gradients_along_path", "integrated_gradients", "relevance_along_path", "xrai"]
 

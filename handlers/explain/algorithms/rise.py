@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from clearsight.handlers.explain.chunks import DEFAULT_CHUNK, in_chunks
-from clearsight.handlers.explain.deadline import Deadline
-from clearsight.handlers.explain.functions import Probabilities, Target
+from clearsight.handlers.explain.algorithms.chunks import DEFAULT_CHUNK, in_chunks
+from clearsight.handlers.explain.algorithms.deadline import Deadline
+from clearsight.handlers.explain.algorithms.functions import Probabilities, Target
 
 __all__ = ["RiseResult", "random_masks", "rise"]
 

@@ -13,19 +13,19 @@ import numpy.typing as npt
 import torch
 
 from clearsight.documents.settings import ClassificationSettings
-from clearsight.handlers.explain.algorithms import explain
-from clearsight.handlers.explain.cache import ByteCache
-from clearsight.handlers.explain.chunks import DEFAULT_CHUNK
-from clearsight.handlers.explain.context import Attribution, ExplainContext
-from clearsight.handlers.explain.deadline import Deadline
-from clearsight.handlers.explain.details import ExplanationDetails
-from clearsight.handlers.explain.model import ExplainModel
-from clearsight.handlers.explain.options import ExplainOptions
-from clearsight.handlers.explain.parameters import XaiParameters
-from clearsight.handlers.explain.picture import explanation_picture, heat_map
-from clearsight.handlers.explain.quality import Faithfulness, measure_faithfulness
-from clearsight.handlers.explain.targets import Targets
-from clearsight.handlers.explain.xrai import Regions, segment
+from clearsight.handlers.explain.algorithms.chunks import DEFAULT_CHUNK
+from clearsight.handlers.explain.algorithms.context import Attribution, ExplainContext
+from clearsight.handlers.explain.algorithms.deadline import Deadline
+from clearsight.handlers.explain.algorithms.table import explain
+from clearsight.handlers.explain.algorithms.xrai import Regions, segment
+from clearsight.handlers.explain.answering.cache import ByteCache
+from clearsight.handlers.explain.answering.details import ExplanationDetails
+from clearsight.handlers.explain.answering.options import ExplainOptions
+from clearsight.handlers.explain.answering.parameters import XaiParameters
+from clearsight.handlers.explain.answering.picture import explanation_picture, heat_map
+from clearsight.handlers.explain.answering.quality import Faithfulness, measure_faithfulness
+from clearsight.handlers.explain.answering.targets import Targets
+from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.vision.preprocess import normalise
 
 __all__ = ["Explainer", "Explanation", "Question"]

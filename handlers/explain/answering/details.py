@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from clearsight.handlers.explain.quality import Faithfulness
+from clearsight.handlers.explain.answering.quality import Faithfulness
 
 __all__ = ["ExplanationDetails"]
 

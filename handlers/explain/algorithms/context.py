@@ -7,14 +7,14 @@ import numpy.typing as npt
 import torch
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.baselines import baselines_for
-from clearsight.handlers.explain.cam import Interpolation
-from clearsight.handlers.explain.chunks import DEFAULT_CHUNK
-from clearsight.handlers.explain.deadline import Deadline, OutOfTime
-from clearsight.handlers.explain.functions import Probabilities, Target
-from clearsight.handlers.explain.model import ExplainModel
-from clearsight.handlers.explain.parameters import XaiParameters
-from clearsight.handlers.explain.xrai import Regions
+from clearsight.handlers.explain.algorithms.baselines import baselines_for
+from clearsight.handlers.explain.algorithms.cam import Interpolation
+from clearsight.handlers.explain.algorithms.chunks import DEFAULT_CHUNK
+from clearsight.handlers.explain.algorithms.deadline import Deadline, OutOfTime
+from clearsight.handlers.explain.algorithms.functions import Probabilities, Target
+from clearsight.handlers.explain.algorithms.xrai import Regions
+from clearsight.handlers.explain.answering.parameters import XaiParameters
+from clearsight.handlers.explain.network.model import ExplainModel
 
 __all__ = ["Attribution", "ExplainContext"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from clearsight.handlers.explain.xrai.regions import Regions
+from clearsight.handlers.explain.algorithms.xrai.regions import Regions
 
 __all__ = ["MIN_NEW_PIXELS", "xrai_map"]
 

@@ -7,8 +7,8 @@
 Masks and values are those of PAIR-code's `saliency` 0.2.1, given the same base map.
 """
 
-from clearsight.handlers.explain.xrai.ranking import xrai_map
-from clearsight.handlers.explain.xrai.regions import Regions
-from clearsight.handlers.explain.xrai.segmentation import segment
+from clearsight.handlers.explain.algorithms.xrai.ranking import xrai_map
+from clearsight.handlers.explain.algorithms.xrai.regions import Regions
+from clearsight.handlers.explain.algorithms.xrai.segmentation import segment
 
 __all__ = ["Regions", "segment", "xrai_map"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-from clearsight.handlers.explain.parameters import BaselineName
+from clearsight.handlers.explain.answering.parameters import BaselineName
 
 __all__ = ["baselines_for"]
 

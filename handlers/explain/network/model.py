@@ -11,11 +11,11 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from clearsight.handlers.explain.activations import guided_copy, is_rectifier
-from clearsight.handlers.explain.folding import fold_batch_norms, observe
-from clearsight.handlers.explain.functions import Gradient, Gradients, Score, Target
-from clearsight.handlers.explain.pointwise import steady_pointwise
-from clearsight.handlers.explain.tap import Tap, recorded
+from clearsight.handlers.explain.algorithms.functions import Gradient, Gradients, Score, Target
+from clearsight.handlers.explain.network.activations import guided_copy, is_rectifier
+from clearsight.handlers.explain.network.folding import fold_batch_norms, observe
+from clearsight.handlers.explain.network.pointwise import steady_pointwise
+from clearsight.handlers.explain.network.tap import Tap, recorded
 
 __all__ = ["ExplainModel", "Features", "Tokens", "Transformer"]
 

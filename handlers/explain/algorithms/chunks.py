@@ -5,8 +5,8 @@ from typing import Final
 
 import torch
 
-from clearsight.handlers.explain.deadline import Deadline
-from clearsight.handlers.explain.telemetry import note_chunk
+from clearsight.handlers.explain.algorithms.deadline import Deadline
+from clearsight.handlers.explain.answering.telemetry import note_chunk
 
 __all__ = ["DEFAULT_CHUNK", "in_chunks"]
 

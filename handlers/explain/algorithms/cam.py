@@ -10,7 +10,7 @@ from typing import Final, Literal
 import torch
 from torch.nn import functional
 
-from clearsight.handlers.explain.model import Features
+from clearsight.handlers.explain.network.model import Features
 
 __all__ = ["CAMS", "Interpolation", "gradcam", "hirescam", "layercam", "upsample"]
 

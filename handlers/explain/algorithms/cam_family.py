@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.cam import Interpolation, gradcam, upsample
-from clearsight.handlers.explain.context import Attribution, ExplainContext
-from clearsight.handlers.explain.model import ExplainModel, Features
-from clearsight.handlers.explain.relevance import attention_relevance
+from clearsight.handlers.explain.algorithms.attention_relevance import attention_relevance
+from clearsight.handlers.explain.algorithms.cam import Interpolation, gradcam, upsample
+from clearsight.handlers.explain.algorithms.context import Attribution, ExplainContext
+from clearsight.handlers.explain.network.model import ExplainModel, Features
 
 __all__ = ["cam", "guided_backprop", "guided_gradcam", "relevance"]
 

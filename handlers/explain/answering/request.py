@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import orjson
 
-from clearsight.handlers.explain.algorithms import ALGORITHMS
+from clearsight.handlers.explain.algorithms.table import ALGORITHMS
+from clearsight.handlers.explain.answering.parameters import XaiLimits, XaiParameters, parse_xai_parameters
 from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
-from clearsight.handlers.explain.parameters import XaiLimits, XaiParameters, parse_xai_parameters
 from clearsight.handlers.worker.explain_lane import asks
 from clearsight.tasks import Task
 from clearsight.wire.scoring import XaiRequest, resolve_cell

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from clearsight.handlers.explain.xrai.segmentation import Labels
+from clearsight.handlers.explain.algorithms.xrai.segmentation import Labels
 
 __all__ = ["DISK_HALF_WIDTHS", "Regions"]
 

@@ -11,13 +11,17 @@ import numpy.typing as npt
 import torch
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.cam import CAMS
-from clearsight.handlers.explain.captum_engine import captum_occlusion
-from clearsight.handlers.explain.context import Attribution, ExplainContext
-from clearsight.handlers.explain.deadline import OutOfTime
-from clearsight.handlers.explain.paths import integrated_gradients, relevance_along_path, xrai
-from clearsight.handlers.explain.places import cam, guided_backprop, guided_gradcam, relevance
-from clearsight.handlers.explain.rise import rise
+from clearsight.handlers.explain.algorithms.cam import CAMS
+from clearsight.handlers.explain.algorithms.cam_family import cam, guided_backprop, guided_gradcam, relevance
+from clearsight.handlers.explain.algorithms.captum_engine import captum_occlusion
+from clearsight.handlers.explain.algorithms.context import Attribution, ExplainContext
+from clearsight.handlers.explain.algorithms.deadline import OutOfTime
+from clearsight.handlers.explain.algorithms.integrated_gradients_family import (
+    integrated_gradients,
+    relevance_along_path,
+    xrai,
+)
+from clearsight.handlers.explain.algorithms.rise import rise
 
 __all__ = ["ALGORITHMS", "BLACK_BOX", "Algorithm", "explain"]
 

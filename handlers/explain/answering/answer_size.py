@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Final
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.parameters import AttributionsFormat
+from clearsight.handlers.explain.answering.parameters import AttributionsFormat
 
 __all__ = ["AnswerTooLarge", "first_too_many"]
 

@@ -1,0 +1,1 @@
+"""Algorithms that explain: functions from an image and a network to attributions."""

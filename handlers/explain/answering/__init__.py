@@ -1,0 +1,1 @@
+"""From cells that ask for an explanation to answers."""

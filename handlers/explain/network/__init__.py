@@ -1,0 +1,1 @@
+"""Networks made ready for explanations: gradients, features, guided copies."""
