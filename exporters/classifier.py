@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from clearsight.documents.settings import ClassificationSettings
+from clearsight.exporters.formats.onnx import NormalisedNetwork, export_onnx
 from clearsight.exporters.graphs import Graph, run_onnxruntime
-from clearsight.exporters.onnx import NormalisedNetwork, export_onnx
-from clearsight.exporters.parity import WANTED_IMAGES, check_parity
+from clearsight.exporters.parity.classification import WANTED_IMAGES, check_parity
 from clearsight.exporters.serving_graphs import open_serving_graphs
 from clearsight.exporters.trained import TrainedModel, read_some
 from clearsight.networks.families.classifiers import spec_for

@@ -235,7 +235,7 @@ def export(
 
 def _write_batch(package: ModelPackage, file: Path, batch_size: int, given: dict[str, Any]) -> dict[str, Any] | None:
     """Return what was written; None when there is nothing to write."""
-    from clearsight.exporters.batch_graph import BatchOptions, write_batch_graph  # brings torch
+    from clearsight.exporters.formats.batch_graph import BatchOptions, write_batch_graph  # brings torch
 
     used = {name: value for name, value in given.items() if name not in ("min_size", "max_size")}
     options = BatchOptions(batch_size=batch_size, **used)
@@ -267,7 +267,9 @@ def _write_torchscript(package: ModelPackage, file: Path, model_name: str) -> No
 
 
 def _write_mar(package: ModelPackage, file: Path, model_name: str) -> None:
-    from clearsight.exporters.mar import write_mar  # brings TorchServe's side, which the other formats do without
+    from clearsight.exporters.formats.mar import (
+        write_mar,  # brings TorchServe's side, which the other formats do without
+    )
 
     write_mar(package, file, model_name)
 

@@ -11,10 +11,12 @@ import numpy.typing as npt
 import torch
 
 from clearsight.documents.settings import DetectorSettings, YoloSettings
-from clearsight.exporters.answers import Answer
-from clearsight.exporters.contract import Contract, contract_of, labels_of
-from clearsight.exporters.contract_file import Normalisation, RcnnContractFile, YoloContractFile
-from clearsight.exporters.detection_parity import (
+from clearsight.exporters.formats.contract import Contract, contract_of, labels_of
+from clearsight.exporters.formats.contract_file import Normalisation, RcnnContractFile, YoloContractFile
+from clearsight.exporters.formats.onnx import export_onnx
+from clearsight.exporters.graphs import Run, run_in_batches
+from clearsight.exporters.parity.answers import Answer
+from clearsight.exporters.parity.detection import (
     WANTED_IMAGES,
     RcnnGraph,
     Round,
@@ -24,8 +26,6 @@ from clearsight.exporters.detection_parity import (
     check_yolov5,
     other_limits,
 )
-from clearsight.exporters.graphs import Run, run_in_batches
-from clearsight.exporters.onnx import export_onnx
 from clearsight.exporters.serving_graphs import open_serving_graphs
 from clearsight.exporters.trained import TrainedModel, read_some
 from clearsight.handlers.scoring.views import placement_of

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from clearsight.exporters.formats.onnx import export_onnx
+from clearsight.exporters.formats.torchscript import export_torchscript
 from clearsight.exporters.graphs import Graph, run_onnxruntime, run_openvino, run_torchscript
-from clearsight.exporters.onnx import export_onnx
-from clearsight.exporters.torchscript import export_torchscript
 from clearsight.networks.serving import GraphSignature
 from clearsight.runs.package import ONNX_FILE, TORCHSCRIPT_FILE
 

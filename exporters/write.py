@@ -24,7 +24,7 @@ from clearsight.documents.settings import ClassificationSettings, Settings, Yolo
 from clearsight.errors import ExportError, UserError
 from clearsight.exporters.classifier import ClassifierExport
 from clearsight.exporters.detector import RcnnExport, YoloExport
-from clearsight.exporters.mlflow_folder import write_mlflow_files
+from clearsight.exporters.formats.mlflow_folder import write_mlflow_files
 from clearsight.exporters.serving_graphs import export_serving_graphs
 from clearsight.exporters.trained import Export, TrainedModel, evenly
 from clearsight.handlers.tuning.precision_gate import precision_gate, record_gate

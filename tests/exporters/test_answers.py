@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from clearsight.exporters.answers import Answer, compare_answers
+from clearsight.exporters.parity.answers import Answer, compare_answers
 from clearsight.networks.families.rcnn.selection import Limits
 
 LIMITS = Limits(0.0, 0.5, 10)

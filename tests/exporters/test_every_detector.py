@@ -17,7 +17,8 @@ from clearsight.cli import root
 from clearsight.console import run
 from clearsight.documents.settings import RcnnSettings, SegmentationSettings, Settings, YoloSettings
 from clearsight.errors import ExportError, InvalidPackage
-from clearsight.exporters import contract, detector
+from clearsight.exporters import detector
+from clearsight.exporters.formats import contract
 from clearsight.exporters.graphs import run_onnxruntime
 from clearsight.exporters.write import write_package
 from clearsight.networks.families.detectors import DETECTOR_NAMES, architecture_of, detector_from_architecture

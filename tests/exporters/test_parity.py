@@ -13,7 +13,7 @@ from torch import nn
 
 from clearsight.errors import ExportError
 from clearsight.exporters.graphs import Graph, run_eager, run_onnxruntime, run_openvino, run_torchscript
-from clearsight.exporters.parity import check_parity
+from clearsight.exporters.parity.classification import check_parity
 from clearsight.networks.load import load_network
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task

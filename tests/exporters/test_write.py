@@ -16,9 +16,9 @@ from torch import nn
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import BadImage, Conflict, ExportError, InvalidPackage
 from clearsight.exporters import serving_graphs, write
+from clearsight.exporters.formats.onnx import NormalisedNetwork, export_onnx
+from clearsight.exporters.formats.torchscript import export_torchscript
 from clearsight.exporters.graphs import run_onnxruntime
-from clearsight.exporters.onnx import NormalisedNetwork, export_onnx
-from clearsight.exporters.torchscript import export_torchscript
 from clearsight.exporters.write import has_bf16_units, write_package
 from clearsight.images.decode import decode_image
 from clearsight.networks.load import load_network

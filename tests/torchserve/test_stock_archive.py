@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from clearsight.errors import UserError
-from clearsight.exporters.mar import write_mar
+from clearsight.exporters.formats.mar import write_mar
 from clearsight.runs.package import ModelPackage
 from clearsight.serving.java import java_home
 from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan

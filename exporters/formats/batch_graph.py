@@ -14,11 +14,11 @@ from torch import nn
 
 from clearsight.documents.settings import ClassificationSettings, DetectorSettings, YoloSettings
 from clearsight.errors import UserError
-from clearsight.exporters.contract import Contract, contract_of
-from clearsight.exporters.contract_file import RcnnContractFile, YoloContractFile
-from clearsight.exporters.detection_parity import RcnnGraph, Round, YoloGraph, all_boxes, check_rcnn, check_yolov5
 from clearsight.exporters.detector import CONTRACT_HEIGHT, CONTRACT_WIDTH, limits_of
-from clearsight.exporters.onnx import export_onnx
+from clearsight.exporters.formats.contract import Contract, contract_of
+from clearsight.exporters.formats.contract_file import RcnnContractFile, YoloContractFile
+from clearsight.exporters.formats.onnx import export_onnx
+from clearsight.exporters.parity.detection import RcnnGraph, Round, YoloGraph, all_boxes, check_rcnn, check_yolov5
 from clearsight.networks.families.rcnn.detector import Detector
 from clearsight.networks.families.rcnn.selection import Limits
 from clearsight.networks.families.yolov5.network import Yolov5

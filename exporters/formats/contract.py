@@ -23,7 +23,7 @@ from torch import nn
 from torchvision.models.detection.roi_heads import paste_masks_in_image  # type: ignore[import-untyped]
 
 from clearsight.errors import UserError
-from clearsight.exporters.onnx import NormalisedNetwork
+from clearsight.exporters.formats.onnx import NormalisedNetwork
 from clearsight.networks.families.rcnn.detector import Detector
 from clearsight.networks.families.rcnn.selection import Limits, LimitTensors
 from clearsight.networks.families.rcnn.serving import find_within

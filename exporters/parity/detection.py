@@ -18,7 +18,7 @@ from torchvision.models.detection.image_list import ImageList  # type: ignore[im
 from torchvision.models.detection.roi_heads import paste_masks_in_image  # type: ignore[import-untyped]
 
 from clearsight.errors import ExportError
-from clearsight.exporters.answers import BOX_TOLERANCE_PX, Answer, Differences, compare_answers
+from clearsight.exporters.parity.answers import BOX_TOLERANCE_PX, Answer, Differences, compare_answers
 from clearsight.networks.families.rcnn.batch import pad_together
 from clearsight.networks.families.rcnn.detector import Detector
 from clearsight.networks.families.rcnn.selection import Found, Limits

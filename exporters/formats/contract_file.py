@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clearsight.exporters.answers import Answer
-from clearsight.exporters.contract import LIMIT_NAMES, first_label, outputs_of_picture
+from clearsight.exporters.formats.contract import LIMIT_NAMES, first_label, outputs_of_picture
 from clearsight.exporters.graphs import Graph, run_onnxruntime
+from clearsight.exporters.parity.answers import Answer
 from clearsight.networks.families.rcnn.detector import Detector
 from clearsight.networks.families.rcnn.selection import Limits
 from clearsight.networks.families.yolov5.serving import best_classes

@@ -1,0 +1,1 @@
+"""Whether exported graphs compute what the network computes."""
