@@ -15,10 +15,10 @@ from clearsight.console import AzCommand, LazyGroup, parse_assignments, result_o
 from clearsight.documents.deployment.document import apply_overrides, parse_deployment, parse_endpoint, read_document
 from clearsight.errors import ClearsightError, ServerUnavailable, UserError
 from clearsight.runs.workspace import Workspace
-from clearsight.serving.java import java_home as find_java_home
 from clearsight.serving.management.client import call
-from clearsight.serving.supervisor import ServeOptions
-from clearsight.serving.supervisor import serve as run_server
+from clearsight.serving.supervisor.java import java_home as find_java_home
+from clearsight.serving.supervisor.supervisor import ServeOptions
+from clearsight.serving.supervisor.supervisor import serve as run_server
 
 __all__ = ["java_home", "online_deployment", "online_endpoint", "serve"]
 

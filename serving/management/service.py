@@ -17,8 +17,6 @@ from clearsight.documents.deployment.document import (
 from clearsight.documents.deployment.traffic import parse_traffic
 from clearsight.errors import ClearsightError, Conflict, NotFound, UserError
 from clearsight.runs.model_registry import ModelRegistry
-from clearsight.serving.deployment_logs import read_logs
-from clearsight.serving.layout import read_overrides
 from clearsight.serving.management.store import (
     DeploymentRecord,
     EndpointRecord,
@@ -27,6 +25,8 @@ from clearsight.serving.management.store import (
     new_key,
 )
 from clearsight.serving.management.views import deployment_view, endpoint_view, failure_of
+from clearsight.serving.supervisor.deployment_logs import read_logs
+from clearsight.serving.supervisor.layout import read_overrides
 
 __all__ = ["RESOLVING", "EndpointService", "Runtime", "Step"]
 

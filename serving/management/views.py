@@ -4,7 +4,7 @@ from typing import Any
 
 from clearsight.errors import ClearsightError, NotFound, UserError
 from clearsight.serving.management.store import DeploymentRecord, EndpointRecord, Failure
-from clearsight.serving.workers import WorkersFailed
+from clearsight.serving.supervisor.torchserve_process import WorkersFailed
 
 __all__ = ["deployment_view", "endpoint_view", "failure_of"]
 

@@ -6,8 +6,14 @@ import yaml
 
 from clearsight.documents.deployment.document import DeploymentDocument, parse_deployment
 from clearsight.errors import InvalidDocument
-from clearsight.serving.layout import Measurement, choose_explain_lane, choose_layout, needs_measurement, serving_plan
-from clearsight.serving.torchserve_files import ExplainPlan, RunFolder
+from clearsight.serving.supervisor.layout import (
+    Measurement,
+    choose_explain_lane,
+    choose_layout,
+    needs_measurement,
+    serving_plan,
+)
+from clearsight.serving.supervisor.torchserve_files import ExplainPlan, RunFolder
 from clearsight.tasks import Task
 
 

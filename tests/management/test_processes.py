@@ -11,10 +11,10 @@ import pytest
 
 from clearsight.errors import Conflict, NotFound
 from clearsight.runs.workspace import Workspace
-from clearsight.serving.ledger import ProcessLedger
 from clearsight.serving.management.client import call
 from clearsight.serving.management.control import ControlServer
 from clearsight.serving.management.service import EndpointService
+from clearsight.serving.supervisor.ledger import ProcessLedger
 
 
 def sleeper() -> "subprocess.Popen[bytes]":

@@ -8,7 +8,7 @@ from clearsight.errors import Conflict, InvalidDocument, NotFound, UserError
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.management.service import EndpointService
 from clearsight.serving.management.store import EndpointStore, StoreInUse
-from clearsight.serving.workers import WorkersFailed
+from clearsight.serving.supervisor.torchserve_process import WorkersFailed
 
 
 async def test_an_empty_workspace_has_no_endpoints(service: EndpointService, workspace: Workspace) -> None:

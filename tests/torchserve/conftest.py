@@ -15,8 +15,8 @@ import pytest
 
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.gateway.table import Deployment, Endpoint, ExplainLane, RoutingTable, Upstream
-from clearsight.serving.gateway_process import GatewayProcess
-from clearsight.serving.workers import TorchServeProcess
+from clearsight.serving.supervisor.gateway_process import GatewayProcess
+from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 
 
 class Front:

@@ -11,8 +11,8 @@ import pytest
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.runs.package import ModelPackage
-from clearsight.serving.torchserve_files import ServingPlan
-from clearsight.serving.workers import TorchServeProcess
+from clearsight.serving.supervisor.torchserve_files import ServingPlan
+from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 
 pytestmark = [pytest.mark.torchserve, pytest.mark.asyncio]
 

@@ -12,8 +12,8 @@ import pytest
 from clearsight.serving.gateway.generation import Generation
 from clearsight.serving.gateway.lane import is_wrong_lane
 from clearsight.serving.gateway.table import Deployment, ExplainLane, Upstream
-from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
-from clearsight.serving.workers import TorchServeProcess
+from clearsight.serving.supervisor.torchserve_files import ExplainPlan, ServingPlan
+from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 
 pytestmark = [pytest.mark.torchserve, pytest.mark.asyncio]
 

@@ -9,8 +9,8 @@ import pytest
 
 from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.runs.package import ModelPackage
-from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
-from clearsight.serving.workers import TorchServeProcess
+from clearsight.serving.supervisor.torchserve_files import ExplainPlan, ServingPlan
+from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 from clearsight.wire.scoring import encode_answers
 
 pytestmark = [pytest.mark.slow, pytest.mark.torchserve, pytest.mark.asyncio, pytest.mark.timeout(600)]

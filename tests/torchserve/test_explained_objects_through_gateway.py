@@ -18,8 +18,8 @@ from PIL import Image
 
 from clearsight.handlers.explain.answering.scoring import ExplainingScorer, load_explaining_scorer
 from clearsight.runs.package import ModelPackage
-from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
-from clearsight.serving.workers import TorchServeProcess
+from clearsight.serving.supervisor.torchserve_files import ExplainPlan, ServingPlan
+from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 from clearsight.wire.scoring import encode_answers
 
 pytestmark = [

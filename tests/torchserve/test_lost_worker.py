@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from clearsight.serving.torchserve_files import ServingPlan
-from clearsight.serving.workers import TorchServeProcess
+from clearsight.serving.supervisor.torchserve_files import ServingPlan
+from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 
 
 @pytest.mark.torchserve

@@ -14,8 +14,8 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from clearsight.serving.torchserve_files import ServingPlan
-from clearsight.serving.workers import TorchServeProcess, WorkersFailed
+from clearsight.serving.supervisor.torchserve_files import ServingPlan
+from clearsight.serving.supervisor.torchserve_process import TorchServeProcess, WorkersFailed
 
 pytestmark = [pytest.mark.torchserve, pytest.mark.asyncio(loop_scope="module")]
 

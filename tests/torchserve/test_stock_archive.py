@@ -21,9 +21,9 @@ import pytest
 from clearsight.errors import UserError
 from clearsight.exporters.formats.mar import write_mar
 from clearsight.runs.package import ModelPackage
-from clearsight.serving.java import java_home
-from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
-from clearsight.serving.workers import TorchServeProcess
+from clearsight.serving.supervisor.java import java_home
+from clearsight.serving.supervisor.torchserve_files import ExplainPlan, ServingPlan
+from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 
 CONFIG = Path(__file__).resolve().parents[2] / "config.properties"
 AMPLE_S = 300

@@ -21,7 +21,7 @@ import psutil
 from PIL import Image
 
 from clearsight.errors import ServerUnavailable
-from clearsight.serving.torchserve_files import RunFolder, ServingPlan
+from clearsight.serving.supervisor.torchserve_files import RunFolder, ServingPlan
 
 __all__ = ["TorchServeProcess", "WorkersFailed", "warm_up_body"]
 

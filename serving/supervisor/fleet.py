@@ -13,10 +13,12 @@ from clearsight.documents.deployment.document import DeploymentDocument, Probe
 from clearsight.errors import ClearsightError, ServerUnavailable
 from clearsight.runs.package import ModelPackage
 from clearsight.runs.workspace import Workspace
-from clearsight.serving.deployment_logs import log_file
 from clearsight.serving.gateway.table import Deployment, Endpoint, ExplainLane, RoutingTable, Upstream
-from clearsight.serving.gateway_process import GatewayProcess
-from clearsight.serving.layout import (
+from clearsight.serving.management.service import Step
+from clearsight.serving.management.store import DeploymentRecord, EndpointRecord, EndpointStore
+from clearsight.serving.supervisor.deployment_logs import log_file
+from clearsight.serving.supervisor.gateway_process import GatewayProcess
+from clearsight.serving.supervisor.layout import (
     Measurement,
     choose_explain_lane,
     choose_layout,
@@ -24,10 +26,8 @@ from clearsight.serving.layout import (
     needs_measurement,
     serving_plan,
 )
-from clearsight.serving.ledger import ProcessLedger
-from clearsight.serving.management.service import Step
-from clearsight.serving.management.store import DeploymentRecord, EndpointRecord, EndpointStore
-from clearsight.serving.workers import TorchServeProcess
+from clearsight.serving.supervisor.ledger import ProcessLedger
+from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 
 __all__ = ["Fleet"]
 

@@ -17,13 +17,13 @@ from typing import Final
 from clearsight.errors import Conflict, ServerUnavailable
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.workspace import Workspace
-from clearsight.serving.fleet import Fleet
-from clearsight.serving.gateway_process import GatewayProcess
-from clearsight.serving.java import java_home
-from clearsight.serving.ledger import ProcessLedger
 from clearsight.serving.management.control import ControlServer, is_served
 from clearsight.serving.management.service import EndpointService
 from clearsight.serving.management.store import EndpointStore
+from clearsight.serving.supervisor.fleet import Fleet
+from clearsight.serving.supervisor.gateway_process import GatewayProcess
+from clearsight.serving.supervisor.java import java_home
+from clearsight.serving.supervisor.ledger import ProcessLedger
 
 __all__ = ["ServeOptions", "serve"]
 

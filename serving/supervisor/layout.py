@@ -27,7 +27,7 @@ from clearsight.handlers.tuning.measure import NEARLY_AS_FAST
 from clearsight.runs.package import MANIFEST_FILE, sha256_of
 from clearsight.runs.workspace import Workspace, write_atomically
 from clearsight.serving.gateway.table import JOB_TIMEOUT_S, MAX_JOBS
-from clearsight.serving.torchserve_files import ExplainPlan, ServingPlan
+from clearsight.serving.supervisor.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.tasks import Task
 
 __all__ = ["Layout", "Measurement", "choose_explain_lane", "choose_layout", "measure_package", "serving_plan"]

@@ -29,7 +29,7 @@ from clearsight.errors import ServerUnavailable, UserError
 from clearsight.handlers.torchserve_folder import HandlerConfig, WorkerConfig, write_folder
 from clearsight.runs.workspace import write_atomically
 from clearsight.serving.gateway.table import JOB_TIMEOUT_S, MAX_JOBS
-from clearsight.serving.java import java_home
+from clearsight.serving.supervisor.java import java_home
 
 __all__ = ["ExplainPlan", "RunFolder", "ServingPlan"]
 
