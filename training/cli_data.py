@@ -11,7 +11,7 @@ from rich.progress import track
 from clearsight.console import AzCommand, LazyGroup, emit, stderr
 from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
-from clearsight.training.converters import (
+from clearsight.training.data.converters import (
     DEFAULT_VALIDATION_EVERY,
     LAYOUTS,
     Request,
@@ -198,7 +198,7 @@ def check(folder: Path, task: str, target_column: str, is_decoded: bool, output_
       clearsight data check data/training-mltable-folder --task image_classification
       clearsight data check data/training-mltable-folder --task image_object_detection --output json
     """
-    from clearsight.training.check import check_folder
+    from clearsight.training.data.check import check_folder
 
     report = check_folder(
         folder,

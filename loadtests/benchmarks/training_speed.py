@@ -26,16 +26,16 @@ from torchvision import transforms
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.networks.families.classifiers import build_network, spec_for
 from clearsight.tasks import Task
-from clearsight.training.augment import Augmentation
-from clearsight.training.checkpoint import Checkpoints
-from clearsight.training.classification import ClassificationObjective
-from clearsight.training.datasets import EvaluationSet, PictureCache, TrainingSet
-from clearsight.training.early_stopping import EarlyStopping
-from clearsight.training.hardware import Hardware, choose_hardware
-from clearsight.training.loop import LoopOptions, TrainingRun, train
-from clearsight.training.losses import build_loss
-from clearsight.training.optimizer import OptimizerOptions, build_optimizer
-from clearsight.training.schedule import StepDecay
+from clearsight.training.classification.augmentation import Augmentation
+from clearsight.training.classification.datasets import EvaluationSet, PictureCache, TrainingSet
+from clearsight.training.classification.losses import build_loss
+from clearsight.training.classification.objective import ClassificationObjective
+from clearsight.training.engine.checkpoint import Checkpoints
+from clearsight.training.engine.early_stopping import EarlyStopping
+from clearsight.training.engine.hardware import Hardware, choose_hardware
+from clearsight.training.engine.loop import LoopOptions, TrainingRun, train
+from clearsight.training.engine.optimizer import OptimizerOptions, build_optimizer
+from clearsight.training.engine.schedule import StepDecay
 
 __all__ = ["TrainingRow", "measure_training"]
 

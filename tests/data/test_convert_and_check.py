@@ -10,12 +10,12 @@ from click.testing import CliRunner, Result
 
 from clearsight.errors import InvalidData
 from clearsight.tasks import Task
-from clearsight.training.check import check_folder
 from clearsight.training.cli_data import data
-from clearsight.training.converters import Request, copy_pictures
-from clearsight.training.converters.class_folders import read_class_folders
-from clearsight.training.converters.csv_list import read_csv
-from clearsight.training.table import load_table
+from clearsight.training.data.check import check_folder
+from clearsight.training.data.converters import Request, copy_pictures
+from clearsight.training.data.converters.class_folders import read_class_folders
+from clearsight.training.data.converters.csv_list import read_csv
+from clearsight.training.data.table import load_table
 
 TRAINING, VALIDATION = "training-mltable-folder", "validation-mltable-folder"
 

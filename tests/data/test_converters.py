@@ -14,11 +14,11 @@ from PIL import Image
 from clearsight.errors import InvalidData
 from clearsight.tasks import Task
 from clearsight.training.cli_data import data
-from clearsight.training.converters import Request
-from clearsight.training.converters.coco import read_coco
-from clearsight.training.converters.masks import read_masks
-from clearsight.training.converters.outlines import rings_from_mask
-from clearsight.training.converters.voc import read_voc
+from clearsight.training.data.converters import Request
+from clearsight.training.data.converters.coco import read_coco
+from clearsight.training.data.converters.masks import read_masks
+from clearsight.training.data.converters.outlines import rings_from_mask
+from clearsight.training.data.converters.voc import read_voc
 
 Picture = Callable[..., Path]
 TRAINING, VALIDATION = "training-mltable-folder", "validation-mltable-folder"

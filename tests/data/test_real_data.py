@@ -13,8 +13,8 @@ from clearsight.documents.data.mltable import MLTABLE_TEXT
 from clearsight.runs.cli_job import job
 from clearsight.tasks import Task
 from clearsight.training.cli_data import data
-from clearsight.training.converters import Request
-from clearsight.training.converters.coco import read_coco
+from clearsight.training.data.converters import Request
+from clearsight.training.data.converters.coco import read_coco
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

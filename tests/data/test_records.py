@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from clearsight.tasks import Task
-from clearsight.training.records import BadRecord, Labels, SizeHint, parse_labels, parse_size_hint
+from clearsight.training.data.records import BadRecord, Labels, SizeHint, parse_labels, parse_size_hint
 
 
 def parse(value: object, task: Task, tally: Counter[str] | None = None, size_wh: Any = (100, 100)) -> Labels:

@@ -17,8 +17,8 @@ from clearsight.demo.outlines import box_from_rings, rings_from_coverage
 from clearsight.demo.rack import RACK_CLASSES, draw_rack
 from clearsight.demo.scene import EASY_COLOURS, draw_scene
 from clearsight.tasks import Task
-from clearsight.training.check import check_folder
 from clearsight.training.cli_data import data
+from clearsight.training.data.check import check_folder
 
 FOLDERS = {
     "multiclass": Task.MULTI_CLASS,

@@ -6,7 +6,7 @@ import pytest
 
 from clearsight.errors import InvalidData
 from clearsight.tasks import Task
-from clearsight.training.table import (
+from clearsight.training.data.table import (
     Record,
     Table,
     class_names,

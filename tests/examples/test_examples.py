@@ -9,7 +9,7 @@ import pytest
 
 from clearsight.errors import InvalidDocument
 from clearsight.runs.workspace import Workspace
-from clearsight.training.job_plan import plan_job
+from clearsight.training.plan import plan_job
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

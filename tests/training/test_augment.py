@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from clearsight.training.augment import Augmentation, ColorDraw, augment, color_matrix, draw_crop
+from clearsight.training.classification.augmentation import Augmentation, ColorDraw, augment, color_matrix, draw_crop
 
 
 @pytest.fixture

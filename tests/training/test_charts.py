@@ -18,7 +18,7 @@ from clearsight.training.charts import write_charts
 from clearsight.training.charts.confusion import row_shares
 from clearsight.training.charts.curves import MAX_POINTS, Curve, precision_recall_curves, roc_curves, thin
 from clearsight.training.charts.lettering import choose_lettering
-from clearsight.training.metrics import classification_metrics
+from clearsight.training.classification.metrics import classification_metrics
 
 MULTI_CLASS, MULTI_LABEL = Task.MULTI_CLASS, Task.MULTI_LABEL
 NAMES = ("confusion_matrix", "roc_curve", "precision_recall_curve", "classification_report")

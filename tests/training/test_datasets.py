@@ -7,10 +7,16 @@ from PIL import Image
 
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.tasks import Task
-from clearsight.training.augment import Augmentation
-from clearsight.training.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets, find_unreadable
-from clearsight.training.picture_file import PictureFile
-from clearsight.training.records import Record
+from clearsight.training.classification.augmentation import Augmentation
+from clearsight.training.classification.datasets import (
+    EvaluationSet,
+    PictureCache,
+    TrainingSet,
+    encode_targets,
+    find_unreadable,
+)
+from clearsight.training.data.image_file import PictureFile
+from clearsight.training.data.records import Record
 from clearsight.vision.preprocess import preprocess
 
 

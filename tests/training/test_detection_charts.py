@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from clearsight.tasks import Task
 from clearsight.training.charts import write_detection_charts, write_samples
-from clearsight.training.detection_metrics import Detections, GroundTruth, MetricOptions, detection_metrics
+from clearsight.training.detection.metrics import Detections, GroundTruth, MetricOptions, detection_metrics
 
 BOXES = Task.DETECTION
 OPTIONS = MetricOptions("voc", 0.5, 0.3)

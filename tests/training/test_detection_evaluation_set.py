@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from clearsight.documents.settings import RcnnSettings, YoloSettings
-from clearsight.training.detection_data import DetectionEvaluationSet
-from clearsight.training.records import Box, Instance, Record
+from clearsight.training.data.records import Box, Instance, Record
+from clearsight.training.detection.data import DetectionEvaluationSet
 from clearsight.vision.letterbox import letterbox, place
 from clearsight.vision.rle import decode_rle
 

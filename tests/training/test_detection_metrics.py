@@ -11,11 +11,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from clearsight.tasks import Task
-from clearsight.training.detection_metrics import Detections, GroundTruth, MetricOptions, detection_metrics
-from clearsight.training.detection_metrics.coco import NAMES, coco_metrics
-from clearsight.training.detection_metrics.metrics import MetricType
-from clearsight.training.detection_metrics.regions import Shape
-from clearsight.training.detection_metrics.voc import average_precision, match_classes, match_predictions
+from clearsight.training.detection.metrics import Detections, GroundTruth, MetricOptions, detection_metrics
+from clearsight.training.detection.metrics.coco import NAMES, coco_metrics
+from clearsight.training.detection.metrics.metrics import MetricType
+from clearsight.training.detection.metrics.regions import Shape
+from clearsight.training.detection.metrics.voc import average_precision, match_classes, match_predictions
 from clearsight.vision.masks import CroppedMask
 from clearsight.vision.rle import encode_rle
 

@@ -10,15 +10,15 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from clearsight.training.detection_data import RcnnAugmentation, YoloAugmentation
-from clearsight.training.detection_data.affine import flip, random_affine
-from clearsight.training.detection_data.canvas import expand, put
-from clearsight.training.detection_data.crop import crop, random_crop
-from clearsight.training.detection_data.mosaic import mosaic
-from clearsight.training.detection_data.rings import bounds, cut_ring
-from clearsight.training.detection_data.scene import Objects, Scene, make_scene
-from clearsight.training.detection_data.tiling import TileGrid, cut_tile, tiles_with_objects
-from clearsight.training.records import Box, Instance, Record
+from clearsight.training.data.records import Box, Instance, Record
+from clearsight.training.detection.data import RcnnAugmentation, YoloAugmentation
+from clearsight.training.detection.data.affine import flip, random_affine
+from clearsight.training.detection.data.canvas import expand, put
+from clearsight.training.detection.data.crop import crop, random_crop
+from clearsight.training.detection.data.mosaic import mosaic
+from clearsight.training.detection.data.rings import bounds, cut_ring
+from clearsight.training.detection.data.scene import Objects, Scene, make_scene
+from clearsight.training.detection.data.tiling import TileGrid, cut_tile, tiles_with_objects
 from clearsight.vision.letterbox import letterbox, shorter_side
 from clearsight.vision.polygons import polygons_to_mask
 from clearsight.vision.tiles import Tile

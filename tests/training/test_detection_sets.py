@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from clearsight.training.datasets import PictureCache
-from clearsight.training.detection_data import (
+from clearsight.training.classification.datasets import PictureCache
+from clearsight.training.data.records import Box, Instance, Record
+from clearsight.training.detection.data import (
     DetectionBatch,
     DetectionTrainingSet,
     RcnnAugmentation,
@@ -13,7 +14,6 @@ from clearsight.training.detection_data import (
     YoloAugmentation,
     useful_side,
 )
-from clearsight.training.records import Box, Instance, Record
 
 CLASSES = ("can", "cup")
 PLAIN = RcnnAugmentation(48, 200, with_geometry=False)

@@ -18,17 +18,17 @@ from clearsight.handlers.scoring.views import merge_views
 from clearsight.networks.serving import to_serving_module
 from clearsight.runs.trial_spec import Setting, TrialSpec
 from clearsight.tasks import Task
-from clearsight.training.checkpoint import Checkpoints
+from clearsight.training.data.records import Box, Instance, Record
 from clearsight.training.detection import find_all
 from clearsight.training.detection.family import Examined
-from clearsight.training.hardware import Hardware
-from clearsight.training.loop import TrainingRun, smallest_batch, train
-from clearsight.training.objective import Evaluation, NotFinite
-from clearsight.training.ranks import Ranks
-from clearsight.training.records import Box, Instance, Record
-from clearsight.training.trial_data import TrialRecords, make_sets
-from clearsight.training.trial_detection import DetectionTrial
-from clearsight.training.trial_options import num_steps_of, schedule_of
+from clearsight.training.detection.trial import DetectionTrial
+from clearsight.training.engine.checkpoint import Checkpoints
+from clearsight.training.engine.hardware import Hardware
+from clearsight.training.engine.loop import TrainingRun, smallest_batch, train
+from clearsight.training.engine.objective import Evaluation, NotFinite
+from clearsight.training.engine.ranks import Ranks
+from clearsight.training.trial.data import TrialRecords, make_sets
+from clearsight.training.trial.options import num_steps_of, schedule_of
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.preprocess import normalise
 

@@ -1,6 +1,6 @@
 import pytest
 
-from clearsight.training.early_stopping import EarlyStopping
+from clearsight.training.engine.early_stopping import EarlyStopping
 
 
 def stops_after(metrics: list[float], **options: int | bool) -> int | None:

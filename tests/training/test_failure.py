@@ -14,7 +14,7 @@ from clearsight.errors import (
     UserError,
     WeightsMissing,
 )
-from clearsight.training.failure import explain
+from clearsight.training.trial.failure import explain
 
 LOG = Path("/runs/a_HD_0/trial.log")
 

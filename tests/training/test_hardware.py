@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from clearsight.errors import UserError
-from clearsight.training import hardware
-from clearsight.training.hardware import Hardware, choose_hardware, is_dense, usable_memory_bytes
+from clearsight.training.engine import hardware
+from clearsight.training.engine.hardware import Hardware, choose_hardware, is_dense, usable_memory_bytes
 
 
 def test_a_network_with_a_depthwise_convolution_is_not_dense() -> None:

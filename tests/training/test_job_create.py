@@ -30,7 +30,7 @@ from clearsight.runs.run_folder import RunFolder, RunStatus
 from clearsight.runs.start import start_job, take_up_job
 from clearsight.runs.stop_requests import StopRequests
 from clearsight.runs.workspace import Workspace
-from clearsight.training.job_plan import plan_job
+from clearsight.training.plan import plan_job
 
 WriteJob = Callable[..., Path]
 

@@ -9,7 +9,7 @@ import yaml
 
 from clearsight.errors import Conflict, InvalidDocument, UserError
 from clearsight.runs.workspace import Workspace
-from clearsight.training.job_plan import plan_job
+from clearsight.training.plan import plan_job
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_model_is_trained_by_a_process_per_gpu_or_as_many_as_are_asked_for(
     expected: int,
     warning: str | None,
 ) -> None:
-    monkeypatch.setattr("clearsight.training.job_plan.count_gpus", lambda: num_gpus)
+    monkeypatch.setattr("clearsight.training.plan.count_gpus", lambda: num_gpus)
     file = write_job(tmp_path, training_parameters={"model_name": "resnet18", **parameters})
     plan = plan_job(file, {}, None, workspace)
     assert plan.num_processes == expected

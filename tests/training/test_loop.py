@@ -14,19 +14,19 @@ from torch import nn
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import TrainingError, UserError
 from clearsight.tasks import Task
-from clearsight.training.augment import Augmentation
-from clearsight.training.checkpoint import Checkpoints, Counters
-from clearsight.training.classification import ClassificationObjective
-from clearsight.training.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets
-from clearsight.training.early_stopping import EarlyStopping
-from clearsight.training.hardware import Hardware
-from clearsight.training.loop import LoopOptions, TrainingRun, smallest_batch, train
-from clearsight.training.losses import build_loss
-from clearsight.training.objective import Evaluation
-from clearsight.training.optimizer import OptimizerOptions, build_optimizer
-from clearsight.training.ranks import Ranks
-from clearsight.training.schedule import StepDecay, WarmupCosine
-from clearsight.training.table import class_names, load_table
+from clearsight.training.classification.augmentation import Augmentation
+from clearsight.training.classification.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets
+from clearsight.training.classification.losses import build_loss
+from clearsight.training.classification.objective import ClassificationObjective
+from clearsight.training.data.table import class_names, load_table
+from clearsight.training.engine.checkpoint import Checkpoints, Counters
+from clearsight.training.engine.early_stopping import EarlyStopping
+from clearsight.training.engine.hardware import Hardware
+from clearsight.training.engine.loop import LoopOptions, TrainingRun, smallest_batch, train
+from clearsight.training.engine.objective import Evaluation
+from clearsight.training.engine.optimizer import OptimizerOptions, build_optimizer
+from clearsight.training.engine.ranks import Ranks
+from clearsight.training.engine.schedule import StepDecay, WarmupCosine
 
 CPU = Hardware(torch.device("cpu"), None, "test", 1)
 
@@ -276,8 +276,8 @@ def test_float16_scales_the_loss_and_goes_on_with_the_same_scale(
 def test_a_long_epoch_is_saved_within(
     make_run: Callable[..., TrainingRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clearsight.training.loop._CHECKPOINT_S", 0.0)
-    monkeypatch.setattr("clearsight.training.loop._CHECKPOINT_SHARE", float("inf"))
+    monkeypatch.setattr("clearsight.training.engine.loop._CHECKPOINT_S", 0.0)
+    monkeypatch.setattr("clearsight.training.engine.loop._CHECKPOINT_SHARE", float("inf"))
     broken = make_run(tmp_path / "checkpoints", should_stop=RaiseAfter(4))
     with pytest.raises(RuntimeError, match="pulled the plug"):
         train(broken)

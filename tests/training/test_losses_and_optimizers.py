@@ -4,8 +4,8 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from clearsight.tasks import Task
-from clearsight.training.losses import build_loss, class_weights
-from clearsight.training.optimizer import OptimizerOptions, build_optimizer
+from clearsight.training.classification.losses import build_loss, class_weights
+from clearsight.training.engine.optimizer import OptimizerOptions, build_optimizer
 
 
 def test_no_weighting_means_no_weights() -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch.distributed as dist
 from safetensors import safe_open
 
-from clearsight.training.ranks import Ranks
+from clearsight.training.engine.ranks import Ranks
 
 PROGRAM = Path(__file__).with_name("tiny_training.py")
 
@@ -35,7 +35,9 @@ def start() -> Start:
     They are forked from one clean process that has imported everything: imports take longer than the training.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["clearsight.training.classification", "clearsight.training.loop", "torch._dynamo"])
+    context.set_forkserver_preload(
+        ["clearsight.training.classification.objective", "clearsight.training.engine.loop", "torch._dynamo"]
+    )
 
     def start(folder: Path, num_processes: int = 1, **options: Any) -> list[ForkServerProcess]:
         folder.mkdir(exist_ok=True)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from clearsight.training.schedule import StepDecay, WarmupCosine
+from clearsight.training.engine.schedule import StepDecay, WarmupCosine
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from clearsight.runs.package import ModelPackage
 from clearsight.runs.run_folder import RunFolder, RunStatus
 from clearsight.runs.trial_spec import Setting, TrialSpec
 from clearsight.tasks import Task
-from clearsight.training.trial import run_trial
+from clearsight.training.trial.run import run_trial
 
 Make = Callable[..., RunFolder]
 
@@ -92,7 +92,7 @@ def events(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
 def test_a_multi_label_trial_runs_to_its_package(make_trial: Make, texture_pairs_folder: Path, tmp_path: Path) -> None:
     folder = make_trial(texture_pairs_folder, Task.MULTI_LABEL, training_batch_size=6, weighted_loss=2)
     executor = Inline()
-    task_id = executor.submit(TaskSpec("clearsight.training.trial", (str(folder.root),), tmp_path / "log"))
+    task_id = executor.submit(TaskSpec("clearsight.training.trial.run", (str(folder.root),), tmp_path / "log"))
     [ended] = executor.wait(0)
     status = folder.read_status()
     assert (ended.task_id, ended.code, status.status) == (task_id, 0, "Completed"), status.message
@@ -114,7 +114,7 @@ def test_a_signal_stops_a_trial_at_the_next_step(make_trial: Make, texture_folde
     folder = make_trial(texture_folder, number_of_epochs=500, early_stopping=0)
 
     # In a process of its own: one that signals itself can end the run of all other tests with it.
-    process = subprocess.Popen([sys.executable, "-m", "clearsight.training.trial", folder.root])
+    process = subprocess.Popen([sys.executable, "-m", "clearsight.training.trial.run", folder.root])
     try:
         while not folder.read_metrics():
             assert process.poll() is None
@@ -162,7 +162,7 @@ def test_many_unreadable_pictures_fail(make_trial: Make, texture_folder: Path, t
 def test_a_few_unreadable_pictures_are_left_out_with_a_warning(
     make_trial: Make, texture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clearsight.training.trial.write_package", lambda *args, **options: None)
+    monkeypatch.setattr("clearsight.training.trial.run.write_package", lambda *args, **options: None)
     folder = make_trial(copy_table(texture_folder, tmp_path / "data", {3: b"", 4: b"x"}))
     assert run_trial(folder, threading.Event()).status == "Completed"
     [data] = events(folder, "data")
@@ -174,7 +174,7 @@ def test_the_same_trial_twice_gives_the_same_metrics(
     make_trial: Make, texture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole trial but its export: weights, data, loop."""
-    monkeypatch.setattr("clearsight.training.trial.write_package", lambda *args, **options: None)
+    monkeypatch.setattr("clearsight.training.trial.run.write_package", lambda *args, **options: None)
     folder = make_trial(texture_folder, training_batch_size=18)
     spec = folder.spec_file.read_text()
     other = RunFolder(tmp_path / "other")
@@ -189,7 +189,7 @@ def test_what_is_done_otherwise_than_asked_is_a_warning(
     make_trial: Make, texture_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One epoch has no room for the default warm-up of two; without momentum there is nothing to look ahead with."""
-    monkeypatch.setattr("clearsight.training.trial.write_package", lambda *args, **options: None)
+    monkeypatch.setattr("clearsight.training.trial.run.write_package", lambda *args, **options: None)
     folder = make_trial(texture_folder, momentum=0.0, nesterov=True, layers_to_freeze=5)
     assert run_trial(folder, threading.Event()).status == "Completed"
     warnings = [event["message"] for event in events(folder, "warning")]
@@ -200,7 +200,7 @@ def test_what_is_done_otherwise_than_asked_is_a_warning(
 def test_a_trial_writes_the_charts_of_its_best_pass(
     make_trial: Make, texture_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clearsight.training.trial.write_package", lambda *args, **options: None)
+    monkeypatch.setattr("clearsight.training.trial.run.write_package", lambda *args, **options: None)
     folder = make_trial(texture_folder, layers_to_freeze=5)
     status = run_trial(folder, threading.Event())
     report = json.loads((folder.root / "metrics" / "confusion_matrix.json").read_text())
@@ -214,7 +214,7 @@ def test_a_package_that_cannot_be_written_is_a_failed_export(
     def fail(*args: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("clearsight.training.trial.write_package", fail)
+    monkeypatch.setattr("clearsight.training.trial.run.write_package", fail)
     status = failed(make_trial(texture_folder, layers_to_freeze=5))
     assert status.reason == "export_failed"
     assert "No space left" in str(status.message)
@@ -226,7 +226,7 @@ def test_a_batch_beyond_the_memory_fails_with_its_size(
     def no_room(run: object) -> None:
         torch.empty(2**60, dtype=torch.uint8)
 
-    monkeypatch.setattr("clearsight.training.trial.train", no_room)
+    monkeypatch.setattr("clearsight.training.trial.run.train", no_room)
     status = failed(make_trial(texture_folder, training_batch_size=60))
     assert status.reason == "out_of_memory"
     assert "training_batch_size 60" in str(status.message)

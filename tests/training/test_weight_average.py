@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from clearsight.training.weight_average import WeightAverage
+from clearsight.training.engine.weight_average import WeightAverage
 
 
 def test_decay_follows_the_recipe_in_long_runs() -> None:

@@ -18,19 +18,19 @@ from torch import nn
 from clearsight import environment
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.tasks import Task
-from clearsight.training import loop
-from clearsight.training.augment import Augmentation
-from clearsight.training.checkpoint import Checkpoints
-from clearsight.training.classification import ClassificationObjective
-from clearsight.training.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets
-from clearsight.training.early_stopping import EarlyStopping
-from clearsight.training.hardware import Hardware
-from clearsight.training.losses import build_loss
-from clearsight.training.objective import Evaluation
-from clearsight.training.optimizer import OptimizerOptions, build_optimizer
-from clearsight.training.ranks import joined
-from clearsight.training.schedule import WarmupCosine
-from clearsight.training.table import class_names, load_table
+from clearsight.training.classification.augmentation import Augmentation
+from clearsight.training.classification.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets
+from clearsight.training.classification.losses import build_loss
+from clearsight.training.classification.objective import ClassificationObjective
+from clearsight.training.data.table import class_names, load_table
+from clearsight.training.engine import loop
+from clearsight.training.engine.checkpoint import Checkpoints
+from clearsight.training.engine.early_stopping import EarlyStopping
+from clearsight.training.engine.hardware import Hardware
+from clearsight.training.engine.objective import Evaluation
+from clearsight.training.engine.optimizer import OptimizerOptions, build_optimizer
+from clearsight.training.engine.ranks import joined
+from clearsight.training.engine.schedule import WarmupCosine
 
 
 @dataclass

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from clearsight.training.charts.confusion import confusion_document
 from clearsight.training.charts.curves import Curve, Curves, thin
-from clearsight.training.detection_metrics import Detections, GroundTruth
-from clearsight.training.detection_metrics.metrics import averages_of
-from clearsight.training.detection_metrics.regions import Shape, overlap_matrix
-from clearsight.training.detection_metrics.voc import ClassMatches, taken_objects
+from clearsight.training.detection.metrics import Detections, GroundTruth
+from clearsight.training.detection.metrics.metrics import averages_of
+from clearsight.training.detection.metrics.regions import Shape, overlap_matrix
+from clearsight.training.detection.metrics.voc import ClassMatches, taken_objects
 
 __all__ = [
     "BACKGROUND",

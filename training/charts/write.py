@@ -21,7 +21,7 @@ from clearsight.training.charts.confusion import (
 )
 from clearsight.training.charts.curves import Curves, precision_recall_curves, roc_curves
 from clearsight.training.charts.report import Report, build_report
-from clearsight.training.metrics import classification_metrics, indicators
+from clearsight.training.classification.metrics import classification_metrics, indicators
 
 __all__ = ["write_charts", "write_files"]
 

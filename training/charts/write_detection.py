@@ -20,9 +20,9 @@ from clearsight.training.charts.detection import (
     detection_curves_document,
 )
 from clearsight.training.charts.write import write_files
-from clearsight.training.detection_metrics import Detections, GroundTruth, MetricOptions
-from clearsight.training.detection_metrics.regions import Shape
-from clearsight.training.detection_metrics.voc import match_classes
+from clearsight.training.detection.metrics import Detections, GroundTruth, MetricOptions
+from clearsight.training.detection.metrics.regions import Shape
+from clearsight.training.detection.metrics.voc import match_classes
 
 __all__ = ["write_detection_charts"]
 

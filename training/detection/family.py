@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from clearsight.training.detection_data import DetectionBatch, DetectionTarget
+from clearsight.training.detection.data import DetectionBatch, DetectionTarget
 from clearsight.vision.candidates import Candidates
 
 __all__ = ["Bytes", "Examined", "Family", "to_boxes"]

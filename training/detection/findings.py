@@ -13,11 +13,11 @@ from clearsight.documents.settings import DetectorSettings, SegmentationSettings
 from clearsight.handlers.scoring.detection import Detections as Found
 from clearsight.handlers.scoring.segmentation import picture_mask
 from clearsight.handlers.scoring.views import merge_views
+from clearsight.training.detection.data import DetectionEvaluationSet, EvaluationPicture
 from clearsight.training.detection.family import Family
-from clearsight.training.detection_data import DetectionEvaluationSet, EvaluationPicture
-from clearsight.training.detection_metrics import Detections, GroundTruth
-from clearsight.training.objective import NotFinite
-from clearsight.training.ranks import Ranks
+from clearsight.training.detection.metrics import Detections, GroundTruth
+from clearsight.training.engine.objective import NotFinite
+from clearsight.training.engine.ranks import Ranks
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.rle import encode_rle
 

@@ -8,12 +8,12 @@ from torch import nn
 
 from clearsight.documents.settings import DetectorSettings
 from clearsight.tasks import Task
+from clearsight.training.detection.data import DetectionBatch, DetectionEvaluationSet
 from clearsight.training.detection.family import Family
 from clearsight.training.detection.findings import Findings, find_all
-from clearsight.training.detection_data import DetectionBatch, DetectionEvaluationSet
-from clearsight.training.detection_metrics import DetectionMetrics, MetricOptions, detection_metrics
-from clearsight.training.objective import Evaluation, Learnt
-from clearsight.training.ranks import Ranks
+from clearsight.training.detection.metrics import DetectionMetrics, MetricOptions, detection_metrics
+from clearsight.training.engine.objective import Evaluation, Learnt
+from clearsight.training.engine.ranks import Ranks
 
 __all__ = ["DetectionObjective"]
 

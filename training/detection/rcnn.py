@@ -17,9 +17,9 @@ from clearsight.documents.settings import RcnnSettings
 from clearsight.networks.families.rcnn.batch import Size, Target, pad_together
 from clearsight.networks.families.rcnn.detector import Detector
 from clearsight.networks.families.rcnn.selection import Limits, to_candidates
+from clearsight.training.detection.data import DetectionBatch, DetectionTarget
 from clearsight.training.detection.family import Bytes, Examined, to_boxes
-from clearsight.training.detection_data import DetectionBatch, DetectionTarget
-from clearsight.training.hardware import Hardware
+from clearsight.training.engine.hardware import Hardware
 from clearsight.vision.preprocess import normalise
 
 __all__ = ["RcnnFamily"]

@@ -15,9 +15,9 @@ from clearsight.networks.families.yolov5.head import STRIDES
 from clearsight.networks.families.yolov5.loss import Losses, Yolov5Loss
 from clearsight.networks.families.yolov5.network import Yolov5
 from clearsight.networks.families.yolov5.serving import best_classes
+from clearsight.training.detection.data import DetectionBatch, DetectionTarget, DetectionTrainingSet
 from clearsight.training.detection.family import Bytes, Examined, to_boxes
-from clearsight.training.detection_data import DetectionBatch, DetectionTarget, DetectionTrainingSet
-from clearsight.training.hardware import Hardware
+from clearsight.training.engine.hardware import Hardware
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.preprocess import normalise
 

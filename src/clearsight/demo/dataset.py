@@ -25,7 +25,7 @@ from clearsight.demo.palette import Bytes
 from clearsight.demo.rack import Outlined, draw_rack
 from clearsight.demo.scene import Scene, draw_scene
 from clearsight.tasks import Task
-from clearsight.training.converters import DEFAULT_VALIDATION_EVERY, Entry, split_every, write_folders
+from clearsight.training.data.converters import DEFAULT_VALIDATION_EVERY, Entry, split_every, write_folders
 
 __all__ = ["TASK_FOLDERS", "DemoOptions", "draw_dataset", "write_tables"]
 

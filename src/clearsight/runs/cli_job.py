@@ -18,7 +18,7 @@ from clearsight.runs.run_folder import EventReader, RunFolder
 from clearsight.runs.start import hand_over, start_job, take_up_job
 from clearsight.runs.stop_requests import heed_signals
 from clearsight.runs.workspace import Workspace
-from clearsight.training.job_plan import plan_job
+from clearsight.training.plan import plan_job
 
 __all__ = ["job"]
 

@@ -13,7 +13,7 @@ from clearsight.runs.lock import Ownership
 from clearsight.runs.record import JobRecord, read_record, read_spec, write_record
 from clearsight.runs.run_folder import RunFolder, RunStatus
 from clearsight.runs.workspace import Workspace, write_atomically
-from clearsight.training.job_plan import JobPlan
+from clearsight.training.plan import JobPlan
 
 __all__ = ["JOB_LOG", "hand_over", "start_job", "take_up_job"]
 

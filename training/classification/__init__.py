@@ -1,0 +1,1 @@
+"""Learning to classify: data, losses, metrics, objective."""

@@ -1,0 +1,1 @@
+"""Labelled pictures: records, tables, checks and converters."""

@@ -1,0 +1,132 @@
+"""Every fault of a data folder, and what is in it: label files, and the header of each picture."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clearsight.errors import BadImage, Fault, InvalidData
+from clearsight.images.decode import decode_image
+from clearsight.images.size import read_size
+from clearsight.tasks import Task
+from clearsight.training.data.records import Box, Instance, Record
+from clearsight.training.data.table import Table, read_table
+
+__all__ = ["DataReport", "Survey", "check_folder", "survey_pictures"]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the headers of a table's pictures say."""
+
+    sizes_wh: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    """Upright size in pixels of each readable picture."""
+    unreadable: dict[Path, str] = field(default_factory=dict)
+    """Reason for each missing or unreadable picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataReport:
+    """The result of a check. `faults` is empty for good data."""
+
+    table: Table | None
+    survey: Survey
+    faults: tuple[Fault, ...]
+    warnings: tuple[str, ...]
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain data for `--output json`."""
+        document: dict[str, Any] = {"valid": not self.faults}
+        if self.table is not None:
+            document |= _summary(self.table, self.survey)
+        faults = [{"code": fault.code, "target": fault.target, "message": fault.message} for fault in self.faults]
+        return {**document, "warnings": list(self.warnings), "faults": faults}
+
+
+def check_folder(
+    folder: Path,
+    task: Task,
+    target_column: str,
+    datastores: Mapping[str, Path],
+    progress: Callable[[list[Path]], Iterable[Path]] = iter,
+    is_decoded: bool = False,
+) -> DataReport:
+    """Check a data folder as a job would read it, and open the header of every picture, or decode it whole.
+
+    `progress` wraps the list of pictures while it is walked.
+    """
+    try:
+        table, faults = read_table(folder, task, target_column, datastores)
+    except InvalidData as error:
+        return DataReport(None, Survey(), error.faults, ())
+    survey = survey_pictures(table.records, progress, is_decoded)
+    sources = {record.image: record.source for record in table.records}
+    faults += [Fault("BAD_DATA", sources[image], f"{image}: {why}") for image, why in survey.unreadable.items()]
+    return DataReport(table, survey, tuple(faults), (*table.warnings, *_warnings(table, survey)))
+
+
+def survey_pictures(
+    records: Iterable[Record],
+    progress: Callable[[list[Path]], Iterable[Path]] = iter,
+    is_decoded: bool = False,
+) -> Survey:
+    """Read every picture once: its header, or all of it, which finds files that were cut off."""
+    survey = Survey()
+    for image in progress(list(dict.fromkeys(record.image for record in records))):
+        try:
+            if is_decoded:
+                height, width = decode_image(image.read_bytes()).shape[:2]
+                survey.sizes_wh[image] = (width, height)
+            else:
+                survey.sizes_wh[image] = read_size(image)
+        except (ValueError, OSError, BadImage) as error:
+            survey.unreadable[image] = str(error)
+    return survey
+
+
+def _warnings(table: Table, survey: Survey) -> list[str]:
+    """Facts that no job refuses and that their author should know."""
+    hints = [(record, record.size_hint) for record in table.records if record.image in survey.sizes_wh]
+    wrong = [
+        record.source
+        for record, hint in hints
+        if (hint.width or survey.sizes_wh[record.image][0], hint.height or survey.sizes_wh[record.image][1])
+        != survey.sizes_wh[record.image]
+    ]
+    warnings = []
+    if wrong:
+        warnings.append(f"image_details disagree with the file in {len(wrong)} record(s), first {wrong[0]}: files win")
+    repeated = [image for image, count in Counter(record.image for record in table.records).items() if count > 1]
+    if repeated:
+        warnings.append(f"{len(repeated)} picture(s) stand in several records, first {repeated[0]}")
+    return warnings
+
+
+def _summary(table: Table, survey: Survey) -> dict[str, Any]:
+    counts = Counter(label for record in table.records for label in record.labels)
+    document: dict[str, Any] = {
+        "task": table.task,
+        "num_records": len(table.records),
+        "records_per_class": dict(sorted(counts.items())),
+    }
+    if not table.task.is_classification:
+        objects: list[Box | Instance] = []
+        for record in table.records:
+            objects += [*record.boxes, *record.instances]
+        document["num_objects"] = len(objects)
+        document["objects_per_class"] = dict(sorted(Counter(item.label for item in objects).items()))
+        document["num_crowd_objects"] = sum(item.is_crowd for item in objects)
+    if not all(record.labels for record in table.records):
+        document["num_records_without_label"] = sum(not record.labels for record in table.records)
+    sizes = sorted(survey.sizes_wh.values(), key=lambda size: size[0] * size[1])
+    if sizes:
+        document["image_sizes"] = {
+            name: f"{width}x{height}"
+            for name, (width, height) in (
+                ("smallest", sizes[0]),
+                ("median", sizes[len(sizes) // 2]),
+                ("largest", sizes[-1]),
+            )
+        }
+    return document

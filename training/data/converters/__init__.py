@@ -1,0 +1,26 @@
+"""Labelled pictures in other layouts, turned into the data folders of a job. One layout per module."""
+
+from clearsight.training.data.converters.data_folders import (
+    DEFAULT_VALIDATION_EVERY,
+    copy_pictures,
+    split_by_fraction,
+    split_by_lists,
+    split_every,
+    write_folders,
+)
+from clearsight.training.data.converters.entries import Converted, Entry, Request
+from clearsight.training.data.converters.layouts import LAYOUTS, Layout
+
+__all__ = [
+    "DEFAULT_VALIDATION_EVERY",
+    "LAYOUTS",
+    "Converted",
+    "Entry",
+    "Layout",
+    "Request",
+    "copy_pictures",
+    "split_by_fraction",
+    "split_by_lists",
+    "split_every",
+    "write_folders",
+]

@@ -1,0 +1,30 @@
+"""One folder per class."""
+
+from pathlib import Path
+
+from clearsight.errors import Fault, InvalidData
+from clearsight.tasks import Task
+from clearsight.training.data.converters.entries import SUFFIXES, Converted, Entry, Request
+
+__all__ = ["read_class_folders"]
+
+
+def read_class_folders(request: Request) -> Converted:
+    """One entry per picture in `source/<class>/`, classes and file names in sorted order; other files are passed over.
+
+    Raises `InvalidData` when there is no class folder with pictures.
+    """
+    source: Path = request.source
+    if not source.is_dir():
+        raise InvalidData(f"{source}", [Fault("BAD_DATA_REF", str(source), "must be a folder with a folder per class")])
+    folders = [folder for folder in sorted(source.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+    entries = [
+        Entry(picture, folder.name)
+        for folder in request.progress(folders)
+        for picture in sorted(folder.iterdir())
+        if picture.suffix.lower() in SUFFIXES and picture.is_file()
+    ]
+    if not entries:
+        message = f"must hold one folder per class with pictures ({', '.join(SUFFIXES)}) in it, but there are none"
+        raise InvalidData(f"{source}", [Fault("BAD_DATA", str(source), message)])
+    return Converted(Task.MULTI_CLASS, entries)

@@ -1,0 +1,207 @@
+"""COCO: one JSON file with boxes, polygons and run-length encoded masks of all pictures.
+
+https://cocodataset.org/#format-data. As in Azure's converter, coordinates are taken as fractions when the largest one
+is below 1.5 (judged over the whole file: a picture may hold a single box at its corner), `iscrowd` becomes `isCrowd`,
+and a file with a segmentation gives polygons unless boxes are asked for.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from clearsight.errors import Fault, InvalidData
+from clearsight.images.size import MAX_PIXELS
+from clearsight.tasks import Task
+from clearsight.training.data.converters.entries import Converted, Notes, Request
+from clearsight.training.data.converters.objects import (
+    Annotated,
+    BadAnnotation,
+    Marked,
+    find_picture,
+    frame_size,
+    to_entries,
+)
+from clearsight.training.data.converters.outlines import rings_from_mask
+from clearsight.vision.rle import decode_rle
+
+__all__ = ["read_coco"]
+
+_LARGEST_FRACTION: Final = 1.5
+
+
+def read_coco(request: Request) -> Converted:
+    """One entry per picture of the file, in its order. Raises `InvalidData` with every fault."""
+    file = _load(request.source)
+    task = request.task or (Task.SEGMENTATION if file.has_masks else Task.DETECTION)
+    notes = Notes(request.source)
+    entries = to_entries(_pictures(file, task, request, notes), task, notes)
+    return Converted(task, entries, notes.finish(len(entries)))
+
+
+@dataclass(frozen=True, slots=True)
+class _CocoFile:
+    path: Path
+    images: Sequence[Mapping[str, Any]]
+    annotations: Mapping[Any, list[Mapping[str, Any]]]
+    """Of each picture's id, in file order."""
+    categories: Mapping[Any, str]
+    has_masks: bool
+    is_fraction: bool
+
+
+def _load(source: Path) -> _CocoFile:
+    try:
+        document = orjson.loads(source.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise _refusal(source, f"must be a JSON file, but: {error}") from error
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for key in ("images", "annotations", "categories"):
+        part = document.get(key) if isinstance(document, dict) else None
+        if not isinstance(part, list) or not all(isinstance(item, dict) for item in part):
+            raise _refusal(source, f"must hold the lists images, annotations and categories of COCO; {key} is none")
+        parts[key] = part
+    annotations: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    largest: float | None = None
+    for annotation in parts["annotations"]:
+        annotations[annotation.get("image_id")].append(annotation)
+        for value in _coordinates(annotation):
+            largest = value if largest is None else max(largest, value)
+    known = {image.get("id") for image in parts["images"]}
+    strays = [image_id for image_id in annotations if image_id not in known]
+    if strays:
+        raise _refusal(source, f"annotations name pictures that are not among images: image_id {strays[0]!r}")
+    return _CocoFile(
+        source,
+        parts["images"],
+        annotations,
+        {category.get("id"): str(category.get("name") or "").strip() for category in parts["categories"]},
+        any(annotation.get("segmentation") for annotation in parts["annotations"]),
+        largest is not None and largest < _LARGEST_FRACTION,
+    )
+
+
+def _refusal(source: Path, message: str) -> InvalidData:
+    return InvalidData(str(source), [Fault("BAD_DATA_REF", str(source), message)])
+
+
+def _coordinates(annotation: Mapping[str, Any]) -> Iterator[float]:
+    rings = annotation.get("segmentation")
+    for numbers in (annotation.get("bbox"), *(rings if isinstance(rings, list) else ())):
+        if isinstance(numbers, list):
+            yield from (value for value in numbers if isinstance(value, (int, float)))
+
+
+def _pictures(file: _CocoFile, task: Task, request: Request, notes: Notes) -> Iterator[Annotated]:
+    beside = file.path.parent
+    folders = [request.images] if request.images is not None else [beside, beside / "images"]
+    for index, image in enumerate(request.progress(file.images)):
+        place = f"{file.path}: images[{index}]"
+        try:
+            yield _picture(file, image, place, folders, task, notes)
+        except BadAnnotation as error:
+            notes.fault(place, str(error))
+
+
+def _picture(
+    file: _CocoFile, image: Mapping[str, Any], place: str, folders: list[Path], task: Task, notes: Notes
+) -> Annotated:
+    name = image.get("file_name")
+    if not isinstance(name, str) or not name:
+        raise BadAnnotation(f"file_name must be the name of a picture, but got {name!r}")
+    path = find_picture([name, Path(name).name], folders)
+    if path is None:
+        raise BadAnnotation(f"the picture {name!r} is in none of {', '.join(map(str, folders))}")
+    width, height = image.get("width"), image.get("height")
+    stated = None
+    if isinstance(width, (int, float)) and isinstance(height, (int, float)):
+        stated = (float(width), float(height))
+    size_wh, frame_wh = frame_size(path, stated)
+    scale_wh = frame_wh if file.is_fraction else (1.0, 1.0)
+    objects = []
+    for annotation in file.annotations.get(image.get("id"), []):
+        where = f"{file.path}: annotation {annotation.get('id')}"
+        try:
+            objects.append(_object(annotation, where, file.categories, scale_wh, frame_wh, task, notes))
+        except BadAnnotation as error:
+            notes.fault(where, str(error))
+    return Annotated(path, place, size_wh, frame_wh, objects)
+
+
+def _object(
+    annotation: Mapping[str, Any],
+    where: str,
+    categories: Mapping[Any, str],
+    scale_wh: tuple[float, float],
+    frame_wh: tuple[float, float],
+    task: Task,
+    notes: Notes,
+) -> Marked:
+    label = categories.get(annotation.get("category_id"))
+    if not label:
+        raise BadAnnotation(f"category_id must be one of categories, but got {annotation.get('category_id')!r}")
+    is_crowd = annotation.get("iscrowd") in (1, True)
+    if task.is_classification:
+        return Marked(where, label)
+    box = _box(annotation.get("bbox"), scale_wh)
+    needs_rings = task is Task.SEGMENTATION or box is None
+    rings = _rings(annotation.get("segmentation"), scale_wh, frame_wh, where, notes) if needs_rings else []
+    if task is Task.SEGMENTATION and not rings and annotation.get("segmentation"):
+        notes.count("object with an empty mask dropped", where)
+        rings = [[]]
+    return Marked(where, label, box, rings, is_crowd)
+
+
+def _box(bbox: Any, scale_wh: tuple[float, float]) -> tuple[float, float, float, float] | None:
+    if bbox is None or bbox == []:
+        return None
+    left, top, width, height = _numbers(bbox, "bbox", 4)
+    return (
+        left * scale_wh[0],
+        top * scale_wh[1],
+        (left + width) * scale_wh[0],
+        (top + height) * scale_wh[1],
+    )
+
+
+def _rings(
+    segmentation: Any, scale_wh: tuple[float, float], frame_wh: tuple[float, float], where: str, notes: Notes
+) -> list[list[float]]:
+    if isinstance(segmentation, dict):
+        return _rings_from_rle(segmentation, frame_wh, where, notes)
+    if not isinstance(segmentation, list):
+        return []
+    rings = segmentation if all(isinstance(ring, list) for ring in segmentation) else [segmentation]
+    return [
+        [value * scale_wh[index % 2] for index, value in enumerate(_numbers(ring, "segmentation"))] for ring in rings
+    ]
+
+
+def _rings_from_rle(
+    rle: Mapping[str, Any], frame_wh: tuple[float, float], where: str, notes: Notes
+) -> list[list[float]]:
+    height, width = (int(side) for side in _numbers(rle.get("size"), "segmentation.size", 2))
+    if (width, height) != frame_wh or not 0 < width * height <= MAX_PIXELS:
+        size = f"{frame_wh[1]:g}, {frame_wh[0]:g}"
+        raise BadAnnotation(f"segmentation.size must be the picture's height and width, {size}, but got {rle['size']}")
+    try:
+        rings, num_holes = rings_from_mask(decode_rle(rle.get("counts"), height, width))
+    except ValueError as error:
+        raise BadAnnotation(f"segmentation: {error}") from None
+    if num_holes:
+        notes.count("object with holes, which polygons cannot have: filled", where)
+    return rings
+
+
+def _numbers(value: Any, name: str, count: int | None = None) -> list[float]:
+    if (
+        not isinstance(value, list)
+        or not all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in value)
+        or (count is not None and len(value) != count)
+    ):
+        shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "…"
+        raise BadAnnotation(f"{name} must be a list of {'' if count is None else f'{count} '}numbers, but got {shown}")
+    return value

@@ -1,0 +1,53 @@
+"""A CSV list of pictures with a header: `image` or `filename`, and `label`, or `labels` separated by spaces."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from clearsight.errors import Fault, InvalidData
+from clearsight.tasks import Task
+from clearsight.training.data.converters.entries import Converted, Entry, Notes, Request
+
+__all__ = ["read_csv"]
+
+
+def read_csv(request: Request) -> Converted:
+    """One entry per row, in file order. A column `labels` makes the task multi-label, unless the request names one.
+
+    Multi-label: a row may hold no label. Raises `InvalidData` with every row that is short, lacks a label, or names a
+    picture that does not exist.
+    """
+    source = request.source
+    try:
+        with source.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.DictReader(file)
+            header = [name.strip().lower() for name in lines.fieldnames or []]
+            task = request.task or (Task.MULTI_LABEL if "labels" in header else Task.MULTI_CLASS)
+            image_column = _column(lines, header, ("image", "filename"), source)
+            label_column = _column(lines, header, ("labels", "label"), source)
+            rows = [(lines.line_num, row[image_column], row[label_column]) for row in lines]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        message = f"must be a CSV file in UTF-8, but: {error}"
+        raise InvalidData(f"{source}", [Fault("BAD_DATA_REF", str(source), message)]) from error
+    notes = Notes(source)
+    entries = []
+    for line, name, text in request.progress(rows):
+        picture = (request.images or source.parent) / (name or "").strip()
+        labels = (text or "").split() if task is Task.MULTI_LABEL else [(text or "").strip()]
+        if not (name or "").strip() or not picture.is_file():
+            notes.fault(f"{source}:{line}", f"must name a picture, but {picture} is no file")
+        elif task is Task.MULTI_CLASS and not labels[0]:
+            notes.fault(f"{source}:{line}", f"must name a label, but {label_column!r} is empty")
+        else:
+            entries.append(Entry(picture, labels if task is Task.MULTI_LABEL else labels[0]))
+    if not rows:
+        notes.fault(str(source), "must hold at least one row below the header")
+    return Converted(task, entries, notes.finish(len(entries)))
+
+
+def _column(lines: "csv.DictReader[str]", header: Sequence[str], names: Sequence[str], source: Path) -> str:
+    for name in names:
+        if name in header:
+            return (lines.fieldnames or [])[header.index(name)]
+    message = f"the header must name a column {' or '.join(map(repr, names))}, but got {', '.join(header) or 'nothing'}"
+    raise InvalidData(f"{source}", [Fault("BAD_DATA", f"{source}:1", message)])

@@ -1,0 +1,152 @@
+"""The data folders of a job: how entries are split, copied and written.
+
+The names are those of Azure's own converters: `training-mltable-folder/train_annotations.jsonl` and
+`validation-mltable-folder/validation_annotations.jsonl`, each beside its `MLTable` file.
+https://github.com/Azure/azureml-examples, sdk/python/jobs/automl-standalone-jobs/jsonl-conversion
+"""
+
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from clearsight.documents.data.mltable import MLTABLE_TEXT
+from clearsight.errors import Fault, InvalidData
+from clearsight.runs.workspace import write_atomically
+from clearsight.tasks import Task
+from clearsight.training.data.converters.entries import Entry, Progress
+from clearsight.training.data.records import Record
+from clearsight.training.data.table import split_indices
+
+__all__ = [
+    "DEFAULT_VALIDATION_EVERY",
+    "TRAINING_FOLDER",
+    "VALIDATION_FOLDER",
+    "copy_pictures",
+    "split_by_fraction",
+    "split_by_lists",
+    "split_every",
+    "write_folders",
+    "write_table",
+]
+
+DEFAULT_VALIDATION_EVERY: Final = 5
+TRAINING_FOLDER: Final = "training-mltable-folder"
+VALIDATION_FOLDER: Final = "validation-mltable-folder"
+ANNOTATIONS: Final = {TRAINING_FOLDER: "train_annotations.jsonl", VALIDATION_FOLDER: "validation_annotations.jsonl"}
+
+
+def split_every(entries: Sequence[Entry], every: int) -> tuple[list[Entry], list[Entry]]:
+    """Every `every`-th entry, from the first on, validates; as in Azure's converters (`index % 5 == 0`)."""
+    if every < 2 or len(entries) < 2:
+        message = f"at least 2 pictures and a step of at least 2 are needed, but got {len(entries)} and {every}"
+        raise InvalidData("split", [Fault("BAD_DATA", "--validation-every", message)])
+    train = [entry for index, entry in enumerate(entries) if index % every]
+    return train, [entry for index, entry in enumerate(entries) if index % every == 0]
+
+
+def split_by_fraction(
+    entries: Sequence[Entry], fraction: float, seed: int, task: Task
+) -> tuple[list[Entry], list[Entry]]:
+    """A drawn share of the entries validates; multi-class keeps the share of each class."""
+    labels = [(entry.label,) if isinstance(entry.label, str) else () for entry in entries]
+    records = [Record(entry.image, label, "") for entry, label in zip(entries, labels, strict=True)]
+    train, validation = split_indices(records, fraction, seed, task)
+    return [entries[index] for index in train], [entries[index] for index in validation]
+
+
+def split_by_lists(
+    entries: Sequence[Entry], validation_list: Path, training_list: Path | None
+) -> tuple[list[Entry], list[Entry]]:
+    """The pictures that a list names validate; those of the other list train, or without one all the rest.
+
+    A list has one picture per line, by its file name with or without suffix, as in VOC's `ImageSets`. Raises
+    `InvalidData` for names of no or several pictures, pictures in both lists, and a part without pictures.
+    """
+    places: dict[str, set[int]] = defaultdict(set)
+    for index, entry in enumerate(entries):
+        places[entry.image.name].add(index)
+        places[entry.image.stem].add(index)
+    faults: list[Fault] = []
+    validating = _listed(validation_list, places, faults)
+    training = set(range(len(entries))) - validating
+    if training_list is not None:
+        training = _listed(training_list, places, faults)
+        if both := training & validating:
+            message = f"must name no picture of {validation_list} too, but both name {entries[min(both)].image.name!r}"
+            faults.append(Fault("BAD_DATA", str(training_list), message))
+    if not faults and not (training and validating):
+        message = f"both parts must have pictures, but {len(training)} train and {len(validating)} validate"
+        faults.append(Fault("BAD_DATA", str(validation_list), message))
+    if faults:
+        raise InvalidData("split", faults)
+    return [entries[index] for index in sorted(training)], [entries[index] for index in sorted(validating)]
+
+
+def _listed(file: Path, places: Mapping[str, set[int]], faults: list[Fault]) -> set[int]:
+    """Indices of the pictures that a list names."""
+    names = {line.strip(): number for number, line in enumerate(file.read_text().splitlines(), 1) if line.strip()}
+    for name, number in names.items():
+        if (found := len(places.get(name, ()))) != 1:
+            message = f"must name one labelled picture, but {found or 'none'} have the name {name!r}"
+            faults.append(Fault("BAD_DATA", f"{file}: line {number}", message))
+    return {index for name in names for index in places.get(name, ())}
+
+
+def copy_pictures(entries: Sequence[Entry], target: Path, progress: Progress = iter) -> list[Entry]:
+    """Copy every picture to `target`; equal file names from different folders get the folder's name in front."""
+    folders: dict[str, set[Path]] = defaultdict(set)
+    for entry in entries:
+        folders[entry.image.name].add(entry.image.parent.resolve())
+    copies, taken = [], dict[Path, Path]()
+    for entry in entries:
+        is_ambiguous = len(folders[entry.image.name]) > 1
+        copy = target / (f"{entry.image.parent.name}_{entry.image.name}" if is_ambiguous else entry.image.name)
+        if taken.setdefault(copy, entry.image) != entry.image:
+            message = f"{taken[copy]} and {entry.image} would both become {copy.name}; rename one, or leave out --copy"
+            raise InvalidData(f"{target}", [Fault("BAD_DATA", str(entry.image), message)])
+        copies.append(Entry(copy, entry.label, entry.size_wh))
+    target.mkdir(parents=True, exist_ok=True)
+    for copy, image in progress(list(taken.items())):
+        shutil.copyfile(image, copy)
+    return copies
+
+
+def write_folders(output: Path, train: Sequence[Entry], validation: Sequence[Entry]) -> dict[str, int]:
+    """Write both data folders below `output`; return the number of records of each."""
+    write_table(output / TRAINING_FOLDER, train)
+    write_table(output / VALIDATION_FOLDER, validation)
+    return {TRAINING_FOLDER: len(train), VALIDATION_FOLDER: len(validation)}
+
+
+def write_table(folder: Path, entries: Sequence[Entry]) -> None:
+    """Write one data folder: the label file, then the `MLTable` that makes it complete.
+
+    Picture paths are relative to the folder where possible, so that the tree can be moved as a whole.
+    """
+    file_name = ANNOTATIONS[folder.name]
+    lines = [orjson.dumps(_document(folder, entry)) for entry in entries]
+    write_atomically(folder / file_name, b"".join(line + b"\n" for line in lines))
+    write_atomically(folder / "MLTable", MLTABLE_TEXT.format(file_name=file_name))
+
+
+def _document(folder: Path, entry: Entry) -> Mapping[str, Any]:
+    document: dict[str, Any] = {"image_url": _location(folder, entry.image)}
+    if entry.size_wh is not None:
+        width, height = entry.size_wh
+        document["image_details"] = {"format": entry.image.suffix[1:].lower(), "width": width, "height": height}
+    label = orjson.Fragment(entry.label) if isinstance(entry.label, bytes) else entry.label
+    return {**document, "label": label}
+
+
+def _location(folder: Path, image: Path) -> str:
+    try:
+        path = os.path.relpath(image.resolve(), folder.resolve())
+    except ValueError:  # another drive
+        return str(image.resolve())
+    # A first segment with a colon would read as the scheme of a URL.
+    return path if ":" not in path.split("/")[0] else f"./{path}"

@@ -1,0 +1,38 @@
+"""Every layout that can be converted, by its name on the command line."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from clearsight.tasks import Task
+from clearsight.training.data.converters.class_folders import read_class_folders
+from clearsight.training.data.converters.coco import read_coco
+from clearsight.training.data.converters.csv_list import read_csv
+from clearsight.training.data.converters.entries import Converted, Request
+from clearsight.training.data.converters.masks import read_masks
+from clearsight.training.data.converters.voc import read_voc
+
+__all__ = ["LAYOUTS", "Layout"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a layout is read, and what for."""
+
+    read: Callable[[Request], Converted]
+    tasks: tuple[Task, ...]
+    """Tasks that its labels can serve."""
+    names_classes: bool = True
+    """False: the user names the one class of all objects."""
+
+
+LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
+    {
+        "folders": Layout(read_class_folders, (Task.MULTI_CLASS,)),
+        "csv": Layout(read_csv, (Task.MULTI_CLASS, Task.MULTI_LABEL)),
+        "voc": Layout(read_voc, (Task.DETECTION, Task.MULTI_CLASS, Task.MULTI_LABEL)),
+        "coco": Layout(read_coco, tuple(Task)),
+        "masks": Layout(read_masks, (Task.SEGMENTATION, Task.DETECTION), names_classes=False),
+    }
+)

@@ -1,0 +1,121 @@
+"""Masks as PNG files, of one class.
+
+Two layouts. One picture per object: `SOURCE/<any>/images/<one picture>` and `SOURCE/<any>/masks/*.png`, every pixel
+that is not 0 belongs to the object. One picture per photograph: `SOURCE/images/<name>.jpg` and
+`SOURCE/masks/<name>.png`, each value but 0 is one object; of a palette the indices count, and 255 is void, as in Pascal
+VOC (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/segexamples/index.html); of coloured masks each colour but black.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from clearsight.errors import Fault, InvalidData
+from clearsight.tasks import Task
+from clearsight.training.data.converters.entries import SUFFIXES, Converted, Notes, Request
+from clearsight.training.data.converters.objects import Annotated, BadAnnotation, Marked, frame_size, to_entries
+from clearsight.training.data.converters.outlines import rings_from_mask
+
+__all__ = ["read_masks"]
+
+_VOID: Final = 255
+_MASK_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp")
+
+
+def read_masks(request: Request) -> Converted:
+    """One entry per picture, in the order of their names; every object is of the class `request.label`.
+
+    Raises `InvalidData` with every fault.
+    """
+    if request.label is None:
+        raise ValueError("masks name no class: request.label must")
+    task = request.task or Task.SEGMENTATION
+    notes = Notes(request.source)
+    pairs = _pairs(request, notes)
+    entries = to_entries(_pictures(pairs, request, notes), task, notes)
+    return Converted(task, entries, notes.finish(len(entries)))
+
+
+def _pairs(request: Request, notes: Notes) -> list[tuple[Path, list[Path], bool]]:
+    """Each picture, its mask files, and whether each file is one object."""
+    source = request.source
+    if (source / "masks").is_dir():
+        images = request.images or source / "images"
+        masks = {path.stem: path for path in _files(source / "masks", _MASK_SUFFIXES)}
+        pictures = _files(images, SUFFIXES) if images.is_dir() else []
+        for stem in sorted(masks.keys() - {picture.stem for picture in pictures}):
+            notes.fault(str(masks[stem]), f"must have a picture of the same name in {images}, but there is none")
+        return [(picture, [masks[picture.stem]] if picture.stem in masks else [], False) for picture in pictures]
+    folders = sorted(path for path in source.iterdir() if (path / "masks").is_dir()) if source.is_dir() else []
+    if not folders:
+        message = "must hold images/ and masks/, or a folder with images/ and masks/ per picture, but holds neither"
+        raise InvalidData(str(source), [Fault("BAD_DATA_REF", str(source), message)])
+    pairs = []
+    for folder in folders:
+        pictures = _files(folder / "images", SUFFIXES) if (folder / "images").is_dir() else []
+        if len(pictures) == 1:
+            pairs.append((pictures[0], _files(folder / "masks", _MASK_SUFFIXES), True))
+        else:
+            notes.fault(str(folder), f"must hold one picture in images/, but holds {len(pictures)}")
+    return pairs
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
+
+
+def _pictures(pairs: list[tuple[Path, list[Path], bool]], request: Request, notes: Notes) -> Iterator[Annotated]:
+    for image, files, is_one_object in request.progress(pairs):
+        try:
+            size_wh, frame_wh = frame_size(image, None)
+        except BadAnnotation as error:
+            notes.fault(str(image), str(error))
+            continue
+        objects: list[Marked] = []
+        for file in files:
+            try:
+                objects += _objects(file, size_wh, is_one_object, str(request.label), notes)
+            except BadAnnotation as error:
+                notes.fault(str(file), str(error))
+        yield Annotated(image, str(image), size_wh, frame_wh, objects)
+
+
+def _objects(file: Path, size_wh: tuple[int, int], is_one_object: bool, label: str, notes: Notes) -> list[Marked]:
+    ids_HW = _read_ids(file)
+    height, width = ids_HW.shape
+    if (width, height) != size_wh:
+        raise BadAnnotation(
+            f"must have the size of the upright picture, {size_wh[0]}x{size_wh[1]}, but has {width}x{height}"
+        )
+    numbers = [None] if is_one_object else [number for number in np.unique(ids_HW) if number != 0]
+    objects = []
+    for number in numbers:
+        place = str(file) if number is None else f"{file}: object {number}"
+        rings, num_holes = rings_from_mask(ids_HW != 0 if number is None else ids_HW == number)
+        if not rings:
+            continue
+        if num_holes:
+            notes.count("object with holes, which polygons cannot have: filled", place)
+        objects.append(Marked(place, label, rings=rings))
+    if not objects:
+        notes.count("mask without an object", str(file))
+    return objects
+
+
+def _read_ids(file: Path) -> NDArray[np.int64]:
+    """What each pixel belongs to, 0 for nothing."""
+    try:
+        with Image.open(file) as image:
+            mode = image.mode
+            pixels = np.asarray(image if mode in ("1", "L", "P", "I", "I;16") else image.convert("RGB"), np.int64)
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise BadAnnotation(f"must be a picture, but: {error}") from None
+    if mode == "P":
+        return np.where(pixels == _VOID, 0, pixels)
+    if pixels.ndim == 2:
+        return pixels
+    return (pixels[..., 0] << 16) | (pixels[..., 1] << 8) | pixels[..., 2]

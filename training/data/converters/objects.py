@@ -1,0 +1,155 @@
+"""Objects marked on a picture in pixels, turned into the label of a task.
+
+Boxes and polygons of data folders are fractions of the upright picture; see `clearsight.training.data.records`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from clearsight.images.size import read_size
+from clearsight.tasks import Task
+from clearsight.training.data.converters.entries import SUFFIXES, Entry, Notes
+from clearsight.training.data.records import CLIP_TOLERANCE
+
+__all__ = ["Annotated", "BadAnnotation", "Marked", "find_picture", "frame_size", "to_entries"]
+
+_DECIMALS: Final = 7
+"""Of fractions: a thousandth of a pixel of the largest picture."""
+
+_MAX_ASPECT_CHANGE: Final = 0.02
+"""Two sizes of one picture may differ by rounding; a turned picture differs by far more."""
+
+
+class BadAnnotation(ValueError):
+    """An annotation cannot be used; the message says what must hold and what came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """One object. Coordinates are pixels from the top left corner, the picture spans [0, width] x [0, height]."""
+
+    place: str
+    """Where it stands, for messages: `10.xml: object 2`."""
+    label: str
+    box_xyxy: tuple[float, float, float, float] | None = None
+    rings: Sequence[Sequence[float]] = ()
+    """Each x1, y1, x2, y2, …"""
+    is_crowd: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Annotated:
+    """One picture and everything marked on it."""
+
+    image: Path
+    place: str
+    size_wh: tuple[int, int]
+    """Of the file, upright."""
+    frame_wh: tuple[float, float]
+    """Size that the pixels of the objects refer to: that of the file, or of a scaled copy."""
+    objects: Sequence[Marked]
+
+
+def find_picture(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
+    """The first file of one of the names in one of the folders, or of the same stem with another picture suffix."""
+    names, folders = list(names), list(folders)
+    stems = [str(Path(name).with_suffix("")) for name in names]
+    candidates = [*names, *(stem + suffix for stem in dict.fromkeys(stems) for suffix in SUFFIXES)]
+    return next((path for name in candidates for folder in folders if (path := folder / name).is_file()), None)
+
+
+def frame_size(image: Path, stated_wh: tuple[float, float] | None) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Upright size of a picture file, and the size its annotations refer to.
+
+    Raises `BadAnnotation` when the file cannot be read, or when the stated size has another shape than the picture:
+    then it was annotated lying, and its coordinates would be wrong.
+    """
+    try:
+        width, height = read_size(image)
+    except ValueError as error:
+        raise BadAnnotation(f"{image}: {error}") from None
+    if stated_wh is None or min(stated_wh) <= 0:
+        return (width, height), (width, height)
+    if abs(stated_wh[0] / width / (stated_wh[1] / height) - 1) > _MAX_ASPECT_CHANGE:
+        raise BadAnnotation(
+            f"the annotations are for {stated_wh[0]:g}x{stated_wh[1]:g} pixels, but {image} stands upright with "
+            f"{width}x{height}; turn the picture or correct the size"
+        )
+    return (width, height), stated_wh
+
+
+def to_entries(pictures: Iterable[Annotated], task: Task, notes: Notes) -> list[Entry]:
+    """Labels of a task for all pictures that can have one; notes name the others."""
+    entries = []
+    for picture in pictures:
+        try:
+            entries.append(Entry(picture.image, _label(picture, task, notes), picture.size_wh))
+        except BadAnnotation as error:
+            notes.fault(picture.place, str(error))
+    return entries
+
+
+def _label(picture: Annotated, task: Task, notes: Notes) -> Any:
+    names = sorted({marked.label for marked in picture.objects})
+    match task:
+        case Task.MULTI_LABEL:
+            return names
+        case Task.MULTI_CLASS:
+            if len(names) != 1:
+                raise BadAnnotation(
+                    f"multi-class takes one class per picture, but got {', '.join(names) or 'none'}; "
+                    f"use --task {Task.MULTI_LABEL.value}"
+                )
+            return names[0]
+    documents = []
+    for marked in picture.objects:
+        try:
+            geometry = _box if task is Task.DETECTION else _polygon
+            document = geometry(marked, picture.frame_wh, notes)
+        except BadAnnotation as error:
+            notes.fault(marked.place, str(error))
+            continue
+        if document is not None:
+            documents.append({"label": marked.label, **document, "isCrowd": int(marked.is_crowd)})
+    return orjson.dumps(documents)
+
+
+def _box(marked: Marked, frame_wh: tuple[float, float], notes: Notes) -> dict[str, float] | None:
+    box_xyxy = marked.box_xyxy
+    if box_xyxy is None and marked.rings:
+        xs = [x for ring in marked.rings for x in ring[0::2]]
+        ys = [y for ring in marked.rings for y in ring[1::2]]
+        box_xyxy = (min(xs), min(ys), max(xs), max(ys))
+    if box_xyxy is None:
+        raise BadAnnotation("must have a box, but has none")
+    left, top, right, bottom = _unit(box_xyxy, frame_wh)
+    if right <= left or bottom <= top:
+        notes.count("box without width or height dropped", marked.place)
+        return None
+    return {"topX": left, "topY": top, "bottomX": right, "bottomY": bottom}
+
+
+def _polygon(marked: Marked, frame_wh: tuple[float, float], notes: Notes) -> dict[str, list[list[float]]] | None:
+    if not marked.rings:
+        raise BadAnnotation(f"must have a polygon or a mask, but has none; for boxes use --task {Task.DETECTION.value}")
+    usable = [ring for ring in marked.rings if len(ring) >= 6 and len(ring) % 2 == 0]
+    for _ in range(len(marked.rings) - len(usable)):
+        notes.count("ring with an odd count of numbers or fewer than 3 points dropped", marked.place)
+    if not usable:
+        notes.count("object without a usable ring dropped", marked.place)
+        return None
+    return {"polygon": [_unit(ring, frame_wh) for ring in usable]}
+
+
+def _unit(pixels: Sequence[float], frame_wh: tuple[float, float]) -> list[float]:
+    """Fractions of the picture; a little outside is clipped, as readers of data folders do."""
+    fractions = [value / frame_wh[index % 2] for index, value in enumerate(pixels)]
+    for value, fraction in zip(pixels, fractions, strict=True):
+        if not -CLIP_TOLERANCE <= fraction <= 1 + CLIP_TOLERANCE:
+            size = f"{frame_wh[0]:g}x{frame_wh[1]:g}"
+            raise BadAnnotation(f"must lie inside the picture of {size} pixels, but a coordinate is {value:g}")
+    return [round(min(max(fraction, 0.0), 1.0), _DECIMALS) for fraction in fractions]

@@ -1,0 +1,233 @@
+"""A table of labelled pictures: loading it, its classes, and how it is split.
+
+`load_table` turns a data folder (label files + `MLTable`) into records and raises every fault at once.
+"""
+
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from clearsight.documents.data.label_lines import Row
+from clearsight.documents.data.locations import BadLocation, resolve_location
+from clearsight.documents.data.mltable import MLTableRows, read_mltable
+from clearsight.errors import Fault, InvalidData
+from clearsight.images.size import read_size
+from clearsight.tasks import Task
+from clearsight.training.data.records import BadRecord, Box, Instance, Record, SizeHint, parse_labels, parse_size_hint
+
+__all__ = [
+    "MAX_LISTED_FAULTS",
+    "MIN_TRAINING_IMAGES",
+    "Box",
+    "Instance",
+    "Record",
+    "Table",
+    "class_names",
+    "load_table",
+    "read_table",
+    "require_trainable",
+    "split_indices",
+    "split_table",
+    "validation_only_classes",
+]
+
+MAX_LISTED_FAULTS: Final = 20
+MIN_TRAINING_IMAGES: Final = 10
+"""Azure refuses a job with fewer training pictures.
+https://learn.microsoft.com/azure/machine-learning/how-to-auto-train-image-models
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Labelled pictures of one data folder, in file order."""
+
+    folder: Path
+    task: Task
+    image_column: str
+    target_column: str
+    records: list[Record]
+    warnings: tuple[str, ...] = ()
+    """What was repaired, dropped or ignored on the way in, one sentence each."""
+
+
+def load_table(folder: Path, task: Task, target_column: str, datastores: Mapping[str, Path]) -> Table:
+    """Load a data folder; image files are not opened, except to learn their size for detection boxes without a hint.
+
+    Raises `InvalidData` with the first `MAX_LISTED_FAULTS` faults and the number of the others.
+    """
+    table, faults = read_table(folder, task, target_column, datastores)
+    if faults:
+        listed = list(faults[:MAX_LISTED_FAULTS])
+        if len(faults) > len(listed):
+            rest = f"and {len(faults) - len(listed)} more faults; `clearsight data check {folder}` lists all"
+            listed.append(Fault("BAD_DATA", str(folder), rest))
+        raise InvalidData(f"data folder {folder}", listed)
+    return table
+
+
+def read_table(
+    folder: Path, task: Task, target_column: str, datastores: Mapping[str, Path]
+) -> tuple[Table, list[Fault]]:
+    """Load what can be loaded, and list all faults, in file order.
+
+    Raises `InvalidData` when there is nothing to read: no folder, no `MLTable` file, or an unusable one.
+    """
+    rows = read_mltable(folder, datastores)
+    faults = list(rows.faults)
+    records: list[Record] = []
+    tally: Counter[str] = Counter()
+    if rows.rows and not any(target_column in row.values for row in rows.rows):
+        faults.append(_absent_target(folder, target_column, rows))
+    else:
+        for row in rows.rows:
+            record = _parse_row(row, rows.image_column, task, target_column, datastores, tally, faults)
+            if record is not None:
+                records.append(record)
+    if not rows.rows and not faults:
+        faults.append(Fault("BAD_DATA", str(folder), "must hold at least one record, but the label files are empty"))
+    warnings = [*rows.warnings, *(f"{folder}: {what}: {count}" for what, count in tally.items())]
+    return Table(folder, task, rows.image_column, target_column, records, tuple(warnings)), faults
+
+
+def _absent_target(folder: Path, target_column: str, rows: MLTableRows) -> Fault:
+    columns = sorted({key for row in rows.rows for key in row.values} - {rows.image_column})
+    message = f"the target column {target_column!r} is in no record; columns are {', '.join(columns) or 'none'}"
+    return Fault("BAD_DATA", str(folder), message)
+
+
+def _parse_row(
+    row: Row,
+    image_column: str,
+    task: Task,
+    target_column: str,
+    datastores: Mapping[str, Path],
+    tally: Counter[str],
+    faults: list[Fault],
+) -> Record | None:
+    """One record, or None after its faults were listed: a row can have one per column."""
+    num_faults = len(faults)
+    image: Path | None = None
+    hint = SizeHint()
+    try:
+        image = _image_path(row, image_column, datastores)
+    except BadLocation as error:
+        faults.append(Fault(error.code, row.source, str(error)))
+    try:
+        hint = parse_size_hint(row.values.get("image_details"))
+    except BadRecord as error:
+        faults.append(Fault("BAD_DATA", row.source, str(error)))
+    try:
+        if target_column not in row.values:
+            raise BadRecord(f"the target column {target_column!r} is missing")
+        labels = parse_labels(row.values[target_column], task, lambda: _size_wh(hint, image), tally)
+    except BadRecord as error:
+        faults.append(Fault("BAD_DATA", row.source, str(error)))
+    if len(faults) > num_faults or image is None:
+        return None
+    return Record(image, labels.names, row.source, labels.boxes, labels.instances, hint)
+
+
+def _image_path(row: Row, image_column: str, datastores: Mapping[str, Path]) -> Path:
+    url = row.values.get(image_column)
+    if not isinstance(url, str):
+        raise BadLocation("BAD_DATA", f"{image_column} must be the path or URL of a picture, but got {url!r}")
+    return resolve_location(url, row.file.parent, datastores)
+
+
+def _size_wh(hint: SizeHint, image: Path | None) -> tuple[int, int] | None:
+    """Size in pixels from the hint, else from the file's header; None when neither can be read."""
+    if hint.width is not None and hint.height is not None:
+        return hint.width, hint.height
+    if image is None:
+        return None
+    try:
+        return read_size(image)
+    except ValueError:
+        return None
+
+
+def class_names(train: Table, validation: Table | None = None) -> tuple[str, ...]:
+    """The classes of both tables, sorted by code point; the position of a name is its class id."""
+    tables = [train] if validation is None else [train, validation]
+    return tuple(sorted({label for table in tables for record in table.records for label in record.labels}))
+
+
+def validation_only_classes(train: Table, validation: Table) -> tuple[str, ...]:
+    """Classes that no training record shows. They keep an id and cannot be learnt: worth a warning."""
+    return tuple(sorted(set(class_names(validation)) - set(class_names(train))))
+
+
+def require_trainable(train: Table, validation: Table | None = None, min_images: int = MIN_TRAINING_IMAGES) -> None:
+    """Raise `InvalidData` unless there are enough pictures (before any split) and classes to train on."""
+    faults = []
+    if len(train.records) < min_images:
+        message = f"training needs at least {min_images} pictures, but got {len(train.records)}"
+        faults.append(Fault("BAD_DATA", str(train.folder), message))
+    names = class_names(train, validation)
+    min_classes = 2 if train.task is Task.MULTI_CLASS else 1
+    if len(names) < min_classes:
+        found = ", ".join(names) or "none"
+        message = f"{train.task} needs at least {min_classes} different labels, but got {found}"
+        faults.append(Fault("BAD_DATA", str(train.folder), message))
+    if faults:
+        raise InvalidData(f"data folder {train.folder}", faults)
+
+
+def split_table(table: Table, fraction: float, seed: int, task: Task) -> tuple[Table, Table]:
+    """Split into training and validation records, both in file order. See `split_indices`."""
+    train, validation = split_indices(table.records, fraction, seed, task)
+    return (
+        replace(table, records=[table.records[index] for index in train]),
+        replace(table, records=[table.records[index] for index in validation]),
+    )
+
+
+def split_indices(records: Sequence[Record], fraction: float, seed: int, task: Task) -> tuple[list[int], list[int]]:
+    """Choose `max(1, round(fraction * len))` records for validation; return ascending (training, validation) indices.
+
+    Multi-class splits keep the share of each class when each has at least two records; every class is then in both
+    parts if they are large enough. Otherwise the choice is plain random. The same seed and records give the same
+    split on every machine. Raises `InvalidData` for fewer than two records.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must be between 0 and 1, both excluded, but got {fraction}")
+    if len(records) < 2:
+        message = f"a split needs at least 2 records, but got {len(records)}"
+        raise InvalidData("split", [Fault("BAD_DATA", "validation_data_size", message)])
+    num_validation = min(max(1, round(fraction * len(records))), len(records) - 1)
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, record in enumerate(records):
+        groups[record.labels[0] if task is Task.MULTI_CLASS else ""].append(index)
+    if min(len(indices) for indices in groups.values()) < 2:
+        groups = {"": list(range(len(records)))}
+    generator = random.Random(seed)  # noqa: S311
+    shares = _shares({name: len(indices) for name, indices in groups.items()}, num_validation)
+    validation: list[int] = []
+    for name in sorted(groups):
+        # Sorting by drawn keys, since `shuffle` may change between versions of Python and `random()` may not.
+        keys = {index: generator.random() for index in groups[name]}
+        validation += sorted(groups[name], key=keys.__getitem__)[: shares[name]]
+    chosen = set(validation)
+    return [index for index in range(len(records)) if index not in chosen], sorted(chosen)
+
+
+def _shares(sizes: Mapping[str, int], total: int) -> dict[str, int]:
+    """Whole numbers that add up to `total`, as proportional to `sizes` as possible (largest remainder).
+
+    Each is at least 1 if `total` allows it, and leaves at least 1 of its size if the rest allows it.
+    """
+    num_records = sum(sizes.values())
+    low = 1 if total >= len(sizes) else 0
+    spare = 1 if num_records - total >= len(sizes) else 0
+    quota = {name: total * size / num_records for name, size in sizes.items()}
+    share = {name: min(max(math.floor(quota[name]), low), size - spare) for name, size in sizes.items()}
+    while (missing := total - sum(share.values())) != 0:
+        step = 1 if missing > 0 else -1
+        movable = [name for name in sorted(sizes) if low <= share[name] + step <= sizes[name] - spare]
+        share[max(movable, key=lambda name: step * (quota[name] - share[name]))] += step
+    return share

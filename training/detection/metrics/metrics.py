@@ -1,0 +1,103 @@
+"""Metrics of a validation pass of detection and segmentation under Azure's names.
+
+Names: https://learn.microsoft.com/azure/machine-learning/how-to-understand-automated-ml. An undefined value (recall of
+a class without objects, precision without predictions) is left out of averages; a metric of which nothing is left is
+left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from clearsight.tasks import Task
+from clearsight.training.detection.metrics.coco import coco_metrics
+from clearsight.training.detection.metrics.objects import Detections, GroundTruth
+from clearsight.training.detection.metrics.regions import Shape
+from clearsight.training.detection.metrics.voc import ClassMatches, match_classes
+
+__all__ = ["DetectionMetrics", "MetricOptions", "MetricType", "averages_of", "detection_metrics"]
+
+MetricType = Literal["none", "coco", "voc", "coco_voc"]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricOptions:
+    """What to compute. The names are those of the job's parameters, which also have the defaults."""
+
+    validation_metric_type: MetricType
+    validation_iou_threshold: float
+    """Overlap, in (0, 1], from which a prediction has found an object; for VOC."""
+    box_score_threshold: float
+    """Only predictions with a score strictly above it count, for both methods."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionMetrics:
+    """The numbers of one pass; undefined ones are absent."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    per_label: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Class to `precision`, `recall`, `average_precision`, in the order of the classes; empty without VOC."""
+
+
+def detection_metrics(
+    predictions: Sequence[Detections],
+    truths: Sequence[GroundTruth],
+    classes: Sequence[str],
+    options: MetricOptions,
+    task: Task,
+) -> DetectionMetrics:
+    """Compare predictions with the truth, picture by picture; class ids are positions in `classes`.
+
+    `mean_average_precision` is VOC's where VOC is asked for, else COCO's at IoU 0.5. For segmentation the masks
+    are compared, and the boxes alone give `bbox_mean_average_precision` by the same method.
+    """
+    method = options.validation_metric_type
+    if method == "none":
+        return DetectionMetrics()
+    shape: Shape = "mask" if task is Task.SEGMENTATION else "box"
+    counted = [detections.above(options.box_score_threshold) for detections in predictions]
+    values: dict[str, float | None] = {}
+    per_label: dict[str, dict[str, float]] = {}
+    if method != "voc":
+        of_coco = coco_metrics(counted, truths, len(classes), shape)
+        values |= {f"coco_{name}": value for name, value in of_coco.items()}
+    if method == "coco":
+        values["mean_average_precision"] = values.get("coco_AP50")
+        if shape == "mask":
+            values["bbox_mean_average_precision"] = coco_metrics(counted, truths, len(classes), "box").get("AP50")
+    else:
+        iou_threshold = options.validation_iou_threshold
+        matches = match_classes(counted, truths, len(classes), iou_threshold, shape)
+        values |= averages_of(matches)
+        per_label = {label: _row(match) for label, match in zip(classes, matches, strict=True)}
+        if shape == "mask":
+            of_boxes = match_classes(counted, truths, len(classes), iou_threshold, "box")
+            values["bbox_mean_average_precision"] = averages_of(of_boxes)["mean_average_precision"]
+    return DetectionMetrics(_defined(values), per_label)
+
+
+def averages_of(matches: Sequence[ClassMatches]) -> dict[str, float | None]:
+    """Azure's names to means over the classes with objects; precision over those of them that were predicted at all."""
+    present = [match for match in matches if match.num_truths]
+    return {
+        "mean_average_precision": _mean([match.average_precision for match in present]),
+        "precision": _mean([match.precision for match in present]),
+        "recall": _mean([match.recall for match in present]),
+    }
+
+
+def _row(match: ClassMatches) -> dict[str, float]:
+    row = {"precision": match.precision, "recall": match.recall, "average_precision": match.average_precision}
+    return _defined(row)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _defined(values: dict[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,128 @@
+"""Precision, recall and average precision of each class as Pascal VOC has them from 2010 on (all points).
+
+Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010, section 4.2, and the development kit
+of 2012. Unlike there a prediction takes the best object that is still free, as in COCO, not the best of all.
+
+Shapes in names: N predictions of a class over all pictures, M true objects of a picture.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from clearsight.training.detection.metrics.objects import Detections, GroundTruth
+from clearsight.training.detection.metrics.regions import Shape, overlap_matrix
+
+__all__ = ["ClassMatches", "Outcome", "average_precision", "match_classes", "match_predictions", "taken_objects"]
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Outcomes = npt.NDArray[np.int8]
+Positions = npt.NDArray[np.intp]
+
+
+class Outcome(IntEnum):
+    """What a prediction turned out to be."""
+
+    FALSE_POSITIVE = 0
+    TRUE_POSITIVE = 1
+    IGNORED = 2
+    """It lies in a crowd: neither for nor against."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMatches:
+    """One class over all pictures. A value without a basis is None."""
+
+    num_truths: int
+    """Crowds left out."""
+    is_true_N: Bools
+    """By falling score; ignored predictions left out."""
+    scores_N: Floats
+    """Of the same predictions."""
+
+    @property
+    def precision(self) -> float | None:
+        """True positives over predictions; None without predictions."""
+        return float(self.is_true_N.mean()) if len(self.is_true_N) else None
+
+    @property
+    def recall(self) -> float | None:
+        """True positives over objects; None without objects."""
+        return float(self.is_true_N.sum() / self.num_truths) if self.num_truths else None
+
+    @property
+    def average_precision(self) -> float | None:
+        """None without objects."""
+        return average_precision(self.is_true_N, self.num_truths) if self.num_truths else None
+
+
+def average_precision(is_true_N: Bools, num_truths: int) -> float:
+    """Area under the curve of precision over recall, in [0, 1].
+
+    Precision at a recall is the highest at that or any larger one. `is_true_N` by falling score; `num_truths` >= 1.
+    """
+    num_true_N = np.cumsum(is_true_N)
+    precision_N = num_true_N / np.arange(1, len(is_true_N) + 1)
+    highest_N = np.maximum.accumulate(precision_N[::-1])[::-1]
+    # Recall grows by 1 / num_truths at every true positive and nowhere else.
+    return float(highest_N[is_true_N].sum() / num_truths)
+
+
+def match_classes(
+    predictions: Sequence[Detections],
+    truths: Sequence[GroundTruth],
+    num_classes: int,
+    iou_threshold: float,
+    shape: Shape,
+) -> list[ClassMatches]:
+    """Match every picture's predictions with its objects; one result for each class id below `num_classes`.
+
+    Of equal scores the earlier picture's comes first.
+    """
+    num_truths = [0] * num_classes
+    scores: list[list[Floats]] = [[] for _ in range(num_classes)]
+    outcomes: list[list[Outcomes]] = [[] for _ in range(num_classes)]
+    for detections, truth in zip(predictions, truths, strict=True):
+        for class_id in np.union1d(detections.class_ids_N, truth.class_ids_N).astype(int):
+            predicted, true = detections.of_class(class_id), truth.of_class(class_id)
+            num_truths[class_id] += int(np.count_nonzero(~true.is_crowd_N))
+            scores[class_id].append(predicted.scores_N.astype(np.float64))
+            overlaps_NM = overlap_matrix(predicted, true, shape)
+            outcomes[class_id].append(match_predictions(overlaps_NM, true.is_crowd_N, iou_threshold))
+    return [
+        _join(num, np.concatenate([[], *class_scores]), np.concatenate([np.zeros(0, np.int8), *class_outcomes]))
+        for num, class_scores, class_outcomes in zip(num_truths, scores, outcomes, strict=True)
+    ]
+
+
+def match_predictions(overlaps_NM: Floats, is_crowd_M: Bools, iou_threshold: float) -> Outcomes:
+    """`Outcome` of each prediction of one class in one picture, in the order of the rows, which is by falling score."""
+    in_crowd_N = (overlaps_NM[:, is_crowd_M] >= iou_threshold).any(axis=1)
+    outcomes = np.where(in_crowd_N, Outcome.IGNORED, Outcome.FALSE_POSITIVE).astype(np.int8)
+    outcomes[taken_objects(overlaps_NM[:, ~is_crowd_M], iou_threshold) >= 0] = Outcome.TRUE_POSITIVE
+    return outcomes
+
+
+def taken_objects(overlaps_NM: Floats, iou_threshold: float) -> Positions:
+    """Column of the object that each prediction takes, or -1; rows by falling score, no crowds among the columns.
+
+    Each takes the free object that it overlaps most, of equal ones the first, if by `iou_threshold` (> 0) at least.
+    """
+    free_NM = overlaps_NM.copy()
+    taken_N = np.full(len(free_NM), -1, np.intp)
+    for row in np.flatnonzero((free_NM >= iou_threshold).any(axis=1)):
+        best = free_NM[row].argmax()
+        if free_NM[row, best] >= iou_threshold:
+            taken_N[row] = best
+            free_NM[:, best] = 0
+    return taken_N
+
+
+def _join(num_truths: int, scores_N: Floats, outcomes_N: Outcomes) -> ClassMatches:
+    order = np.argsort(-scores_N, kind="stable")
+    order = order[outcomes_N[order] != Outcome.IGNORED]
+    return ClassMatches(num_truths, outcomes_N[order] == Outcome.TRUE_POSITIVE, scores_N[order])

@@ -1,9 +1,0 @@
-"""Metrics of detection and instance segmentation, by the rules of Pascal VOC and of COCO, on plain arrays.
-
-objects (what is predicted, what is true) -> regions (how far they overlap) -> voc, coco -> metrics (Azure's names).
-"""
-
-from clearsight.training.detection_metrics.metrics import DetectionMetrics, MetricOptions, detection_metrics
-from clearsight.training.detection_metrics.objects import Detections, GroundTruth, Rle
-
-__all__ = ["DetectionMetrics", "Detections", "GroundTruth", "MetricOptions", "Rle", "detection_metrics"]

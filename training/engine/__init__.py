@@ -1,0 +1,1 @@
+"""The training engine: loop, ranks, checkpoints, optimizers. It knows no task."""

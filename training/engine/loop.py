@@ -1,0 +1,273 @@
+"""The training loop: batches, loss, step, evaluation, checkpoint. Stops at the end, early, or when asked.
+
+What is learnt and how it is judged is the `Objective`'s matter. Everything that a run remembers between two optimizer
+steps is in the network, the average of its weights, the optimizer, the gradient scaler and `Counters`; a checkpoint
+holds exactly these, so an interrupted run ends as an undisturbed one. What is random is drawn anew at each step from
+(seed, step, rank). Several processes (`Ranks`) walk through this file in step: they ask each other at the same lines,
+and the first one writes.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, Generic, Literal, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from clearsight.errors import UserError
+from clearsight.training.engine.checkpoint import Checkpoints, Counters
+from clearsight.training.engine.early_stopping import EarlyStopping
+from clearsight.training.engine.epoch_sums import EpochSums, diverged
+from clearsight.training.engine.hardware import Hardware
+from clearsight.training.engine.objective import Batches, Evaluation, NotFinite, Objective, WeightedBatch
+from clearsight.training.engine.ranks import Ranks
+from clearsight.training.engine.schedule import Schedule
+from clearsight.training.engine.weight_average import WeightAverage
+
+__all__ = ["Ending", "Listener", "LoopOptions", "TrainingRun", "smallest_batch", "train"]
+
+log = logging.getLogger("clearsight.trial")
+
+Ending = Literal["all_epochs", "early_stopping", "canceled"]
+
+_REPORT_S: Final = 0.5
+_CHECKPOINT_S: Final = 30.0  # a checkpoint of resnet18 with its momentum is 90 MB
+_CHECKPOINT_SHARE: Final = 0.02  # of the time at most: that of a large network takes seconds
+BatchT = TypeVar("BatchT", bound=WeightedBatch)
+
+_BATCH_NORM: Final = nn.modules.batchnorm._BatchNorm
+_SAVE, _STOP = 1, 2  # what a process may ask for between two steps; the highest wish wins
+
+
+@dataclass(frozen=True, slots=True)
+class LoopOptions:
+    """How long and how often."""
+
+    num_epochs: int = 15
+    accumulation: int = 1
+    """Batches whose gradients make one optimizer step."""
+    max_gradient_norm: float | None = None
+    """A longer gradient of a step is shortened to this; None: never."""
+    learning_rate: float = 0.01
+    evaluation_frequency: int = 1
+    """Epochs between validation passes; the last epoch is always validated."""
+    checkpoint_frequency: int | None = None
+    """Epochs between kept weights."""
+    seed: int = 0
+    """Of what the network draws in training, such as dropout."""
+
+
+class Listener(Protocol):
+    """Hears of progress."""
+
+    def progress(self, counters: Counters, num_batches: int, loss: float, learning_rate: float) -> None:
+        """About twice a second. `loss` is the mean of the epoch so far, of this process's pictures."""
+
+    def evaluated(self, counters: Counters, evaluation: Evaluation, improved: bool) -> None:
+        """After each validation pass."""
+
+    def keep_weights(self, network: nn.Module, epoch: int) -> None:
+        """After every `checkpoint_frequency`-th epoch."""
+
+
+@dataclass(slots=True)
+class TrainingRun(Generic[BatchT]):
+    """Everything the loop works on."""
+
+    objective: Objective[BatchT]
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    training: Batches[BatchT]
+    early_stopping: EarlyStopping
+    options: LoopOptions
+    hardware: Hardware
+    frozen_prefixes: tuple[str, ...]
+    checkpoints: Checkpoints
+    listener: Listener
+    should_stop: Callable[[], bool]
+    average: WeightAverage | None = None
+    """What is validated and kept instead of the network, where there is one."""
+    ranks: Ranks = field(default_factory=Ranks)
+    counters: Counters = field(default_factory=Counters)
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network whose answers count: the average of the weights where there is one."""
+        return self.network if self.average is None else self.average.network
+
+
+def train(run: TrainingRun[BatchT]) -> Ending:
+    """Train until the last epoch, until the metric stops rising, or until `should_stop` says so.
+
+    `run.counters` says afterwards which pass was the best; its weights are in the checkpoint folder. Raises
+    `TrainingError` when the loss is no longer finite.
+    """
+    return _Loop(run).run_to_end()
+
+
+class _Loop(Generic[BatchT]):
+    """The run at work."""
+
+    def __init__(self, run: TrainingRun[BatchT]) -> None:
+        self._run = run
+        self._scaler = run.hardware.gradient_scaler()
+        self._restore()
+        self._module = run.ranks.wrap(run.network, run.hardware.device)
+        if run.average is not None and run.counters.step == 0:
+            run.average.start_from(run.network)  # which has only now the first process's weights
+        self._saved_at = time.monotonic()
+        self._pause_s = _CHECKPOINT_S
+
+    def run_to_end(self) -> Ending:
+        run, counters, options = self._run, self._run.counters, self._run.options
+        while counters.epoch < options.num_epochs and not run.early_stopping.should_stop:
+            if not self._train_epoch():
+                return "canceled"
+            epoch = counters.epoch
+            is_last = epoch == options.num_epochs - 1
+            if (epoch + 1) % options.evaluation_frequency == 0 or is_last:
+                self._validate()
+            if options.checkpoint_frequency is not None and (epoch + 1) % options.checkpoint_frequency == 0:
+                run.listener.keep_weights(run.judged, epoch)
+            counters.start_epoch(epoch + 1)
+        self._save()
+        return "all_epochs" if counters.epoch >= options.num_epochs else "early_stopping"
+
+    def _restore(self) -> None:
+        run, stopping = self._run, self._run.early_stopping
+        average = None if run.average is None else run.average.network
+        counters = run.checkpoints.load_last(run.network, run.optimizer, self._scaler, average)
+        if counters is None:
+            run.counters.num_processes = run.ranks.size
+            return
+        if counters.num_processes != run.ranks.size:
+            raise UserError(
+                f"a run must go on with as many processes as it began with, {counters.num_processes}, but got "
+                f"{run.ranks.size}"
+            )
+        run.counters = counters
+        stopping.best, stopping.num_passes, stopping.num_stale = (
+            counters.best_metric,
+            counters.num_passes,
+            counters.num_stale,
+        )
+
+    def _train_epoch(self) -> bool:
+        """Finish the present epoch; False when stopped before its end, on a step boundary, with a checkpoint."""
+        run, counters = self._run, self._run.counters
+        _set_training_mode(run.network, run.frozen_prefixes)
+        num_batches = run.training.num_batches
+        sums = EpochSums(run.objective.sum_names, counters, run.hardware.device, run.ranks)
+        reported_at = time.monotonic()
+        batches = run.training.epoch(counters.epoch, first_batch=counters.batch)
+        for group in _groups(batches, run.options.accumulation):
+            wish = run.ranks.highest(self._wish())
+            if wish:
+                sums.write_total(counters)
+                self._save()
+            if wish == _STOP:
+                return False
+            learning_rate = self._step(group, sums)
+            counters.step += 1
+            counters.batch += len(group)
+            if time.monotonic() - reported_at > _REPORT_S or counters.batch == num_batches:
+                run.listener.progress(counters, num_batches, sums.mean_loss(counters.epoch), learning_rate)
+                reported_at = time.monotonic()
+        sums.write_total(counters)
+        return True
+
+    def _wish(self) -> int:
+        run = self._run
+        if run.should_stop():
+            return _STOP
+        is_due = run.ranks.is_first and time.monotonic() - self._saved_at > self._pause_s
+        return _SAVE if is_due else 0
+
+    def _step(self, group: list[BatchT], sums: EpochSums) -> float:
+        """One optimizer step; return its learning rate."""
+        run, step = self._run, self._run.counters.step
+        learning_rate = run.options.learning_rate * run.schedule.multiplier(step)
+        for parameters in run.optimizer.param_groups:
+            parameters["lr"] = learning_rate
+        run.optimizer.zero_grad(set_to_none=True)
+        draw = np.random.SeedSequence((run.options.seed, step, run.ranks.rank))
+        torch.manual_seed(int(draw.generate_state(1, np.uint64)[0] >> 1))
+        for batch in group[:-1]:
+            with run.ranks.without_averaging(self._module):
+                self._accumulate_gradients(batch, sums)
+        self._accumulate_gradients(group[-1], sums)
+        if run.options.max_gradient_norm is not None:
+            self._scaler.unscale_(run.optimizer)
+            nn.utils.clip_grad_norm_(run.network.parameters(), run.options.max_gradient_norm)
+        self._scaler.step(run.optimizer)
+        self._scaler.update()
+        if run.average is not None:
+            run.average.update(run.network, step + 1)
+        return learning_rate
+
+    def _accumulate_gradients(self, batch: BatchT, sums: EpochSums) -> None:
+        run = self._run
+        learnt = run.objective.learn(self._module, batch)
+        # The processes' gradients are averaged: a sum must grow by their number before.
+        is_mean = run.objective.gradient == "mean"
+        share = batch.weight / run.options.accumulation if is_mean else float(run.ranks.size)
+        self._scaler.scale(learnt.loss * share).backward()  # type: ignore[no-untyped-call]
+        sums.add(learnt, run.counters.step)
+
+    def _validate(self) -> None:
+        run, counters, stopping = self._run, self._run.counters, self._run.early_stopping
+        run.ranks.equalize_buffers(run.judged)
+        try:
+            evaluation = run.objective.evaluate(run.judged, run.ranks)
+        except NotFinite:
+            raise diverged("the network's answers", counters.epoch, counters.step) from None
+        metrics, name = evaluation.metrics, run.objective.primary_metric
+        metrics |= counters.means()
+        improved = name is None or stopping.observe(metrics[name])
+        if improved:
+            counters.best_epoch, counters.best_metric = counters.epoch, stopping.best
+            if run.ranks.is_first:
+                run.checkpoints.save_best(run.judged, counters.epoch)
+        counters.num_passes, counters.num_stale = stopping.num_passes, stopping.num_stale
+        if run.ranks.is_first:
+            shown = name or "training_loss"
+            log.info("epoch %d: %s %.4f", counters.epoch + 1, shown, metrics[shown])
+        run.listener.evaluated(counters, evaluation, improved)
+
+    def _save(self) -> None:
+        run, began_at = self._run, time.monotonic()
+        if run.ranks.is_first:
+            average = None if run.average is None else run.average.network
+            run.checkpoints.save_last(run.network, run.optimizer, self._scaler, run.counters, average)
+        self._saved_at = time.monotonic()
+        self._pause_s = max(_CHECKPOINT_S, (self._saved_at - began_at) / _CHECKPOINT_SHARE)
+
+
+def smallest_batch(network: nn.Module, frozen_prefixes: tuple[str, ...]) -> int:
+    """How many pictures a batch needs: 2 when a batch norm learns from it, else 1."""
+    _set_training_mode(network, frozen_prefixes)
+    learns = any(isinstance(module, _BATCH_NORM) and module.training for module in network.modules())
+    return 2 if learns else 1
+
+
+def _set_training_mode(network: nn.Module, frozen_prefixes: tuple[str, ...]) -> None:
+    """Training mode, but for the batch norms of frozen layers, whose statistics stay."""
+    network.train()
+    for name, module in network.named_modules():
+        if isinstance(module, _BATCH_NORM) and f"{name}.".startswith(frozen_prefixes):
+            module.eval()
+
+
+def _groups(batches: Iterator[BatchT], size: int) -> Iterator[list[BatchT]]:
+    group: list[BatchT] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

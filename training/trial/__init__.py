@@ -1,0 +1,1 @@
+"""One trial: `python -m clearsight.training.trial.run RUN_FOLDER`."""

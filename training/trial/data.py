@@ -1,0 +1,158 @@
+"""The data of one trial: tables, classes, split, and the sets that the loop iterates over."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Generic, Protocol, TypeVar
+
+from clearsight.errors import Fault, InvalidData, UserError
+from clearsight.runs.trial_spec import TrialSpec
+from clearsight.training.classification.datasets import PictureCache, find_unreadable
+from clearsight.training.data.image_file import PictureFile
+from clearsight.training.data.records import Record
+from clearsight.training.data.table import class_names, load_table, split_indices, validation_only_classes
+from clearsight.training.engine.hardware import usable_memory_bytes
+from clearsight.training.engine.ranks import Ranks
+
+__all__ = ["Loadable", "SetMaker", "Sets", "TrialRecords", "load_records", "make_sets"]
+
+TrainingT = TypeVar("TrainingT")
+EvaluationT = TypeVar("EvaluationT", bound="Loadable")
+TrainingT_co = TypeVar("TrainingT_co", covariant=True)
+EvaluationT_co = TypeVar("EvaluationT_co", bound="Loadable", covariant=True)
+
+MAX_UNREADABLE_SHARE: Final = 0.05
+"""Share of a part's pictures that may be missing or damaged; they are left out with a warning."""
+
+_CACHE_SHARE: Final = 0.2  # of the memory, for decoded training pictures; half as much for validation inputs
+_MAX_CACHE_BYTES: Final = 4 * 1024**3
+_MAX_DISK_BYTES: Final = 32 * 1024**3
+_LISTED: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecords:
+    """What the label files say."""
+
+    classes: tuple[str, ...]
+    training: tuple[Record, ...]
+    validation: tuple[Record, ...]
+    split: dict[str, list[int]] | None
+    """Record indices, when a part of the training records was held out."""
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sets(Generic[TrainingT, EvaluationT]):
+    """What the loop needs."""
+
+    training: TrainingT
+    validation: EvaluationT
+    training_records: tuple[Record, ...]
+    validation_records: tuple[Record, ...]
+    warnings: tuple[str, ...]
+
+
+class Loadable(Protocol):
+    """A set of pictures that opens them one by one."""
+
+    def load(self, index: int) -> object:
+        """One picture; raises `BadImage` or `OSError`."""
+
+
+class SetMaker(Protocol[TrainingT_co, EvaluationT_co]):
+    """Makes a task's sets of records whose pictures can be read."""
+
+    @property
+    def largest_useful_side(self) -> int:
+        """Of the shorter side of training pictures, see `PictureCache`."""
+
+    def training_set(
+        self, pictures: PictureCache, records: Sequence[Record], smallest_batch: int, ranks: Ranks
+    ) -> TrainingT_co:
+        """Shuffled, augmented batches."""
+
+    def evaluation_set(self, records: Sequence[Record], max_bytes: int) -> EvaluationT_co:
+        """Inputs as in serving, kept in memory up to `max_bytes`."""
+
+
+def load_records(spec: TrialSpec) -> TrialRecords:
+    """Read the label files and split them. Raises `InvalidData` with every fault."""
+    train = load_table(spec.training_data, spec.task, spec.target_column, spec.datastores)
+    warnings = list(train.warnings)
+    if spec.validation_data is None:
+        kept, held_out = split_indices(train.records, spec.validation_size, spec.split_seed, spec.task)
+        return TrialRecords(
+            class_names(train),
+            tuple(train.records[index] for index in kept),
+            tuple(train.records[index] for index in held_out),
+            {"training": kept, "validation": held_out},
+            tuple(warnings),
+        )
+    validation = load_table(spec.validation_data, spec.task, spec.target_column, spec.datastores)
+    warnings += validation.warnings
+    if unlearnt := validation_only_classes(train, validation):
+        warnings.append(f"no training picture shows {', '.join(unlearnt)}: these classes cannot be learnt")
+    return TrialRecords(
+        class_names(train, validation), tuple(train.records), tuple(validation.records), None, tuple(warnings)
+    )
+
+
+def make_sets(
+    records: TrialRecords,
+    maker: SetMaker[TrainingT, EvaluationT],
+    smallest_batch: int,
+    num_threads: int,
+    cache_folder: Path,
+    should_stop: Callable[[], bool],
+    ranks: Ranks,
+) -> Sets[TrainingT, EvaluationT]:
+    """Open every picture once and build the two sets without those that cannot be read.
+
+    Several processes open a part each and hear of the others' findings. Decoded training pictures beyond the memory
+    go to a nameless file in `cache_folder`. Raises `InvalidData` when more than `MAX_UNREADABLE_SHARE` of a part
+    cannot be read.
+    """
+    budget = min(_MAX_CACHE_BYTES, int(_CACHE_SHARE * usable_memory_bytes())) // ranks.size
+    warnings: list[str] = []
+
+    def cache(part: Sequence[Record]) -> PictureCache:
+        overflow = PictureFile(cache_folder, _MAX_DISK_BYTES // ranks.size)
+        return PictureCache(_files(part), maker.largest_useful_side, budget, overflow)
+
+    def unreadable(name: str, part: Sequence[Record], load: Callable[[int], object]) -> dict[int, str]:
+        files = _files(part)
+        found = find_unreadable(files, ranks.share(len(files)), load, num_threads, should_stop)
+        everywhere = ranks.exchange(f"unreadable {name} pictures", sorted(found.items()))
+        return dict(sorted((index, reason) for process in everywhere for index, reason in process))
+
+    training, pictures = records.training, cache(records.training)
+    if found := unreadable("training", training, pictures.__getitem__):
+        training = _without("training", training, found, warnings)
+        pictures = cache(training)
+    validation, evaluation_set = records.validation, maker.evaluation_set(records.validation, budget // 2)
+    if found := unreadable("validation", validation, evaluation_set.load):
+        validation = _without("validation", validation, found, warnings)
+        evaluation_set = maker.evaluation_set(validation, budget // 2)
+    if len(training) < ranks.size:
+        raise UserError(f"each of {ranks.size} processes must get a picture, but there are only {len(training)}")
+    training_set = maker.training_set(pictures, training, smallest_batch, ranks)
+    return Sets(training_set, evaluation_set, training, validation, tuple(warnings))
+
+
+def _files(records: Sequence[Record]) -> list[Path]:
+    return [record.image for record in records]
+
+
+def _without(
+    part: str, records: tuple[Record, ...], unreadable: dict[int, str], warnings: list[str]
+) -> tuple[Record, ...]:
+    listed = "; ".join(list(unreadable.values())[:_LISTED])
+    if len(unreadable) > MAX_UNREADABLE_SHARE * len(records):
+        message = (
+            f"at most {MAX_UNREADABLE_SHARE:.0%} of the pictures may be unreadable, but {len(unreadable)} of "
+            f"{len(records)} are: {listed}"
+        )
+        raise InvalidData(f"{part} data", [Fault("BAD_DATA", part, message)])
+    warnings.append(f"{len(unreadable)} unreadable {part} pictures are left out: {listed}")
+    return tuple(record for index, record in enumerate(records) if index not in unreadable)

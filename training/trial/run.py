@@ -1,0 +1,295 @@
+"""One trial: `python -m clearsight.training.trial.run RUN_FOLDER`.
+
+The story: spec, data, network, loop, package. The process is told everything by `spec.json` and tells everything
+through the run folder; it never imports mlflow. SIGINT and SIGTERM stop it at the next optimizer step with a
+checkpoint (a second signal ends it at once); started again on the same folder it goes on from there.
+
+Several processes of one trial (see `environment.launch`) run the same story; the first one writes.
+"""
+
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from clearsight import environment
+from clearsight.errors import Conflict, ExportError, TrainingError
+from clearsight.exporters.write import write_package
+from clearsight.networks.weights import PretrainedRecord
+from clearsight.runs.run_folder import RunFolder, RunStatus, now
+from clearsight.runs.trial_spec import TrialSpec
+from clearsight.runs.workspace import write_atomically
+from clearsight.training.classification.trial import ClassificationTrial
+from clearsight.training.detection.trial import DetectionTrial
+from clearsight.training.engine.checkpoint import Checkpoints, Counters
+from clearsight.training.engine.hardware import choose_hardware
+from clearsight.training.engine.loop import Ending, TrainingRun, smallest_batch, train
+from clearsight.training.engine.ranks import Ranks, joined
+from clearsight.training.trial.data import Sets, TrialRecords, load_records, make_sets
+from clearsight.training.trial.failure import explain, is_out_of_memory
+from clearsight.training.trial.options import num_steps_of, schedule_of, warnings_of
+from clearsight.training.trial.reporter import Reporter
+from clearsight.training.trial.task import TrialTask
+
+__all__ = ["EXIT_CODES", "main", "run_trial"]
+
+log = logging.getLogger("clearsight.trial")
+
+EXIT_CODES: Final = {"Completed": 0, "Failed": 1, "Canceled": 130}
+
+_PARITY_IMAGES: Final = 16
+
+
+def main(args: Sequence[str]) -> int:
+    """Run the trial of a run folder; return its exit code."""
+    if len(args) != 1:
+        sys.stderr.write("usage: python -m clearsight.training.trial.run RUN_FOLDER\n")
+        return 2
+    folder = RunFolder(Path(args[0]).absolute())
+    try:
+        with _stop_signals() as stop:
+            status = run_trial(folder, stop)
+    except Conflict as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return EXIT_CODES[status.status]
+
+
+def run_trial(folder: RunFolder, stop: threading.Event) -> RunStatus:
+    """Run or go on with a trial; every way it can end is a state of its folder. Setting `stop` cancels it."""
+    launch = environment.launch()
+    if launch is not None and launch.rank > 0:
+        return _run_to_end(folder, RunStatus(), stop, launch)
+    with folder.own():
+        before = folder.read_status()
+        if before.status == "Completed":
+            raise Conflict(f"the run {folder.run_id} must not be {before.status.lower()} to be started")
+        return _run_to_end(folder, before, stop, launch)
+
+
+def _run_to_end(
+    folder: RunFolder, status: RunStatus, stop: threading.Event, launch: environment.Launch | None
+) -> RunStatus:
+    reporter = Reporter(folder, is_silent=launch is not None and launch.rank > 0)
+    status = replace(
+        status, status="Running", started_at=now(), ended_at=None, pid=os.getpid(), reason=None, message=None
+    )
+    reporter.status(status)
+    reporter.event("started", pid=os.getpid())
+    try:
+        spec = TrialSpec.model_validate_json(folder.spec_file.read_text())
+        logging.basicConfig(level=_log_level(spec.log_verbosity), format="%(asctime)s %(levelname)s %(message)s")
+        with joined(launch) as ranks, _reproducible(int(spec.value("random_seed")), spec.deterministic):
+            status = _run_among(ranks, folder, spec, status, reporter, stop)
+    except KeyboardInterrupt:
+        status = replace(status, status="Canceled", reason="canceled", message="ended at once by a second signal")
+    except Exception as error:
+        log.exception("the trial failed")
+        reason, message = explain(error, None, folder.log_file)
+        status = replace(status, status="Failed", reason=reason, message=message)
+    status = replace(status, ended_at=now())
+    reporter.status(status)
+    reporter.event("ended", status=status.status, reason=status.reason, message=status.message)
+    return status
+
+
+def _run_among(
+    ranks: Ranks, folder: RunFolder, spec: TrialSpec, status: RunStatus, reporter: Reporter, stop: threading.Event
+) -> RunStatus:
+    try:
+        return _run(ranks, folder, spec, status, reporter, stop)
+    except Exception as error:
+        log.exception("the trial failed")
+        batch_size = int(spec.value("training_batch_size"))
+        reason, message = ranks.settle_failure(*explain(error, batch_size, folder.log_file))
+        return replace(status, status="Failed", reason=reason, message=message)
+
+
+def _run(
+    ranks: Ranks, folder: RunFolder, spec: TrialSpec, status: RunStatus, reporter: Reporter, stop: threading.Event
+) -> RunStatus:
+    records = load_records(spec)
+    if records.split is not None and ranks.is_first:
+        write_atomically(folder.outputs / "split.json", json.dumps(records.split))
+    task = _task_of(spec, records)
+    network = task.network
+    pretrained = task.load_weights(ranks.is_first)
+    for name, parameter in network.named_parameters():
+        if name.startswith(task.frozen_prefixes):
+            parameter.requires_grad_(False)
+    hardware = choose_hardware(network, ranks.local_rank, ranks.size)
+    reporter.event("hardware", **hardware.to_document(), num_processes=ranks.size)
+    if pretrained is not None:
+        reporter.event("weights", **pretrained.to_document())
+        if pretrained.notice is not None:
+            reporter.event("warning", message=pretrained.notice)
+    smallest = smallest_batch(network, task.frozen_prefixes)
+    sets = make_sets(records, task, smallest, hardware.num_threads, folder.root, stop.is_set, ranks)
+    schedule = schedule_of(spec, sets.training.num_batches)
+    for warning in (*records.warnings, *sets.warnings, *warnings_of(spec, schedule)):
+        reporter.event("warning", message=warning)
+    reporter.event(
+        "data",
+        num_training=len(sets.training_records),
+        num_validation=len(sets.validation_records),
+        classes=records.classes,
+        num_batches=sets.training.num_batches,
+    )
+    objective = task.objective(sets, hardware, ranks, reporter.event)
+    network.to(hardware.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = TrainingRun(
+        objective=objective,
+        network=network,
+        optimizer=task.optimizer(ranks.size),
+        schedule=schedule,
+        training=sets.training,
+        early_stopping=task.early_stopping(),
+        options=task.loop_options(),
+        hardware=hardware,
+        frozen_prefixes=task.frozen_prefixes,
+        checkpoints=Checkpoints(folder.checkpoints),
+        listener=reporter,
+        should_stop=stop.is_set,
+        average=task.average(num_steps_of(spec, sets.training.num_batches)),
+        ranks=ranks,
+    )
+    ending = train(run)
+    status = replace(status, best_epoch=run.counters.best_epoch, metrics=_best_metrics(folder, run.counters))
+    if ending == "canceled":
+        message = f"stopped in epoch {run.counters.epoch + 1} at step {run.counters.step}; the checkpoint is kept"
+        return replace(status, status="Canceled", reason="canceled", message=message)
+    if pretrained is not None:
+        reporter.event("exporting", best_epoch=run.counters.best_epoch)
+        _export(folder, spec, run, records, sets, task, pretrained)
+        _draw_charts(folder, run, task, reporter)
+    return replace(status, status="Completed", reason=ending, message=_ending_message(ending, run))
+
+
+def _task_of(spec: TrialSpec, records: TrialRecords) -> TrialTask[Any, Any]:
+    if spec.task.is_classification:
+        return ClassificationTrial(spec, records)
+    return DetectionTrial(spec, records)
+
+
+def _export(
+    folder: RunFolder,
+    spec: TrialSpec,
+    run: TrainingRun[Any],
+    records: TrialRecords,
+    sets: Sets[Any, Any],
+    task: TrialTask[Any, Any],
+    pretrained: PretrainedRecord,
+) -> None:
+    if run.counters.best_epoch is None:
+        raise TrainingError("no_validation", "a trial must have validated at least once before it can be exported")
+    run.checkpoints.load_best(run.network, run.counters.best_epoch)
+    files = [record.image for record in sets.validation_records]
+    files += [record.image for record in sets.training_records][: max(0, _PARITY_IMAGES - len(files))]
+    with _as_export_error():
+        write_package(
+            folder.package,
+            task=spec.task,
+            model_name=str(spec.value("model_name")),
+            labels=records.classes,
+            network=run.network,
+            settings=task.settings,
+            architecture=task.architecture,
+            parity_images=files,
+            run_id=spec.run_id,
+            pretrained=pretrained.to_document(),
+            train_artifacts=folder.train_artifacts,
+            enable_onnx_normalization=bool(spec.value("enable_onnx_normalization")),
+        )
+
+
+def _draw_charts(folder: RunFolder, run: TrainingRun[Any], task: TrialTask[Any, Any], reporter: Reporter) -> None:
+    """Draw what the best weights answer; a fault of drawing is a warning, for the package is complete."""
+    try:
+        task.draw_charts(folder.metrics, run.objective)
+    except Exception as error:  # whatever matplotlib and fonts raise
+        log.exception("the charts could not be drawn")
+        reporter.event("warning", message=f"the charts could not be drawn: {type(error).__name__}: {error}")
+
+
+@contextmanager
+def _as_export_error() -> Iterator[None]:
+    """Whatever an exporter raises means that there is no package; only memory has a remedy of its own."""
+    try:
+        yield
+    except ExportError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ExportError(f"the package could not be written: {type(error).__name__}: {error}") from error
+
+
+def _best_metrics(folder: RunFolder, counters: Counters) -> dict[str, float]:
+    passes = {one["epoch"]: one["metrics"] for one in folder.read_metrics()}
+    return dict(passes[counters.best_epoch]) if counters.best_epoch in passes else {}
+
+
+def _ending_message(ending: Ending, run: TrainingRun[Any]) -> str:
+    if ending == "all_epochs":
+        return f"all {run.options.num_epochs} epochs are done"
+    stale = run.early_stopping.num_stale
+    return f"{run.objective.primary_metric} did not rise in {stale} validation passes (early stopping)"
+
+
+def _log_level(verbosity: str) -> int:
+    return logging.INFO if verbosity == "not_set" else int(logging.getLevelNamesMapping()[verbosity.upper()])
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; the second raises KeyboardInterrupt."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _reproducible(seed: int, deterministic: bool) -> Iterator[None]:
+    """Seed Python, NumPy and torch; with `deterministic`, kernels whose result does not vary."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    # The fastest kernels of cuDNN, found by trying, may differ from run to run.
+    torch.backends.cudnn.benchmark = not deterministic
+    # Filling every new tensor guards against reading memory before writing it, at 30 % of a training step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
