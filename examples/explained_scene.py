@@ -20,10 +20,10 @@ from PIL import Image
 from clearsight.demo.scene import draw_scene
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.handlers.explain.answering.picture import heat_map
-from clearsight.handlers.explain.localisation import mass_inside
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.package import ModelPackage
 from clearsight.runs.workspace import Workspace
+from clearsight.testing.localisation import mass_inside
 from clearsight.vision.preprocess import resize_and_crop
 
 LABEL = "milk_bottle"

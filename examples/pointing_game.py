@@ -28,12 +28,12 @@ from clearsight.handlers.explain.answering.parameters import parse_xai_parameter
 from clearsight.handlers.explain.answering.picture import heat_map
 from clearsight.handlers.explain.answering.quality import measure_faithfulness
 from clearsight.handlers.explain.answering.scoring import ExplainingScorer, explaining_scorer
-from clearsight.handlers.explain.localisation import grow, mass_inside, pointing_score, tolerance_px
 from clearsight.handlers.scoring.scorer import DEFAULT_LIMITS, Scorer, load_scorer
 from clearsight.images.decode import decode_image
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
+from clearsight.testing.localisation import grow, mass_inside, pointing_score, tolerance_px
 from clearsight.vision.preprocess import normalise, resize_and_crop
 from clearsight.wire.scoring import ClassificationAnswer
 

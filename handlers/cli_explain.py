@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from clearsight.console import AzCommand, emit, stderr
 from clearsight.errors import UserError
+from clearsight.files import write_atomically
 from clearsight.handlers.backends import BACKENDS
 from clearsight.handlers.explain.algorithms.table import ALGORITHMS
 from clearsight.handlers.explain.answering.explainer import Explanation
@@ -31,7 +32,7 @@ from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
 from clearsight.handlers.explain.objects.explainer import ExplainedObject
 from clearsight.images.files import Picture, find_pictures, free_name, read_picture
 from clearsight.runs.model_registry import ModelRegistry
-from clearsight.runs.workspace import Workspace, write_atomically
+from clearsight.runs.workspace import Workspace
 
 __all__ = ["explain"]
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from clearsight.console import AzCommand, emit, stderr
 from clearsight.documents.settings import SegmentationSettings
 from clearsight.errors import BadRequest, UserError
+from clearsight.files import write_atomically
 from clearsight.handlers.backends import BACKENDS
 from clearsight.handlers.drawing.mask_image import encode_numbers, file_type, instance_numbers
 from clearsight.handlers.drawing.overlay import draw_overlay, to_jpeg
@@ -20,7 +21,7 @@ from clearsight.handlers.scoring.scorer import MAX_BATCH_SIZE, Scorer, load_scor
 from clearsight.images.decode import decode_image
 from clearsight.images.files import Picture, find_pictures, free_name, read_picture
 from clearsight.runs.model_registry import ModelRegistry
-from clearsight.runs.workspace import Workspace, write_atomically
+from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
 from clearsight.wire.scoring import Answer, DetectionAnswer, to_document
 

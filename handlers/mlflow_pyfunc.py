@@ -7,8 +7,9 @@ import pandas as pd
 
 from clearsight import environment
 from clearsight.errors import UserError
+from clearsight.handlers.explain.answering.parameters import wants_explanation
 from clearsight.handlers.scoring.scorer import Scorer, load_scorer
-from clearsight.handlers.worker.explain_lane import PLAIN, asks, explain_in
+from clearsight.handlers.worker.explain_lane import PLAIN, explain_in
 from clearsight.runs.package import ModelPackage
 from clearsight.wire.scoring import to_document
 
@@ -37,7 +38,7 @@ class PackageModel:
         if _COLUMN not in model_input.columns:
             raise _refusal(f"the frame must have the column {_COLUMN!r}, but it has {list(model_input.columns)}")
         cells = model_input[_COLUMN].tolist()
-        is_plain = not any(asks(cell, self._scorer.task) for cell in cells)
+        is_plain = not any(wants_explanation(cell, self._scorer.task) for cell in cells)
         answers = []
         for row, answer in enumerate(self._scorer.score(cells) if is_plain else self._explain(cells, PLAIN)):
             if isinstance(answer, UserError):

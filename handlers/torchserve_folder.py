@@ -17,8 +17,8 @@ from typing import Final
 
 import yaml
 
+from clearsight.files import write_atomically
 from clearsight.handlers.worker.explain_lane import Lane
-from clearsight.runs.workspace import write_atomically
 
 __all__ = ["HANDLER", "HandlerConfig", "WorkerConfig", "archive_files", "write_folder"]
 

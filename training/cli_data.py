@@ -1,14 +1,12 @@
 """`clearsight data`: draw, convert and check labelled pictures."""
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final
 
 import click
-from rich.progress import track
 
-from clearsight.console import AzCommand, LazyGroup, emit, stderr
+from clearsight.console import TASK, AzCommand, LazyCommand, LazyGroup, emit, progress, stderr
 from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
 from clearsight.training.data.converters import (
@@ -24,93 +22,23 @@ from clearsight.training.data.converters import (
 
 __all__ = ["data"]
 
-T = TypeVar("T")
-
-TASKS = click.Choice([task.value for task in Task])
 OUTPUT = click.Path(file_okay=False, path_type=Path)
 LIST = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.group(cls=LazyGroup)
+_LAZY: Final = {"demo": LazyCommand("clearsight.demo.cli:demo", "Draw labelled fridge scenes.", "train")}
+
+
+@click.group(cls=LazyGroup, lazy=_LAZY)
 def data() -> None:
     """Draw, convert and check labelled pictures."""
-
-
-def _progress(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-    return track(items, description, total, console=stderr, transient=True, disable=not stderr.is_terminal)
-
-
-@data.command(cls=AzCommand, short_help="Draw labelled fridge scenes.")
-@click.option("--output", "output", type=OUTPUT, required=True, help="Folder to write.")
-@click.option(
-    "--num-images", type=click.IntRange(10, 100_000), default=240, show_default=True, help="Pictures per kind."
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same bytes.")
-@click.option("--size", help="Width x height in pixels. Default: 320x240, with --object-size 1600x1200.")
-@click.option(
-    "--object-size", help="Draw racks from afar with many objects of MIN-MAX pixels; detection and segmentation alone."
-)
-@click.option("--easy", is_flag=True, help="No clutter, and a colour for each class: learnt in a minute.")
-@click.option("--task", "tasks", type=TASKS, multiple=True, help="Only these tasks. Default: all that are drawn.")
-def demo(
-    output: Path,
-    num_images: int,
-    seed: int,
-    size: str | None,
-    object_size: str | None,
-    easy: bool,
-    tasks: tuple[str, ...],
-) -> None:
-    r"""Draw labelled fridge scenes for all four tasks.
-
-    Cans, cartons, milk bottles and water bottles among clutter; the class shows in the shape, not in the colour.
-    Pictures with one object serve multi-class, pictures with several the other tasks. With --object-size:
-    cans and water bottles of a few pixels in large pictures, as tiling is made for.
-
-    \b
-    Examples:
-      clearsight data demo --output fridge
-      clearsight data demo --output fridge --num-images 60 --task image_object_detection
-      clearsight data demo --output first-steps --num-images 80 --easy
-      clearsight data demo --output rack --num-images 40 --object-size 10-16
-    """
-    from clearsight.demo.dataset import TASK_FOLDERS, DemoOptions, draw_dataset, write_tables
-
-    object_px = _parse_object_size(object_size) if object_size else None
-    drawn = (Task.DETECTION, Task.SEGMENTATION) if object_px else tuple(Task)
-    chosen = tuple(Task(task) for task in dict.fromkeys(tasks)) or drawn
-    if undrawn := [task.value for task in chosen if task not in drawn]:
-        raise click.UsageError(f"--object-size serves {' and '.join(drawn)}, but --task is {', '.join(undrawn)}")
-    if easy and object_px:
-        raise click.UsageError("--easy and --object-size exclude each other: racks have no clutter to leave out")
-    width, height = _parse_size(size or ("1600x1200" if object_px else "320x240"))
-    options = DemoOptions(num_images, seed, width, height, chosen, object_px, easy)
-    pictures = list(_progress(draw_dataset(output, options), "drawing", options.num_pictures))
-    written = write_tables(output, options, pictures)
-    emit({task.value: {"folder": str(output / TASK_FOLDERS[task]), **counts} for task, counts in written.items()})
-
-
-def _parse_size(size: str) -> tuple[int, int]:
-    width, x, height = size.lower().partition("x")
-    if not x or not width.isdigit() or not height.isdigit():
-        raise click.UsageError(f"--size must be WIDTHxHEIGHT like 320x240, but got {size!r}")
-    if not all(96 <= int(side) <= 4096 for side in (width, height)):
-        raise click.UsageError(f"--size must be between 96x96 and 4096x4096, but got {size!r}")
-    return int(width), int(height)
-
-
-def _parse_object_size(object_size: str) -> tuple[int, int]:
-    least, dash, greatest = object_size.partition("-")
-    if not dash or not least.isdigit() or not greatest.isdigit() or not 8 <= int(least) <= int(greatest) <= 40:
-        raise click.UsageError(f"--object-size must be MIN-MAX like 10-16, from 8 to 40, but got {object_size!r}")
-    return int(least), int(greatest)
 
 
 @data.command(cls=AzCommand, short_help="Write data folders from other layouts.")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("--from", "layout_name", type=click.Choice(list(LAYOUTS)), required=True, help="Layout of SOURCE.")
 @click.option("--output", "output", type=OUTPUT, required=True, help="Folder to write both data folders to.")
-@click.option("--task", type=TASKS, help="Default: what SOURCE says, for example polygons for COCO with segmentations.")
+@click.option("--task", type=TASK, help="Default: what SOURCE says, for example polygons for COCO with segmentations.")
 @click.option("--label", help="masks: class of every object.")
 @click.option(
     "--validation-every",
@@ -165,7 +93,7 @@ def convert(
         raise click.UsageError(f"--from {layout_name} serves {', '.join(layout.tasks)}, but --task is {task}")
     if layout.names_classes == (label is not None):
         raise click.UsageError(f"--from {layout_name} {'names classes: leave out' if label else 'needs'} --label")
-    request = Request(source, Task(task) if task else None, images, label, lambda items: _progress(items, "reading"))
+    request = Request(source, Task(task) if task else None, images, label, lambda items: progress(items, "reading"))
     converted = layout.read(request)
     if validation_list is not None:
         train, validation = split_by_lists(converted.entries, validation_list, training_list)
@@ -174,7 +102,7 @@ def convert(
     else:
         train, validation = split_every(converted.entries, validation_every or DEFAULT_VALIDATION_EVERY)
     if is_copied:
-        copies = copy_pictures([*train, *validation], output / "images", lambda items: _progress(items, "copying"))
+        copies = copy_pictures([*train, *validation], output / "images", lambda items: progress(items, "copying"))
         train, validation = copies[: len(train)], copies[len(train) :]
     for warning in converted.warnings:
         stderr.print(f"warning: {warning}", markup=False, soft_wrap=True)
@@ -184,7 +112,7 @@ def convert(
 
 @data.command(cls=AzCommand, short_help="List every fault of a data folder.")
 @click.argument("folder", type=OUTPUT)
-@click.option("--task", type=TASKS, required=True, help="Task whose format the labels must have.")
+@click.option("--task", type=TASK, required=True, help="Task whose format the labels must have.")
 @click.option("--target-column", default="label", show_default=True, help="`target_column_name` of the job.")
 @click.option("--decode", "is_decoded", is_flag=True, help="Decode whole pictures, which also finds cut-off files.")
 @click.option("--output", "-o", "output_format", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -205,7 +133,7 @@ def check(folder: Path, task: str, target_column: str, is_decoded: bool, output_
         Task(task),
         target_column,
         Workspace.default().datastores(),
-        progress=lambda images: _progress(images, "reading"),
+        progress=lambda images: progress(images, "reading"),
         is_decoded=is_decoded,
     )
     if output_format == "json":

@@ -5,7 +5,6 @@ No torch is imported: a fault shows in half a second.
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -26,33 +25,17 @@ from clearsight.documents.job import (
 )
 from clearsight.errors import Conflict, Fault, InvalidData, InvalidDocument
 from clearsight.executor import count_gpus
+from clearsight.runs.plan import JobPlan
 from clearsight.runs.trial_spec import Setting, TrialSpec
 from clearsight.runs.workspace import Workspace
 from clearsight.training.data.table import MAX_LISTED_FAULTS, Table, read_table, require_trainable
 
-__all__ = ["JobPlan", "plan_job"]
+__all__ = ["plan_job"]
 
 DEFAULT_VALIDATION_SIZE: Final = 0.2
 """Azure's share of the training records when a job names neither validation data nor a size."""
 
 MAX_MISSING_SHARE: Final = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class JobPlan:
-    """A job that may start: nothing about it is in doubt but the training itself."""
-
-    name: str
-    job: Job
-    document: Mapping[str, Any]
-    """The job file with its overrides."""
-    spec: TrialSpec
-    experiment_name: str
-    best_model_path: Path | None
-    """Where `outputs.best_model` wants a copy of the package."""
-    num_processes: int
-    """That train together, each on batches of its own."""
-    warnings: tuple[str, ...]
 
 
 def plan_job(file: Path, overrides: Mapping[str, Any], name: str | None, workspace: Workspace) -> JobPlan:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from clearsight.errors import UserError
+from clearsight.handlers.explain.answering.parameters import wants_explanation
 from clearsight.handlers.explain.answering.telemetry import observed
 from clearsight.handlers.scoring.scorer import Scorer
-from clearsight.handlers.worker.explain_lane import PLAIN, ExplainRows, Wish, asks
+from clearsight.handlers.worker.explain_lane import PLAIN, ExplainRows, Wish
 from clearsight.wire.scoring import Answer, encode_answers, error_body, parse_request, row_error
 
 __all__ = ["Reply", "answer_bodies"]
@@ -44,7 +45,7 @@ def answer_bodies(
         wish = wishes[number] if wishes else PLAIN
         try:
             cells = parse_request(body)
-            if explain and cells and (wish.explains_all or any(asks(cell, scorer.task) for cell in cells)):
+            if explain and cells and (wish.explains_all or any(wants_explanation(cell, scorer.task) for cell in cells)):
                 with observed() as telemetry:
                     reply = _reply(explain(cells, wish))
                 replies[number] = replace(reply, telemetry=telemetry.to_document()) if telemetry.rows else reply

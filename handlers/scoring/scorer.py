@@ -29,12 +29,12 @@ from clearsight.handlers.backends import (
     candidates,
     open_backend,
 )
+from clearsight.handlers.explain.answering.parameters import wants_explanation
 from clearsight.handlers.scoring.batching import BatchRule
 from clearsight.handlers.scoring.classification import ClassificationPipeline
 from clearsight.handlers.scoring.detection import Detections
 from clearsight.handlers.scoring.detectors import DetectionPipeline
 from clearsight.handlers.scoring.pipeline import Pipeline, open_pipeline
-from clearsight.handlers.worker.explain_lane import asks
 from clearsight.images.decode import Limits, decode_image
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
@@ -114,7 +114,7 @@ class Scorer:
         try:
             data = resolve_cell(cell)
             if isinstance(data, XaiRequest):
-                if asks(cell, self.task):
+                if wants_explanation(cell, self.task):
                     return BadRequest("explanations are switched off here; leave out 'model_explainability'")
                 data = data.image  # Azure answers such a request to a detector as if it were a plain one
             return self._pipeline.prepare(decode_image(data, self.limits, self.settings.exif_orientation))

@@ -23,10 +23,10 @@ import orjson
 
 from clearsight.documents.settings import DetectorSettings
 from clearsight.errors import BadRequest, UserError
+from clearsight.files import write_atomically
 from clearsight.handlers.backends import OpenOptions, Precision, open_backend
 from clearsight.handlers.tuning.object_agreement import MIN_IOU, Agreement
 from clearsight.runs.package import ModelPackage
-from clearsight.runs.workspace import write_atomically
 from clearsight.tasks import Task
 from clearsight.wire.scoring import DetectedObject, DetectionAnswer, to_document
 

@@ -18,9 +18,7 @@ from clearsight import environment
 from clearsight.errors import UserError
 from clearsight.handlers.explain.algorithms.deadline import OutOfTime
 from clearsight.handlers.explain.answering.options import ExplainOptions
-from clearsight.handlers.explain.answering.parameters import AZURE_ALGORITHMS
-from clearsight.tasks import Task
-from clearsight.wire.scoring import Answer, xai_parameters_of
+from clearsight.wire.scoring import Answer
 
 if TYPE_CHECKING:
     from clearsight.handlers.scoring.scorer import Scorer
@@ -32,7 +30,6 @@ __all__ = [
     "Lane",
     "Wish",
     "WrongLane",
-    "asks",
     "explain_in",
     "get_ready",
     "turn_away",
@@ -81,17 +78,6 @@ class Explainer(Protocol):
     ) -> Sequence[Answer | UserError]: ...
 
     def warm_up(self) -> None: ...
-
-
-def asks(cell: object, task: Task) -> bool:
-    """Whether a cell is to be explained. Looks at JSON, decodes no picture.
-
-    A detector has no explanation by Azure's algorithms, and a request for one is answered as a plain one, as on Azure.
-    """
-    parameters = xai_parameters_of(cell)
-    if parameters is None:
-        return False
-    return task.is_classification or parameters.get("xai_algorithm") not in (None, *AZURE_ALGORITHMS)
 
 
 def turn_away(cells: Sequence[object], wish: Wish) -> Sequence[Answer | UserError]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import uvloop
 
 from clearsight.errors import ClearsightError
-from clearsight.serving.gateway.jobs import DEFAULT_JOB_LIMITS, JobLimits
+from clearsight.serving.gateway.explanation_jobs import DEFAULT_JOB_LIMITS, JobLimits
 from clearsight.serving.gateway.process import DRAIN_LIMIT_S, MAX_BODY_BYTES, MEMORY_BUDGET_BYTES, Options, serve
 
 __all__ = ["main"]

@@ -19,7 +19,7 @@ from typing import Any
 from aiohttp import web
 
 from clearsight.errors import Conflict, InvalidDocument
-from clearsight.runs.workspace import write_atomically
+from clearsight.files import write_atomically
 from clearsight.serving.gateway.dataplane import DataPlane
 from clearsight.serving.gateway.table import RoutingTable
 

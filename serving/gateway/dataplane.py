@@ -15,11 +15,11 @@ from random import Random
 from typing import Final
 
 from clearsight.serving.gateway.answers import Answer, container_error, error, model_error
-from clearsight.serving.gateway.budget import ByteBudget
+from clearsight.serving.gateway.explanation_jobs import DEFAULT_JOB_LIMITS, ExplainJobs, JobLimits
 from clearsight.serving.gateway.generation import Generation
-from clearsight.serving.gateway.jobs import DEFAULT_JOB_LIMITS, ExplainJobs, JobLimits
 from clearsight.serving.gateway.lane import ModelUnreachable, Overloaded, is_wrong_lane
 from clearsight.serving.gateway.lane_scan import asks_for_explanation
+from clearsight.serving.gateway.limits import ByteBudget
 from clearsight.serving.gateway.mapping import OVERLOADED, map_answer, unreachable
 from clearsight.serving.gateway.metrics import GatewayMetrics
 from clearsight.serving.gateway.request import Request

@@ -16,20 +16,35 @@ import asyncio
 import logging
 from enum import Enum, auto
 from math import inf
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from aiohttp.http import HttpProcessingError
 
 from clearsight.serving.gateway.answers import REASONS, Answer, error
-from clearsight.serving.gateway.head import ChunkedDecoder, Head, HeadRefused
-from clearsight.serving.gateway.request import Request
-
-if TYPE_CHECKING:
-    from clearsight.serving.gateway.server import HttpServer
+from clearsight.serving.gateway.head import ChunkedDecoder, Head, HeadParser, HeadRefused
+from clearsight.serving.gateway.limits import HttpLimits
+from clearsight.serving.gateway.request import Request, RequestIds, Service
 
 __all__ = ["Connection"]
 
 logger = logging.getLogger(__name__)
+
+
+class ConnectionOwner(Protocol):
+    """What a connection uses of the server that accepted it."""
+
+    service: Service
+    limits: HttpLimits
+    loop: asyncio.AbstractEventLoop
+    connections: "set[Connection]"
+    is_draining: bool
+    heads: HeadParser
+    tasks: set[asyncio.Task[None]]
+    request_ids: RequestIds
+
+    def date(self) -> str: ...
+
+    def blank_request(self) -> Request: ...
 
 
 class State(Enum):
@@ -43,7 +58,7 @@ class State(Enum):
 class Connection(asyncio.Protocol):
     """One client connection."""
 
-    def __init__(self, server: "HttpServer") -> None:
+    def __init__(self, server: ConnectionOwner) -> None:
         self.deadline = inf
         self._server = server
         self._limits = server.limits

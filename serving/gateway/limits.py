@@ -1,8 +1,8 @@
-"""What one client connection may cost."""
+"""What one client connection may cost, and the budget for all bodies in memory."""
 
 from dataclasses import dataclass
 
-__all__ = ["HttpLimits"]
+__all__ = ["ByteBudget", "HttpLimits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +28,26 @@ class HttpLimits:
     max_pipelined_bytes: int = 64 * 1024
     """What may wait behind a running request before reading pauses."""
     sweep_s: float = 0.25
+
+
+class ByteBudget:
+    """Counts bytes held; requests are refused while it is used up. `limit` in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def take(self, num_bytes: int) -> bool:
+        """Take `num_bytes`, or nothing and return False when fewer are left."""
+        if self.used + num_bytes > self.limit:
+            return False
+        self.used += num_bytes
+        return True
+
+    def charge(self, num_bytes: int) -> None:
+        """Take `num_bytes` even beyond the limit: for answers, whose work is done already."""
+        self.used += num_bytes
+
+    def give(self, num_bytes: int) -> None:
+        """Give back what was taken."""
+        self.used -= num_bytes

@@ -16,7 +16,7 @@ from aiohttp import web
 from clearsight.errors import UserError
 from clearsight.serving.gateway.control import ControlPlane, bind_private_socket
 from clearsight.serving.gateway.dataplane import DataPlane
-from clearsight.serving.gateway.jobs import DEFAULT_JOB_LIMITS, JobLimits
+from clearsight.serving.gateway.explanation_jobs import DEFAULT_JOB_LIMITS, JobLimits
 from clearsight.serving.gateway.limits import HttpLimits
 from clearsight.serving.gateway.metrics import GatewayMetrics
 from clearsight.serving.gateway.request_log import RequestLog

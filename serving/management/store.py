@@ -21,7 +21,8 @@ from clearsight.documents.deployment.document import (
     parse_endpoint,
 )
 from clearsight.errors import ClearsightError, Conflict, NotFound
-from clearsight.runs.workspace import Workspace, write_atomically
+from clearsight.files import write_atomically
+from clearsight.runs.workspace import Workspace
 
 __all__ = [
     "DeploymentRecord",

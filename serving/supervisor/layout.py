@@ -22,10 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from clearsight.documents.deployment.document import DeploymentDocument
 from clearsight.errors import ClearsightError, Fault, InvalidDocument
+from clearsight.files import write_atomically
 from clearsight.handlers.explain.answering.options import ExplainOptions
 from clearsight.handlers.tuning.measure import NEARLY_AS_FAST
 from clearsight.runs.package import MANIFEST_FILE, sha256_of
-from clearsight.runs.workspace import Workspace, write_atomically
+from clearsight.runs.workspace import Workspace
 from clearsight.serving.gateway.table import JOB_TIMEOUT_S, MAX_JOBS
 from clearsight.serving.supervisor.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.tasks import Task

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from clearsight.runs.workspace import write_atomically
+from clearsight.files import write_atomically
 
 __all__ = ["ProcessLedger"]
 

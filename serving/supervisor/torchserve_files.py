@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from clearsight.errors import ServerUnavailable, UserError
+from clearsight.files import write_atomically
 from clearsight.handlers.torchserve_folder import HandlerConfig, WorkerConfig, write_folder
-from clearsight.runs.workspace import write_atomically
 from clearsight.serving.gateway.table import JOB_TIMEOUT_S, MAX_JOBS
 from clearsight.serving.supervisor.java import java_home
 

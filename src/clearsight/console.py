@@ -10,22 +10,43 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import click
 import jmespath
 import orjson
 import yaml
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from clearsight.errors import ClearsightError
+from clearsight.tasks import Task
 
-__all__ = ["AzCommand", "LazyCommand", "LazyGroup", "emit", "parse_assignments", "result_options", "stderr"]
+__all__ = [
+    "TASK",
+    "AzCommand",
+    "LazyCommand",
+    "LazyGroup",
+    "emit",
+    "parse_assignments",
+    "progress",
+    "result_options",
+    "stderr",
+]
 
 P = ParamSpec("P")
+T = TypeVar("T")
+
+TASK = click.Choice([task.value for task in Task])
+"""The type of an option that names a task."""
 
 stderr = Console(stderr=True, highlight=False)
+
+
+def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+    """Pass items on and show how far they are on stderr, when it is a terminal."""
+    return track(items, description, total, console=stderr, transient=True, disable=not stderr.is_terminal)
 
 
 class AzCommand(click.Command):

@@ -7,7 +7,8 @@ import pytest
 
 from clearsight import environment
 from clearsight.errors import UserError
-from clearsight.runs.workspace import Workspace, write_atomically
+from clearsight.files import write_atomically
+from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
 
 

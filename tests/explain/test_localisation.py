@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clearsight.handlers.explain.localisation import grow, mass_inside, pointing_score, tolerance_px
+from clearsight.testing.localisation import grow, mass_inside, pointing_score, tolerance_px
 
 
 def mask_of(*pixels, side=5):

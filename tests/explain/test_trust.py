@@ -25,8 +25,8 @@ from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_m
 from clearsight.handlers.explain.answering.parameters import XaiParameters
 from clearsight.handlers.explain.answering.picture import heat_map
 from clearsight.handlers.explain.answering.quality import measure_faithfulness
-from clearsight.handlers.explain.localisation import grow, pointing_score
 from clearsight.handlers.explain.network.model import ExplainModel
+from clearsight.testing.localisation import grow, pointing_score
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from clearsight.serving.gateway.dataplane import DataPlane
-from clearsight.serving.gateway.jobs import JobLimits
+from clearsight.serving.gateway.explanation_jobs import JobLimits
 from clearsight.serving.gateway.limits import HttpLimits
 from clearsight.serving.gateway.metrics import GatewayMetrics
 from clearsight.serving.gateway.request_log import RequestLog

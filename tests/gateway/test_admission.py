@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from clearsight.serving.gateway.budget import ByteBudget
+from clearsight.serving.gateway.limits import ByteBudget
 
 
 class Gate:

@@ -12,9 +12,10 @@ import pytest
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.explain.algorithms.deadline import OutOfTime
 from clearsight.handlers.explain.answering.options import ExplainOptions
+from clearsight.handlers.explain.answering.parameters import wants_explanation
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import Scorer
-from clearsight.handlers.worker.explain_lane import ExplainHere, Wish, asks, explain_in, get_ready
+from clearsight.handlers.worker.explain_lane import ExplainHere, Wish, explain_in, get_ready
 from clearsight.tasks import Task
 
 
@@ -97,7 +98,7 @@ class Here:
     ],
 )
 def test_a_cell_asks_with_true_and_nothing_else(given: object, is_asked: bool) -> None:
-    assert asks(given, Task.MULTI_CLASS) is is_asked
+    assert wants_explanation(given, Task.MULTI_CLASS) is is_asked
 
 
 @pytest.mark.parametrize(
@@ -106,8 +107,8 @@ def test_a_cell_asks_with_true_and_nothing_else(given: object, is_asked: bool) -
 )
 def test_a_detector_is_asked_only_by_algorithms_that_azure_does_not_have(algorithm: object, is_asked: bool) -> None:
     given = {"model_explainability": True, "xai_parameters": {"xai_algorithm": algorithm}}
-    assert asks(given, Task.DETECTION) is is_asked
-    assert asks(given, Task.MULTI_LABEL)
+    assert wants_explanation(given, Task.DETECTION) is is_asked
+    assert wants_explanation(given, Task.MULTI_LABEL)
 
 
 def test_the_predict_lane_turns_a_request_away_whole_and_answers_the_others(scorer: Scorer, pictures: Any) -> None:

@@ -92,7 +92,7 @@ def events(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
 def test_a_multi_label_trial_runs_to_its_package(make_trial: Make, texture_pairs_folder: Path, tmp_path: Path) -> None:
     folder = make_trial(texture_pairs_folder, Task.MULTI_LABEL, training_batch_size=6, weighted_loss=2)
     executor = Inline()
-    task_id = executor.submit(TaskSpec("clearsight.training.trial.run", (str(folder.root),), tmp_path / "log"))
+    task_id = executor.submit(TaskSpec("clearsight.training.trial", (str(folder.root),), tmp_path / "log"))
     [ended] = executor.wait(0)
     status = folder.read_status()
     assert (ended.task_id, ended.code, status.status) == (task_id, 0, "Completed"), status.message
@@ -114,7 +114,7 @@ def test_a_signal_stops_a_trial_at_the_next_step(make_trial: Make, texture_folde
     folder = make_trial(texture_folder, number_of_epochs=500, early_stopping=0)
 
     # In a process of its own: one that signals itself can end the run of all other tests with it.
-    process = subprocess.Popen([sys.executable, "-m", "clearsight.training.trial.run", folder.root])
+    process = subprocess.Popen([sys.executable, "-m", "clearsight.training.trial", folder.root])
     try:
         while not folder.read_metrics():
             assert process.poll() is None

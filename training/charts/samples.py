@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from clearsight.files import write_atomically
 from clearsight.handlers.drawing.canvas import INK, PAPER
 from clearsight.handlers.drawing.object_overlay import draw_objects
 from clearsight.handlers.drawing.overlay import to_jpeg
-from clearsight.runs.workspace import write_atomically
 from clearsight.training.detection.metrics import Detections, GroundTruth, Rle
 from clearsight.vision.masks import CroppedMask
 from clearsight.vision.polygons import mask_to_polygons

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from clearsight.runs.workspace import write_atomically
+from clearsight.files import write_atomically
 from clearsight.tasks import Task
 from clearsight.training.charts.confusion import (
     confusion_document,

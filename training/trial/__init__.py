@@ -1,1 +1,1 @@
-"""One trial: `python -m clearsight.training.trial.run RUN_FOLDER`."""
+"""One trial: `python -m clearsight.training.trial RUN_FOLDER`."""

@@ -1,4 +1,4 @@
-"""One trial: `python -m clearsight.training.trial.run RUN_FOLDER`.
+"""One trial: `python -m clearsight.training.trial RUN_FOLDER`.
 
 The story: spec, data, network, loop, package. The process is told everything by `spec.json` and tells everything
 through the run folder; it never imports mlflow. SIGINT and SIGTERM stop it at the next optimizer step with a
@@ -27,10 +27,10 @@ import torch
 from clearsight import environment
 from clearsight.errors import Conflict, ExportError, TrainingError
 from clearsight.exporters.write import write_package
+from clearsight.files import write_atomically
 from clearsight.networks.weights import PretrainedRecord
 from clearsight.runs.run_folder import RunFolder, RunStatus, now
 from clearsight.runs.trial_spec import TrialSpec
-from clearsight.runs.workspace import write_atomically
 from clearsight.training.classification.trial import ClassificationTrial
 from clearsight.training.detection.trial import DetectionTrial
 from clearsight.training.engine.checkpoint import Checkpoints, Counters
@@ -55,7 +55,7 @@ _PARITY_IMAGES: Final = 16
 def main(args: Sequence[str]) -> int:
     """Run the trial of a run folder; return its exit code."""
     if len(args) != 1:
-        sys.stderr.write("usage: python -m clearsight.training.trial.run RUN_FOLDER\n")
+        sys.stderr.write("usage: python -m clearsight.training.trial RUN_FOLDER\n")
         return 2
     folder = RunFolder(Path(args[0]).absolute())
     try:
@@ -289,7 +289,3 @@ def _reproducible(seed: int, deterministic: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

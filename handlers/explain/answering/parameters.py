@@ -13,6 +13,8 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
 from clearsight.errors import BadRequest
+from clearsight.tasks import Task
+from clearsight.wire.scoring import xai_parameters_of
 
 __all__ = [
     "AZURE_ALGORITHMS",
@@ -27,6 +29,7 @@ __all__ = [
     "XaiLimits",
     "XaiParameters",
     "parse_xai_parameters",
+    "wants_explanation",
 ]
 
 AZURE_ALGORITHMS: Final = ("xrai", "integrated_gradients", "guided_gradcam", "guided_backprop")
@@ -138,6 +141,17 @@ def parse_xai_parameters(
     if parameters.contrast_label is not None and parameters.contrast_label in (parameters.target_labels or ()):
         raise BadRequest(f"'contrast_label' must not be one of 'target_labels', but {parameters.contrast_label!a} is")
     return parameters
+
+
+def wants_explanation(cell: object, task: Task) -> bool:
+    """Whether a cell asks for an explanation. Reads JSON, decodes no image.
+
+    A detector has no explanation by Azure's algorithms, and a request for one is answered as a plain one, as on Azure.
+    """
+    parameters = xai_parameters_of(cell)
+    if parameters is None:
+        return False
+    return task.is_classification or parameters.get("xai_algorithm") not in (None, *AZURE_ALGORITHMS)
 
 
 def _flag(key: str, value: object) -> bool:

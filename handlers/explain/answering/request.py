@@ -7,9 +7,13 @@ from dataclasses import dataclass
 import orjson
 
 from clearsight.handlers.explain.algorithms.table import ALGORITHMS
-from clearsight.handlers.explain.answering.parameters import XaiLimits, XaiParameters, parse_xai_parameters
+from clearsight.handlers.explain.answering.parameters import (
+    XaiLimits,
+    XaiParameters,
+    parse_xai_parameters,
+    wants_explanation,
+)
 from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
-from clearsight.handlers.worker.explain_lane import asks
 from clearsight.tasks import Task
 from clearsight.wire.scoring import XaiRequest, resolve_cell
 
@@ -37,7 +41,7 @@ def read_cell(cell: object, always: bool, limits: XaiLimits, task: Task) -> Expl
     """
     if always:
         cell = _asking(cell)
-    if not asks(cell, task):
+    if not wants_explanation(cell, task):
         return None
     found = resolve_cell(cell)
     if not isinstance(found, XaiRequest):

@@ -8,21 +8,21 @@ import click
 from clearsight.console import AzCommand, parse_assignments, result_options, stderr
 from clearsight.executor import Local
 from clearsight.runs.control import cancel_job, follow_job
-from clearsight.runs.exit_code import exit_code
+from clearsight.runs.job_process import exit_code
 from clearsight.runs.job_run import CANCEL_GRACE_S, run_job
 from clearsight.runs.lock import Ownership
 from clearsight.runs.outputs import OUTPUTS, download_outputs
+from clearsight.runs.plan import planner_for
 from clearsight.runs.progress_view import JobView
 from clearsight.runs.record import describe_job, how_to_resume, list_jobs, read_record
 from clearsight.runs.run_folder import EventReader, RunFolder
 from clearsight.runs.start import hand_over, start_job, take_up_job
 from clearsight.runs.stop_requests import heed_signals
 from clearsight.runs.workspace import Workspace
-from clearsight.training.plan import plan_job
 
 __all__ = ["job"]
 
-_EXIT_CODE: Final = "clearsight.training.exit_code"
+_EXIT_CODE: Final = "clearsight.runs.exit_code"
 _INTERRUPTED: Final = 130
 
 
@@ -92,7 +92,7 @@ def create(
     """
     _refuse_both(no_wait, stream)
     workspace = Workspace.default()
-    plan = plan_job(file, parse_assignments(assignments), name, workspace)
+    plan = planner_for("automl")(file, parse_assignments(assignments), name, workspace)
     return _run(ctx, workspace, plan.name, start_job(plan, workspace), no_wait=no_wait, stream=stream)
 
 
@@ -196,7 +196,7 @@ def validate(file: Path, assignments: tuple[str, ...]) -> dict[str, Any]:
     Example:
       clearsight job validate -f job.yml
     """
-    plan = plan_job(file, parse_assignments(assignments), None, Workspace.default())
+    plan = planner_for("automl")(file, parse_assignments(assignments), None, Workspace.default())
     parameters = {name: setting.model_dump() for name, setting in plan.spec.hyperparameters.items()}
     return {"result": "Succeeded", "warnings": plan.warnings, "parameters": parameters}
 

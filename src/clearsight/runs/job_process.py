@@ -4,13 +4,14 @@ DESCRIPTOR is the inherited lock of the job. What people would see goes to stder
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 from clearsight.console import stderr
 from clearsight.errors import ClearsightError
 from clearsight.executor import Local
-from clearsight.runs.exit_code import exit_code
 from clearsight.runs.job_run import run_job
 from clearsight.runs.lock import Ownership
 from clearsight.runs.progress_view import JobView
@@ -18,7 +19,14 @@ from clearsight.runs.record import read_record
 from clearsight.runs.stop_requests import heed_signals
 from clearsight.runs.workspace import Workspace
 
-__all__ = ["main"]
+__all__ = ["exit_code", "main"]
+
+_CODES: Final[Mapping[str, int]] = MappingProxyType({"Completed": 0, "Canceled": 130})
+
+
+def exit_code(state: str) -> int:
+    """0 completed, 130 canceled, 1 all else."""
+    return _CODES.get(state, 1)
 
 
 def main(args: Sequence[str]) -> int:

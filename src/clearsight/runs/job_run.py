@@ -110,7 +110,7 @@ class _JobAtWork:
         if record.num_processes > 1 and environment.num_threads() is None:
             threads = {"OMP_NUM_THREADS": str(max(1, _num_cores() // record.num_processes))}
         task = TaskSpec(
-            "clearsight.training.trial.run",
+            "clearsight.training.trial",
             (str(self._trial.root),),
             self._trial.log_file,
             {**_TRIAL_ENVIRONMENT, **threads, **variables},

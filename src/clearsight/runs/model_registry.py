@@ -20,8 +20,9 @@ from typing import Any, Final
 
 from clearsight.documents.settings import to_document
 from clearsight.errors import Conflict, InvalidPackage, NotFound, UserError
+from clearsight.files import write_atomically
 from clearsight.runs.package import ModelPackage, publish_package, sha256_of
-from clearsight.runs.workspace import Workspace, write_atomically
+from clearsight.runs.workspace import Workspace
 
 __all__ = ["MODEL_TYPE", "ModelRegistry", "RegisteredModel"]
 

@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clearsight.documents.job.document import JOB_NAME
 from clearsight.errors import NotFound, UserError
+from clearsight.files import write_atomically
 from clearsight.runs.mlflow_mirror import BEST_CHILD_TAG
 from clearsight.runs.run_folder import RunFolder, RunStatus, now
 from clearsight.runs.trial_spec import TrialSpec
-from clearsight.runs.workspace import Workspace, write_atomically
+from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
 
 __all__ = [

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from clearsight.executor import ProcessIdentity
+from clearsight.files import write_atomically
 from clearsight.runs.lock import Ownership, is_owned
-from clearsight.runs.workspace import write_atomically
 
 __all__ = ["ENDED", "LAST_CHECKPOINT", "UNDER_WAY", "EventReader", "RunFolder", "RunStatus", "State", "now"]
 

@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import Final
 
 from clearsight.errors import Conflict
+from clearsight.files import write_atomically
 from clearsight.runs.lock import Ownership
+from clearsight.runs.plan import JobPlan
 from clearsight.runs.record import JobRecord, read_record, read_spec, write_record
 from clearsight.runs.run_folder import RunFolder, RunStatus
-from clearsight.runs.workspace import Workspace, write_atomically
-from clearsight.training.plan import JobPlan
+from clearsight.runs.workspace import Workspace
 
 __all__ = ["JOB_LOG", "hand_over", "start_job", "take_up_job"]
 

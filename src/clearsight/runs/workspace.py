@@ -13,7 +13,6 @@
 ```
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -23,27 +22,7 @@ import yaml
 from clearsight import environment
 from clearsight.errors import UserError
 
-__all__ = ["Workspace", "write_atomically"]
-
-
-def write_atomically(path: Path, content: bytes | str, mode: int = 0o644) -> None:
-    """Write `content` to `path` so that a reader sees the old file or the new one, never a part.
-
-    Parent folders are made. The file is created with `mode` before any byte is written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+__all__ = ["Workspace"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import orjson
 
 from clearsight.documents.data.mltable import MLTABLE_TEXT
 from clearsight.errors import Fault, InvalidData
-from clearsight.runs.workspace import write_atomically
+from clearsight.files import write_atomically
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import Entry, Progress
 from clearsight.training.data.records import Record

@@ -16,19 +16,18 @@ import secrets
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final, Literal
 
 import orjson
 
 from clearsight.errors import ClearsightError
 from clearsight.serving.gateway.answers import Answer, error
-from clearsight.serving.gateway.budget import ByteBudget
 from clearsight.serving.gateway.explanation_metrics import JobMetrics
 from clearsight.serving.gateway.generation import Generation
-from clearsight.serving.gateway.job import Job, Status
 from clearsight.serving.gateway.lane import ModelUnreachable, Overloaded
+from clearsight.serving.gateway.limits import ByteBudget
 from clearsight.serving.gateway.mapping import map_answer, unreachable
 from clearsight.serving.gateway.request import Request
 
@@ -51,6 +50,56 @@ LOST: Final = unreachable("the worker that computed the job was lost")
 NOT_READY: Final = unreachable("deployment not ready")
 GONE: Final = error(404, "DeploymentNotFound", "The deployment was deleted, or explains no more.")
 STOPPING: Final = error(503, "ServiceUnavailable", "The gateway is being stopped.")
+
+
+Status = Literal["Queued", "Running", "Completed", "Failed", "Canceled"]
+
+MAX_MESSAGE_CHARS: Final = 2000
+
+
+@dataclass(slots=True, eq=False)
+class ExplanationJob:
+    """Of one deployment. The body is dropped, and the answer kept, when it ends."""
+
+    id: str
+    endpoint: str
+    deployment: str
+    request_id: str
+    chunks: list[bytes | memoryview]
+    num_bytes: int
+    created: datetime
+    num_held: int
+    """Bytes taken from the budget."""
+    status: Status = "Queued"
+    progress: dict[str, Any] = field(default_factory=dict)
+    answer: Answer | None = None
+    reason: str = ""
+    """Why it was canceled."""
+    expires: float | None = None
+    """When it is forgotten, by the clock of the jobs; None while it has not ended."""
+    expires_at: datetime | None = None
+    task: "asyncio.Task[None] | None" = None
+
+    def to_body(self) -> bytes:
+        """JSON. The result is the body that a request would have been answered with, byte for byte."""
+        document: dict[str, Any] = {
+            "id": self.id,
+            "status": self.status,
+            "deployment": self.deployment,
+            "created": self.created.isoformat(timespec="seconds"),
+        }
+        if self.progress and self.status != "Completed":  # the last word of it came before the end
+            document["progress"] = self.progress
+        if self.expires_at is not None:
+            document["expires"] = self.expires_at.isoformat(timespec="seconds")
+        if self.status == "Canceled":
+            document["error"] = {"message": self.reason}
+        if self.answer is None:
+            return orjson.dumps(document)
+        if self.status == "Failed":
+            document["error"] = _error_of(self.answer)
+            return orjson.dumps(document)
+        return orjson.dumps(document)[:-1] + b',"result":' + self.answer.body + b"}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +141,7 @@ class ExplainJobs:
         self._limits = limits
         self._clock = clock or loop.time
         self._budget = ByteBudget(limits.max_bytes)
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, ExplanationJob] = {}
         self._turns: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
         self._ends: set[asyncio.Task[None]] = set()
         self._is_closed = False
@@ -115,7 +164,7 @@ class ExplainJobs:
         num_held = OVERHEAD_BYTES + request.num_bytes
         if not self._budget.take(num_held):
             return _full("The gateway keeps as many bytes of jobs and results as it may. Delete results, or try later.")
-        job = Job(
+        job = ExplanationJob(
             secrets.token_urlsafe(24), *place, request.id, request.chunks, request.num_bytes,
             datetime.now(UTC), num_held,
         )  # fmt: skip
@@ -160,7 +209,7 @@ class ExplainJobs:
 
     # The way of one job
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: ExplanationJob) -> None:
         async with self._turns[job.endpoint, job.deployment]:
             try:
                 answer = await self._compute(job)
@@ -170,7 +219,7 @@ class ExplainJobs:
             if job.expires is None:
                 self._end(job, "Completed" if answer.status == 200 else "Failed", answer)
 
-    async def _compute(self, job: Job) -> Answer:
+    async def _compute(self, job: ExplanationJob) -> Answer:
         while True:
             try:
                 async with asyncio.timeout(READY_WAIT_S):
@@ -195,7 +244,7 @@ class ExplainJobs:
                 self._ends.add(ending)
                 ending.add_done_callback(self._ends.discard)
 
-    async def _ready_generation(self, job: Job) -> Generation | None:
+    async def _ready_generation(self, job: ExplanationJob) -> Generation | None:
         while (found := self._find(job.endpoint, job.deployment)) is not None:
             generation, is_ready = found
             if is_ready or not generation.explains:
@@ -203,7 +252,7 @@ class ExplainJobs:
             await asyncio.sleep(self._limits.poll_s)
         return None
 
-    async def _follow(self, job: Job, generation: Generation) -> Answer:
+    async def _follow(self, job: ExplanationJob, generation: Generation) -> Answer:
         """Have the worker start the job, and ask it until there is an answer."""
         is_started = False
         while True:
@@ -225,26 +274,26 @@ class ExplainJobs:
             if not self._is_current(job, generation):
                 raise _Replaced(generation.deployment.generation)
 
-    def _is_current(self, job: Job, generation: Generation) -> bool:
+    def _is_current(self, job: ExplanationJob, generation: Generation) -> bool:
         found = self._find(job.endpoint, job.deployment)
         return found is not None and found[0] is generation
 
     # Keeping
 
-    def _cancel(self, job: Job, reason: str) -> None:
+    def _cancel(self, job: ExplanationJob, reason: str) -> None:
         job.reason = reason
         if job.task:
             job.task.cancel()
         self._end(job, "Canceled", None)
 
-    def _move(self, job: Job, status: Status) -> None:
+    def _move(self, job: ExplanationJob, status: Status) -> None:
         if job.status != status:
             self._metrics.left(job.endpoint, job.deployment, job.status)
             job.status = status
             if job.expires is None:
                 self._metrics.entered(job.endpoint, job.deployment, status)
 
-    def _end(self, job: Job, status: Status, answer: Answer | None) -> None:
+    def _end(self, job: ExplanationJob, status: Status, answer: Answer | None) -> None:
         """Drop the body, keep the answer until it expires."""
         job.expires = self._clock() + self._limits.result_kept_s
         job.expires_at = datetime.now(UTC) + timedelta(seconds=self._limits.result_kept_s)
@@ -257,7 +306,7 @@ class ExplainJobs:
         self._loop.call_later(self._limits.result_kept_s + 1.0, self._forget_expired)
         logger.info("job %s of %s/%s: %s", job.id[:6], job.endpoint, job.deployment, status)
 
-    def _job(self, endpoint: str, job_id: str) -> Job | None:
+    def _job(self, endpoint: str, job_id: str) -> ExplanationJob | None:
         self._forget_expired()
         job = self._jobs.get(job_id)
         return job if job is not None and job.endpoint == endpoint else None
@@ -267,13 +316,13 @@ class ExplainJobs:
         for job in [job for job in self._jobs.values() if job.expires is not None and job.expires <= now]:
             self._forget(job)
 
-    def _forget(self, job: Job) -> None:
+    def _forget(self, job: ExplanationJob) -> None:
         del self._jobs[job.id]
         self._budget.give(job.num_held)
         job.num_held = 0
 
 
-async def _tell_end(job: Job, generation: Generation) -> None:
+async def _tell_end(job: ExplanationJob, generation: Generation) -> None:
     """Stop the worker's part of a job, or have it drop the result. Best effort: the next job would do the latter."""
     try:
         await generation.order("end", job.id, job.request_id)
@@ -291,3 +340,14 @@ def _unknown(endpoint: str) -> Answer:
         "JobNotFound",
         f"Endpoint '{endpoint}' has no such job. Results expire, and a restart of the gateway forgets every job.",
     )
+
+
+def _error_of(answer: Answer) -> dict[str, Any]:
+    """What a request would have been answered: its status, the model's where it gave one, and the message."""
+    try:
+        document = orjson.loads(answer.body)
+        message = str(document.get("error", document)["message"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        message = answer.body.decode("utf-8", "replace")
+    found: dict[str, Any] = {"status": answer.status, "message": message[:MAX_MESSAGE_CHARS]}
+    return found if answer.model_status is None else {**found, "model_status": answer.model_status}
