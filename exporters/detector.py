@@ -15,7 +15,7 @@ from clearsight.exporters.formats.contract import Contract, contract_of, labels_
 from clearsight.exporters.formats.contract_file import Normalisation, RcnnContractFile, YoloContractFile
 from clearsight.exporters.formats.onnx import export_onnx
 from clearsight.exporters.graphs import Run, run_in_batches
-from clearsight.exporters.parity.answers import Answer
+from clearsight.exporters.parity.answers import GraphAnswer
 from clearsight.exporters.parity.detection import (
     WANTED_IMAGES,
     RcnnGraph,
@@ -30,7 +30,7 @@ from clearsight.exporters.serving_graphs import open_serving_graphs
 from clearsight.exporters.trained import TrainedModel, read_some
 from clearsight.handlers.scoring.views import placement_of
 from clearsight.networks.families.rcnn.detector import Detector
-from clearsight.networks.families.rcnn.selection import Limits
+from clearsight.networks.families.rcnn.selection import SelectionLimits
 from clearsight.networks.families.rcnn.serving import example_inputs
 from clearsight.networks.families.yolov5.network import Yolov5
 from clearsight.networks.serving import GraphSignature, signature_of
@@ -52,7 +52,7 @@ _CONTRACT_IMAGES: Final = 2
 # Other sizes and limits than those of any request: what a trace has fixed, the parity check finds.
 _TRACED_HEIGHT: Final = 160
 _TRACED_WIDTH: Final = 224
-_TRACED_LIMITS: Final = Limits(0.0, 0.6, 20)
+_TRACED_LIMITS: Final = SelectionLimits(0.0, 0.6, 20)
 
 
 class RcnnExport:
@@ -144,9 +144,9 @@ class YoloExport:
         return check_yolov5(self._network, images_NCHW, graphs)
 
 
-def limits_of(settings: DetectorSettings) -> Limits:
+def limits_of(settings: DetectorSettings) -> SelectionLimits:
     """The user's thresholds as a graph takes them."""
-    return Limits(settings.box_score_thresh, settings.nms_iou_thresh, settings.max_detections)
+    return SelectionLimits(settings.box_score_thresh, settings.nms_iou_thresh, settings.max_detections)
 
 
 def _normalisation(settings: DetectorSettings, is_inside: bool) -> Normalisation | None:
@@ -166,17 +166,17 @@ def _stretch(image_HWC: Bytes) -> Placement:
 
 
 def _write_contract(
-    contract: Contract, labels: Sequence[str], limits: Limits | None, folder: Path, normalise: bool
+    contract: Contract, labels: Sequence[str], limits: SelectionLimits | None, folder: Path, normalise: bool
 ) -> dict[str, Any]:
     (folder / "labels.json").write_text(json.dumps(list(labels), ensure_ascii=False) + "\n")
     record = export_onnx(contract.module, contract.example, folder / "model.onnx", contract.signature)
     return {**record, "limits": None if limits is None else asdict(limits), "normalisation_inside": normalise}
 
 
-def _ask_serving(run: Run) -> Callable[[Floats, Limits], Answer]:
-    def ask(image_1CHW: Floats, limits: Limits) -> Answer:
+def _ask_serving(run: Run) -> Callable[[Floats, SelectionLimits], GraphAnswer]:
+    def ask(image_1CHW: Floats, limits: SelectionLimits) -> GraphAnswer:
         tensors = limits.to_tensors(torch.device("cpu"))
-        return Answer(*run([image_1CHW, *(tensor.numpy() for tensor in tensors)]))
+        return GraphAnswer(*run([image_1CHW, *(tensor.numpy() for tensor in tensors)]))
 
     return ask
 

@@ -9,7 +9,7 @@ from clearsight import environment
 from clearsight.errors import UserError
 from clearsight.handlers.explain.answering.parameters import wants_explanation
 from clearsight.handlers.scoring.scorer import Scorer, load_scorer
-from clearsight.handlers.worker.explain_lane import PLAIN, explain_in
+from clearsight.handlers.worker.explain_lane import NO_OPTIONS, explainer_for_lane
 from clearsight.runs.package import ModelPackage
 from clearsight.wire.scoring import to_document
 
@@ -24,7 +24,7 @@ class PackageModel:
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
-        self._explain = explain_in("all", scorer)
+        self._explain = explainer_for_lane("all", scorer)
 
     def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Score a frame with the column `image`: base64 text, its bytes, or the bytes of a picture file.
@@ -40,7 +40,7 @@ class PackageModel:
         cells = model_input[_COLUMN].tolist()
         is_plain = not any(wants_explanation(cell, self._scorer.task) for cell in cells)
         answers = []
-        for row, answer in enumerate(self._scorer.score(cells) if is_plain else self._explain(cells, PLAIN)):
+        for row, answer in enumerate(self._scorer.score(cells) if is_plain else self._explain(cells, NO_OPTIONS)):
             if isinstance(answer, UserError):
                 raise _refusal(f"row {row}, column {_COLUMN!r}: {answer}")
             answers.append(to_document(answer))

@@ -82,7 +82,7 @@ class LineFormatter(logging.Formatter):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RequestAnswer:
     """What becomes of one HTTP request. `is_degraded`: an explanation in it is less than was asked for."""
 
     status: int
@@ -155,16 +155,18 @@ class TorchServeHandler:
 
     def _choose_lane(self, config: Mapping[str, Any], response_timeout_s: float) -> None:
         from clearsight.handlers.worker.background import Background
-        from clearsight.handlers.worker.explain_lane import explain_in, get_ready
+        from clearsight.handlers.worker.explain_lane import explainer_for_lane, preload
 
         lane = self.lane = config.get("lane") or "all"
-        self.explain = explain_in(lane, self.scorer, EXPLAIN_SHARE * response_timeout_s or None, self.max_answer_bytes)
+        self.explain = explainer_for_lane(
+            lane, self.scorer, EXPLAIN_SHARE * response_timeout_s or None, self.max_answer_bytes
+        )
         if lane != "all":
             log.info("this worker is of the %s lane", lane)
         if lane == "explain":
             _leave_cores_to_others()  # threads to come inherit that
             self.background = Background()
-            get_ready(self.explain)
+            preload(self.explain)
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
         """Answer one batch: one bytes element per HTTP request, in order. Never raises.
@@ -174,23 +176,23 @@ class TorchServeHandler:
         here.
         """
         started = time.perf_counter()
-        requests = [(_body(row), self._wish(context, index)) for index, row in enumerate(data)]
+        requests = [(_body(row), self._request_options(context, index)) for index, row in enumerate(data)]
         if self.background is None:
             answers = self._answers(requests)
-        elif len(requests) == 1 and (order := context.get_request_header(0, JOB_HEADER)):
-            return [self._obey(context, order, *requests[0])]
+        elif len(requests) == 1 and (command := context.get_request_header(0, JOB_HEADER)):
+            return [self._run_job_command(context, command, *requests[0])]
         else:
-            with self.background.giving_way():
+            with self.background.preempt():
                 answers = self._answers(requests)
         elapsed_ms = (time.perf_counter() - started) * 1000
-        return [self._seal(context, index, answer, elapsed_ms) for index, answer in enumerate(answers)]
+        return [self._finish_response(context, index, answer, elapsed_ms) for index, answer in enumerate(answers)]
 
-    def _obey(self, context: Context, order: str, body: bytes | None, wish: Any) -> bytes:
+    def _run_job_command(self, context: Context, command: str, body: bytes | None, request_options: Any) -> bytes:
         """Start, report or end a job, which takes no time. A done job's answer is that of its body, job or not."""
-        verb, _, job_id = order.partition(" ")
+        verb, _, job_id = command.partition(" ")
         job, state = self.background.find(job_id), "unknown"
         if verb == "start":
-            request = body, dataclasses.replace(wish, in_background=True)
+            request = body, dataclasses.replace(request_options, in_background=True)
             job, state = self.background.start(job_id, lambda: self._answers([request])[0]), "busy"
         elif verb == "end":
             self.background.end(job_id)
@@ -200,27 +202,27 @@ class TorchServeHandler:
             state = "done" if job.result is not None else "running" if is_computing else "unknown"
         context.set_response_header(0, JOB_HEADER, state)
         if state == "done":
-            return self._seal(context, 0, job.result, job.elapsed_s * 1000)
+            return self._finish_response(context, 0, job.result, job.elapsed_s * 1000)
         progress = job.progress() if state == "running" else {}
-        return self._seal(context, 0, Answer(200, json.dumps(progress).encode("ascii")), 0.0)
+        return self._finish_response(context, 0, RequestAnswer(200, json.dumps(progress).encode("ascii")), 0.0)
 
-    def _wish(self, context: Context, index: int) -> Any:
-        from clearsight.handlers.worker.explain_lane import PLAIN, Wish
+    def _request_options(self, context: Context, index: int) -> Any:
+        from clearsight.handlers.worker.explain_lane import NO_OPTIONS, RequestOptions
 
         if self.lane == "predict":
-            return PLAIN
+            return NO_OPTIONS
         explains_all = context.get_request_header(index, EXPLAIN_HEADER) == "True"
         deadline = _seconds(context.get_request_header(index, DEADLINE_HEADER))
-        return Wish(explains_all, deadline) if explains_all or deadline is not None else PLAIN
+        return RequestOptions(explains_all, deadline) if explains_all or deadline is not None else NO_OPTIONS
 
-    def _answers(self, requests: list[tuple[bytes | None, Any]]) -> list[Answer]:
+    def _answers(self, requests: list[tuple[bytes | None, Any]]) -> list[RequestAnswer]:
         """One answer per request, whose body is None when it had another content type."""
-        given = [(body, wish) for body, wish in requests if body is not None]
+        given = [(body, request_options) for body, request_options in requests if body is not None]
         pending = iter(self._score_batch(given))
-        unsupported = Answer(415, _error_body("Expects Content-Type to be application/json"))
+        unsupported = RequestAnswer(415, _error_body("Expects Content-Type to be application/json"))
         return [unsupported if body is None else next(pending) for body, _ in requests]
 
-    def _score_batch(self, requests: list[tuple[bytes, Any]]) -> list[Answer]:
+    def _score_batch(self, requests: list[tuple[bytes, Any]]) -> list[RequestAnswer]:
         if len(requests) > 1:
             try:
                 return self._score(requests)
@@ -228,15 +230,15 @@ class TorchServeHandler:
                 log.exception("a batch of %d requests failed; answering them one by one", len(requests))
         return [answer for request in requests for answer in self._score_alone(request)]
 
-    def _score(self, requests: list[tuple[bytes, Any]]) -> list[Answer]:
+    def _score(self, requests: list[tuple[bytes, Any]]) -> list[RequestAnswer]:
         from clearsight.handlers.scoring.answering import answer_bodies
 
-        bodies, wishes = [body for body, _ in requests], [wish for _, wish in requests]
-        replies = answer_bodies(self.scorer, bodies, wishes, self.explain)
+        bodies, request_options = [body for body, _ in requests], [request_options for _, request_options in requests]
+        replies = answer_bodies(self.scorer, bodies, request_options, self.explain)
         if len(replies) != len(bodies):
             raise RuntimeError(f"expected {len(bodies)} replies, but got {len(replies)}")
         return [
-            Answer(
+            RequestAnswer(
                 int(reply.status),
                 bytes(reply.body),
                 reply.is_degraded,
@@ -245,15 +247,15 @@ class TorchServeHandler:
             for reply in replies
         ]
 
-    def _score_alone(self, request: tuple[bytes, Any]) -> list[Answer]:
+    def _score_alone(self, request: tuple[bytes, Any]) -> list[RequestAnswer]:
         try:
             return self._score([request])
         except Exception:
             log.exception("a request of %d bytes failed", len(request[0]))
             message = "An unexpected error occurred while scoring. The server's log has the reason."
-            return [Answer(500, _error_body(message))]
+            return [RequestAnswer(500, _error_body(message))]
 
-    def _seal(self, context: Context, index: int, answer: Answer, elapsed_ms: float) -> bytes:
+    def _finish_response(self, context: Context, index: int, answer: RequestAnswer, elapsed_ms: float) -> bytes:
         """Set status and headers of one request, and keep its answer below the size that kills the worker."""
         status, body = answer.status, answer.body
         if len(body) > self.max_answer_bytes:

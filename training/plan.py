@@ -15,7 +15,7 @@ from clearsight.documents.data.locations import BadLocation, resolve_location
 from clearsight.documents.job import (
     DataInput,
     DataSection,
-    Job,
+    JobDocument,
     apply_overrides,
     candidate_models,
     load_document,
@@ -74,7 +74,7 @@ def plan_job(file: Path, overrides: Mapping[str, Any], name: str | None, workspa
     )
 
 
-def _warn_of_idle_extensions(job: Job, warnings: list[str]) -> None:
+def _warn_of_idle_extensions(job: JobDocument, warnings: list[str]) -> None:
     """Say of extensions of ours that belong to another family of detectors."""
     if job.task.is_classification:
         return  # said when they were read
@@ -87,7 +87,7 @@ def _warn_of_idle_extensions(job: Job, warnings: list[str]) -> None:
         warnings.append(f"{where}.x_light_detector: has no effect on {model_name}, which has no proposals")
 
 
-def _best_model_path(job: Job, job_name: str, folder: Path, workspace: Workspace) -> Path | None:
+def _best_model_path(job: JobDocument, job_name: str, folder: Path, workspace: Workspace) -> Path | None:
     output = job.outputs.get("best_model")
     if output is None:
         return None
@@ -169,7 +169,7 @@ def _check_files(table: Table, faults: list[Fault]) -> None:
 
 
 def _trial_spec(
-    job: Job, job_name: str, folder: Path, data: tuple[Path, Path | None], workspace: Workspace
+    job: JobDocument, job_name: str, folder: Path, data: tuple[Path, Path | None], workspace: Workspace
 ) -> TrialSpec:
     [model_name] = candidate_models(job.task, job.parameters)
     resolved = resolve_parameters(job.task, job.parameters, model_name)

@@ -20,7 +20,7 @@ from clearsight.exporters.formats.contract_file import RcnnContractFile, YoloCon
 from clearsight.exporters.formats.onnx import export_onnx
 from clearsight.exporters.parity.detection import RcnnGraph, Round, YoloGraph, all_boxes, check_rcnn, check_yolov5
 from clearsight.networks.families.rcnn.detector import Detector
-from clearsight.networks.families.rcnn.selection import Limits
+from clearsight.networks.families.rcnn.selection import SelectionLimits
 from clearsight.networks.families.yolov5.network import Yolov5
 from clearsight.networks.load import load_network
 from clearsight.runs.package import ModelPackage
@@ -96,7 +96,7 @@ def _require_own_options(package: ModelPackage, settings: DetectorSettings, opti
         raise UserError(f"model_size must be {own}, as the package was trained, but got {options.model_size}")
 
 
-def _limits(settings: DetectorSettings, options: BatchOptions) -> Limits:
+def _limits(settings: DetectorSettings, options: BatchOptions) -> SelectionLimits:
     given: Mapping[str, Any] = {
         "score_threshold": options.box_score_thresh,
         "nms_iou_threshold": options.nms_iou_thresh,
@@ -105,7 +105,7 @@ def _limits(settings: DetectorSettings, options: BatchOptions) -> Limits:
     return replace(limits_of(settings), **{name: value for name, value in given.items() if value is not None})
 
 
-def _check(network: nn.Module, contract: Contract, file: Path, limits: Limits) -> None:
+def _check(network: nn.Module, contract: Contract, file: Path, limits: SelectionLimits) -> None:
     """Compare with the eager network on the noise that the graph was traced with, moved by one picture."""
     images = torch.roll(contract.example[0], 1, dims=0).numpy()
     if isinstance(network, Yolov5):

@@ -25,7 +25,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image  # type:
 from clearsight.errors import UserError
 from clearsight.exporters.formats.onnx import NormalisedNetwork
 from clearsight.networks.families.rcnn.detector import Detector
-from clearsight.networks.families.rcnn.selection import Limits, LimitTensors
+from clearsight.networks.families.rcnn.selection import LimitTensors, SelectionLimits
 from clearsight.networks.families.rcnn.serving import find_within
 from clearsight.networks.families.rcnn.two_stage import TwoStageDetector
 from clearsight.networks.families.yolov5.head import STRIDES
@@ -59,7 +59,7 @@ class RcnnContract(nn.Module):
     nms_iou_threshold: torch.Tensor
     max_detections: torch.Tensor
 
-    def __init__(self, network: Detector, limits: Limits) -> None:
+    def __init__(self, network: Detector, limits: SelectionLimits) -> None:
         super().__init__()
         self.network = network
         self.first_label = first_label(network)
@@ -87,7 +87,7 @@ class RcnnContract(nn.Module):
 
 def contract_of(
     network: Yolov5 | Detector,
-    limits: Limits,
+    limits: SelectionLimits,
     height: int,
     width: int,
     batch_size: int = 1,

@@ -13,9 +13,9 @@ import torch
 
 from clearsight.exporters.formats.contract import LIMIT_NAMES, first_label, outputs_of_picture
 from clearsight.exporters.graphs import Graph, run_onnxruntime
-from clearsight.exporters.parity.answers import Answer
+from clearsight.exporters.parity.answers import GraphAnswer
 from clearsight.networks.families.rcnn.detector import Detector
-from clearsight.networks.families.rcnn.selection import Limits
+from clearsight.networks.families.rcnn.selection import SelectionLimits
 from clearsight.networks.families.yolov5.serving import best_classes
 
 __all__ = ["Normalisation", "RcnnContractFile", "YoloContractFile"]
@@ -29,7 +29,7 @@ class RcnnContractFile:
     """A file written from `contract.contract_of`."""
 
     def __init__(
-        self, network: Detector, file: Path, own_limits: Limits, normalisation: Normalisation | None = None
+        self, network: Detector, file: Path, own_limits: SelectionLimits, normalisation: Normalisation | None = None
     ) -> None:
         self._network = network
         self._file = file
@@ -37,7 +37,7 @@ class RcnnContractFile:
         self._graphs = {own_limits: run_onnxruntime(file)}
         self.runtime = self._graphs[own_limits].runtime
 
-    def answers(self, images_NCHW: Floats, limits: Limits) -> list[Answer]:
+    def answers(self, images_NCHW: Floats, limits: SelectionLimits) -> list[GraphAnswer]:
         """One per picture, normalised. Limits that are not the file's own stand for its constants."""
         graph = self._graphs.get(limits) or self._graphs.setdefault(limits, self._open_with(limits))
         outputs = graph.run([_without(self._normalisation, images_NCHW)])
@@ -45,7 +45,7 @@ class RcnnContractFile:
         rows = [outputs[start : start + len(names)] for start in range(0, len(outputs), len(names))]
         return [self._to_answer(dict(zip(names, row, strict=True))) for row in rows]
 
-    def _open_with(self, limits: Limits) -> Graph:
+    def _open_with(self, limits: SelectionLimits) -> Graph:
         tensors = limits.to_tensors(torch.device("cpu"))
         values = (tensors.score_threshold_1, tensors.nms_iou_threshold_1[0], tensors.max_detections_1)
         # `NormalisedNetwork` calls what it wraps `network`.
@@ -53,9 +53,9 @@ class RcnnContractFile:
         constants = dict(zip(names, (value.numpy() for value in values), strict=True))
         return run_onnxruntime(self._file, constants=constants)
 
-    def _to_answer(self, found: dict[str, npt.NDArray[Any]]) -> Answer:
+    def _to_answer(self, found: dict[str, npt.NDArray[Any]]) -> GraphAnswer:
         masks = found["masks"][:, 0] if self._network.has_masks else None
-        return Answer(found["boxes"], found["scores"], found["labels"] - first_label(self._network), masks)
+        return GraphAnswer(found["boxes"], found["scores"], found["labels"] - first_label(self._network), masks)
 
 
 class YoloContractFile:

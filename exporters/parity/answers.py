@@ -12,10 +12,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from clearsight.networks.families.rcnn.selection import Limits
+from clearsight.networks.families.rcnn.selection import SelectionLimits
 from clearsight.vision.boxes import iou_matrix
 
-__all__ = ["BOX_TOLERANCE_PX", "Answer", "Differences", "compare_answers"]
+__all__ = ["BOX_TOLERANCE_PX", "Differences", "GraphAnswer", "compare_answers"]
 
 BOX_TOLERANCE_PX: Final = 1.0
 """Largest difference of a side's place, pixels of the network's input."""
@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class GraphAnswer:
     """Boxes of one picture, by falling score."""
 
     boxes_xyxy_N4: Floats
@@ -81,7 +81,7 @@ class Differences:
 
 
 def compare_answers(
-    expected: Answer, found: Answer, proposed: Answer, limits: Limits, score_tolerance: float
+    expected: GraphAnswer, found: GraphAnswer, proposed: GraphAnswer, limits: SelectionLimits, score_tolerance: float
 ) -> Differences:
     """Pair the boxes of two answers within `limits`: same class, score and place within tolerance, each box once.
 
@@ -109,7 +109,7 @@ def compare_answers(
     return differences
 
 
-def _cost(first: Answer, second: Answer, score_tolerance: float) -> npt.NDArray[np.float64]:
+def _cost(first: GraphAnswer, second: GraphAnswer, score_tolerance: float) -> npt.NDArray[np.float64]:
     """How far each pair is apart, (N, M); at most 1 within both tolerances; infinite for different classes."""
     scores_NM = np.abs(first.scores_N[:, None].astype(np.float64) - second.scores_N[None]) / score_tolerance
     boxes_NM = np.zeros_like(scores_NM)
@@ -134,7 +134,9 @@ def _pair(cost_NM: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
     return pairs
 
 
-def _lost_in_ties(expected: Answer, found: Answer, lost: list[int], limits: Limits, score_tolerance: float) -> int:
+def _lost_in_ties(
+    expected: GraphAnswer, found: GraphAnswer, lost: list[int], limits: SelectionLimits, score_tolerance: float
+) -> int:
     if not lost or not len(found):
         lowest = limits.score_threshold + score_tolerance
         return int((expected.scores_N[lost] <= lowest).sum())
@@ -147,10 +149,12 @@ def _lost_in_ties(expected: Answer, found: Answer, lost: list[int], limits: Limi
     return int((is_suppressed_L | (expected.scores_N[lost] <= lowest)).sum())
 
 
-def _added_in_ties(found: Answer, proposed: Answer, added: list[int], limits: Limits, score_tolerance: float) -> int:
+def _added_in_ties(
+    found: GraphAnswer, proposed: GraphAnswer, added: list[int], limits: SelectionLimits, score_tolerance: float
+) -> int:
     if not added:
         return 0
-    some = Answer(found.boxes_xyxy_N4[added], found.scores_N[added], found.class_ids_N[added])
+    some = GraphAnswer(found.boxes_xyxy_N4[added], found.scores_N[added], found.class_ids_N[added])
     is_proposed_A = (_cost(some, proposed, score_tolerance) <= 1).any(axis=1)
     overlaps_AM = iou_matrix(some.boxes_xyxy_N4, found.boxes_xyxy_N4)
     overlaps_AM[some.class_ids_N[:, None] != found.class_ids_N[None]] = 0

@@ -18,10 +18,10 @@ from torchvision.models.detection.image_list import ImageList  # type: ignore[im
 from torchvision.models.detection.roi_heads import paste_masks_in_image  # type: ignore[import-untyped]
 
 from clearsight.errors import ExportError
-from clearsight.exporters.parity.answers import BOX_TOLERANCE_PX, Answer, Differences, compare_answers
+from clearsight.exporters.parity.answers import BOX_TOLERANCE_PX, Differences, GraphAnswer, compare_answers
 from clearsight.networks.families.rcnn.batch import pad_together
 from clearsight.networks.families.rcnn.detector import Detector
-from clearsight.networks.families.rcnn.selection import Found, Limits
+from clearsight.networks.families.rcnn.selection import Found, SelectionLimits
 from clearsight.networks.families.yolov5.decode import boxes_and_scores
 from clearsight.networks.families.yolov5.network import Yolov5
 
@@ -65,7 +65,7 @@ class RcnnGraph:
 
     name: str
     runtime: str
-    ask: Callable[[Floats, Limits], Answer]
+    ask: Callable[[Floats, SelectionLimits], GraphAnswer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +73,22 @@ class Round:
     """A picture, normalised, (1, 3, H, W), about which some graphs are asked."""
 
     image_1CHW: Floats
-    limits: Sequence[Limits]
+    limits: Sequence[SelectionLimits]
     graphs: Sequence[RcnnGraph]
     are_masks_pasted: bool = False
     """Whether these graphs give masks of the whole picture instead of in the cells of their boxes."""
 
 
-def all_boxes(network: Detector, nms_iou_threshold: float) -> Limits:
+def all_boxes(network: Detector, nms_iou_threshold: float) -> SelectionLimits:
     """Limits that leave boxes on every picture."""
-    return Limits(0.0, nms_iou_threshold, _MAX_MASKS if network.has_masks else _MAX_BOXES)
+    return SelectionLimits(0.0, nms_iou_threshold, _MAX_MASKS if network.has_masks else _MAX_BOXES)
 
 
-def other_limits(network: Detector, image_1CHW: Floats, limits: Limits) -> Limits:
+def other_limits(network: Detector, image_1CHW: Floats, limits: SelectionLimits) -> SelectionLimits:
     """Limits that differ from others in each value, under which a few boxes of the picture are left."""
     scores_N = _Reference(network, image_1CHW).answer(limits, are_masks_pasted=False).scores_N
     middle = float(scores_N[len(scores_N) // 2]) if len(scores_N) else 0.0
-    return Limits(middle, 0.3 if limits.nms_iou_threshold > 0.4 else 0.6, max(len(scores_N) // 3, 1))
+    return SelectionLimits(middle, 0.3 if limits.nms_iou_threshold > 0.4 else 0.6, max(len(scores_N) // 3, 1))
 
 
 def check_rcnn(network: Detector, rounds: Sequence[Round]) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class _Reference:
         if not len(answer) or not answer.scores_N.max() > 0:
             raise ExportError("the network proposes no box on a picture of the validation set; it cannot be exported")
 
-    def answer(self, limits: Limits, are_masks_pasted: bool) -> Answer:
+    def answer(self, limits: SelectionLimits, are_masks_pasted: bool) -> GraphAnswer:
         with torch.inference_mode():
             tensors = limits.to_tensors(torch.device("cpu"))
             [found] = self._network.find(self._features, self._images, tensors)
@@ -150,9 +150,9 @@ class _Reference:
         return _to_answer(found)
 
 
-def _to_answer(found: Found) -> Answer:
+def _to_answer(found: Found) -> GraphAnswer:
     masks = found.mask_probs_CMM
-    return Answer(
+    return GraphAnswer(
         found.boxes_xyxy_C4.numpy(),
         found.scores_C.numpy(),
         found.class_ids_C.numpy(),

@@ -8,7 +8,7 @@ from clearsight.errors import UserError
 from clearsight.handlers.explain.answering.parameters import wants_explanation
 from clearsight.handlers.explain.answering.telemetry import observed
 from clearsight.handlers.scoring.scorer import Scorer
-from clearsight.handlers.worker.explain_lane import PLAIN, ExplainRows, Wish
+from clearsight.handlers.worker.explain_lane import NO_OPTIONS, ExplainRows, RequestOptions
 from clearsight.wire.scoring import Answer, encode_answers, error_body, parse_request, row_error
 
 __all__ = ["Reply", "answer_bodies"]
@@ -31,23 +31,30 @@ class Reply:
 
 
 def answer_bodies(
-    scorer: Scorer, bodies: Sequence[bytes], wishes: Sequence[Wish] = (), explain: ExplainRows | None = None
+    scorer: Scorer,
+    bodies: Sequence[bytes],
+    request_options: Sequence[RequestOptions] = (),
+    explain: ExplainRows | None = None,
 ) -> list[Reply]:
     """Answer every body, in order; the rows of all bodies are scored together, but explanations each by itself.
 
-    `wishes` has one element per body, or none at all. A request with a row that is to be explained goes to `explain`
-    whole; without `explain` such a row is an error. A bad row fails its own body, which names the first bad row; the
+    `request_options` has one element per body, or none at all. A request with a row that is to be explained goes to
+    `explain` whole; without it such a row is an error. A bad row fails its own body, which names the first bad row; the
     other bodies get the bytes they get alone.
     """
     replies: dict[int, Reply] = {}
     plain: dict[int, list[object]] = {}
     for number, body in enumerate(bodies):
-        wish = wishes[number] if wishes else PLAIN
+        options = request_options[number] if request_options else NO_OPTIONS
         try:
             cells = parse_request(body)
-            if explain and cells and (wish.explains_all or any(wants_explanation(cell, scorer.task) for cell in cells)):
+            if (
+                explain
+                and cells
+                and (options.explains_all or any(wants_explanation(cell, scorer.task) for cell in cells))
+            ):
                 with observed() as telemetry:
-                    reply = _reply(explain(cells, wish))
+                    reply = _reply(explain(cells, options))
                 replies[number] = replace(reply, telemetry=telemetry.to_document()) if telemetry.rows else reply
             else:
                 plain[number] = cells

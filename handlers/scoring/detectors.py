@@ -41,7 +41,9 @@ class DetectorNetwork(Protocol):
 
     batch_rule: BatchRule
 
-    def propose(self, canvases: Iterable[Bytes], box_score_thresh: float | None = None) -> Iterator[Candidates]:
+    def predict_candidates(
+        self, canvases: Iterable[Bytes], box_score_thresh: float | None = None
+    ) -> Iterator[Candidates]:
         """Candidates for each canvas, uint8 (H, W, 3), in order. Takes no more canvases than it needs for the next.
 
         At least those with a score above `box_score_thresh`; None: above that of the settings.
@@ -68,7 +70,9 @@ class YoloNetwork:
         _check(backend.run([np.zeros((1, 3, _TRIAL_SIDE, _TRIAL_SIDE), np.float32)]), 3, package)
         self.batch_rule = choose_rule(backend, side, side, self._batch_size, options)
 
-    def propose(self, canvases: Iterable[Bytes], box_score_thresh: float | None = None) -> Iterator[Candidates]:
+    def predict_candidates(
+        self, canvases: Iterable[Bytes], box_score_thresh: float | None = None
+    ) -> Iterator[Candidates]:
         """All candidates, whatever their score: the graph has no threshold."""
         side, remaining = self._settings.img_size, iter(canvases)
         images_NCHW = np.empty((self._batch_size, 3, side, side), np.float32)
@@ -103,7 +107,9 @@ class RcnnNetwork:
         noise_1CHW = np.random.default_rng(0).standard_normal((1, 3, _TRIAL_SIDE, _TRIAL_SIDE), np.float32)
         _check(backend.run([noise_1CHW, np.zeros(1, np.float32), *self._limits[1:]]), num_outputs, package)
 
-    def propose(self, canvases: Iterable[Bytes], box_score_thresh: float | None = None) -> Iterator[Candidates]:
+    def predict_candidates(
+        self, canvases: Iterable[Bytes], box_score_thresh: float | None = None
+    ) -> Iterator[Candidates]:
         limits = self._limits
         if box_score_thresh is not None:
             limits = (np.array([box_score_thresh], np.float32), *limits[1:])
@@ -161,10 +167,12 @@ class DetectionPipeline:
         return _prepare(image_HWC, self._settings)
 
     def answer(self, prepared: Sequence[Prepared]) -> list[DetectionAnswer]:
-        proposed = self._network.propose(canvas_HWC for picture in prepared for canvas_HWC in picture.canvases())
+        predicted = self._network.predict_candidates(
+            canvas_HWC for picture in prepared for canvas_HWC in picture.canvases()
+        )
         answers = []
         for picture in prepared:
-            found = [view.find(next(proposed), self._settings) for view in picture.views]
+            found = [view.find(next(predicted), self._settings) for view in picture.views]
             answers.append(to_answer(picture.views, found, self._settings, self._labels))
         return answers
 
@@ -175,7 +183,7 @@ class DetectionPipeline:
         """
         score_thresh = min(box_score_thresh, self._settings.box_score_thresh)
         settings = replace(self._settings, box_score_thresh=score_thresh)
-        for candidates in self._network.propose(canvases, score_thresh):
+        for candidates in self._network.predict_candidates(canvases, score_thresh):
             yield find_objects(candidates, placement, settings)
 
     def warm_up(self, image_HWC: Bytes) -> None:

@@ -35,7 +35,7 @@ from clearsight.handlers.scoring.classification import ClassificationPipeline
 from clearsight.handlers.scoring.detection import Detections
 from clearsight.handlers.scoring.detectors import DetectionPipeline
 from clearsight.handlers.scoring.pipeline import Pipeline, open_pipeline
-from clearsight.images.decode import Limits, decode_image
+from clearsight.images.decode import DecodeLimits, decode_image
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.letterbox import Placement
@@ -46,7 +46,7 @@ __all__ = ["MAX_BATCH_SIZE", "Scorer", "load_scorer"]
 MAX_BATCH_SIZE: Final = 8
 """Pictures per call of a backend. Measured on ResNet-50: larger batches gain nothing on the CPU."""
 
-DEFAULT_LIMITS: Final = Limits()
+DEFAULT_LIMITS: Final = DecodeLimits()
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Scorer:
         backend_name: str,
         options: OpenOptions,
         max_batch_size: int = MAX_BATCH_SIZE,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: DecodeLimits = DEFAULT_LIMITS,
         settings: Settings | None = None,
     ) -> None:
         """`settings` stand in for the package's own."""
@@ -159,7 +159,7 @@ def load_scorer(
     num_threads: int | None = None,
     *,
     max_batch_size: int = MAX_BATCH_SIZE,
-    limits: Limits = DEFAULT_LIMITS,
+    limits: DecodeLimits = DEFAULT_LIMITS,
 ) -> Scorer:
     """Load a package for scoring.
 
@@ -189,7 +189,9 @@ def load_scorer(
         return _load(package, backend, OpenOptions("cpu", precision, threads), max_batch_size, limits)
 
 
-def _load(package: ModelPackage, backend: str, options: OpenOptions, max_batch_size: int, limits: Limits) -> Scorer:
+def _load(
+    package: ModelPackage, backend: str, options: OpenOptions, max_batch_size: int, limits: DecodeLimits
+) -> Scorer:
     name = backend if backend != "auto" else _best_backend(package, options)
     if name in BACKENDS and name not in candidates(package, options.device, options.precision):
         log.warning("the backend %s was not compared with the network when %s was written", name, package.root)

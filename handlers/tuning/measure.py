@@ -33,7 +33,7 @@ from clearsight.errors import UserError
 from clearsight.handlers.backends import BACKENDS, OpenOptions, Precision, candidates, open_backend, require_able
 from clearsight.runs.package import ModelPackage
 
-__all__ = ["NEARLY_AS_FAST", "Measurement", "Row", "layouts", "measure"]
+__all__ = ["NEARLY_AS_FAST", "Row", "TuningMeasurement", "layouts", "measure"]
 
 CLASSIFIER_BATCH_SIZES: Final = (1, 8)
 YOLO_BATCH_SIZES: Final = (1, 4)
@@ -64,7 +64,7 @@ class Row:
     """Median time of one call of `batch_size` pictures."""
 
 
-class Measurement(TypedDict):
+class TuningMeasurement(TypedDict):
     """Plain data, as printed."""
 
     num_cores: int
@@ -113,7 +113,7 @@ def measure(
     precision: Precision = "f32",
     backends: Sequence[str] = (),
     max_total_s: float = MAX_TOTAL_S,
-) -> Measurement:
+) -> TuningMeasurement:
     """Measure every candidate for `seconds` per batch size, at least one call. Raises `UserError` when none runs.
 
     Once one has run and `max_total_s` are over, the others are left out, and `failed` says so.

@@ -111,7 +111,7 @@ class Background(Generic[Result]):
                 self._job = None
 
     @contextmanager
-    def giving_way(self) -> Iterator[None]:
+    def preempt(self) -> Iterator[None]:
         """Jobs wait while what is inside is done."""
         self._may_run.clear()
         try:

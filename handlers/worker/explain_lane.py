@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from clearsight.handlers.scoring.scorer import Scorer
 
 __all__ = [
-    "PLAIN",
+    "NO_OPTIONS",
     "ExplainHere",
     "ExplainRows",
     "Lane",
-    "Wish",
+    "RequestOptions",
     "WrongLane",
-    "explain_in",
-    "get_ready",
-    "turn_away",
+    "explainer_for_lane",
+    "preload",
+    "reject_explanations",
 ]
 
 Lane = Literal["all", "predict", "explain"]
@@ -47,7 +47,7 @@ class WrongLane(UserError):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class RequestOptions:
     """What was asked beside a body, by the path or by the gateway."""
 
     explains_all: bool = False
@@ -58,7 +58,7 @@ class Wish:
     """Nobody waits for the answer in a request: only `deadline` bounds it."""
 
 
-PLAIN: Final = Wish()
+NO_OPTIONS: Final = RequestOptions()
 
 
 class ExplainRows(Protocol):
@@ -67,10 +67,10 @@ class ExplainRows(Protocol):
     One answer or error per cell, in order. Raises UserError when the request as a whole cannot be answered.
     """
 
-    def __call__(self, cells: Sequence[object], wish: Wish) -> Sequence[Answer | UserError]: ...
+    def __call__(self, cells: Sequence[object], request_options: RequestOptions) -> Sequence[Answer | UserError]: ...
 
 
-class Explainer(Protocol):
+class RowExplainer(Protocol):
     """What we use of `explain.scoring.ExplainingScorer`."""
 
     def score(
@@ -80,7 +80,7 @@ class Explainer(Protocol):
     def warm_up(self) -> None: ...
 
 
-def turn_away(cells: Sequence[object], wish: Wish) -> Sequence[Answer | UserError]:
+def reject_explanations(cells: Sequence[object], request_options: RequestOptions) -> Sequence[Answer | UserError]:
     """The predict lane's answer. A client sees the text only where the deployment has no explain lane."""
     raise WrongLane(
         "Explanations are switched off for this deployment; its environment variable CLEARSIGHT_EXPLAIN switches them "
@@ -96,18 +96,18 @@ class ExplainHere:
     """
 
     def __init__(
-        self, scorer: "Scorer", timeout_s: float | None, open_explainer: Callable[["Scorer"], Explainer]
+        self, scorer: "Scorer", timeout_s: float | None, open_explainer: Callable[["Scorer"], RowExplainer]
     ) -> None:
         self._scorer = scorer
         self._timeout_s = timeout_s
         self._open_explainer = open_explainer
         self._lock = threading.Lock()
-        self._loading: Future[Explainer] | None = None
+        self._loading: Future[RowExplainer] | None = None
 
-    def __call__(self, cells: Sequence[object], wish: Wish) -> Sequence[Answer | UserError]:
+    def __call__(self, cells: Sequence[object], request_options: RequestOptions) -> Sequence[Answer | UserError]:
         started = time.monotonic()
-        timeout_s = None if wish.in_background else self._timeout_s
-        ends = [end for end in (wish.deadline, timeout_s and started + timeout_s) if end is not None]
+        timeout_s = None if request_options.in_background else self._timeout_s
+        ends = [end for end in (request_options.deadline, timeout_s and started + timeout_s) if end is not None]
         deadline = min(ends, default=None)
         _time_left(deadline)
         explainer = self._wait_for(self._load(warm_up=False), deadline)
@@ -115,9 +115,9 @@ class ExplainHere:
         answers = explainer.score(
             cells,
             deadline_s=deadline_s,
-            always=wish.explains_all,
+            always=request_options.explains_all,
             fails_as_one=True,
-            is_awaited=not wish.in_background,
+            is_awaited=not request_options.in_background,
         )
         log.info("explained a request of %d rows in %.0f ms", len(cells), (time.monotonic() - started) * 1000)
         return answers
@@ -126,7 +126,7 @@ class ExplainHere:
         """Begin to load and warm up, without waiting for it. The thread has the priority of its caller."""
         self._load(warm_up=True)
 
-    def _load(self, *, warm_up: bool) -> "Future[Explainer]":
+    def _load(self, *, warm_up: bool) -> "Future[RowExplainer]":
         """The loading under way, or done; a failed one is begun anew."""
         with self._lock:
             loading = self._loading
@@ -137,7 +137,7 @@ class ExplainHere:
                 ).start()
             return loading
 
-    def _open(self, loading: "Future[Explainer]", *, warm_up: bool) -> None:
+    def _open(self, loading: "Future[RowExplainer]", *, warm_up: bool) -> None:
         started = time.monotonic()
         try:
             explainer = self._open_explainer(self._scorer)
@@ -151,7 +151,7 @@ class ExplainHere:
         loading.set_result(explainer)
 
     @staticmethod
-    def _wait_for(loading: "Future[Explainer]", deadline: float | None) -> Explainer:
+    def _wait_for(loading: "Future[RowExplainer]", deadline: float | None) -> RowExplainer:
         try:
             return loading.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
         except TimeoutError:
@@ -172,7 +172,7 @@ def _time_left(deadline: float | None) -> float | None:
     return left_s
 
 
-def get_ready(explain: ExplainRows) -> None:
+def preload(explain: ExplainRows) -> None:
     """Load now what explanations need, beside whatever the worker answers, unless the environment forbids it.
 
     Raises UserError for bad options.
@@ -181,7 +181,7 @@ def get_ready(explain: ExplainRows) -> None:
         explain.prepare()
 
 
-def explain_in(
+def explainer_for_lane(
     lane: str, scorer: "Scorer", timeout_s: float | None = None, max_answer_bytes: int | None = None
 ) -> ExplainRows:
     """What a worker of `lane` does with requests that ask for explanations. Raises UserError for an unknown lane.
@@ -191,11 +191,11 @@ def explain_in(
     if lane not in get_args(Lane):
         raise UserError(f"lane must be one of {list(get_args(Lane))}, but got {lane!r}")
     if lane == "predict":
-        return turn_away
+        return reject_explanations
     return ExplainHere(scorer, timeout_s, partial(open_explainer, max_answer_bytes=max_answer_bytes))
 
 
-def open_explainer(scorer: "Scorer", max_answer_bytes: int | None = None) -> Explainer:
+def open_explainer(scorer: "Scorer", max_answer_bytes: int | None = None) -> RowExplainer:
     """A scorer that explains, built around one that predicts, with the options of the environment."""
     from clearsight.handlers.explain.answering.scoring import explaining_scorer  # imports torch, which takes seconds
 

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Measurement", "Target", "measure"]
+__all__ = ["LoadMeasurement", "LoadTarget", "measure"]
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class LoadTarget:
     """Where to send: `connect` is `unix:/path` or `host:port`."""
 
     connect: str
@@ -35,7 +35,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class LoadMeasurement:
     """What one run saw. Latencies in ms, from the first byte written to the last byte read."""
 
     requests: int
@@ -49,8 +49,8 @@ class Measurement:
 
 
 def measure(
-    target: Target, bodies: Sequence[bytes], concurrency: int, seconds: float, warm_up_s: float = 2.0
-) -> Measurement:
+    target: LoadTarget, bodies: Sequence[bytes], concurrency: int, seconds: float, warm_up_s: float = 2.0
+) -> LoadMeasurement:
     """Run the client in a process of its own and return what it saw.
 
     Raises RuntimeError when an answer was not 200: a benchmark of errors says nothing.
@@ -76,7 +76,7 @@ def measure(
         )
     if done.returncode:
         raise RuntimeError(f"the load client failed: {done.stderr.strip()[-500:]}")
-    measurement = Measurement(**json.loads(done.stdout))
+    measurement = LoadMeasurement(**json.loads(done.stdout))
     if set(measurement.statuses) != {"200"}:
         raise RuntimeError(
             f"every answer must be 200, but got {measurement.statuses} from {target.connect}{target.path}"
@@ -138,8 +138,8 @@ async def _connect(connect: str) -> _Connection:
 
 
 async def _run(
-    target: Target, bodies: Sequence[bytes], concurrency: int, seconds: float, warm_up_s: float
-) -> Measurement:
+    target: LoadTarget, bodies: Sequence[bytes], concurrency: int, seconds: float, warm_up_s: float
+) -> LoadMeasurement:
     lines = [f"{name}: {value}" for name, value in target.headers.items()]
     messages = [
         "\r\n".join([f"POST {target.path} HTTP/1.1", "Host: localhost", *lines, f"Content-Length: {len(body)}", "", ""])
@@ -178,7 +178,7 @@ async def _run(
     if not latencies:
         raise RuntimeError(f"no request was answered within {seconds} s, but {dict(statuses)}")
     p50, p95, p99 = np.percentile(latencies, (50, 95, 99)).tolist()
-    return Measurement(
+    return LoadMeasurement(
         requests=len(latencies),
         seconds=seconds,
         requests_per_s=len(latencies) / seconds,
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("spec", type=Path)
     spec = json.loads(parser.parse_args().spec.read_text())
     bodies = [Path(file).read_bytes() for file in spec["bodies"]]
-    run = _run(Target(**spec["target"]), bodies, spec["concurrency"], spec["seconds"], spec["warm_up_s"])
+    run = _run(LoadTarget(**spec["target"]), bodies, spec["concurrency"], spec["seconds"], spec["warm_up_s"])
     print(json.dumps(asdict(asyncio.run(run))))
 
 

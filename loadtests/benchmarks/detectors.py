@@ -30,8 +30,8 @@ from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import normalise
 from clearsight.wire.scoring import DetectionAnswer
-from loadtests.benchmarks.client import Target, measure
-from loadtests.benchmarks.in_process import Layout, in_process_limit
+from loadtests.benchmarks.client import LoadTarget, measure
+from loadtests.benchmarks.in_process import WorkerLayout, in_process_limit
 from loadtests.benchmarks.online import MAX_DRIFT, Service, running_service, to_bodies
 
 __all__ = [
@@ -141,7 +141,7 @@ def _one_pass(
         limit = in_process_limit(package, service.layout, bodies, seconds)
         return limit.requests_per_s, limit.latency_ms
 
-    def over(target: Target, concurrency: int) -> tuple[float, float]:
+    def over(target: LoadTarget, concurrency: int) -> tuple[float, float]:
         measurement = measure(target, bodies, concurrency, seconds)
         return measurement.requests_per_s, measurement.p50_ms
 
@@ -167,7 +167,7 @@ def _one_pass(
     return samples
 
 
-def _row(model: str, layout: Layout, way: str, concurrency: int, samples: Sequence[_Sample]) -> ServingRow:
+def _row(model: str, layout: WorkerLayout, way: str, concurrency: int, samples: Sequence[_Sample]) -> ServingRow:
     return ServingRow(
         model=model,
         layout=str(layout),

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from loadtests.benchmarks.client import Measurement, Target, measure
+from loadtests.benchmarks.client import LoadMeasurement, LoadTarget, measure
 from loadtests.benchmarks.online import random_package, running_service, to_bodies
 
 __all__ = ["LaneRow", "measure_explain_lane"]
@@ -59,7 +59,7 @@ def measure_explain_lane(pictures: Sequence[bytes], seconds: float, say: Any = p
             target = service.ways["gateway"]
             _explain_once(target, bodies[0])  # all is loaded
             for clients in CONCURRENCIES:
-                pairs: list[tuple[Measurement, Measurement]] = []
+                pairs: list[tuple[LoadMeasurement, LoadMeasurement]] = []
                 statuses: list[int] = []
                 for number in range(NUM_PAIRS):
                     alone = measure(target, bodies, clients, seconds)
@@ -75,7 +75,7 @@ def measure_explain_lane(pictures: Sequence[bytes], seconds: float, say: Any = p
     return rows
 
 
-def _row(clients: int, pairs: Sequence[tuple[Measurement, Measurement]], explained: int) -> LaneRow:
+def _row(clients: int, pairs: Sequence[tuple[LoadMeasurement, LoadMeasurement]], explained: int) -> LaneRow:
     ratios = [beside.p99_ms / alone.p99_ms for alone, beside in pairs]
     return LaneRow(
         clients=clients,
@@ -91,7 +91,7 @@ def _row(clients: int, pairs: Sequence[tuple[Measurement, Measurement]], explain
 
 
 @contextmanager
-def _explanations(target: Target, bodies: Sequence[bytes], statuses: list[int]) -> Iterator[None]:
+def _explanations(target: LoadTarget, bodies: Sequence[bytes], statuses: list[int]) -> Iterator[None]:
     """Keep the lane full inside; the clients then go, without their answers. Adds the status of each answer."""
     is_over = threading.Event()
     connections = [http.client.HTTPConnection(target.connect, timeout=TIMEOUT_S + 30) for _ in range(NUM_QUEUED)]
@@ -129,14 +129,14 @@ def _explanations(target: Target, bodies: Sequence[bytes], statuses: list[int]) 
             connection.close()
 
 
-def _ask(connection: http.client.HTTPConnection, target: Target, body: bytes) -> int:
+def _ask(connection: http.client.HTTPConnection, target: LoadTarget, body: bytes) -> int:
     connection.request("POST", target.path.replace("/score", "/explain"), body, dict(target.headers))
     response = connection.getresponse()
     response.read()
     return response.status
 
 
-def _explain_once(target: Target, body: bytes) -> None:
+def _explain_once(target: LoadTarget, body: bytes) -> None:
     """Wait for an explanation, and so for all before it."""
     document = json.loads(body)
     document["params"] = {"xai_parameters": {"xai_algorithm": "guided_backprop"}}

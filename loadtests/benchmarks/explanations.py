@@ -32,17 +32,17 @@ from torchvision.models import resnet18, resnet50
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.handlers.explain.algorithms.context import ExplainContext
 from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.algorithms.functions import Target
-from clearsight.handlers.explain.algorithms.table import ALGORITHMS, explain
+from clearsight.handlers.explain.algorithms.functions import ExplainTarget
+from clearsight.handlers.explain.algorithms.table import ALGORITHMS, compute_attributions
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
 from clearsight.handlers.explain.answering.numbers import encode_attribution
 from clearsight.handlers.explain.answering.parameters import parse_xai_parameters
 from clearsight.handlers.explain.answering.picture import explanation_picture
 from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.handlers.explain.objects.heat import heat_of
-from clearsight.handlers.explain.objects.network import ObjectModel, SeenView
+from clearsight.handlers.explain.objects.network import DetectorForward, ObjectModel
 from clearsight.networks.families.detectors import build_detector
-from clearsight.networks.families.rcnn.selection import Limits
+from clearsight.networks.families.rcnn.selection import SelectionLimits
 from clearsight.networks.serving import to_serving_module
 from clearsight.vision.preprocess import normalise, resize_and_crop
 from clearsight.wire.scoring import ClassificationAnswer, encode_answers
@@ -52,7 +52,7 @@ __all__ = ["ExplanationRow", "measure_explanations"]
 PICTURES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "retina.jpg", "hubble_deep_field.jpg")
 SETTINGS = ClassificationSettings()
 NUM_CLASSES = 10
-TARGETS = (Target(0), Target(1), Target(2))
+TARGETS = (ExplainTarget(0), ExplainTarget(1), ExplainTarget(2))
 MEMORY_WAYS = {"integrated_gradients": "IG", "xrai": "XRAI fast", "captum": "IG by Captum, 50 points in one batch"}
 
 DETECTORS = ("yolov5", "retinanet_resnet50_fpn", "fasterrcnn_resnet18_fpn", "maskrcnn_resnet18_fpn")
@@ -161,9 +161,9 @@ def _networks(passes: int) -> list[ExplanationRow]:
     small_model, large_model = ExplainModel(small, "resnet18"), ExplainModel(large, "resnet50")
     x_13PP = torch.from_numpy(x_3PP)[None]
 
-    def ours(model: ExplainModel, targets: Sequence[Target] = TARGETS[:1], **parameters: object) -> Way:
+    def ours(model: ExplainModel, targets: Sequence[ExplainTarget] = TARGETS[:1], **parameters: object) -> Way:
         context = _context(model, x_13PP, targets, parameters)
-        return lambda: explain(context)
+        return lambda: compute_attributions(context)
 
     fast_ms, fast_5_ms, fast_1_ms = _medians(
         passes, ours(small_model), lambda: _saliency(small, x_3PP, 0, 5), lambda: _saliency(small, x_3PP, 0, 1)
@@ -209,14 +209,14 @@ def _objects(passes: int) -> list[ExplanationRow]:
             torch.manual_seed(0)
             network = build_detector(name, NUM_CLASSES, model_size="small").eval()
         model, served = ObjectModel(network), to_serving_module(network)
-        limits = () if name == "yolov5" else Limits(0.0, 0.5, 100).to_tensors(torch.device("cpu"))
+        limits = () if name == "yolov5" else SelectionLimits(0.0, 0.5, 100).to_tensors(torch.device("cpu"))
 
         def forward(served: torch.nn.Module = served, limits: Sequence[torch.Tensor] = limits) -> object:
             with torch.inference_mode():
                 return served(torch.from_numpy(image_3PP)[None], *limits)
 
         def explain_some(count: int, model: ObjectModel = model) -> object:
-            seen = model.see(image_3PP)
+            seen = model.forward(image_3PP)
             return [_object_map(seen, index) for index in range(count)]
 
         forward_ms, one_ms, five_ms = _medians(
@@ -228,7 +228,7 @@ def _objects(passes: int) -> list[ExplanationRow]:
     return rows
 
 
-def _object_map(seen: SeenView, index: int) -> np.ndarray:
+def _object_map(seen: DetectorForward, index: int) -> np.ndarray:
     features = [level.features_1Cuv for level in seen.levels]
     gradients = torch.autograd.grad(seen.score(index, 0), features, retain_graph=True, allow_unused=True)
     return heat_of(seen.levels, gradients, *SETTINGS_HW)
@@ -241,7 +241,7 @@ def _network(build: Callable[..., torch.nn.Module]) -> torch.nn.Module:
 
 
 def _context(
-    model: ExplainModel, x_13PP: torch.Tensor, targets: Sequence[Target], parameters: dict[str, object]
+    model: ExplainModel, x_13PP: torch.Tensor, targets: Sequence[ExplainTarget], parameters: dict[str, object]
 ) -> ExplainContext:
     return ExplainContext(
         model=model,
@@ -339,7 +339,7 @@ def _print_peak(way: str) -> None:
         run: Way = partial(captum.attribute, x_13PP, target=0, n_steps=50, method="riemann_middle")
     else:
         context = _context(ExplainModel(network, "resnet50"), x_13PP, TARGETS[:1], {"xai_algorithm": way})
-        run = partial(explain, context)
+        run = partial(compute_attributions, context)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before_kb = _status_kb("VmRSS")
     run()

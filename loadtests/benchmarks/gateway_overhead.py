@@ -29,7 +29,7 @@ import psutil
 import uvloop
 
 from clearsight.serving.gateway.table import Deployment, Endpoint, RoutingTable, Upstream
-from loadtests.benchmarks.client import Measurement, Target, measure
+from loadtests.benchmarks.client import LoadMeasurement, LoadTarget, measure
 from loadtests.benchmarks.machine import describe_machine
 
 __all__ = ["Overhead", "measure_overhead"]
@@ -48,8 +48,8 @@ class Overhead:
     """Medians over the passes. Times in ms; `cpu_us` is the gateway's CPU per request in microseconds."""
 
     concurrency: int
-    direct: Measurement
-    through: Measurement
+    direct: LoadMeasurement
+    through: LoadMeasurement
     added_p50_ms: float
     added_p95_ms: float
     added_p99_ms: float
@@ -141,8 +141,8 @@ def measure_overhead(seconds: float, passes: int, concurrencies: tuple[int, ...]
             _put_table(control, RoutingTable(1, {"bench": endpoint}))
             url = json.loads(announcement)["url"]
             headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
-            direct = Target(f"unix:{upstream_socket}", "/predictions/blue", headers)
-            through = Target(url.removeprefix("http://"), "/endpoints/bench/score", headers)
+            direct = LoadTarget(f"unix:{upstream_socket}", "/predictions/blue", headers)
+            through = LoadTarget(url.removeprefix("http://"), "/endpoints/bench/score", headers)
             gateway_process = psutil.Process(gateway.pid)
             rows: list[Overhead] = []
             for concurrency in concurrencies:

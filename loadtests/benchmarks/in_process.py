@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the worker's own imports come after its threads are set
     from clearsight.handlers.backends import Array, Backend
 
-__all__ = ["Layout", "Limit", "in_process_limit"]
+__all__ = ["Limit", "WorkerLayout", "in_process_limit"]
 
 START_UP_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class WorkerLayout:
     """How a package runs: workers x threads, requests per batch."""
 
     backend: str
@@ -50,7 +50,7 @@ class Limit:
 
 
 def in_process_limit(
-    package: Path, layout: Layout, bodies: Sequence[bytes], seconds: float, only_network: bool = False
+    package: Path, layout: WorkerLayout, bodies: Sequence[bytes], seconds: float, only_network: bool = False
 ) -> Limit:
     """Answer `bodies` in turn for `seconds` in `layout.workers` processes; or run their network calls alone."""
     with tempfile.TemporaryDirectory() as folder:

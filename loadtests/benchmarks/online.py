@@ -29,8 +29,8 @@ from clearsight.exporters.write import write_package
 from clearsight.networks.families.classifiers import build_network
 from clearsight.runs.package import MANIFEST_FILE
 from clearsight.tasks import Task
-from loadtests.benchmarks.client import Measurement, Target, measure
-from loadtests.benchmarks.in_process import Layout, in_process_limit
+from loadtests.benchmarks.client import LoadMeasurement, LoadTarget, measure
+from loadtests.benchmarks.in_process import WorkerLayout, in_process_limit
 from loadtests.benchmarks.stock_torchserve import free_ports, stock_torchserve
 
 __all__ = [
@@ -115,23 +115,23 @@ def to_bodies(pictures: Sequence[bytes]) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    measurement: Measurement
+    measurement: LoadMeasurement
     limit: float
     alone_ms: float
 
 
 def _one_pass(
     package: Path,
-    service: Layout,
-    fastest: Layout,
+    service: WorkerLayout,
+    fastest: WorkerLayout,
     bodies: Sequence[bytes],
-    targets: Mapping[str, tuple[Target, Sequence[bytes]]],
+    targets: Mapping[str, tuple[LoadTarget, Sequence[bytes]]],
     seconds: float,
     samples: dict[tuple[str, int], list[_Sample]],
     say: Any,
 ) -> None:
     """Measure every way once per number of clients; keep what lies between two limits that agree."""
-    lone = Layout(service.backend, service.precision, 1, service.threads, 1)
+    lone = WorkerLayout(service.backend, service.precision, 1, service.threads, 1)
     before = in_process_limit(package, fastest, bodies, seconds).requests_per_s
     for concurrency in CONCURRENCIES:
         alone_ms = in_process_limit(package, lone, bodies, seconds / 2).latency_ms if concurrency == 1 else math.nan
@@ -146,7 +146,7 @@ def _one_pass(
         before = after
 
 
-def _row(precision: str, layout: Layout, way: str, concurrency: int, samples: Sequence[_Sample]) -> OnlineRow:
+def _row(precision: str, layout: WorkerLayout, way: str, concurrency: int, samples: Sequence[_Sample]) -> OnlineRow:
     def middle(name: str) -> float:
         return median(getattr(sample.measurement, name) for sample in samples)
 
@@ -197,11 +197,11 @@ def random_package(folder: Path, pictures: Sequence[bytes]) -> Path:
     return target
 
 
-def _fastest_layout(package: Path, backend: str, precision: str, bodies: Sequence[bytes], say: Any) -> Layout:
+def _fastest_layout(package: Path, backend: str, precision: str, bodies: Sequence[bytes], say: Any) -> WorkerLayout:
     """The layout with the highest in-process throughput of this backend: the limit."""
-    found: dict[Layout, float] = {}
+    found: dict[WorkerLayout, float] = {}
     for workers, threads, batch_size in CANDIDATES:
-        layout = Layout(backend, precision, workers, threads, batch_size)
+        layout = WorkerLayout(backend, precision, workers, threads, batch_size)
         found[layout] = in_process_limit(package, layout, bodies, 3.0).requests_per_s
         say(f"  {layout}: {found[layout]:.1f} requests/s in process")
     return max(found, key=lambda layout: found[layout])
@@ -209,9 +209,9 @@ def _fastest_layout(package: Path, backend: str, precision: str, bodies: Sequenc
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    layout: Layout
+    layout: WorkerLayout
     """What the deployment chose on this machine."""
-    ways: Mapping[str, Target]
+    ways: Mapping[str, LoadTarget]
 
 
 @contextmanager
@@ -265,12 +265,14 @@ def running_service(
         token = json.loads(Path(upstream["key_file"]).read_text())["inference"]["key"]
         json_headers = {"Content-Type": "application/json"}
         chosen = created["serving"]
-        layout = Layout(chosen["backend"], precision, chosen["workers"], chosen["num_threads"], chosen["batch_size"])
+        layout = WorkerLayout(
+            chosen["backend"], precision, chosen["workers"], chosen["num_threads"], chosen["batch_size"]
+        )
         ways = {
-            "direct": Target(
+            "direct": LoadTarget(
                 f"unix:{upstream['socket']}", upstream["path"], {**json_headers, "Authorization": f"Bearer {token}"}
             ),
-            "gateway": Target(host, f"/{path}", {**json_headers, "Authorization": f"Bearer {key}"}),
+            "gateway": LoadTarget(host, f"/{path}", {**json_headers, "Authorization": f"Bearer {key}"}),
         }
         yield Service(layout, ways)
     finally:
@@ -287,7 +289,7 @@ def _wait_for(socket: Path, server: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @contextmanager
-def _stock(folder: Path, threads: int | None) -> Iterator[Target]:
+def _stock(folder: Path, threads: int | None) -> Iterator[LoadTarget]:
     place = folder / f"stock-{threads}"
     place.mkdir()
     java_home = subprocess.check_output([str(Path(sys.executable).with_name("clearsight")), "java-home"], text=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import torchvision
 
-from loadtests.benchmarks.client import Target
+from loadtests.benchmarks.client import LoadTarget
 
 __all__ = ["free_ports", "stock_torchserve"]
 
@@ -39,7 +39,7 @@ class Stock(ResNet):
 @contextmanager
 def stock_torchserve(
     num_classes: int, java_home: str, folder: Path, threads_per_worker: int | None
-) -> Iterator[Target]:
+) -> Iterator[LoadTarget]:
     """Serve an eager ResNet-50 with seeded random weights with stock TorchServe; yields where to send raw JPEGs.
 
     `threads_per_worker` None leaves torch its default, every core in every worker, as a user who sets nothing gets.
@@ -88,7 +88,9 @@ def stock_torchserve(
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         _wait_until_ready(f"http://127.0.0.1:{management}/models/{MODEL}", server, folder / "server.log")
-        yield Target(f"127.0.0.1:{inference}", f"/predictions/{MODEL}", {"Content-Type": "application/octet-stream"})
+        yield LoadTarget(
+            f"127.0.0.1:{inference}", f"/predictions/{MODEL}", {"Content-Type": "application/octet-stream"}
+        )
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import uvloop
 
 from clearsight.errors import ClearsightError
-from clearsight.serving.gateway.explanation_jobs import DEFAULT_JOB_LIMITS, JobLimits
+from clearsight.serving.gateway.explanation_jobs import DEFAULT_EXPLANATION_JOB_LIMITS, ExplanationJobLimits
 from clearsight.serving.gateway.process import DRAIN_LIMIT_S, MAX_BODY_BYTES, MEMORY_BUDGET_BYTES, Options, serve
 
 __all__ = ["main"]
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--memory-budget-bytes", type=int, default=MEMORY_BUDGET_BYTES, help="of all bodies; 429 beyond"
     )
-    jobs = DEFAULT_JOB_LIMITS
+    jobs = DEFAULT_EXPLANATION_JOB_LIMITS
     parser.add_argument(
         "--job-budget-bytes", type=int, default=jobs.max_bytes, help="of kept bodies and results of jobs; 429 beyond"
     )
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         max_body_bytes=parsed.max_body_bytes,
         memory_budget_bytes=parsed.memory_budget_bytes,
         drain_limit_s=parsed.drain_limit,
-        job_limits=JobLimits(parsed.job_budget_bytes, parsed.job_result_seconds),
+        job_limits=ExplanationJobLimits(parsed.job_budget_bytes, parsed.job_result_seconds),
     )
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:

@@ -11,7 +11,7 @@ from typing import Final
 
 import orjson
 
-__all__ = ["REASONS", "Answer", "container_error", "error", "model_error"]
+__all__ = ["REASONS", "HttpAnswer", "container_error", "error", "model_error"]
 
 REASONS: Final[Mapping[int, str]] = {status.value: status.phrase for status in HTTPStatus}
 
@@ -19,7 +19,7 @@ JSON: Final = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """One HTTP answer. `headers` are lower-case names and values without control characters.
 
     `model_status` and `model_reason` are what the model's server said, for the log and the metrics; None and empty
@@ -40,18 +40,18 @@ class Answer:
 
 def error(
     status: int, code: str, message: str, headers: Mapping[str, str] | None = None, *, must_close: bool = False
-) -> Answer:
+) -> HttpAnswer:
     """The gateway's own error: `{"error": {"code": …, "message": …}}`."""
     body = orjson.dumps({"error": {"code": code, "message": message}})
-    return Answer(status, body, headers=headers or {}, code=code, must_close=must_close)
+    return HttpAnswer(status, body, headers=headers or {}, code=code, must_close=must_close)
 
 
-def container_error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
+def container_error(status: int, message: str, headers: Mapping[str, str] | None = None) -> HttpAnswer:
     """An error in the words of Azure's scoring container: `{"message": …}`."""
-    return Answer(status, orjson.dumps({"message": message}), headers=headers or {})
+    return HttpAnswer(status, orjson.dumps({"message": message}), headers=headers or {})
 
 
-def model_error(status: int, reason: str, body: bytes, content_type: str = JSON) -> Answer:
+def model_error(status: int, reason: str, body: bytes, content_type: str = JSON) -> HttpAnswer:
     """424 for a container that answered `status`: its body unchanged, its status and reason in headers."""
     headers = {"ms-azureml-model-error-statuscode": str(status), "ms-azureml-model-error-reason": reason}
-    return Answer(424, body, content_type, headers, "ModelError", status, reason)
+    return HttpAnswer(424, body, content_type, headers, "ModelError", status, reason)

@@ -14,8 +14,12 @@ from importlib.metadata import version
 from random import Random
 from typing import Final
 
-from clearsight.serving.gateway.answers import Answer, container_error, error, model_error
-from clearsight.serving.gateway.explanation_jobs import DEFAULT_JOB_LIMITS, ExplainJobs, JobLimits
+from clearsight.serving.gateway.answers import HttpAnswer, container_error, error, model_error
+from clearsight.serving.gateway.explanation_jobs import (
+    DEFAULT_EXPLANATION_JOB_LIMITS,
+    ExplainJobs,
+    ExplanationJobLimits,
+)
 from clearsight.serving.gateway.generation import Generation
 from clearsight.serving.gateway.lane import ModelUnreachable, Overloaded, is_wrong_lane
 from clearsight.serving.gateway.lane_scan import asks_for_explanation
@@ -34,8 +38,8 @@ __all__ = ["DataPlane"]
 NOT_AN_ID_CHARACTER: Final = re.compile(r"[^A-Za-z0-9_-]")
 MAX_CLIENT_ID_CHARS: Final = 40
 
-HEALTHY: Final = Answer(200, b"Healthy", "text/plain; charset=utf-8")
-OPTIONS: Final = Answer(200, headers={"allow": "GET, OPTIONS, POST"})
+HEALTHY: Final = HttpAnswer(200, b"Healthy", "text/plain; charset=utf-8")
+OPTIONS: Final = HttpAnswer(200, headers={"allow": "GET, OPTIONS, POST"})
 UNAUTHORIZED: Final = error(
     401,
     "Unauthorized",
@@ -59,7 +63,7 @@ NO_EXPLANATIONS: Final = model_error(
 UNKNOWN_PATH: Final = container_error(404, "The requested URL was not found on the server.")
 
 
-def _not_allowed(methods: str) -> Answer:
+def _not_allowed(methods: str) -> HttpAnswer:
     return container_error(405, "The method is not allowed for the requested URL.", {"allow": methods})
 
 
@@ -78,7 +82,7 @@ class DataPlane:
         request_log: RequestLog,
         random: Random,
         loop: asyncio.AbstractEventLoop,
-        job_limits: JobLimits = DEFAULT_JOB_LIMITS,
+        job_limits: ExplanationJobLimits = DEFAULT_EXPLANATION_JOB_LIMITS,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.table = RoutingTable()
@@ -133,7 +137,7 @@ class DataPlane:
 
     # A connection calls these
 
-    def begin(self, request: Request) -> Answer | None:
+    def begin(self, request: Request) -> HttpAnswer | None:
         headers = request.headers
         request.answer_headers = {
             "x-request-id": request.id,
@@ -153,7 +157,7 @@ class DataPlane:
             return self._health(request, is_healthy=True)
         return UNKNOWN_PATH
 
-    def receive(self, request: Request, num_bytes: int) -> Answer | None:
+    def receive(self, request: Request, num_bytes: int) -> HttpAnswer | None:
         if request.num_bytes + num_bytes > self._max_body_bytes:
             return self._too_large()
         if not self._budget.take(num_bytes):
@@ -161,7 +165,7 @@ class DataPlane:
         request.num_reserved += num_bytes
         return None
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request) -> HttpAnswer:
         route = self._routes.get(request.endpoint)
         if route is None:
             return _no_endpoint(request.endpoint)
@@ -204,7 +208,7 @@ class DataPlane:
         request.lane = "explain"
         return await generation.explain(*body, is_implied=request.is_explanation)
 
-    def complete(self, request: Request, answer: Answer | None, num_bytes: int) -> None:
+    def complete(self, request: Request, answer: HttpAnswer | None, num_bytes: int) -> None:
         self._budget.give(request.num_reserved)
         request.num_reserved = 0
         request.chunks = []
@@ -214,7 +218,7 @@ class DataPlane:
 
     # Parts
 
-    def _begin_endpoint(self, request: Request, name: str, leaf: str, query: str) -> Answer | None:
+    def _begin_endpoint(self, request: Request, name: str, leaf: str, query: str) -> HttpAnswer | None:
         route = self._routes.get(name)
         if route is None:
             return _no_endpoint(name)
@@ -241,7 +245,7 @@ class DataPlane:
             return self._health(request, is_healthy=route.is_healthy)
         return UNKNOWN_PATH
 
-    def _begin_job(self, request: Request, name: str, job_id: str | None) -> Answer | None:
+    def _begin_job(self, request: Request, name: str, job_id: str | None) -> HttpAnswer | None:
         route = self._routes.get(name)
         if route is None:
             return _no_endpoint(name)
@@ -268,7 +272,7 @@ class DataPlane:
         generation = route.generations.get(deployment) if route else None
         return (generation, route.is_ready(deployment)) if route and generation else None
 
-    def _refuse_body(self, request: Request) -> Answer | None:
+    def _refuse_body(self, request: Request) -> HttpAnswer | None:
         content_type = request.headers.get("Content-Type", "")
         if content_type != "application/json" and content_type.partition(";")[0].strip().lower() != "application/json":
             return NOT_JSON
@@ -280,7 +284,7 @@ class DataPlane:
                 return MEMORY_FULL
         return None
 
-    def _health(self, request: Request, *, is_healthy: bool) -> Answer:
+    def _health(self, request: Request, *, is_healthy: bool) -> HttpAnswer:
         if request.method == "OPTIONS":
             return OPTIONS
         if request.method not in ("GET", "HEAD"):
@@ -289,21 +293,21 @@ class DataPlane:
             return HEALTHY
         return error(503, "NoValidDeployments", f"No deployment of endpoint '{request.endpoint}' is ready for traffic.")
 
-    def _too_large(self) -> Answer:
+    def _too_large(self) -> HttpAnswer:
         return error(413, "PayloadTooLarge", f"The body must be at most {self._max_body_bytes} bytes long.")
 
 
-def _no_endpoint(name: str) -> Answer:
+def _no_endpoint(name: str) -> HttpAnswer:
     return error(404, "EndpointNotFound", f"There is no endpoint '{_shown(name)}'.")
 
 
-def _no_deployment(endpoint: str) -> Answer:
+def _no_deployment(endpoint: str) -> HttpAnswer:
     return error(
         404, "DeploymentNotFound", f"The azureml-model-deployment header names no deployment of endpoint '{endpoint}'."
     )
 
 
-def _no_valid_deployment(endpoint: str) -> Answer:
+def _no_valid_deployment(endpoint: str) -> HttpAnswer:
     return error(
         404,
         "NoValidDeployments",

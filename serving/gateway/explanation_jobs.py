@@ -23,7 +23,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from clearsight.errors import ClearsightError
-from clearsight.serving.gateway.answers import Answer, error
+from clearsight.serving.gateway.answers import HttpAnswer, error
 from clearsight.serving.gateway.explanation_metrics import JobMetrics
 from clearsight.serving.gateway.generation import Generation
 from clearsight.serving.gateway.lane import ModelUnreachable, Overloaded
@@ -31,7 +31,7 @@ from clearsight.serving.gateway.limits import ByteBudget
 from clearsight.serving.gateway.mapping import map_answer, unreachable
 from clearsight.serving.gateway.request import Request
 
-__all__ = ["DEFAULT_JOB_LIMITS", "ExplainJobs", "JobLimits"]
+__all__ = ["DEFAULT_EXPLANATION_JOB_LIMITS", "ExplainJobs", "ExplanationJobLimits"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class ExplanationJob:
     """Bytes taken from the budget."""
     status: Status = "Queued"
     progress: dict[str, Any] = field(default_factory=dict)
-    answer: Answer | None = None
+    answer: HttpAnswer | None = None
     reason: str = ""
     """Why it was canceled."""
     expires: float | None = None
@@ -103,7 +103,7 @@ class ExplanationJob:
 
 
 @dataclass(frozen=True, slots=True)
-class JobLimits:
+class ExplanationJobLimits:
     """Of all jobs of a gateway."""
 
     max_bytes: int = 256 * 1024 * 1024
@@ -114,7 +114,7 @@ class JobLimits:
     """Between two questions to the worker."""
 
 
-DEFAULT_JOB_LIMITS: Final = JobLimits()
+DEFAULT_EXPLANATION_JOB_LIMITS: Final = ExplanationJobLimits()
 
 
 class _Replaced(ClearsightError):
@@ -132,7 +132,7 @@ class ExplainJobs:
         find: Callable[[str, str], tuple[Generation, bool] | None],
         metrics: JobMetrics,
         loop: asyncio.AbstractEventLoop,
-        limits: JobLimits = DEFAULT_JOB_LIMITS,
+        limits: ExplanationJobLimits = DEFAULT_EXPLANATION_JOB_LIMITS,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._find = find
@@ -151,7 +151,7 @@ class ExplainJobs:
         """Bytes of bodies and results held now."""
         return self._budget.used
 
-    def submit(self, request: Request, generation: Generation) -> Answer:
+    def submit(self, request: Request, generation: Generation) -> HttpAnswer:
         """Take a complete request as a job of the deployment that was chosen for it; 429 when there is no room."""
         self._forget_expired()
         lane = generation.deployment.explain
@@ -171,17 +171,17 @@ class ExplainJobs:
         self._jobs[job.id] = job
         self._metrics.entered(*place, job.status)
         job.task = self._loop.create_task(self._run(job))
-        return Answer(202, job.to_body(), headers={"location": f"/endpoints/{job.endpoint}/jobs/explain/{job.id}"})
+        return HttpAnswer(202, job.to_body(), headers={"location": f"/endpoints/{job.endpoint}/jobs/explain/{job.id}"})
 
-    def status(self, endpoint: str, job_id: str) -> Answer:
+    def status(self, endpoint: str, job_id: str) -> HttpAnswer:
         """How a job stands, with its result once it is completed; 404 when it is unknown at this endpoint."""
         job = self._job(endpoint, job_id)
         if job is None:
             return _unknown(endpoint)
         is_degraded = job.answer is not None and "x-explanation-degraded" in job.answer.headers
-        return Answer(200, job.to_body(), headers={"x-explanation-degraded": "1"} if is_degraded else {})
+        return HttpAnswer(200, job.to_body(), headers={"x-explanation-degraded": "1"} if is_degraded else {})
 
-    def delete(self, endpoint: str, job_id: str) -> Answer:
+    def delete(self, endpoint: str, job_id: str) -> HttpAnswer:
         """Cancel a job that has not ended; forget one that has."""
         job = self._job(endpoint, job_id)
         if job is None:
@@ -191,7 +191,7 @@ class ExplainJobs:
         else:
             self._forget(job)
             job.answer = None
-        return Answer(200, job.to_body())
+        return HttpAnswer(200, job.to_body())
 
     async def close(self) -> None:
         """Cancel what has not ended, and tell the workers, for a second at most."""
@@ -219,7 +219,7 @@ class ExplainJobs:
             if job.expires is None:
                 self._end(job, "Completed" if answer.status == 200 else "Failed", answer)
 
-    async def _compute(self, job: ExplanationJob) -> Answer:
+    async def _compute(self, job: ExplanationJob) -> HttpAnswer:
         while True:
             try:
                 async with asyncio.timeout(READY_WAIT_S):
@@ -252,15 +252,15 @@ class ExplainJobs:
             await asyncio.sleep(self._limits.poll_s)
         return None
 
-    async def _follow(self, job: ExplanationJob, generation: Generation) -> Answer:
+    async def _follow(self, job: ExplanationJob, generation: Generation) -> HttpAnswer:
         """Have the worker start the job, and ask it until there is an answer."""
         is_started = False
         while True:
             with suppress(Overloaded):  # by orders to end jobs, which wait while the worker answers a request
                 if is_started:
-                    answer = await generation.order("poll", job.id, job.request_id)
+                    answer = await generation.command("poll", job.id, job.request_id)
                 else:
-                    answer = await generation.order("start", job.id, job.request_id, job.chunks, job.num_bytes)
+                    answer = await generation.command("start", job.id, job.request_id, job.chunks, job.num_bytes)
                 state = answer.headers.get(STATE_HEADER)
                 if state == "unknown":
                     return LOST
@@ -293,7 +293,7 @@ class ExplainJobs:
             if job.expires is None:
                 self._metrics.entered(job.endpoint, job.deployment, status)
 
-    def _end(self, job: ExplanationJob, status: Status, answer: Answer | None) -> None:
+    def _end(self, job: ExplanationJob, status: Status, answer: HttpAnswer | None) -> None:
         """Drop the body, keep the answer until it expires."""
         job.expires = self._clock() + self._limits.result_kept_s
         job.expires_at = datetime.now(UTC) + timedelta(seconds=self._limits.result_kept_s)
@@ -325,16 +325,16 @@ class ExplainJobs:
 async def _tell_end(job: ExplanationJob, generation: Generation) -> None:
     """Stop the worker's part of a job, or have it drop the result. Best effort: the next job would do the latter."""
     try:
-        await generation.order("end", job.id, job.request_id)
+        await generation.command("end", job.id, job.request_id)
     except (ClearsightError, TimeoutError) as reason:
         logger.info("the worker was not told that job %s has ended: %s", job.id[:6], reason)
 
 
-def _full(message: str) -> Answer:
+def _full(message: str) -> HttpAnswer:
     return error(429, "TooManyRequests", message, {"retry-after": "10"})
 
 
-def _unknown(endpoint: str) -> Answer:
+def _unknown(endpoint: str) -> HttpAnswer:
     return error(
         404,
         "JobNotFound",
@@ -342,7 +342,7 @@ def _unknown(endpoint: str) -> Answer:
     )
 
 
-def _error_of(answer: Answer) -> dict[str, Any]:
+def _error_of(answer: HttpAnswer) -> dict[str, Any]:
     """What a request would have been answered: its status, the model's where it gave one, and the message."""
     try:
         document = orjson.loads(answer.body)

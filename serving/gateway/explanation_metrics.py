@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from clearsight.serving.gateway.answers import Answer
+from clearsight.serving.gateway.answers import HttpAnswer
 
 __all__ = ["ExplanationMetrics", "JobMetrics"]
 
@@ -60,7 +60,7 @@ class ExplanationMetrics:
             registry=registry,
         )
 
-    def observe(self, endpoint: str, deployment: str, answer: Answer | None) -> None:
+    def observe(self, endpoint: str, deployment: str, answer: HttpAnswer | None) -> None:
         """Count one finished request of the lane, or a job; `answer` is None when the client went first."""
         if answer is None:
             return
@@ -107,7 +107,7 @@ class JobMetrics:
     def left(self, endpoint: str, deployment: str, status: str) -> None:
         self._jobs.labels(endpoint, deployment, status.lower()).dec()
 
-    def ended(self, endpoint: str, deployment: str, status: str, answer: Answer | None) -> None:
+    def ended(self, endpoint: str, deployment: str, status: str, answer: HttpAnswer | None) -> None:
         self._ended.labels(endpoint, deployment, status.lower()).inc()
         self._explanations.observe(endpoint, deployment, answer)
 

@@ -20,7 +20,7 @@ ORDER_MARGIN_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class OrderLimits:
+class JobCommandLimits:
     """Of the orders about jobs: one job runs at a time, and the end of the one before may still be under way."""
 
     request_timeout_s: float
@@ -37,13 +37,13 @@ class Generation:
         self._loop = loop
         self._predict = Lane(deployment.upstream, deployment, max_answer_bytes, loop)
         self._explain: Lane | None = None
-        self._orders: Lane | None = None
+        self._commands: Lane | None = None
         self.configure(deployment)
 
     @property
     def num_in_flight(self) -> int:
         """Requests waiting or running, in all lanes."""
-        lanes = (self._predict, self._explain, self._orders)
+        lanes = (self._predict, self._explain, self._commands)
         return sum(lane.num_in_flight for lane in lanes if lane is not None)
 
     @property
@@ -59,17 +59,17 @@ class Generation:
         self._predict.configure(deployment.upstream, deployment)
         if deployment.explain is None:
             return  # a lane that is no longer there finishes what it has
-        limits = OrderLimits(deployment.explain.request_timeout_s + ORDER_MARGIN_S)
-        if self._explain is None or self._orders is None:
+        limits = JobCommandLimits(deployment.explain.request_timeout_s + ORDER_MARGIN_S)
+        if self._explain is None or self._commands is None:
             self._explain = Lane(deployment.upstream, deployment.explain, self._max_answer_bytes, self._loop)
-            self._orders = Lane(deployment.upstream, limits, self._max_answer_bytes, self._loop)
+            self._commands = Lane(deployment.upstream, limits, self._max_answer_bytes, self._loop)
         else:
             self._explain.configure(deployment.upstream, deployment.explain)
-            self._orders.configure(deployment.upstream, limits)
+            self._commands.configure(deployment.upstream, limits)
 
     def close(self) -> None:
         """Close idle connections; running requests finish."""
-        for lane in (self._predict, self._explain, self._orders):
+        for lane in (self._predict, self._explain, self._commands):
             if lane is not None:
                 lane.close()
 
@@ -103,7 +103,7 @@ class Generation:
         path = lane.implied_path if is_implied else lane.path
         return await self._explain.forward(path, headers, chunks, num_bytes, started)
 
-    async def order(
+    async def command(
         self,
         verb: Literal["start", "poll", "end"],
         job_id: str,
@@ -118,10 +118,10 @@ class Generation:
         that is ordered. Raises what `Lane.forward` raises.
         """
         lane = self.deployment.explain
-        if lane is None or self._orders is None:
+        if lane is None or self._commands is None:
             raise RuntimeError("the deployment has no explain lane")
         headers = b"x-request-id: %s\r\nx-clearsight-job: %s %s\r\n" % (
             request_id.encode(), verb.encode(), job_id.encode())  # fmt: skip
         if verb == "start":
             headers += b"x-clearsight-deadline: %.3f\r\n" % (time.monotonic() + lane.job_timeout_s)
-        return await self._orders.forward(lane.implied_path, headers, chunks, num_bytes, self._loop.time())
+        return await self._commands.forward(lane.implied_path, headers, chunks, num_bytes, self._loop.time())

@@ -20,7 +20,7 @@ from typing import Protocol, cast
 
 from aiohttp.http import HttpProcessingError
 
-from clearsight.serving.gateway.answers import REASONS, Answer, error
+from clearsight.serving.gateway.answers import REASONS, HttpAnswer, error
 from clearsight.serving.gateway.head import ChunkedDecoder, Head, HeadParser, HeadRefused
 from clearsight.serving.gateway.limits import HttpLimits
 from clearsight.serving.gateway.request import Request, RequestIds, Service
@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
         self._num_left: float = 0
         self._decoder: ChunkedDecoder | None = None
         self._task: asyncio.Task[None] | None = None
-        self._unflushed: Answer | None = None
+        self._unflushed: HttpAnswer | None = None
         self._closes = False
 
     @property
@@ -271,11 +271,11 @@ class Connection(asyncio.Protocol):
             self._num_left = inf
         self._refuse(request, error(status, code, message, must_close=True))
 
-    def _refuse(self, request: Request, answer: Answer) -> None:
+    def _refuse(self, request: Request, answer: HttpAnswer) -> None:
         """Answer before the request is complete; what is left of it will be dropped."""
         self._write(request, answer)
 
-    def _write(self, request: Request, answer: Answer) -> None:
+    def _write(self, request: Request, answer: HttpAnswer) -> None:
         transport = self._transport
         if transport is None:
             return
@@ -310,7 +310,7 @@ class Connection(asyncio.Protocol):
         else:
             self._written(request, answer)
 
-    def _written(self, request: Request, answer: Answer) -> None:
+    def _written(self, request: Request, answer: HttpAnswer) -> None:
         self._request = self._unflushed = None
         self._service.complete(request, answer, 0 if request.method == "HEAD" else len(answer.body))
         if self._num_left == 0:

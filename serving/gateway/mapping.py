@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from clearsight.serving.gateway.answers import JSON, REASONS, Answer, error, model_error
+from clearsight.serving.gateway.answers import JSON, REASONS, HttpAnswer, error, model_error
 from clearsight.serving.gateway.lane import is_handlers_own, is_queue_full, is_wrong_lane
 from clearsight.serving.gateway.upstream import UpstreamAnswer
 
@@ -19,7 +19,7 @@ OVERLOADED = error(
 )
 
 
-def map_answer(answer: UpstreamAnswer) -> Answer:
+def map_answer(answer: UpstreamAnswer) -> HttpAnswer:
     """200 stays 200 and a handler's own 408 stays 408; a full queue becomes 429; everything else becomes 424.
 
     Of the headers only the content type, `x-ms-run-…` and `x-explanation-degraded` pass. "Wrong lane" (421) is a word
@@ -33,14 +33,14 @@ def map_answer(answer: UpstreamAnswer) -> Answer:
     if answer.status == 200 or (answer.status == 408 and is_handlers_own(answer)):
         headers = {name: _printable(value) for name, value in answer.headers.items() if PASSED_HEADER.fullmatch(name)}
         telemetry = answer.headers.get(TELEMETRY_HEADER, "")
-        return Answer(
+        return HttpAnswer(
             answer.status, answer.body, content_type, headers, model_status=answer.status, telemetry=telemetry
         )
     reason = _printable(answer.reason)[:MAX_REASON_CHARS] or REASONS.get(answer.status, "Unknown")
     return model_error(answer.status, reason, answer.body, content_type)
 
 
-def unreachable(reason: str) -> Answer:
+def unreachable(reason: str) -> HttpAnswer:
     """424 for a container that gave no answer: there is no status of its own to report."""
     refusal = error(
         424,

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from clearsight.serving.gateway.answers import Answer
+from clearsight.serving.gateway.answers import HttpAnswer
 from clearsight.serving.gateway.explanation_metrics import ExplanationMetrics, JobMetrics
 from clearsight.serving.gateway.request import Request
 from clearsight.serving.gateway.request_log import CLIENT_CLOSED_REQUEST
@@ -62,7 +62,7 @@ class GatewayMetrics:
                 state = "ready" if deployment.ready else "not_ready"
                 self._capacity.labels(endpoint_name, name, state).set(deployment.max_running)
 
-    def observe(self, request: Request, answer: Answer | None, num_bytes: int, now: float) -> None:
+    def observe(self, request: Request, answer: HttpAnswer | None, num_bytes: int, now: float) -> None:
         """Count one finished request; `answer` is None when the client went first."""
         status = answer.status if answer else CLIENT_CLOSED_REQUEST
         key = (request.endpoint, request.deployment, request.lane, status, answer.model_status if answer else None)

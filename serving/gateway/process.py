@@ -16,7 +16,7 @@ from aiohttp import web
 from clearsight.errors import UserError
 from clearsight.serving.gateway.control import ControlPlane, bind_private_socket
 from clearsight.serving.gateway.dataplane import DataPlane
-from clearsight.serving.gateway.explanation_jobs import DEFAULT_JOB_LIMITS, JobLimits
+from clearsight.serving.gateway.explanation_jobs import DEFAULT_EXPLANATION_JOB_LIMITS, ExplanationJobLimits
 from clearsight.serving.gateway.limits import HttpLimits
 from clearsight.serving.gateway.metrics import GatewayMetrics
 from clearsight.serving.gateway.request_log import RequestLog
@@ -45,7 +45,7 @@ class Options:
     memory_budget_bytes: int = MEMORY_BUDGET_BYTES
     drain_limit_s: float = DRAIN_LIMIT_S
     limits: HttpLimits = field(default_factory=HttpLimits)
-    job_limits: JobLimits = DEFAULT_JOB_LIMITS
+    job_limits: ExplanationJobLimits = DEFAULT_EXPLANATION_JOB_LIMITS
 
 
 async def serve(options: Options) -> bool:

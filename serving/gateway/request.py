@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from clearsight.serving.gateway.answers import Answer
+from clearsight.serving.gateway.answers import HttpAnswer
 
 __all__ = ["NO_HEADERS", "Request", "RequestIds", "Service"]
 
@@ -53,16 +53,16 @@ class Request:
 class Service(Protocol):
     """What decides about requests. `complete` is called exactly once per request, whatever became of it."""
 
-    def begin(self, request: Request) -> Answer | None:
+    def begin(self, request: Request) -> HttpAnswer | None:
         """Look at the head; an answer refuses or serves the request without its body."""
 
-    def receive(self, request: Request, num_bytes: int) -> Answer | None:
+    def receive(self, request: Request, num_bytes: int) -> HttpAnswer | None:
         """Account for `num_bytes` more of the body; an answer refuses the request."""
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request) -> HttpAnswer:
         """Answer the complete request. Cancelled when the client goes."""
 
-    def complete(self, request: Request, answer: Answer | None, num_bytes: int) -> None:
+    def complete(self, request: Request, answer: HttpAnswer | None, num_bytes: int) -> None:
         """`answer` with its body of `num_bytes` was handed to the system; None: the client went first."""
 
 

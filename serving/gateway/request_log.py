@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from clearsight.serving.gateway.answers import REASONS, Answer
+from clearsight.serving.gateway.answers import REASONS, HttpAnswer
 from clearsight.serving.gateway.request import Request
 
 __all__ = ["RequestLog"]
@@ -63,7 +63,7 @@ class RequestLog:
             await asyncio.gather(self._task, return_exceptions=True)
         self._flush(self._take())
 
-    def write(self, request: Request, answer: Answer | None, num_bytes: int, now: float) -> None:
+    def write(self, request: Request, answer: HttpAnswer | None, num_bytes: int, now: float) -> None:
         """Add the line of one finished request; a successful health probe has none."""
         if answer and answer.status == 200 and not request.auth_type:
             return
@@ -72,7 +72,7 @@ class RequestLog:
             return
         self._lines.append(orjson.dumps(self._entry(request, answer, num_bytes, now), option=orjson.OPT_APPEND_NEWLINE))
 
-    def _entry(self, request: Request, answer: Answer | None, num_bytes: int, now: float) -> dict[str, Any]:
+    def _entry(self, request: Request, answer: HttpAnswer | None, num_bytes: int, now: float) -> dict[str, Any]:
         status = answer.status if answer else CLIENT_CLOSED_REQUEST
         received, answered = request.received or now, request.answered or now
         return {

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from clearsight.serving.gateway.answers import Answer, container_error
+from clearsight.serving.gateway.answers import HttpAnswer, container_error
 
 __all__ = ["VERSIONS", "swagger_document"]
 
@@ -24,7 +24,7 @@ DESCRIPTIONS: Final = {
 }
 
 
-def swagger_document(endpoint: str, query: str) -> Answer:
+def swagger_document(endpoint: str, query: str) -> HttpAnswer:
     """The document of `endpoint` in the version that `query` asks for (`version=2`, the default, `3` or `3.1`).
 
     404 for another version, with a message that lists the known ones.
@@ -32,7 +32,7 @@ def swagger_document(endpoint: str, query: str) -> Answer:
     version = parse_qs(query).get("version", ["2"])[-1]
     if version not in VERSIONS:
         return container_error(404, f"The version must be one of {', '.join(VERSIONS)}.")
-    return Answer(200, _document(endpoint, version))
+    return HttpAnswer(200, _document(endpoint, version))
 
 
 @cache

@@ -19,7 +19,7 @@ from clearsight.serving.management.store import DeploymentRecord, EndpointRecord
 from clearsight.serving.supervisor.deployment_logs import log_file
 from clearsight.serving.supervisor.gateway_process import GatewayProcess
 from clearsight.serving.supervisor.layout import (
-    Measurement,
+    LayoutMeasurement,
     choose_explain_lane,
     choose_layout,
     measure_package,
@@ -39,7 +39,7 @@ MAX_BACK_OFF_S: Final = 30.0
 
 
 @dataclass(slots=True)
-class Instance:
+class DeploymentProcesses:
     """A process of a deployment. `is_ready` is what the gateway is told."""
 
     document: DeploymentDocument
@@ -70,7 +70,7 @@ class Fleet:
         self._ledger = ledger
         self._num_cores = num_cores
         self._measure = measure
-        self._instances: dict[tuple[str, str], Instance] = {}
+        self._instances: dict[tuple[str, str], DeploymentProcesses] = {}
         self._publishing = asyncio.Lock()
         self._published: Mapping[str, Endpoint] | None = None
         self._version = int(time.time() * 1000)  # grows across restarts of the server
@@ -84,7 +84,7 @@ class Fleet:
         document = record.document
         on_step("verifying the package")
         package = await asyncio.to_thread(ModelPackage.open, record.package)
-        measurement: Measurement | None = None
+        measurement: LayoutMeasurement | None = None
         if self._measure and needs_measurement(document):
             measurement = await measure_package(record.package, document, self._workspace, on_step)
         layout = choose_layout(document, measurement, self._num_cores)
@@ -100,7 +100,9 @@ class Fleet:
             raise
         key = (document.endpoint_name, document.name)
         predecessor = self._instances.get(key)
-        instance = Instance(document, process, f"{document.endpoint_name}--{document.name}-{record.generation}")
+        instance = DeploymentProcesses(
+            document, process, f"{document.endpoint_name}--{document.name}-{record.generation}"
+        )
         self._instances[key] = instance
         instance.watcher = asyncio.create_task(self._watch(instance))
         await self.publish()
@@ -190,7 +192,7 @@ class Fleet:
         if process.pid is not None:
             self._ledger.remove(process.pid)
 
-    async def _end(self, instance: Instance, drain: bool = True) -> None:
+    async def _end(self, instance: DeploymentProcesses, drain: bool = True) -> None:
         if instance.watcher is not None:
             instance.watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -199,7 +201,7 @@ class Fleet:
             await self._drain(instance)
         await self._stop(instance.process)
 
-    async def _drain(self, instance: Instance) -> None:
+    async def _drain(self, instance: DeploymentProcesses) -> None:
         """Wait until the gateway counts no request of this generation, at most as long as one may take."""
         deadline = time.monotonic() + instance.document.request_settings.request_timeout_ms / 1000 + DRAIN_MARGIN_S
         while time.monotonic() < deadline:
@@ -209,7 +211,7 @@ class Fleet:
             await asyncio.sleep(DRAIN_POLL_S)
         log.warning("%s still has requests in flight; stopping it", instance.generation)
 
-    async def _watch(self, instance: Instance) -> None:
+    async def _watch(self, instance: DeploymentProcesses) -> None:
         """Probe an instance, and start it anew when it ends or fails its liveness probe. Never returns."""
         while True:
             try:
@@ -218,7 +220,7 @@ class Fleet:
             except ClearsightError as error:
                 log.error("%s: %s", instance.generation, error)
 
-    async def _watch_until_dead(self, instance: Instance) -> None:
+    async def _watch_until_dead(self, instance: DeploymentProcesses) -> None:
         readiness, liveness = instance.document.readiness_probe, instance.document.liveness_probe
         ended = asyncio.create_task(instance.process.wait())
         following = asyncio.create_task(instance.process.follow_workers(partial(self._worker_lost, instance)))
@@ -244,7 +246,7 @@ class Fleet:
             following.cancel()
 
     @staticmethod
-    async def _probe(instance: Instance, probe: Probe) -> bool:
+    async def _probe(instance: DeploymentProcesses, probe: Probe) -> bool:
         """True when at least one worker is READY. TorchServe itself restarts the others."""
         try:
             async with asyncio.timeout(probe.timeout):
@@ -252,18 +254,18 @@ class Fleet:
         except (ServerUnavailable, TimeoutError):
             return False
 
-    async def _set_ready(self, instance: Instance, is_ready: bool) -> None:
+    async def _set_ready(self, instance: DeploymentProcesses, is_ready: bool) -> None:
         if instance.is_ready != is_ready:
             log.warning("%s is %s", instance.generation, "ready" if is_ready else "not ready")
             instance.is_ready = is_ready
             await self.publish()
 
-    async def _worker_lost(self, instance: Instance) -> None:
+    async def _worker_lost(self, instance: DeploymentProcesses) -> None:
         log.warning("%s lost a worker; TorchServe starts another", instance.generation)
         instance.num_lost_workers += 1
         await self.publish()
 
-    async def _restart(self, instance: Instance) -> None:
+    async def _restart(self, instance: DeploymentProcesses) -> None:
         """Replace a dead process by a new one of the same plan, after a pause that doubles with each try."""
         await self._set_ready(instance, False)
         await self._stop(instance.process)
@@ -289,7 +291,7 @@ class Fleet:
         await self._set_ready(instance, True)
 
 
-def _explain_lane(instance: Instance) -> ExplainLane | None:
+def _explain_lane(instance: DeploymentProcesses) -> ExplainLane | None:
     process, plan = instance.process, instance.process.plan
     if plan.explain is None:
         return None

@@ -31,7 +31,14 @@ from clearsight.serving.gateway.table import JOB_TIMEOUT_S, MAX_JOBS
 from clearsight.serving.supervisor.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.tasks import Task
 
-__all__ = ["Layout", "Measurement", "choose_explain_lane", "choose_layout", "measure_package", "serving_plan"]
+__all__ = [
+    "LayoutMeasurement",
+    "ServingLayout",
+    "choose_explain_lane",
+    "choose_layout",
+    "measure_package",
+    "serving_plan",
+]
 
 MEASURE_TIMEOUT_S: Final = 300.0
 BATCH_DELAY_MS: Final = 1
@@ -78,7 +85,7 @@ class MeasuredRow(BaseModel):
     latency_ms: PositiveFloat
 
 
-class Measurement(BaseModel):
+class LayoutMeasurement(BaseModel):
     """What `python -m clearsight.handlers.tuning.measure` prints."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -88,7 +95,7 @@ class Measurement(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ServingLayout:
     """How a package runs. `source` says where the numbers come from."""
 
     backend: str
@@ -102,7 +109,7 @@ class Layout:
         return asdict(self)
 
 
-def choose_layout(document: DeploymentDocument, measurement: Measurement | None, num_cores: int) -> Layout:
+def choose_layout(document: DeploymentDocument, measurement: LayoutMeasurement | None, num_cores: int) -> ServingLayout:
     """Combine what the deployment fixes with the best measured row for as many workers.
 
     Workers are `instance_count` x `WORKER_COUNT`. Without a measurement of as many workers, workers x threads stays
@@ -118,7 +125,7 @@ def choose_layout(document: DeploymentDocument, measurement: Measurement | None,
     if given.CLEARSIGHT_BACKEND and given.CLEARSIGHT_BATCH_SIZE:
         source = "deployment"
     batch_size = given.CLEARSIGHT_BATCH_SIZE or (row.batch_size if row else 1)
-    return Layout(
+    return ServingLayout(
         backend=given.CLEARSIGHT_BACKEND or (row.backend if row else "auto"),
         precision=given.CLEARSIGHT_PRECISION,
         workers=workers,
@@ -128,7 +135,7 @@ def choose_layout(document: DeploymentDocument, measurement: Measurement | None,
     )
 
 
-def _best_row(measurement: Measurement, backend: str | None, workers: int) -> MeasuredRow | None:
+def _best_row(measurement: LayoutMeasurement, backend: str | None, workers: int) -> MeasuredRow | None:
     """The fastest row of that backend with that many workers; without one, the fastest of the backend at all.
 
     Among nearly equal ones the most threads win, which a lone client has to itself.
@@ -177,7 +184,7 @@ def choose_explain_lane(document: DeploymentDocument, task: Task, num_cores: int
 
 
 def serving_plan(
-    document: DeploymentDocument, package: Path, layout: Layout, explain: ExplainPlan | None = None
+    document: DeploymentDocument, package: Path, layout: ServingLayout, explain: ExplainPlan | None = None
 ) -> ServingPlan:
     """The TorchServe process of a deployment."""
     settings = document.request_settings
@@ -199,17 +206,17 @@ def serving_plan(
 
 async def measure_package(
     package: Path, document: DeploymentDocument, workspace: Workspace, on_step: Callable[[str], None]
-) -> Measurement:
+) -> LayoutMeasurement:
     """The measurement of this package on this machine, from the workspace or made now. Raises ClearsightError."""
     precision = read_overrides(document).CLEARSIGHT_PRECISION
     fingerprint = f"{sha256_of(package / MANIFEST_FILE)[:16]}-{_machine_fingerprint()}-{precision}"
     cached = workspace.endpoints / "measurements" / f"{fingerprint}.json"
     with contextlib.suppress(OSError, ValidationError):
-        return Measurement.model_validate_json(cached.read_bytes())
+        return LayoutMeasurement.model_validate_json(cached.read_bytes())
     on_step("measuring")
     content = await _run_measurement(package, precision)
     try:
-        measurement = Measurement.model_validate_json(content)
+        measurement = LayoutMeasurement.model_validate_json(content)
     except ValidationError as error:
         raise ClearsightError(f"the measurement of {package} cannot be read: {error}") from error
     write_atomically(cached, content)

@@ -10,9 +10,9 @@ import torch
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.explain.algorithms.context import ExplainContext
 from clearsight.handlers.explain.algorithms.deadline import Deadline, OutOfTime
-from clearsight.handlers.explain.algorithms.functions import Target
+from clearsight.handlers.explain.algorithms.functions import ExplainTarget
 from clearsight.handlers.explain.algorithms.rise import random_masks, rise
-from clearsight.handlers.explain.algorithms.table import ALGORITHMS, BLACK_BOX, explain
+from clearsight.handlers.explain.algorithms.table import ALGORITHMS, BLACK_BOX, compute_attributions
 from clearsight.handlers.explain.answering.parameters import XaiParameters
 from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.networks.families.classifiers import build_network
@@ -54,7 +54,7 @@ def context_of(model, algorithm, deadline=None, x=None, **parameters):
         model=model,
         probabilities=lambda points: model.logits(points).softmax(dim=1),
         x_13PP=picture() if x is None else x,
-        targets=(Target(1), Target(2, 0)),
+        targets=(ExplainTarget(1), ExplainTarget(2, 0)),
         parameters=XaiParameters(**{"algorithm": algorithm, **small, **parameters}),
         deadline=deadline or Deadline(None),
         mean=(0.5, 0.5, 0.5),
@@ -64,7 +64,7 @@ def context_of(model, algorithm, deadline=None, x=None, **parameters):
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
 def test_every_algorithm_gives_one_finite_map_per_target_the_same_each_time(models, kind, name):
-    first, second = (explain(context_of(models[kind], name)) for _ in range(2))
+    first, second = (compute_attributions(context_of(models[kind], name)) for _ in range(2))
     assert len(first) == 2
     for attribution, again in zip(first, second, strict=True):
         assert attribution.values.dtype == np.float32
@@ -77,30 +77,32 @@ def test_every_algorithm_gives_one_finite_map_per_target_the_same_each_time(mode
 @pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_pictures_of_one_colour_are_explained_without_nan(models, name, value):
-    for attribution in explain(context_of(models["vit"], name, x=picture(value), details=True)):
+    for attribution in compute_attributions(context_of(models["vit"], name, x=picture(value), details=True)):
         assert np.isfinite(attribution.values).all()
 
 
 def test_a_map_without_evidence_is_zero_and_says_so(models):
-    context = replace(context_of(models["conv"], "guided_gradcam"), targets=(Target(1, 1),))
-    (found,) = explain(context)
+    context = replace(context_of(models["conv"], "guided_gradcam"), targets=(ExplainTarget(1, 1),))
+    (found,) = compute_attributions(context)
     assert not found.values.any()
     assert "zero" in found.warnings[0]
 
 
 def test_details_measure_convergence_and_name_rule_and_layer(models):
-    (ours, _) = explain(context_of(models["vit"], "integrated_gradients", details=True, n_steps=50))
+    (ours, _) = compute_attributions(context_of(models["vit"], "integrated_gradients", details=True, n_steps=50))
     assert ours.relative_delta < 0.01
     assert abs(ours.convergence_delta) <= ours.relative_delta * np.abs(ours.values).sum() * 1.001
-    (ours, _) = explain(context_of(models["vit"], "guided_gradcam"))
+    (ours, _) = compute_attributions(context_of(models["vit"], "guided_gradcam"))
     assert (ours.guided_rule, ours.localizer, ours.target_layer) == ("gelu", "attention_relevance", None)
-    (ours, _) = explain(context_of(models["vit"], "guided_gradcam", localizer="gradcam"))
+    (ours, _) = compute_attributions(context_of(models["vit"], "guided_gradcam", localizer="gradcam"))
     assert (ours.localizer, ours.target_layer) == ("gradcam", "blocks.1.norm1")
 
 
 def test_captum_gives_the_same_integrated_gradients(models):
-    ours = explain(context_of(models["vit"], "integrated_gradients", baseline="black_white"))
-    theirs = explain(context_of(models["vit"], "integrated_gradients", baseline="black_white", engine="captum"))
+    ours = compute_attributions(context_of(models["vit"], "integrated_gradients", baseline="black_white"))
+    theirs = compute_attributions(
+        context_of(models["vit"], "integrated_gradients", baseline="black_white", engine="captum")
+    )
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(mine.values, other.values, rtol=1e-3, atol=1e-6)
 
@@ -109,7 +111,7 @@ def test_captum_gives_the_same_integrated_gradients(models):
 def test_without_captum_the_extra_is_named(models, name, monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(UserError, match=r"pip install 'clearsight\[explain\]'"):
-        explain(context_of(models["vit"], name, engine="captum"))
+        compute_attributions(context_of(models["vit"], name, engine="captum"))
 
 
 def test_captum_stops_at_the_deadline(models):
@@ -117,24 +119,24 @@ def test_captum_stops_at_the_deadline(models):
     deadline = Deadline(1.0, clock)
     clock.now_s = 2.0
     with pytest.raises(OutOfTime, match="captum needs longer"):
-        explain(context_of(models["vit"], "integrated_gradients", deadline, engine="captum"))
+        compute_attributions(context_of(models["vit"], "integrated_gradients", deadline, engine="captum"))
 
 
 @pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - BLACK_BOX))
 def test_without_weights_only_black_boxes_work(models, name):
     context = context_of(models["vit"], name)
     with pytest.raises(BadRequest, match="use 'rise'"):
-        explain(replace(context, model=None))
+        compute_attributions(replace(context, model=None))
 
 
 def test_relevance_of_a_convolutional_network_is_refused(models):
     with pytest.raises(BadRequest, match=r"transformer.*use 'gradcam'"):
-        explain(context_of(models["conv"], "attention_relevance"))
+        compute_attributions(context_of(models["conv"], "attention_relevance"))
 
 
 def test_an_unknown_name_lists_the_known_ones(models):
     with pytest.raises(BadRequest, match=r"'xai_algorithm' must be one of .*'xrai'"):
-        explain(context_of(models["vit"], "magic"))
+        compute_attributions(context_of(models["vit"], "magic"))
 
 
 class Slow:
@@ -162,24 +164,24 @@ class TestDeadline:
         return replace(context, model=Slow(models["vit"], clock), **changes)
 
     def test_fewer_steps_are_taken_and_told(self, models, name):
-        found = explain(self.make(models, name, 21))  # two of them to see how long one takes
+        found = compute_attributions(self.make(models, name, 21))  # two of them to see how long one takes
         assert {(one.n_steps_used, one.deadline_hit, one.degraded) for one in found} == {(19, True, True)}
 
     def test_guided_gradcam_stands_in_when_too_few_steps_fit(self, models, name):
-        found = explain(self.make(models, name, 5))
+        found = compute_attributions(self.make(models, name, 5))
         assert all(one.degraded and one.deadline_hit and "guided_gradcam" in one.warnings[0] for one in found)
-        expected = explain(context_of(models["vit"], "guided_gradcam"))
+        expected = compute_attributions(context_of(models["vit"], "guided_gradcam"))
         assert np.array_equal(found[0].values, expected[0].values)
 
     def test_nothing_in_time_is_a_timeout(self, models, name):
         with pytest.raises(OutOfTime) as caught:
-            explain(self.make(models, name, 0.5))
+            compute_attributions(self.make(models, name, 0.5))
         assert caught.value.status == 408
 
     @pytest.mark.parametrize("seconds", [5, 21])
     def test_degradation_can_be_forbidden(self, models, name, seconds):
         with pytest.raises(OutOfTime):
-            explain(self.make(models, name, seconds, may_degrade=False))
+            compute_attributions(self.make(models, name, seconds, may_degrade=False))
 
 
 def test_smoothing_is_the_mean_over_seeded_noise(models):
@@ -189,21 +191,21 @@ def test_smoothing_is_the_mean_over_seeded_noise(models):
     for _ in range(3):
         noisy = picture() + 0.1 * torch.randn(1, 3, 32, 32, generator=generator)
         maps.append(models["vit"].guided_gradient(1)(noisy)[0].numpy())
-    found = explain(context)[0].values
+    found = compute_attributions(context)[0].values
     np.testing.assert_allclose(found, np.mean(maps, axis=0), rtol=1e-5, atol=1e-8)
-    assert found.tobytes() == explain(context)[0].values.tobytes()
+    assert found.tobytes() == compute_attributions(context)[0].values.tobytes()
 
 
 def test_where_no_share_of_the_time_suffices_one_noisy_copy_gets_it_all(models):
-    wish = {"smooth_samples": 20, "n_steps": 10, "baseline": "mean"}
+    xai_parameters = {"smooth_samples": 20, "n_steps": 10, "baseline": "mean"}
     clock = Clock()
-    context = context_of(models["vit"], "integrated_gradients", Deadline(12.0, clock), **wish)
+    context = context_of(models["vit"], "integrated_gradients", Deadline(12.0, clock), **xai_parameters)
     context = replace(context, model=Slow(models["vit"], clock))
-    for found in explain(context):
+    for found in compute_attributions(context):
         assert (found.n_steps_used, found.degraded, found.deadline_hit) == (10, True, True)
     clock.now_s = 0.0
     with pytest.raises(OutOfTime):
-        explain(replace(context, may_degrade=False, deadline=Deadline(12.0, clock)))
+        compute_attributions(replace(context, may_degrade=False, deadline=Deadline(12.0, clock)))
 
 
 class TestRise:
@@ -220,7 +222,9 @@ class TestRise:
             return torch.stack([weight, 1 - weight], dim=1)
 
         x = torch.ones(1, 3, 32, 32)
-        return rise(probabilities, x, (Target(0), Target(1)), num_masks, 4, 0, deadline or Deadline(None), chunk)
+        return rise(
+            probabilities, x, (ExplainTarget(0), ExplainTarget(1)), num_masks, 4, 0, deadline or Deadline(None), chunk
+        )
 
     def test_it_finds_where_the_score_comes_from(self):
         found, opposite = self.explain()

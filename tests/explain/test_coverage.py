@@ -16,8 +16,8 @@ from torch import nn
 
 from clearsight.handlers.explain.algorithms.context import ExplainContext
 from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.algorithms.functions import Target
-from clearsight.handlers.explain.algorithms.table import explain
+from clearsight.handlers.explain.algorithms.functions import ExplainTarget
+from clearsight.handlers.explain.algorithms.table import compute_attributions
 from clearsight.handlers.explain.answering.parameters import XaiParameters
 from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.networks.families.classifiers import build_network
@@ -67,19 +67,19 @@ def explained(model, side, algorithm):
         model=model,
         probabilities=lambda points: model.logits(points).softmax(dim=1),
         x_13PP=nn.functional.interpolate(blocks, side),
-        targets=(Target(1), Target(3)),
+        targets=(ExplainTarget(1), ExplainTarget(3)),
         parameters=XaiParameters(algorithm, n_steps=2, baseline="black_white" if algorithm == "xrai" else "mean"),
         deadline=Deadline(None),
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
     )
-    return explain(context)
+    return compute_attributions(context)
 
 
 @pytest.mark.parametrize(("name", "side"), CONVOLUTIONAL)
 def test_convolutional_networks_are_explained_at_every_size(name, side):
     model = make(name, side)
-    (features, _) = model.activations_and_gradients(torch.zeros(1, 3, side, side), [Target(0), Target(1)])
+    (features, _) = model.activations_and_gradients(torch.zeros(1, 3, side, side), [ExplainTarget(0), ExplainTarget(1)])
     assert features.activations_Cuv.shape[1:] == (side // 32, side // 32)
     for algorithm in FOUR:
         for found in explained(model, side, algorithm):

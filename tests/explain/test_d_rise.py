@@ -9,8 +9,8 @@ from clearsight.handlers.explain.algorithms.deadline import Deadline
 from clearsight.handlers.explain.algorithms.rise import random_masks
 from clearsight.handlers.explain.answering.parameters import XaiParameters, parse_xai_parameters
 from clearsight.handlers.explain.answering.telemetry import watched
-from clearsight.handlers.explain.objects.d_rise import d_rise, likeness, require_short
-from clearsight.handlers.explain.objects.masking import cover
+from clearsight.handlers.explain.objects.d_rise import d_rise, require_short, similarity
+from clearsight.handlers.explain.objects.masking import mask_image
 from clearsight.handlers.scoring.detection import Detections
 from clearsight.vision.letterbox import letterbox
 
@@ -27,9 +27,9 @@ def found(*rows):
     return Detections(np.array(boxes, np.float64), np.array(scores, np.float32), np.array(ids, np.int64), None)
 
 
-def explain(look, boxes=(BOX,), ids=(0,), num_masks=60, grid=6, seed=0, deadline=None, chunk=8):
+def explain(detect, boxes=(BOX,), ids=(0,), num_masks=60, grid=6, seed=0, deadline=None, chunk=8):
     return d_rise(
-        look, np.array(boxes), np.array(ids), SIZE_HW, num_masks, grid, seed, deadline or Deadline(None), chunk
+        detect, np.array(boxes), np.array(ids), SIZE_HW, num_masks, grid, seed, deadline or Deadline(None), chunk
     )
 
 
@@ -43,7 +43,7 @@ def at_random(seed):
     random = np.random.default_rng(seed)
     seen = []
 
-    def look(masks):
+    def detect(masks):
         for _ in masks:
             rows = []
             for _ in range(random.integers(0, 4)):
@@ -53,7 +53,7 @@ def at_random(seed):
             seen.append(rows)
             yield found(*rows)
 
-    return look, seen
+    return detect, seen
 
 
 def plain_iou(one, other):
@@ -76,7 +76,7 @@ def plain_iou(one, other):
 )
 def test_a_box_is_like_an_object_by_overlap_and_score_if_it_has_its_class(rows, expected):
     objects = np.array([BOX, (10, 4, 40, 14)])
-    np.testing.assert_allclose(likeness(found(*rows), objects, np.array([0, 1])), expected, rtol=1e-6)
+    np.testing.assert_allclose(similarity(found(*rows), objects, np.array([0, 1])), expected, rtol=1e-6)
 
 
 def test_the_strongest_place_is_the_one_that_the_score_depends_on():
@@ -90,8 +90,8 @@ def test_the_strongest_place_is_the_one_that_the_score_depends_on():
 
 def test_the_map_is_that_of_a_plain_double_loop():
     boxes, ids = [BOX, (2.0, 2.0, 20.0, 16.0), (8.0, 6.0, 30.0, 20.0)], [0, 1, 1]
-    look, seen = at_random(3)
-    result = explain(look, boxes, ids, num_masks=23, seed=5)
+    detect, seen = at_random(3)
+    result = explain(detect, boxes, ids, num_masks=23, seed=5)
     assert [] in seen
     generator = torch.Generator().manual_seed(5)
     sums = np.zeros((3, *SIZE_HW))
@@ -163,15 +163,15 @@ def test_covered_parts_take_the_mean_colour_and_the_canvas_stays():
     canvas_HWC = np.full((64, 64, 3), 114, np.uint8)
     canvas_HWC[22:42, 12:52] = (200, 100, 0)
     mask_HW = np.ones((20, 40), np.float32)
-    np.testing.assert_array_equal(cover(canvas_HWC, placement, mask_HW, (0.5, 0.5, 0.5)), canvas_HWC)
+    np.testing.assert_array_equal(mask_image(canvas_HWC, placement, mask_HW, (0.5, 0.5, 0.5)), canvas_HWC)
     mask_HW[:5] = 0
     mask_HW[5:10] = 0.5
-    found_HWC = cover(canvas_HWC, placement, mask_HW, (0.4, 0.0, 1.0))
+    found_HWC = mask_image(canvas_HWC, placement, mask_HW, (0.4, 0.0, 1.0))
     expected_HWC = canvas_HWC.copy()
     expected_HWC[22:27, 12:52] = (102, 0, 255)
     expected_HWC[27:32, 12:52] = (151, 50, 128)  # half way: 151, 50, and 127.5 to the even level
     np.testing.assert_array_equal(found_HWC, expected_HWC)
-    half_HWC = cover(canvas_HWC, placement, np.full((5, 10), 0.5, np.float32), (0.0, 0.0, 0.0))  # a smaller mask
+    half_HWC = mask_image(canvas_HWC, placement, np.full((5, 10), 0.5, np.float32), (0.0, 0.0, 0.0))  # a smaller mask
     assert (half_HWC[22:42, 12:52] == (100, 50, 0)).all()
     assert (half_HWC[:22] == 114).all()
 

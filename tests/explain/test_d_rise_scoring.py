@@ -16,10 +16,10 @@ from clearsight.handlers.explain.algorithms.rise import random_masks
 from clearsight.handlers.explain.answering.options import ExplainOptions
 from clearsight.handlers.explain.answering.scoring import ExplainingScorer
 from clearsight.handlers.explain.answering.telemetry import watched
-from clearsight.handlers.explain.objects.masking import cover
+from clearsight.handlers.explain.objects.masking import mask_image
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import load_scorer
-from clearsight.handlers.worker.explain_lane import ExplainHere, Wish
+from clearsight.handlers.worker.explain_lane import ExplainHere, RequestOptions
 from clearsight.runs.package import ModelPackage
 from clearsight.vision.letterbox import shorter_side
 from clearsight.wire.scoring import encode_answers, to_document
@@ -101,7 +101,7 @@ def test_maps_are_made_of_what_scoring_answers_to_covered_pictures(detector_pack
     sums, shown = np.zeros((len(answer.boxes), *size_hw)), np.zeros(size_hw)
     for _ in range(12):
         mask_HW = random_masks(1, 4, *size_hw, generator)[0].numpy()
-        covered_HWC = cover(image_HWC, shorter_side(*size_hw, 64, 96), mask_HW, scorer.settings.mean)
+        covered_HWC = mask_image(image_HWC, shorter_side(*size_hw, 64, 96), mask_HW, scorer.settings.mean)
         (seen,) = scorer.score([to_png(covered_HWC)])
         shown += mask_HW
         for k, thing in enumerate(answer.boxes):
@@ -162,13 +162,13 @@ def test_many_masks_are_for_jobs(detector, pictures, cell):
         (found,) = answer_bodies(explaining._scorer, [body], [wish], explain)
         return found
 
-    assert reply(Wish()).status == 200
-    assert reply(Wish(), masks=100).status == 200
-    refused = reply(Wish(), masks=101)
+    assert reply(RequestOptions()).status == 200
+    assert reply(RequestOptions(), masks=100).status == 200
+    refused = reply(RequestOptions(), masks=101)
     assert refused.status == 400
     assert "/jobs/explain" in json.loads(refused.body)["message"]
-    assert reply(Wish(), masks=None).status == 400  # the default are 500
-    assert reply(Wish(in_background=True), masks=101).status == 200
+    assert reply(RequestOptions(), masks=None).status == 400  # the default are 500
+    assert reply(RequestOptions(in_background=True), masks=101).status == 200
 
 
 def test_a_box_of_a_tile_is_explained_in_its_tile(detector_package, pictures, cell, tmp_path):

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from clearsight.handlers.explain.algorithms.attention_relevance import attention_relevance
 from clearsight.handlers.explain.algorithms.cam import gradcam, hirescam, layercam, upsample
 from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.algorithms.functions import Target
+from clearsight.handlers.explain.algorithms.functions import ExplainTarget
 from clearsight.handlers.explain.algorithms.integrated_gradients import integrated_gradients
 from clearsight.handlers.explain.network.activations import guided_copy
 from clearsight.handlers.explain.network.model import ExplainModel, Features, Tokens, Transformer
@@ -168,7 +168,7 @@ def test_every_architecture_is_ready_to_be_explained(name):
     assert model.guided_rule == {"mobilenetv2": "relu6"}.get(name, "gelu" if is_vit else "relu")
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model._network.modules())
 
-    targets = [Target(1), Target(2, 0)]
+    targets = [ExplainTarget(1), ExplainTarget(2, 0)]
     features = model.activations_and_gradients(x, targets)
     assert features[0].activations_Cuv.shape[1:] == ((4, 4) if is_vit else (2, 2))
     assert all(float(part.gradients_Cuv.abs().max()) > 0 for part in features)
@@ -213,9 +213,9 @@ def test_guided_maps_are_those_of_captum(name, side):
     oracle = oracle_of(network)
     assert difference(model.guided_gradient(3)(x), GuidedBackprop(oracle).attribute(x, target=3)) <= 1e-6
 
-    every = model.activations_and_gradients(x, [Target(class_id) for class_id in range(5)])
+    every = model.activations_and_gradients(x, [ExplainTarget(class_id) for class_id in range(5)])
     class_id = next(class_id for class_id, features in enumerate(every) if gradcam(features).any())
-    ((gradient_3PP, features),) = model.guided_gradients_and_features(x, [Target(class_id)])
+    ((gradient_3PP, features),) = model.guided_gradients_and_features(x, [ExplainTarget(class_id)])
     found = gradient_3PP * upsample(gradcam(features), side, side, "nearest")
     oracle = oracle_of(network)
     captum = GuidedGradCam(oracle, oracle.layer4[-1])
@@ -225,7 +225,7 @@ def test_guided_maps_are_those_of_captum(name, side):
 
 def test_one_pass_of_the_guided_copy_gives_plain_derivatives_of_the_features():
     model, x = ExplainModel(make("mobilenetv2"), "mobilenetv2"), picture()
-    targets = [Target(0), Target(1, 2)]
+    targets = [ExplainTarget(0), ExplainTarget(1, 2)]
     alone = model.activations_and_gradients(x, targets)
     for (gradient_3PP, features), plain, guided in zip(
         model.guided_gradients_and_features(x, targets), alone, model.guided_gradients(targets)(x), strict=True
@@ -297,7 +297,7 @@ class TestCams:
     def test_hirescam_adds_up_to_the_score_where_the_tail_is_linear(self):
         network, x = make("resnet18"), picture(96)
         nn.init.zeros_(network.fc.bias)
-        (features,) = ExplainModel(network, "resnet18").activations_and_gradients(x, [Target(3)])
+        (features,) = ExplainModel(network, "resnet18").activations_and_gradients(x, [ExplainTarget(3)])
         total = float((features.gradients_Cuv * features.activations_Cuv).sum())
         assert total == pytest.approx(float(network(x)[0, 3].detach()), rel=1e-4)
 
@@ -325,12 +325,12 @@ def chefer_by_hand(tokens, read):
 def test_relevance_is_read_where_the_network_reads(options, grid, read):
     model = ExplainModel(make_vit(**options), "vit")
     x = picture(16 * grid[0], 16 * grid[1])
-    (tokens,) = model.attention_and_gradients(x, [Target(1)])
+    (tokens,) = model.attention_and_gradients(x, [ExplainTarget(1)])
     assert len(tokens.attention_LHTT) == 3
     assert torch.allclose(tokens.attention_LHTT[0].sum(dim=-1), torch.ones(()))
     found = attention_relevance(tokens, model.transformer)
     np.testing.assert_allclose(found.numpy(), chefer_by_hand(tokens, read).reshape(grid), rtol=1e-4, atol=1e-9)
-    (features,) = model.activations_and_gradients(x, [Target(1)])
+    (features,) = model.activations_and_gradients(x, [ExplainTarget(1)])
     assert features.activations_Cuv.shape == (32, *grid)
 
 
@@ -377,7 +377,7 @@ def test_predictor_and_parameters_stay_untouched_and_nothing_is_hooked():
     structure = repr(network)
     model = ExplainModel(network, "tiny")
     mine = copy.deepcopy(model._network.state_dict())
-    targets = [Target(1), Target(2, 3)]
+    targets = [ExplainTarget(1), ExplainTarget(2, 3)]
     for _ in range(25):
         model.gradients_of(targets)(x)
         model.guided_gradients(targets)(x)

@@ -10,7 +10,7 @@ from clearsight.handlers.explain.objects.network import ObjectModel
 from clearsight.handlers.explain.objects.selection import find_match
 from clearsight.networks.families.detectors import DETECTOR_NAMES, build_detector
 from clearsight.networks.families.rcnn.options import RcnnOptions
-from clearsight.networks.families.rcnn.selection import Limits
+from clearsight.networks.families.rcnn.selection import SelectionLimits
 from clearsight.networks.families.yolov5.decode import boxes_and_scores
 
 FEW = RcnnOptions(proposals_before_nms=64, proposals=16)
@@ -58,7 +58,7 @@ def assert_same_gradients(found, expected):
 def test_every_detector_gives_a_finite_map_of_its_score_and_its_box(model_name, picture):
     network = build(model_name)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    seen = ObjectModel(network).see(picture)
+    seen = ObjectModel(network).forward(picture)
     _, scores_C = seen.candidates(1)
     best = int(scores_C.argmax())
     for value in (seen.score(best, 1), seen.box(best, 1)[2]):
@@ -85,7 +85,7 @@ def test_yolov5_has_the_derivatives_of_its_own_forward_pass(picture):
     predictions_1CV = network(torch.from_numpy(picture)[None])
     handle.remove()
     boxes_1C4, scores_1CK = boxes_and_scores(predictions_1CV)
-    seen = ObjectModel(network).see(picture)
+    seen = ObjectModel(network).forward(picture)
     boxes_C4, scores_C = seen.candidates(0)
     np.testing.assert_allclose(scores_C, scores_1CK[0, :, 0].detach(), atol=1e-6)
     for anchor in (0, int(scores_C.argmax()), len(scores_C) - 1):
@@ -105,10 +105,10 @@ def test_pyramid_networks_have_the_derivatives_of_their_own_way_to_the_answer(mo
     network = build(model_name)
     images = ImageList(torch.from_numpy(picture)[None], [(64, 96)])
     features = {name: maps.detach().requires_grad_() for name, maps in network.backbone(images.tensors).items()}
-    limits = Limits(0.0, 0.5, 5).to_tensors(torch.device("cpu"))
+    limits = SelectionLimits(0.0, 0.5, 5).to_tensors(torch.device("cpu"))
     (found,) = network.find(features, images, limits)
     assert len(found.scores_C)
-    seen = ObjectModel(network).see(picture)
+    seen = ObjectModel(network).forward(picture)
     for place, class_id in enumerate(found.class_ids_C.tolist()):
         boxes_C4, scores_C = seen.candidates(class_id)
         clipped_C4 = boxes_C4.clip(0, [96, 64, 96, 64])

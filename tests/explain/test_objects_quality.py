@@ -11,13 +11,13 @@ from clearsight.documents.settings import RcnnSettings, YoloSettings
 from clearsight.handlers.explain.algorithms.deadline import Deadline
 from clearsight.handlers.explain.answering.options import DEFAULT_OPTIONS
 from clearsight.handlers.explain.answering.parameters import XaiParameters
-from clearsight.handlers.explain.objects.explainer import ObjectExplainer, ObjectQuestion
+from clearsight.handlers.explain.objects.explainer import ObjectExplainer, ObjectExplainTask
 from clearsight.handlers.explain.objects.network import ObjectModel
-from clearsight.handlers.explain.objects.selection import Choice
+from clearsight.handlers.explain.objects.selection import DetectionSelection
 from clearsight.handlers.scoring.views import to_answer, views_of
-from clearsight.images.decode import Limits
+from clearsight.images.decode import DecodeLimits
 from clearsight.networks.families.detectors import build_detector
-from clearsight.networks.families.rcnn.batch import Target
+from clearsight.networks.families.rcnn.batch import TrainingTarget
 from clearsight.networks.families.rcnn.options import LIGHT
 from clearsight.networks.families.rcnn.selection import to_candidates
 from clearsight.networks.families.yolov5.loss import Yolov5Loss
@@ -76,7 +76,7 @@ def train(model_name):
             if loss_of is not None:
                 loss = loss_of(network(images_NCHW), boxes, ids).total
             else:
-                targets = [Target(*pair) for pair in zip(boxes, ids, strict=True)]
+                targets = [TrainingTarget(*pair) for pair in zip(boxes, ids, strict=True)]
                 loss = torch.stack(list(network(images_NCHW, [(SIDE, SIDE)] * len(scenes), targets).values())).sum()
             optimizer.zero_grad()
             loss.backward()
@@ -105,7 +105,7 @@ def covers_nothing(*_):
 @pytest.mark.parametrize("model_name", list(SETTINGS))
 def test_the_strongest_place_lies_inside_the_own_box(model_name):
     network, settings = train(model_name), SETTINGS[model_name]
-    explainer = ObjectExplainer(ObjectModel(network), covers_nothing, LABELS, settings, Limits(), DEFAULT_OPTIONS)
+    explainer = ObjectExplainer(ObjectModel(network), covers_nothing, LABELS, settings, DecodeLimits(), DEFAULT_OPTIONS)
     random = np.random.default_rng(1)
     num_right = num_objects = num_truths = 0
     parameters = XaiParameters(algorithm="odam", visualizations=False)
@@ -114,8 +114,8 @@ def test_the_strongest_place_lies_inside_the_own_box(model_name):
         answer = find(network, image_HWC, settings)
         stream = io.BytesIO()
         Image.fromarray(image_HWC).save(stream, "PNG")
-        every = Choice(tuple(range(len(answer.boxes))))
-        question = ObjectQuestion(stream.getvalue(), b"", answer.boxes, every, parameters, SIDE**2)
+        every = DetectionSelection(tuple(range(len(answer.boxes))))
+        question = ObjectExplainTask(stream.getvalue(), b"", answer.boxes, every, parameters, SIDE**2)
         for part in explainer.explain(question, Deadline(None)):
             assert part.details.matched_iou > 0.99
             left, top, right, bottom = (SIDE * side for side in answer.boxes[part.index].box_xyxy_unit)

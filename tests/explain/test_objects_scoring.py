@@ -19,7 +19,7 @@ from clearsight.handlers.explain.objects import explainer
 from clearsight.handlers.explain.objects.heat import heat_of
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import load_scorer
-from clearsight.handlers.worker.explain_lane import Wish, explain_in
+from clearsight.handlers.worker.explain_lane import RequestOptions, explainer_for_lane
 from clearsight.runs.package import ModelPackage
 from clearsight.wire.scoring import encode_answers, to_document
 
@@ -100,26 +100,26 @@ def test_rows_keep_the_boxes_of_an_unexplained_answer_and_get_maps_that_name_the
 def test_a_plain_azure_request_gets_azures_plain_answer(explaining_detector, pictures, cell, model_name, algorithm):
     explaining = explaining_detector(model_name)
     parameters = {} if algorithm == "nothing said" else {"xai_algorithm": algorithm}
-    wish = cell(pictures[0], **parameters, visualizations=True, attributions=True)
+    asking = cell(pictures[0], **parameters, visualizations=True, attributions=True)
     plain = encode_answers(explaining._scorer.score(pictures[:1]))
-    assert encode_answers(explaining.score([wish])) == plain
-    assert encode_answers(explaining.score([wish], always=True)) == plain
+    assert encode_answers(explaining.score([asking])) == plain
+    assert encode_answers(explaining.score([asking], always=True)) == plain
     assert encode_answers(explaining.score(pictures[:1], always=True)) == plain
-    body = json.dumps({"input_data": {"columns": ["image"], "data": [wish]}}).encode()
+    body = json.dumps({"input_data": {"columns": ["image"], "data": [asking]}}).encode()
     for lane in ("predict", "explain", "all"):
-        (reply,) = answer_bodies(explaining._scorer, [body], explain=explain_in(lane, explaining._scorer))
+        (reply,) = answer_bodies(explaining._scorer, [body], explain=explainer_for_lane(lane, explaining._scorer))
         assert (reply.status, reply.body) == (200, plain)
 
 
 def test_odam_is_turned_away_where_explanations_are_switched_off(explaining_detector, pictures, cell):
     scorer = explaining_detector("yolov5")._scorer
     body = json.dumps({"input_data": {"columns": ["image"], "data": [cell(pictures[0], **ODAM)]}}).encode()
-    (reply,) = answer_bodies(scorer, [body], explain=explain_in("predict", scorer))
+    (reply,) = answer_bodies(scorer, [body], explain=explainer_for_lane("predict", scorer))
     assert reply.status == 421
     assert "CLEARSIGHT_EXPLAIN" in json.loads(reply.body)["message"]
     (result,) = scorer.score([cell(pictures[0], **ODAM)])
     assert isinstance(result, BadRequest)
-    (reply,) = answer_bodies(scorer, [body], explain=explain_in("all", scorer))
+    (reply,) = answer_bodies(scorer, [body], explain=explainer_for_lane("all", scorer))
     assert "explanations" in json.loads(reply.body)[0]
 
 
@@ -131,19 +131,19 @@ def test_a_path_that_explains_all_rows_still_needs_the_algorithms_name(explainin
     assert plain.explanations is None
     body = json.dumps({"input_data": {"columns": ["image"], "data": rows}}).encode()
     scorer = explaining_detector("yolov5")._scorer
-    (reply,) = answer_bodies(scorer, [body], [Wish(explains_all=True)], explain_in("all", scorer))
+    (reply,) = answer_bodies(scorer, [body], [RequestOptions(explains_all=True)], explainer_for_lane("all", scorer))
     assert ["explanations" in row for row in json.loads(reply.body)] == [True, False]
 
 
 def test_only_what_was_asked_for_is_answered(explaining_detector, pictures, cell):
     explaining = explaining_detector("yolov5")
-    wishes = [
+    choices = [
         {"visualizations": True},
         {"visualizations": False, "attributions": True},
         {"visualizations": False, "details": True},
         {"detections": []},
     ]
-    answers = explaining.score([cell(pictures[0], **ODAM, **wish) for wish in wishes])
+    answers = explaining.score([cell(pictures[0], **ODAM, **asking) for asking in choices])
     keys = [[key for part in to_document(answer)["explanations"][:1] for key in part] for answer in answers]
     assert keys == [["index", "visualizations"], ["index", "attributions"], ["index", "explanation_details"], []]
     (plain,) = explaining.score([cell(pictures[0], **ODAM, visualizations=False)])
@@ -182,8 +182,8 @@ def test_masks_and_boxes_have_maps_of_their_own(explaining_detector, pictures, c
 
 @pytest.mark.parametrize("kind", ["overlay", "heatmap"])
 def test_a_single_picture_and_compact_numbers(explaining_detector, pictures, cell, kind, size_of_png):
-    wish = {"visualization_format": kind, "attributions": True, "attributions_format": "float32_base64"}
-    (answer,) = explaining_detector("yolov5").score([cell(pictures[0], **ODAM, **wish)])
+    asking = {"visualization_format": kind, "attributions": True, "attributions_format": "float32_base64"}
+    (answer,) = explaining_detector("yolov5").score([cell(pictures[0], **ODAM, **asking)])
     part = to_document(answer)["explanations"][0]
     assert size_of_png(base64.b64decode(part["visualizations"])) == (64, 53)
     assert part["attributions"]["shape"] == [53, 64]
@@ -229,8 +229,8 @@ def test_a_box_of_a_tile_is_explained_in_its_tile(tiled_yolo, explaining_detecto
 
 def test_the_same_request_has_the_same_bytes_and_is_kept_where_a_cache_is_set(explaining_detector, pictures, cell):
     explaining = explaining_detector("yolov5")
-    wish = cell(pictures[0], **ODAM, attributions=True)
-    first, second = (encode_answers(explaining.score([wish])) for _ in range(2))
+    asking = cell(pictures[0], **ODAM, attributions=True)
+    first, second = (encode_answers(explaining.score([asking])) for _ in range(2))
     assert first == second
     kept = ExplainingScorer(explaining._scorer, explaining._objects._model, ExplainOptions(cache_bytes=10**7))
     asked = cell(pictures[0], **ODAM, details=True)
@@ -246,23 +246,23 @@ def test_the_same_request_has_the_same_bytes_and_is_kept_where_a_cache_is_set(ex
 
 def test_when_the_time_ends_those_done_are_answered_and_the_row_says_so(explaining_detector, pictures, cell, slow_maps):
     explaining = explaining_detector("yolov5")
-    wish = cell(pictures[0], **ODAM, details=True, detections=[2, 0, 1])
-    (answer,) = with_clock(explaining, ExplainOptions(), slow_maps).score([wish], deadline_s=2.5)
+    asking = cell(pictures[0], **ODAM, details=True, detections=[2, 0, 1])
+    (answer,) = with_clock(explaining, ExplainOptions(), slow_maps).score([asking], deadline_s=2.5)
     assert answer.is_degraded
     assert [part.index for part in answer.explanations] == [0, 1]  # the best ones
     details = answer.explanations[0].explanation_details
     assert details["degraded"]
     assert details["warnings"] == ["the time ended when 2 of 3 objects were explained"]
-    (late,) = with_clock(explaining, ExplainOptions(), slow_maps).score([wish], deadline_s=0.0)
+    (late,) = with_clock(explaining, ExplainOptions(), slow_maps).score([asking], deadline_s=0.0)
     assert isinstance(late, OutOfTime)
     strict = ExplainOptions(allow_degradation=False)
-    (refused,) = with_clock(explaining, strict, slow_maps).score([wish], deadline_s=2.5)
+    (refused,) = with_clock(explaining, strict, slow_maps).score([asking], deadline_s=2.5)
     assert isinstance(refused, OutOfTime)
     assert "ask for fewer 'detections'" in str(refused)
-    body = json.dumps({"input_data": {"columns": ["image"], "data": [wish]}}).encode()
+    body = json.dumps({"input_data": {"columns": ["image"], "data": [asking]}}).encode()
     scorer = explaining._scorer
     short = with_clock(explaining, ExplainOptions(), slow_maps)
-    (reply,) = answer_bodies(scorer, [body], explain=lambda cells, wish: short.score(cells, deadline_s=2.5))
+    (reply,) = answer_bodies(scorer, [body], explain=lambda cells, asking: short.score(cells, deadline_s=2.5))
     assert reply.is_degraded
 
 
@@ -270,8 +270,8 @@ def test_of_a_tiled_picture_too_the_best_are_done_when_the_time_ends(tiled_yolo,
     (plain,) = tiled_yolo._scorer.score(pictures[:1])
     of_tiles = [index for index, thing in enumerate(plain.boxes) if thing.view]
     worse = next(index for index, thing in enumerate(plain.boxes) if not thing.view and index > of_tiles[0])
-    wish = cell(pictures[0], **ODAM, detections=[worse, of_tiles[0]])
-    (answer,) = with_clock(tiled_yolo, ExplainOptions(), slow_maps).score([wish], deadline_s=1.0)
+    asking = cell(pictures[0], **ODAM, detections=[worse, of_tiles[0]])
+    (answer,) = with_clock(tiled_yolo, ExplainOptions(), slow_maps).score([asking], deadline_s=1.0)
     assert plain.boxes[worse].score < plain.boxes[of_tiles[0]].score
     assert [part.index for part in answer.explanations] == of_tiles[:1]
     assert answer.is_degraded

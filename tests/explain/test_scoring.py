@@ -16,7 +16,7 @@ from clearsight.handlers.explain.answering.scoring import (
 )
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import load_scorer
-from clearsight.handlers.worker.explain_lane import PLAIN, Wish, explain_in
+from clearsight.handlers.worker.explain_lane import NO_OPTIONS, RequestOptions, explainer_for_lane
 from clearsight.wire.scoring import ClassificationAnswer, encode_answers, to_document
 
 FAST = {"xai_algorithm": "guided_backprop"}
@@ -51,8 +51,8 @@ def test_multi_label_answers_lists_in_the_order_of_labels(explaining_multilabel,
     (plain,) = explaining_multilabel.score([picture])
     able = [label for label, prob in zip(plain.labels, plain.probs, strict=True) if prob >= 0.3]
     assert len(able) > 1
-    wish = {**FAST, "confidence_score_threshold_multilabel": 0.3}
-    (answer,) = explaining_multilabel.score([cell(picture, **wish, attributions=True, details=True)])
+    xai_parameters = {**FAST, "confidence_score_threshold_multilabel": 0.3}
+    (answer,) = explaining_multilabel.score([cell(picture, **xai_parameters, attributions=True, details=True)])
     found = to_document(answer)
     assert list(found) == ["probs", "labels", "visualizations", "attributions", "explanation_details"]
     assert [part["label"] for part in found["explanation_details"]] == able
@@ -61,20 +61,20 @@ def test_multi_label_answers_lists_in_the_order_of_labels(explaining_multilabel,
     ]
     assert len(found["visualizations"]) == len(able)
     assert np.array(found["attributions"]).shape == (len(able), 3, 64, 64)
-    (answer,) = explaining_multilabel.score([cell(picture, **wish)])
+    (answer,) = explaining_multilabel.score([cell(picture, **xai_parameters)])
     assert list(to_document(answer)) == ["probs", "labels", "visualizations"]
 
 
 def test_no_label_above_the_threshold_gives_empty_lists(explaining_multilabel, pictures, cell):
-    wish = {"confidence_score_threshold_multilabel": 1.0, "attributions": True, "details": True}
-    (answer,) = explaining_multilabel.score([cell(pictures[0], **wish)])
+    xai_parameters = {"confidence_score_threshold_multilabel": 1.0, "attributions": True, "details": True}
+    (answer,) = explaining_multilabel.score([cell(pictures[0], **xai_parameters)])
     found = to_document(answer)
     assert (found["visualizations"], found["attributions"], found["explanation_details"]) == ([], [], [])
 
 
 def test_nothing_said_means_xrai_with_a_picture_and_no_numbers(explaining, pictures, cell):
-    wishes = [{}, {"xai_algorithm": "xrai", "visualizations": True, "attributions": False, "n_steps": 50}]
-    implied, said = explaining.score([cell(pictures[0], **wish) for wish in wishes])
+    requests = [{}, {"xai_algorithm": "xrai", "visualizations": True, "attributions": False, "n_steps": 50}]
+    implied, said = explaining.score([cell(pictures[0], **xai_parameters) for xai_parameters in requests])
     assert to_document(implied) == to_document(said)
     assert list(to_document(implied)) == ["probs", "labels", "visualizations"]
     without = json.loads(cell(pictures[0]))
@@ -83,12 +83,12 @@ def test_nothing_said_means_xrai_with_a_picture_and_no_numbers(explaining, pictu
 
 
 def test_asking_for_neither_pictures_nor_numbers_is_plain_scoring(explaining, scorer, pictures, cell):
-    wish = cell(pictures[0], visualizations=False, attributions=False)
-    assert explaining.score([wish]) == scorer.score(pictures[:1])
+    xai_parameters = cell(pictures[0], visualizations=False, attributions=False)
+    assert explaining.score([xai_parameters]) == scorer.score(pictures[:1])
 
 
 def test_rows_of_one_request_are_answered_each_by_itself(explaining, scorer, pictures, cell):
-    wishes = [
+    requests = [
         pictures[0],
         cell(pictures[1], **FAST),
         cell(b"no picture", **FAST),
@@ -97,7 +97,7 @@ def test_rows_of_one_request_are_answered_each_by_itself(explaining, scorer, pic
         cell(pictures[3], xai_algorithm="grad"),
         cell(pictures[4], **FAST, target_labels=["can", "carton"]),
     ]
-    results = explaining.score(wishes)
+    results = explaining.score(requests)
     assert [type(result) for result in results[2::2]] == [BadImage, BadRequest, ClassificationAnswer]
     assert isinstance(results[5], BadRequest)
     keys = [set(to_document(results[row])) - {"probs", "labels"} for row in (0, 1, 3, 6)]
@@ -105,7 +105,7 @@ def test_rows_of_one_request_are_answered_each_by_itself(explaining, scorer, pic
     for row, picture in ((0, 0), (1, 1), (3, 2), (6, 4)):
         (plain,) = scorer.score([pictures[picture]])
         assert results[row].probs == plain.probs
-        assert results[row] == explaining.score([wishes[row]])[0]
+        assert results[row] == explaining.score([requests[row]])[0]
 
 
 def test_a_request_that_fails_as_one_is_not_explained_in_vain(explaining, pictures, cell):
@@ -174,10 +174,12 @@ def test_base64_of_base64_is_no_picture(explaining, pictures, cell):
 
 
 def test_compact_numbers_hold_the_same_map(explaining, pictures, cell):
-    wishes = [{}, {"attributions_format": "float32_base64"}, {"attributions_format": "float16_base64"}]
+    requests = [{}, {"attributions_format": "float32_base64"}, {"attributions_format": "float16_base64"}]
     nested, float32, float16 = (
         to_document(answer)["attributions"]
-        for answer in explaining.score([cell(pictures[0], **FAST, attributions=True, **wish) for wish in wishes])
+        for answer in explaining.score(
+            [cell(pictures[0], **FAST, attributions=True, **xai_parameters) for xai_parameters in requests]
+        )
     )
     exact = np.frombuffer(base64.b64decode(float32["data"]), "<f4").reshape(float32["shape"])
     coarse = np.frombuffer(base64.b64decode(float16["data"]), "<f2").reshape(float16["shape"]) * float16["scale"]
@@ -235,17 +237,24 @@ AWKWARD = [
 def test_awkward_parameters_are_errors_of_their_row(explaining, pictures, cell):
     assert len(AWKWARD) > 100
     picture = base64.b64encode(pictures[0]).decode()
-    cells = [{"image_base64": picture, "model_explainability": True, "xai_parameters": wish} for wish in AWKWARD]
+    cells = [
+        {"image_base64": picture, "model_explainability": True, "xai_parameters": xai_parameters}
+        for xai_parameters in AWKWARD
+    ]
     results = explaining.score(cells)
-    wrong = [wish for wish, result in zip(AWKWARD, results, strict=True) if not isinstance(result, BadRequest)]
+    wrong = [
+        xai_parameters
+        for xai_parameters, result in zip(AWKWARD, results, strict=True)
+        if not isinstance(result, BadRequest)
+    ]
     assert wrong == []
     assert all(str(result).isascii() and len(str(result)) < 500 for result in results)
 
 
 @pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"attention_relevance", "attention_relevance_ig"}))
 def test_every_algorithm_gives_finite_numbers(explaining, pictures, cell, algorithm):
-    wish = {"xai_algorithm": algorithm, "n_steps": 2, "masks": 5, "attributions": True, "details": True}
-    (answer,) = explaining.score([cell(pictures[0], **wish)])
+    xai_parameters = {"xai_algorithm": algorithm, "n_steps": 2, "masks": 5, "attributions": True, "details": True}
+    (answer,) = explaining.score([cell(pictures[0], **xai_parameters)])
     assert np.isfinite(np.array(to_document(answer)["attributions"])).all()
     assert answer.explanation_details["algorithm"] == algorithm
 
@@ -261,12 +270,12 @@ def test_a_detector_answers_as_if_nothing_was_asked(detector_package, pictures, 
 
 
 def test_a_whole_request_is_answered_in_azures_form(scorer, pictures, cell):
-    wish = {**FAST, "attributions": True}
-    body = json.dumps({"input_data": {"columns": ["image"], "data": [cell(pictures[0], **wish)]}}).encode()
+    xai_parameters = {**FAST, "attributions": True}
+    body = json.dumps({"input_data": {"columns": ["image"], "data": [cell(pictures[0], **xai_parameters)]}}).encode()
     text = base64.b64encode(pictures[0]).decode()
-    params = {"model_explainability": True, "xai_parameters": wish}
+    params = {"model_explainability": True, "xai_parameters": xai_parameters}
     beside = json.dumps({"input_data": {"columns": ["image"], "data": [text]}, "params": params}).encode()
-    replies = answer_bodies(scorer, [body, beside], (), explain_in("all", scorer))
+    replies = answer_bodies(scorer, [body, beside], (), explainer_for_lane("all", scorer))
     assert [reply.status for reply in replies] == [200, 200]
     assert replies[0].body == replies[1].body
     assert list(json.loads(replies[0].body)[0]) == ["probs", "labels", "visualizations", "attributions"]
@@ -291,8 +300,8 @@ def test_azures_own_row_is_answered_with_one_picture_and_one_array(explaining):
 def test_parameters_beside_the_rows_count_where_the_path_asks_for_all(scorer, pictures):
     text = base64.b64encode(pictures[0]).decode()
     body = json.dumps({"input_data": [text], "params": {"xai_parameters": {**FAST, "details": True}}}).encode()
-    explain = explain_in("all", scorer)
-    plain, explained = answer_bodies(scorer, [body, body], (PLAIN, Wish(explains_all=True)), explain)
+    explain = explainer_for_lane("all", scorer)
+    plain, explained = answer_bodies(scorer, [body, body], (NO_OPTIONS, RequestOptions(explains_all=True)), explain)
     assert list(json.loads(plain.body)[0]) == ["probs", "labels"]
     assert json.loads(explained.body)[0]["explanation_details"]["algorithm"] == "guided_backprop"
 

@@ -18,9 +18,9 @@ from torchvision.models.resnet import BasicBlock
 
 from clearsight.handlers.explain.algorithms.context import ExplainContext
 from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.algorithms.functions import Target
+from clearsight.handlers.explain.algorithms.functions import ExplainTarget
 from clearsight.handlers.explain.algorithms.integrated_gradients_family import gradients_along_path
-from clearsight.handlers.explain.algorithms.table import explain
+from clearsight.handlers.explain.algorithms.table import compute_attributions
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
 from clearsight.handlers.explain.answering.parameters import XaiParameters
 from clearsight.handlers.explain.answering.picture import heat_map
@@ -162,7 +162,7 @@ def context_of(model, x_13PP, class_ids, algorithm, **parameters):
         model=model,
         probabilities=lambda points: model.logits(points).sigmoid(),
         x_13PP=x_13PP,
-        targets=tuple(Target(class_id) for class_id in class_ids),
+        targets=tuple(ExplainTarget(class_id) for class_id in class_ids),
         parameters=XaiParameters(**{"algorithm": algorithm, "baseline": start, **parameters}),
         deadline=FOREVER,
         mean=MEAN,
@@ -196,7 +196,9 @@ def judged(kind):
         # XRAI's two ways to rank share the gradients, which take the time.
         paths = gradients_along_path(context_of(model, x_13PP, class_ids, "xrai"))
         every = {
-            name: [attribution.values for attribution in explain(context_of(model, x_13PP, class_ids, name))]
+            name: [
+                attribution.values for attribution in compute_attributions(context_of(model, x_13PP, class_ids, name))
+            ]
             for name in FOUR
             if name != "xrai"
         }
@@ -231,7 +233,7 @@ def test_the_maps_judged_are_those_of_the_algorithm(kind):
     model = ExplainModel(run.network, kind)
     for name, is_fast in (("xrai", True), ("xrai, full", False)):
         context = context_of(model, run.input_of(case.index), [case.class_id], "xrai", xrai_fast=is_fast)
-        (found,) = explain(context)
+        (found,) = compute_attributions(context)
         np.testing.assert_allclose(found.values, case.maps[name], rtol=1e-3, atol=1e-6)
 
 
@@ -297,7 +299,7 @@ def test_maps_of_an_untrained_network_are_others(kind):
     likeness = {name: [] for name in FOUR}
     for case in judged(kind)[:20]:
         for name in FOUR:
-            (other,) = explain(context_of(untrained, run.input_of(case.index), [case.class_id], name))
+            (other,) = compute_attributions(context_of(untrained, run.input_of(case.index), [case.class_id], name))
             mine = case.maps[name].ravel()
             if other.values.any():  # else nothing speaks for the class
                 likeness[name].append(np.corrcoef(mine, other.values.ravel())[0, 1])
@@ -315,8 +317,10 @@ def test_the_sum_of_a_map_is_the_rise_of_the_score(kind, baseline):
     for n_steps, bar in ((50, 0.002), (200, 0.0005)):
         deltas = []
         for index, class_id in run.objects[:6]:
-            wish = {"baseline": baseline, "n_steps": n_steps, "details": True}
-            (found,) = explain(context_of(model, run.input_of(index), [class_id], "integrated_gradients", **wish))
+            xai_parameters = {"baseline": baseline, "n_steps": n_steps, "details": True}
+            (found,) = compute_attributions(
+                context_of(model, run.input_of(index), [class_id], "integrated_gradients", **xai_parameters)
+            )
             deltas.append(found.relative_delta)
         assert np.mean(deltas) <= bar
         assert max(deltas) <= 2 * bar

@@ -11,8 +11,8 @@ from torch import nn
 from clearsight.handlers.explain.algorithms.baselines import baselines_for
 from clearsight.handlers.explain.algorithms.context import ExplainContext
 from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.algorithms.functions import Target
-from clearsight.handlers.explain.algorithms.table import explain
+from clearsight.handlers.explain.algorithms.functions import ExplainTarget
+from clearsight.handlers.explain.algorithms.table import compute_attributions
 from clearsight.handlers.explain.answering.parameters import XaiParameters
 from clearsight.handlers.explain.network.model import ExplainModel
 
@@ -42,13 +42,13 @@ def test_the_whole_map_is_ranked_as_the_references(is_fast):
         model=model,
         probabilities=lambda points: model.logits(points).softmax(dim=1),
         x_13PP=x_13PP,
-        targets=(Target(1),),
+        targets=(ExplainTarget(1),),
         parameters=parameters,
         deadline=Deadline(None),
         mean=HALF,
         std=HALF,
     )
-    (ours,) = explain(context)
+    (ours,) = compute_attributions(context)
 
     def call(points_NPP3, call_model_args=None, expected_keys=None):
         points_N3PP = torch.from_numpy(np.asarray(points_NPP3, np.float32)).permute(0, 3, 1, 2)

@@ -5,16 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from clearsight.exporters.parity.answers import Answer, compare_answers
-from clearsight.networks.families.rcnn.selection import Limits
+from clearsight.exporters.parity.answers import GraphAnswer, compare_answers
+from clearsight.networks.families.rcnn.selection import SelectionLimits
 
-LIMITS = Limits(0.0, 0.5, 10)
+LIMITS = SelectionLimits(0.0, 0.5, 10)
 BOXES = [[0, 0, 10, 10], [20, 0, 30, 20], [40, 40, 80, 60], [5, 50, 25, 90]]
 
 
-def answer(boxes: list[list[float]], scores: list[float], class_ids: list[int]) -> Answer:
+def answer(boxes: list[list[float]], scores: list[float], class_ids: list[int]) -> GraphAnswer:
     masks = np.linspace(0, 1, len(boxes) * 9, dtype=np.float32).reshape(-1, 3, 3)
-    return Answer(
+    return GraphAnswer(
         np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(class_ids, np.int64), masks
     )
 
@@ -22,7 +22,7 @@ def answer(boxes: list[list[float]], scores: list[float], class_ids: list[int]) 
 EXPECTED = answer(BOXES, [0.9, 0.8, 0.7, 0.6], [0, 1, 0, 1])
 
 
-def count(found: Answer, proposed: Answer = EXPECTED, limits: Limits = LIMITS) -> tuple[int, int]:
+def count(found: GraphAnswer, proposed: GraphAnswer = EXPECTED, limits: SelectionLimits = LIMITS) -> tuple[int, int]:
     """Ties and wrong boxes."""
     differences = compare_answers(EXPECTED, found, proposed, limits, 1e-3)
     return differences.num_ties, differences.num_wrong
@@ -57,7 +57,7 @@ def test_order_and_rounding_make_no_difference() -> None:
     ],
     ids=["a box shifted by 2 pixels", "another class", "another score", "not a number"],
 )
-def test_one_wrong_box_is_found(found: Answer) -> None:
+def test_one_wrong_box_is_found(found: GraphAnswer) -> None:
     ties, wrong = count(found)
     assert wrong >= 1
     assert ties + wrong == 2  # one too few, one too many
@@ -74,7 +74,7 @@ def test_either_of_two_overlapping_boxes_of_equal_score_may_stay() -> None:
 
 
 def test_boxes_at_the_score_threshold_may_come_and_go() -> None:
-    limits = Limits(0.5995, 0.5, 10)
+    limits = SelectionLimits(0.5995, 0.5, 10)
     three = answer(BOXES[:3], [0.9, 0.8, 0.7], [0, 1, 0])
     assert count(three, limits=limits) == (1, 0)
     assert count(three) == (0, 1)
@@ -83,9 +83,9 @@ def test_boxes_at_the_score_threshold_may_come_and_go() -> None:
 def test_the_last_of_a_full_answer_may_be_another_of_its_score() -> None:
     proposed = answer([*BOXES, [60, 0, 90, 9]], [0.9, 0.8, 0.7, 0.6, 0.5998], [0, 1, 0, 1, 1])
     found = answer([*BOXES[:3], [60, 0, 90, 9]], [0.9, 0.8, 0.7, 0.5998], [0, 1, 0, 1])
-    assert count(found, proposed, Limits(0.0, 0.5, 4)) == (2, 0)
+    assert count(found, proposed, SelectionLimits(0.0, 0.5, 4)) == (2, 0)
     more = answer([*BOXES, [60, 0, 90, 9]], [0.9, 0.8, 0.7, 0.6, 0.5998], [0, 1, 0, 1, 1])
-    assert count(more, proposed, Limits(0.0, 0.5, 4))[1] == 1  # more than were asked for
+    assert count(more, proposed, SelectionLimits(0.0, 0.5, 4))[1] == 1  # more than were asked for
 
 
 def test_masks_are_compared_where_there_is_anything() -> None:

@@ -22,7 +22,7 @@ from clearsight.exporters.formats import contract
 from clearsight.exporters.graphs import run_onnxruntime
 from clearsight.exporters.write import write_package
 from clearsight.networks.families.detectors import DETECTOR_NAMES, architecture_of, detector_from_architecture
-from clearsight.networks.families.rcnn.batch import Target, pad_together
+from clearsight.networks.families.rcnn.batch import TrainingTarget, pad_together
 from clearsight.networks.families.rcnn.options import RcnnOptions
 from clearsight.networks.families.yolov5.loss import Yolov5Loss
 from clearsight.networks.families.yolov5.network import Yolov5
@@ -64,7 +64,7 @@ def build_and_step(model_name: str) -> nn.Module:
             loss = Yolov5Loss(network.head.anchors, len(LABELS), 96)(network(images_NCHW), boxes, ids).total
         else:
             masks = torch.ones(1, 96, 128, dtype=torch.uint8)
-            targets = [Target(*pair, masks) for pair in zip(boxes, ids, strict=True)]
+            targets = [TrainingTarget(*pair, masks) for pair in zip(boxes, ids, strict=True)]
             images_NCHW, sizes = pad_together(list(images_NCHW))
             loss = torch.stack(list(network(images_NCHW, sizes, targets).values())).sum()
         loss.backward()

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from clearsight.serving.gateway.dataplane import DataPlane
-from clearsight.serving.gateway.explanation_jobs import JobLimits
+from clearsight.serving.gateway.explanation_jobs import ExplanationJobLimits
 from clearsight.serving.gateway.limits import HttpLimits
 from clearsight.serving.gateway.metrics import GatewayMetrics
 from clearsight.serving.gateway.request_log import RequestLog
@@ -209,7 +209,7 @@ async def gateway(folder: Path) -> AsyncIterator[Gateway]:
         request_log=log,
         random=Random(7),
         loop=loop,
-        job_limits=JobLimits(max_bytes=64 * 1024, result_kept_s=60.0, poll_s=0.01),
+        job_limits=ExplanationJobLimits(max_bytes=64 * 1024, result_kept_s=60.0, poll_s=0.01),
         clock=lambda: made.job_time_s,
     )
     http = HttpServer(data_plane, LIMITS, loop)

@@ -16,7 +16,7 @@ class JobWorker:
 
     def __init__(self, upstream: Any, make_reply: Any) -> None:
         self.upstream, self.reply = upstream, make_reply
-        self.orders: list[tuple[str, str]] = []
+        self.commands: list[tuple[str, str]] = []
         self.answers: dict[bytes, bytes] = {}
         self.bodies: dict[str, bytes] = {}
         self.heads: list[bytes] = []
@@ -28,7 +28,7 @@ class JobWorker:
         if "x-clearsight-job" not in fields:
             return self.reply(200, EXPLAINED)
         verb, job_id = fields["x-clearsight-job"].split(" ")
-        self.orders.append((verb, job_id))
+        self.commands.append((verb, job_id))
         self.heads.append(head)
         if verb == "start":
             if self.is_busy:
@@ -47,7 +47,7 @@ class JobWorker:
         self.answers[body] = self.reply(status, answer, x_clearsight_job="done", **headers)
 
     def verbs(self) -> list[str]:
-        return [verb for verb, _ in self.orders]
+        return [verb for verb, _ in self.commands]
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ async def test_a_job_that_was_never_posted_is_unknown_and_the_answer_says_why_th
         assert b"restart" in reply.body
         assert b"expire" in reply.body
     assert (await ask(f"{ROUTE}/")).status == 404
-    assert blue.orders == []
+    assert blue.commands == []
 
 
 async def test_the_result_is_the_synchronous_answer_byte_for_byte(gateway, blue, ask, until):
@@ -154,8 +154,8 @@ async def test_a_canceled_job_is_ended_in_its_worker_and_the_next_one_begins_whe
     async with asyncio.timeout(3):
         while blue.verbs().count("start") < 3:
             await asyncio.sleep(0.01)
-    assert ("end", running.rsplit("/", 1)[1]) in blue.orders
-    assert not any(job_id == queued.rsplit("/", 1)[1] for _, job_id in blue.orders)
+    assert ("end", running.rsplit("/", 1)[1]) in blue.commands
+    assert not any(job_id == queued.rsplit("/", 1)[1] for _, job_id in blue.commands)
     assert json.loads((await ask(last)).body)["status"] == "Queued"
     blue.is_busy = False
     blue.finish(BODY + b"  ")
@@ -257,7 +257,7 @@ async def test_a_stopping_gateway_cancels_jobs_tells_the_worker_and_says_so(gate
     await until(path, "Running")
     async with asyncio.timeout(2):
         await gateway.data_plane.jobs.close()
-    assert blue.orders[-1] == ("end", path.rsplit("/", 1)[1])
+    assert blue.commands[-1] == ("end", path.rsplit("/", 1)[1])
     for asked in (path, queued):
         document = json.loads((await ask(asked)).body)
         assert (document["status"], document["error"]["message"]) == ("Canceled", "The gateway is being stopped.")

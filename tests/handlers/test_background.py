@@ -53,7 +53,7 @@ def background(work: Work) -> Iterator[Background[str]]:
 
 def test_without_a_job_there_is_nothing_to_find_to_end_or_to_hold_up(background: Background[str]) -> None:
     background.end("one")
-    with background.giving_way():
+    with background.preempt():
         assert background.find("one") is None
 
 
@@ -100,7 +100,7 @@ def test_a_job_rests_from_its_next_chunk_on_while_a_request_is_answered(
     job = background.start("one", work)
     assert job is not None
     wait_for(lambda: job.progress() != {})
-    with background.giving_way():
+    with background.preempt():
         work.allowed.release(50)
         wait_for(lambda: work.num_done == 1)
         time.sleep(0.05)

@@ -30,10 +30,10 @@ class Blocks:
         images_NCHW, *limits = inputs
         assert images_NCHW.flags.c_contiguous
         self.calls.append(len(images_NCHW))
-        found = [self._propose(image_CHW) for image_CHW in images_NCHW]
+        found = [self._predict_candidates(image_CHW) for image_CHW in images_NCHW]
         return found[0] if limits else tuple(np.stack(part) for part in zip(*found, strict=True))
 
-    def _propose(self, image_CHW):
+    def _predict_candidates(self, image_CHW):
         rows, columns = image_CHW.shape[1] // CELL, image_CHW.shape[2] // CELL
         cells = image_CHW[:, : rows * CELL, : columns * CELL].reshape(3, rows, CELL, columns, CELL).mean(axis=(2, 4))
         tops, lefts = (grid.ravel() * CELL for grid in np.mgrid[0:rows, 0:columns])
@@ -102,7 +102,7 @@ def test_a_batch_of_large_inputs_is_smaller():
     blocks = Blocks()
     network = YoloNetwork(blocks, options, PACKAGE, OpenOptions(), 8)
     blocks.calls.clear()
-    assert len([*network.propose(np.zeros((1024, 1024, 3), np.uint8) for _ in range(5))]) == 5
+    assert len([*network.predict_candidates(np.zeros((1024, 1024, 3), np.uint8) for _ in range(5))]) == 5
     assert blocks.calls == [2, 2, 1]  # a picture of 1024 x 1024 has 12 MiB as float32
     assert 2 * 12 * 2**20 <= MAX_INPUT_BYTES < 3 * 12 * 2**20
 

@@ -15,7 +15,7 @@ from clearsight.handlers.explain.answering.options import ExplainOptions
 from clearsight.handlers.explain.answering.parameters import wants_explanation
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import Scorer
-from clearsight.handlers.worker.explain_lane import ExplainHere, Wish, explain_in, get_ready
+from clearsight.handlers.worker.explain_lane import ExplainHere, RequestOptions, explainer_for_lane, preload
 from clearsight.tasks import Task
 
 
@@ -112,7 +112,7 @@ def test_a_detector_is_asked_only_by_algorithms_that_azure_does_not_have(algorit
 
 
 def test_the_predict_lane_turns_a_request_away_whole_and_answers_the_others(scorer: Scorer, pictures: Any) -> None:
-    explain = explain_in("predict", scorer)
+    explain = explainer_for_lane("predict", scorer)
     plain = base64.b64encode(pictures[0]).decode()
     bodies = [body_of(plain), body_of(plain, cell(pictures[0], model_explainability=True)), body_of()]
     replies = answer_bodies(scorer, bodies, (), explain)
@@ -150,13 +150,17 @@ def test_a_wish_for_all_rows_reaches_the_explainer_with_the_time_that_is_left(
 ) -> None:
     here = Here(scorer, timeout_s=50.0, load_s=0.2)
     bodies = [make_body(pictures[0]), body_of(cell(pictures[0], model_explainability=True)), make_body(pictures[0])]
-    wishes = [Wish(explains_all=True, deadline=time.monotonic() + 10), Wish(), Wish()]
-    assert [reply.status for reply in answer_bodies(scorer, bodies, wishes, here.explain)] == [200] * 3
+    request_options = [
+        RequestOptions(explains_all=True, deadline=time.monotonic() + 10),
+        RequestOptions(),
+        RequestOptions(),
+    ]
+    assert [reply.status for reply in answer_bodies(scorer, bodies, request_options, here.explain)] == [200] * 3
     [(rows, first_s, first_all), (_, second_s, second_all)] = here.stand_in.calls
     assert (rows, first_all, second_all) == (1, True, False)
     assert 9 < first_s < 9.81  # loading took its part
     assert 49 < second_s <= 50
-    assert answer_bodies(scorer, [body_of()], wishes[:1], here.explain)[0].body == b"[]"
+    assert answer_bodies(scorer, [body_of()], request_options[:1], here.explain)[0].body == b"[]"
     unbounded = Here(scorer)
     answer_bodies(scorer, bodies[1:2], (), unbounded.explain)
     assert unbounded.stand_in.calls == [(1, None, False)]
@@ -165,7 +169,7 @@ def test_a_wish_for_all_rows_reaches_the_explainer_with_the_time_that_is_left(
 def test_a_deadline_that_has_passed_is_408_without_any_work(scorer: Scorer, pictures: Any) -> None:
     here = Here(scorer)
     asking = body_of(cell(pictures[0], model_explainability=True))
-    reply = answer_bodies(scorer, [asking], [Wish(deadline=time.monotonic() - 0.01)], here.explain)[0]
+    reply = answer_bodies(scorer, [asking], [RequestOptions(deadline=time.monotonic() - 0.01)], here.explain)[0]
     assert (reply.status, here.stand_in.calls) == (408, [])
     assert "request_timeout_ms" in json.loads(reply.body)["message"]
 
@@ -174,7 +178,7 @@ def test_what_was_prepared_is_there_for_the_first_request_and_warm(scorer: Score
     here = Here(scorer)
     asking = body_of(cell(pictures[0], model_explainability=True))
     here.may_load.clear()
-    get_ready(here.explain)
+    preload(here.explain)
     here.explain.prepare()
     plain = body_of(base64.b64encode(pictures[0]).decode())
     assert answer_bodies(scorer, [plain], (), here.explain) == answer_bodies(scorer, [plain])  # nothing waits for it
@@ -191,7 +195,7 @@ def test_a_request_whose_time_ends_while_loading_goes_on_is_told_so_and_the_next
     here = Here(scorer)
     here.may_load.clear()
     asking = body_of(cell(pictures[0], model_explainability=True))
-    reply = answer_bodies(scorer, [asking], [Wish(deadline=time.monotonic() + 0.05)], here.explain)[0]
+    reply = answer_bodies(scorer, [asking], [RequestOptions(deadline=time.monotonic() + 0.05)], here.explain)[0]
     assert reply.status == 408
     assert "being loaded" in json.loads(reply.body)["message"]
     here.may_load.set()
@@ -217,14 +221,14 @@ def test_what_cannot_be_loaded_is_told_to_every_request_and_tried_again_by_each(
 def test_nothing_is_loaded_ahead_in_the_predict_lane_or_where_the_environment_forbids_it(
     scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    get_ready(explain_in("predict", scorer))
+    preload(explainer_for_lane("predict", scorer))
     here = Here(scorer)
     monkeypatch.setenv("CLEARSIGHT_EXPLAIN_WARM_UP", "false")
-    get_ready(here.explain)
+    preload(here.explain)
     assert here.opened == 0
     monkeypatch.setenv("CLEARSIGHT_EXPLAIN_WARM_UP", "perhaps")
     with pytest.raises(UserError, match="CLEARSIGHT_EXPLAIN_WARM_UP: must be true or false"):
-        get_ready(here.explain)
+        preload(here.explain)
 
 
 @pytest.mark.parametrize(("error", "status"), [(OutOfTime("too slow"), 408), (BadRequest("no such label"), 400)])
@@ -249,7 +253,7 @@ def test_the_explaining_scorer_gets_the_scorer_and_what_the_environment_and_the_
 
     monkeypatch.setattr("clearsight.handlers.explain.answering.scoring.explaining_scorer", explaining_scorer)
     monkeypatch.setenv("CLEARSIGHT_EXPLAIN_CHUNK", "3")
-    explain = explain_in("explain", scorer, None, 1000)
+    explain = explainer_for_lane("explain", scorer, None, 1000)
     assert made == []
     asking = body_of(cell(pictures[0], model_explainability=True))
     assert answer_bodies(scorer, [asking], (), explain)[0].status == 200
@@ -261,7 +265,7 @@ def test_a_worker_of_all_lanes_explains_the_row_that_asks_and_keeps_the_bytes_of
 ) -> None:
     parameters = {"xai_algorithm": "guided_backprop", "attributions": True}
     asking = body_of(cell(pictures[0], model_explainability=True, xai_parameters=parameters))
-    explain = explain_in("all", scorer, 60.0, 10_000_000)
+    explain = explainer_for_lane("all", scorer, 60.0, 10_000_000)
     explained, plain = answer_bodies(scorer, [asking, make_body(pictures[0])], (), explain)
     assert (explained.status, explained.is_degraded) == (200, False)
     assert explained.telemetry
@@ -277,4 +281,4 @@ def test_a_worker_of_all_lanes_explains_the_row_that_asks_and_keeps_the_bytes_of
 
 def test_an_unknown_lane_is_refused(scorer: Scorer) -> None:
     with pytest.raises(UserError, match="lane must be one of"):
-        explain_in("fast", scorer)
+        explainer_for_lane("fast", scorer)

@@ -12,7 +12,7 @@ from PIL import Image
 from clearsight.errors import BadImage, BadRequest, InvalidDocument, InvalidPackage, UserError
 from clearsight.handlers.scoring.classification import probabilities
 from clearsight.handlers.scoring.scorer import Scorer, load_scorer
-from clearsight.images.decode import Limits, decode_image
+from clearsight.images.decode import DecodeLimits, decode_image
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
@@ -145,7 +145,7 @@ def test_edited_settings_take_effect(own_package: Path, scorer: Scorer, pictures
 
 
 def test_limits_hold_for_cells(tiny_package: ModelPackage, pictures):
-    strict = load_scorer(tiny_package, device="cpu", limits=Limits(max_pixels=80 * 96 - 1))
+    strict = load_scorer(tiny_package, device="cpu", limits=DecodeLimits(max_pixels=80 * 96 - 1))
     (result,) = strict.score(pictures[:1])
     assert isinstance(result, BadImage)
     assert "96 x 80 = 7680" in str(result)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from clearsight.errors import BadImage
-from clearsight.images.decode import Limits, decode_image, sniff_format
+from clearsight.images.decode import DecodeLimits, decode_image, sniff_format
 
 RANDOM = np.random.default_rng(5)
 PHOTO_HWC = np.clip(
@@ -187,7 +187,7 @@ def test_a_file_cut_short_is_refused(name, share):
 def outcome(data: bytes) -> str:
     """The message of the refusal, or nothing. Any other exception is the test's failure."""
     try:
-        decode_image(data, Limits(max_pixels=1_000_000))
+        decode_image(data, DecodeLimits(max_pixels=1_000_000))
     except BadImage as error:
         return str(error)
     return ""
@@ -208,14 +208,14 @@ def test_damage_anywhere_is_refused_in_one_ascii_line_or_survived(name):
 
 def test_limits_are_inclusive_and_count_stored_pixels():
     data = encoded(Image.fromarray(PHOTO_HWC), "PNG")
-    assert decode_image(data, Limits(max_pixels=2400)).shape == (40, 60, 3)
+    assert decode_image(data, DecodeLimits(max_pixels=2400)).shape == (40, 60, 3)
     with pytest.raises(BadImage, match=r"60 x 40 = 2400"):
-        decode_image(data, Limits(max_pixels=2399))
-    assert decode_image(data, Limits(max_bytes=len(data))).shape == (40, 60, 3)
+        decode_image(data, DecodeLimits(max_pixels=2399))
+    assert decode_image(data, DecodeLimits(max_bytes=len(data))).shape == (40, 60, 3)
     with pytest.raises(BadImage, match="bytes"):
-        decode_image(data, Limits(max_bytes=len(data) - 1))
+        decode_image(data, DecodeLimits(max_bytes=len(data) - 1))
     with pytest.raises(BadImage, match="one of jpeg, but got png"):
-        decode_image(data, Limits(formats=("jpeg",)))
+        decode_image(data, DecodeLimits(formats=("jpeg",)))
 
 
 def test_pillows_own_limit_does_not_decide(monkeypatch):

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import yaml
 
-from clearsight.documents.job import Job, apply_overrides, load_document, parse_job, read_job
+from clearsight.documents.job import JobDocument, apply_overrides, load_document, parse_job, read_job
 from clearsight.documents.job.search_space import Expression
-from clearsight.documents.job.sweep import EarlyTermination, Limits
+from clearsight.documents.job.sweep import EarlyTermination, JobLimits
 from clearsight.errors import InvalidDocument
 from clearsight.tasks import Task
 
@@ -28,7 +28,7 @@ def test_an_empty_document_lists_every_missing_key() -> None:
 def test_the_smallest_job_has_azures_defaults(document: Make) -> None:
     job = parse_job(document())
     assert job.task is Task.MULTI_CLASS
-    assert job.limits == Limits(max_trials=1, max_concurrent_trials=1, timeout_minutes=7 * 24 * 60)
+    assert job.limits == JobLimits(max_trials=1, max_concurrent_trials=1, timeout_minutes=7 * 24 * 60)
     assert (job.compute, job.log_verbosity, job.data.validation_size) == ("local", "info", None)
 
 
@@ -67,7 +67,7 @@ def test_a_full_sweep_is_read() -> None:
           best_model: {type: mlflow_model, storage_uri: ignored}
         """)
     )
-    assert job.limits == Limits(max_trials=10, max_concurrent_trials=10, timeout_minutes=60)
+    assert job.limits == JobLimits(max_trials=10, max_concurrent_trials=10, timeout_minutes=60)
     assert job.parameters == {"early_stopping": True, "evaluation_frequency": 1}
     assert job.advanced.apply_mosaic_for_yolo is False
     assert job.sweep is not None
@@ -360,6 +360,6 @@ def test_a_file_that_is_no_job_is_one_fault(content: str | None, tmp_path: Path)
 
 def test_a_job_is_immutable(document: Make) -> None:
     job = parse_job(document())
-    assert isinstance(job, Job)
+    assert isinstance(job, JobDocument)
     with pytest.raises(AttributeError):
         job.compute = "x"  # type: ignore[misc]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from clearsight.documents.job import Job, load_document, parse_job, read_job
+from clearsight.documents.job import JobDocument, load_document, parse_job, read_job
 from clearsight.errors import InvalidDocument
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -268,7 +268,7 @@ def inputs(client: Any) -> dict[str, Any]:
     return {key: client.Input(type="mltable", path=path) for key, path in DATA.items()}
 
 
-def by_hand(text: str) -> Job:
+def by_hand(text: str) -> JobDocument:
     head = {"type": "automl", "target_column_name": "label"}
     data = {key: {"type": "mltable", "path": path} for key, path in DATA.items()}
     return parse_job({**head, **data, **yaml.safe_load(text)})

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from clearsight.documents.job import Job, candidate_models, read_job
+from clearsight.documents.job import JobDocument, candidate_models, read_job
 from clearsight.documents.job.search_space import Expression
 
 HEAD = """
@@ -96,7 +96,7 @@ SWEEPS = {"detection": DETECTION, "multi-class": MULTI_CLASS, "multi-label": MUL
 TASKS = ("image_classification", "image_classification_multilabel", "image_object_detection")
 
 
-def read(text: str) -> tuple[Job, tuple[str, ...]]:
+def read(text: str) -> tuple[JobDocument, tuple[str, ...]]:
     reading = read_job(yaml.safe_load(HEAD + text))
     assert reading.faults == ()
     assert reading.job is not None

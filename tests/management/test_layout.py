@@ -7,7 +7,7 @@ import yaml
 from clearsight.documents.deployment.document import DeploymentDocument, parse_deployment
 from clearsight.errors import InvalidDocument
 from clearsight.serving.supervisor.layout import (
-    Measurement,
+    LayoutMeasurement,
     choose_explain_lane,
     choose_layout,
     needs_measurement,
@@ -41,7 +41,7 @@ def row(backend: str, workers: int, threads: int, batch_size: int, images_per_s:
 
 
 @pytest.fixture
-def measurement() -> Measurement:
+def measurement() -> LayoutMeasurement:
     rows = [
         row("openvino", 1, 2, 1, 25),
         row("openvino", 1, 2, 8, 29),
@@ -49,7 +49,7 @@ def measurement() -> Measurement:
         row("onnxruntime", 1, 2, 2, 24),
         row("onnxruntime", 2, 1, 1, 30),
     ]
-    return Measurement.model_validate({"rows": rows, "choice": rows[2]})
+    return LayoutMeasurement.model_validate({"rows": rows, "choice": rows[2]})
 
 
 def test_an_unmeasured_package_runs_unbatched_on_the_default_backend(blue: dict[str, Any]) -> None:
@@ -69,7 +69,7 @@ def test_an_unmeasured_package_runs_unbatched_on_the_default_backend(blue: dict[
 )
 def test_the_fastest_row_with_as_many_workers_counts(
     blue: dict[str, Any],
-    measurement: Measurement,
+    measurement: LayoutMeasurement,
     instances: int,
     cores: int,
     expected: tuple[str, int, int, int],
@@ -81,12 +81,12 @@ def test_the_fastest_row_with_as_many_workers_counts(
 
 def test_among_nearly_equal_rows_the_one_with_the_most_threads_counts(blue: dict[str, Any]) -> None:
     rows = [row("openvino", 2, 1, 4, 30), row("openvino", 2, 2, 4, 29), row("openvino", 2, 2, 8, 25)]
-    measurement = Measurement.model_validate({"rows": rows, "choice": rows[0]})
+    measurement = LayoutMeasurement.model_validate({"rows": rows, "choice": rows[0]})
     layout = choose_layout(document(blue, 2), measurement, 2)
     assert (layout.workers, layout.num_threads, layout.batch_size) == (2, 2, 4)
 
 
-def test_a_batch_is_no_larger_than_what_may_run_at_once(blue: dict[str, Any], measurement: Measurement) -> None:
+def test_a_batch_is_no_larger_than_what_may_run_at_once(blue: dict[str, Any], measurement: LayoutMeasurement) -> None:
     assert [choose_layout(document(blue, 1, concurrent), measurement, 2).batch_size for concurrent in (1, 3, 100)] == [
         1,
         3,
@@ -94,7 +94,7 @@ def test_a_batch_is_no_larger_than_what_may_run_at_once(blue: dict[str, Any], me
     ]
 
 
-def test_a_deployment_may_fix_what_would_be_measured(blue: dict[str, Any], measurement: Measurement) -> None:
+def test_a_deployment_may_fix_what_would_be_measured(blue: dict[str, Any], measurement: LayoutMeasurement) -> None:
     fixed = document(blue, 1, 16, CLEARSIGHT_BACKEND="onnxruntime", CLEARSIGHT_BATCH_SIZE=3, WORKER_COUNT=2)
     assert not needs_measurement(fixed)
     layout = choose_layout(fixed, None, num_cores=4)

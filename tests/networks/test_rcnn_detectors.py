@@ -14,15 +14,15 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone  # t
 from torchvision.models.detection.transform import GeneralizedRCNNTransform  # type: ignore[import-untyped]
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7  # type: ignore[import-untyped]
 
-from clearsight.networks.families.rcnn.batch import Target, pad_together
+from clearsight.networks.families.rcnn.batch import TrainingTarget, pad_together
 from clearsight.networks.families.rcnn.detector import Detector, keep_float32
 from clearsight.networks.families.rcnn.models import build_rcnn
 from clearsight.networks.families.rcnn.options import RcnnOptions
-from clearsight.networks.families.rcnn.selection import MAX_CANDIDATES, Limits, to_candidates
+from clearsight.networks.families.rcnn.selection import MAX_CANDIDATES, SelectionLimits, to_candidates
 
 NUM_CLASSES = 3
 OPTIONS = RcnnOptions(32, 16, 64, 32, 64, 32)
-LIMITS = Limits(0.05, 0.5, 20)
+LIMITS = SelectionLimits(0.05, 0.5, 20)
 FAMILIES = ("fasterrcnn_resnet18_fpn", "maskrcnn_resnet18_fpn", "retinanet_resnet50_fpn")
 
 
@@ -94,13 +94,15 @@ def pictures() -> list[torch.Tensor]:
     return [torch.randn(3, 100, 128, generator=generator), torch.randn(3, 128, 90, generator=generator)]
 
 
-def targets() -> list[Target]:
+def targets() -> list[TrainingTarget]:
     masks = torch.zeros(2, 100, 128, dtype=torch.uint8)
     masks[0, 10:60, 8:40] = 1
     masks[1, 40:80, 60:100] = 1
     return [
-        Target(torch.tensor([[8.0, 10, 40, 60], [60, 40, 100, 80]]), torch.tensor([2, 0]), masks),
-        Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 128, 90, dtype=torch.uint8)),
+        TrainingTarget(torch.tensor([[8.0, 10, 40, 60], [60, 40, 100, 80]]), torch.tensor([2, 0]), masks),
+        TrainingTarget(
+            torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 128, 90, dtype=torch.uint8)
+        ),
     ]
 
 
@@ -173,7 +175,7 @@ def test_a_threshold_that_nothing_reaches_gives_no_boxes_and_no_masks(
 ) -> None:
     ours = pair("maskrcnn_resnet18_fpn")[0].eval()
     with torch.inference_mode():
-        found = ours(*pad_together(pictures()), limits=Limits(1.0, 0.5, 100))
+        found = ours(*pad_together(pictures()), limits=SelectionLimits(1.0, 0.5, 100))
     assert [tuple(own.boxes_xyxy_C4.shape) for own in found] == [(0, 4), (0, 4)]
     assert [tuple(own.mask_probs_CMM.shape) for own in found] == [(0, 28, 28), (0, 28, 28)]
 
@@ -185,10 +187,10 @@ def test_training_names_what_is_wrong_with_its_input(pair: Callable[[str], tuple
         ours(images[:, :, :100], sizes)
     with pytest.raises(ValueError, match="training needs targets"):
         ours(images, sizes)
-    flat = Target(torch.tensor([[8.0, 10, 8, 60]]), torch.tensor([0]))
+    flat = TrainingTarget(torch.tensor([[8.0, 10, 8, 60]]), torch.tensor([0]))
     with pytest.raises(ValueError, match="must have an area"):
         ours(images, sizes, [flat, flat])
-    unmasked = Target(torch.tensor([[8.0, 10, 40, 60]]), torch.tensor([0]))
+    unmasked = TrainingTarget(torch.tensor([[8.0, 10, 40, 60]]), torch.tensor([0]))
     with pytest.raises(ValueError, match="needs a mask of each object"):
         ours(images, sizes, [unmasked, unmasked])
 
@@ -234,12 +236,13 @@ def test_boxes_keep_their_precision_under_autocast(
     ours = copy.deepcopy(pair(model_name)[0]).cuda().eval()
     images, sizes = pad_together(pictures())
     with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
-        found = ours(images.cuda(), sizes, limits=Limits(0.0, 0.9, 1000))
+        found = ours(images.cuda(), sizes, limits=SelectionLimits(0.0, 0.9, 1000))
     boxes = found[0].boxes_xyxy_C4
     assert boxes.dtype == torch.float32
     assert ((boxes[boxes > 64] % 0.5) > 0).float().mean() > 0.2  # bfloat16 has halves only from 64 on
     on_gpu = [
-        Target(target.boxes_xyxy_M4.cuda(), target.class_ids_M.cuda(), target.masks_MHW.cuda()) for target in targets()
+        TrainingTarget(target.boxes_xyxy_M4.cuda(), target.class_ids_M.cuda(), target.masks_MHW.cuda())
+        for target in targets()
     ]
     with torch.autocast("cuda", torch.bfloat16):
         losses = ours.train()(images.cuda(), sizes, on_gpu)

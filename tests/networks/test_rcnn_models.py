@@ -10,7 +10,7 @@ from torch import nn
 from clearsight.errors import UserError
 from clearsight.networks.families.rcnn.batch import pad_together
 from clearsight.networks.families.rcnn.models import FREEZE_GROUPS, RCNN_MODELS, build_rcnn
-from clearsight.networks.families.rcnn.selection import MAX_CANDIDATES, Found, Limits, choose, to_candidates
+from clearsight.networks.families.rcnn.selection import MAX_CANDIDATES, Found, SelectionLimits, choose, to_candidates
 from clearsight.vision.nms import batched_nms
 
 # Classes of the published weights: COCO's numbers go up to 90; RetinaNet keeps an unused place for the background.
@@ -114,8 +114,10 @@ def random_candidates(count: int, num_classes: int) -> Found:
 
 
 @pytest.mark.parametrize("count", [0, 1, 300])
-@pytest.mark.parametrize("limits", [Limits(0.0, 1.0, MAX_CANDIDATES), Limits(0.4, 0.3, 20), Limits(1.0, 0.5, 9)])
-def test_boxes_are_chosen_as_by_the_suppression_outside_of_networks(count: int, limits: Limits) -> None:
+@pytest.mark.parametrize(
+    "limits", [SelectionLimits(0.0, 1.0, MAX_CANDIDATES), SelectionLimits(0.4, 0.3, 20), SelectionLimits(1.0, 0.5, 9)]
+)
+def test_boxes_are_chosen_as_by_the_suppression_outside_of_networks(count: int, limits: SelectionLimits) -> None:
     found = random_candidates(count, num_classes=3)
     plain = to_candidates(found)
     kept = batched_nms(plain.boxes_xyxy_N4, plain.scores_N, plain.class_ids_N, limits.nms_iou_threshold)

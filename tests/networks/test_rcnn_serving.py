@@ -14,7 +14,7 @@ from torch import nn
 from clearsight.networks.families.rcnn.detector import Detector
 from clearsight.networks.families.rcnn.models import build_rcnn
 from clearsight.networks.families.rcnn.options import RcnnOptions
-from clearsight.networks.families.rcnn.selection import Limits
+from clearsight.networks.families.rcnn.selection import SelectionLimits
 from clearsight.networks.families.rcnn.serving import (
     DYNAMIC_AXES,
     INPUT_NAMES,
@@ -25,12 +25,12 @@ from clearsight.networks.families.rcnn.serving import (
 from clearsight.vision.boxes import iou_matrix
 
 NUM_CLASSES = 3
-TRACED_WITH = Limits(0.2, 0.5, 10)
+TRACED_WITH = SelectionLimits(0.2, 0.5, 10)
 ASKED = [
-    (128, 160, Limits(0.2, 0.5, 10)),
-    (150, 100, Limits(0.0, 0.3, 15)),
-    (128, 160, Limits(0.0, 0.9, 1000)),
-    (96, 200, Limits(1.0, 0.5, 10)),
+    (128, 160, SelectionLimits(0.2, 0.5, 10)),
+    (150, 100, SelectionLimits(0.0, 0.3, 15)),
+    (128, 160, SelectionLimits(0.0, 0.9, 1000)),
+    (96, 200, SelectionLimits(1.0, 0.5, 10)),
 ]
 
 

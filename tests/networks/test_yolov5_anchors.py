@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clearsight.networks.families.yolov5.anchors import DEFAULT_ANCHORS, best_possible_recall, suit_anchors
+from clearsight.networks.families.yolov5.anchors import DEFAULT_ANCHORS, autofit_anchors, best_possible_recall
 
 
 def random() -> np.random.Generator:
@@ -17,7 +17,7 @@ def clusters(centres_wh: list[tuple[float, float]], each: int) -> np.ndarray:
 
 
 def test_without_boxes_anchors_stay() -> None:
-    check = suit_anchors(np.zeros((0, 2), np.float32), DEFAULT_ANCHORS, random())
+    check = autofit_anchors(np.zeros((0, 2), np.float32), DEFAULT_ANCHORS, random())
     assert not check.changed
     assert check.recall == check.recall_before == 1
     assert (check.anchors_wh_LA2 == DEFAULT_ANCHORS).all()
@@ -31,7 +31,7 @@ def test_recall_is_the_share_of_boxes_within_a_factor_of_four_of_an_anchor() -> 
 
 
 def test_anchors_that_fit_are_kept() -> None:
-    check = suit_anchors(clusters([(12, 14), (60, 60), (300, 200)], 30), DEFAULT_ANCHORS, random())
+    check = autofit_anchors(clusters([(12, 14), (60, 60), (300, 200)], 30), DEFAULT_ANCHORS, random())
     assert not check.changed
     assert check.recall == 1
 
@@ -40,7 +40,7 @@ def test_boxes_no_anchor_fits_get_anchors_of_their_own() -> None:
     """Nine far-apart flat shapes, 20:1: none is within reach of the published anchors."""
     centres = [(40.0 * 1.5**step, 2.0 * 1.5**step) for step in range(9)]
     sizes = clusters(centres, 40)
-    check = suit_anchors(sizes, DEFAULT_ANCHORS, random())
+    check = autofit_anchors(sizes, DEFAULT_ANCHORS, random())
     assert check.changed
     assert check.recall_before < 0.5
     assert check.recall == 1
@@ -56,7 +56,7 @@ def test_boxes_no_anchor_fits_get_anchors_of_their_own() -> None:
 @pytest.mark.parametrize("count", [1, 3])
 def test_fewer_boxes_than_anchors_are_enough(count: int) -> None:
     sizes = np.array([[400, 12], [12, 400], [300, 9]], np.float32)[:count]
-    check = suit_anchors(sizes, DEFAULT_ANCHORS, random())
+    check = autofit_anchors(sizes, DEFAULT_ANCHORS, random())
     assert check.changed
     assert check.recall == 1
     assert np.isfinite(check.anchors_wh_LA2).all()
@@ -64,12 +64,12 @@ def test_fewer_boxes_than_anchors_are_enough(count: int) -> None:
 
 def test_boxes_without_area_and_below_two_pixels_are_no_reason_to_change() -> None:
     sizes = np.array([[0, 5], [0.5, 0.5], [1, 1.5]], np.float32)
-    check = suit_anchors(sizes, DEFAULT_ANCHORS, random())
+    check = autofit_anchors(sizes, DEFAULT_ANCHORS, random())
     assert not check.changed
     assert (check.anchors_wh_LA2 == DEFAULT_ANCHORS).all()
 
 
 def test_equal_seeds_find_equal_anchors() -> None:
     sizes = clusters([(400, 12), (200, 6), (12, 400)], 10)
-    first, second = (suit_anchors(sizes, DEFAULT_ANCHORS, random()) for _ in range(2))
+    first, second = (autofit_anchors(sizes, DEFAULT_ANCHORS, random()) for _ in range(2))
     assert (first.anchors_wh_LA2 == second.anchors_wh_LA2).all()

@@ -16,9 +16,9 @@ from clearsight.handlers.scoring import answering
 from clearsight.handlers.scoring.answering import Reply
 from clearsight.handlers.torchserve import LineFormatter, TorchServeHandler
 from clearsight.handlers.worker.background import Background
-from clearsight.handlers.worker.explain_lane import Wish
+from clearsight.handlers.worker.explain_lane import RequestOptions
 
-Answer = tuple[int, str, dict[str, str], bytes]
+RequestAnswer = tuple[int, str, dict[str, str], bytes]
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,13 @@ def ts() -> Any:
 
 @pytest.fixture
 def handler(monkeypatch: pytest.MonkeyPatch) -> TorchServeHandler:
-    """Answers `[<length>]`; a body `status N` gets N, `big N` gets N bytes, `raise …` raises, `wish` tells the wish."""
+    """Answers `[<length>]`; a body `status N` gets N, `big N` gets N bytes, `raise …` raises, `options` its options."""
 
-    def answer_bodies(_: object, bodies: list[bytes], wishes: list[Wish], explain: object) -> list[Reply]:
+    def answer_bodies(
+        _: object, bodies: list[bytes], request_options: list[RequestOptions], explain: object
+    ) -> list[Reply]:
         replies = []
-        for body, wish in zip(bodies, wishes, strict=True):
+        for body, options in zip(bodies, request_options, strict=True):
             word, _, rest = body.partition(b" ")
             if word == b"raise":
                 raise ValueError(rest.decode("utf-8", "surrogateescape"))
@@ -47,8 +49,8 @@ def handler(monkeypatch: pytest.MonkeyPatch) -> TorchServeHandler:
                 replies.append(Reply(int(rest), b'{"message":"as asked"}', 0))
             elif word == b"big":
                 replies.append(Reply(200, b"x" * int(rest), 1))
-            elif word == b"wish":
-                replies.append(Reply(200, json.dumps([wish.explains_all, wish.deadline]).encode(), 1))
+            elif word == b"options":
+                replies.append(Reply(200, json.dumps([options.explains_all, options.deadline]).encode(), 1))
             elif word == b"degraded":
                 replies.append(Reply(200, b"[]", 1, is_degraded=True))
             elif word == b"told":
@@ -66,10 +68,10 @@ def handler(monkeypatch: pytest.MonkeyPatch) -> TorchServeHandler:
 
 
 @pytest.fixture
-def ask(handler: TorchServeHandler, ts: Any) -> Callable[..., list[Answer]]:
+def ask(handler: TorchServeHandler, ts: Any) -> Callable[..., list[RequestAnswer]]:
     """Send a batch through the handler and TorchServe's encoder, and decode the frame as TorchServe's Java does."""
 
-    def send(*bodies: Any, headers: dict[str, str] | None = None) -> list[Answer]:
+    def send(*bodies: Any, headers: dict[str, str] | None = None) -> list[RequestAnswer]:
         context = ts.Context("blue", "/nowhere", {}, 4, None, "0", True, None, {})
         context.request_processor = [ts.RequestProcessor(dict(headers or {})) for _ in bodies]
         rows = [body if isinstance(body, dict) else {"body": bytearray(body)} for body in bodies]
@@ -83,7 +85,7 @@ def ask(handler: TorchServeHandler, ts: Any) -> Callable[..., list[Answer]]:
     return send
 
 
-def decode(frame: bytes, num_items: int) -> list[Answer]:
+def decode(frame: bytes, num_items: int) -> list[RequestAnswer]:
     """Read TorchServe's response frame: lengths are counted in bytes."""
     position = 0
 
@@ -114,11 +116,11 @@ def decode(frame: bytes, num_items: int) -> list[Answer]:
     return answers
 
 
-def test_an_empty_batch_has_no_answers(ask: Callable[..., list[Answer]]) -> None:
+def test_an_empty_batch_has_no_answers(ask: Callable[..., list[RequestAnswer]]) -> None:
     assert ask() == []
 
 
-def test_an_answer_is_marked_as_ours_and_timed(ask: Callable[..., list[Answer]]) -> None:
+def test_an_answer_is_marked_as_ours_and_timed(ask: Callable[..., list[RequestAnswer]]) -> None:
     [(status, _, headers, body)] = ask(b"hello")
     assert (status, body) == (200, b"[5]")
     assert headers["x-clearsight-answer"] == "1"
@@ -127,7 +129,7 @@ def test_an_answer_is_marked_as_ours_and_timed(ask: Callable[..., list[Answer]])
     assert headers["content-type"] == "application/json"
 
 
-def test_one_bad_item_among_four_fails_alone(ask: Callable[..., list[Answer]]) -> None:
+def test_one_bad_item_among_four_fails_alone(ask: Callable[..., list[RequestAnswer]]) -> None:
     answers = ask(b"a", b"raise it", b"status 400", b"dddd")
     assert [status for status, *_ in answers] == [200, 500, 400, 200]
     assert [answers[0][3], answers[3][3]] == [b"[1]", b"[4]"]
@@ -136,7 +138,9 @@ def test_one_bad_item_among_four_fails_alone(ask: Callable[..., list[Answer]]) -
 
 
 @pytest.mark.parametrize("text", ["é", "\ud800", "a\r\nb", "[METRICS]x", "CUDA out of memory", "\x00"])
-def test_a_fault_of_any_text_becomes_ascii_json_without_that_text(ask: Callable[..., list[Answer]], text: str) -> None:
+def test_a_fault_of_any_text_becomes_ascii_json_without_that_text(
+    ask: Callable[..., list[RequestAnswer]], text: str
+) -> None:
     [(status, phrase, headers, body)] = ask(b"raise " + text.encode("utf-8", "surrogatepass"))
     assert (status, phrase) == (500, "Internal Server Error")
     assert set(json.loads(body)) == {"message"}
@@ -144,33 +148,35 @@ def test_a_fault_of_any_text_becomes_ascii_json_without_that_text(ask: Callable[
     assert all(isinstance(value, str) and value.isascii() for value in headers.values())
 
 
-def test_exhausted_memory_and_a_lost_reply_fail_their_request_only(ask: Callable[..., list[Answer]]) -> None:
+def test_exhausted_memory_and_a_lost_reply_fail_their_request_only(ask: Callable[..., list[RequestAnswer]]) -> None:
     assert [status for status, *_ in ask(b"memory", b"lost", b"a")] == [500, 500, 200]
 
 
-def test_an_answer_over_the_limit_is_422_with_advice(ask: Callable[..., list[Answer]]) -> None:
+def test_an_answer_over_the_limit_is_422_with_advice(ask: Callable[..., list[RequestAnswer]]) -> None:
     answers = ask(b"big 1000", b"big 1001", b"a")
     assert [status for status, *_ in answers] == [200, 422, 200]
     assert "at most 1000 bytes, but has 1001" in json.loads(answers[1][3])["message"]
 
 
-def test_413_becomes_422(ask: Callable[..., list[Answer]]) -> None:
+def test_413_becomes_422(ask: Callable[..., list[RequestAnswer]]) -> None:
     assert [status for status, *_ in ask(b"status 413")] == [422]
 
 
 @pytest.mark.parametrize("status", [299, 418, 499, 599])
-def test_a_status_without_a_known_phrase_still_has_an_ascii_one(ask: Callable[..., list[Answer]], status: int) -> None:
+def test_a_status_without_a_known_phrase_still_has_an_ascii_one(
+    ask: Callable[..., list[RequestAnswer]], status: int
+) -> None:
     [(got, phrase, _, _)] = ask(b"status %d" % status)
     assert (got, phrase.isascii()) == (status, True)
 
 
-def test_describe_headers_change_nothing(ask: Callable[..., list[Answer]]) -> None:
+def test_describe_headers_change_nothing(ask: Callable[..., list[RequestAnswer]]) -> None:
     headers = {"describe": "True", "KFSERVING_EXPLAIN": "1", "Explain": "True"}
-    assert [answer[3] for answer in ask(b"abc", b"wish", headers=headers)] == [b"[3]", b"[false, null]"]
+    assert [answer[3] for answer in ask(b"abc", b"options", headers=headers)] == [b"[3]", b"[false, null]"]
 
 
 @pytest.mark.parametrize(
-    ("lane", "headers", "wish"),
+    ("lane", "headers", "request_options"),
     [
         ("all", {}, [False, None]),
         ("all", {"explain": "True"}, [True, None]),  # TorchServe's own, for /explanations and :explain
@@ -180,15 +186,19 @@ def test_describe_headers_change_nothing(ask: Callable[..., list[Answer]]) -> No
         ("predict", {"explain": "True", "x-clearsight-deadline": "12.5"}, [False, None]),
     ],
 )
-def test_the_path_and_the_gateways_deadline_become_a_wish_but_not_in_the_predict_lane(
-    handler: TorchServeHandler, ask: Callable[..., list[Answer]], lane: str, headers: dict[str, str], wish: list[Any]
+def test_the_path_and_the_gateways_deadline_become_options_but_not_in_the_predict_lane(
+    handler: TorchServeHandler,
+    ask: Callable[..., list[RequestAnswer]],
+    lane: str,
+    headers: dict[str, str],
+    request_options: list[Any],
 ) -> None:
     handler.lane = lane
-    assert json.loads(ask(b"wish", headers=headers)[0][3]) == wish
+    assert json.loads(ask(b"options", headers=headers)[0][3]) == request_options
 
 
 def test_orders_about_a_job_are_obeyed_in_the_explain_lane_only(
-    handler: TorchServeHandler, ask: Callable[..., list[Answer]]
+    handler: TorchServeHandler, ask: Callable[..., list[RequestAnswer]]
 ) -> None:
     def order(text: str, body: bytes = b"{}") -> tuple[str, int, dict[str, str], bytes]:
         [(status, _, headers, answer)] = ask(body, headers={"x-clearsight-job": text, "explain": "True"})
@@ -210,7 +220,7 @@ def test_orders_about_a_job_are_obeyed_in_the_explain_lane_only(
     assert order("poll 3")[0] == "unknown"
 
 
-def test_a_wrong_lane_and_a_degraded_explanation_are_told_in_headers(ask: Callable[..., list[Answer]]) -> None:
+def test_a_wrong_lane_and_a_degraded_explanation_are_told_in_headers(ask: Callable[..., list[RequestAnswer]]) -> None:
     wrong, degraded, plain = ask(b"status 421", b"degraded", b"a")
     assert (wrong[0], wrong[2]["x-clearsight-lane"], wrong[2]["x-clearsight-answer"]) == (421, "explain", "1")
     assert (degraded[0], degraded[2]["x-explanation-degraded"]) == (200, "1")
@@ -219,7 +229,7 @@ def test_a_wrong_lane_and_a_degraded_explanation_are_told_in_headers(ask: Callab
 
 
 def test_what_explanations_cost_is_told_in_ascii_and_left_out_when_it_is_long(
-    ask: Callable[..., list[Answer]],
+    ask: Callable[..., list[RequestAnswer]],
 ) -> None:
     told, too_long, plain = ask(b"told 1", b"told 3000", b"a")
     assert told[2]["x-clearsight-explained"] == '{"chunk":8,"rows":[{"a":"\\u00e9"}]}'
@@ -227,12 +237,12 @@ def test_what_explanations_cost_is_told_in_ascii_and_left_out_when_it_is_long(
     assert "x-clearsight-explained" not in {**too_long[2], **plain[2]}
 
 
-def test_a_body_that_torchserve_has_parsed_is_written_again(ask: Callable[..., list[Answer]]) -> None:
+def test_a_body_that_torchserve_has_parsed_is_written_again(ask: Callable[..., list[RequestAnswer]]) -> None:
     answers = ask({"body": {"a": 1}}, {"data": "text"}, {"body": {"a": "\ud800"}}, {"data": b"raw"})
     assert [answer[3] for answer in answers] == [b"[8]", b"[4]", b"[15]", b"[3]"]
 
 
-def test_a_form_is_415_and_an_empty_body_goes_to_the_scorer(ask: Callable[..., list[Answer]]) -> None:
+def test_a_form_is_415_and_an_empty_body_goes_to_the_scorer(ask: Callable[..., list[RequestAnswer]]) -> None:
     answers = ask({"picture": bytearray(b"x")}, {})
     assert [(answer[0], answer[3][:1]) for answer in answers] == [(415, b"{"), (200, b"[")]
 

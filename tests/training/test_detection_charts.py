@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from clearsight.tasks import Task
 from clearsight.training.charts import write_detection_charts, write_samples
-from clearsight.training.detection.metrics import Detections, GroundTruth, MetricOptions, detection_metrics
+from clearsight.training.detection.metrics import GroundTruth, MetricOptions, Predictions, detection_metrics
 
 BOXES = Task.DETECTION
 OPTIONS = MetricOptions("voc", 0.5, 0.3)
@@ -31,10 +31,10 @@ FILES = {
 Row = tuple[float, float, float, float, int]
 
 
-def found(*rows: tuple[float, float, float, float, int, float]) -> Detections:
+def found(*rows: tuple[float, float, float, float, int, float]) -> Predictions:
     """left, top, right, bottom, class id, score."""
     table = np.array(rows, np.float64).reshape(-1, 6)
-    return Detections(table[:, :4].astype(np.float32), table[:, 4].astype(np.int64), table[:, 5].astype(np.float32))
+    return Predictions(table[:, :4].astype(np.float32), table[:, 4].astype(np.int64), table[:, 5].astype(np.float32))
 
 
 def there_is(*rows: Row, crowd: tuple[int, ...] = ()) -> GroundTruth:
@@ -116,7 +116,7 @@ def test_the_matrix_counts_mistaken_missed_and_made_up_objects(tmp_path: Path) -
     ]
 
 
-def random_pass(seed: int) -> tuple[list[GroundTruth], list[Detections]]:
+def random_pass(seed: int) -> tuple[list[GroundTruth], list[Predictions]]:
     """Objects found more or less, twice, as another class, or not at all; scores all different."""
     random = np.random.default_rng(seed)
     truths, predictions = [], []
@@ -135,7 +135,7 @@ def random_pass(seed: int) -> tuple[list[GroundTruth], list[Detections]]:
     return truths, predictions
 
 
-def pycoco_precisions(truths: list[GroundTruth], predictions: list[Detections]) -> np.ndarray:
+def pycoco_precisions(truths: list[GroundTruth], predictions: list[Predictions]) -> np.ndarray:
     """Precision at 101 recalls of each class at IoU 0.5."""
 
     def annotations(pictures: Any, is_found: bool) -> list[dict[str, Any]]:
@@ -196,7 +196,7 @@ def test_segmentation_compares_masks(tmp_path: Path) -> None:
     truth, detections = there_is((0, 0, 50, 50, 0)), found((0, 0, 50, 50, 0, 0.9))
     truth = GroundTruth(truth.boxes_xyxy_N4, truth.class_ids_N, truth.is_crowd_N, (mask_of(slice(25), slice(50)),))
     masks = (mask_of(slice(25, 50), slice(50)),)
-    detections = Detections(detections.boxes_xyxy_N4, detections.class_ids_N, detections.scores_N, masks)
+    detections = Predictions(detections.boxes_xyxy_N4, detections.class_ids_N, detections.scores_N, masks)
     data = written(tmp_path / "masks", [truth], [detections], task=Task.SEGMENTATION)
     assert data["confusion_matrix"]["matrix"][0] == [0, 0, 0, 1]
     data = written(tmp_path / "boxes", [truth], [detections])
@@ -239,7 +239,7 @@ def test_at_most_eight_samples_are_drawn_and_masks_with_them(tmp_path: Path) -> 
     image = np.full((100, 100, 3), 90, np.uint8)
     truth, detections = there_is((20, 20, 80, 80, 0)), found((20, 20, 80, 80, 0, 0.9))
     masks = (mask_of(slice(20, 80), slice(20, 80)),)
-    with_mask = Detections(detections.boxes_xyxy_N4, detections.class_ids_N, detections.scores_N, masks)
+    with_mask = Predictions(detections.boxes_xyxy_N4, detections.class_ids_N, detections.scores_N, masks)
     files = write_samples(tmp_path, [(image, truth, with_mask)] * 10, CLASSES)
     assert [file.name for file in files] == [f"{number}.jpg" for number in range(8)]
     with Image.open(files[0]) as sheet:

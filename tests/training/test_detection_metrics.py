@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from clearsight.tasks import Task
-from clearsight.training.detection.metrics import Detections, GroundTruth, MetricOptions, detection_metrics
+from clearsight.training.detection.metrics import GroundTruth, MetricOptions, Predictions, detection_metrics
 from clearsight.training.detection.metrics.coco import NAMES, coco_metrics
 from clearsight.training.detection.metrics.metrics import MetricType
 from clearsight.training.detection.metrics.regions import Shape
@@ -23,7 +23,7 @@ CLASSES = ("bottle", "can", "carton")
 SIDE = 240
 """Of the random pictures: room for COCO's small, medium and large objects."""
 
-Scene = tuple[list[Detections], list[GroundTruth]]
+Scene = tuple[list[Predictions], list[GroundTruth]]
 Boxes = Sequence[Sequence[float]]
 
 
@@ -31,9 +31,9 @@ def options(method: MetricType, iou: float = 0.5, score: float = 0.3) -> MetricO
     return MetricOptions(method, iou, score)
 
 
-def found(boxes: Boxes, scores: Sequence[float], class_ids: Sequence[int] | None = None) -> Detections:
+def found(boxes: Boxes, scores: Sequence[float], class_ids: Sequence[int] | None = None) -> Predictions:
     ids = np.array(class_ids if class_ids is not None else [0] * len(scores), np.int64)
-    return Detections(np.array(boxes, np.float32).reshape(-1, 4), ids, np.array(scores, np.float32))
+    return Predictions(np.array(boxes, np.float32).reshape(-1, 4), ids, np.array(scores, np.float32))
 
 
 def there_is(boxes: Boxes, class_ids: Sequence[int] | None = None, crowd: Sequence[bool] | None = None) -> GroundTruth:
@@ -76,7 +76,7 @@ def random_scene(seed: int, with_masks: bool = False, num_pictures: int = 5) -> 
         guessed_ids = np.concatenate([class_ids[chosen], random.integers(0, len(CLASSES), 4)])
         scores = random.integers(1, 11, len(guessed)) / 10
         is_crowd = random.random(len(true)) < 0.33
-        predictions.append(Detections(guessed, guessed_ids, scores, ellipses(guessed) if with_masks else None))
+        predictions.append(Predictions(guessed, guessed_ids, scores, ellipses(guessed) if with_masks else None))
         truths.append(GroundTruth(true, class_ids, is_crowd, ellipses(true) if with_masks else None))
     return predictions, truths
 
@@ -94,7 +94,7 @@ def pycocotools_evaluation(scene: Scene, shape: Shape) -> COCOeval:
                     entry["segmentation"] = dict(picture.masks_N[k])
                 else:
                     entry["bbox"] = [left, top, right - left, bottom - top]
-                if isinstance(picture, Detections):
+                if isinstance(picture, Predictions):
                     entry["score"] = float(picture.scores_N[k])
                 else:
                     entry |= {"id": len(entries) + 1, "iscrowd": int(picture.is_crowd_N[k])}
@@ -182,7 +182,7 @@ def plain_voc(scene: Scene, class_id: int, threshold: float) -> dict[str, float]
     ],
 )
 def test_what_is_undefined_is_left_out(
-    predictions: list[Detections], truths: list[GroundTruth], expected: dict[str, float]
+    predictions: list[Predictions], truths: list[GroundTruth], expected: dict[str, float]
 ) -> None:
     values = detection_metrics(predictions, truths, CLASSES, options("coco_voc"), Task.DETECTION).values
     assert {name: value for name, value in values.items() if name in expected} == pytest.approx(expected)
@@ -327,11 +327,11 @@ def test_segmentation_compares_masks_and_tells_boxes_apart(method: MetricType) -
     inside[2:-2, 2:-2] = True
     frame, core = (encode_rle(CroppedMask(10, 20, bitmap), 100, 80) for bitmap in (~inside, inside))
     zero, one = np.zeros(1, np.int64), np.ones(1)
-    prediction = Detections(np.array([[12.0, 22, 48, 58]]), zero, one, (core,))
+    prediction = Predictions(np.array([[12.0, 22, 48, 58]]), zero, one, (core,))
     truth = GroundTruth(np.array([[10.0, 20, 50, 60]]), zero, np.array([False]), (frame,))
     values = detection_metrics([prediction], [truth], CLASSES, options(method), Task.SEGMENTATION).values
     assert (values["mean_average_precision"], values["bbox_mean_average_precision"]) == (0, 1)
-    own = Detections(prediction.boxes_xyxy_N4, zero, one, (frame,))
+    own = Predictions(prediction.boxes_xyxy_N4, zero, one, (frame,))
     values = detection_metrics([own], [truth], CLASSES, options(method), Task.SEGMENTATION).values
     assert (values["mean_average_precision"], values["bbox_mean_average_precision"]) == (1, 1)
 
@@ -342,7 +342,7 @@ def test_an_empty_mask_finds_nothing() -> None:
     truth = GroundTruth(
         box, zero, np.array([False]), (encode_rle(CroppedMask(0, 0, np.ones((9, 9), np.bool_)), 20, 20),)
     )
-    prediction = Detections(box, zero, np.ones(1), (rle,))
+    prediction = Predictions(box, zero, np.ones(1), (rle,))
     values = detection_metrics([prediction], [truth], CLASSES, options("coco_voc"), Task.SEGMENTATION).values
     assert (values["mean_average_precision"], values["coco_AP"], values["precision"]) == (0, 0, 0)
 

@@ -243,7 +243,9 @@ def test_views_of_one_size_go_through_the_network_together_and_tiles_apart(make:
     class Nothing:
         gradient = "mean"
 
-        def examine(self, network: object, images_HWC: list[np.ndarray], targets: list[object] | None) -> Examined:
+        def validation_step(
+            self, network: object, images_HWC: list[np.ndarray], targets: list[object] | None
+        ) -> Examined:
             seen.append((len(images_HWC), targets is not None))
             nothing = Candidates(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
             return Examined([nothing] * len(images_HWC), None if targets is None else torch.tensor(2.0))
@@ -273,7 +275,7 @@ def test_batches_of_pictures_without_objects_are_learnt_from(make: Make) -> None
     empty = type(batch.targets[0])(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), None)
     batch = type(batch)(batch.images_HWC, (empty,) * len(batch.images_HWC))
     run.network.train()
-    learnt = run.objective.learn(run.network, batch)
+    learnt = run.objective.training_step(run.network, batch)
     assert run.objective.gradient == "sum"
     assert learnt.sums["training_loss"] == learnt.loss.detach()
     learnt.loss.backward()

@@ -14,7 +14,7 @@ from clearsight.errors import (
     UserError,
     WeightsMissing,
 )
-from clearsight.training.trial.failure import explain
+from clearsight.training.trial.failure import describe_failure
 
 LOG = Path("/runs/a_HD_0/trial.log")
 
@@ -31,7 +31,7 @@ def too_large_for_numpy() -> None:
 def test_memory_that_is_over_names_the_batch_and_the_remedy(allocate: object) -> None:
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         allocate()
-    reason, message = explain(caught.value, 78, LOG)
+    reason, message = describe_failure(caught.value, 78, LOG)
     assert reason == "out_of_memory"
     assert "one batch of training_batch_size 78" in message
     assert "lower training_batch_size" in message
@@ -48,16 +48,16 @@ def test_memory_that_is_over_names_the_batch_and_the_remedy(allocate: object) ->
     ],
 )
 def test_every_way_to_say_that_memory_is_over_is_understood(error: Exception) -> None:
-    assert explain(error, None, LOG)[0] == "out_of_memory"
+    assert describe_failure(error, None, LOG)[0] == "out_of_memory"
 
 
 def test_opencv_without_memory_is_understood_and_its_other_errors_are_not_memory() -> None:
     without_memory = cv2.error("Failed to allocate 9 bytes")
     without_memory.code = cv2.Error.StsNoMem
-    assert explain(without_memory, 4, LOG)[0] == "out_of_memory"
+    assert describe_failure(without_memory, 4, LOG)[0] == "out_of_memory"
     with pytest.raises(cv2.error) as caught:
         cv2.resize(np.zeros((0, 0, 3), np.uint8), (2, 2))
-    assert explain(caught.value, 4, LOG)[0] == "internal_error"
+    assert describe_failure(caught.value, 4, LOG)[0] == "internal_error"
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_opencv_without_memory_is_understood_and_its_other_errors_are_not_memory
     ],
 )
 def test_errors_of_ours_have_a_reason_and_keep_their_words(error: Exception, reason: str) -> None:
-    assert explain(error, 8, LOG) == (reason, str(error))
+    assert describe_failure(error, 8, LOG) == (reason, str(error))
 
 
 def test_an_unknown_error_names_the_log() -> None:
-    reason, message = explain(ZeroDivisionError("division by zero"), 8, LOG)
+    reason, message = describe_failure(ZeroDivisionError("division by zero"), 8, LOG)
     assert reason == "internal_error"
     assert message == f"ZeroDivisionError: division by zero; the traceback is in {LOG}"

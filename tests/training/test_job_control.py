@@ -22,7 +22,7 @@ from clearsight.runs.control import cancel_job, follow_job
 from clearsight.runs.outputs import download_outputs
 from clearsight.runs.record import describe_job, list_jobs
 from clearsight.runs.run_folder import RunFolder, RunStatus
-from clearsight.runs.start import take_up_job
+from clearsight.runs.start import resume_job
 from clearsight.runs.workspace import Workspace
 
 MakeJob = Callable[..., RunFolder]
@@ -63,7 +63,7 @@ def at_work(folder: RunFolder) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def take_up(workspace: Workspace, name: str, wait_s: float = 0) -> None:
-    take_up_job(workspace, name, wait_s, lambda: None).release()
+    resume_job(workspace, name, wait_s, lambda: None).release()
 
 
 @pytest.mark.parametrize("name", ["nobody", "../fridge", ""])
@@ -179,18 +179,18 @@ def test_a_stranger_with_the_jobs_number_is_never_signalled(
 @pytest.mark.parametrize("state", ["Canceled", "Failed", "Running", "NotStarted", "Unknown"])
 def test_a_job_that_did_not_complete_is_taken_up(workspace: Workspace, make_job: MakeJob, state: str) -> None:
     folder = make_job(status=state, reason="killed", message="by a test", ended_at="2026-01-01")
-    ownership = take_up_job(workspace, "fridge", 0, lambda: None)
+    run_lock = resume_job(workspace, "fridge", 0, lambda: None)
     status = folder.read_status()
     assert (status.status, status.reason, status.message, status.ended_at) == ("Starting", None, None, None)
     assert RunFolder(workspace.runs / "fridge_HD_0").read_status().status == "NotStarted"
-    ownership.release()
+    run_lock.release()
 
 
 def test_a_completed_job_is_not_resumed(workspace: Workspace, make_job: MakeJob) -> None:
     folder = make_job(status="Completed")
     with pytest.raises(Conflict, match="'fridge' is completed"):
         take_up(workspace, "fridge")
-    assert not folder.is_owned()
+    assert not folder.is_locked()
     assert folder.read_status().status == "Completed"
 
 
@@ -204,10 +204,10 @@ def test_a_job_whose_trial_completed_keeps_it(workspace: Workspace, make_job: Ma
 
 def test_of_two_who_take_up_a_job_one_wins(workspace: Workspace, make_job: MakeJob) -> None:
     make_job(status="Canceled")
-    ownership = take_up_job(workspace, "fridge", 0, lambda: None)
+    run_lock = resume_job(workspace, "fridge", 0, lambda: None)
     with pytest.raises(Conflict, match=r"'fridge' is; `clearsight job stream -n fridge`"):
         take_up(workspace, "fridge")
-    ownership.release()
+    run_lock.release()
     take_up(workspace, "fridge")
 
 
@@ -216,7 +216,7 @@ def test_an_orphaned_trial_is_waited_for(workspace: Workspace, make_job: MakeJob
     orphan = RunFolder(workspace.runs / "fridge_HD_0").own()
     with pytest.raises(Conflict, match="is still at work"):
         take_up(workspace, "fridge", wait_s=0.1)
-    take_up_job(workspace, "fridge", 30, orphan.release).release()  # it ends when it is waited for
+    resume_job(workspace, "fridge", 30, orphan.release).release()  # it ends when it is waited for
 
 
 def test_a_job_without_its_spec_is_one_clear_line(workspace: Workspace, make_job: MakeJob) -> None:

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 from safetensors import safe_open
 
-from clearsight.documents.job.sweep import Limits
+from clearsight.documents.job.sweep import JobLimits
 from clearsight.errors import ClearsightError, Conflict
 from clearsight.executor import Executor, Exited, Inline, Local, ProcessIdentity, TaskSpec
 from clearsight.runs.job_run import run_job
@@ -27,7 +27,7 @@ from clearsight.runs.package import ModelPackage
 from clearsight.runs.progress_view import JobView
 from clearsight.runs.record import describe_job, list_jobs, read_record
 from clearsight.runs.run_folder import RunFolder, RunStatus
-from clearsight.runs.start import start_job, take_up_job
+from clearsight.runs.start import resume_job, start_job
 from clearsight.runs.stop_requests import StopRequests
 from clearsight.runs.workspace import Workspace
 from clearsight.training.plan import plan_job
@@ -194,7 +194,7 @@ def run(trained: Trained, texture_folder: Path, tmp_path: Path, write_job: Write
 
     def run_one(name: str, executor: Executor, stop: StopRequests | None = None, **limits: int) -> dict[str, Any]:
         plan = plan_job(write_job(tmp_path, texture_folder), {}, name, trained.workspace)
-        plan = replace(plan, job=replace(plan.job, limits=Limits(**limits)))
+        plan = replace(plan, job=replace(plan.job, limits=JobLimits(**limits)))
         with start_job(plan, trained.workspace):
             return run_job(trained.workspace, name, executor, lambda event: None, stop or StopRequests())
 
@@ -289,7 +289,7 @@ def test_a_job_lost_after_its_trial_completed_is_only_concluded(trained: Trained
     folder = RunFolder(trained.workspace.runs / name)
     before = folder.read_status()
     folder.write_status(replace(before, status="Finalizing", ended_at=None, metrics={}, best_epoch=None))
-    with take_up_job(trained.workspace, name, 0, lambda: None):
+    with resume_job(trained.workspace, name, 0, lambda: None):
         result = run_job(trained.workspace, name, NeverStarted(), lambda event: None, StopRequests())
     assert result["status"] == "Completed"
     assert result["metrics"] == trained.result["metrics"]

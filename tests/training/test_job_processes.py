@@ -150,7 +150,7 @@ def test_a_job_stopped_and_killed_in_mid_epoch_ends_as_one_left_alone(
     jobs.run("resume", "-n", "torn", "--no-wait")
     jobs.wait(lambda: any(one["kind"] == "progress" for one in jobs.events("torn")[before:]))
     kill(torn.read_status().pid, trial.read_status().pid)
-    jobs.wait(lambda: not torn.is_owned() and not trial.is_owned())
+    jobs.wait(lambda: not torn.is_locked() and not trial.is_locked())
     shown = jobs.run("show", "-n", "torn")
     assert shown["status"] == "NotResponding"
     assert "clearsight job resume -n torn" in shown["properties"]["message"]
@@ -172,7 +172,7 @@ def test_a_trial_stops_by_itself_when_the_process_of_its_job_is_killed(
     trial = jobs.folder("orphan_HD_0")
     jobs.wait(lambda: any(one["kind"] == "progress" for one in jobs.events("orphan")))
     kill(jobs.folder("orphan").read_status().pid)
-    jobs.wait(lambda: not trial.is_owned())
+    jobs.wait(lambda: not trial.is_locked())
     assert trial.read_status().status == "Canceled"
     assert (trial.checkpoints / "last.safetensors").is_file()
     stdout, stderr = watching.communicate(timeout=60)

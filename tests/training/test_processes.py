@@ -125,10 +125,10 @@ def test_a_process_that_dies_ends_the_others_at_once(start: Start, texture_folde
 def test_a_process_alone_agrees_with_itself() -> None:
     ranks = Ranks()
     assert ranks.is_first
-    assert ranks.highest(2) == 2
+    assert ranks.all_reduce_max(2) == 2
     assert list(ranks.share(3)) == [0, 1, 2]
-    assert ranks.exchange("names", ["a"]) == [["a"]]
-    assert ranks.settle_failure("diverged", "at step 3") == ("diverged", "at step 3")
+    assert ranks.all_gather_documents("names", ["a"]) == [["a"]]
+    assert ranks.agree_on_failure("diverged", "at step 3") == ("diverged", "at step 3")
 
 
 def test_shares_of_a_job_cover_it_once() -> None:
@@ -140,17 +140,17 @@ def test_shares_of_a_job_cover_it_once() -> None:
 def test_the_first_process_tells_the_failure_that_ended_it() -> None:
     store = dist.HashStore()
     first, second, third = (Ranks(rank, rank, 3, store) for rank in range(3))
-    assert first.settle_failure("internal_error", "own") == ("internal_error", "own")
-    second.settle_failure("out_of_memory", "batch 8")
-    third.settle_failure("internal_error", "connection closed")
+    assert first.agree_on_failure("internal_error", "own") == ("internal_error", "own")
+    second.agree_on_failure("out_of_memory", "batch 8")
+    third.agree_on_failure("internal_error", "connection closed")
     told = ("out_of_memory", "process 1 of 3: batch 8")
-    assert first.settle_failure("internal_error", "connection closed") == told
-    assert first.settle_failure("bad_label", "line 3") == ("bad_label", "line 3")
+    assert first.agree_on_failure("internal_error", "connection closed") == told
+    assert first.agree_on_failure("bad_label", "line 3") == ("bad_label", "line 3")
 
 
 def test_what_one_process_gives_all_get() -> None:
     store = dist.HashStore()
     first, second = (Ranks(rank, rank, 2, store) for rank in range(2))
     store.set("found/0", "[1]")
-    assert second.exchange("found", [2]) == [[1], [2]]
-    assert first.exchange("found", [1]) == [[1], [2]]
+    assert second.all_gather_documents("found", [2]) == [[1], [2]]
+    assert first.all_gather_documents("found", [1]) == [[1], [2]]

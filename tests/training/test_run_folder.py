@@ -56,12 +56,12 @@ def test_other_states_need_no_owner(folder: RunFolder, state: str) -> None:
 
 
 def test_a_run_has_one_owner(folder: RunFolder) -> None:
-    assert not folder.is_owned()
+    assert not folder.is_locked()
     with folder.own():
-        assert folder.is_owned()
+        assert folder.is_locked()
         with pytest.raises(Conflict, match="another process works on it"):
             folder.own()
-    assert not folder.is_owned()
+    assert not folder.is_locked()
     folder.own().release()
 
 
@@ -76,9 +76,9 @@ import time; time.sleep(60)
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert folder.is_owned()
+        assert folder.is_locked()
         process.kill()
-    assert not folder.is_owned()
+    assert not folder.is_locked()
 
 
 def test_events_are_read_once_and_whole(folder: RunFolder) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from clearsight.runs.stop_requests import StopRequests, heed_signals
+from clearsight.runs.stop_requests import StopRequests, graceful_shutdown
 
 
 def test_nobody_asked() -> None:
@@ -46,7 +46,7 @@ def test_ignored_signals_stay_ignored_and_handlers_come_back() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     interrupt = signal.getsignal(signal.SIGINT)
     try:
-        with heed_signals() as stop:
+        with graceful_shutdown() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert not stop.is_asked
         assert signal.getsignal(signal.SIGINT) is interrupt

@@ -5,7 +5,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from clearsight.vision.boxes import iou_matrix
-from clearsight.vision.nms import batched_nms, by_falling_score
+from clearsight.vision.nms import batched_nms, by_descending_score
 
 
 def plain_nms(boxes: np.ndarray, scores: np.ndarray, class_ids: np.ndarray, iou_threshold: float) -> list[int]:
@@ -88,7 +88,7 @@ def test_a_suppressed_box_suppresses_nothing():
 
 
 def test_falling_scores_keep_the_order_of_ties():
-    assert by_falling_score(np.array([0.2, 0.9, 0.2, 0.9, np.nan])).tolist() == [1, 3, 0, 2, 4]
+    assert by_descending_score(np.array([0.2, 0.9, 0.2, 0.9, np.nan])).tolist() == [1, 3, 0, 2, 4]
 
 
 @hypothesis_settings(deadline=None, max_examples=80)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from clearsight.training.charts.confusion import confusion_document
 from clearsight.training.charts.curves import Curve, Curves, thin
-from clearsight.training.detection.metrics import Detections, GroundTruth
+from clearsight.training.detection.metrics import GroundTruth, Predictions
 from clearsight.training.detection.metrics.metrics import averages_of
 from clearsight.training.detection.metrics.regions import Shape, overlap_matrix
 from clearsight.training.detection.metrics.voc import ClassMatches, taken_objects
@@ -73,7 +73,7 @@ def detection_curves_document(curves: Curves, classes: tuple[str, ...], iou_thre
 
 
 def detection_confusion(
-    predictions: Sequence[Detections],
+    predictions: Sequence[Predictions],
     truths: Sequence[GroundTruth],
     num_classes: int,
     iou_threshold: float,

@@ -12,7 +12,7 @@ from clearsight.files import write_atomically
 from clearsight.handlers.drawing.canvas import INK, PAPER
 from clearsight.handlers.drawing.object_overlay import draw_objects
 from clearsight.handlers.drawing.overlay import to_jpeg
-from clearsight.training.detection.metrics import Detections, GroundTruth, Rle
+from clearsight.training.detection.metrics import GroundTruth, Predictions, Rle
 from clearsight.vision.masks import CroppedMask
 from clearsight.vision.polygons import mask_to_polygons
 from clearsight.vision.rle import decode_rle
@@ -25,7 +25,7 @@ MAX_SAMPLES: Final = 8
 _GAP: Final = 12  # pixels between the two halves
 _WIDE: Final = 2.0  # width over height from which the halves stand one above the other
 
-Picture = tuple[npt.NDArray[np.uint8], GroundTruth, Detections]
+Picture = tuple[npt.NDArray[np.uint8], GroundTruth, Predictions]
 """Upright RGB (H, W, 3), and what is in it in its pixels."""
 
 
@@ -43,7 +43,7 @@ def write_samples(folder: Path, pictures: Sequence[Picture], classes: Sequence[s
 
 
 def draw_sample(
-    image_HWC: npt.NDArray[np.uint8], truth: GroundTruth, detections: Detections, classes: Sequence[str]
+    image_HWC: npt.NDArray[np.uint8], truth: GroundTruth, detections: Predictions, classes: Sequence[str]
 ) -> Image.Image:
     """The truth to the left of the predictions, or above them when the picture is wide; colours as in overlays."""
     height, width = image_HWC.shape[:2]
@@ -71,7 +71,7 @@ def _pairs(truth: GroundTruth) -> list[tuple[int, bool]]:
 
 
 def _objects(
-    objects: Detections | GroundTruth, names: Sequence[str], scores: Sequence[float], height: int, width: int
+    objects: Predictions | GroundTruth, names: Sequence[str], scores: Sequence[float], height: int, width: int
 ) -> tuple[DetectedObject, ...]:
     units_N4 = np.clip(objects.boxes_xyxy_N4 / [width, height, width, height], 0, 1).tolist()
     polygons = [None] * len(names) if objects.masks_N is None else [_polygon(mask) for mask in objects.masks_N]

@@ -20,7 +20,7 @@ from clearsight.training.charts.detection import (
     detection_curves_document,
 )
 from clearsight.training.charts.write import write_files
-from clearsight.training.detection.metrics import Detections, GroundTruth, MetricOptions
+from clearsight.training.detection.metrics import GroundTruth, MetricOptions, Predictions
 from clearsight.training.detection.metrics.regions import Shape
 from clearsight.training.detection.metrics.voc import match_classes
 
@@ -30,7 +30,7 @@ __all__ = ["write_detection_charts"]
 def write_detection_charts(
     folder: Path,
     truths: Sequence[GroundTruth],
-    predictions: Sequence[Detections],
+    predictions: Sequence[Predictions],
     classes: Sequence[str],
     options: MetricOptions,
     task: Task,

@@ -12,7 +12,7 @@ from clearsight.tasks import Task
 from clearsight.training.classification.datasets import Batch, EvaluationSet
 from clearsight.training.classification.metrics import classification_metrics, probabilities
 from clearsight.training.engine.hardware import Hardware
-from clearsight.training.engine.objective import Evaluation, Learnt, NotFinite
+from clearsight.training.engine.objective import Evaluation, NotFinite, StepOutput
 from clearsight.training.engine.ranks import Ranks
 
 __all__ = ["ClassificationObjective", "predict"]
@@ -37,14 +37,14 @@ class ClassificationObjective:
     def primary_metric(self) -> str:
         return self.task.primary_metric
 
-    def learn(self, module: nn.Module, batch: Batch) -> Learnt:
+    def training_step(self, module: nn.Module, batch: Batch) -> StepOutput:
         device = self.hardware.device
         images_NCHW = _to_network_input(batch, self.mean, self.std, device)
         targets = torch.from_numpy(batch.targets).to(device)
         with self.hardware.training_pass():
             logits_NK = module(images_NCHW).float()
         loss = self.loss(logits_NK, targets)
-        return Learnt(loss, len(targets), self._sums(loss.detach(), logits_NK.detach(), targets))
+        return StepOutput(loss, len(targets), self._sums(loss.detach(), logits_NK.detach(), targets))
 
     def _sums(self, loss: torch.Tensor, logits_NK: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """The loss that is minimised, the log loss without class weights, and the correct answers."""
@@ -78,7 +78,7 @@ def predict(
             images_NCHW = torch.from_numpy(images).to(device, memory_format=torch.channels_last)
             outputs.append(network(images_NCHW).float())
         own_NK = np.asarray(torch.cat(outputs).cpu().numpy(), np.float32)[: len(share)]
-    return ranks.gather(own_NK, len(data))
+    return ranks.all_gather_rows(own_NK, len(data))
 
 
 def _to_network_input(

@@ -32,7 +32,7 @@ from clearsight.training.trial.options import (
     optimizer_options_of,
     settings_of,
 )
-from clearsight.training.trial.task import Tell
+from clearsight.training.trial.task import EventSink
 
 __all__ = ["ClassificationTrial"]
 
@@ -87,7 +87,7 @@ class ClassificationTrial:
         return EvaluationSet([record.image for record in records], targets, self.settings, batch_size, max_bytes)
 
     def objective(
-        self, sets: Sets[TrainingSet, EvaluationSet], hardware: Hardware, ranks: Ranks, tell: Tell
+        self, sets: Sets[TrainingSet, EvaluationSet], hardware: Hardware, ranks: Ranks, publish: EventSink
     ) -> ClassificationObjective:
         task = self._spec.task
         loss = build_loss(task, class_weights_of(self._spec, self._classes, sets.training_records))

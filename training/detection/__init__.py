@@ -7,7 +7,7 @@ from clearsight.training.detection.family import Family
 from clearsight.training.detection.findings import Findings, find_all
 from clearsight.training.detection.objective import DetectionObjective
 from clearsight.training.detection.rcnn import RcnnFamily
-from clearsight.training.detection.yolov5 import Yolov5Family, suit_anchors_to
+from clearsight.training.detection.yolov5 import Yolov5Family, autofit_anchors_to
 
 __all__ = [
     "DetectionObjective",
@@ -15,6 +15,6 @@ __all__ = [
     "Findings",
     "RcnnFamily",
     "Yolov5Family",
+    "autofit_anchors_to",
     "find_all",
-    "suit_anchors_to",
 ]

@@ -37,10 +37,10 @@ class Family(Protocol):
     def gradient(self) -> Literal["mean", "sum"]:
         """See `Objective.gradient`."""
 
-    def learn(self, module: nn.Module, batch: DetectionBatch) -> torch.Tensor:
+    def training_step(self, module: nn.Module, batch: DetectionBatch) -> torch.Tensor:
         """The loss of a batch in training mode: a mean or a sum over its pictures, as `gradient` says."""
 
-    def examine(
+    def validation_step(
         self, network: nn.Module, images_HWC: Sequence[Bytes], targets: Sequence[DetectionTarget] | None
     ) -> Examined:
         """Look at pictures of one size in evaluation mode; with `targets`, also take the loss. No gradients."""

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from clearsight.documents.settings import DetectorSettings, SegmentationSettings
-from clearsight.handlers.scoring.detection import Detections as Found
+from clearsight.handlers.scoring.detection import Detections
 from clearsight.handlers.scoring.segmentation import picture_mask
 from clearsight.handlers.scoring.views import merge_views
 from clearsight.training.detection.data import DetectionEvaluationSet, EvaluationPicture
 from clearsight.training.detection.family import Family
-from clearsight.training.detection.metrics import Detections, GroundTruth
+from clearsight.training.detection.metrics import GroundTruth, Predictions
 from clearsight.training.engine.objective import NotFinite
 from clearsight.training.engine.ranks import Ranks
 from clearsight.vision.candidates import Candidates
@@ -30,7 +30,7 @@ _WHOLE: Final = 0  # the view of the whole picture comes first
 class Findings:
     """Of a set of pictures, in its order."""
 
-    predictions: list[Detections]
+    predictions: list[Predictions]
     truths: list[GroundTruth]
     loss: float | None
     """Mean over the whole pictures, without their tiles; None when it was not asked for."""
@@ -51,7 +51,7 @@ def find_all(
     ranks = ranks or Ranks()
     share = ranks.share(len(data))
     network.eval()
-    pairs: list[tuple[Detections, GroundTruth]] = []
+    pairs: list[tuple[Predictions, GroundTruth]] = []
     losses: list[float] = []
     is_finite = True
     with torch.inference_mode():
@@ -63,12 +63,12 @@ def find_all(
             losses += looked.losses
             for picture, candidates in zip(pictures, looked.candidates, strict=True):
                 pairs.append((_find(picture, candidates, settings), picture.truth))
-    if ranks.highest(int(not is_finite)):
+    if ranks.all_reduce_max(int(not is_finite)):
         raise NotFinite
-    pairs = ranks.collect(pairs, len(data))
+    pairs = ranks.all_gather_items(pairs, len(data))
     loss = None
     if with_loss:
-        loss = float(np.mean(ranks.collect(losses, len(data))))
+        loss = float(np.mean(ranks.all_gather_items(losses, len(data))))
     return Findings([found for found, _ in pairs], [truth for _, truth in pairs], loss)
 
 
@@ -100,7 +100,7 @@ def _look_at(
             chosen = members[start : start + batch_size]
             images = [pictures[index].images_HWC[view] for index, view in chosen]
             targets = [pictures[index].target for index, _ in chosen] if with_loss and are_whole else None
-            examined = family.examine(network, images, targets)
+            examined = family.validation_step(network, images, targets)
             if examined.loss is not None:
                 loss = float(examined.loss)
                 if not np.isfinite(loss):
@@ -117,11 +117,11 @@ def _look_at(
     return _Looked(by_picture, losses)
 
 
-def _find(picture: EvaluationPicture, candidates: Sequence[Candidates], settings: DetectorSettings) -> Detections:
+def _find(picture: EvaluationPicture, candidates: Sequence[Candidates], settings: DetectorSettings) -> Predictions:
     views = picture.views
     found = [view.find(one, settings) for view, one in zip(views, candidates, strict=True)]
     merged, whole = merge_views(views, found, settings), views[_WHOLE].tile
-    return Detections(
+    return Predictions(
         merged.boxes_xyxy_N4,
         merged.class_ids_N,
         merged.scores_N,
@@ -129,7 +129,7 @@ def _find(picture: EvaluationPicture, candidates: Sequence[Candidates], settings
     )
 
 
-def _masks(found: Found, height: int, width: int, settings: SegmentationSettings) -> tuple[dict[str, object], ...]:
+def _masks(found: Detections, height: int, width: int, settings: SegmentationSettings) -> tuple[dict[str, object], ...]:
     threshold = settings.mask_pixel_score_threshold
     return tuple(
         encode_rle(picture_mask(found, index, height, width, threshold), height, width) for index in range(len(found))

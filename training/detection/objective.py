@@ -12,7 +12,7 @@ from clearsight.training.detection.data import DetectionBatch, DetectionEvaluati
 from clearsight.training.detection.family import Family
 from clearsight.training.detection.findings import Findings, find_all
 from clearsight.training.detection.metrics import DetectionMetrics, MetricOptions, detection_metrics
-from clearsight.training.engine.objective import Evaluation, Learnt
+from clearsight.training.engine.objective import Evaluation, StepOutput
 from clearsight.training.engine.ranks import Ranks
 
 __all__ = ["DetectionObjective"]
@@ -42,12 +42,12 @@ class DetectionObjective:
     def primary_metric(self) -> str | None:
         return None if self.options.validation_metric_type == "none" else self.task.primary_metric
 
-    def learn(self, module: nn.Module, batch: DetectionBatch) -> Learnt:
-        loss, num_images = self.family.learn(module, batch), len(batch.images_HWC)
+    def training_step(self, module: nn.Module, batch: DetectionBatch) -> StepOutput:
+        loss, num_images = self.family.training_step(module, batch), len(batch.images_HWC)
         total: torch.Tensor = loss.detach()
         if self.gradient == "mean":
             total = total * num_images
-        return Learnt(loss, num_images, {"training_loss": total})
+        return StepOutput(loss, num_images, {"training_loss": total})
 
     def evaluate(self, network: nn.Module, ranks: Ranks) -> Evaluation:
         values: dict[str, float] = {}

@@ -14,9 +14,9 @@ from torch import nn
 from torchvision.models.detection.image_list import ImageList  # type: ignore[import-untyped]
 
 from clearsight.documents.settings import RcnnSettings
-from clearsight.networks.families.rcnn.batch import Size, Target, pad_together
+from clearsight.networks.families.rcnn.batch import Size, TrainingTarget, pad_together
 from clearsight.networks.families.rcnn.detector import Detector
-from clearsight.networks.families.rcnn.selection import Limits, to_candidates
+from clearsight.networks.families.rcnn.selection import SelectionLimits, to_candidates
 from clearsight.training.detection.data import DetectionBatch, DetectionTarget
 from clearsight.training.detection.family import Bytes, Examined, to_boxes
 from clearsight.training.engine.hardware import Hardware
@@ -37,20 +37,20 @@ class RcnnFamily:
 
     gradient: ClassVar[Literal["mean"]] = "mean"
 
-    def learn(self, module: nn.Module, batch: DetectionBatch) -> torch.Tensor:
+    def training_step(self, module: nn.Module, batch: DetectionBatch) -> torch.Tensor:
         images_NCHW, sizes = self._to_input(batch.images_HWC)
         targets = self._to_targets(batch.targets, batch.images_HWC)
         with self.hardware.training_pass():
             losses = module(images_NCHW, sizes, targets)
         return _sum(losses)
 
-    def examine(
+    def validation_step(
         self, network: nn.Module, images_HWC: Sequence[Bytes], targets: Sequence[DetectionTarget] | None
     ) -> Examined:
         detector = cast(Detector, network)
         images_NCHW, sizes = self._to_input(images_HWC)
         features, images = detector.backbone(images_NCHW), ImageList(images_NCHW, sizes)
-        limits = Limits(
+        limits = SelectionLimits(
             self.settings.box_score_thresh, self.settings.nms_iou_thresh, self.settings.box_detections_per_img
         ).to_tensors(self.hardware.device)
         found = detector.find(features, images, limits)
@@ -65,10 +65,10 @@ class RcnnFamily:
         images_NCHW, sizes = pad_together(images)
         return images_NCHW.to(self.hardware.device, memory_format=torch.channels_last), sizes
 
-    def _to_targets(self, targets: Sequence[DetectionTarget], images_HWC: Sequence[Bytes]) -> list[Target]:
+    def _to_targets(self, targets: Sequence[DetectionTarget], images_HWC: Sequence[Bytes]) -> list[TrainingTarget]:
         device = self.hardware.device
         return [
-            Target(*to_boxes(target, device), self._to_masks(target, *image_HWC.shape[:2]))
+            TrainingTarget(*to_boxes(target, device), self._to_masks(target, *image_HWC.shape[:2]))
             for target, image_HWC in zip(targets, images_HWC, strict=True)
         ]
 

@@ -29,7 +29,7 @@ from clearsight.training.charts import write_detection_charts, write_samples
 from clearsight.training.charts.samples import MAX_SAMPLES
 from clearsight.training.classification.datasets import PictureCache
 from clearsight.training.data.records import Record
-from clearsight.training.detection import DetectionObjective, Family, RcnnFamily, Yolov5Family, suit_anchors_to
+from clearsight.training.detection import DetectionObjective, Family, RcnnFamily, Yolov5Family, autofit_anchors_to
 from clearsight.training.detection.data import (
     DetectionAugmentation,
     DetectionEvaluationSet,
@@ -54,7 +54,7 @@ from clearsight.training.trial.options import (
     model_size_of,
     optimizer_options_of,
 )
-from clearsight.training.trial.task import Tell
+from clearsight.training.trial.task import EventSink
 
 __all__ = ["DetectionTrial"]
 
@@ -131,12 +131,12 @@ class DetectionTrial:
         sets: Sets[DetectionTrainingSet, DetectionEvaluationSet],
         hardware: Hardware,
         ranks: Ranks,
-        tell: Tell,
+        publish: EventSink,
     ) -> DetectionObjective:
         with_training = self._spec.value("log_training_metrics") == "Enable"
         return DetectionObjective(
             self._spec.task,
-            self._family(sets.training, hardware, ranks, tell),
+            self._family(sets.training, hardware, ranks, publish),
             self._classes,
             self.settings,
             metric_options_of(self._spec),
@@ -145,16 +145,16 @@ class DetectionTrial:
             training_pictures=self.evaluation_set(sets.training_records, max_bytes=0) if with_training else None,
         )
 
-    def _family(self, data: DetectionTrainingSet, hardware: Hardware, ranks: Ranks, tell: Tell) -> Family:
+    def _family(self, data: DetectionTrainingSet, hardware: Hardware, ranks: Ranks, publish: EventSink) -> Family:
         network, settings = self.network, self.settings
         if not isinstance(network, Yolov5):
             assert isinstance(settings, RcnnSettings)  # noqa: S101  there are two kinds
             return RcnnFamily(settings, self._spec.task is Task.SEGMENTATION, hardware)
         assert isinstance(settings, YoloSettings)  # noqa: S101  as above
         if ranks.is_first:
-            check = suit_anchors_to(data, network, settings.img_size, int(self._spec.value("random_seed")))
-            tell("anchors", changed=check.changed, recall_before=check.recall_before, recall=check.recall)
-        [anchors, *_] = ranks.exchange(
+            check = autofit_anchors_to(data, network, settings.img_size, int(self._spec.value("random_seed")))
+            publish("anchors", changed=check.changed, recall_before=check.recall_before, recall=check.recall)
+        [anchors, *_] = ranks.all_gather_documents(
             "anchors", network.head.anchors.tolist()
         )  # the first process's weights may have own
         network.head.anchors.copy_(torch.tensor(anchors))

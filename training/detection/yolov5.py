@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from clearsight.documents.settings import YoloSettings
-from clearsight.networks.families.yolov5.anchors import AnchorCheck, suit_anchors
+from clearsight.networks.families.yolov5.anchors import AnchorCheck, autofit_anchors
 from clearsight.networks.families.yolov5.decode import decode
 from clearsight.networks.families.yolov5.head import STRIDES
 from clearsight.networks.families.yolov5.loss import Losses, Yolov5Loss
@@ -21,7 +21,7 @@ from clearsight.training.engine.hardware import Hardware
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.preprocess import normalise
 
-__all__ = ["Yolov5Family", "suit_anchors_to"]
+__all__ = ["Yolov5Family", "autofit_anchors_to"]
 
 _ANCHOR_STREAM: Final = 7  # of random numbers, beside those of order and views
 
@@ -36,13 +36,13 @@ class Yolov5Family:
 
     gradient: ClassVar[Literal["sum"]] = "sum"
 
-    def learn(self, module: nn.Module, batch: DetectionBatch) -> torch.Tensor:
+    def training_step(self, module: nn.Module, batch: DetectionBatch) -> torch.Tensor:
         images_NCHW = self._to_input(batch.images_HWC)
         with self.hardware.training_pass():
             levels = module(images_NCHW)
         return self._losses(levels, batch.targets).total
 
-    def examine(
+    def validation_step(
         self, network: nn.Module, images_HWC: Sequence[Bytes], targets: Sequence[DetectionTarget] | None
     ) -> Examined:
         yolov5 = cast(Yolov5, network)
@@ -64,12 +64,12 @@ class Yolov5Family:
         return losses
 
 
-def suit_anchors_to(data: DetectionTrainingSet, network: Yolov5, image_size: int, seed: int) -> AnchorCheck:
+def autofit_anchors_to(data: DetectionTrainingSet, network: Yolov5, image_size: int, seed: int) -> AnchorCheck:
     """Give the network anchors that suit the boxes of a training set at training size. Equal seeds, equal anchors."""
     anchors = network.head.anchors
     strides_L11 = anchors.new_tensor(STRIDES).view(-1, 1, 1)
     random = np.random.default_rng((seed, _ANCHOR_STREAM))
-    check = suit_anchors(data.box_sizes_wh(image_size), (anchors * strides_L11).numpy(force=True), random)
+    check = autofit_anchors(data.box_sizes_wh(image_size), (anchors * strides_L11).numpy(force=True), random)
     if check.changed:
         network.head.set_anchors(torch.from_numpy(check.anchors_wh_LA2))
     return check

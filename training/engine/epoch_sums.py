@@ -6,7 +6,7 @@ import torch
 
 from clearsight.errors import TrainingError
 from clearsight.training.engine.checkpoint import Counters
-from clearsight.training.engine.objective import Learnt
+from clearsight.training.engine.objective import StepOutput
 from clearsight.training.engine.ranks import Ranks
 
 __all__ = ["EpochSums", "diverged"]
@@ -23,7 +23,7 @@ class EpochSums:
         self._sums = torch.tensor(start, dtype=torch.float64, device=device) * float(ranks.is_first)
         self._diverged_step = torch.tensor(-1, device=device)
 
-    def add(self, learnt: Learnt, step: int) -> None:
+    def add(self, learnt: StepOutput, step: int) -> None:
         """Count one batch; step counts from 0."""
         loss = learnt.loss.detach()
         count = torch.full_like(loss, learnt.num_images)
@@ -39,7 +39,7 @@ class EpochSums:
     def write_total(self, counters: Counters) -> None:
         """Bring the counters up to date with the sums of all processes; all must call it."""
         self._read(counters.epoch)
-        num_images, *sums = self._ranks.total(self._sums).tolist()
+        num_images, *sums = self._ranks.all_reduce_sum(self._sums).tolist()
         counters.num_images = int(num_images)
         counters.sums = dict(zip(self._names, sums, strict=True))
 

@@ -95,7 +95,7 @@ class TrainingRun(Generic[BatchT]):
     counters: Counters = field(default_factory=Counters)
 
     @property
-    def judged(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The network whose answers count: the average of the weights where there is one."""
         return self.network if self.average is None else self.average.network
 
@@ -132,7 +132,7 @@ class _Loop(Generic[BatchT]):
             if (epoch + 1) % options.evaluation_frequency == 0 or is_last:
                 self._validate()
             if options.checkpoint_frequency is not None and (epoch + 1) % options.checkpoint_frequency == 0:
-                run.listener.keep_weights(run.judged, epoch)
+                run.listener.keep_weights(run.eval_model, epoch)
             counters.start_epoch(epoch + 1)
         self._save()
         return "all_epochs" if counters.epoch >= options.num_epochs else "early_stopping"
@@ -165,7 +165,7 @@ class _Loop(Generic[BatchT]):
         reported_at = time.monotonic()
         batches = run.training.epoch(counters.epoch, first_batch=counters.batch)
         for group in _groups(batches, run.options.accumulation):
-            wish = run.ranks.highest(self._wish())
+            wish = run.ranks.all_reduce_max(self._control_flags())
             if wish:
                 sums.write_total(counters)
                 self._save()
@@ -180,7 +180,7 @@ class _Loop(Generic[BatchT]):
         sums.write_total(counters)
         return True
 
-    def _wish(self) -> int:
+    def _control_flags(self) -> int:
         run = self._run
         if run.should_stop():
             return _STOP
@@ -197,7 +197,7 @@ class _Loop(Generic[BatchT]):
         draw = np.random.SeedSequence((run.options.seed, step, run.ranks.rank))
         torch.manual_seed(int(draw.generate_state(1, np.uint64)[0] >> 1))
         for batch in group[:-1]:
-            with run.ranks.without_averaging(self._module):
+            with run.ranks.no_sync(self._module):
                 self._accumulate_gradients(batch, sums)
         self._accumulate_gradients(group[-1], sums)
         if run.options.max_gradient_norm is not None:
@@ -211,7 +211,7 @@ class _Loop(Generic[BatchT]):
 
     def _accumulate_gradients(self, batch: BatchT, sums: EpochSums) -> None:
         run = self._run
-        learnt = run.objective.learn(self._module, batch)
+        learnt = run.objective.training_step(self._module, batch)
         # The processes' gradients are averaged: a sum must grow by their number before.
         is_mean = run.objective.gradient == "mean"
         share = batch.weight / run.options.accumulation if is_mean else float(run.ranks.size)
@@ -220,9 +220,9 @@ class _Loop(Generic[BatchT]):
 
     def _validate(self) -> None:
         run, counters, stopping = self._run, self._run.counters, self._run.early_stopping
-        run.ranks.equalize_buffers(run.judged)
+        run.ranks.broadcast_buffers(run.eval_model)
         try:
-            evaluation = run.objective.evaluate(run.judged, run.ranks)
+            evaluation = run.objective.evaluate(run.eval_model, run.ranks)
         except NotFinite:
             raise diverged("the network's answers", counters.epoch, counters.step) from None
         metrics, name = evaluation.metrics, run.objective.primary_metric
@@ -231,7 +231,7 @@ class _Loop(Generic[BatchT]):
         if improved:
             counters.best_epoch, counters.best_metric = counters.epoch, stopping.best
             if run.ranks.is_first:
-                run.checkpoints.save_best(run.judged, counters.epoch)
+                run.checkpoints.save_best(run.eval_model, counters.epoch)
         counters.num_passes, counters.num_stale = stopping.num_passes, stopping.num_stale
         if run.ranks.is_first:
             shown = name or "training_loss"

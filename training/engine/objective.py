@@ -9,7 +9,7 @@ from torch import nn
 
 from clearsight.training.engine.ranks import Ranks
 
-__all__ = ["Batches", "Evaluation", "Learnt", "NotFinite", "Objective", "WeightedBatch"]
+__all__ = ["Batches", "Evaluation", "NotFinite", "Objective", "StepOutput", "WeightedBatch"]
 
 
 class WeightedBatch(Protocol):
@@ -37,7 +37,7 @@ class Batches(Protocol[BatchT_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
+class StepOutput:
     """What came of one batch."""
 
     loss: torch.Tensor
@@ -75,7 +75,7 @@ class Objective(Protocol[BatchT_contra]):
     def sum_names(self) -> tuple[str, ...]:
         """Of what is summed over the pictures of an epoch and reported as their mean, the first being the loss."""
 
-    def learn(self, module: nn.Module, batch: BatchT_contra) -> Learnt:
+    def training_step(self, module: nn.Module, batch: BatchT_contra) -> StepOutput:
         """One forward pass in training mode. `module` is the network as the processes share it."""
 
     def evaluate(self, network: nn.Module, ranks: Ranks) -> Evaluation:

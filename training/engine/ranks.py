@@ -58,7 +58,7 @@ class Ranks:
         """Whether this process writes the run folder."""
         return self.rank == 0
 
-    def highest(self, value: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         """The highest value that a process gives; all must ask. About 0.1 ms among processes of one machine."""
         if self.store is None:
             return value
@@ -66,7 +66,7 @@ class Ranks:
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return int(tensor)
 
-    def total(self, values: torch.Tensor) -> torch.Tensor:
+    def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sums over all processes; all must ask."""
         if self.store is not None:
             values = values.clone()
@@ -77,7 +77,7 @@ class Ranks:
         """The indices of 0 .. `num_items` - 1 that are this process's part of a job."""
         return range(self.rank, num_items, self.size)
 
-    def gather(self, rows: npt.NDArray[np.float32], num_rows: int) -> npt.NDArray[np.float32]:
+    def all_gather_rows(self, rows: npt.NDArray[np.float32], num_rows: int) -> npt.NDArray[np.float32]:
         """Put the rows (one per index of `share(num_rows)`) of all processes together, in the order of the indices."""
         if self.store is None:
             return rows
@@ -88,7 +88,7 @@ class Ranks:
         dist.all_gather(parts, padded)
         return np.asarray(torch.stack(parts, dim=1).flatten(0, 1)[:num_rows].numpy())
 
-    def collect(self, items: Sequence[T], num_items: int) -> list[T]:
+    def all_gather_items(self, items: Sequence[T], num_items: int) -> list[T]:
         """Put the items (one per index of `share(num_items)`) of all processes together, in the order of the indices.
 
         The items travel pickled, between processes of one trial only.
@@ -99,7 +99,7 @@ class Ranks:
         dist.all_gather_object(parts, list(items))
         return [parts[index % self.size][index // self.size] for index in range(num_items)]
 
-    def exchange(self, name: str, document: Any) -> list[Any]:
+    def all_gather_documents(self, name: str, document: Any) -> list[Any]:
         """Give plain data to all processes and get theirs, by rank. A name can be used once."""
         if self.store is None:
             return [document]
@@ -114,17 +114,17 @@ class Ranks:
             network, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
         )
 
-    def without_averaging(self, module: nn.Module) -> AbstractContextManager[None]:
+    def no_sync(self, module: nn.Module) -> AbstractContextManager[None]:
         """For the batches before the last one of an optimizer step: their gradients only add up."""
         return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
-    def equalize_buffers(self, network: nn.Module) -> None:
+    def broadcast_buffers(self, network: nn.Module) -> None:
         """Give all processes the first one's batch-norm statistics, as each forward pass of training does."""
         if self.store is not None:
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)
 
-    def settle_failure(self, reason: str, message: str) -> tuple[str, str]:
+    def agree_on_failure(self, reason: str, message: str) -> tuple[str, str]:
         """Why this process failed, or, when that is only a consequence of another one's failure, why that one did."""
         if self.store is None:
             return reason, message

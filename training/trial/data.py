@@ -123,7 +123,7 @@ def make_sets(
     def unreadable(name: str, part: Sequence[Record], load: Callable[[int], object]) -> dict[int, str]:
         files = _files(part)
         found = find_unreadable(files, ranks.share(len(files)), load, num_threads, should_stop)
-        everywhere = ranks.exchange(f"unreadable {name} pictures", sorted(found.items()))
+        everywhere = ranks.all_gather_documents(f"unreadable {name} pictures", sorted(found.items()))
         return dict(sorted((index, reason) for process in everywhere for index, reason in process))
 
     training, pictures = records.training, cache(records.training)

@@ -16,7 +16,7 @@ from clearsight.errors import (
     WeightsMissing,
 )
 
-__all__ = ["explain", "is_out_of_memory"]
+__all__ = ["describe_failure", "is_out_of_memory"]
 
 _OUT_OF_MEMORY: Final = (
     "DefaultCPUAllocator: can't allocate memory",
@@ -30,7 +30,7 @@ _OUT_OF_MEMORY: Final = (
 _ROW: Final = re.compile(r":[0-9]+$")
 
 
-def explain(error: BaseException, batch_size: int | None, log_file: Path) -> tuple[str, str]:
+def describe_failure(error: BaseException, batch_size: int | None, log_file: Path) -> tuple[str, str]:
     """Reason and message of an exception that ended a trial. `batch_size`: None when it is not known yet."""
     if is_out_of_memory(error):
         batch = "" if batch_size is None else f" of training_batch_size {batch_size}"

@@ -38,7 +38,7 @@ from clearsight.training.engine.hardware import choose_hardware
 from clearsight.training.engine.loop import Ending, TrainingRun, smallest_batch, train
 from clearsight.training.engine.ranks import Ranks, joined
 from clearsight.training.trial.data import Sets, TrialRecords, load_records, make_sets
-from clearsight.training.trial.failure import explain, is_out_of_memory
+from clearsight.training.trial.failure import describe_failure, is_out_of_memory
 from clearsight.training.trial.options import num_steps_of, schedule_of, warnings_of
 from clearsight.training.trial.reporter import Reporter
 from clearsight.training.trial.task import TrialTask
@@ -97,7 +97,7 @@ def _run_to_end(
         status = replace(status, status="Canceled", reason="canceled", message="ended at once by a second signal")
     except Exception as error:
         log.exception("the trial failed")
-        reason, message = explain(error, None, folder.log_file)
+        reason, message = describe_failure(error, None, folder.log_file)
         status = replace(status, status="Failed", reason=reason, message=message)
     status = replace(status, ended_at=now())
     reporter.status(status)
@@ -113,7 +113,7 @@ def _run_among(
     except Exception as error:
         log.exception("the trial failed")
         batch_size = int(spec.value("training_batch_size"))
-        reason, message = ranks.settle_failure(*explain(error, batch_size, folder.log_file))
+        reason, message = ranks.agree_on_failure(*describe_failure(error, batch_size, folder.log_file))
         return replace(status, status="Failed", reason=reason, message=message)
 
 

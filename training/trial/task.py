@@ -17,9 +17,9 @@ from clearsight.training.engine.ranks import Ranks
 from clearsight.training.engine.weight_average import WeightAverage
 from clearsight.training.trial.data import Loadable, SetMaker, Sets
 
-__all__ = ["Tell", "TrialTask"]
+__all__ = ["EventSink", "TrialTask"]
 
-Tell = Callable[..., None]
+EventSink = Callable[..., None]
 """Tells of an event: `Reporter.event`."""
 
 TrainingT = TypeVar("TrainingT")
@@ -48,7 +48,7 @@ class TrialTask(SetMaker[TrainingT, EvaluationT], Protocol[TrainingT, Evaluation
         """
 
     def objective(
-        self, sets: Sets[TrainingT, EvaluationT], hardware: Hardware, ranks: Ranks, tell: Tell
+        self, sets: Sets[TrainingT, EvaluationT], hardware: Hardware, ranks: Ranks, publish: EventSink
     ) -> Objective[Any]:
         """What is to be learnt. Changes the network where the data ask for it; it is on the device only afterwards."""
 

@@ -11,7 +11,7 @@ from clearsight.handlers.explain.algorithms.baselines import baselines_for
 from clearsight.handlers.explain.algorithms.cam import Interpolation
 from clearsight.handlers.explain.algorithms.chunks import DEFAULT_CHUNK
 from clearsight.handlers.explain.algorithms.deadline import Deadline, OutOfTime
-from clearsight.handlers.explain.algorithms.functions import Probabilities, Target
+from clearsight.handlers.explain.algorithms.functions import ExplainTarget, Probabilities
 from clearsight.handlers.explain.algorithms.xrai import Regions
 from clearsight.handlers.explain.answering.parameters import XaiParameters
 from clearsight.handlers.explain.network.model import ExplainModel
@@ -29,7 +29,7 @@ class ExplainContext:
     """Of the backend that serves."""
     x_13PP: torch.Tensor
     """The network's input: cropped, normalised, on the model's device."""
-    targets: tuple[Target, ...]
+    targets: tuple[ExplainTarget, ...]
     parameters: XaiParameters
     deadline: Deadline
     mean: tuple[float, float, float]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Gradient", "Gradients", "Probabilities", "Score", "Target"]
+__all__ = ["ExplainTarget", "Gradient", "Gradients", "Probabilities", "Score"]
 
 Score = Callable[[torch.Tensor], torch.Tensor]
 """points_N3PP -> the explained score of each, (N,)."""
@@ -24,7 +24,7 @@ Probabilities = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ExplainTarget:
     """The explained score: a class's logit, or how far it is above that of a contrasting class."""
 
     class_id: int

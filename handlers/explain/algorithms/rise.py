@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from clearsight.handlers.explain.algorithms.chunks import DEFAULT_CHUNK, in_chunks
 from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.algorithms.functions import Probabilities, Target
+from clearsight.handlers.explain.algorithms.functions import ExplainTarget, Probabilities
 
 __all__ = ["RiseResult", "random_masks", "rise"]
 
@@ -27,7 +27,7 @@ class RiseResult:
 def rise(
     probabilities: Probabilities,
     x: torch.Tensor,
-    targets: tuple[Target, ...],
+    targets: tuple[ExplainTarget, ...],
     num_masks: int,
     grid_size: int,
     seed: int,

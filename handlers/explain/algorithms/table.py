@@ -23,7 +23,7 @@ from clearsight.handlers.explain.algorithms.integrated_gradients_family import (
 )
 from clearsight.handlers.explain.algorithms.rise import rise
 
-__all__ = ["ALGORITHMS", "BLACK_BOX", "Algorithm", "explain"]
+__all__ = ["ALGORITHMS", "BLACK_BOX", "Algorithm", "compute_attributions"]
 
 Algorithm = Callable[[ExplainContext], tuple[Attribution, ...]]
 """Gives one attribution per target, in their order. Raises `BadRequest` where the model is of the wrong kind, and
@@ -35,7 +35,7 @@ BLACK_BOX: Final = frozenset({"rise"})
 _OCCLUSION_SHARE: Final = 8  # of the picture's side, a covering square has one in so many
 
 
-def explain(context: ExplainContext) -> tuple[Attribution, ...]:
+def compute_attributions(context: ExplainContext) -> tuple[Attribution, ...]:
     """Run the algorithm that the parameters name; with `smooth_samples`, on so many noisy copies of the picture."""
     name = context.parameters.algorithm
     try:

@@ -16,7 +16,7 @@ from clearsight.documents.settings import ClassificationSettings
 from clearsight.handlers.explain.algorithms.chunks import DEFAULT_CHUNK
 from clearsight.handlers.explain.algorithms.context import Attribution, ExplainContext
 from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.algorithms.table import explain
+from clearsight.handlers.explain.algorithms.table import compute_attributions
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment
 from clearsight.handlers.explain.answering.cache import ByteCache
 from clearsight.handlers.explain.answering.details import ExplanationDetails
@@ -28,7 +28,7 @@ from clearsight.handlers.explain.answering.targets import Targets
 from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.vision.preprocess import normalise
 
-__all__ = ["Explainer", "Explanation", "Question"]
+__all__ = ["ClassExplainer", "ExplainTask", "Explanation"]
 
 GPU_CHUNK: Final = 32
 PATH_ALGORITHMS: Final = frozenset({"xrai", "integrated_gradients", "attention_relevance_ig"})
@@ -49,7 +49,7 @@ class AsksNetwork(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Question:
+class ExplainTask:
     """A scored picture and which of its labels to explain."""
 
     crop_PPC: Bytes
@@ -82,7 +82,7 @@ class Explanation:
         return np.broadcast_to(self.values, (3, *self.values.shape[-2:]))
 
 
-class Explainer:
+class ClassExplainer:
     """Explains pictures with one model. Safe in threads."""
 
     def __init__(
@@ -101,22 +101,22 @@ class Explainer:
         self._device = torch.device("cpu") if model is None else model.device
         self._regions: ByteCache[Regions] = ByteCache(options.cache_bytes)
 
-    def explain(self, question: Question, deadline: Deadline) -> list[Explanation]:
+    def explain(self, explain_task: ExplainTask, deadline: Deadline) -> list[Explanation]:
         """Explain every target, in order. Raises `UserError`: `BadRequest` or `OutOfTime`."""
-        if not question.targets.class_ids:
+        if not explain_task.targets.class_ids:
             return []
-        parameters = question.parameters
+        parameters = explain_task.parameters
         clock = _Clock(deadline)
-        x_3PP = normalise(question.crop_PPC, self._settings.mean, self._settings.std)
+        x_3PP = normalise(explain_task.crop_PPC, self._settings.mean, self._settings.std)
         regions = None
         if parameters.algorithm == "xrai":
-            regions = self._regions_of(question.digest, x_3PP)
+            regions = self._regions_of(explain_task.digest, x_3PP)
             clock.note("regions")
         context = ExplainContext(
             model=self._model,
             probabilities=self._probabilities,
             x_13PP=torch.from_numpy(x_3PP)[None].to(self._device),
-            targets=question.targets.scores,
+            targets=explain_task.targets.scores,
             parameters=parameters,
             deadline=deadline,
             mean=self._settings.mean,
@@ -126,26 +126,26 @@ class Explainer:
             may_degrade=self._options.allow_degradation,
         )
         with self._precision():
-            found = explain(context)
+            found = compute_attributions(context)
         clock.note("gradients")
         scores: list[Faithfulness | None] = [None] * len(found)
         if parameters.faithfulness:
             maps = [heat_map(attribution.values) for attribution in found]
             scores = measure_faithfulness(
-                maps, question.targets.class_ids, x_3PP, self._scorer.class_probabilities, deadline
+                maps, explain_task.targets.class_ids, x_3PP, self._scorer.class_probabilities, deadline
             )
             if None in scores and not self._options.allow_degradation:
                 raise context.out_of_time()
             clock.note("faithfulness")
         pictures = [
-            explanation_picture(attribution.values, question.crop_PPC, parameters.visualization_format)
+            explanation_picture(attribution.values, explain_task.crop_PPC, parameters.visualization_format)
             if parameters.visualizations
             else None
             for attribution in found
         ]
         clock.note("picture")
         return [
-            Explanation(attribution.values, picture, self._details(question, index, attribution, score, clock))
+            Explanation(attribution.values, picture, self._details(explain_task, index, attribution, score, clock))
             for index, (attribution, picture, score) in enumerate(zip(found, pictures, scores, strict=True))
         ]
 
@@ -165,9 +165,14 @@ class Explainer:
         return torch.autocast(self._device.type, torch.bfloat16)
 
     def _details(
-        self, question: Question, index: int, found: Attribution, faithfulness: Faithfulness | None, clock: "_Clock"
+        self,
+        explain_task: ExplainTask,
+        index: int,
+        found: Attribution,
+        faithfulness: Faithfulness | None,
+        clock: "_Clock",
     ) -> ExplanationDetails:
-        parameters, targets = question.parameters, question.targets
+        parameters, targets = explain_task.parameters, explain_task.targets
         class_id = targets.class_ids[index]
         algorithm = found.algorithm or parameters.algorithm
         is_path = algorithm in PATH_ALGORITHMS
@@ -182,7 +187,7 @@ class Explainer:
         return ExplanationDetails(
             algorithm=algorithm,
             label=self._labels[class_id],
-            probability=question.probs[class_id],
+            probability=explain_task.probs[class_id],
             n_steps_used=found.n_steps_used,
             approximation_method=parameters.approximation_method if is_path else None,
             baseline=parameters.baseline if is_path else None,

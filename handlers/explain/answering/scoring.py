@@ -27,7 +27,7 @@ from clearsight.handlers.backends import Device, Precision
 from clearsight.handlers.explain.algorithms.deadline import Deadline, OutOfTime
 from clearsight.handlers.explain.answering.answer_size import first_too_many
 from clearsight.handlers.explain.answering.cache import ByteCache
-from clearsight.handlers.explain.answering.explainer import Explainer, Explanation, Question
+from clearsight.handlers.explain.answering.explainer import ClassExplainer, ExplainTask, Explanation
 from clearsight.handlers.explain.answering.numbers import encode_attribution
 from clearsight.handlers.explain.answering.options import DEFAULT_OPTIONS, ExplainOptions
 from clearsight.handlers.explain.answering.parameters import XaiParameters
@@ -37,11 +37,11 @@ from clearsight.handlers.explain.answering.telemetry import ExplainedRow, note_r
 from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.handlers.explain.network.precision import require_bfloat16
 from clearsight.handlers.explain.objects.d_rise import require_short
-from clearsight.handlers.explain.objects.explainer import ExplainedObject, ObjectExplainer, ObjectQuestion
+from clearsight.handlers.explain.objects.explainer import ExplainedObject, ObjectExplainer, ObjectExplainTask
 from clearsight.handlers.explain.objects.network import ObjectModel
 from clearsight.handlers.explain.objects.selection import choose_detections
 from clearsight.handlers.scoring.scorer import DEFAULT_LIMITS, Scorer, load_scorer
-from clearsight.images.decode import Limits, decode_image
+from clearsight.images.decode import DecodeLimits, decode_image
 from clearsight.networks.load import load_network
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
@@ -74,7 +74,7 @@ class _Rendered:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Asked:
+class _ParsedRequest:
     """What a row asks for, and of what picture."""
 
     digest: bytes
@@ -84,13 +84,13 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Row:
-    """One cell, read. `cell` is what the Scorer scores; `asked` belongs to rows that are to be explained.
+    """One cell, read. `cell` is what the Scorer scores; `parsed` belongs to rows that are to be explained.
 
     Of a detector that is the request itself: its picture is decoded when its turn comes.
     """
 
     cell: object
-    asked: _Asked | ExplainRequest | None = None
+    parsed: _ParsedRequest | ExplainRequest | None = None
 
 
 class ExplainingScorer:
@@ -116,13 +116,13 @@ class ExplainingScorer:
         self._clock = clock
         self._cache: ByteCache[_Rendered] = ByteCache(options.cache_bytes)
         self._settings = scorer.settings
-        self._explainer: Explainer | None = None
+        self._explainer: ClassExplainer | None = None
         self._objects: ObjectExplainer | None = None
         if isinstance(scorer.settings, DetectorSettings):
             eager = model if isinstance(model, ObjectModel) else None
             self._objects = ObjectExplainer(eager, scorer.detect, self.labels, scorer.settings, scorer.limits, options)
         elif not isinstance(model, ObjectModel):
-            self._explainer = Explainer(scorer, model, self.labels, scorer.settings, options)
+            self._explainer = ClassExplainer(scorer, model, self.labels, scorer.settings, options)
 
     def score(
         self,
@@ -143,57 +143,59 @@ class ExplainingScorer:
         rows = [self._read(cell, always, is_awaited) for cell in cells]
         scored = iter(self._scorer.score([row.cell for row in rows if isinstance(row, _Row)]))
         results: list[Answer | UserError] = [next(scored) if isinstance(row, _Row) else row for row in rows]
-        questions: dict[int, Question | ObjectQuestion] = {}
+        questions: dict[int, ExplainTask | ObjectExplainTask] = {}
         for index, (row, answer) in enumerate(zip(rows, results, strict=True)):
-            if isinstance(row, _Row) and row.asked is not None and not isinstance(answer, UserError):
+            if isinstance(row, _Row) and row.parsed is not None and not isinstance(answer, UserError):
                 try:
-                    questions[index] = self._question(row.asked, answer)
+                    questions[index] = self._task_of(row.parsed, answer)
                 except BadRequest as error:
                     results[index] = error
         too_many = first_too_many(
             (
-                (index, question.num_numbers, parameters.attributions_format)
-                for index, question in questions.items()
-                if (parameters := question.parameters).attributions
+                (index, explain_task.num_numbers, parameters.attributions_format)
+                for index, explain_task in questions.items()
+                if (parameters := explain_task.parameters).attributions
             ),
             self._options.max_answer_bytes,
         )
         if too_many is not None:
             results[too_many[0]] = too_many[1]
-        for done, (index, question) in enumerate(questions.items()):
+        for done, (index, explain_task) in enumerate(questions.items()):
             if fails_as_one and any(isinstance(result, UserError) for result in results):
                 break
             note_rows_done(done, len(questions))
             answer = results[index]
             if not isinstance(answer, UserError):
-                budget = self._budget(deadline, len(questions) - done, question.parameters)
-                results[index] = self._answer(question, answer, budget)
+                budget = self._budget(deadline, len(questions) - done, explain_task.parameters)
+                results[index] = self._answer(explain_task, answer, budget)
         return results
 
     def explain(self, picture: bytes, parameters: XaiParameters) -> tuple[ClassificationAnswer, list[Explanation]]:
         """Score one picture file and explain it, as arrays. Raises `UserError`."""
-        answer, question = self._asked_alone(picture, parameters)
-        if self._explainer is None or not isinstance(question, Question):
+        answer, explain_task = self._parse_single(picture, parameters)
+        if self._explainer is None or not isinstance(explain_task, ExplainTask):
             raise TypeError(f"{self.package.root} is not one of classification, but of {self.task.value}")
         assert isinstance(answer, ClassificationAnswer)  # noqa: S101  the question is one
-        return answer, self._explainer.explain(question, self._budget(Deadline(None, self._clock), 1, parameters))
+        return answer, self._explainer.explain(explain_task, self._budget(Deadline(None, self._clock), 1, parameters))
 
     def explain_objects(
         self, picture: bytes, parameters: XaiParameters
     ) -> tuple[DetectionAnswer, list[ExplainedObject]]:
         """The same for a detector: what it found, and maps of the chosen objects. Raises `UserError`."""
-        answer, question = self._asked_alone(picture, parameters)
-        if self._objects is None or not isinstance(question, ObjectQuestion):
+        answer, explain_task = self._parse_single(picture, parameters)
+        if self._objects is None or not isinstance(explain_task, ObjectExplainTask):
             raise TypeError(f"{self.package.root} is not one of detection, but of {self.task.value}")
         assert isinstance(answer, DetectionAnswer)  # noqa: S101  the question is one
-        return answer, self._objects.explain(question, self._budget(Deadline(None, self._clock), 1, parameters))
+        return answer, self._objects.explain(explain_task, self._budget(Deadline(None, self._clock), 1, parameters))
 
-    def _asked_alone(self, picture: bytes, parameters: XaiParameters) -> tuple[Answer, Question | ObjectQuestion]:
-        asked = self._asked(ExplainRequest(picture, parameters))
+    def _parse_single(
+        self, picture: bytes, parameters: XaiParameters
+    ) -> tuple[Answer, ExplainTask | ObjectExplainTask]:
+        parsed = self._parse_request(ExplainRequest(picture, parameters))
         (answer,) = self._scorer.score([picture])
         if isinstance(answer, UserError):
             raise answer
-        return answer, self._question(asked, answer)
+        return answer, self._task_of(parsed, answer)
 
     def warm_up(self) -> None:
         """Score and explain a drawn picture, so that the first client does not wait for caches."""
@@ -212,24 +214,24 @@ class ExplainingScorer:
                 return _Row(cell)
             if is_awaited:
                 require_short(request.parameters)
-            return _Row(request.picture, self._asked(request))
+            return _Row(request.picture, self._parse_request(request))
         except BadRequest as error:
             return error
 
-    def _asked(self, request: ExplainRequest) -> _Asked | ExplainRequest:
+    def _parse_request(self, request: ExplainRequest) -> _ParsedRequest | ExplainRequest:
         if not isinstance(self._settings, ClassificationSettings):
             return request
         image_HWC = decode_image(request.picture, self._scorer.limits, self._settings.exif_orientation)
-        return _Asked(request.digest, resize_and_crop(image_HWC, self._settings), request.parameters)
+        return _ParsedRequest(request.digest, resize_and_crop(image_HWC, self._settings), request.parameters)
 
-    def _question(self, asked: _Asked | ExplainRequest, answer: Answer) -> Question | ObjectQuestion:
+    def _task_of(self, parsed: _ParsedRequest | ExplainRequest, answer: Answer) -> ExplainTask | ObjectExplainTask:
         options = self._options
-        if isinstance(asked, ExplainRequest) or isinstance(answer, DetectionAnswer):
-            return self._object_question(asked, answer)
+        if isinstance(parsed, ExplainRequest) or isinstance(answer, DetectionAnswer):
+            return self._object_task_of(parsed, answer)
         targets = choose_targets(
-            answer.probs, self.labels, self.task, asked.parameters, options.max_labels, options.allow_degradation
+            answer.probs, self.labels, self.task, parsed.parameters, options.max_labels, options.allow_degradation
         )
-        return Question(asked.crop_PPC, asked.digest, answer.probs, targets, asked.parameters)
+        return ExplainTask(parsed.crop_PPC, parsed.digest, answer.probs, targets, parsed.parameters)
 
     def _budget(self, deadline: Deadline, rows_left: int, parameters: XaiParameters) -> Deadline:
         """An equal share of the time left, but no more than the request and the deployment allow for a picture."""
@@ -238,43 +240,45 @@ class ExplainingScorer:
             seconds.append(deadline.remaining_s() / rows_left)
         return Deadline(min(seconds, default=None), self._clock)
 
-    def _object_question(self, asked: _Asked | ExplainRequest, answer: Answer) -> ObjectQuestion:
+    def _object_task_of(self, parsed: _ParsedRequest | ExplainRequest, answer: Answer) -> ObjectExplainTask:
         # One scorer has one task, so that these go together.
-        assert isinstance(asked, ExplainRequest) and isinstance(answer, DetectionAnswer)  # noqa: S101, PT018
+        assert isinstance(parsed, ExplainRequest) and isinstance(answer, DetectionAnswer)  # noqa: S101, PT018
         assert self._objects is not None  # noqa: S101  a detector has one
-        if not self._objects.can(asked.parameters.algorithm):
+        if not self._objects.can(parsed.parameters.algorithm):
             raise BadRequest(f"{self.package.root} was loaded without the network that explanations need")
         choice = choose_detections(
             [found.score for found in answer.boxes],
-            asked.parameters,
+            parsed.parameters,
             self._options.limits.max_detections,
             isinstance(self._settings, SegmentationSettings),
             self._options.allow_degradation,
         )
-        num_cells = self._objects.num_cells(asked.picture)
-        return ObjectQuestion(asked.picture, asked.digest, answer.boxes, choice, asked.parameters, num_cells)
+        num_cells = self._objects.num_cells(parsed.picture)
+        return ObjectExplainTask(parsed.picture, parsed.digest, answer.boxes, choice, parsed.parameters, num_cells)
 
-    def _answer(self, question: Question | ObjectQuestion, answer: Answer, budget: Deadline) -> Answer | UserError:
-        if not question.parameters.wants_explanation:
+    def _answer(
+        self, explain_task: ExplainTask | ObjectExplainTask, answer: Answer, budget: Deadline
+    ) -> Answer | UserError:
+        if not explain_task.parameters.wants_explanation:
             return answer
-        key = (question.digest, replace(question.parameters, max_seconds=None))
+        key = (explain_task.digest, replace(explain_task.parameters, max_seconds=None))
         rendered = self._cache.get(key)
         is_cached = rendered is not None
         if rendered is None:
             try:
-                rendered = self._render(question, budget)
+                rendered = self._render(explain_task, budget)
             except UserError as error:
                 return error
             if not rendered.is_degraded:
                 self._cache.put(key, rendered, rendered.num_bytes)
         if is_cached:
-            _note_cached(question)
+            _note_cached(explain_task)
         details = rendered.details
         if is_cached and details is not None:
             details = tuple({**part, "cached": True} for part in details)
         if isinstance(answer, DetectionAnswer):
             return replace(answer, explanations=_of_objects(rendered, details), is_degraded=rendered.is_degraded)
-        is_list = isinstance(question, Question) and question.targets.is_list
+        is_list = isinstance(explain_task, ExplainTask) and explain_task.targets.is_list
         return replace(
             answer,
             visualizations=_shaped(rendered.visualizations, is_list),
@@ -283,20 +287,22 @@ class ExplainingScorer:
             is_degraded=rendered.is_degraded,
         )
 
-    def _render(self, question: Question | ObjectQuestion, budget: Deadline) -> _Rendered:
-        asked_for = question.targets.class_ids if isinstance(question, Question) else question.choice.indices
+    def _render(self, explain_task: ExplainTask | ObjectExplainTask, budget: Deadline) -> _Rendered:
+        asked_for = (
+            explain_task.targets.class_ids if isinstance(explain_task, ExplainTask) else explain_task.choice.indices
+        )
         if asked_for and budget.is_over():
             raise OutOfTime(
                 "the time for this request ended before the row's turn; send fewer rows, or allow more time"
             )
-        parameters = question.parameters
+        parameters = explain_task.parameters
         found: Sequence[Explanation | ExplainedObject]
-        if isinstance(question, ObjectQuestion):
+        if isinstance(explain_task, ObjectExplainTask):
             assert self._objects is not None  # noqa: S101  there is a question
-            found = self._objects.explain(question, budget)
+            found = self._objects.explain(explain_task, budget)
         else:
             assert self._explainer is not None  # noqa: S101  there is a question
-            found = self._explainer.explain(question, budget)
+            found = self._explainer.explain(explain_task, budget)
         _note(found, parameters)
         attributions = None
         if parameters.attributions:
@@ -338,14 +344,14 @@ def _note(found: Sequence[Explanation | ExplainedObject], parameters: XaiParamet
         note_row(ExplainedRow(parameters.algorithm, part.details.milliseconds, part.details.degraded, is_cached=False))
 
 
-def _note_cached(question: Question | ObjectQuestion) -> None:
+def _note_cached(explain_task: ExplainTask | ObjectExplainTask) -> None:
     """The same for what was kept from before, which is whole."""
-    if isinstance(question, ObjectQuestion):
-        count = len(question.choice.indices)
+    if isinstance(explain_task, ObjectExplainTask):
+        count = len(explain_task.choice.indices)
     else:
-        count = min(1, len(question.targets.class_ids))
+        count = min(1, len(explain_task.targets.class_ids))
     for _ in range(count):
-        note_row(ExplainedRow(question.parameters.algorithm, {}, is_degraded=False, is_cached=True))
+        note_row(ExplainedRow(explain_task.parameters.algorithm, {}, is_degraded=False, is_cached=True))
 
 
 def _shows_details(parameters: XaiParameters) -> bool:
@@ -375,7 +381,7 @@ def load_explaining_scorer(
     precision: Precision = "f32",
     num_threads: int | None = None,
     *,
-    limits: Limits = DEFAULT_LIMITS,
+    limits: DecodeLimits = DEFAULT_LIMITS,
     options: ExplainOptions = DEFAULT_OPTIONS,
 ) -> ExplainingScorer:
     """Load a package for scoring and explaining; the first arguments are those of `load_scorer`."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.algorithms.functions import Target
+from clearsight.handlers.explain.algorithms.functions import ExplainTarget
 from clearsight.handlers.explain.answering.parameters import XaiParameters
 from clearsight.tasks import Task
 
@@ -24,8 +24,8 @@ class Targets:
     """Labels that qualify, but are more than a deployment explains."""
 
     @property
-    def scores(self) -> tuple[Target, ...]:
-        return tuple(Target(class_id, self.contrast_id) for class_id in self.class_ids)
+    def scores(self) -> tuple[ExplainTarget, ...]:
+        return tuple(ExplainTarget(class_id, self.contrast_id) for class_id in self.class_ids)
 
 
 def choose_targets(

@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from clearsight.handlers.explain.algorithms.functions import Gradient, Gradients, Score, Target
+from clearsight.handlers.explain.algorithms.functions import ExplainTarget, Gradient, Gradients, Score
 from clearsight.handlers.explain.network.activations import guided_copy, is_rectifier
 from clearsight.handlers.explain.network.folding import fold_batch_norms, observe
 from clearsight.handlers.explain.network.pointwise import steady_pointwise
@@ -96,30 +96,30 @@ class ExplainModel:
         return logits_NK
 
     def score_of(self, class_id: int, contrast_id: int | None = None) -> Score:
-        target = Target(class_id, contrast_id)
+        target = ExplainTarget(class_id, contrast_id)
         return lambda points_N3PP: _score(self.logits(points_N3PP), target)
 
-    def differentiable_score_of(self, target: Target) -> Score:
+    def differentiable_score_of(self, target: ExplainTarget) -> Score:
         """The score with its graph, for engines that derive it themselves."""
         return lambda points_N3PP: _score(self._network(points_N3PP), target)
 
     def gradient_of(self, class_id: int, contrast_id: int | None = None) -> Gradient:
-        gradients = self.gradients_of([Target(class_id, contrast_id)])
+        gradients = self.gradients_of([ExplainTarget(class_id, contrast_id)])
         return lambda points_N3PP: gradients(points_N3PP)[0]
 
-    def gradients_of(self, targets: Sequence[Target]) -> Gradients:
+    def gradients_of(self, targets: Sequence[ExplainTarget]) -> Gradients:
         """Plain derivatives; one forward pass for all targets."""
         return lambda points_N3PP: _input_gradients(self._network, points_N3PP, targets)
 
     def guided_gradient(self, class_id: int, contrast_id: int | None = None) -> Gradient:
-        gradients = self.guided_gradients([Target(class_id, contrast_id)])
+        gradients = self.guided_gradients([ExplainTarget(class_id, contrast_id)])
         return lambda points_N3PP: gradients(points_N3PP)[0]
 
-    def guided_gradients(self, targets: Sequence[Target]) -> Gradients:
+    def guided_gradients(self, targets: Sequence[ExplainTarget]) -> Gradients:
         """Derivatives by guided backpropagation; see `guided_rule` for what got the rule."""
         return lambda points_N3PP: _input_gradients(self._guided, points_N3PP, targets)
 
-    def activations_and_gradients(self, x_13PP: torch.Tensor, targets: Sequence[Target]) -> list[Features]:
+    def activations_and_gradients(self, x_13PP: torch.Tensor, targets: Sequence[ExplainTarget]) -> list[Features]:
         """Features of `target_layer` with plain derivatives, for each target.
 
         A transformer's tokens lie in the grid of their patches.
@@ -131,7 +131,7 @@ class ExplainModel:
         return [self._features(features, gradient) for (gradient,) in found]
 
     def guided_gradients_and_features(
-        self, x_13PP: torch.Tensor, targets: Sequence[Target]
+        self, x_13PP: torch.Tensor, targets: Sequence[ExplainTarget]
     ) -> list[tuple[torch.Tensor, Features]]:
         """Guided derivative of the picture, (3, P, P), and features with plain derivatives, for each target.
 
@@ -148,7 +148,7 @@ class ExplainModel:
             found = _derivatives(logits_1K, targets, [x_13PP, seen])
         return [(gradient_13PP[0], self._features(seen, by_features)) for gradient_13PP, by_features in found]
 
-    def attention_and_gradients(self, x_13PP: torch.Tensor, targets: Sequence[Target]) -> list[Tokens]:
+    def attention_and_gradients(self, x_13PP: torch.Tensor, targets: Sequence[ExplainTarget]) -> list[Tokens]:
         """Attention of every layer with its plain derivatives, for each target; transformers only."""
         with torch.enable_grad(), recorded() as records:
             logits_1K = self._network(x_13PP.detach())
@@ -165,12 +165,14 @@ class ExplainModel:
         return Features(*pair)
 
 
-def _score(logits_NK: torch.Tensor, target: Target) -> torch.Tensor:
+def _score(logits_NK: torch.Tensor, target: ExplainTarget) -> torch.Tensor:
     score_N = logits_NK[:, target.class_id]
     return score_N if target.contrast_id is None else score_N - logits_NK[:, target.contrast_id]
 
 
-def _input_gradients(network: nn.Module, points_N3PP: torch.Tensor, targets: Sequence[Target]) -> list[torch.Tensor]:
+def _input_gradients(
+    network: nn.Module, points_N3PP: torch.Tensor, targets: Sequence[ExplainTarget]
+) -> list[torch.Tensor]:
     with torch.enable_grad():
         points_N3PP = points_N3PP.detach().requires_grad_()
         logits_NK = network(points_N3PP)
@@ -178,7 +180,7 @@ def _input_gradients(network: nn.Module, points_N3PP: torch.Tensor, targets: Seq
 
 
 def _derivatives(
-    logits_NK: torch.Tensor, targets: Sequence[Target], inputs: list[torch.Tensor]
+    logits_NK: torch.Tensor, targets: Sequence[ExplainTarget], inputs: list[torch.Tensor]
 ) -> list[tuple[torch.Tensor, ...]]:
     """Derive every target's score by the inputs; one backward pass each, over the same graph."""
     return [

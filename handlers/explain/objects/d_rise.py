@@ -19,7 +19,7 @@ from clearsight.handlers.explain.answering.parameters import XaiParameters
 from clearsight.handlers.scoring.detection import Detections
 from clearsight.vision.boxes import iou_matrix
 
-__all__ = ["MAX_AWAITED_MASKS", "DRiseResult", "Look", "d_rise", "likeness", "require_short"]
+__all__ = ["MAX_AWAITED_MASKS", "DRiseResult", "Detect", "d_rise", "require_short", "similarity"]
 
 Floats = npt.NDArray[np.floating]
 Indices = npt.NDArray[np.int64]
@@ -27,7 +27,7 @@ Indices = npt.NDArray[np.int64]
 MAX_AWAITED_MASKS: Final = 100
 """That a request may ask for. Published practice is 5000, which takes minutes: too long for anybody to wait."""
 
-Look = Callable[[Sequence[Floats]], Iterable[Detections]]
+Detect = Callable[[Sequence[Floats]], Iterable[Detections]]
 """What is found in the picture behind each of the masks (H, W), in order; 1 leaves a pixel as it is, 0 covers it."""
 
 
@@ -50,7 +50,7 @@ def require_short(parameters: XaiParameters) -> None:
 
 
 def d_rise(
-    look: Look,
+    detect: Detect,
     boxes_xyxy_K4: Floats,
     class_ids_K: Indices,
     size: tuple[int, int],
@@ -75,7 +75,7 @@ def d_rise(
             if index not in drawn:
                 drawn[index] = random_masks(1, grid_size, height, width, generator)[0].numpy()
         masks = [drawn[index] for index in range(start, stop)]
-        weights_JK = [likeness(found, boxes_xyxy_K4, class_ids_K) for found in look(masks)]
+        weights_JK = [similarity(found, boxes_xyxy_K4, class_ids_K) for found in detect(masks)]
         for weights_K, mask_HW in zip(weights_JK, masks, strict=True):
             for k in np.flatnonzero(weights_K):
                 sums_KHW[k] += weights_K[k] * mask_HW
@@ -88,7 +88,7 @@ def d_rise(
     return DRiseResult(maps_KHW, done, done < num_masks)
 
 
-def likeness(found: Detections, boxes_xyxy_K4: Floats, class_ids_K: Indices) -> npt.NDArray[np.float64]:
+def similarity(found: Detections, boxes_xyxy_K4: Floats, class_ids_K: Indices) -> npt.NDArray[np.float64]:
     """How like each object the most similar of the boxes is, (K,) in [0, 1]: IoU times score, of the same class.
 
     The paper multiplies the IoU by the cosine between the probabilities of all classes and, of detectors that have

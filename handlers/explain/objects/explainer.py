@@ -21,29 +21,29 @@ from clearsight.handlers.explain.answering.picture import explanation_picture
 from clearsight.handlers.explain.answering.telemetry import checkpoint
 from clearsight.handlers.explain.objects.details import ObjectDetails
 from clearsight.handlers.explain.objects.heat import LONGEST_SIDE, frame_size, heat_of, into_frame
-from clearsight.handlers.explain.objects.masking import Detect, explain_by_covering
-from clearsight.handlers.explain.objects.network import ObjectModel, SeenView
-from clearsight.handlers.explain.objects.selection import SAME_BOX_IOU, Choice, by_view
+from clearsight.handlers.explain.objects.masking import Detect, explain_by_masking
+from clearsight.handlers.explain.objects.network import DetectorForward, ObjectModel
+from clearsight.handlers.explain.objects.selection import SAME_BOX_IOU, DetectionSelection, by_view
 from clearsight.handlers.explain.objects.views import PictureViews
 from clearsight.handlers.scoring.views import placement_of
-from clearsight.images.decode import Limits, decode_image
+from clearsight.images.decode import DecodeLimits, decode_image
 from clearsight.images.headers import read_header
 from clearsight.wire.scoring import DetectedObject
 
-__all__ = ["ExplainedObject", "ObjectExplainer", "ObjectQuestion"]
+__all__ = ["ExplainedObject", "ObjectExplainTask", "ObjectExplainer"]
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ObjectQuestion:
+class ObjectExplainTask:
     """A scored picture and which of its objects to explain."""
 
     picture: bytes
     """The picture file: decoded when its turn comes, so that many rows take no more memory than one."""
     digest: bytes
     objects: Sequence[DetectedObject]
-    choice: Choice
+    choice: DetectionSelection
     parameters: XaiParameters
     num_cells: int
     """Of one map; of a picture whose size only its decoder can tell, the most there are."""
@@ -80,7 +80,7 @@ class ObjectExplainer:
         detect: Detect,
         labels: Sequence[str],
         settings: DetectorSettings,
-        limits: Limits,
+        limits: DecodeLimits,
         options: ExplainOptions,
     ) -> None:
         """Without a model there is `d_rise` alone, which needs only `detect`, the serving backend."""
@@ -102,29 +102,29 @@ class ObjectExplainer:
             return LONGEST_SIDE**2
         return prod(frame_size(placement_of(header.height, header.width, self._settings)))
 
-    def explain(self, question: ObjectQuestion, deadline: Deadline) -> list[ExplainedObject]:
+    def explain(self, explain_task: ObjectExplainTask, deadline: Deadline) -> list[ExplainedObject]:
         """Explain every chosen object, in order, or as many as time allows, at least one. Raises `OutOfTime`."""
-        chosen = question.choice.indices
+        chosen = explain_task.choice.indices
         if not chosen:
             return []
-        image_HWC = decode_image(question.picture, self._limits, self._settings.exif_orientation)
+        image_HWC = decode_image(explain_task.picture, self._limits, self._settings.exif_orientation)
         pictured = PictureViews(image_HWC, self._settings)
-        if question.parameters.algorithm == "d_rise":
-            found = self._explain_by_covering(question, pictured, deadline)
+        if explain_task.parameters.algorithm == "d_rise":
+            found = self._explain_by_masking(explain_task, pictured, deadline)
         else:
-            found = self._explain_by_gradients(question, pictured, deadline)
-        return self._told(question, [found[index] for index in chosen if index in found])
+            found = self._explain_by_gradients(explain_task, pictured, deadline)
+        return self._notes(explain_task, [found[index] for index in chosen if index in found])
 
-    def _explain_by_covering(
-        self, question: ObjectQuestion, pictured: PictureViews, deadline: Deadline
+    def _explain_by_masking(
+        self, explain_task: ObjectExplainTask, pictured: PictureViews, deadline: Deadline
     ) -> dict[int, ExplainedObject]:
-        parameters, found = question.parameters, dict[int, ExplainedObject]()
+        parameters, found = explain_task.parameters, dict[int, ExplainedObject]()
         start_s = deadline.elapsed_s()
-        for covered in explain_by_covering(
+        for covered in explain_by_masking(
             self._detect,
             pictured,
-            question.objects,
-            question.choice.indices,
+            explain_task.objects,
+            explain_task.choice.indices,
             self._labels,
             parameters,
             deadline,
@@ -132,7 +132,7 @@ class ObjectExplainer:
         ):
             milliseconds = {"network": 1000 * (deadline.elapsed_s() - start_s)}
             for index, heat_HW in zip(covered.indices, covered.heats, strict=True):
-                details = _details_of(question, index, pictured, milliseconds)
+                details = _details_of(explain_task, index, pictured, milliseconds)
                 details.masks_used = covered.masks_used
                 if covered.masks_used < parameters.masks:
                     late = f"the time ended after {covered.masks_used} of {parameters.masks} masks"
@@ -149,13 +149,13 @@ class ObjectExplainer:
         return found
 
     def _explain_by_gradients(
-        self, question: ObjectQuestion, pictured: PictureViews, deadline: Deadline
+        self, explain_task: ObjectExplainTask, pictured: PictureViews, deadline: Deadline
     ) -> dict[int, ExplainedObject]:
         assert self._model is not None  # noqa: S101  asked before
         found: dict[int, ExplainedObject] = {}
         pass_s = each_s = 0.0  # what a pass of the network took last, and one object after it
-        for view, indices in by_view(question.objects, question.choice.indices):
-            seen: SeenView | None = None
+        for view, indices in by_view(explain_task.objects, explain_task.choice.indices):
+            seen: DetectorForward | None = None
             for index in indices:
                 checkpoint()
                 needed_s = each_s + (pass_s if seen is None else 0.0)
@@ -164,26 +164,26 @@ class ObjectExplainer:
                 milliseconds = {}
                 if seen is None:
                     start_s = deadline.elapsed_s()
-                    seen = self._model.see(pictured.network_input(view))
+                    seen = self._model.forward(pictured.network_input(view))
                     pass_s = deadline.elapsed_s() - start_s
                     milliseconds["network"] = 1000 * pass_s
                 start_s = deadline.elapsed_s()
-                found[index] = self._explain_one(question, index, pictured, seen, milliseconds)
+                found[index] = self._explain_one(explain_task, index, pictured, seen, milliseconds)
                 each_s = deadline.elapsed_s() - start_s
         return found
 
     def _explain_one(
         self,
-        question: ObjectQuestion,
+        explain_task: ObjectExplainTask,
         index: int,
         pictured: PictureViews,
-        seen: SeenView,
+        seen: DetectorForward,
         milliseconds: dict[str, float],
     ) -> ExplainedObject:
-        thing, parameters = question.objects[index], question.parameters
+        thing, parameters = explain_task.objects[index], explain_task.parameters
         view = pictured.views[thing.view]
         start_s = time.perf_counter()
-        details = _details_of(question, index, pictured, milliseconds)
+        details = _details_of(explain_task, index, pictured, milliseconds)
         class_id = self._labels.index(thing.label)
         match = pictured.match(thing, class_id, seen)
         details.matched_iou = None if match is None else match.iou
@@ -212,14 +212,14 @@ class ObjectExplainer:
         return ExplainedObject(index, heat_HW, _draw(heat_HW, pictured, parameters, milliseconds), details)
 
     def _gradients(
-        self, seen: SeenView, index: int, class_id: int, parameters: XaiParameters
+        self, seen: DetectorForward, index: int, class_id: int, parameters: XaiParameters
     ) -> list[torch.Tensor | None]:
         """How what is explained depends on each level's features; absolute values, added up, for a box's four sides."""
         with torch.enable_grad():
             return self._derivatives(seen, index, class_id, parameters)
 
     def _derivatives(
-        self, seen: SeenView, index: int, class_id: int, parameters: XaiParameters
+        self, seen: DetectorForward, index: int, class_id: int, parameters: XaiParameters
     ) -> list[torch.Tensor | None]:
         if parameters.target == "box":
             sides = seen.box(index, class_id)
@@ -237,9 +237,9 @@ class ObjectExplainer:
             return [None] * len(seen.levels)
         return _derive(probs_MM[is_inside_MM].mean(), seen)
 
-    def _told(self, question: ObjectQuestion, found: list[ExplainedObject]) -> list[ExplainedObject]:
+    def _notes(self, explain_task: ObjectExplainTask, found: list[ExplainedObject]) -> list[ExplainedObject]:
         """Say in every one what was left out, and what has no meaning here."""
-        choice, parameters = question.choice, question.parameters
+        choice, parameters = explain_task.choice, explain_task.parameters
         missing = len(choice.indices) - len(found)
         if missing and not self._options.allow_degradation:
             raise OutOfTime(
@@ -262,9 +262,9 @@ class ObjectExplainer:
 
 
 def _details_of(
-    question: ObjectQuestion, index: int, pictured: PictureViews, milliseconds: dict[str, float]
+    explain_task: ObjectExplainTask, index: int, pictured: PictureViews, milliseconds: dict[str, float]
 ) -> ObjectDetails:
-    thing, parameters = question.objects[index], question.parameters
+    thing, parameters = explain_task.objects[index], explain_task.parameters
     details = ObjectDetails(
         parameters.algorithm, thing.label, thing.score, parameters.target, milliseconds=milliseconds
     )
@@ -286,6 +286,6 @@ def _draw(
     return picture
 
 
-def _derive(value: torch.Tensor, seen: SeenView) -> list[torch.Tensor | None]:
+def _derive(value: torch.Tensor, seen: DetectorForward) -> list[torch.Tensor | None]:
     features = [level.features_1Cuv for level in seen.levels]
     return list(torch.autograd.grad(value, features, retain_graph=True, allow_unused=True))

@@ -25,7 +25,7 @@ from clearsight.handlers.scoring.detection import Detections
 from clearsight.vision.letterbox import Placement
 from clearsight.wire.scoring import DetectedObject
 
-__all__ = ["SCORE_THRESH", "CoveredView", "Detect", "cover", "explain_by_covering"]
+__all__ = ["SCORE_THRESH", "Detect", "MaskedView", "explain_by_masking", "mask_image"]
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating]
@@ -38,7 +38,7 @@ Detect = Callable[[Iterable[Bytes], Placement, float], Iterator[Detections]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CoveredView:
+class MaskedView:
     """The maps of objects that were found in one view."""
 
     indices: tuple[int, ...]
@@ -47,7 +47,7 @@ class CoveredView:
     masks_used: int
 
 
-def explain_by_covering(
+def explain_by_masking(
     detect: Detect,
     pictured: PictureViews,
     objects: Sequence[DetectedObject],
@@ -56,7 +56,7 @@ def explain_by_covering(
     parameters: XaiParameters,
     deadline: Deadline,
     chunk: int,
-) -> Iterator[CoveredView]:
+) -> Iterator[MaskedView]:
     """Give the maps of the chosen objects, one view after the other; each gets an equal share of the time left.
 
     The view of the best object comes first; when the time is over after one, no other is given. Between two covered
@@ -69,18 +69,18 @@ def explain_by_covering(
         view = pictured.views[number]
         canvas_HWC, placement = pictured.canvas(number), view.placement
 
-        def look(
+        def run_detector(
             masks: Sequence[Floats], canvas_HWC: Bytes = canvas_HWC, placement: Placement = placement
         ) -> Iterator[Detections]:
             def covered() -> Iterator[Bytes]:
                 for mask_HW in masks:
                     checkpoint()
-                    yield cover(canvas_HWC, placement, mask_HW, pictured.mean)
+                    yield mask_image(canvas_HWC, placement, mask_HW, pictured.mean)
 
             return detect(covered(), placement, SCORE_THRESH)
 
         found = d_rise(
-            look,
+            run_detector,
             np.concatenate([pictured.box_in_view(objects[index]) for index in indices]),
             np.array([labels.index(objects[index].label) for index in indices]),
             frame_size(placement),
@@ -91,10 +91,10 @@ def explain_by_covering(
             chunk,
         )
         heats = tuple(paste(heat_HW, view.tile, pictured.whole.placement) for heat_HW in found.maps_KHW)
-        yield CoveredView(indices, heats, found.masks_used)
+        yield MaskedView(indices, heats, found.masks_used)
 
 
-def cover(canvas_HWC: Bytes, placement: Placement, mask_HW: Floats, mean: Sequence[float]) -> Bytes:
+def mask_image(canvas_HWC: Bytes, placement: Placement, mask_HW: Floats, mean: Sequence[float]) -> Bytes:
     """Cover the picture on a canvas where a mask of any size is below 1; what is around the picture stays.
 
     Covered parts take the mean colour of the package's settings, 0 after normalisation as in `rise`: black for

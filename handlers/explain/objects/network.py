@@ -28,7 +28,7 @@ from clearsight.networks.families.yolov5.decode import boxes_and_scores, decode
 from clearsight.networks.families.yolov5.head import STRIDES
 from clearsight.networks.families.yolov5.network import Yolov5
 
-__all__ = ["Level", "ObjectModel", "SeenView"]
+__all__ = ["DetectorForward", "Level", "ObjectModel"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -46,7 +46,7 @@ class Level:
     """A leaf of the graph."""
 
 
-class SeenView(Protocol):
+class DetectorForward(Protocol):
     """One view after one forward pass. Indices are those of `candidates`; tensors have a graph to the levels."""
 
     levels: tuple[Level, ...]
@@ -81,18 +81,18 @@ class ObjectModel:
     def device(self) -> torch.device:
         return next(self._network.parameters()).device
 
-    def see(self, image_CHW: Floats) -> SeenView:
+    def forward(self, image_CHW: Floats) -> DetectorForward:
         """Run the network on a normalised view, as the serving graph takes it."""
         image_1CHW = torch.from_numpy(image_CHW)[None].to(self.device)
         network = self._network
         if isinstance(network, Yolov5):
-            return _SeenByYolo(network, image_1CHW)
+            return _YoloForward(network, image_1CHW)
         if isinstance(network, RetinaDetector):
-            return _SeenByRetina(network, image_1CHW)
-        return _SeenInTwoStages(network, image_1CHW)
+            return _RetinaForward(network, image_1CHW)
+        return _TwoStageForward(network, image_1CHW)
 
 
-class _SeenByYolo:
+class _YoloForward:
     """Candidates are those of `yolov5.decode`, in its order: the index is that of the anchor, on every backend."""
 
     def __init__(self, network: Yolov5, image_1CHW: torch.Tensor) -> None:
@@ -117,7 +117,7 @@ class _SeenByYolo:
         raise TypeError("yolov5 has no masks")
 
 
-class _SeenByRetina:
+class _RetinaForward:
     """Candidates are the anchors of all levels."""
 
     def __init__(self, network: RetinaDetector, image_1CHW: torch.Tensor) -> None:
@@ -143,7 +143,7 @@ class _SeenByRetina:
         raise TypeError("RetinaNet has no masks")
 
 
-class _SeenInTwoStages:
+class _TwoStageForward:
     """Candidates are the proposals, decoded for the class.
 
     All proposals go through the second stage without a graph; only the explained one goes through it again with one,

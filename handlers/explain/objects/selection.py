@@ -15,7 +15,7 @@ from clearsight.handlers.explain.answering.parameters import XaiParameters
 from clearsight.vision.boxes import iou_matrix
 from clearsight.wire.scoring import DetectedObject
 
-__all__ = ["SAME_BOX_IOU", "Choice", "Match", "by_view", "choose_detections", "find_match"]
+__all__ = ["SAME_BOX_IOU", "DetectionSelection", "Match", "by_view", "choose_detections", "find_match"]
 
 SAME_BOX_IOU: Final = 0.5
 """A candidate that overlaps a box by less than this is another box. Backends that agree give 0.99 and more."""
@@ -24,7 +24,7 @@ _DEFAULT_COUNT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class DetectionSelection:
     """The explained objects, in the order of the answer."""
 
     indices: tuple[int, ...]
@@ -46,7 +46,7 @@ def choose_detections(
     max_detections: int,
     has_masks: bool,
     may_leave_out: bool = True,
-) -> Choice:
+) -> DetectionSelection:
     """Choose what `detections` names; without it the three highest scores.
 
     Of `all`, `max_detections` of the highest scores are taken; `may_leave_out` False makes that an error. Raises
@@ -60,7 +60,7 @@ def choose_detections(
     count, wanted = len(scores), parameters.detections
     best_first = sorted(range(count), key=lambda index: -scores[index])
     if wanted is None:
-        return Choice(tuple(sorted(best_first[:_DEFAULT_COUNT])))
+        return DetectionSelection(tuple(sorted(best_first[:_DEFAULT_COUNT])))
     if wanted == "all":
         num_left_out = max(0, count - max_detections)
         if num_left_out and not may_leave_out:
@@ -68,13 +68,13 @@ def choose_detections(
                 f"at most {max_detections} boxes of a picture are explained, but this one has {count}; name some of "
                 "them as 'detections', as a list of indices"
             )
-        return Choice(tuple(sorted(best_first[:max_detections])), num_left_out)
+        return DetectionSelection(tuple(sorted(best_first[:max_detections])), num_left_out)
     unknown = next((index for index in wanted if index >= count), None)
     if unknown is not None:
         allowed = f"indices of the {count} boxes found in this picture, 0 to {count - 1}" if count else "[] or 'all'"
         because = "" if count else ", since nothing was found in this picture"
         raise BadRequest(f"'detections' must be {allowed}, but got {unknown}{because}")
-    return Choice(wanted)
+    return DetectionSelection(wanted)
 
 
 def by_view(objects: Sequence[DetectedObject], chosen: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:

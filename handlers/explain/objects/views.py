@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from clearsight.documents.settings import DetectorSettings
 from clearsight.handlers.explain.objects.heat import frame_size
-from clearsight.handlers.explain.objects.network import SeenView
+from clearsight.handlers.explain.objects.network import DetectorForward
 from clearsight.handlers.explain.objects.selection import Match, find_match
 from clearsight.handlers.scoring.views import View, views_of
 from clearsight.vision.boxes import shift_boxes, to_pixel_boxes
@@ -52,7 +52,7 @@ class PictureViews:
         box_xyxy_14 = to_pixel_boxes(corners_14, self.whole.tile.height, self.whole.tile.width)
         return shift_boxes(box_xyxy_14, -tile.left, -tile.top)
 
-    def match(self, thing: DetectedObject, class_id: int, seen: SeenView) -> Match | None:
+    def match(self, thing: DetectedObject, class_id: int, seen: DetectorForward) -> Match | None:
         """The candidate of the view that an object is; boxes are compared in the view's pixels."""
         view = self.views[thing.view]
         boxes_xyxy_C4, scores_C = seen.candidates(class_id)

@@ -23,7 +23,7 @@ from clearsight.demo.containers import CONTAINERS
 from clearsight.demo.outlines import box_from_rings, rings_from_coverage
 from clearsight.demo.palette import Bytes
 from clearsight.demo.rack import Outlined, draw_rack
-from clearsight.demo.scene import Scene, draw_scene
+from clearsight.demo.scene import DrawnScene, draw_scene
 from clearsight.tasks import Task
 from clearsight.training.data.converters import DEFAULT_VALIDATION_EVERY, Entry, split_every, write_folders
 
@@ -115,7 +115,7 @@ def _jpeg(image_HW3: Bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _outlines(scene: Scene) -> tuple[Outlined, ...]:
+def _outlines(scene: DrawnScene) -> tuple[Outlined, ...]:
     outlined = ((thing.label, rings_from_coverage(thing.visible_HW)) for thing in scene.objects)
     return tuple((label, rings) for label, rings in outlined if rings)
 

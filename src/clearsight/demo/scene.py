@@ -14,7 +14,7 @@ from clearsight.demo.interior import Interior, draw_interior
 from clearsight.demo.palette import Bytes, Colour, Floats, painted
 from clearsight.demo.solids import Light, Sprite
 
-__all__ = ["Scene", "SceneObject", "draw_scene"]
+__all__ = ["DrawnScene", "SceneObject", "draw_scene"]
 
 OVERSAMPLING: Final = 1.5
 """Sprites are drawn this much larger than they appear, so that rotation and reduction stay smooth."""
@@ -46,7 +46,7 @@ class SceneObject:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class DrawnScene:
     """A picture and what is in it."""
 
     image_HW3: Bytes
@@ -87,7 +87,7 @@ class _Stage:
 
 def draw_scene(
     rng: np.random.Generator, height: int, width: int, labels: tuple[str, ...], *, is_easy: bool = False
-) -> Scene:
+) -> DrawnScene:
     """Draw a picture that shows objects of the given classes, one per label, among clutter.
 
     One label: a single object that dominates the middle of the picture. Several (or none): a fuller shelf, on which
@@ -113,7 +113,7 @@ def draw_scene(
             visible = np.zeros((height, width), np.float32)
             visible[thing.window] = part
             objects.append(SceneObject(thing.label, visible))
-    return Scene(_photograph(rng, canvas), tuple(objects))
+    return DrawnScene(_photograph(rng, canvas), tuple(objects))
 
 
 def _place_object(rng: np.random.Generator, label: str, stage: _Stage) -> _Placed:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from clearsight.documents.deployment.schema import Section, validate
+from clearsight.documents.deployment.schema import SchemaSection, validate
 
 __all__ = ["ModelDocument", "parse_model"]
 
@@ -31,7 +31,7 @@ def _mlflow_only(value: str) -> str:
 Text = Annotated[str, BeforeValidator(_text)]
 
 
-class _ModelSection(Section):
+class _ModelSection(SchemaSection):
     schema_: str | None = Field(None, alias="$schema")
     name: str
     path: str

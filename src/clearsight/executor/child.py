@@ -21,14 +21,14 @@ ORPHAN_GRACE_S: Final = 120.0
 
 
 def main() -> None:
-    lifeline, module, *args = sys.argv[1:]
-    threading.Thread(target=_watch, args=(int(lifeline),), name="lifeline", daemon=True).start()
+    parent_pipe, module, *args = sys.argv[1:]
+    threading.Thread(target=_watch, args=(int(parent_pipe),), name="parent_pipe", daemon=True).start()
     sys.argv = [module, *args]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _watch(lifeline: int) -> None:
-    os.read(lifeline, 1)  # nothing is ever written: returns when the parent is gone
+def _watch(parent_pipe: int) -> None:
+    os.read(parent_pipe, 1)  # nothing is ever written: returns when the parent is gone
     with suppress(OSError):  # a log on a full disk must not keep an orphan going
         sys.stderr.write("the parent process is gone: stopping\n")
     os.kill(os.getpid(), signal.SIGTERM)

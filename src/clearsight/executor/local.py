@@ -21,11 +21,11 @@ _PEER_GRACE_S: Final = 10.0
 
 
 @dataclass(slots=True)
-class _Gang:
+class _ProcessGroup:
     """The processes of one task."""
 
     processes: list[subprocess.Popen[bytes]]
-    lifeline: int
+    parent_pipe: int
     """Write end of the pipe whose end tells the processes that this one is gone."""
     failure: int | None = None
     """Exit code of the process that failed first."""
@@ -68,44 +68,51 @@ class Local:
     """
 
     def __init__(self) -> None:
-        self._running: dict[str, _Gang] = {}
+        self._running: dict[str, _ProcessGroup] = {}
 
     def submit(self, task: TaskSpec) -> str:
         task.log_file.parent.mkdir(parents=True, exist_ok=True)
-        lifeline, write_end = os.pipe()
-        gang = _Gang([], write_end)
+        parent_pipe, write_end = os.pipe()
+        group = _ProcessGroup([], write_end)
         try:
             with task.log_file.open("ab") as log:
-                for variables in _gang_variables(task.num_processes):
-                    gang.processes.append(
+                for variables in _rank_variables(task.num_processes):
+                    group.processes.append(
                         subprocess.Popen(
-                            [sys.executable, "-m", "clearsight.executor.child", str(lifeline), task.module, *task.args],
+                            [
+                                sys.executable,
+                                "-m",
+                                "clearsight.executor.child",
+                                str(parent_pipe),
+                                task.module,
+                                *task.args,
+                            ],
                             stdin=subprocess.DEVNULL,
                             stdout=log,
                             stderr=subprocess.STDOUT,
                             env={**os.environ, **task.environment, **variables},
                             start_new_session=True,
-                            pass_fds=(lifeline,),
+                            pass_fds=(parent_pipe,),
                         )
                     )
         except BaseException:
             os.close(write_end)  # those that were started stop by themselves
             raise
         finally:
-            os.close(lifeline)
-        task_id = str(gang.processes[0].pid)
-        self._running[task_id] = gang
+            os.close(parent_pipe)
+        task_id = str(group.processes[0].pid)
+        self._running[task_id] = group
         return task_id
 
     def wait(self, timeout_s: float) -> list[Exited]:
         deadline = time.monotonic() + timeout_s
         while True:
             ended = []
-            for task_id, gang in list(self._running.items()):
-                if gang.has_ended():
+            for task_id, group in list(self._running.items()):
+                if group.has_ended():
                     del self._running[task_id]
-                    os.close(gang.lifeline)
-                    ended.append(Exited(task_id, gang.failure or 0))
+                    os.close(group.parent_pipe)
+                    ended.append(Exited(task_id, group.failure or 0))
             if ended or not self._running or time.monotonic() >= deadline:
                 return ended
             time.sleep(_POLL_S)
@@ -115,7 +122,7 @@ class Local:
             self._running[task_id].stop(grace_s)
 
 
-def _gang_variables(num_processes: int) -> list[Mapping[str, str]]:
+def _rank_variables(num_processes: int) -> list[Mapping[str, str]]:
     """The variables of torch's `env://` initialisation, one mapping per process; nothing for a process alone."""
     if num_processes == 1:
         return [{}]

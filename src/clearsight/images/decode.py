@@ -37,7 +37,7 @@ from clearsight.documents.settings import ExifOrientation
 from clearsight.errors import BadImage
 from clearsight.images.headers import FORMATS, ImageHeader, exif_orientation_of, read_header, sniff_format
 
-__all__ = ["Limits", "decode_image", "sniff_format"]
+__all__ = ["DecodeLimits", "decode_image", "sniff_format"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -47,7 +47,7 @@ _TIFF_PHOTOMETRIC: Final = 262
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DecodeLimits:
     """What a picture may cost. Checked on the header, before anything is decoded."""
 
     max_bytes: int = 400 * 1024 * 1024
@@ -57,7 +57,9 @@ class Limits:
     formats: tuple[str, ...] = FORMATS
 
 
-def decode_image(data: bytes, limits: Limits = Limits(), exif_orientation: ExifOrientation = "apply") -> Pixels:
+def decode_image(
+    data: bytes, limits: DecodeLimits = DecodeLimits(), exif_orientation: ExifOrientation = "apply"
+) -> Pixels:
     """Decode the first frame of a picture file: uint8 (H, W, 3), RGB, C-contiguous, upright unless told otherwise.
 
     Raises `BadImage` for bytes that are no picture, damaged or truncated files and anything beyond `limits`.
@@ -86,13 +88,13 @@ def decode_image(data: bytes, limits: Limits = Limits(), exif_orientation: ExifO
     return image_HWC
 
 
-def _require_avif(limits: Limits) -> None:
+def _require_avif(limits: DecodeLimits) -> None:
     if not features.check("avif"):
         readable = ", ".join(name for name in limits.formats if name != "avif")
         raise BadImage(f"this installation of Pillow reads no avif; send one of {readable}")
 
 
-def _check_size(height: int, width: int, limits: Limits) -> None:
+def _check_size(height: int, width: int, limits: DecodeLimits) -> None:
     if height <= 0 or width <= 0:
         raise BadImage(f"a picture must have pixels, but its header says {width} x {height}")
     if height * width > limits.max_pixels:
@@ -102,7 +104,7 @@ def _check_size(height: int, width: int, limits: Limits) -> None:
         )
 
 
-def _decode_with_pillow(data: bytes, header: ImageHeader, limits: Limits) -> tuple[Pixels, int]:
+def _decode_with_pillow(data: bytes, header: ImageHeader, limits: DecodeLimits) -> tuple[Pixels, int]:
     """Decode with the one plugin that the signature names; return pixels and EXIF orientation."""
     if header.format == "jpeg":
         # Metadata is read by us; without it a malformed block cannot disturb the decoder.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from clearsight.errors import BadImage, BadRequest, UserError
-from clearsight.images.decode import Limits, sniff_format
+from clearsight.images.decode import DecodeLimits, sniff_format
 
 __all__ = ["PICTURE_SUFFIXES", "Picture", "find_pictures", "free_name", "read_picture"]
 
@@ -50,14 +50,14 @@ def find_pictures(paths: Sequence[Path]) -> list[Picture]:
 def read_picture(file: Path) -> bytes | BadRequest:
     """Read a picture file. Text is refused here: a scoring cell may be base64, a file may not."""
     try:
-        size, limit = file.stat().st_size, Limits().max_bytes
+        size, limit = file.stat().st_size, DecodeLimits().max_bytes
         if size > limit:
             return BadImage(f"a picture file must have at most {limit} bytes, but it has {size}")
         content = file.read_bytes()
     except OSError as error:
         return BadImage(f"the file cannot be read: {error.strerror or error}")
     if sniff_format(content) is None:
-        return BadImage(f"a picture must be one of {', '.join(Limits().formats)}, but the file is none of them")
+        return BadImage(f"a picture must be one of {', '.join(DecodeLimits().formats)}, but the file is none of them")
     return content
 
 

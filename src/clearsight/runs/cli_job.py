@@ -10,14 +10,14 @@ from clearsight.executor import Local
 from clearsight.runs.control import cancel_job, follow_job
 from clearsight.runs.job_process import exit_code
 from clearsight.runs.job_run import CANCEL_GRACE_S, run_job
-from clearsight.runs.lock import Ownership
+from clearsight.runs.lock import RunLock
 from clearsight.runs.outputs import OUTPUTS, download_outputs
 from clearsight.runs.plan import planner_for
 from clearsight.runs.progress_view import JobView
 from clearsight.runs.record import describe_job, how_to_resume, list_jobs, read_record
 from clearsight.runs.run_folder import EventReader, RunFolder
-from clearsight.runs.start import hand_over, start_job, take_up_job
-from clearsight.runs.stop_requests import heed_signals
+from clearsight.runs.start import detach, resume_job, start_job
+from clearsight.runs.stop_requests import graceful_shutdown
 from clearsight.runs.workspace import Workspace
 
 __all__ = ["job"]
@@ -120,8 +120,8 @@ def resume(ctx: click.Context, name: str, no_wait: bool, stream: bool) -> dict[s
     def tell() -> None:
         stderr.print("waiting for the trial's earlier process, which writes its checkpoint", soft_wrap=True)
 
-    ownership = take_up_job(workspace, name, CANCEL_GRACE_S, tell)
-    return _run(ctx, workspace, name, ownership, no_wait=no_wait, stream=stream)
+    run_lock = resume_job(workspace, name, CANCEL_GRACE_S, tell)
+    return _run(ctx, workspace, name, run_lock, no_wait=no_wait, stream=stream)
 
 
 def _refuse_both(no_wait: bool, stream: bool) -> None:
@@ -130,18 +130,18 @@ def _refuse_both(no_wait: bool, stream: bool) -> None:
 
 
 def _run(
-    ctx: click.Context, workspace: Workspace, name: str, ownership: Ownership, *, no_wait: bool, stream: bool
+    ctx: click.Context, workspace: Workspace, name: str, run_lock: RunLock, *, no_wait: bool, stream: bool
 ) -> dict[str, Any]:
     if no_wait:
-        hand_over(workspace, name, ownership)
+        detach(workspace, name, run_lock)
         return describe_job(workspace, name)
     if stream:
-        process = hand_over(workspace, name, ownership)
+        process = detach(workspace, name, run_lock)
         result = _watch(ctx, workspace, name)
         process.poll()
         return result
     record = read_record(workspace, name)
-    with heed_signals() as stop, ownership, JobView(stderr, workspace, record) as view:
+    with graceful_shutdown() as stop, run_lock, JobView(stderr, workspace, record) as view:
         view.show_plan()
         for event in EventReader(RunFolder(workspace.runs / record.trials[0])).new():
             view.recall(event)

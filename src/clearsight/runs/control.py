@@ -45,11 +45,11 @@ def cancel_job(workspace: Workspace, name: str, wait: bool) -> RunStatus:
     status = job_status(workspace, record)
     if status.status in ENDED:
         raise Conflict(f"a job must not have ended to be canceled, but {name!r} is {status.status}")
-    if not folder.is_owned():
+    if not folder.is_locked():
         return _cancel_lost(folder)
     if status.status != "CancelRequested":
         _signal(folder)
-    while wait and folder.is_owned():
+    while wait and folder.is_locked():
         time.sleep(_POLL_S)
     status = job_status(workspace, record)
     return replace(status, status="CancelRequested") if _is_at_work(status) else status
@@ -74,7 +74,7 @@ def _cancel_lost(folder: RunFolder) -> RunStatus:
 
 def _signal(folder: RunFolder) -> None:
     deadline = time.monotonic() + _START_S
-    while folder.is_owned():
+    while folder.is_locked():
         process = folder.read_status().process
         if process is not None and process.send(signal.SIGTERM):
             return

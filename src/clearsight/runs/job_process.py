@@ -13,10 +13,10 @@ from clearsight.console import stderr
 from clearsight.errors import ClearsightError
 from clearsight.executor import Local
 from clearsight.runs.job_run import run_job
-from clearsight.runs.lock import Ownership
+from clearsight.runs.lock import RunLock
 from clearsight.runs.progress_view import JobView
 from clearsight.runs.record import read_record
-from clearsight.runs.stop_requests import heed_signals
+from clearsight.runs.stop_requests import graceful_shutdown
 from clearsight.runs.workspace import Workspace
 
 __all__ = ["exit_code", "main"]
@@ -32,7 +32,7 @@ def exit_code(state: str) -> int:
 def main(args: Sequence[str]) -> int:
     folder, descriptor = Path(args[0]), int(args[1])
     workspace = Workspace(folder.parent.parent)
-    with heed_signals() as stop, Ownership(descriptor):
+    with graceful_shutdown() as stop, RunLock(descriptor):
         try:
             record = read_record(workspace, folder.name)
             with JobView(stderr, workspace, record) as view:

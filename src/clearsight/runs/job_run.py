@@ -89,7 +89,7 @@ class _JobAtWork:
         stopped_for: StoppedFor | None = None
         if self._trial.read_status().status != "Completed":  # its job may have been lost right after it
             code, stopped_for = self._follow(self._submit())
-            self._tell_news()
+            self._publish_new_events()
             self._conclude_trial(code, stopped_for)
         self._copy_best_model()
         self._end(stopped_for)
@@ -124,12 +124,12 @@ class _JobAtWork:
         stopped_for: StoppedFor | None = None
         try:
             while not (ended := self._executor.wait(_POLL_S)):
-                self._tell_news()
+                self._publish_new_events()
                 if stopped_for is None and (self._stop.is_asked or time.monotonic() > deadline):
                     stopped_for = "canceled" if self._stop.is_asked else "timeout"
                     self._executor.cancel(task_id, CANCEL_GRACE_S)
                     self._set_state("CancelRequested")
-                    self._tell("canceling", reason=stopped_for)
+                    self._publish("canceling", reason=stopped_for)
                 if self._stop.is_urgent:
                     self._executor.cancel(task_id, 0)
         except BaseException:
@@ -139,7 +139,7 @@ class _JobAtWork:
             raise
         return ended[0].code, stopped_for
 
-    def _tell_news(self) -> None:
+    def _publish_new_events(self) -> None:
         for event in self._reader.new():
             if event["kind"] == "evaluated":
                 self._mirror.log_metrics(self._trial.run_id, event["metrics"], event["epoch"])
@@ -147,7 +147,7 @@ class _JobAtWork:
                 self._set_state(_STATE_AT[event["kind"]])
             self._on_event(event)
 
-    def _tell(self, kind: str, **fields: Any) -> None:
+    def _publish(self, kind: str, **fields: Any) -> None:
         """An event of the job itself: kept, so that `job stream` shows it, and told."""
         self._job.append_event(kind, **fields)
         self._on_event({"kind": kind, **fields})
@@ -164,7 +164,7 @@ class _JobAtWork:
             return
         self._trial.write_status(status)
         if status.status == "Failed":
-            self._tell("log", file=str(self._trial.log_file), lines=last_lines(self._trial.log_file))
+            self._publish("log", file=str(self._trial.log_file), lines=last_lines(self._trial.log_file))
 
     def _copy_best_model(self) -> None:
         target = self._record.best_model_path
@@ -173,7 +173,7 @@ class _JobAtWork:
         try:
             copy_folder(self._trial.package, target)
         except OSError as error:
-            self._tell("warning", message=f"outputs.best_model could not be written: {error}")
+            self._publish("warning", message=f"outputs.best_model could not be written: {error}")
 
     def _is_copied(self, target: Path) -> bool:
         """Whether the copy was made before an interruption."""
@@ -202,7 +202,7 @@ class _JobAtWork:
         self._mirror.end_run(self._job.run_id, state, self._status.ended_at, best)
         failure = self._mirror.close()
         if failure is not None:
-            self._tell("warning", message=f"the run folder is complete, but its MLflow mirror is not: {failure}")
+            self._publish("warning", message=f"the run folder is complete, but its MLflow mirror is not: {failure}")
         self._job.write_status(self._status)
 
 

@@ -13,13 +13,13 @@ from typing import Final, Self
 
 from clearsight.errors import Conflict
 
-__all__ = ["Ownership", "is_owned"]
+__all__ = ["RunLock", "is_locked"]
 
 _ATTEMPTS: Final = 10
-_PAUSE_S: Final = 0.03  # a look (`is_owned`) holds the lock for microseconds: it must not look like an owner
+_PAUSE_S: Final = 0.03  # a look (`is_locked`) holds the lock for microseconds: it must not look like an owner
 
 
-class Ownership:
+class RunLock:
     """A held lock. Use as a context, or hand `descriptor` to a child process, which then holds it too."""
 
     def __init__(self, descriptor: int) -> None:
@@ -55,7 +55,7 @@ class Ownership:
         self.release()
 
 
-def is_owned(file: Path) -> bool:
+def is_locked(file: Path) -> bool:
     """Whether somebody holds the lock."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Protocol, cast
 
-from clearsight.documents.job import Job
+from clearsight.documents.job import JobDocument
 from clearsight.runs.trial_spec import TrialSpec
 from clearsight.runs.workspace import Workspace
 
@@ -19,7 +19,7 @@ class JobPlan:
     """A job that may start: nothing about it is in doubt but the training itself."""
 
     name: str
-    job: Job
+    job: JobDocument
     document: Mapping[str, Any]
     """The job file with its overrides."""
     spec: TrialSpec

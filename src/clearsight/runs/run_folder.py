@@ -28,7 +28,7 @@ from typing import Any, Final, Literal, get_args
 
 from clearsight.executor import ProcessIdentity
 from clearsight.files import write_atomically
-from clearsight.runs.lock import Ownership, is_owned
+from clearsight.runs.lock import RunLock, is_locked
 
 __all__ = ["ENDED", "LAST_CHECKPOINT", "UNDER_WAY", "EventReader", "RunFolder", "RunStatus", "State", "now"]
 
@@ -138,13 +138,13 @@ class RunFolder:
     def train_artifacts(self) -> Path:
         return self.root / "train_artifacts"
 
-    def own(self) -> Ownership:
+    def own(self) -> RunLock:
         """Become the one process that works on the run. Raises `Conflict` when there is one."""
-        return Ownership.take(self.root / "lock")
+        return RunLock.take(self.root / "lock")
 
-    def is_owned(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether a process works on the run."""
-        return is_owned(self.root / "lock")
+        return is_locked(self.root / "lock")
 
     def write_status(self, status: RunStatus) -> None:
         write_atomically(self.status_file, json.dumps(asdict(status), indent=2) + "\n")
@@ -152,7 +152,7 @@ class RunFolder:
     def read_status(self) -> RunStatus:
         """The state; `NotResponding` when the process of a run under way is gone, `Unknown` for a damaged file."""
         status = self._written_status()
-        while status.status in UNDER_WAY and not self.is_owned():
+        while status.status in UNDER_WAY and not self.is_locked():
             again = self._written_status()  # an owner writes how it ended before it goes
             if again == status:
                 return replace(status, status="NotResponding")

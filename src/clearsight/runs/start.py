@@ -10,13 +10,13 @@ from typing import Final
 
 from clearsight.errors import Conflict
 from clearsight.files import write_atomically
-from clearsight.runs.lock import Ownership
+from clearsight.runs.lock import RunLock
 from clearsight.runs.plan import JobPlan
 from clearsight.runs.record import JobRecord, read_record, read_spec, write_record
 from clearsight.runs.run_folder import RunFolder, RunStatus
 from clearsight.runs.workspace import Workspace
 
-__all__ = ["JOB_LOG", "hand_over", "start_job", "take_up_job"]
+__all__ = ["JOB_LOG", "detach", "resume_job", "start_job"]
 
 JOB_LOG: Final = "job.log"
 """What the process of a job prints that runs without a terminal."""
@@ -24,7 +24,7 @@ JOB_LOG: Final = "job.log"
 _POLL_S: Final = 0.2
 
 
-def start_job(plan: JobPlan, workspace: Workspace) -> Ownership:
+def start_job(plan: JobPlan, workspace: Workspace) -> RunLock:
     """Write the folders of a planned job and own it. Raises `Conflict` when the name was taken meanwhile."""
     folder, trial = RunFolder(workspace.runs / plan.name), RunFolder(workspace.runs / plan.spec.run_id)
     workspace.runs.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def start_job(plan: JobPlan, workspace: Workspace) -> Ownership:
     except FileExistsError:
         raise Conflict(f"a job's name must be new, but {plan.name!r} exists; choose another --name") from None
     try:
-        ownership = folder.own()
+        run_lock = folder.own()
         folder.write_status(RunStatus("Starting"))
         trial.root.mkdir()
         write_atomically(trial.spec_file, plan.spec.model_dump_json(indent=2) + "\n")
@@ -43,7 +43,7 @@ def start_job(plan: JobPlan, workspace: Workspace) -> Ownership:
         shutil.rmtree(trial.root, ignore_errors=True)
         shutil.rmtree(folder.root, ignore_errors=True)
         raise
-    return ownership
+    return run_lock
 
 
 def _record(plan: JobPlan) -> JobRecord:
@@ -66,7 +66,7 @@ def _record(plan: JobPlan) -> JobRecord:
     )
 
 
-def take_up_job(workspace: Workspace, name: str, wait_s: float, on_wait: Callable[[], None]) -> Ownership:
+def resume_job(workspace: Workspace, name: str, wait_s: float, on_wait: Callable[[], None]) -> RunLock:
     """Own a job that was canceled, failed, or lost its process, so that `run_job` goes on with it.
 
     A trial whose parent was killed may still be writing its checkpoint: after `on_wait`, it gets `wait_s` seconds.
@@ -76,7 +76,7 @@ def take_up_job(workspace: Workspace, name: str, wait_s: float, on_wait: Callabl
     folder, trial = RunFolder(workspace.runs / name), RunFolder(workspace.runs / record.trials[0])
     read_spec(trial)
     try:
-        ownership = folder.own()
+        run_lock = folder.own()
     except Conflict:
         raise Conflict(
             f"a job must not be at work to be resumed, but {name!r} is; `clearsight job stream -n {name}` shows it"
@@ -97,17 +97,17 @@ def take_up_job(workspace: Workspace, name: str, wait_s: float, on_wait: Callabl
             )
         )
     except BaseException:
-        ownership.release()
+        run_lock.release()
         raise
-    return ownership
+    return run_lock
 
 
 def _wait_for_orphan(trial: RunFolder, wait_s: float, on_wait: Callable[[], None]) -> None:
-    if not trial.is_owned():
+    if not trial.is_locked():
         return
     on_wait()
     deadline = time.monotonic() + wait_s
-    while trial.is_owned():
+    while trial.is_locked():
         if time.monotonic() > deadline:
             pid = trial.read_status().pid
             raise Conflict(
@@ -117,7 +117,7 @@ def _wait_for_orphan(trial: RunFolder, wait_s: float, on_wait: Callable[[], None
         time.sleep(_POLL_S)
 
 
-def hand_over(workspace: Workspace, name: str, ownership: Ownership) -> subprocess.Popen[bytes]:
+def detach(workspace: Workspace, name: str, run_lock: RunLock) -> subprocess.Popen[bytes]:
     """Start a process of its own that runs the job; it holds the lock from its first moment on.
 
     It survives this process and its terminal, and prints to `JOB_LOG`.
@@ -125,12 +125,12 @@ def hand_over(workspace: Workspace, name: str, ownership: Ownership) -> subproce
     folder = workspace.runs / name
     with (folder / JOB_LOG).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "clearsight.runs.job_process", str(folder), str(ownership.descriptor)],
+            [sys.executable, "-m", "clearsight.runs.job_process", str(folder), str(run_lock.descriptor)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            pass_fds=(ownership.descriptor,),
+            pass_fds=(run_lock.descriptor,),
         )
-    ownership.release()
+    run_lock.release()
     return process

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["StopRequests", "heed_signals"]
+__all__ = ["StopRequests", "graceful_shutdown"]
 
 
 class StopRequests:
@@ -24,7 +24,7 @@ class StopRequests:
 
 
 @contextmanager
-def heed_signals() -> Iterator[StopRequests]:
+def graceful_shutdown() -> Iterator[StopRequests]:
     """Turn SIGINT, SIGTERM and SIGHUP into requests, but for those that are ignored (`nohup`)."""
     requests = StopRequests()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

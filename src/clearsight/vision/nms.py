@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from clearsight.vision.boxes import iou_matrix
 
-__all__ = ["batched_nms", "by_falling_score"]
+__all__ = ["batched_nms", "by_descending_score"]
 
 Floats = npt.NDArray[np.floating]
 Indices = npt.NDArray[np.int64]
@@ -22,7 +22,7 @@ _BLOCK: Final = 64
 _COMPARED: Final = 4096
 
 
-def by_falling_score(scores_N: Floats) -> Indices:
+def by_descending_score(scores_N: Floats) -> Indices:
     """Indices from the highest score to the lowest; equal scores keep their order, NaN comes last."""
     return np.argsort(-scores_N, kind="stable")
 
@@ -42,14 +42,14 @@ def batched_nms(
     The same boxes as `torchvision.ops.batched_nms`, without torch. Milliseconds on one core, torchvision 0.28 in
     brackets, for 30 000 candidates around 300 objects: 80 classes 27 (27), 1 class 47 (145).
     """
-    order = by_falling_score(scores_N)
+    order = by_descending_score(scores_N)
     order = order[np.argsort(class_ids_N[order], kind="stable")]
     boundaries = np.flatnonzero(np.diff(class_ids_N[order])) + 1
     stays_N = np.zeros(len(order), np.bool_)
     for members in np.split(order, boundaries):
         stays_N[members[_greedy(boxes_xyxy_N4[members], iou_threshold)]] = True
     kept_K = np.flatnonzero(stays_N)
-    return kept_K[by_falling_score(scores_N[kept_K])][:max_kept]
+    return kept_K[by_descending_score(scores_N[kept_K])][:max_kept]
 
 
 def _greedy(boxes_xyxy_N4: Floats, iou_threshold: float) -> Indices:

@@ -9,14 +9,14 @@ from clearsight.training.data.converters.data_folders import (
     write_folders,
 )
 from clearsight.training.data.converters.entries import Converted, Entry, Request
-from clearsight.training.data.converters.layouts import LAYOUTS, Layout
+from clearsight.training.data.converters.layouts import LAYOUTS, LabelLayout
 
 __all__ = [
     "DEFAULT_VALIDATION_EVERY",
     "LAYOUTS",
     "Converted",
     "Entry",
-    "Layout",
+    "LabelLayout",
     "Request",
     "copy_pictures",
     "split_by_fraction",

@@ -13,11 +13,11 @@ from clearsight.training.data.converters.entries import Converted, Request
 from clearsight.training.data.converters.masks import read_masks
 from clearsight.training.data.converters.voc import read_voc
 
-__all__ = ["LAYOUTS", "Layout"]
+__all__ = ["LAYOUTS", "LabelLayout"]
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class LabelLayout:
     """How a layout is read, and what for."""
 
     read: Callable[[Request], Converted]
@@ -27,12 +27,12 @@ class Layout:
     """False: the user names the one class of all objects."""
 
 
-LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
+LAYOUTS: Final[Mapping[str, LabelLayout]] = MappingProxyType(
     {
-        "folders": Layout(read_class_folders, (Task.MULTI_CLASS,)),
-        "csv": Layout(read_csv, (Task.MULTI_CLASS, Task.MULTI_LABEL)),
-        "voc": Layout(read_voc, (Task.DETECTION, Task.MULTI_CLASS, Task.MULTI_LABEL)),
-        "coco": Layout(read_coco, tuple(Task)),
-        "masks": Layout(read_masks, (Task.SEGMENTATION, Task.DETECTION), names_classes=False),
+        "folders": LabelLayout(read_class_folders, (Task.MULTI_CLASS,)),
+        "csv": LabelLayout(read_csv, (Task.MULTI_CLASS, Task.MULTI_LABEL)),
+        "voc": LabelLayout(read_voc, (Task.DETECTION, Task.MULTI_CLASS, Task.MULTI_LABEL)),
+        "coco": LabelLayout(read_coco, tuple(Task)),
+        "masks": LabelLayout(read_masks, (Task.SEGMENTATION, Task.DETECTION), names_classes=False),
     }
 )

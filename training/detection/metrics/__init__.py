@@ -4,6 +4,6 @@ objects (what is predicted, what is true) -> regions (how far they overlap) -> v
 """
 
 from clearsight.training.detection.metrics.metrics import DetectionMetrics, MetricOptions, detection_metrics
-from clearsight.training.detection.metrics.objects import Detections, GroundTruth, Rle
+from clearsight.training.detection.metrics.objects import GroundTruth, Predictions, Rle
 
-__all__ = ["DetectionMetrics", "Detections", "GroundTruth", "MetricOptions", "Rle", "detection_metrics"]
+__all__ = ["DetectionMetrics", "GroundTruth", "MetricOptions", "Predictions", "Rle", "detection_metrics"]

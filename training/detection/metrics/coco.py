@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]
 
-from clearsight.training.detection.metrics.objects import Detections, GroundTruth
+from clearsight.training.detection.metrics.objects import GroundTruth, Predictions
 from clearsight.training.detection.metrics.regions import Shape, areas_of, regions_of
 
 __all__ = ["NAMES", "coco_metrics"]
@@ -32,7 +32,7 @@ NAMES: Final = (
 
 
 def coco_metrics(
-    predictions: Sequence[Detections], truths: Sequence[GroundTruth], num_classes: int, shape: Shape
+    predictions: Sequence[Predictions], truths: Sequence[GroundTruth], num_classes: int, shape: Shape
 ) -> dict[str, float]:
     """Values in [0, 1] by `NAMES`; one without objects (of its size) is left out.
 
@@ -53,7 +53,7 @@ def coco_metrics(
 
 
 def _annotations(
-    pictures: Sequence[Detections | GroundTruth], shape: Shape, key: str, values: Sequence[list[float]]
+    pictures: Sequence[Predictions | GroundTruth], shape: Shape, key: str, values: Sequence[list[float]]
 ) -> list[dict[str, Any]]:
     """COCO's `annotations`; `key` holds what only predictions or only true objects have, `values` by picture."""
     annotations: list[dict[str, Any]] = []

@@ -13,7 +13,7 @@ import numpy as np
 
 from clearsight.tasks import Task
 from clearsight.training.detection.metrics.coco import coco_metrics
-from clearsight.training.detection.metrics.objects import Detections, GroundTruth
+from clearsight.training.detection.metrics.objects import GroundTruth, Predictions
 from clearsight.training.detection.metrics.regions import Shape
 from clearsight.training.detection.metrics.voc import ClassMatches, match_classes
 
@@ -43,7 +43,7 @@ class DetectionMetrics:
 
 
 def detection_metrics(
-    predictions: Sequence[Detections],
+    predictions: Sequence[Predictions],
     truths: Sequence[GroundTruth],
     classes: Sequence[str],
     options: MetricOptions,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Detections", "GroundTruth", "Rle"]
+__all__ = ["GroundTruth", "Predictions", "Rle"]
 
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
@@ -26,7 +26,7 @@ Rle = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Detections:
+class Predictions:
     """What a network finds in one picture, in any order, after suppression and the cap per picture."""
 
     boxes_xyxy_N4: Floats
@@ -34,18 +34,18 @@ class Detections:
     scores_N: Floats
     masks_N: tuple[Rle, ...] | None = None
 
-    def above(self, score: float) -> "Detections":
+    def above(self, score: float) -> "Predictions":
         """Those with a score strictly greater; a score that is not a number is not."""
         return self._take(np.flatnonzero(self.scores_N > score))
 
-    def of_class(self, class_id: int) -> "Detections":
+    def of_class(self, class_id: int) -> "Predictions":
         """Those of one class, by falling score; of equal scores the earlier first."""
         own = np.flatnonzero(self.class_ids_N == class_id)
         return self._take(own[np.argsort(-self.scores_N[own], kind="stable")])
 
-    def _take(self, kept: Positions) -> "Detections":
+    def _take(self, kept: Positions) -> "Predictions":
         masks = _masks_at(self.masks_N, kept)
-        return Detections(self.boxes_xyxy_N4[kept], self.class_ids_N[kept], self.scores_N[kept], masks)
+        return Predictions(self.boxes_xyxy_N4[kept], self.class_ids_N[kept], self.scores_N[kept], masks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from faster_coco_eval import mask as coco_masks  # type: ignore[import-untyped]
 
-from clearsight.training.detection.metrics.objects import Detections, GroundTruth, Rle
+from clearsight.training.detection.metrics.objects import GroundTruth, Predictions, Rle
 
 __all__ = ["Regions", "Shape", "areas_of", "overlap_matrix", "regions_of"]
 
@@ -24,7 +24,7 @@ Regions = Floats | Sequence[Rle]
 """Boxes as COCO has them, rows of left, top, width and height; or masks."""
 
 
-def regions_of(objects: Detections | GroundTruth, shape: Shape) -> Regions:
+def regions_of(objects: Predictions | GroundTruth, shape: Shape) -> Regions:
     """One region for each object. Raises `ValueError` when masks are asked for and there are none."""
     if shape == "box":
         corners = objects.boxes_xyxy_N4.astype(np.float64)
@@ -41,7 +41,7 @@ def areas_of(regions: Regions) -> Floats:
     return np.asarray(coco_masks.area(regions) if regions else [], np.float64)
 
 
-def overlap_matrix(detections: Detections, truth: GroundTruth, shape: Shape) -> Floats:
+def overlap_matrix(detections: Predictions, truth: GroundTruth, shape: Shape) -> Floats:
     """(N, M), in [0, 1]: intersection over union with an object, and with a crowd the share of the prediction in it.
 
     A crowd is larger than any of its members, so that intersection over union would never find one there

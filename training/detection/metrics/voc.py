@@ -13,7 +13,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from clearsight.training.detection.metrics.objects import Detections, GroundTruth
+from clearsight.training.detection.metrics.objects import GroundTruth, Predictions
 from clearsight.training.detection.metrics.regions import Shape, overlap_matrix
 
 __all__ = ["ClassMatches", "Outcome", "average_precision", "match_classes", "match_predictions", "taken_objects"]
@@ -73,7 +73,7 @@ def average_precision(is_true_N: Bools, num_truths: int) -> float:
 
 
 def match_classes(
-    predictions: Sequence[Detections],
+    predictions: Sequence[Predictions],
     truths: Sequence[GroundTruth],
     num_classes: int,
     iou_threshold: float,

@@ -70,11 +70,11 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-class Section(BaseModel):
+class SchemaSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), populate_by_name=True)
 
 
-class _ProbeSection(Section):
+class _ProbeSection(SchemaSection):
     initial_delay: Count = 10
     period: Count = 10
     timeout: Count = 2
@@ -86,13 +86,13 @@ class _LivenessSection(_ProbeSection):
     success_threshold: Annotated[Count, Field(le=1)] = 1
 
 
-class _RequestSection(Section):
+class _RequestSection(SchemaSection):
     request_timeout_ms: Annotated[Count, Field(le=180_000)] = 5000
     max_concurrent_requests_per_instance: Count = 1
     max_queue_wait_ms: Annotated[int, BeforeValidator(_no_bool), Field(ge=0)] = 500
 
 
-class _InlineModel(Section):
+class _InlineModel(SchemaSection):
     path: str
     name: str | None = None
     version: str | None = None
@@ -104,28 +104,28 @@ class _InlineModel(Section):
     stage: str | None = None
 
 
-class _Code(Section):
+class _Code(SchemaSection):
     code: str
     scoring_script: str
 
 
-class _Route(Section):
+class _Route(SchemaSection):
     port: Count
     path: str
 
 
-class _InferenceRoutes(Section):
+class _InferenceRoutes(SchemaSection):
     liveness_route: _Route | None = None
     readiness_route: _Route | None = None
     scoring_route: _Route | None = None
 
 
-class _Build(Section):
+class _Build(SchemaSection):
     path: str
     dockerfile_path: str | None = None
 
 
-class _Environment(Section):
+class _Environment(SchemaSection):
     name: str | None = None
     version: str | None = None
     description: str | None = None
@@ -139,7 +139,7 @@ class _Environment(Section):
     inference_config: _InferenceRoutes | None = None
 
 
-class _Scale(Section):
+class _Scale(SchemaSection):
     type: Annotated[Literal["default", "target_utilization"], BeforeValidator(_lowered)] = "default"
     min_instances: Count | None = None
     max_instances: Count | None = None
@@ -147,12 +147,12 @@ class _Scale(Section):
     target_utilization_percentage: Annotated[Count, Field(le=100)] | None = None
 
 
-class _Resources(Section):
+class _Resources(SchemaSection):
     requests: dict[str, str | int | float] = {}
     limits: dict[str, str | int | float] = {}
 
 
-class EndpointSection(Section):
+class EndpointSection(SchemaSection):
     schema_: str | None = Field(default=None, alias="$schema")
     name: Name
     auth_mode: Annotated[AuthMode, BeforeValidator(_auth_mode)] = "key"
@@ -173,7 +173,7 @@ class EndpointSection(Section):
     provisioning_state: str | None = None
 
 
-class DeploymentSection(Section):
+class DeploymentSection(SchemaSection):
     schema_: str | None = Field(default=None, alias="$schema")
     name: Annotated[Name, BeforeValidator(_lowered)]
     endpoint_name: str
@@ -201,7 +201,7 @@ class DeploymentSection(Section):
     provisioning_state: str | None = None
 
 
-AnySection = TypeVar("AnySection", bound=Section)
+AnySection = TypeVar("AnySection", bound=SchemaSection)
 
 
 def validate(model: type[AnySection], document: Mapping[str, Any], subject: str) -> AnySection:

@@ -1,7 +1,7 @@
 """Job files: Azure's automl image jobs as checked documents. No torch here."""
 
 from clearsight.documents.job.data_section import DataInput, DataSection
-from clearsight.documents.job.document import Job, JobReading, load_document, parse_job, read_job
+from clearsight.documents.job.document import JobDocument, JobReading, load_document, parse_job, read_job
 from clearsight.documents.job.parameters import AdvancedSettings, Resolved, candidate_models, resolve_parameters
 from clearsight.documents.job.support import require_supported
 from clearsight.documents.job.surroundings import Output
@@ -11,7 +11,7 @@ __all__ = [
     "AdvancedSettings",
     "DataInput",
     "DataSection",
-    "Job",
+    "JobDocument",
     "JobReading",
     "Output",
     "Resolved",

@@ -26,12 +26,12 @@ from clearsight.documents.job.surroundings import (
     read_outputs,
     read_properties,
 )
-from clearsight.documents.job.sweep import Limits, Sweep, check_sweep, read_limits, read_sweep
+from clearsight.documents.job.sweep import JobLimits, Sweep, check_sweep, read_limits, read_sweep
 from clearsight.documents.section import BadValue, Section, any_text, one_of, text, text_map
 from clearsight.errors import Fault, InvalidDocument
 from clearsight.tasks import Task
 
-__all__ = ["Job", "JobReading", "load_document", "parse_job", "read_job"]
+__all__ = ["JobDocument", "JobReading", "load_document", "parse_job", "read_job"]
 
 JOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}")
 """Azure's and MLflow's rule for run ids, with room for `_HD_<n>`."""
@@ -48,7 +48,7 @@ _METRICS_OF_OTHER_JOBS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class JobDocument:
     """A job file, checked. `parameters` holds what the user fixed, without `advanced_settings`."""
 
     data: DataSection
@@ -64,7 +64,7 @@ class Job:
     environment_variables: Mapping[str, str | None] = field(default_factory=dict)
     """Passed to trial processes."""
     log_verbosity: str = "info"
-    limits: Limits = field(default_factory=Limits)
+    limits: JobLimits = field(default_factory=JobLimits)
     parameters: Mapping[str, Value] = field(default_factory=dict)
     advanced: AdvancedSettings = field(default_factory=AdvancedSettings)
     sweep: Sweep | None = None
@@ -80,7 +80,7 @@ class Job:
 class JobReading:
     """What reading a document yields. `job` is None when there are faults, `data` when its own part has some."""
 
-    job: Job | None
+    job: JobDocument | None
     data: DataSection | None
     faults: tuple[Fault, ...]
     warnings: tuple[str, ...]
@@ -117,7 +117,7 @@ def _parse(content: str) -> Any:
         return yaml.safe_load(content)
 
 
-def parse_job(document: Mapping[str, Any], subject: str = "job") -> Job:
+def parse_job(document: Mapping[str, Any], subject: str = "job") -> JobDocument:
     """Read a document that must be free of faults. Raises `InvalidDocument` with all of them."""
     reading = read_job(document)
     if reading.job is None:
@@ -164,7 +164,7 @@ def read_job(document: Mapping[str, Any]) -> JobReading:
     top.finish()
     if faults or data is None:
         return JobReading(None, data, tuple(faults), tuple(warnings))
-    job = Job(
+    job = JobDocument(
         data=data,
         name=name,
         **texts,

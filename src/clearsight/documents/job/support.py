@@ -1,14 +1,14 @@
 """What this version runs, of all that a job file can ask for."""
 
 from clearsight.catalogue.models import TRAINABLE
-from clearsight.documents.job.document import Job
+from clearsight.documents.job.document import JobDocument
 from clearsight.documents.job.parameters import candidate_models
 from clearsight.errors import UserError
 
 __all__ = ["require_supported"]
 
 
-def require_supported(job: Job) -> None:
+def require_supported(job: JobDocument) -> None:
     """Raise `UserError` with one line when the job is valid but this version cannot run it."""
     if job.sweep is not None or job.search_space:
         raise UserError(

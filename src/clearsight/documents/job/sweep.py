@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, cast
 from clearsight.documents.job.search_space import Expression, SubSpace
 from clearsight.documents.section import Section, boolean, integer, number, one_of
 
-__all__ = ["EarlyTermination", "Limits", "Sweep", "check_sweep", "read_limits", "read_sweep"]
+__all__ = ["EarlyTermination", "JobLimits", "Sweep", "check_sweep", "read_limits", "read_sweep"]
 
 Algorithm = Literal["random", "grid", "bayesian"]
 Policy = Literal["bandit", "median_stopping", "truncation_selection"]
@@ -22,7 +22,7 @@ _BAYESIAN_TYPES: Final = ("choice", "uniform", "quniform")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class JobLimits:
     """What a job may use. The time counts from the job's start, in minutes."""
 
     max_trials: int = 1
@@ -53,15 +53,15 @@ class Sweep:
     early_termination: EarlyTermination | None = None
 
 
-def read_limits(section: Section | None) -> Limits:
+def read_limits(section: Section | None) -> JobLimits:
     """Read `limits`; `max_concurrent_trials` is lowered to `max_trials`."""
     if section is None:
-        return Limits()
+        return JobLimits()
     max_trials = section.take("max_trials", integer(1, 1000)) or 1
     concurrent = section.take("max_concurrent_trials", integer(1, 100)) or 1
     timeout = section.take("timeout_minutes", integer(1, _MINUTES_IN_60_DAYS)) or _WEEK_MINUTES
     section.finish()
-    return Limits(max_trials, min(concurrent, max_trials), timeout)
+    return JobLimits(max_trials, min(concurrent, max_trials), timeout)
 
 
 def read_sweep(section: Section | None) -> Sweep | None:

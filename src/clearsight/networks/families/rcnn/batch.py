@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch.nn import functional
 
-__all__ = ["SIDE_MULTIPLE", "Size", "Target", "pad_together", "padded_side"]
+__all__ = ["SIDE_MULTIPLE", "Size", "TrainingTarget", "pad_together", "padded_side"]
 
 SIDE_MULTIPLE: Final = 32
 """Stride of the backbone: levels of the pyramid then cover the picture without a rest."""
@@ -20,7 +20,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class TrainingTarget:
     """The objects of one picture; there may be none."""
 
     boxes_xyxy_M4: torch.Tensor

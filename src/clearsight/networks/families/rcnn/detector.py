@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torchvision.models.detection.image_list import ImageList  # type: ignore[import-untyped]
 
-from clearsight.networks.families.rcnn.batch import SIDE_MULTIPLE, Size, Target
-from clearsight.networks.families.rcnn.selection import Found, Limits, LimitTensors
+from clearsight.networks.families.rcnn.batch import SIDE_MULTIPLE, Size, TrainingTarget
+from clearsight.networks.families.rcnn.selection import Found, LimitTensors, SelectionLimits
 
 __all__ = ["Detector", "Features", "keep_float32"]
 
@@ -47,7 +47,7 @@ class Detector(nn.Module, ABC):
         keep_float32(backbone)
 
     @abstractmethod
-    def losses(self, features: Features, images: Any, targets: Sequence[Target]) -> dict[str, torch.Tensor]:
+    def losses(self, features: Features, images: Any, targets: Sequence[TrainingTarget]) -> dict[str, torch.Tensor]:
         """The losses by name; `images` is torchvision's list of padded pictures with their sizes."""
 
     @abstractmethod
@@ -58,8 +58,8 @@ class Detector(nn.Module, ABC):
         self,
         images_NCHW: torch.Tensor,
         sizes: Sequence[Size],
-        targets: Sequence[Target] | None = None,
-        limits: Limits | None = None,
+        targets: Sequence[TrainingTarget] | None = None,
+        limits: SelectionLimits | None = None,
     ) -> dict[str, torch.Tensor] | list[Found]:
         if any(side % SIDE_MULTIPLE for side in images_NCHW.shape[2:]):
             height, width = images_NCHW.shape[2:]

@@ -10,7 +10,7 @@ import torch
 from torchvision.models.detection._utils import _topk_min  # type: ignore[import-untyped]
 from torchvision.ops import box_iou, clip_boxes_to_image  # type: ignore[import-untyped]
 
-from clearsight.networks.families.rcnn.batch import Size, Target
+from clearsight.networks.families.rcnn.batch import Size, TrainingTarget
 from clearsight.networks.families.rcnn.detector import Detector, Features, keep_float32
 from clearsight.networks.families.rcnn.selection import Found, LimitTensors, choose
 
@@ -34,7 +34,7 @@ class RetinaDetector(Detector):
         keep_float32(self.head.classification_head)
         keep_float32(self.head.regression_head)
 
-    def losses(self, features: Features, images: Any, targets: Sequence[Target]) -> dict[str, torch.Tensor]:
+    def losses(self, features: Features, images: Any, targets: Sequence[TrainingTarget]) -> dict[str, torch.Tensor]:
         levels = list(features.values())
         documents = [{"boxes": target.boxes_xyxy_M4, "labels": target.class_ids_M} for target in targets]
         anchors = self.anchor_generator(images, levels)

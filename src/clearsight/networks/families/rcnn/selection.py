@@ -14,7 +14,7 @@ import torchvision  # type: ignore[import-untyped]
 
 from clearsight.vision.candidates import Candidates
 
-__all__ = ["MAX_CANDIDATES", "Found", "LimitTensors", "Limits", "choose", "to_candidates"]
+__all__ = ["MAX_CANDIDATES", "Found", "LimitTensors", "SelectionLimits", "choose", "to_candidates"]
 
 MAX_CANDIDATES: Final = 5000
 """Most boxes of a picture that enter suppression, the best by score.
@@ -27,7 +27,7 @@ _NO_CLASS: Final = -1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SelectionLimits:
     """What the user wants to see of a picture."""
 
     score_threshold: float
@@ -46,7 +46,7 @@ class Limits:
 
 
 class LimitTensors(NamedTuple):
-    """`Limits` as inputs of a graph."""
+    """`SelectionLimits` as inputs of a graph."""
 
     score_threshold_1: torch.Tensor
     nms_iou_threshold_1: torch.Tensor

@@ -19,7 +19,7 @@ from torchvision.models.detection.image_list import ImageList  # type: ignore[im
 
 from clearsight.networks.families.rcnn.batch import padded_side
 from clearsight.networks.families.rcnn.detector import Detector
-from clearsight.networks.families.rcnn.selection import Found, Limits, LimitTensors
+from clearsight.networks.families.rcnn.selection import Found, LimitTensors, SelectionLimits
 
 __all__ = ["DYNAMIC_AXES", "INPUT_NAMES", "ServingGraph", "example_inputs", "find_within", "output_names"]
 
@@ -69,7 +69,7 @@ def find_within(network: Detector, images_NCHW: torch.Tensor, limits: LimitTenso
     return network.find(network.backbone(padded), images, limits)
 
 
-def example_inputs(height: int, width: int, limits: Limits) -> tuple[torch.Tensor, ...]:
+def example_inputs(height: int, width: int, limits: SelectionLimits) -> tuple[torch.Tensor, ...]:
     """Inputs to trace with. The picture is noise: a graph must be traced with boxes in every branch."""
     generator = torch.Generator().manual_seed(0)
     return (torch.randn(1, 3, height, width, generator=generator), *limits.to_tensors(torch.device("cpu")))

@@ -12,7 +12,7 @@ from torchvision.models.detection._utils import _topk_min  # type: ignore[import
 from torchvision.ops import clip_boxes_to_image  # type: ignore[import-untyped]
 from torchvision.ops.poolers import LevelMapper  # type: ignore[import-untyped]
 
-from clearsight.networks.families.rcnn.batch import Size, Target
+from clearsight.networks.families.rcnn.batch import Size, TrainingTarget
 from clearsight.networks.families.rcnn.detector import Detector, Features, keep_float32
 from clearsight.networks.families.rcnn.selection import MAX_CANDIDATES, Found, LimitTensors, choose
 
@@ -44,7 +44,7 @@ class TwoStageDetector(Detector):
                 pool.scales = [2.0**-level for level in _LEVELS]
                 pool.map_levels = LevelMapper(_LEVELS[0], _LEVELS[-1], pool.canonical_scale, pool.canonical_level)
 
-    def losses(self, features: Features, images: Any, targets: Sequence[Target]) -> dict[str, torch.Tensor]:
+    def losses(self, features: Features, images: Any, targets: Sequence[TrainingTarget]) -> dict[str, torch.Tensor]:
         documents = [self._to_torchvision(target) for target in targets]
         proposals, first_stage = self.rpn(images, features, documents)
         _, second_stage = self.roi_heads(features, proposals, images.image_sizes, documents)
@@ -87,7 +87,7 @@ class TwoStageDetector(Detector):
         masks = probs_DMM.split([found.class_ids_C.shape[0] for found in chosen])
         return [found._replace(mask_probs_CMM=own) for found, own in zip(chosen, masks, strict=True)]
 
-    def _to_torchvision(self, target: Target) -> dict[str, torch.Tensor]:
+    def _to_torchvision(self, target: TrainingTarget) -> dict[str, torch.Tensor]:
         document = {"boxes": target.boxes_xyxy_M4, "labels": target.class_ids_M + 1}
         if self.has_masks:
             if target.masks_MHW is None:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DEFAULT_ANCHORS", "AnchorCheck", "best_possible_recall", "suit_anchors"]
+__all__ = ["DEFAULT_ANCHORS", "AnchorCheck", "autofit_anchors", "best_possible_recall"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -49,7 +49,7 @@ def best_possible_recall(sizes_wh_M2: Floats, anchors_wh_LA2: Floats) -> float:
     return float((_best_fit(sizes_wh_M2, anchors_wh_LA2.reshape(-1, 2)) > 1 / _RATIO_LIMIT).mean())
 
 
-def suit_anchors(sizes_wh_M2: Floats, anchors_wh_LA2: Floats, random: np.random.Generator) -> AnchorCheck:
+def autofit_anchors(sizes_wh_M2: Floats, anchors_wh_LA2: Floats, random: np.random.Generator) -> AnchorCheck:
     """Keep anchors that fit more than 98 % of the boxes, else look for better ones with k-means and mutation.
 
     `sizes_wh_M2` are the training boxes, scaled as the pictures will be; they are jittered by up to 10 %, as
