@@ -1,4 +1,4 @@
-"""Explains one picture with every algorithm that its model can be explained with, on one sheet.
+"""Explains one image with every algorithm that its model can be explained with, on one sheet.
 
     python examples/compare_explanations.py PACKAGE PICTURE SHEET.png [LABEL]
 
@@ -29,10 +29,10 @@ COLUMNS: Final = 5
 
 @click.command()
 @click.argument("package")
-@click.argument("picture", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("sheet")
 @click.argument("labels", metavar="[LABEL]...", nargs=-1)
-def main(package: str, picture: Path, sheet: str, labels: tuple[str, ...]) -> None:
+def main(package: str, image: Path, sheet: str, labels: tuple[str, ...]) -> None:
     """Explain PICTURE with every algorithm that the model of PACKAGE can be explained with, on one SHEET."""
     scorer = load_explaining_scorer(package)
     if not scorer.task.is_classification:
@@ -40,7 +40,7 @@ def main(package: str, picture: Path, sheet: str, labels: tuple[str, ...]) -> No
     cells: list[Image.Image] = []
     for algorithm in ALGORITHMS:
         try:
-            found = explain(scorer, picture.read_bytes(), algorithm, list(labels))
+            found = explain(scorer, image.read_bytes(), algorithm, list(labels))
         except BadRequest as error:
             click.echo(f"{algorithm}: {error}", err=True)
             continue
@@ -58,9 +58,9 @@ def main(package: str, picture: Path, sheet: str, labels: tuple[str, ...]) -> No
     canvas.save(sheet, optimize=True)
 
 
-def explain(scorer: ExplainingScorer, picture: bytes, algorithm: str, labels: list[str]) -> Explanation:
+def explain(scorer: ExplainingScorer, image: bytes, algorithm: str, labels: list[str]) -> Explanation:
     wish = {"xai_algorithm": algorithm, "target_labels": labels or None, "details": True, "faithfulness": True}
-    _, explanations = scorer.explain(picture, parse_xai_parameters(wish, algorithms=tuple(ALGORITHMS)))
+    _, explanations = scorer.explain(image, parse_xai_parameters(wish, algorithms=tuple(ALGORITHMS)))
     return explanations[0]
 
 
@@ -89,7 +89,7 @@ def draw_crop(found: Explanation) -> Image.Image:
 
 
 def grid_of(found: Explanation) -> Image.Image:
-    return Image.open(io.BytesIO(found.picture or b""))
+    return Image.open(io.BytesIO(found.image or b""))
 
 
 def column_of(caption: str, tiles: list[Image.Image]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Explains what a detector found in one picture, on one sheet: the answer, then the heat of each object.
+"""Explains what a detector found in one image, on one sheet: the answer, then the heat of each object.
 
     python examples/explain_objects.py PACKAGE PICTURE SHEET.png [COUNT]
 
@@ -39,7 +39,7 @@ GAP: Final = 6
 @click.argument("count", type=click.IntRange(1), required=False)
 def main(package: str, file: Path, sheet: str, count: int | None) -> None:
     """Explain what the detector of PACKAGE found in PICTURE, on one SHEET."""
-    picture = file.read_bytes()
+    image = file.read_bytes()
     scorer = load_explaining_scorer(package)
     if scorer.task.is_classification:
         raise UserError(f"PACKAGE must be a detector's, but {package} is of {scorer.task.value}")
@@ -52,9 +52,9 @@ def main(package: str, file: Path, sheet: str, count: int | None) -> None:
             "target": target,
             "visualization_format": "overlay",
         }
-        answer, found = scorer.explain_objects(picture, parse_xai_parameters(wish, algorithms=OBJECT_ALGORITHMS))
+        answer, found = scorer.explain_objects(image, parse_xai_parameters(wish, algorithms=OBJECT_ALGORITHMS))
         if not rows:
-            overlay = draw_overlay(decode_image(picture), answer, scorer.labels)
+            overlay = draw_overlay(decode_image(image), answer, scorer.labels)
             first = titled(f"found: {len(answer.boxes)}", overlay)
         else:
             first = Image.new("RGB", rows[0][0].size, "white")
@@ -71,7 +71,7 @@ def main(package: str, file: Path, sheet: str, count: int | None) -> None:
 
 
 def draw(target: str, part: ExplainedObject, answer: DetectionAnswer) -> Image.Image:
-    heat = Image.open(io.BytesIO(part.picture or b""))
+    heat = Image.open(io.BytesIO(part.image or b""))
     heat = heat.resize((WIDTH, round(heat.height * WIDTH / heat.width)), Image.Resampling.BICUBIC)
     left, top, right, bottom = answer.boxes[part.index].box_xyxy_unit
     corners = (left * heat.width, top * heat.height, right * heat.width - 1, bottom * heat.height - 1)
@@ -79,11 +79,11 @@ def draw(target: str, part: ExplainedObject, answer: DetectionAnswer) -> Image.I
     return titled(f"{target} of {part.index}: {part.details.label} {part.details.probability:.2f}", heat)
 
 
-def titled(caption: str, picture: Image.Image) -> Image.Image:
-    picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
-    tile = Image.new("RGB", (WIDTH, CAPTION + picture.height), "white")
+def titled(caption: str, image: Image.Image) -> Image.Image:
+    image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
+    tile = Image.new("RGB", (WIDTH, CAPTION + image.height), "white")
     ImageDraw.Draw(tile).text((2, 2), caption, "black", ImageFont.load_default(14))
-    tile.paste(picture, (0, CAPTION))
+    tile.paste(image, (0, CAPTION))
     return tile
 
 

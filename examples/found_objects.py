@@ -1,6 +1,6 @@
 """Compares what `clearsight predict` found with the labels of a data folder; used by examples/demo.sh.
 
-    python examples/found_objects.py pictures FOLDER              the pictures of the folder, one per line
+    python examples/found_objects.py images FOLDER              the images of the folder, one per line
     python examples/found_objects.py compare FOLDER ANSWERS.json  objects found with the right class at IoU 0.5 or more
 
 The second exits with 1 when no object was found.
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def read_labels(folder: Path) -> dict[Path, list[tuple[str, Box]]]:
-    """Picture to its objects."""
+    """Image to its objects."""
     [file] = folder.glob("*.jsonl")
     records = [json.loads(line) for line in file.read_text().splitlines()]
     return {

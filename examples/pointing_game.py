@@ -1,6 +1,6 @@
 """Do explanations point at the object? Scores algorithms on drawn scenes, whose objects have known outlines.
 
-The package must be a classifier of what `clearsight data demo` draws: one label per picture, or several.
+The package must be a classifier of what `clearsight data demo` draws: one label per image, or several.
 """
 
 import io
@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 import numpy as np
 import numpy.typing as npt
+from clearsight.handlers.explain.answering.image import heat_map
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -25,7 +26,6 @@ from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.explain.algorithms.deadline import Deadline
 from clearsight.handlers.explain.algorithms.table import ALGORITHMS
 from clearsight.handlers.explain.answering.parameters import parse_xai_parameters
-from clearsight.handlers.explain.answering.picture import heat_map
 from clearsight.handlers.explain.answering.quality import measure_faithfulness
 from clearsight.handlers.explain.answering.scoring import ExplainingScorer, explaining_scorer
 from clearsight.handlers.scoring.scorer import DEFAULT_LIMITS, Scorer, load_scorer
@@ -58,7 +58,7 @@ Mask = npt.NDArray[np.bool_]
 class Case:
     """An object to recognise."""
 
-    picture: bytes
+    image: bytes
     label: str
     mask_PP: Mask
     """Where the objects of the label are in the network's input."""
@@ -190,7 +190,7 @@ def draw_cases(task: Task, settings: ClassificationSettings, seed: int, is_easy:
 
 
 def is_recognised(scorer: Scorer, case: Case) -> bool:
-    (answer,) = scorer.score([case.picture])
+    (answer,) = scorer.score([case.image])
     if not isinstance(answer, ClassificationAnswer):
         raise UserError(f"the model must answer with probabilities, but answered {answer}")
     probability = answer.probs[scorer.labels.index(case.label)]
@@ -219,7 +219,7 @@ def play(
         else:
             with suppress(BadRequest):  # attention of a convolutional network, CAMs of a transformer
                 heats[kind] = heat_map(explain(explaining, kind, case, n_steps))
-    image_HW3 = decode_image(case.picture, DEFAULT_LIMITS)
+    image_HW3 = decode_image(case.image, DEFAULT_LIMITS)
     x_3PP = normalise(resize_and_crop(image_HW3, settings), settings.mean, settings.std)
     class_ids = [scorer.labels.index(case.label)] * len(heats)
     measured = measure_faithfulness(list(heats.values()), class_ids, x_3PP, scorer.class_probabilities, Deadline(None))
@@ -246,7 +246,7 @@ def explain(explaining: ExplainingScorer, kind: str, case: Case, n_steps: int | 
         "visualizations": False,
         "attributions": True,
     }
-    _, (found,) = explaining.explain(case.picture, parse_xai_parameters(wish, algorithms=tuple(ALGORITHMS)))
+    _, (found,) = explaining.explain(case.image, parse_xai_parameters(wish, algorithms=tuple(ALGORITHMS)))
     return found.values
 
 

@@ -179,8 +179,8 @@ def verify(name: str | None, version: str | None, path: str | None) -> dict[str,
     metavar="FILE",
 )
 @click.option("--model-name", help="Name inside a .mar; without it the name of FILE.")
-@click.option("--batch-size", type=int, metavar="N", help="Detectors: Azure's graph for exactly N pictures.")
-@click.option("--height", "--height-onnx", type=_POSITIVE, help="Of the N pictures, pixels; 600, yolov5: img_size.")
+@click.option("--batch-size", type=int, metavar="N", help="Detectors: Azure's graph for exactly N images.")
+@click.option("--height", "--height-onnx", type=_POSITIVE, help="Of the N images, pixels; 600, yolov5: img_size.")
 @click.option("--width", "--width-onnx", type=_POSITIVE, help="800, yolov5: img_size.")
 @click.option("--box-score-thresh", type=_FRACTION, help="Inside the graph; without it as in settings.json.")
 @click.option("--box-nms-thresh", "--box-iou-thresh", "nms_iou_thresh", type=_FRACTION, help="The same.")
@@ -194,13 +194,13 @@ def export(
 ) -> None:
     """Write one file of a verified package: a graph, or an archive for stock TorchServe.
 
-    onnx and torchscript are the serving graph, which takes pictures normalised as settings.json says. Classifiers:
+    onnx and torchscript are the serving graph, which takes images normalised as settings.json says. Classifiers:
     images (N, 3, H, W) -> logits (N, K). yolov5: images -> boxes, scores, class_ids of all candidates. The R-CNN
     families: image (1, 3, H, W) and three thresholds -> boxes, scores, class_ids[, masks of 28 x 28].
 
     With --batch-size, onnx is instead the graph of Azure's contract for detectors (as train_artifacts/model.onnx of a
-    run, which takes 1 picture): input (N, 3, H, W) -> boxes_0, labels_0, scores_0[, masks_0], boxes_1, … with
-    thresholds inside, or yolov5's output (N, C, 5 + K). It takes exactly N pictures. Without other options a batch of
+    run, which takes 1 image): input (N, 3, H, W) -> boxes_0, labels_0, scores_0[, masks_0], boxes_1, … with
+    thresholds inside, or yolov5's output (N, C, 5 + K). It takes exactly N images. Without other options a batch of
     1 is what the run has written already: a message says so, and no file is made.
 
     The file appears complete or not at all; an older one is replaced.

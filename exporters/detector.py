@@ -44,10 +44,10 @@ Floats = npt.NDArray[np.float32]
 
 CONTRACT_HEIGHT: Final = 600
 CONTRACT_WIDTH: Final = 800
-"""Of the pictures that the R-CNN families' contract takes, Azure's defaults; pixels."""
+"""Of the images that the R-CNN families' contract takes, Azure's defaults; pixels."""
 
 _CONTRACT_IMAGES: Final = 2
-"""Pictures for the contract's graph, which is the same network at one more size, the largest."""
+"""Images for the contract's graph, which is the same network at one more size, the largest."""
 
 # Other sizes and limits than those of any request: what a trace has fixed, the parity check finds.
 _TRACED_HEIGHT: Final = 160
@@ -81,12 +81,12 @@ class RcnnExport:
 
     def check(self, package: Path, contract: Path | None, normalise: bool, files: Sequence[Path]) -> Mapping[str, Any]:
         settings = self._settings
-        pictures = read_some(files, WANTED_IMAGES, settings.exif_orientation)
+        rgb_images = read_some(files, WANTED_IMAGES, settings.exif_orientation)
         limits = all_boxes(self._network, settings.nms_iou_thresh)
         graphs = [
             RcnnGraph(graph.name, graph.runtime, _ask_serving(graph.run)) for graph in open_serving_graphs(package)
         ]
-        images = [self._input(image_HWC, _placement(image_HWC, settings)) for image_HWC in pictures]
+        images = [self._input(image_HWC, _placement(image_HWC, settings)) for image_HWC in rgb_images]
         rounds = [Round(image_1CHW, [limits], graphs) for image_1CHW in images]
         if images:
             rounds[0] = Round(images[0], [limits, other_limits(self._network, images[0], limits)], graphs)
@@ -96,7 +96,7 @@ class RcnnExport:
             graph = RcnnGraph("train_artifacts", file.runtime, lambda image, asked: file.answers(image, asked)[0])
             rounds += [
                 Round(self._input(image_HWC, _stretch(image_HWC)), [own, limits], [graph], are_masks_pasted=True)
-                for image_HWC in pictures[:_CONTRACT_IMAGES]
+                for image_HWC in rgb_images[:_CONTRACT_IMAGES]
             ]
         return check_rcnn(self._network, rounds)
 
@@ -159,7 +159,7 @@ def _placement(image_HWC: Bytes, settings: DetectorSettings) -> Placement:
 
 
 def _stretch(image_HWC: Bytes) -> Placement:
-    """The whole picture on the contract's size, whatever its shape."""
+    """The whole image on the contract's size, whatever its shape."""
     height, width = image_HWC.shape[:2]
     size = (CONTRACT_HEIGHT, CONTRACT_WIDTH)
     return Placement(height, width, *size, 0, 0, *size)

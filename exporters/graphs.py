@@ -95,7 +95,7 @@ def run_openvino(file: Path) -> Graph | None:
 
 
 def run_in_batches(run: Run, images_NCHW: Array) -> tuple[Array, ...]:
-    """Answers for pictures of one size: the first alone, the others up to 8 at a time, so that both kinds occur."""
+    """Answers for images of one size: the first alone, the others up to 8 at a time, so that both kinds occur."""
     starts = [0, *range(1, len(images_NCHW), _BATCH_SIZE)]
     ends = [*starts[1:], len(images_NCHW)]
     answers = [run([np.ascontiguousarray(images_NCHW[start:end])]) for start, end in zip(starts, ends, strict=True)]

@@ -1,4 +1,4 @@
-"""What is exported: a trained network with its settings, and pictures to show that its graphs are right."""
+"""What is exported: a trained network with its settings, and images to show that its graphs are right."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class Export(Protocol):
         ...
 
     def check(self, package: Path, contract: Path | None, normalise: bool, files: Sequence[Path]) -> Mapping[str, Any]:
-        """Compare the graphs in the folder of a package, and of the contract, with the network on pictures.
+        """Compare the graphs in the folder of a package, and of the contract, with the network on images.
 
         Returns `manifest["parity"]`. Raises `ExportError` naming the graph that disagrees.
         """
@@ -63,7 +63,7 @@ class Export(Protocol):
 
 
 def read_some(files: Sequence[Path], count: int, exif_orientation: ExifOrientation) -> list[npt.NDArray[np.uint8]]:
-    """At most `count` of the pictures, turned upright when `exif_orientation` says so."""
+    """At most `count` of the images, turned upright when `exif_orientation` says so."""
     return [decode_image(file.read_bytes(), exif_orientation=exif_orientation) for file in evenly(files, count)]
 
 

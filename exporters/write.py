@@ -48,7 +48,7 @@ from clearsight.tasks import Task
 __all__ = ["GATE_IMAGES", "has_bf16_units", "write_package"]
 
 GATE_IMAGES: Final = 64
-"""Pictures for the accuracy gate of lower precisions."""
+"""Images for the accuracy gate of lower precisions."""
 
 _GATE_IMAGES_OF_DETECTORS: Final = 16
 """Each has many objects, and takes ten times as long."""
@@ -73,12 +73,12 @@ def write_package(
     """Export a trained network as the package `target`, which appears complete or not at all.
 
     `network` is left as it came; `architecture` is what building it again takes beyond name and classes
-    (`networks.detectors.architecture_of`; nothing for classifiers). `parity_images` are pictures of the run's
+    (`networks.detectors.architecture_of`; nothing for classifiers). `parity_images` are images of the run's
     validation set: at least 1, 16 wanted for classifiers and 4 for detectors (of more, that many evenly spread ones are
     taken). `pretrained` says where training started and is recorded. With `train_artifacts` that folder gets the graph
     of Azure's contract, `model.onnx`, and `labels.json`; `enable_onnx_normalization` puts mean and deviation inside
     that graph, which then takes values in [0, 1]. With `gate_bf16`, on a processor that announces bf16 matrix units,
-    the accuracy of bf16 on up to 64 of the pictures (16 for detectors) is recorded; it enables nothing. An older
+    the accuracy of bf16 on up to 64 of the images (16 for detectors) is recorded; it enables nothing. An older
     package at `target` is replaced. Raises `ExportError` when a graph cannot be made or disagrees with the network.
     """
     model = TrainedModel(task, model_name, tuple(labels), copy.deepcopy(network).cpu().eval(), settings)
@@ -190,7 +190,7 @@ def has_bf16_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def _gate_bf16(folder: Path, files: Sequence[Path]) -> dict[str, Any]:
-    """Run the gate; that it cannot run (too few pictures) is a result too, and does not cost the package."""
+    """Run the gate; that it cannot run (too few images) is a result too, and does not cost the package."""
     try:
         return precision_gate(folder, files)
     except UserError as error:

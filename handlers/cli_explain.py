@@ -1,4 +1,4 @@
-"""`clearsight explain`: show what a model's decisions on pictures hang on, in this process."""
+"""`clearsight explain`: show what a model's decisions on images hang on, in this process."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ from clearsight.handlers.explain.answering.parameters import (
 from clearsight.handlers.explain.answering.scoring import load_explaining_scorer
 from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
 from clearsight.handlers.explain.objects.explainer import ExplainedObject
-from clearsight.images.files import Picture, find_pictures, free_name, read_picture
+from clearsight.images.files import InputImage, find_images, free_name, read_image
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.workspace import Workspace
 
@@ -41,12 +41,12 @@ __all__ = ["explain"]
 class _Saved:
     """Files of one explained label or box."""
 
-    picture: Path
+    image: Path
     array: Path
 
 
 @click.command(cls=AzCommand)
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PICTURE|FOLDER...")
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE|FOLDER...")
 @click.option(
     "--package", required=True, metavar="FOLDER", help="A package folder, or azureml:NAME:VERSION, azureml:NAME@latest."
 )
@@ -59,7 +59,7 @@ class _Saved:
     "--save",
     metavar="FOLDER",
     type=click.Path(path_type=Path),
-    help="Write a picture (PNG) and an array (.npy, float32 of 3 x P x P; of a detector H x W) for each label or box.",
+    help="Write an image (PNG) and an array (.npy, float32 of 3 x P x P; of a detector H x W) for each label or box.",
 )
 @click.option(
     "--target-label",
@@ -74,16 +74,16 @@ class _Saved:
 @click.option("--approximation-method", type=click.Choice(get_args(Method)))
 @click.option("--baseline", type=click.Choice(get_args(BaselineName)), help="Where the path starts.")
 @click.option("--full", is_flag=True, help="XRAI: rank the regions anew after each one.")
-@click.option("--detections", metavar="0,2|all", help="Detectors: which boxes, by falling score.  [default: 0,1,2]")
+@click.option("--detections", metavar="0,2|all", help="Detectors: which boxes, by descending score.  [default: 0,1,2]")
 @click.option("--target", type=click.Choice(get_args(MaskTarget)), help="Detectors: what of a box.  [default: score]")
-@click.option("--masks", type=int, help="rise, d_rise: covered pictures, at most 5000.  [default: 500]")
-@click.option("--max-seconds", type=float, help="For each picture; then less is computed.")
+@click.option("--masks", type=int, help="rise, d_rise: covered images, at most 5000.  [default: 500]")
+@click.option("--max-seconds", type=float, help="For each image; then less is computed.")
 @click.option("--details", is_flag=True, help="Tell how each explanation came about, and how faithful it is.")
 @click.option("--format", "visualization_format", type=click.Choice(get_args(VisualizationFormat)), default="grid")
 @click.option("--output", "-o", default="json", show_default=True, type=click.Choice(["json", "jsonl", "table"]))
 @click.option("--backend", default="auto", show_default=True, type=click.Choice(["auto", *BACKENDS]))
 def explain(
-    pictures: tuple[Path, ...],
+    images: tuple[Path, ...],
     package: str,
     algorithm: str | None,
     save: Path | None,
@@ -91,10 +91,10 @@ def explain(
     backend: str,
     **choices: Any,
 ) -> None:
-    r"""Explain what a classifier or a detector sees in pictures, in this process.
+    r"""Explain what a classifier or a detector sees in images, in this process.
 
-    One result per picture and explained label goes to stdout: file, label, probability, and the files that were
-    written; of a detector one per explained box, with its index in the answer. A picture that cannot be explained is
+    One result per image and explained label goes to stdout: file, label, probability, and the files that were
+    written; of a detector one per explained box, with its index in the answer. An image that cannot be explained is
     named on stderr; the others are still explained, and the exit code is 1. Files are written as soon as they are
     there, so that Ctrl-C loses none.
 
@@ -110,7 +110,7 @@ def explain(
     find_parameters = partial(_parameters, choices=choices, draws=save is not None)
     if algorithm is not None:
         find_parameters(algorithm)  # told before anything is loaded
-    found = find_pictures(pictures)
+    found = find_images(images)
     if save is not None:
         _require_folder(save)
     scorer = load_explaining_scorer(
@@ -124,20 +124,20 @@ def explain(
     used: set[Path] = set()
     columns = (TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        for picture in progress.track(found):
+        for image in progress.track(found):
             try:
-                content = read_picture(picture.file)
+                content = read_image(image.file)
                 if isinstance(content, UserError):
                     raise content
-                explain_picture = scorer.explain if scorer.task.is_classification else scorer.explain_objects
-                _, explanations = explain_picture(content, parameters)
-                for document in _documents(picture, explanations, parameters, save, used):
+                explain_image = scorer.explain if scorer.task.is_classification else scorer.explain_objects
+                _, explanations = explain_image(content, parameters)
+                for document in _documents(image, explanations, parameters, save, used):
                     if output == "jsonl":
                         click.echo(orjson.dumps(document).decode())
                     documents.append(document)
             except UserError as error:
                 failed += 1
-                stderr.print(f"{picture.file}: {error}", markup=False, soft_wrap=True)
+                stderr.print(f"{image.file}: {error}", markup=False, soft_wrap=True)
     if output != "jsonl":
         emit(documents, output)
     if failed:
@@ -187,7 +187,7 @@ def _indices(text: str | None) -> list[int] | str | None:
 
 
 def _documents(
-    picture: Picture,
+    image: InputImage,
     explanations: Sequence[Explanation | ExplainedObject],
     parameters: XaiParameters,
     save: Path | None,
@@ -195,7 +195,7 @@ def _documents(
 ) -> Iterator[dict[str, Any]]:
     """What is told of each label or box, after its files are written."""
     for found in explanations:
-        document: dict[str, Any] = {"file": str(picture.file)}
+        document: dict[str, Any] = {"file": str(image.file)}
         algorithm = parameters.algorithm
         if isinstance(found, ExplainedObject):
             document["index"] = found.index
@@ -207,23 +207,23 @@ def _documents(
             "algorithm": algorithm,
         }
         if save is not None:
-            saved = _save(save, picture, found, algorithm, used)
-            document.update(picture=str(saved.picture), array=str(saved.array))
+            saved = _save(save, image, found, algorithm, used)
+            document |= {"picture": str(saved.image), "array": str(saved.array)}
         if parameters.details:
             document["details"] = found.details.to_document()
         yield document
 
 
 def _save(
-    folder: Path, picture: Picture, found: Explanation | ExplainedObject, algorithm: str, used: set[Path]
+    folder: Path, image: InputImage, found: Explanation | ExplainedObject, algorithm: str, used: set[Path]
 ) -> _Saved:
     label = "".join(c if c.isalnum() or c in "-_" else "_" for c in found.details.label)[:60] or "_"
     if isinstance(found, ExplainedObject):
         label = f"{found.index}.{label}"
-    name = free_name(picture, f"{label}.{algorithm}.png", used)
+    name = free_name(image, f"{label}.{algorithm}.png", used)
     saved = _Saved(folder / name, (folder / name).with_suffix(".npy"))
     stream = io.BytesIO()
     np.save(stream, np.ascontiguousarray(found.numbers), allow_pickle=False)
-    write_atomically(saved.picture, found.picture or b"")
+    write_atomically(saved.image, found.image or b"")
     write_atomically(saved.array, stream.getvalue())
     return saved

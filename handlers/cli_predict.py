@@ -1,4 +1,4 @@
-"""`clearsight predict`: score pictures with a package, in this process."""
+"""`clearsight predict`: score images with a package, in this process."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from clearsight.handlers.drawing.mask_image import encode_numbers, file_type, in
 from clearsight.handlers.drawing.overlay import draw_overlay, to_jpeg
 from clearsight.handlers.scoring.scorer import MAX_BATCH_SIZE, Scorer, load_scorer
 from clearsight.images.decode import decode_image
-from clearsight.images.files import Picture, find_pictures, free_name, read_picture
+from clearsight.images.files import InputImage, find_images, free_name, read_image
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
@@ -30,27 +30,27 @@ __all__ = ["predict", "table_row"]
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    picture: Picture
+    image: InputImage
     result: Answer | BadRequest
 
 
 @click.command(cls=AzCommand)
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PICTURE|FOLDER...")
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE|FOLDER...")
 @click.option(
     "--package", required=True, metavar="FOLDER", help="A package folder, or azureml:NAME:VERSION, azureml:NAME@latest."
 )
 @click.option("--output", "-o", default="json", show_default=True, type=click.Choice(["json", "jsonl", "table"]))
-@click.option("--save-overlay", metavar="FOLDER", type=click.Path(path_type=Path), help="Write pictures with scores.")
+@click.option("--save-overlay", metavar="FOLDER", type=click.Path(path_type=Path), help="Write images with scores.")
 @click.option(
     "--save-masks",
     metavar="FOLDER",
     type=click.Path(path_type=Path),
-    help="Segmentation: write masks as one-channel pictures of instance numbers; settings.json says which file type.",
+    help="Segmentation: write masks as one-channel images of instance numbers; settings.json says which file type.",
 )
 @click.option("--backend", default="auto", show_default=True, type=click.Choice(["auto", *BACKENDS]))
 @click.option("--batch-size", default=MAX_BATCH_SIZE, show_default=True, type=click.IntRange(1, 256))
 def predict(
-    pictures: tuple[Path, ...],
+    images: tuple[Path, ...],
     package: str,
     output: str,
     save_overlay: Path | None,
@@ -58,7 +58,7 @@ def predict(
     backend: str,
     batch_size: int,
 ) -> None:
-    r"""Score pictures with a model package, in this process.
+    r"""Score images with a model package, in this process.
 
     Results go to stdout in the order of the files, one per file that could be read. A file that cannot be read is
     named on stderr; the others are still scored, and the exit code is 1.
@@ -70,7 +70,7 @@ def predict(
       clearsight predict --package azureml:fridge:3 photos/ -o jsonl --save-overlay looked-at/
       clearsight predict --package azureml:nuclei:1 slides/ -o jsonl --save-masks masks/
     """
-    found = find_pictures(pictures)
+    found = find_images(images)
     scorer = load_scorer(
         ModelRegistry(Workspace.default()).resolve(package), backend=backend, max_batch_size=batch_size
     )
@@ -82,16 +82,16 @@ def predict(
     columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         for scored in progress.track(_score_all(scorer, found), total=len(found)):
-            result, file = scored.result, scored.picture.file
+            result, file = scored.result, scored.image.file
             if isinstance(result, BadRequest):
                 failed += 1
                 stderr.print(f"{file}: {result}", markup=False, soft_wrap=True)
                 continue
             if save_overlay is not None:
-                name = free_name(scored.picture, "overlay.jpg", overlays)
-                _save_overlay(save_overlay / name, scorer, scored.picture, result)
+                name = free_name(scored.image, "overlay.jpg", overlays)
+                _save_overlay(save_overlay / name, scorer, scored.image, result)
             if save_masks is not None:
-                _save_masks(save_masks, masks, scorer, scored.picture, result)
+                _save_masks(save_masks, masks, scorer, scored.image, result)
             document = {"file": str(file), **to_document(result)}
             if output == "jsonl":
                 click.echo(orjson.dumps(document).decode())
@@ -103,14 +103,14 @@ def predict(
         raise UserError(f"{failed} of {len(found)} files could not be scored; the lines above name them")
 
 
-def _score_all(scorer: Scorer, pictures: Sequence[Picture]) -> Iterator[Scored]:
-    """Score in batches, in order; one result per picture."""
-    for start in range(0, len(pictures), scorer.max_batch_size):
-        group = pictures[start : start + scorer.max_batch_size]
-        contents = [read_picture(picture.file) for picture in group]
+def _score_all(scorer: Scorer, images: Sequence[InputImage]) -> Iterator[Scored]:
+    """Score in batches, in order; one result per image."""
+    for start in range(0, len(images), scorer.max_batch_size):
+        group = images[start : start + scorer.max_batch_size]
+        contents = [read_image(image.file) for image in group]
         answers = iter(scorer.score([content for content in contents if isinstance(content, bytes)]))
-        for picture, content in zip(group, contents, strict=True):
-            yield Scored(picture, next(answers) if isinstance(content, bytes) else content)
+        for image, content in zip(group, contents, strict=True):
+            yield Scored(image, next(answers) if isinstance(content, bytes) else content)
 
 
 def table_row(file: Path, answer: Answer, task: Task) -> dict[str, Any]:
@@ -129,8 +129,8 @@ def table_row(file: Path, answer: Answer, task: Task) -> dict[str, Any]:
     }
 
 
-def _save_overlay(target: Path, scorer: Scorer, picture: Picture, answer: Answer) -> None:
-    image_HWC = decode_image(picture.file.read_bytes(), exif_orientation=scorer.settings.exif_orientation)
+def _save_overlay(target: Path, scorer: Scorer, image: InputImage, answer: Answer) -> None:
+    image_HWC = decode_image(image.file.read_bytes(), exif_orientation=scorer.settings.exif_orientation)
     write_atomically(target, to_jpeg(draw_overlay(image_HWC, answer, scorer.labels)))
 
 
@@ -144,11 +144,11 @@ def _require_masks(scorer: Scorer) -> None:
         stderr.print("masks are written as PNG: JPG would change their numbers (see mask_image_allow_lossy)")
 
 
-def _save_masks(folder: Path, used: set[Path], scorer: Scorer, picture: Picture, answer: Answer) -> None:
+def _save_masks(folder: Path, used: set[Path], scorer: Scorer, image: InputImage, answer: Answer) -> None:
     settings = scorer.settings
-    assert isinstance(settings, SegmentationSettings)  # noqa: S101  checked before the first picture
+    assert isinstance(settings, SegmentationSettings)  # noqa: S101  checked before the first image
     assert isinstance(answer, DetectionAnswer)  # noqa: S101  what packages of segmentation answer
     kind = file_type(settings)
-    height, width = decode_image(picture.file.read_bytes(), exif_orientation=settings.exif_orientation).shape[:2]
-    target = folder / free_name(picture, f"masks.{kind.lower()}", used)
+    height, width = decode_image(image.file.read_bytes(), exif_orientation=settings.exif_orientation).shape[:2]
+    target = folder / free_name(image, f"masks.{kind.lower()}", used)
     write_atomically(target, encode_numbers(instance_numbers(answer, height, width), kind))

@@ -27,7 +27,7 @@ class PackageModel:
         self._explain = explainer_for_lane("all", scorer)
 
     def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """Score a frame with the column `image`: base64 text, its bytes, or the bytes of a picture file.
+        """Score a frame with the column `image`: base64 text, its bytes, or the bytes of an image file.
 
         Returns a frame with one row per input: the columns `probs` (list of floats) and `labels` (list of names), or
         for detection and segmentation the column `boxes` (list of objects), as in Azure's scoring answers. Where rows

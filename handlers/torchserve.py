@@ -107,7 +107,7 @@ class TorchServeHandler:
         self.max_answer_bytes = MAX_ANSWER_BYTES
 
     def initialize(self, context: Context) -> None:
-        """Load the package and score one drawn picture.
+        """Load the package and score one drawn image.
 
         A failure becomes one readable line, a diagnostic file (the `diagnostic_file` of the configuration, else
         `clearsight-error.txt` in the model folder) and a RuntimeError, after which TorchServe gives up this worker.

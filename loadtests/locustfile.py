@@ -3,9 +3,9 @@
 Run against an endpoint of ours (or of Azure: nothing here is ours but the defaults):
 
     locust -f loadtests/locustfile.py --headless -u 4 -r 4 -t 30s \
-        --host http://127.0.0.1:8000 --endpoint fridge --key "$KEY" --pictures demo-output/data/images
+        --host http://127.0.0.1:8000 --endpoint fridge --key "$KEY" --images demo-output/data/images
 
-Each user sends one picture after the other, without waiting (closed loop). A 429 is backpressure, not a fault: it
+Each user sends one image after the other, without waiting (closed loop). A 429 is backpressure, not a fault: it
 is counted in its own row and the user waits for `Retry-After`. Any other status, or an answer of the wrong shape,
 is a failure; locust then exits with 1.
 
@@ -25,8 +25,8 @@ from gevent import sleep
 from locust import FastHttpUser, events, task
 from locust.env import Environment
 
-PICTURES: list[bytes] = []
-MAX_PICTURES = 64
+IMAGES: list[bytes] = []
+MAX_IMAGES = 64
 PNG = "iVBORw0KGgo"
 """How the base64 of every PNG file begins."""
 
@@ -42,17 +42,17 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 @events.test_start.add_listener
-def read_pictures(environment: Environment, **_: Any) -> None:
-    folder = Path(environment.parsed_options.pictures)
+def read_images(environment: Environment, **_: Any) -> None:
+    folder = Path(environment.parsed_options.images)
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not files:
         raise SystemExit(f"--pictures must be a folder with .jpg or .png files, but {folder} has none")
-    PICTURES[:] = [file.read_bytes() for file in files[:MAX_PICTURES]]
+    IMAGES[:] = [file.read_bytes() for file in files[:MAX_IMAGES]]
 
 
-def picture() -> str:
-    """Base64 of one picture with a newline every 76 characters, as Azure's sample clients send it."""
-    return base64.encodebytes(random.choice(PICTURES)).decode()
+def image() -> str:
+    """Base64 of one image with a newline every 76 characters, as Azure's sample clients send it."""
+    return base64.encodebytes(random.choice(IMAGES)).decode()
 
 
 @events.init.add_listener
@@ -106,26 +106,26 @@ class ScoringUser(EndpointUser):
 
     @task(6)
     def plain(self) -> None:
-        self.send("R1 plain", {"columns": ["image"], "data": [picture()]}, 1)
+        self.send("R1 plain", {"columns": ["image"], "data": [image()]}, 1)
 
     @task(2)
     def nested_with_index(self) -> None:
-        data = [[picture()], [picture()]]
+        data = [[image()], [image()]]
         self.send("R2 nested, index", {"columns": ["image"], "index": [0, 1], "data": data}, 2)
 
     @task(1)
     def flat_with_index(self) -> None:
-        data = [picture(), picture(), picture()]
+        data = [image(), image(), image()]
         self.send("R3 flat, index", {"columns": ["image"], "index": [0, 1, 2], "data": data}, 3)
 
     @task(1)
     def json_cell(self) -> None:
-        cell = json.dumps({"image_base64": picture(), "model_explainability": False})
+        cell = json.dumps({"image_base64": image(), "model_explainability": False})
         self.send("R4 JSON cell", {"columns": ["image"], "data": [cell]}, 1)
 
     @task(1)
     def bare_list(self) -> None:
-        self.send("R6 bare list", [picture()], 1)
+        self.send("R6 bare list", [image()], 1)
 
 
 class ExplainingUser(EndpointUser):
@@ -135,7 +135,7 @@ class ExplainingUser(EndpointUser):
     def explanation(self) -> None:
         algorithm = self.environment.parsed_options.algorithm
         cell = {
-            "image_base64": picture(),
+            "image_base64": image(),
             "model_explainability": True,
             "xai_parameters": {"xai_algorithm": algorithm},
         }

@@ -54,8 +54,8 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def drawn_pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Twenty PNG pictures of 96 x 80 with gradients, blocks and noise, the same in every run."""
+def drawn_images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Twenty PNG images of 96 x 80 with gradients, blocks and noise, the same in every run."""
     folder = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(7)
     rows, columns = np.mgrid[0:80, 0:96]
@@ -71,21 +71,21 @@ def drawn_pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_package(tmp_path_factory: pytest.TempPathFactory, drawn_pictures: list[Path]) -> ModelPackage:
+def tiny_package(tmp_path_factory: pytest.TempPathFactory, drawn_images: list[Path]) -> ModelPackage:
     """A multi-class package with random weights (MobileNetV2, 4 fridge classes, 64-pixel crops). Read only.
 
     Tests that change it copy it first. `train_artifacts/` lies beside it.
     """
-    return _write(tmp_path_factory.mktemp("tiny") / "mlflow-model", Task.MULTI_CLASS, drawn_pictures)
+    return _write(tmp_path_factory.mktemp("tiny") / "mlflow-model", Task.MULTI_CLASS, drawn_images)
 
 
 @pytest.fixture(scope="session")
-def tiny_multilabel_package(tmp_path_factory: pytest.TempPathFactory, drawn_pictures: list[Path]) -> ModelPackage:
+def tiny_multilabel_package(tmp_path_factory: pytest.TempPathFactory, drawn_images: list[Path]) -> ModelPackage:
     """The same for a multi-label task."""
-    return _write(tmp_path_factory.mktemp("tiny_multilabel") / "mlflow-model", Task.MULTI_LABEL, drawn_pictures)
+    return _write(tmp_path_factory.mktemp("tiny_multilabel") / "mlflow-model", Task.MULTI_LABEL, drawn_images)
 
 
-def _write(target: Path, task: Task, pictures: list[Path]) -> ModelPackage:
+def _write(target: Path, task: Task, images: list[Path]) -> ModelPackage:
     import torch  # seconds: only tests that ask for a package pay them
 
     from clearsight.exporters.write import write_package
@@ -94,7 +94,7 @@ def _write(target: Path, task: Task, pictures: list[Path]) -> ModelPackage:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         network = build_network("mobilenetv2", len(FRIDGE_LABELS))
-        # Real batch-norm statistics and a wide last layer, so that different pictures get different answers.
+        # Real batch-norm statistics and a wide last layer, so that different images get different answers.
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None
@@ -108,7 +108,7 @@ def _write(target: Path, task: Task, pictures: list[Path]) -> ModelPackage:
         labels=FRIDGE_LABELS,
         network=network,
         settings=ClassificationSettings(valid_resize_size=72, valid_crop_size=64),
-        parity_images=pictures,
+        parity_images=images,
         run_id="tiny_HD_0",
         pretrained={"source": "none", "file": None, "sha256": None, "tag": None, "licence": None},
         train_artifacts=target.parent / "train_artifacts",
@@ -117,23 +117,23 @@ def _write(target: Path, task: Task, pictures: list[Path]) -> ModelPackage:
 
 
 @pytest.fixture(scope="session")
-def detector_package(tmp_path_factory: pytest.TempPathFactory, drawn_pictures: list[Path]) -> DetectorPackages:
+def detector_package(tmp_path_factory: pytest.TempPathFactory, drawn_images: list[Path]) -> DetectorPackages:
     """Gives the package of a small detector with random weights, four fridge classes; made once. Read only.
 
-    `yolov5` is the nano size at 64 pixels, the R-CNN family has few proposals and pictures of 64 to 96 pixels.
+    `yolov5` is the nano size at 64 pixels, the R-CNN family has few proposals and images of 64 to 96 pixels.
     """
     made: dict[str, ModelPackage] = {}
 
     def get(model_name: str) -> ModelPackage:
         if model_name not in made:
             folder = tmp_path_factory.mktemp(model_name)
-            made[model_name] = _write_detector(folder / "mlflow-model", model_name, drawn_pictures)
+            made[model_name] = _write_detector(folder / "mlflow-model", model_name, drawn_images)
         return made[model_name]
 
     return get
 
 
-def _write_detector(target: Path, model_name: str, pictures: list[Path]) -> ModelPackage:
+def _write_detector(target: Path, model_name: str, images: list[Path]) -> ModelPackage:
     import torch
 
     from clearsight.exporters.write import write_package
@@ -177,7 +177,7 @@ def _write_detector(target: Path, model_name: str, pictures: list[Path]) -> Mode
         network=network,
         settings=settings,
         architecture=architecture_of(model_name, model_size="nano", options=options),
-        parity_images=pictures[:2],
+        parity_images=images[:2],
         run_id="tiny_HD_0",
         pretrained={"source": "none", "file": None, "sha256": None, "tag": None, "licence": None},
     )

@@ -1,4 +1,4 @@
-"""`clearsight data`: draw, convert and check labelled pictures."""
+"""`clearsight data`: draw, convert and check labelled images."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from clearsight.training.data.converters import (
     DEFAULT_VALIDATION_EVERY,
     LAYOUTS,
     Request,
-    copy_pictures,
+    copy_images,
     split_by_fraction,
     split_by_lists,
     split_every,
@@ -31,7 +31,7 @@ _LAZY: Final = {"demo": LazyCommand("clearsight.demo.cli:demo", "Draw labelled f
 
 @click.group(cls=LazyGroup, lazy=_LAZY)
 def data() -> None:
-    """Draw, convert and check labelled pictures."""
+    """Draw, convert and check labelled images."""
 
 
 @data.command(cls=AzCommand, short_help="Write data folders from other layouts.")
@@ -47,10 +47,10 @@ def data() -> None:
 )
 @click.option("--validation-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="A drawn share.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the drawn share.")
-@click.option("--validation-list", type=LIST, help="Names of the pictures that validate, one per line.")
+@click.option("--validation-list", type=LIST, help="Names of the images that validate, one per line.")
 @click.option("--training-list", type=LIST, help="Names of those that train. Default: all others.")
-@click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the pictures.")
-@click.option("--copy", "is_copied", is_flag=True, help="Copy the pictures to OUTPUT/images.")
+@click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the images.")
+@click.option("--copy", "is_copied", is_flag=True, help="Copy the images to OUTPUT/images.")
 def convert(
     source: Path,
     layout_name: str,
@@ -65,16 +65,16 @@ def convert(
     images: Path | None,
     is_copied: bool,
 ) -> None:
-    r"""Write the data folders of a job from labelled pictures in another layout.
+    r"""Write the data folders of a job from labelled images in another layout.
 
     \b
     folders  SOURCE holds one folder per class
     csv      SOURCE is a list: image or filename, and label, or labels separated by spaces
-    voc      SOURCE holds Annotations/*.xml and JPEGImages or images, or XML files beside the pictures
-    coco     SOURCE is a JSON file; pictures beside it, or in images
-    masks    SOURCE holds images and masks of the same names, or a folder with both per picture
+    voc      SOURCE holds Annotations/*.xml and JPEGImages or images, or XML files beside the images
+    coco     SOURCE is a JSON file; images beside it, or in images
+    masks    SOURCE holds images and masks of the same names, or a folder with both per image
 
-    Pictures are not copied unless --copy is given: data folders refer to them. A fault writes nothing.
+    Images are not copied unless --copy is given: data folders refer to them. A fault writes nothing.
 
     \b
     Examples:
@@ -102,7 +102,7 @@ def convert(
     else:
         train, validation = split_every(converted.entries, validation_every or DEFAULT_VALIDATION_EVERY)
     if is_copied:
-        copies = copy_pictures([*train, *validation], output / "images", lambda items: progress(items, "copying"))
+        copies = copy_images([*train, *validation], output / "images", lambda items: progress(items, "copying"))
         train, validation = copies[: len(train)], copies[len(train) :]
     for warning in converted.warnings:
         stderr.print(f"warning: {warning}", markup=False, soft_wrap=True)
@@ -114,10 +114,10 @@ def convert(
 @click.argument("folder", type=OUTPUT)
 @click.option("--task", type=TASK, required=True, help="Task whose format the labels must have.")
 @click.option("--target-column", default="label", show_default=True, help="`target_column_name` of the job.")
-@click.option("--decode", "is_decoded", is_flag=True, help="Decode whole pictures, which also finds cut-off files.")
+@click.option("--decode", "is_decoded", is_flag=True, help="Decode whole images, which also finds cut-off files.")
 @click.option("--output", "-o", "output_format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def check(folder: Path, task: str, target_column: str, is_decoded: bool, output_format: str) -> None:
-    r"""List every fault of a data folder, and unreadable pictures; say what is in it when there is none.
+    r"""List every fault of a data folder, and unreadable images; say what is in it when there is none.
 
     Exits with 1 when there are faults.
 

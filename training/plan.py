@@ -156,7 +156,7 @@ def _data_folder(source: DataInput, folder: Path, datastores: Mapping[str, Path]
 
 
 def _check_files(table: Table, faults: list[Fault]) -> None:
-    """More than 5 % of missing pictures is a fault; fewer are left out by the trial, with a warning."""
+    """More than 5 % of missing images is a fault; fewer are left out by the trial, with a warning."""
     missing = [record for record in table.records if not record.image.is_file()]
     if len(missing) <= MAX_MISSING_SHARE * len(table.records):
         return

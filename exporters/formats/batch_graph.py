@@ -1,6 +1,6 @@
-"""Azure's batch generator: a detector's contract graph for exactly N pictures, made from a package.
+"""Azure's batch generator: a detector's contract graph for exactly N images, made from a package.
 
-Azure's default graph takes one picture; its samples make larger ones with a script, whose arguments these are
+Azure's default graph takes one image; its samples make larger ones with a script, whose arguments these are
 (https://learn.microsoft.com/azure/machine-learning/how-to-inference-onnx-automl-image-models).
 """
 
@@ -106,7 +106,7 @@ def _limits(settings: DetectorSettings, options: BatchOptions) -> SelectionLimit
 
 
 def _check(network: nn.Module, contract: Contract, file: Path, limits: SelectionLimits) -> None:
-    """Compare with the eager network on the noise that the graph was traced with, moved by one picture."""
+    """Compare with the eager network on the noise that the graph was traced with, moved by one image."""
     images = torch.roll(contract.example[0], 1, dims=0).numpy()
     if isinstance(network, Yolov5):
         opened = YoloContractFile(file, batch_size=len(images))

@@ -3,15 +3,15 @@
 Names and shapes as published (https://learn.microsoft.com/azure/machine-learning/how-to-inference-onnx-automl-image-models
 and the batch generator of its samples):
 
-* Faster R-CNN: `input` (N, 3, H, W) -> per picture i `boxes_i` (n, 4), `labels_i` (n), `scores_i` (n)
+* Faster R-CNN: `input` (N, 3, H, W) -> per image i `boxes_i` (n, 4), `labels_i` (n), `scores_i` (n)
 * RetinaNet: the same in the order `boxes_i`, `scores_i`, `labels_i`
-* Mask R-CNN: as Faster R-CNN and `masks_i` (n, 1, H, W), probabilities of the whole picture's pixels; H and W are free
+* Mask R-CNN: as Faster R-CNN and `masks_i` (n, 1, H, W), probabilities of the whole image's pixels; H and W are free
 * yolov5: `input` (N, 3, H, W) -> `output` (N, C, 5 + K), decoded candidates without thresholds
 
-A graph takes exactly N pictures. Boxes are pixels of its input; thresholds and suppression are inside, with the values
+A graph takes exactly N images. Boxes are pixels of its input; thresholds and suppression are inside, with the values
 of the settings, except for yolov5. Labels count from 1 for Faster and Mask R-CNN, whose entry 0 stands for background.
 
-Shapes in names: N pictures, C candidates, D detections of a picture, K classes.
+Shapes in names: N images, C candidates, D detections of an image, K classes.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from clearsight.networks.families.yolov5.head import STRIDES
 from clearsight.networks.families.yolov5.network import Yolov5
 from clearsight.networks.serving import GraphSignature
 
-__all__ = ["BACKGROUND", "LIMIT_NAMES", "Contract", "contract_of", "first_label", "labels_of", "outputs_of_picture"]
+__all__ = ["BACKGROUND", "LIMIT_NAMES", "Contract", "contract_of", "first_label", "labels_of", "outputs_of_image"]
 
 BACKGROUND: Final = "--bg--"
 """The label that no detection has."""
@@ -53,7 +53,7 @@ class Contract:
 
 
 class RcnnContract(nn.Module):
-    """Pictures of one size -> the outputs of each, in turn, as `output_names` calls them."""
+    """Images of one size -> the outputs of each, in turn, as `output_names` calls them."""
 
     score_threshold: torch.Tensor
     nms_iou_threshold: torch.Tensor
@@ -93,7 +93,7 @@ def contract_of(
     batch_size: int = 1,
     normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> Contract:
-    """The contract's graph of a network in evaluation mode, for `batch_size` pictures of `height` x `width`.
+    """The contract's graph of a network in evaluation mode, for `batch_size` images of `height` x `width`.
 
     yolov5's has no `limits`. With `normalisation`, mean and deviation, the graph takes values in [0, 1] and normalises
     them itself. Raises `UserError` when the size does not fit the network.
@@ -106,7 +106,7 @@ def contract_of(
     generator = torch.Generator().manual_seed(0)
     example_NCHW = torch.rand(batch_size, 3, height, width, generator=generator)
     if normalisation is None and not isinstance(network, Yolov5):
-        example_NCHW = (example_NCHW - 0.5) * 4  # as wide as normalised pictures: a trace needs boxes in every branch
+        example_NCHW = (example_NCHW - 0.5) * 4  # as wide as normalised images: a trace needs boxes in every branch
     return Contract(module.eval(), (example_NCHW,), _signature(network, batch_size))
 
 
@@ -120,8 +120,8 @@ def labels_of(network: Yolov5 | Detector, labels: Sequence[str]) -> list[str]:
     return [BACKGROUND] * first_label(network) + list(labels)
 
 
-def outputs_of_picture(network: Detector) -> tuple[str, ...]:
-    """Names of one picture's outputs, without its number."""
+def outputs_of_image(network: Detector) -> tuple[str, ...]:
+    """Names of one image's outputs, without its number."""
     if not isinstance(network, TwoStageDetector):
         return ("boxes", "scores", "labels")
     return ("boxes", "labels", "scores", "masks") if network.has_masks else ("boxes", "labels", "scores")
@@ -133,7 +133,7 @@ def _signature(network: Yolov5 | Detector, batch_size: int) -> GraphSignature:
     axes: dict[str, Any] = {}
     names = []
     for index in range(batch_size):
-        for name in outputs_of_picture(network):
+        for name in outputs_of_image(network):
             names.append(f"{name}_{index}")
             axes[names[-1]] = {0: f"detections_{index}"}
             if name == "masks":

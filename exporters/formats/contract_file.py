@@ -1,6 +1,6 @@
 """Contract graphs of detectors in ONNX Runtime, asked in the terms of the network that they were made from.
 
-Shapes in names: N pictures, C candidates.
+Shapes in names: N images, C candidates.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clearsight.exporters.formats.contract import LIMIT_NAMES, first_label, outputs_of_picture
+from clearsight.exporters.formats.contract import LIMIT_NAMES, first_label, outputs_of_image
 from clearsight.exporters.graphs import Graph, run_onnxruntime
 from clearsight.exporters.parity.answers import GraphAnswer
 from clearsight.networks.families.rcnn.detector import Detector
@@ -38,10 +38,10 @@ class RcnnContractFile:
         self.runtime = self._graphs[own_limits].runtime
 
     def answers(self, images_NCHW: Floats, limits: SelectionLimits) -> list[GraphAnswer]:
-        """One per picture, normalised. Limits that are not the file's own stand for its constants."""
+        """One per image, normalised. Limits that are not the file's own stand for its constants."""
         graph = self._graphs.get(limits) or self._graphs.setdefault(limits, self._open_with(limits))
         outputs = graph.run([_without(self._normalisation, images_NCHW)])
-        names = outputs_of_picture(self._network)
+        names = outputs_of_image(self._network)
         rows = [outputs[start : start + len(names)] for start in range(0, len(outputs), len(names))]
         return [self._to_answer(dict(zip(names, row, strict=True))) for row in rows]
 
@@ -68,7 +68,7 @@ class YoloContractFile:
         self.runtime = self._graph.runtime
 
     def candidates(self, images_NCHW: Floats) -> tuple[npt.NDArray[Any], ...]:
-        """Boxes (N, C, 4), scores (N, C) and class ids (N, C) of pictures, a multiple of the file's batch."""
+        """Boxes (N, C, 4), scores (N, C) and class ids (N, C) of images, a multiple of the file's batch."""
         raw_NCHW = _without(self._normalisation, images_NCHW)
         parts = [
             self._graph.run([np.ascontiguousarray(raw_NCHW[start : start + self._batch_size])])[0]
@@ -78,7 +78,7 @@ class YoloContractFile:
 
 
 def _without(normalisation: Normalisation | None, images_NCHW: Floats) -> Floats:
-    """Values in [0, 1] of normalised pictures, when the graph normalises them itself."""
+    """Values in [0, 1] of normalised images, when the graph normalises them itself."""
     if normalisation is None:
         return images_NCHW
     mean, std = (np.asarray(values, np.float32).reshape(1, 3, 1, 1) for values in normalisation)

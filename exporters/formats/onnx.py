@@ -80,8 +80,8 @@ def _write_with_torchscript(
     with torch.no_grad(), warnings.catch_warnings():
         # torch deprecates this exporter; it is still the one that exports all our networks (see `export_onnx`).
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        # What a trace may lose: timm's ViT asserts its picture size in `forward`, and a graph of one size is what is
-        # wanted there; torchvision iterates over pictures. Parity on real pictures shows what it has lost.
+        # What a trace may lose: timm's ViT asserts its image size in `forward`, and a graph of one size is what is
+        # wanted there; torchvision iterates over images. Parity on real images shows what it has lost.
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.filterwarnings(
             "ignore", "To copy construct from a tensor", UserWarning

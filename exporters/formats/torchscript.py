@@ -22,8 +22,8 @@ def export_torchscript(module: nn.Module, example: tuple[torch.Tensor, ...], fil
         with torch.no_grad(), warnings.catch_warnings():
             # torch deprecates TorchScript in favour of torch.export; it stays the format that TorchServe users ask for.
             warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
-            # What a trace may lose: timm's ViT asserts its picture size in `forward`, and a graph of one size is what
-            # is wanted there; torchvision iterates over pictures. Parity on real pictures shows what it has lost.
+            # What a trace may lose: timm's ViT asserts its image size in `forward`, and a graph of one size is what
+            # is wanted there; torchvision iterates over images. Parity on real images shows what it has lost.
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
             warnings.filterwarnings(
                 "ignore", "To copy construct from a tensor", UserWarning

@@ -1,4 +1,4 @@
-"""What a detector's graph answers about a picture, and how two answers to one question differ.
+"""What a detector's graph answers about an image, and how two answers to one question differ.
 
 Detections are compared as sets. Rounding decides between candidates of equal score and at thresholds, so that two right
 answers may hold different boxes: those are ties, told from wrong boxes with the help of all that the network proposes.
@@ -28,13 +28,13 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class GraphAnswer:
-    """Boxes of one picture, by falling score."""
+    """Boxes of one image, by descending score."""
 
     boxes_xyxy_N4: Floats
     scores_N: Floats
     class_ids_N: npt.NDArray[np.int64]
     masks_NHW: Floats | None = None
-    """Probabilities, in the cells of the box or on the whole picture."""
+    """Probabilities, in the cells of the box or on the whole image."""
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy_N4)
@@ -42,7 +42,7 @@ class GraphAnswer:
 
 @dataclass(slots=True)
 class Differences:
-    """Sums and extremes over pictures."""
+    """Sums and extremes over images."""
 
     num_boxes: int = 0
     """That were expected."""

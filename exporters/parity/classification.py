@@ -27,7 +27,7 @@ WANTED_IMAGES: Final = 16
 def check_parity(
     network: nn.Module, graphs: Sequence[Graph], images_NCHW: Floats, task: Task, num_classes: int
 ) -> Mapping[str, Any]:
-    """Compare every graph with the eager network on preprocessed pictures, in batches of 1 and of up to 8.
+    """Compare every graph with the eager network on preprocessed images, in batches of 1 and of up to 8.
 
     Returns the largest absolute differences of logits and of probabilities per graph (the form of
     `manifest["parity"]`). Raises `ExportError` naming the graph when a difference exceeds the tolerances, when the

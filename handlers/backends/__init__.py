@@ -44,7 +44,7 @@ class Backend(Protocol):
     def run(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Compute the graph's outputs, new arrays, in the order of `networks.serving.signature_of`, as the inputs are.
 
-        Inputs are C-contiguous and have the types of the graph; pictures are (N, 3, H, W) with N >= 1.
+        Inputs are C-contiguous and have the types of the graph; images are (N, 3, H, W) with N >= 1.
         """
         ...
 
@@ -90,7 +90,7 @@ _ROWS: Final = (
 )
 
 BACKENDS: Final[Mapping[str, BackendSpec]] = MappingProxyType({spec.name: spec for spec in _ROWS})
-"""In the order in which `auto` prefers them: fastest first on ResNet-50 (39, 41, 67 and 72 ms per picture)."""
+"""In the order in which `auto` prefers them: fastest first on ResNet-50 (39, 41, 67 and 72 ms per image)."""
 
 
 def candidates(package: ModelPackage, device: Device, precision: Precision) -> list[str]:

@@ -1,32 +1,32 @@
-"""What every overlay needs: a picture of a size that people can look at, and text that fits."""
+"""What every overlay needs: an image of a size that people can look at, and text that fits."""
 
 import unicodedata
 from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["INK", "MAX_SIDE", "PAPER", "Font", "fit_picture", "shorten"]
+__all__ = ["INK", "MAX_SIDE", "PAPER", "Font", "fit_image", "shorten"]
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 MAX_SIDE: Final = 2048
-"""Larger pictures are shrunk to this longer side, pixels."""
+"""Larger images are shrunk to this longer side, pixels."""
 
 PAPER: Final = (255, 255, 255)
 INK: Final = (20, 20, 20)
 
 
-def fit_picture(picture: Image.Image, min_longer_side: int) -> Image.Image:
-    """Shrink a picture to `MAX_SIDE`, or enlarge it by whole pixels to at least `min_longer_side`."""
-    longer = max(picture.size)
+def fit_image(image: Image.Image, min_longer_side: int) -> Image.Image:
+    """Shrink an image to `MAX_SIDE`, or enlarge it by whole pixels to at least `min_longer_side`."""
+    longer = max(image.size)
     if longer > MAX_SIDE:
         scale = MAX_SIDE / longer
-        size_wh = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        return picture.resize(size_wh, Image.Resampling.LANCZOS, reducing_gap=2.0)
+        size_wh = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        return image.resize(size_wh, Image.Resampling.LANCZOS, reducing_gap=2.0)
     if longer < min_longer_side:
         factor = -(-min_longer_side // longer)
-        return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    return picture
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    return image
 
 
 def shorten(pen: ImageDraw.ImageDraw, label: str, font: Font, room: float) -> str:

@@ -1,4 +1,4 @@
-"""Masks of an answer as one picture of numbers: Azure's `export_as_image`, for batch jobs and `clearsight predict`."""
+"""Masks of an answer as one image of numbers: Azure's `export_as_image`, for batch jobs and `clearsight predict`."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""Boxes, masks, labels and scores drawn on a picture.
+"""Boxes, masks, labels and scores drawn on an image.
 
 Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which people with any kind of colour blindness
 can tell apart; black is left out, since it is the edge of every line: a coloured line between dark ones shows on any
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from clearsight.handlers.drawing.canvas import INK, PAPER, Font, fit_picture, shorten
+from clearsight.handlers.drawing.canvas import INK, PAPER, Font, fit_image, shorten
 from clearsight.wire.scoring import DetectedObject, DetectionAnswer
 
 __all__ = ["draw_objects"]
@@ -34,8 +34,8 @@ _COLOURS: Final[tuple[Colour, ...]] = (
 _TINTS: Final = ((0, 0.0), (0, 0.35), (255, 0.5))
 """Grey level that a turn of the colours is mixed with, and its share."""
 
-_MIN_LONGER_SIDE: Final = 640  # smaller pictures are enlarged: a label needs 100 pixels or more
-_MIN_SHORTER_SIDE: Final = 64  # of the canvas: a strip of a picture gets paper around it
+_MIN_LONGER_SIDE: Final = 640  # smaller images are enlarged: a label needs 100 pixels or more
+_MIN_SHORTER_SIDE: Final = 64  # of the canvas: a strip of an image gets paper around it
 _MANY: Final = 20  # objects, from which on long labels are cut to leave room for others
 _MASK_OPACITY: Final = 110  # of 255: the object stays visible
 _DARK: Final = 110  # luma below which a colour carries light text
@@ -57,16 +57,16 @@ def draw_objects(
 ) -> Image.Image:
     """Draw an answer's boxes, and its masks where it has some, each with label and, unless it has none, score.
 
-    The longer side of the picture ends up in [640, 2048] pixels. Labels stay inside, and apart as long as there is
+    The longer side of the image ends up in [640, 2048] pixels. Labels stay inside, and apart as long as there is
     room; those of higher scores choose first and lie on top. Classes keep their colours when `labels` are the model's.
     """
-    picture = fit_picture(Image.fromarray(image_HWC), _MIN_LONGER_SIDE)
-    size_wh = max(picture.width, _MIN_SHORTER_SIDE), max(picture.height, _MIN_SHORTER_SIDE)
-    corner = (size_wh[0] - picture.width) // 2, (size_wh[1] - picture.height) // 2
+    image = fit_image(Image.fromarray(image_HWC), _MIN_LONGER_SIDE)
+    size_wh = max(image.width, _MIN_SHORTER_SIDE), max(image.height, _MIN_SHORTER_SIDE)
+    corner = (size_wh[0] - image.width) // 2, (size_wh[1] - image.height) // 2
     canvas = Image.new("RGB", size_wh, PAPER)
-    canvas.paste(picture, corner)
+    canvas.paste(image, corner)
     colours = _colours_of([*labels, *(found.label for found in answer.boxes)])
-    drawn = [_on_canvas(found, corner, picture.size, colours[found.label], has_scores) for found in answer.boxes]
+    drawn = [_on_canvas(found, corner, image.size, colours[found.label], has_scores) for found in answer.boxes]
     line = max(2, max(size_wh) // 400)
     canvas = _with_masks(canvas, drawn)
     pen = ImageDraw.Draw(canvas)

@@ -1,4 +1,4 @@
-"""A picture with its answer, legible at any size."""
+"""An image with its answer, legible at any size."""
 
 import io
 from typing import Final
@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from clearsight.handlers.drawing.canvas import INK, PAPER, fit_picture, shorten
+from clearsight.handlers.drawing.canvas import INK, PAPER, fit_image, shorten
 from clearsight.handlers.drawing.object_overlay import draw_objects
 from clearsight.wire.scoring import Answer, ClassificationAnswer
 
@@ -20,9 +20,9 @@ _BAR, _TRACK = (0, 102, 170), (225, 230, 235)
 
 
 def draw_overlay(image_HWC: npt.NDArray[np.uint8], answer: Answer, labels: tuple[str, ...] = ()) -> Image.Image:
-    """Draw an answer: bars of the five best classes below the picture, or boxes, masks and scores on it.
+    """Draw an answer: bars of the five best classes below the image, or boxes, masks and scores on it.
 
-    With the model's `labels` a class has the same colour in every picture. The text grows with the picture.
+    With the model's `labels` a class has the same colour in every image. The text grows with the image.
     """
     if isinstance(answer, ClassificationAnswer):
         return _draw_bars(image_HWC, answer)
@@ -30,18 +30,18 @@ def draw_overlay(image_HWC: npt.NDArray[np.uint8], answer: Answer, labels: tuple
 
 
 def _draw_bars(image_HWC: npt.NDArray[np.uint8], answer: ClassificationAnswer) -> Image.Image:
-    picture = fit_picture(Image.fromarray(image_HWC), _MIN_LONGER_SIDE)
-    width = max(picture.width, _MIN_WIDTH)
+    image = fit_image(Image.fromarray(image_HWC), _MIN_LONGER_SIDE)
+    width = max(image.width, _MIN_WIDTH)
     text_size = max(16, width // 32)
     line, margin = round(text_size * 1.7), text_size // 2
     order = sorted(range(len(answer.probs)), key=lambda index: -answer.probs[index])[:_MAX_ROWS]
-    canvas = Image.new("RGB", (width, picture.height + line * len(order) + 2 * margin), PAPER)
-    canvas.paste(picture, ((width - picture.width) // 2, 0))
+    canvas = Image.new("RGB", (width, image.height + line * len(order) + 2 * margin), PAPER)
+    canvas.paste(image, ((width - image.width) // 2, 0))
     pen = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(text_size)
     label_stop, bar_stop = width // 2, width - margin - round(pen.textlength("0.0000", font))
     for row, index in enumerate(order):
-        top = picture.height + margin + row * line
+        top = image.height + margin + row * line
         middle = top + line // 2
         label = shorten(pen, answer.labels[index], font, label_stop - 2 * margin)
         pen.text((margin, middle), label, INK, font, anchor="lm")

@@ -1,13 +1,13 @@
-"""Run pictures in batches so that nobody's answer depends on who else is in the batch.
+"""Run images in batches so that nobody's answer depends on who else is in the batch.
 
-A runtime may pick another kernel for another batch size, and then the last bits of a picture's outputs change with its
+A runtime may pick another kernel for another batch size, and then the last bits of an image's outputs change with its
 neighbours. Measured on CPU at float32 (ResNet-18, MobileNetV2; OpenVINO 2026.4, ONNX Runtime 1.31, torch 2.13):
 OpenVINO and ONNX Runtime give the same bits in every batch size, torch does not (up to 1e-6). It is a property of
 runtime, network and machine, so it is measured when a package is loaded, and decides:
 
-- `together`: the bits are the same; pictures are batched.
-- `alone`: they are not; every picture is its own call. On the CPU that costs torch 10 to 20 %.
-- `padded`: on a GPU, where single calls waste it: every call has exactly `max_batch_size` pictures, zeros behind.
+- `together`: the bits are the same; images are batched.
+- `alone`: they are not; every image is its own call. On the CPU that costs torch 10 to 20 %.
+- `padded`: on a GPU, where single calls waste it: every call has exactly `max_batch_size` images, zeros behind.
 """
 
 from typing import Final, Literal
@@ -25,7 +25,7 @@ _SETTLING_RUNS: Final = 2
 
 
 def choose_rule(backend: Backend, height: int, width: int, max_batch_size: int, options: OpenOptions) -> BatchRule:
-    """Compare noise pictures of one size alone, three together and in the largest batch, bit by bit, all outputs."""
+    """Compare noise images of one size alone, three together and in the largest batch, bit by bit, all outputs."""
     if options.precision != "f32":
         return "together"  # speed was asked for; the promise of equal bits holds for f32
     if options.device == "cuda":
@@ -42,7 +42,7 @@ def choose_rule(backend: Backend, height: int, width: int, max_batch_size: int, 
 
 
 def run_batches(backend: Backend, images_NCHW: Floats, rule: BatchRule, max_batch_size: int) -> tuple[Array, ...]:
-    """Compute a graph's outputs, whose first axis is the picture's, of any number of pictures (at least one)."""
+    """Compute a graph's outputs, whose first axis is the image's, of any number of images (at least one)."""
     step = 1 if rule == "alone" else max_batch_size
     parts = []
     for start in range(0, len(images_NCHW), step):

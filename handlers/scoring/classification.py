@@ -1,4 +1,4 @@
-"""From pictures to class scores."""
+"""From images to class scores."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -17,11 +17,11 @@ from clearsight.wire.scoring import ClassificationAnswer, shortest
 
 __all__ = ["ClassificationPipeline", "probabilities", "to_answers"]
 
-_BATCHES_IN_MEMORY: Final = 4  # preprocessed at once, so that memory does not grow with the number of pictures
+_BATCHES_IN_MEMORY: Final = 4  # preprocessed at once, so that memory does not grow with the number of images
 
 
 class ClassificationPipeline:
-    """A `pipeline.Pipeline`: pictures become network inputs side by side, and go through in batches."""
+    """A `pipeline.Pipeline`: images become network inputs side by side, and go through in batches."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class ClassificationPipeline:
         self._settings = settings
         self._task, self._labels = package.task, package.labels
         self._max_batch_size = max_batch_size
-        self.pictures_at_once = max_batch_size * _BATCHES_IN_MEMORY
+        self.images_at_once = max_batch_size * _BATCHES_IN_MEMORY
         size = settings.valid_crop_size
         num_logits = backend.run([np.zeros((1, 3, size, size), np.float32)])[0].shape[-1]
         if num_logits != len(self._labels):
@@ -50,7 +50,7 @@ class ClassificationPipeline:
         return to_answers(logits_NK, self._task, self._labels)
 
     def class_probabilities(self, inputs_N3PP: Floats) -> npt.NDArray[np.float64]:
-        """What the network says of prepared pictures, (N, number of classes)."""
+        """What the network says of prepared images, (N, number of classes)."""
         (logits_NK,) = run_batches(self._backend, inputs_N3PP, self.batch_rule, self._max_batch_size)
         return np.stack([probabilities(logits_K, self._task) for logits_K in logits_NK])
 
@@ -60,7 +60,7 @@ class ClassificationPipeline:
 
 
 def probabilities(logits_K: Floats, task: Task) -> npt.NDArray[np.float64]:
-    """Softmax for multi-class, independent sigmoids for multi-label. Of one picture, in float64."""
+    """Softmax for multi-class, independent sigmoids for multi-label. Of one image, in float64."""
     logits = logits_K.astype(np.float64)
     if task is Task.MULTI_LABEL:
         return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))  # the sigmoid, without overflow

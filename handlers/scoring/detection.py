@@ -1,4 +1,4 @@
-"""From what a detector proposes to what Azure answers: the user's thresholds, suppression, the way back to the picture.
+"""From what a detector proposes to what Azure answers: the user's thresholds, suppression, the way back to the image.
 
 No graph holds a threshold: an edited `settings.json` works on every backend, downwards too. What is found depends on
 the candidates and not on their order: among equal scores the class, then the corners of the boxes decide.
@@ -27,21 +27,21 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """What is left of the candidates of a picture or a tile, by falling score."""
+    """What is left of the candidates of an image or a tile, by descending score."""
 
     boxes_xyxy_N4: npt.NDArray[np.floating]
-    """In pixels of the picture, inside it, with an area. float64: rounding waits until the answer."""
+    """In pixels of the image, inside it, with an area. float64: rounding waits until the answer."""
     scores_N: Floats
     class_ids_N: Indices
     mask_probs_NMM: Floats | None
     views_N: Indices | None = None
-    """Which view of the picture each was found in, where there are several."""
+    """Which view of the image each was found in, where there are several."""
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy_N4)
 
     def shifted(self, left: float, top: float) -> "Detections":
-        """The same, seen from the picture that theirs was cut from at (`left`, `top`)."""
+        """The same, seen from the image that theirs was cut from at (`left`, `top`)."""
         boxes_xyxy_N4 = shift_boxes(self.boxes_xyxy_N4, left, top)
         return Detections(boxes_xyxy_N4, self.scores_N, self.class_ids_N, self.mask_probs_NMM)
 
@@ -58,15 +58,15 @@ class Detections:
 
 
 def find_objects(candidates: Candidates, placement: Placement, settings: DetectorSettings) -> Detections:
-    """Apply the score threshold, suppression in each class and the limit of boxes; go back to the picture's pixels.
+    """Apply the score threshold, suppression in each class and the limit of boxes; go back to the image's pixels.
 
-    Suppression compares boxes as the network gives them. Those without an area inside the picture are dropped before,
+    Suppression compares boxes as the network gives them. Those without an area inside the image are dropped before,
     so that they neither suppress others nor count. Raises `ClearsightError` when a number is not finite.
     """
     if not (np.isfinite(candidates.boxes_xyxy_N4).all() and np.isfinite(candidates.scores_N).all()):
         raise ClearsightError("the model gave boxes or scores that are not finite numbers")
     chosen_N = np.flatnonzero(candidates.scores_N > settings.box_score_thresh)
-    chosen_N = chosen_N[has_area(placement.to_picture(candidates.boxes_xyxy_N4[chosen_N]))]
+    chosen_N = chosen_N[has_area(placement.to_image(candidates.boxes_xyxy_N4[chosen_N]))]
     sides_4N = candidates.boxes_xyxy_N4[chosen_N].T
     chosen_N = chosen_N[np.lexsort((*sides_4N, candidates.class_ids_N[chosen_N]))]
     boxes_xyxy_N4, scores_N = candidates.boxes_xyxy_N4[chosen_N], candidates.scores_N[chosen_N]
@@ -74,7 +74,7 @@ def find_objects(candidates: Candidates, placement: Placement, settings: Detecto
     kept = batched_nms(boxes_xyxy_N4, scores_N, class_ids_N, settings.nms_iou_thresh, settings.max_detections)
     masks = candidates.mask_probs_NMM
     return Detections(
-        placement.to_picture(boxes_xyxy_N4[kept].astype(np.float64)),
+        placement.to_image(boxes_xyxy_N4[kept].astype(np.float64)),
         scores_N[kept],
         class_ids_N[kept],
         None if masks is None else masks[chosen_N[kept]],
@@ -82,7 +82,7 @@ def find_objects(candidates: Candidates, placement: Placement, settings: Detecto
 
 
 def to_detection_answer(detections: Detections, height: int, width: int, labels: tuple[str, ...]) -> DetectionAnswer:
-    """Azure's answer about a picture of `height` x `width`; numbers are rounded to float32."""
+    """Azure's answer about an image of `height` x `width`; numbers are rounded to float32."""
     return DetectionAnswer(tuple(found for found in to_objects(detections, height, width, labels) if found is not None))
 
 

@@ -1,8 +1,8 @@
-"""From pictures to found objects: how the two families of detectors are run, and the one way through them.
+"""From images to found objects: how the two families of detectors are run, and the one way through them.
 
-A picture's views (the whole, and tiles where the settings ask for them) are made one after another as the network
+An image's views (the whole, and tiles where the settings ask for them) are made one after another as the network
 takes them, and candidates are reduced to an answer's objects before the next view is made. So memory is that of one
-picture and one call of the network, whatever the number of tiles and of pictures.
+image and one call of the network, whatever the number of tiles and of images.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,10 +30,10 @@ __all__ = ["MAX_INPUT_BYTES", "DetectionPipeline", "DetectorNetwork", "Prepared"
 Bytes = npt.NDArray[np.uint8]
 
 MAX_INPUT_BYTES: Final = 32 * 1024 * 1024
-"""Of one batch as float32: six pictures of 640 x 640. A network's layers hold many times as much at a time:
-the memory of a call shall not grow with the number of large pictures in it."""
+"""Of one batch as float32: six images of 640 x 640. A network's layers hold many times as much at a time:
+the memory of a call shall not grow with the number of large images in it."""
 
-_TRIAL_SIDE: Final = 64  # pixels of the picture that a network of any input size is tried with
+_TRIAL_SIDE: Final = 64  # pixels of the image that a network of any input size is tried with
 
 
 class DetectorNetwork(Protocol):
@@ -52,7 +52,7 @@ class DetectorNetwork(Protocol):
 
 
 class YoloNetwork:
-    """yolov5: all canvases have one size, so that views of any pictures go through the network together."""
+    """yolov5: all canvases have one size, so that views of any images go through the network together."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class YoloNetwork:
 
 
 class RcnnNetwork:
-    """Faster R-CNN, RetinaNet, Mask R-CNN: one picture of any size a call, the user's thresholds as further inputs."""
+    """Faster R-CNN, RetinaNet, Mask R-CNN: one image of any size a call, the user's thresholds as further inputs."""
 
     batch_rule: BatchRule = "alone"
 
@@ -134,13 +134,13 @@ def _check(outputs: Sequence[Array], num_outputs: int, package: ModelPackage) ->
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A picture on its way through a detector."""
+    """An image on its way through a detector."""
 
     views: tuple[View, ...]
     whole_HWC: Bytes
-    """The first view, the whole picture, on its canvas."""
+    """The first view, the whole image, on its canvas."""
     image_HWC: Bytes | None
-    """The picture itself, as long as tiles are to be cut from it."""
+    """The image itself, as long as tiles are to be cut from it."""
 
     def canvases(self) -> Iterator[Bytes]:
         """The views' canvases, each made when it is asked for."""
@@ -160,24 +160,24 @@ class DetectionPipeline:
         self._settings = settings
         self._labels = labels
         self.batch_rule = network.batch_rule
-        # A picture that is tiled stays in memory as it is, up to 300 MB; others only as large as the network's input.
-        self.pictures_at_once = 1 if settings.tile_grid_size is not None else max_batch_size
+        # An image that is tiled stays in memory as it is, up to 300 MB; others only as large as the network's input.
+        self.images_at_once = 1 if settings.tile_grid_size is not None else max_batch_size
 
     def prepare(self, image_HWC: Bytes) -> Prepared:
         return _prepare(image_HWC, self._settings)
 
     def answer(self, prepared: Sequence[Prepared]) -> list[DetectionAnswer]:
         predicted = self._network.predict_candidates(
-            canvas_HWC for picture in prepared for canvas_HWC in picture.canvases()
+            canvas_HWC for image in prepared for canvas_HWC in image.canvases()
         )
         answers = []
-        for picture in prepared:
-            found = [view.find(next(predicted), self._settings) for view in picture.views]
-            answers.append(to_answer(picture.views, found, self._settings, self._labels))
+        for image in prepared:
+            found = [view.find(next(predicted), self._settings) for view in image.views]
+            answers.append(to_answer(image.views, found, self._settings, self._labels))
         return answers
 
     def detect(self, canvases: Iterable[Bytes], placement: Placement, box_score_thresh: float) -> Iterator[Detections]:
-        """What is found on each canvas, in order, in pixels of the pictures that lie on them like `placement`.
+        """What is found on each canvas, in order, in pixels of the images that lie on them like `placement`.
 
         Above `box_score_thresh`, or the settings' own where that is lower; the other thresholds are the settings'.
         """
@@ -187,7 +187,7 @@ class DetectionPipeline:
             yield find_objects(candidates, placement, settings)
 
     def warm_up(self, image_HWC: Bytes) -> None:
-        """Without tiles: they have been through nothing that the whole picture has not."""
+        """Without tiles: they have been through nothing that the whole image has not."""
         prepared = _prepare(image_HWC, replace(self._settings, tile_grid_size=None))
         self.answer([prepared])
 

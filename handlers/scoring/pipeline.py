@@ -1,4 +1,4 @@
-"""What of scoring depends on the task: between a decoded picture and its answer."""
+"""What of scoring depends on the task: between a decoded image and its answer."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -18,10 +18,10 @@ __all__ = ["Pipeline", "open_pipeline"]
 
 
 class Pipeline(Protocol):
-    """Pictures in, answers out, on one loaded network. Safe in threads when its backend is."""
+    """Images in, answers out, on one loaded network. Safe in threads when its backend is."""
 
     batch_rule: BatchRule
-    pictures_at_once: int
+    images_at_once: int
     """So many are prepared before the network sees the first of them: memory is that of so many."""
 
     def prepare(self, image_HWC: npt.NDArray[np.uint8]) -> Any:
@@ -29,7 +29,7 @@ class Pipeline(Protocol):
         ...
 
     def answer(self, prepared: Sequence[Any]) -> Sequence[Answer]:
-        """One answer for each prepared picture, in order; none depends on its neighbours."""
+        """One answer for each prepared image, in order; none depends on its neighbours."""
         ...
 
     def warm_up(self, image_HWC: npt.NDArray[np.uint8]) -> None:

@@ -1,4 +1,4 @@
-"""The Scorer: a package loaded to answer pictures. No HTTP, no TorchServe.
+"""The Scorer: a package loaded to answer images. No HTTP, no TorchServe.
 
 TorchServe workers, MLflow, the command line, batch jobs and benchmarks all score through this one class.
 """
@@ -44,7 +44,7 @@ from clearsight.wire.scoring import Answer, XaiRequest, resolve_cell
 __all__ = ["MAX_BATCH_SIZE", "Scorer", "load_scorer"]
 
 MAX_BATCH_SIZE: Final = 8
-"""Pictures per call of a backend. Measured on ResNet-50: larger batches gain nothing on the CPU."""
+"""Images per call of a backend. Measured on ResNet-50: larger batches gain nothing on the CPU."""
 
 DEFAULT_LIMITS: Final = DecodeLimits()
 
@@ -88,14 +88,14 @@ class Scorer:
         self.max_batch_size = max_batch_size
         self.limits = limits
         self._pool = ThreadPoolExecutor(options.num_threads, "clearsight-decode") if options.num_threads > 1 else None
-        cv2.setNumThreads(1)  # pictures are decoded side by side; OpenCV's own threads would come on top
+        cv2.setNumThreads(1)  # images are decoded side by side; OpenCV's own threads would come on top
         self._pipeline: Pipeline = open_pipeline(package, self.settings, _OneAtATime(backend), options, max_batch_size)
         self.batch_rule: BatchRule = self._pipeline.batch_rule
 
     def score(self, cells: Sequence[object]) -> list[Answer | BadRequest]:
         """Answer every cell, in order. A cell that cannot be scored gets the error at its place."""
         results: list[Answer | BadRequest] = []
-        step = self._pipeline.pictures_at_once
+        step = self._pipeline.images_at_once
         for start in range(0, len(cells), step):
             results += self._score_some(cells[start : start + step])
         return results
@@ -105,8 +105,8 @@ class Scorer:
             prepared = [self._prepare(cell) for cell in cells]
         else:
             prepared = list(self._pool.map(self._prepare, cells))
-        pictures = [item for item in prepared if not isinstance(item, BadRequest)]
-        answers = iter(self._pipeline.answer(pictures) if pictures else [])
+        images = [item for item in prepared if not isinstance(item, BadRequest)]
+        answers = iter(self._pipeline.answer(images) if images else [])
         return [item if isinstance(item, BadRequest) else next(answers) for item in prepared]
 
     def _prepare(self, cell: object) -> Any | BadRequest:
@@ -126,7 +126,7 @@ class Scorer:
     def class_probabilities(self, inputs_N3PP: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """What a classifier says of prepared inputs, at least one: (N, number of classes).
 
-        For explanations, which ask about pictures that they alter. Equal to what `score` answers, before rounding.
+        For explanations, which ask about images that they alter. Equal to what `score` answers, before rounding.
         """
         if not isinstance(self._pipeline, ClassificationPipeline):
             raise TypeError(f"a package of {self.task.value} has no probabilities of classes")
@@ -135,16 +135,16 @@ class Scorer:
     def detect(
         self, canvases: Iterable[npt.NDArray[np.uint8]], placement: Placement, box_score_thresh: float
     ) -> Iterator[Detections]:
-        """What a detector finds in prepared pictures; see `DetectionPipeline.detect`.
+        """What a detector finds in prepared images; see `DetectionPipeline.detect`.
 
-        For explanations, which ask about pictures that they alter.
+        For explanations, which ask about images that they alter.
         """
         if not isinstance(self._pipeline, DetectionPipeline):
             raise TypeError(f"a package of {self.task.value} finds no boxes")
         return self._pipeline.detect(canvases, placement, box_score_thresh)
 
     def warm_up(self) -> None:
-        """Score a drawn picture, in the sizes that clients will meet, so that the first does not wait for caches."""
+        """Score a drawn image, in the sizes that clients will meet, so that the first does not wait for caches."""
         noise_HWC = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
         stream = io.BytesIO()
         Image.fromarray(noise_HWC).save(stream, "JPEG")

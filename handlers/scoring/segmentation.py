@@ -1,6 +1,6 @@
 """From detections with raw masks to Azure's answer: polygons.
 
-One mask exists at a time, as the rectangle of the picture that holds it: memory does not grow with their number.
+One mask exists at a time, as the rectangle of the image that holds it: memory does not grow with their number.
 """
 
 from dataclasses import replace
@@ -15,10 +15,10 @@ from clearsight.vision.polygons import mask_to_polygons
 from clearsight.vision.rle import encode_rle
 from clearsight.wire.scoring import DetectedObject, DetectionAnswer, shortest
 
-__all__ = ["picture_mask", "to_segmentation_answer"]
+__all__ = ["image_mask", "to_segmentation_answer"]
 
 
-def picture_mask(detections: Detections, index: int, height: int, width: int, threshold: float) -> CroppedMask:
+def image_mask(detections: Detections, index: int, height: int, width: int, threshold: float) -> CroppedMask:
     """One detection's mask: the pixels whose probability is greater than `threshold`.
 
     The pixels that torchvision's pasting sets: one or two of them may lie outside the box, more at low thresholds.
@@ -33,7 +33,7 @@ def picture_mask(detections: Detections, index: int, height: int, width: int, th
 def to_segmentation_answer(
     detections: Detections, height: int, width: int, labels: tuple[str, ...], settings: SegmentationSettings
 ) -> DetectionAnswer:
-    """Azure's answer about a picture of `height` x `width`. Boxes are the detector's own, not those of the masks.
+    """Azure's answer about an image of `height` x `width`. Boxes are the detector's own, not those of the masks.
 
     A detection without a pixel above the threshold is left out.
     """
@@ -41,7 +41,7 @@ def to_segmentation_answer(
     for index, found in enumerate(to_objects(detections, height, width, labels)):
         if found is None:
             continue
-        mask = picture_mask(detections, index, height, width, settings.mask_pixel_score_threshold)
+        mask = image_mask(detections, index, height, width, settings.mask_pixel_score_threshold)
         outlined = _outlined(found, mask, height, width, settings)
         if outlined is not None:
             objects.append(outlined)

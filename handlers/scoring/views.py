@@ -1,10 +1,10 @@
-"""What of a picture goes through a detector: the whole, and overlapping tiles where the settings ask for them.
+"""What of an image goes through a detector: the whole, and overlapping tiles where the settings ask for them.
 
     views = views_of(height, width, settings)
     found = [view.find(candidates_of(view.network_input(image_HWC)), settings) for view in views]
     answer = to_answer(views, found, settings, labels)
 
-All tiles have one size, so that they can be batched without padding; the whole picture may have another. Candidates
+All tiles have one size, so that they can be batched without padding; the whole image may have another. Candidates
 of a view are reduced to at most `settings.max_detections` before the next one: memory is that of one network call, and
 of the detections of all views. Azure tiles for detection only; here masks are merged too.
 """
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from clearsight.documents.settings import DetectorSettings, RcnnSettings, SegmentationSettings, YoloSettings
 from clearsight.handlers.scoring.detection import Detections, find_objects, to_detection_answer
-from clearsight.handlers.scoring.segmentation import picture_mask, to_segmentation_answer
+from clearsight.handlers.scoring.segmentation import image_mask, to_segmentation_answer
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.letterbox import Placement, letterbox, place, shorter_side
 from clearsight.vision.tiles import Tile, is_cut_off, merge_boxes, merge_masks, tile_grid
@@ -29,7 +29,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def placement_of(height: int, width: int, settings: DetectorSettings) -> Placement:
-    """Where a picture lies in the network's input."""
+    """Where an image lies in the network's input."""
     if isinstance(settings, YoloSettings):
         return letterbox(height, width, settings.img_size)
     assert isinstance(settings, RcnnSettings)  # noqa: S101  there are two families
@@ -38,7 +38,7 @@ def placement_of(height: int, width: int, settings: DetectorSettings) -> Placeme
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A part of the picture, or all of it, and its place in the network's input."""
+    """A part of the image, or all of it, and its place in the network's input."""
 
     tile: Tile
     placement: Placement
@@ -48,16 +48,16 @@ class View:
         return cls(tile, placement_of(tile.height, tile.width, settings))
 
     def network_input(self, image_HWC: Bytes) -> Bytes:
-        """Cut the view from the whole picture and place it: uint8 (H, W, 3) of the canvas's size."""
+        """Cut the view from the whole image and place it: uint8 (H, W, 3) of the canvas's size."""
         return place(self.tile.cut(image_HWC), self.placement)
 
     def find(self, candidates: Candidates, settings: DetectorSettings) -> Detections:
-        """What the network's candidates for this view are, in pixels of the whole picture."""
+        """What the network's candidates for this view are, in pixels of the whole image."""
         return find_objects(candidates, self.placement, settings).shifted(self.tile.left, self.tile.top)
 
 
 def views_of(height: int, width: int, settings: DetectorSettings) -> tuple[View, ...]:
-    """The whole picture, then its tiles row by row."""
+    """The whole image, then its tiles row by row."""
     tiles = [Tile(0, 0, width, height)]
     if settings.tile_grid_size is not None:
         tiles += tile_grid(height, width, *settings.tile_grid_size, settings.tile_overlap_ratio)
@@ -99,7 +99,7 @@ def merge_views(views: Sequence[View], found: Sequence[Detections], settings: De
     threshold = settings.mask_pixel_score_threshold
     kept = merge_masks(
         *compared,
-        lambda index: picture_mask(joined, index, whole.height, whole.width, threshold),
+        lambda index: image_mask(joined, index, whole.height, whole.width, threshold),
         whole.height,
         *limits,
     )
@@ -109,7 +109,7 @@ def merge_views(views: Sequence[View], found: Sequence[Detections], settings: De
 def to_answer(
     views: Sequence[View], found: Sequence[Detections], settings: DetectorSettings, labels: tuple[str, ...]
 ) -> DetectionAnswer:
-    """Azure's answer about the picture that the views are of."""
+    """Azure's answer about the image that the views are of."""
     merged, whole = merge_views(views, found, settings), views[0].tile
     if isinstance(settings, SegmentationSettings):
         return to_segmentation_answer(merged, whole.height, whole.width, labels, settings)

@@ -8,7 +8,7 @@ Every candidate runs in processes of its own, as many as it has workers, at the 
 bodies (base64 in, JSON out), so decoding counts. Torch's backends are measured only where asked for or where there is
 no other: loading torch takes longer than all other candidates together, and they were never the fastest.
 
-A detector takes seconds for a picture. So there are fewer candidates of it, pictures are scored whole (tiles multiply
+A detector takes seconds for an image. So there are fewer candidates of it, images are scored whole (tiles multiply
 everyone's time by the same number), and after `MAX_TOTAL_S` no further candidate is begun.
 """
 
@@ -38,7 +38,7 @@ __all__ = ["NEARLY_AS_FAST", "Row", "TuningMeasurement", "layouts", "measure"]
 CLASSIFIER_BATCH_SIZES: Final = (1, 8)
 YOLO_BATCH_SIZES: Final = (1, 4)
 RCNN_BATCH_SIZES: Final = (1,)
-"""The R-CNN family takes one picture a call: a batch would only wait for itself."""
+"""The R-CNN family takes one image a call: a batch would only wait for itself."""
 MAX_TOTAL_S: Final = 120.0
 """Of a measurement that has found a way to serve already; well below the time limit that deployments give it."""
 NEARLY_AS_FAST: Final = 0.95
@@ -61,7 +61,7 @@ class Row:
     images_per_s: float
     """Of all workers together."""
     latency_ms: float
-    """Median time of one call of `batch_size` pictures."""
+    """Median time of one call of `batch_size` images."""
 
 
 class TuningMeasurement(TypedDict):

@@ -1,4 +1,4 @@
-"""How far two answers about the same pictures agree, for boxes and masks: the decision of a precision gate.
+"""How far two answers about the same images agree, for boxes and masks: the decision of a precision gate.
 
 Shapes in names: N objects of one answer, M of the other, 4 sides of a box.
 """
@@ -23,7 +23,7 @@ _GRID: Final = 128  # cells along each side of the rectangle around two masks in
 
 
 class Agreement:
-    """Counts over pictures: objects that both have, that only one of them has, and how far scores differ."""
+    """Counts over images: objects that both have, that only one of them has, and how far scores differ."""
 
     def __init__(self, score_threshold: float, margin: float) -> None:
         """Objects of only one answer are forgiven up to `margin` above the score threshold: a rounding decides them."""
@@ -51,7 +51,7 @@ def match_objects(
 ) -> list[tuple[DetectedObject, DetectedObject]]:
     """Pairs of one class whose boxes, and masks where there are some, have an IoU of at least `MIN_IOU`.
 
-    Each object of `expected`, by falling score, takes the best one that is left.
+    Each object of `expected`, by descending score, takes the best one that is left.
     """
     ious_NM = iou_matrix(_boxes(expected), _boxes(found))
     pairs, free = [], set(range(len(found)))
@@ -68,7 +68,7 @@ def match_objects(
 
 
 def _boxes(objects: Sequence[DetectedObject]) -> npt.NDArray[np.float64]:
-    """(N, 4), fractions of the picture: IoU is the same as in pixels."""
+    """(N, 4), fractions of the image: IoU is the same as in pixels."""
     return np.array([one.box_xyxy_unit for one in objects], np.float64).reshape(-1, 4)
 
 

@@ -2,7 +2,7 @@
 
     python -m clearsight.handlers.tuning.precision_gate PACKAGE PICTURES… [--precision bf16] [--record]
 
-Real pictures are scored in float32 and in the lower precision, each in a process of its own (a precision that the
+Real images are scored in float32 and in the lower precision, each in a process of its own (a precision that the
 machine cannot compute may kill its process). The result can be recorded in the package's manifest, where
 `load_scorer` looks for it.
 """
@@ -33,7 +33,7 @@ from clearsight.wire.scoring import DetectedObject, DetectionAnswer, to_document
 __all__ = [
     "MAX_MEAN_DIFFERENCE",
     "MIN_AGREEMENT",
-    "MIN_PICTURES",
+    "MIN_IMAGES",
     "compare",
     "compare_objects",
     "precision_gate",
@@ -41,36 +41,36 @@ __all__ = [
 ]
 
 MIN_AGREEMENT: Final = 0.99
-"""Share of pictures with the same decision: the top class, or for multi-label the set of classes at 0.5 and above.
+"""Share of images with the same decision: the top class, or for multi-label the set of classes at 0.5 and above.
 Of detectors the F1 of their objects: same class, boxes and masks with an IoU of at least 0.9."""
 MAX_MEAN_DIFFERENCE: Final = 0.01
-"""Mean absolute difference of the probabilities of the pictures' decided classes, or of the scores of objects that
+"""Mean absolute difference of the probabilities of the images' decided classes, or of the scores of objects that
 both found. An object that only one found does not count up to this far above the score threshold."""
-MIN_PICTURES: Final = 16
+MIN_IMAGES: Final = 16
 
 _TIMEOUT_S: Final = 1800
 _BACKEND: Final = "openvino"  # the only backend with a precision below f32
 
 
 def precision_gate(
-    path: Path | str, pictures: Sequence[Path], precision: Precision = "bf16", num_threads: int | None = None
+    path: Path | str, images: Sequence[Path], precision: Precision = "bf16", num_threads: int | None = None
 ) -> dict[str, Any]:
-    """Compare a lower precision with float32 on real pictures; return what the manifest records.
+    """Compare a lower precision with float32 on real images; return what the manifest records.
 
     `passed` says whether the agreement reaches `MIN_AGREEMENT` and the difference stays within
     `MAX_MEAN_DIFFERENCE`. A precision that this machine cannot run fails with a `reason`. Raises `UserError` for too
-    few or unreadable pictures.
+    few or unreadable images.
     """
-    if len(pictures) < MIN_PICTURES:
-        raise UserError(f"the accuracy gate needs at least {MIN_PICTURES} pictures, but got {len(pictures)}")
+    if len(images) < MIN_IMAGES:
+        raise UserError(f"the accuracy gate needs at least {MIN_IMAGES} pictures, but got {len(images)}")
     package = ModelPackage.open(path)
     threads = num_threads or len(os.sched_getaffinity(0))
     header = {"precision": precision, "backend": _BACKEND, "runtime": f"{_BACKEND} {version(_BACKEND)}"}
-    expected = _answers(package.root, pictures, "f32", threads)
+    expected = _answers(package.root, images, "f32", threads)
     try:
-        found = _answers(package.root, pictures, precision, threads)
+        found = _answers(package.root, images, precision, threads)
     except UserError as error:
-        return {**header, "num_images": len(pictures), "passed": False, "reason": str(error)}
+        return {**header, "num_images": len(images), "passed": False, "reason": str(error)}
     settings = package.settings()
     if isinstance(settings, DetectorSettings):
         return {
@@ -104,7 +104,7 @@ def compare(expected_NK: npt.NDArray[np.float64], found_NK: npt.NDArray[np.float
 def compare_objects(
     expected: Sequence[DetectionAnswer], found: Sequence[DetectionAnswer], score_threshold: float
 ) -> dict[str, Any]:
-    """The same for answers of detectors; pictures without a single object prove nothing."""
+    """The same for answers of detectors; images without a single object prove nothing."""
     agreement = Agreement(score_threshold, MAX_MEAN_DIFFERENCE)
     for one, other in zip(expected, found, strict=True):
         agreement.add(one, other)
@@ -133,9 +133,9 @@ def record_gate(package: ModelPackage, result: Mapping[str, Any]) -> None:
     write_atomically(package.manifest_file, json.dumps(document, indent=2) + "\n")
 
 
-def _answers(root: Path, pictures: Sequence[Path], precision: Precision, threads: int) -> list[dict[str, Any]]:
-    """Score in a process of its own: an answer's JSON per picture. Raises `UserError` with its last words."""
-    job = {"package": str(root), "precision": precision, "threads": threads, "pictures": [str(p) for p in pictures]}
+def _answers(root: Path, images: Sequence[Path], precision: Precision, threads: int) -> list[dict[str, Any]]:
+    """Score in a process of its own: an answer's JSON per image. Raises `UserError` with its last words."""
+    job = {"package": str(root), "precision": precision, "threads": threads, "pictures": [str(p) for p in images]}
     child = subprocess.run(
         [sys.executable, "-m", "clearsight.handlers.tuning.precision_gate", str(root), "--child"],
         input=orjson.dumps(job),
@@ -185,17 +185,17 @@ def _score_child() -> list[dict[str, Any]]:
 
 @click.command()
 @click.argument("package", type=click.Path(path_type=Path))
-@click.argument("pictures", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--precision", default="bf16", show_default=True, type=click.Choice(["bf16"]))
 @click.option("--record", is_flag=True, help="Write the result into the package's manifest.")
 @click.option("--child", is_flag=True, hidden=True)
-def main(package: Path, pictures: tuple[Path, ...], precision: Precision, record: bool, child: bool) -> None:
+def main(package: Path, images: tuple[Path, ...], precision: Precision, record: bool, child: bool) -> None:
     """Compare a lower precision of PACKAGE with float32 on PICTURES; print JSON. Exit 1 when it does not pass."""
     try:
         if child:
             click.echo(orjson.dumps(_score_child()))
             return
-        result = precision_gate(package, pictures, precision)
+        result = precision_gate(package, images, precision)
         if record:
             record_gate(ModelPackage.open(package, verify=False), result)
     except (UserError, OSError) as error:

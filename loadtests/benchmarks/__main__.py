@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clearsight.demo.scene import draw_scene
-from loadtests.benchmarks.detectors import measure_detectors, measure_picture_sizes, measure_tiles
+from loadtests.benchmarks.detectors import measure_detectors, measure_image_sizes, measure_tiles
 from loadtests.benchmarks.explain_lane import measure_explain_lane
 from loadtests.benchmarks.explanations import measure_explanations
 from loadtests.benchmarks.gateway_overhead import measure_overhead
@@ -35,7 +35,7 @@ PARTS = (
     *("preprocessing", "masks", "tiles", "sizes", "gateway", "online", "lanes"),
     *("detectors", "explanations", "training"),
 )
-NUM_PICTURES = 16
+NUM_IMAGES = 16
 
 
 def main() -> None:
@@ -49,18 +49,18 @@ def main() -> None:
     result: dict[str, Any] = {"machine": describe_machine()}
     for name, value in result["machine"].items():
         console.print(f"{name:>24}  {value}", highlight=False)
-    pictures = _pictures()
+    images = _images()
     if "preprocessing" in arguments.only:
-        result["preprocessing"] = [asdict(row) for row in measure_preprocessing(pictures)]
+        result["preprocessing"] = [asdict(row) for row in measure_preprocessing(images)]
         _print(console, "Bytes to network input, 1 thread, against Pillow + torchvision", result["preprocessing"])
     if "masks" in arguments.only:
         result["masks"] = [asdict(row) for row in measure_instance_masks(arguments.passes)]
         _print(console, "Raw instance masks to polygons, 1 thread, against full-size masks", result["masks"])
     if "tiles" in arguments.only:
-        result["tiles"] = [asdict(row) for row in measure_tiles(pictures[0], arguments.passes)]
+        result["tiles"] = [asdict(row) for row in measure_tiles(images[0], arguments.passes)]
         _print(console, "Tiles through the network together, against one by one", result["tiles"])
     if "sizes" in arguments.only:
-        result["sizes"] = [asdict(row) for row in measure_picture_sizes(pictures[0], arguments.passes)]
+        result["sizes"] = [asdict(row) for row in measure_image_sizes(images[0], arguments.passes)]
         _print(console, "Mask R-CNN end to end, 1920x1080 (large) over 640x480 (small)", result["sizes"])
     if "gateway" in arguments.only:
         rows = measure_overhead(arguments.seconds, arguments.passes)
@@ -81,19 +81,19 @@ def main() -> None:
         result["online"] = []
         for precision in ("f32", "bf16"):
             online = measure_online(
-                pictures, precision, arguments.seconds, arguments.passes, lambda text: print(text, file=sys.stderr)
+                images, precision, arguments.seconds, arguments.passes, lambda text: print(text, file=sys.stderr)
             )
             rows = [asdict(row) for row in online]
             _print(console, f"ResNet-50 at 224, {precision}, base64 JSON bodies (stock: raw JPEG bodies)", rows)
             result["online"] += rows
     if "lanes" in arguments.only:
-        lanes = measure_explain_lane(pictures, arguments.seconds, lambda text: print(text, file=sys.stderr))
+        lanes = measure_explain_lane(images, arguments.seconds, lambda text: print(text, file=sys.stderr))
         result["lanes"] = [asdict(row) for row in lanes]
         _print(console, "Predictions, ResNet-50, alone and while 20 explanations are queued", result["lanes"])
     if "detectors" in arguments.only:
         result["detectors"] = []
         for served in measure_detectors(
-            pictures, arguments.seconds, arguments.passes, lambda text: print(text, file=sys.stderr)
+            images, arguments.seconds, arguments.passes, lambda text: print(text, file=sys.stderr)
         ):
             rows = [asdict(row) for row in served]
             _print(console, "Detection and segmentation, f32, over the network alone in process", rows)
@@ -102,21 +102,21 @@ def main() -> None:
         result["explanations"] = [asdict(row) for row in measure_explanations(arguments.passes)]
         _print(console, "Explanations, 1 thread, processor time, against saliency and captum", result["explanations"])
     if "training" in arguments.only:
-        result["training"] = [asdict(row) for row in measure_training(pictures, arguments.passes)]
+        result["training"] = [asdict(row) for row in measure_training(images, arguments.passes)]
         _print(console, "Training at 224, against torchvision's transforms and a DataLoader", result["training"])
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def _pictures() -> list[bytes]:
+def _images() -> list[bytes]:
     """Drawn scenes of 640x480 as JPEG: about 60 KB each."""
-    pictures = []
-    for seed in range(NUM_PICTURES):
+    images = []
+    for seed in range(NUM_IMAGES):
         file = io.BytesIO()
         scene = draw_scene(np.random.default_rng(seed), 480, 640, ("can", "carton"))
         Image.fromarray(scene.image_HW3).save(file, "JPEG", quality=92)
-        pictures.append(file.getvalue())
-    return pictures
+        images.append(file.getvalue())
+    return images
 
 
 def _print(console: Console, title: str, rows: list[dict[str, Any]]) -> None:

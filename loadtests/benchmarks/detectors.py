@@ -1,8 +1,8 @@
-"""Detection and segmentation: what serving adds to the network, what tiles cost, and what a larger picture costs.
+"""Detection and segmentation: what serving adds to the network, what tiles cost, and what a larger image costs.
 
 Networks have seeded random weights: their speed does not depend on them, as long as objects come out. So the score
-threshold of yolov5 is what 300 candidates of the first picture exceed; that of Mask R-CNN is 0 and no object suppresses
-another, so that every picture has 100. Masks nearly fill their boxes, as trained ones do; noise would be all outline.
+threshold of yolov5 is what 300 candidates of the first image exceed; that of Mask R-CNN is 0 and no object suppresses
+another, so that every image has 100. Masks nearly fill their boxes, as trained ones do; noise would be all outline.
 """
 
 import io
@@ -35,17 +35,17 @@ from loadtests.benchmarks.in_process import WorkerLayout, in_process_limit
 from loadtests.benchmarks.online import MAX_DRIFT, Service, running_service, to_bodies
 
 __all__ = [
-    "PictureSizeRow",
+    "ImageSizeRow",
     "ServingRow",
     "TilesRow",
     "measure_detectors",
-    "measure_picture_sizes",
+    "measure_image_sizes",
     "measure_tiles",
 ]
 
 LABELS = ("can", "carton", "milk_bottle", "water_bottle")
 CONCURRENCIES = (1, 8)
-NUM_PICTURES = 8
+NUM_IMAGES = 8
 NUM_OBJECTS = 100
 NUM_CANDIDATES = 300
 YOLO, MASK_RCNN = "yolov5", "maskrcnn_resnet18_fpn"
@@ -72,10 +72,10 @@ class ServingRow:
 
 @dataclass(frozen=True, slots=True)
 class TilesRow:
-    """Medians in ms of one picture, cut into tiles that go through the network together or one by one."""
+    """Medians in ms of one image, cut into tiles that go through the network together or one by one."""
 
     model: str
-    picture: str
+    image: str
     grid: str
     backend: str
     batched_ms: float
@@ -87,8 +87,8 @@ class TilesRow:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureSizeRow:
-    """Medians in ms from JPEG bytes to the answer with `objects` outlines, at two picture sizes."""
+class ImageSizeRow:
+    """Medians in ms from JPEG bytes to the answer with `objects` outlines, at two image sizes."""
 
     model: str
     backend: str
@@ -101,17 +101,17 @@ class PictureSizeRow:
 
 
 def measure_detectors(
-    pictures: Sequence[bytes], seconds: float, passes: int, say: Say = print
+    images: Sequence[bytes], seconds: float, passes: int, say: Say = print
 ) -> Iterator[list[ServingRow]]:
     """Serve yolov5 and Mask R-CNN as a user would, and compare with `backend.run` on the same inputs.
 
     Gives the rows of one model as soon as they are there.
     """
-    bodies = to_bodies(pictures[:NUM_PICTURES])
+    bodies = to_bodies(images[:NUM_IMAGES])
     for model_name in (YOLO, MASK_RCNN):
         with tempfile.TemporaryDirectory(prefix="bench-") as name:
             folder = Path(name)
-            package = _random_package(folder, model_name, _settings(model_name), pictures)
+            package = _random_package(folder, model_name, _settings(model_name), images)
             with running_service(folder / "home", package.root, "f32") as service:
                 say(f"{model_name}: {service.layout}")
                 samples: dict[tuple[str, int], list[_Sample]] = {}
@@ -181,9 +181,9 @@ def _row(model: str, layout: WorkerLayout, way: str, concurrency: int, samples: 
     )
 
 
-def measure_tiles(picture: bytes, passes: int, backend: str = "openvino") -> list[TilesRow]:
-    """yolov5 on a 1280x720 picture in a 3x2 grid: 7 views in one call of the network against 7 calls, in turn."""
-    jpeg = _resized(picture, 1280, 720)
+def measure_tiles(image: bytes, passes: int, backend: str = "openvino") -> list[TilesRow]:
+    """yolov5 on a 1280x720 image in a 3x2 grid: 7 views in one call of the network against 7 calls, in turn."""
+    jpeg = _resized(image, 1280, 720)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         settings = replace(_settings(YOLO), tile_grid_size=(3, 2))
         package = _random_package(Path(name), YOLO, settings, [jpeg])
@@ -192,7 +192,7 @@ def measure_tiles(picture: bytes, passes: int, backend: str = "openvino") -> lis
         return [
             TilesRow(
                 model=f"{YOLO} {YOLO_SIZE}",
-                picture="1280x720",
+                image="1280x720",
                 grid="3x2",
                 backend=backend,
                 batched_ms=batched_ms,
@@ -203,9 +203,9 @@ def measure_tiles(picture: bytes, passes: int, backend: str = "openvino") -> lis
         ]
 
 
-def measure_picture_sizes(picture: bytes, passes: int, backend: str = "openvino") -> list[PictureSizeRow]:
-    """Mask R-CNN with 100 instances on one picture as 640x480 and as 1920x1080, in turn."""
-    small, large = _resized(picture, 640, 480), _resized(picture, 1920, 1080)
+def measure_image_sizes(image: bytes, passes: int, backend: str = "openvino") -> list[ImageSizeRow]:
+    """Mask R-CNN with 100 instances on one image as 640x480 and as 1920x1080, in turn."""
+    small, large = _resized(image, 640, 480), _resized(image, 1920, 1080)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         settings = _settings(MASK_RCNN)
         package = _random_package(Path(name), MASK_RCNN, settings, [small])
@@ -213,7 +213,7 @@ def measure_picture_sizes(picture: bytes, passes: int, backend: str = "openvino"
         counts = [_num_objects(scorer, jpeg) for jpeg in (small, large)]
         small_ms, large_ms = _interleaved([lambda: scorer.score([small]), lambda: scorer.score([large])], passes)
         return [
-            PictureSizeRow(
+            ImageSizeRow(
                 model=MASK_RCNN,
                 backend=backend,
                 objects=" and ".join(map(str, counts)),
@@ -239,20 +239,18 @@ def _settings(model_name: str) -> YoloSettings | SegmentationSettings:
 
 
 def _random_package(
-    folder: Path, model_name: str, settings: YoloSettings | SegmentationSettings, pictures: Sequence[bytes]
+    folder: Path, model_name: str, settings: YoloSettings | SegmentationSettings, images: Sequence[bytes]
 ) -> ModelPackage:
-    files = [folder / f"{number}.jpg" for number in range(min(len(pictures), 2))]
-    for file, picture in zip(files, pictures, strict=False):
-        file.write_bytes(picture)
+    files = [folder / f"{number}.jpg" for number in range(min(len(images), 2))]
+    for file, image in zip(files, images, strict=False):
+        file.write_bytes(image)
     torch.manual_seed(0)
     size: Mapping[str, Any] = {"model_size": YOLO_SIZE} if model_name == YOLO else {}
     network = build_detector(model_name, len(LABELS), **size).eval()
     if model_name == MASK_RCNN:
         _fill_masks(network)
     else:
-        settings = replace(
-            settings, box_score_thresh=_score_exceeded_by(NUM_CANDIDATES, network, pictures[0], settings)
-        )
+        settings = replace(settings, box_score_thresh=_score_exceeded_by(NUM_CANDIDATES, network, images[0], settings))
     return write_package(
         folder / "mlflow-model",
         task=Task.DETECTION if model_name == YOLO else Task.SEGMENTATION,
@@ -268,9 +266,9 @@ def _random_package(
 
 
 @torch.no_grad()
-def _score_exceeded_by(count: int, network: torch.nn.Module, picture: bytes, settings: Any) -> float:
+def _score_exceeded_by(count: int, network: torch.nn.Module, image: bytes, settings: Any) -> float:
     view, *_ = views_of(480, 640, settings)
-    canvas_HWC = view.network_input(decode_image(_resized(picture, 640, 480)))
+    canvas_HWC = view.network_input(decode_image(_resized(image, 640, 480)))
     images_NCHW = torch.from_numpy(normalise(canvas_HWC, settings.mean, settings.std))[None]
     _, scores_NC, _ = to_serving_module(network)(images_NCHW)
     return float(scores_NC[0].sort(descending=True).values[count])
@@ -300,9 +298,9 @@ def _num_objects(scorer: Scorer, jpeg: bytes) -> int:
     return len(answer.boxes)
 
 
-def _resized(picture: bytes, width: int, height: int) -> bytes:
+def _resized(image: bytes, width: int, height: int) -> bytes:
     stream = io.BytesIO()
-    resized = Image.open(io.BytesIO(picture)).convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    resized = Image.open(io.BytesIO(image)).convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
     resized.save(stream, "JPEG", quality=90)
     return stream.getvalue()
 

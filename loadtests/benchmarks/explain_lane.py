@@ -48,13 +48,13 @@ class LaneRow:
     pairs: int
 
 
-def measure_explain_lane(pictures: Sequence[bytes], seconds: float, say: Any = print) -> list[LaneRow]:
+def measure_explain_lane(images: Sequence[bytes], seconds: float, say: Any = print) -> list[LaneRow]:
     """One row per number of predicting clients."""
-    bodies = to_bodies(pictures)
+    bodies = to_bodies(images)
     variables = {"CLEARSIGHT_EXPLAIN_MAX_IN_FLIGHT": str(NUM_QUEUED)}
     rows = []
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        package = random_package(Path(name), pictures)
+        package = random_package(Path(name), images)
         with running_service(Path(name, "home"), package, "f32", variables, TIMEOUT_S) as service:
             target = service.ways["gateway"]
             _explain_once(target, bodies[0])  # all is loaded

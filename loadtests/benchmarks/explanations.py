@@ -1,8 +1,8 @@
 """Explanations beside the libraries that data scientists use: PAIR's `saliency` for XRAI, Captum for the others.
 
-All rows are processor time of one thread, both ways in turn, medians. The pictures are the six in colour that
+All rows are processor time of one thread, both ways in turn, medians. The images are the six in colour that
 scikit-image ships, shorter side 256, centre crop 224; networks have seeded random weights and ten classes. Rows of
-XRAI's regions are medians over the six pictures, all others use one.
+XRAI's regions are medians over the six images, all others use one.
 """
 
 import io
@@ -23,7 +23,8 @@ import pybase64
 import skimage.data
 import torch
 from captum.attr import IntegratedGradients
-from captum.attr import visualization as captum_pictures
+from captum.attr import visualization as captum_images
+from clearsight.handlers.explain.answering.image import explanation_image
 from PIL import Image
 from saliency.core import base as saliency_base
 from saliency.core import xrai as saliency_xrai
@@ -37,7 +38,6 @@ from clearsight.handlers.explain.algorithms.table import ALGORITHMS, compute_att
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
 from clearsight.handlers.explain.answering.numbers import encode_attribution
 from clearsight.handlers.explain.answering.parameters import parse_xai_parameters
-from clearsight.handlers.explain.answering.picture import explanation_picture
 from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.handlers.explain.objects.heat import heat_of
 from clearsight.handlers.explain.objects.network import DetectorForward, ObjectModel
@@ -49,7 +49,7 @@ from clearsight.wire.scoring import ClassificationAnswer, encode_answers
 
 __all__ = ["ExplanationRow", "measure_explanations"]
 
-PICTURES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "retina.jpg", "hubble_deep_field.jpg")
+IMAGES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "retina.jpg", "hubble_deep_field.jpg")
 SETTINGS = ClassificationSettings()
 NUM_CLASSES = 10
 TARGETS = (ExplainTarget(0), ExplainTarget(1), ExplainTarget(2))
@@ -90,7 +90,7 @@ def measure_explanations(passes: int) -> list[ExplanationRow]:
 
 def _crops() -> list[np.ndarray]:
     folder = Path(skimage.data.__file__).parent
-    return [resize_and_crop(np.asarray(Image.open(folder / name).convert("RGB")), SETTINGS) for name in PICTURES]
+    return [resize_and_crop(np.asarray(Image.open(folder / name).convert("RGB")), SETTINGS) for name in IMAGES]
 
 
 def _regions(passes: int) -> list[ExplanationRow]:
@@ -201,7 +201,7 @@ def _networks(passes: int) -> list[ExplanationRow]:
 
 
 def _objects(passes: int) -> list[ExplanationRow]:
-    """Maps of detections in forward passes of the eager network; random weights, pictures of 224 x 224."""
+    """Maps of detections in forward passes of the eager network; random weights, images of 224 x 224."""
     image_3PP = normalise(_crops()[0], SETTINGS.mean, SETTINGS.std)
     rows = []
     for name in DETECTORS:
@@ -278,9 +278,9 @@ def _answers(passes: int) -> list[ExplanationRow]:
     crop_PP3 = _crops()[0]
     random = np.random.default_rng(0)
     attribution_3PP = (_base_map() * random.normal(size=(3, *crop_PP3.shape[:2]))).astype(np.float32)
-    picture_ms, figure_ms = _medians(
+    image_ms, figure_ms = _medians(
         passes,
-        lambda: pybase64.b64encode(explanation_picture(attribution_3PP, crop_PP3)),
+        lambda: pybase64.b64encode(explanation_image(attribution_3PP, crop_PP3)),
         lambda: _figure(attribution_3PP, crop_PP3),
     )
 
@@ -291,13 +291,13 @@ def _answers(passes: int) -> list[ExplanationRow]:
     text_ms, json_ms = _medians(passes, nested, lambda: json.dumps(attribution_3PP.tolist()))
     megabytes = len(nested()) / 1e6
     return [
-        _speed_up("S9", "picture, PNG, base64", "captum's figure", picture_ms, figure_ms, "<= 35 ms, >= 10"),
+        _speed_up("S9", "picture, PNG, base64", "captum's figure", image_ms, figure_ms, "<= 35 ms, >= 10"),
         _speed_up("S10", f"attributions, {megabytes:.2f} MB", "json", text_ms, json_ms, "<= 60 ms, <= 1.6 MB"),
     ]
 
 
 def _figure(attribution_3PP: np.ndarray, crop_PP3: np.ndarray) -> bytes:
-    figure, _ = captum_pictures.visualize_image_attr_multiple(
+    figure, _ = captum_images.visualize_image_attr_multiple(
         attribution_3PP.transpose(1, 2, 0),
         crop_PP3,
         ["original_image", "heat_map", "blended_heat_map", "masked_image"],

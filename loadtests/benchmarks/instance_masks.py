@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float32]
 class InstanceMasksRow:
     """Medians in ms for all instances; the lowest and mean intersection over union of 100 instances."""
 
-    picture: str
+    image: str
     instances: int
     in_boxes_ms: float
     full_size_ms: float
@@ -126,7 +126,7 @@ def _compare(probs_NMM: Floats, boxes_xyxy_N4: Floats, in_boxes_ms: float, full_
         polygons.append(mask_iou(polygons_to_mask(ours, HEIGHT, WIDTH), full))
         others.append(mask_iou(polygons_to_mask(_contours(full_HW), HEIGHT, WIDTH), full))
     return InstanceMasksRow(
-        picture=f"{WIDTH}x{HEIGHT}",
+        image=f"{WIDTH}x{HEIGHT}",
         instances=NUM_INSTANCES,
         in_boxes_ms=in_boxes_ms,
         full_size_ms=full_size_ms,

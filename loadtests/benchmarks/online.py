@@ -77,13 +77,13 @@ class OnlineRow:
 
 
 def measure_online(
-    pictures: Sequence[bytes], precision: str, seconds: float, passes: int, say: Any = print
+    images: Sequence[bytes], precision: str, seconds: float, passes: int, say: Any = print
 ) -> list[OnlineRow]:
     """Measure every way in one precision; no rows where the machine cannot run it. Stock TorchServe: f32 only."""
-    bodies = to_bodies(pictures)
+    bodies = to_bodies(images)
     with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
         folder = Path(name)
-        package = random_package(folder, pictures)
+        package = random_package(folder, images)
         try:
             service = stack.enter_context(running_service(folder / "home", package, precision))
         except RuntimeError as error:
@@ -97,7 +97,7 @@ def measure_online(
         if precision == "f32":
             stock = stack.enter_context(_stock(folder, threads=None))
             tuned = stack.enter_context(_stock(folder, threads=1))
-            targets |= {"stock": (stock, list(pictures)), "stock, 1 thread": (tuned, list(pictures))}
+            targets |= {"stock": (stock, list(images)), "stock, 1 thread": (tuned, list(images))}
         samples: dict[tuple[str, int], list[_Sample]] = {}
         for number in range(passes):
             say(f"pass {number + 1} of {passes}")
@@ -105,11 +105,11 @@ def measure_online(
     return [_row(precision, service.layout, way, c, taken) for (way, c), taken in samples.items()]
 
 
-def to_bodies(pictures: Sequence[bytes]) -> list[bytes]:
-    """A request for each picture, as Azure's sample clients write it."""
+def to_bodies(images: Sequence[bytes]) -> list[bytes]:
+    """A request for each image, as Azure's sample clients write it."""
     return [
-        json.dumps({"input_data": {"columns": ["image"], "data": [base64.encodebytes(picture).decode()]}}).encode()
-        for picture in pictures
+        json.dumps({"input_data": {"columns": ["image"], "data": [base64.encodebytes(image).decode()]}}).encode()
+        for image in images
     ]
 
 
@@ -170,12 +170,12 @@ def _row(precision: str, layout: WorkerLayout, way: str, concurrency: int, sampl
     )
 
 
-def random_package(folder: Path, pictures: Sequence[bytes]) -> Path:
+def random_package(folder: Path, images: Sequence[bytes]) -> Path:
     """Write the package of a ResNet-50 with seeded random weights; give its folder."""
     files = []
-    for number, picture in enumerate(pictures):
+    for number, image in enumerate(images):
         file = folder / f"{number}.jpg"
-        file.write_bytes(picture)
+        file.write_bytes(image)
         files.append(file)
     torch.manual_seed(0)
     target = folder / "mlflow-model"

@@ -1,7 +1,7 @@
 """Bytes to network input: ours against the recipe with Pillow and torchvision's transforms, one thread each.
 
-Pictures are drawn scenes at two common sizes, saved as JPEG; both ways take turns, so that they see the same machine.
-The difference of the resized pictures is measured on the same pictures.
+Images are drawn scenes at two common sizes, saved as JPEG; both ways take turns, so that they see the same machine.
+The difference of the resized images is measured on the same images.
 """
 
 import io
@@ -38,8 +38,8 @@ class PreprocessingRow:
     max_difference: float
 
 
-def measure_preprocessing(pictures: list[bytes]) -> list[PreprocessingRow]:
-    """Time both ways on `pictures` (any format, any size), saved as JPEG at each size of `SIZES_WH`."""
+def measure_preprocessing(images: list[bytes]) -> list[PreprocessingRow]:
+    """Time both ways on `images` (any format, any size), saved as JPEG at each size of `SIZES_WH`."""
     settings = ClassificationSettings()
     resize = transforms.Compose(
         [transforms.Resize(settings.valid_resize_size), transforms.CenterCrop(settings.valid_crop_size)]
@@ -58,7 +58,7 @@ def measure_preprocessing(pictures: list[bytes]) -> list[PreprocessingRow]:
     try:
         rows = []
         for width, height in SIZES_WH:
-            jpegs = [_as_jpeg(picture, width, height) for picture in pictures]
+            jpegs = [_as_jpeg(image, width, height) for image in images]
             ours_ms, recipe_ms = _interleaved(ours, recipe, jpegs)
             differences = [
                 np.abs(
@@ -83,9 +83,9 @@ def measure_preprocessing(pictures: list[bytes]) -> list[PreprocessingRow]:
         cv2.setNumThreads(threads[1])
 
 
-def _as_jpeg(picture: bytes, width: int, height: int) -> bytes:
+def _as_jpeg(image: bytes, width: int, height: int) -> bytes:
     file = io.BytesIO()
-    Image.open(io.BytesIO(picture)).convert("RGB").resize((width, height), Image.Resampling.LANCZOS).save(
+    Image.open(io.BytesIO(image)).convert("RGB").resize((width, height), Image.Resampling.LANCZOS).save(
         file, "JPEG", quality=90
     )
     return file.getvalue()

@@ -2,7 +2,7 @@
 
 Both train the same network from the same weights on the same files, with the same batches, threads and number of
 workers, and take turns. A pass counts the steps after the first ones, which start the workers; our cache of decoded
-pictures is filled before, as it is after the first epoch of a job. Where bfloat16 is what a job would choose, our loop
+images is filled before, as it is after the first epoch of a job. Where bfloat16 is what a job would choose, our loop
 runs once more in it.
 """
 
@@ -27,7 +27,7 @@ from clearsight.documents.settings import ClassificationSettings
 from clearsight.networks.families.classifiers import build_network, spec_for
 from clearsight.tasks import Task
 from clearsight.training.classification.augmentation import Augmentation
-from clearsight.training.classification.datasets import EvaluationSet, PictureCache, TrainingSet
+from clearsight.training.classification.datasets import EvaluationSet, ImageCache, TrainingSet
 from clearsight.training.classification.losses import build_loss
 from clearsight.training.classification.objective import ClassificationObjective
 from clearsight.training.engine.checkpoint import Checkpoints
@@ -63,22 +63,22 @@ class TrainingRow:
     ratio: float
 
 
-def measure_training(pictures: list[bytes], passes: int) -> list[TrainingRow]:
-    """Time both loops on `pictures` (JPEG)."""
+def measure_training(images: list[bytes], passes: int) -> list[TrainingRow]:
+    """Time both loops on `images` (JPEG)."""
     threads = torch.get_num_threads(), cv2.getNumThreads()
     num_workers = min(4, len(os.sched_getaffinity(0)) - 1)  # what a job gets by default
     try:
         with tempfile.TemporaryDirectory() as folder:
-            files = _as_files(pictures, Path(folder))
+            files = _as_files(images, Path(folder))
             return [row for name in MODELS for row in _measure(name, files, num_workers, passes)]
     finally:
         torch.set_num_threads(threads[0])
         cv2.setNumThreads(threads[1])
 
 
-def _as_files(pictures: list[bytes], folder: Path) -> list[Path]:
-    files = [folder / f"{index}.jpg" for index in range(len(pictures))]
-    for file, data in zip(files, pictures, strict=True):
+def _as_files(images: list[bytes], folder: Path) -> list[Path]:
+    files = [folder / f"{index}.jpg" for index in range(len(images))]
+    for file, data in zip(files, images, strict=True):
         file.write_bytes(data)
     needed = (WARM_UP_STEPS + STEPS + 2) * BATCH_SIZE  # both loops prefetch: they must not run dry
     return [files[index % len(files)] for index in range(needed)]
@@ -92,17 +92,17 @@ def _measure(model_name: str, files: list[Path], num_workers: int, passes: int) 
         raise SystemExit("this benchmark compares loops on the processor; hide the GPU (CUDA_VISIBLE_DEVICES=)")
     plain = Hardware(chosen.device, None, "compared", chosen.num_threads)
     targets = np.arange(len(files), dtype=np.int64) % NUM_CLASSES
-    pictures = PictureCache(files, Augmentation(CROP_SIZE).largest_useful_side, 10**10)
+    images = ImageCache(files, Augmentation(CROP_SIZE).largest_useful_side, 10**10)
     for index in range(len(files)):
-        pictures[index]
+        images[index]
 
     ways: dict[str, Callable[[nn.Module], float]] = {
         "reference": lambda start: _reference_rate(start, files, targets, num_workers),
-        "float32": lambda start: _our_rate(start, model_name, pictures, files, targets, num_workers, plain),
+        "float32": lambda start: _our_rate(start, model_name, images, files, targets, num_workers, plain),
     }
     if chosen.autocast is not None:
         precision = str(chosen.autocast).removeprefix("torch.")
-        ways[precision] = lambda start: _our_rate(start, model_name, pictures, files, targets, num_workers, chosen)
+        ways[precision] = lambda start: _our_rate(start, model_name, images, files, targets, num_workers, chosen)
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(passes):
         for name, way in ways.items():
@@ -133,7 +133,7 @@ class _Stopwatch:
 def _our_rate(
     network: nn.Module,
     model_name: str,
-    pictures: PictureCache,
+    images: ImageCache,
     files: list[Path],
     targets: np.ndarray,
     num_workers: int,
@@ -157,7 +157,7 @@ def _our_rate(
                 network=network,
                 optimizer=build_optimizer(network.parameters(), options),
                 schedule=StepDecay(steps_per_epoch=len(files)),
-                training=TrainingSet(pictures, targets, Augmentation(CROP_SIZE), BATCH_SIZE, 0, num_workers),
+                training=TrainingSet(images, targets, Augmentation(CROP_SIZE), BATCH_SIZE, 0, num_workers),
                 early_stopping=EarlyStopping(),
                 options=LoopOptions(num_epochs=1, learning_rate=LEARNING_RATE),
                 hardware=hardware,
@@ -200,8 +200,8 @@ class _Files(Dataset[tuple[torch.Tensor, int]]):
         return len(self._files)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        with Image.open(self._files[index]) as picture:
-            return self._transform(picture.convert("RGB")), int(self._targets[index])
+        with Image.open(self._files[index]) as image:
+            return self._transform(image.convert("RGB")), int(self._targets[index])
 
 
 def _reference_rate(network: nn.Module, files: list[Path], targets: np.ndarray, num_workers: int) -> float:

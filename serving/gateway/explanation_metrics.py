@@ -35,7 +35,7 @@ class ExplanationMetrics:
             buckets=PHASE_BUCKETS_MS,
             registry=registry,
         )
-        self._pictures = Counter(
+        self._images = Counter(
             "clearsight_explanations_total",
             "Pictures explained, or objects of them, by what was computed; degraded: less than was asked for",
             [*place, "algorithm", "degraded", "cached"],
@@ -85,7 +85,7 @@ class ExplanationMetrics:
     def _observe_row(self, place: tuple[str, str], row: Mapping[str, Any]) -> None:
         algorithm = _label(row["algorithm"])
         flags = [str(bool(row[name])).lower() for name in ("degraded", "cached")]
-        self._pictures.labels(*place, algorithm, *flags).inc()
+        self._images.labels(*place, algorithm, *flags).inc()
         for phase, milliseconds in row["ms"].items():
             self._phases.labels(*place, algorithm, _label(phase)).observe(milliseconds)
 

@@ -1,7 +1,7 @@
 """The request log: one JSON line per request, with the column names of Azure's online endpoint traffic log.
 
 Lines are kept in memory and written by a thread, so that a slow disk never holds up a request. A full or read-only
-disk costs lines, which are counted, and nothing else. Neither keys nor pictures are ever in a line, and JSON escapes
+disk costs lines, which are counted, and nothing else. Neither keys nor images are ever in a line, and JSON escapes
 every control character a client may send.
 """
 

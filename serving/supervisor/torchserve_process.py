@@ -86,7 +86,7 @@ class TorchServeProcess:
         return await self._process.wait()
 
     async def wait_ready(self, timeout_s: float = 150.0, on_step: Callable[[str], None] = lambda step: None) -> None:
-        """Wait until all workers are READY and have answered a picture each. Raises WorkersFailed."""
+        """Wait until all workers are READY and have answered an image each. Raises WorkersFailed."""
         deadline = time.monotonic() + timeout_s
         on_step("starting")
         while not await self._are_workers_ready():
@@ -142,7 +142,7 @@ class TorchServeProcess:
         )
 
     async def _warm_up(self, deadline: float) -> None:
-        """Send pictures until each worker has had some. TorchServe hands queued batches to idle workers."""
+        """Send images until each worker has had some. TorchServe hands queued batches to idle workers."""
         body = warm_up_body()
         for _ in range(2):
             calls = [self.predict(body) for _ in range(self.plan.workers * self.plan.batch_size)]
@@ -195,8 +195,8 @@ class TorchServeProcess:
 
 
 def warm_up_body() -> bytes:
-    """A request with one drawn picture."""
+    """A request with one drawn image."""
     file = io.BytesIO()
     Image.radial_gradient("L").resize((320, 240)).convert("RGB").save(file, "JPEG")
-    picture = base64.b64encode(file.getvalue()).decode()
-    return json.dumps({"input_data": {"columns": ["image"], "index": [0], "data": [picture]}}).encode()
+    image = base64.b64encode(file.getvalue()).decode()
+    return json.dumps({"input_data": {"columns": ["image"], "index": [0], "data": [image]}}).encode()

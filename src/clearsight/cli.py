@@ -11,12 +11,12 @@ from clearsight.console import LazyCommand, LazyGroup, run
 __all__ = ["main", "root"]
 
 NOUNS: Final[Mapping[str, LazyCommand]] = {
-    "data": LazyCommand("clearsight.training.cli_data:data", "Draw, convert and check labelled pictures.", "train"),
+    "data": LazyCommand("clearsight.training.cli_data:data", "Draw, convert and check labelled images.", "train"),
     "job": LazyCommand("clearsight.runs.cli_job:job", "Train models.", "train"),
     "model": LazyCommand("clearsight.exporters.cli_model:model", "Register, check and export packages.", "export"),
-    "predict": LazyCommand("clearsight.handlers.cli_predict:predict", "Score pictures in this process.", "score"),
+    "predict": LazyCommand("clearsight.handlers.cli_predict:predict", "Score images in this process.", "score"),
     "explain": LazyCommand(
-        "clearsight.handlers.cli_explain:explain", "Show what decisions on pictures hang on.", "explain"
+        "clearsight.handlers.cli_explain:explain", "Show what decisions on images hang on.", "explain"
     ),
     "serve": LazyCommand("clearsight.serving.cli:serve", "Run gateway and workers in the foreground.", "serve"),
     "online-endpoint": LazyCommand(

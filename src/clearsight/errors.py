@@ -3,7 +3,7 @@
 ClearsightError                500  our own fault, unless a subclass says otherwise
 ├── UserError                  400  what came in cannot be used; the message says what must hold, what came, what to do
 │   ├── BadRequest             400  a scoring request that breaks the wire contract
-│   │   ├── BadImage           400  bytes that are not a picture we read, or a picture beyond the limits
+│   │   ├── BadImage           400  bytes that are not an image we read, or an image beyond the limits
 │   │   └── TooLarge           413  a body or an answer beyond the size limit
 │   ├── InvalidDocument        400  a YAML or JSON document with one or more faults, all listed
 │   ├── InvalidData            400  label files with faults, all listed
@@ -67,7 +67,7 @@ class BadRequest(UserError):
 
 
 class BadImage(BadRequest):
-    """The bytes are not a picture we read, or the picture is beyond the limits."""
+    """The bytes are not an image we read, or the image is beyond the limits."""
 
 
 class TooLarge(BadRequest):

@@ -98,9 +98,9 @@ class Server:
             return str(response.read().decode())
 
     @staticmethod
-    def body_of(*pictures: Path) -> bytes:
+    def body_of(*images: Path) -> bytes:
         """Azure's request for these files."""
-        cells = [base64.encodebytes(picture.read_bytes()).decode() for picture in pictures]
+        cells = [base64.encodebytes(image.read_bytes()).decode() for image in images]
         return json.dumps({"input_data": {"columns": ["image"], "index": [*range(len(cells))], "data": cells}}).encode()
 
 

@@ -30,7 +30,7 @@ UNREADABLE = {"truncated.jpg", "truncated.png", "broken.png", "bomb_header.gif"}
 @pytest.mark.torchserve
 def test_awkward_files_and_poison_get_a_clear_answer_and_hurt_nobody(
     tiny_package: ModelPackage,
-    drawn_pictures: list[Path],
+    drawn_images: list[Path],
     shared_data: Path,
     workspace: Workspace,
     tmp_path: Path,
@@ -56,7 +56,7 @@ def test_awkward_files_and_poison_get_a_clear_answer_and_hurt_nobody(
         assert status == 424
         assert json.loads(body)["message"].startswith("row 0, column 'image': "), name
 
-    good = [server.body_of(picture) for picture in drawn_pictures[:7]]
+    good = [server.body_of(image) for image in drawn_images[:7]]
     alone = [server.post(uri, key, body) for body in good]
     poison = json.dumps({"input_data": [base64.b64encode(b"\x00" * 4096).decode()]}).encode()
     for position in (0, 3, 7):
@@ -68,7 +68,7 @@ def test_awkward_files_and_poison_get_a_clear_answer_and_hurt_nobody(
     assert server.workers() == [worker]
 
     # The explain lane: every way there, and plain answers from the same worker.
-    asks = {"image_base64": base64.b64encode(drawn_pictures[0].read_bytes()).decode(), "model_explainability": True}
+    asks = {"image_base64": base64.b64encode(drawn_images[0].read_bytes()).decode(), "model_explainability": True}
     spelled = json.dumps({"input_data": {"columns": ["image"], "data": [json.dumps(asks)]}}).encode()
     explained = server.post(uri, key, spelled)
     assert explained[0] == 200, explained

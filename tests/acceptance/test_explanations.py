@@ -35,7 +35,7 @@ Deploy = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory, drawn_pictures: list[Path]) -> ModelPackage:
+def package(tmp_path_factory: pytest.TempPathFactory, drawn_images: list[Path]) -> ModelPackage:
     """MobileNetV2 at 224 with random weights: explanations as slow and as large as real ones."""
     import torch
 
@@ -53,7 +53,7 @@ def package(tmp_path_factory: pytest.TempPathFactory, drawn_pictures: list[Path]
         labels=("can", "carton", "milk_bottle", "water_bottle"),
         network=network,
         settings=ClassificationSettings(),
-        parity_images=drawn_pictures[:4],
+        parity_images=drawn_images[:4],
         run_id="explained_HD_0",
         pretrained={"source": "none", "file": None, "sha256": None, "tag": None, "licence": None},
         gate_bf16=False,
@@ -88,10 +88,10 @@ def key(deploy: Deploy, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out.strip()
 
 
-def asking(picture: Path, count: int = 1, **xai_parameters: Any) -> bytes:
+def asking(image: Path, count: int = 1, **xai_parameters: Any) -> bytes:
     cell = json.dumps(
         {
-            "image_base64": base64.b64encode(picture.read_bytes()).decode(),
+            "image_base64": base64.b64encode(image.read_bytes()).decode(),
             "model_explainability": True,
             "xai_parameters": xai_parameters,
         }
@@ -113,19 +113,19 @@ def wait_for_loaded(workspace: Workspace, name: str) -> None:
 
 @pytest.mark.timeout(600)
 def test_twenty_queued_explanations_hold_no_prediction_up_and_change_no_byte_of_it(
-    server: Any, workspace: Workspace, deploy: Deploy, key: str, drawn_pictures: list[Path]
+    server: Any, workspace: Workspace, deploy: Deploy, key: str, drawn_images: list[Path]
 ) -> None:
     deploy("blue", 170_000, CLEARSIGHT_EXPLAIN_MAX_IN_FLIGHT=str(NUM_QUEUED))
     uri = f"http://127.0.0.1:{server.port}/endpoints/fridge/score"
     pinned = {"azureml-model-deployment": "blue"}
     wait_for_loaded(workspace, "blue")
-    bodies = [server.body_of(picture) for picture in drawn_pictures[:5]]
+    bodies = [server.body_of(image) for image in drawn_images[:5]]
     alone = [server.post(uri, key, body, **pinned) for body in bodies]
     assert {status for status, _ in alone} == {200}
     steps = {"xai_algorithm": "integrated_gradients", "n_steps": 12}
     with ThreadPoolExecutor(NUM_QUEUED) as pool:
         explanations = [
-            pool.submit(server.post, uri, key, asking(drawn_pictures[index % 5], **steps), **pinned)
+            pool.submit(server.post, uri, key, asking(drawn_images[index % 5], **steps), **pinned)
             for index in range(NUM_QUEUED)
         ]
         while not any(explanation.running() for explanation in explanations):
@@ -146,14 +146,14 @@ def test_twenty_queued_explanations_hold_no_prediction_up_and_change_no_byte_of_
         assert {name: row[name] for name in scores} == scores
 
     # The path says the same as the body.
-    flagged = server.post(uri, key, asking(drawn_pictures[0]), **pinned)
+    flagged = server.post(uri, key, asking(drawn_images[0]), **pinned)
     implied = server.post(uri.replace("/score", "/explain"), key, bodies[0], **pinned)
     assert flagged[0] == 200
     assert flagged == implied
 
     # What cannot fit is refused before it is computed.
     labels = ["can", "carton", "milk_bottle", "water_bottle"]
-    too_large = asking(drawn_pictures[0], 20, attributions=True, target_labels=labels, n_steps=1000)
+    too_large = asking(drawn_images[0], 20, attributions=True, target_labels=labels, n_steps=1000)
     status, answer, headers = server.exchange(uri, key, too_large, **pinned)
     assert (status, headers["ms-azureml-model-error-statuscode"]) == (424, "422")
     message = json.loads(answer)["message"]
@@ -172,7 +172,7 @@ def test_twenty_queued_explanations_hold_no_prediction_up_and_change_no_byte_of_
 
 @pytest.mark.timeout(600)
 def test_an_explanation_longer_than_the_time_limit_is_degraded_or_408_and_its_worker_lives_on(
-    server: Any, workspace: Workspace, deploy: Deploy, key: str, drawn_pictures: list[Path]
+    server: Any, workspace: Workspace, deploy: Deploy, key: str, drawn_images: list[Path]
 ) -> None:
     uri = f"http://127.0.0.1:{server.port}/endpoints/fridge/score"
     long = {"n_steps": 1000, "details": True}
@@ -182,7 +182,7 @@ def test_an_explanation_longer_than_the_time_limit_is_degraded_or_408_and_its_wo
         workers = {worker.pid for worker in server.running("model_service_worker.py")}
         pinned = {"azureml-model-deployment": name}
         started = time.monotonic()
-        status, answer, headers = server.exchange(uri, key, asking(drawn_pictures[0], **long), **pinned)
+        status, answer, headers = server.exchange(uri, key, asking(drawn_images[0], **long), **pinned)
         assert time.monotonic() - started < 8.5
         if name == "hurried":
             assert (status, headers["x-explanation-degraded"]) == (200, "1"), answer
@@ -191,7 +191,7 @@ def test_an_explanation_longer_than_the_time_limit_is_degraded_or_408_and_its_wo
         else:
             assert (status, headers["x-explanation-degraded"]) == (408, None), answer
             assert "row 0" in json.loads(answer)["message"]
-        for body in (server.body_of(drawn_pictures[1]), asking(drawn_pictures[1], xai_algorithm="guided_backprop")):
+        for body in (server.body_of(drawn_images[1]), asking(drawn_images[1], xai_algorithm="guided_backprop")):
             assert server.post(uri, key, body, **pinned)[0] == 200
         assert {worker.pid for worker in server.running("model_service_worker.py")} == workers
         assert run(root, ["online-deployment", "delete", "-n", name, "-e", "fridge", "--yes"]) == 0
@@ -199,7 +199,7 @@ def test_an_explanation_longer_than_the_time_limit_is_degraded_or_408_and_its_wo
 
 @pytest.mark.timeout(600)
 def test_a_job_outlives_the_time_limit_lets_requests_go_first_and_can_be_canceled(
-    server: Any, workspace: Workspace, deploy: Deploy, key: str, drawn_pictures: list[Path]
+    server: Any, workspace: Workspace, deploy: Deploy, key: str, drawn_images: list[Path]
 ) -> None:
     deploy("patient", 8000)
     wait_for_loaded(workspace, "patient")
@@ -223,9 +223,9 @@ def test_a_job_outlives_the_time_limit_lets_requests_go_first_and_can_be_cancele
                 return document, answer
             time.sleep(0.1)
 
-    long = asking(drawn_pictures[0], n_steps=1000, xai_algorithm="integrated_gradients", details=True)
-    quick = asking(drawn_pictures[1], xai_algorithm="guided_gradcam")
-    short = asking(drawn_pictures[1], n_steps=2, attributions=True)
+    long = asking(drawn_images[0], n_steps=1000, xai_algorithm="integrated_gradients", details=True)
+    quick = asking(drawn_images[1], xai_algorithm="guided_gradcam")
+    short = asking(drawn_images[1], n_steps=2, attributions=True)
 
     # While a job computes, requests are answered within their own time.
     canceled = post(long)
@@ -246,7 +246,7 @@ def test_a_job_outlives_the_time_limit_lets_requests_go_first_and_can_be_cancele
     assert (document["error"]["status"], document["error"]["model_status"]) == (424, 400)
 
     # Longer than a request may last, and complete.
-    longer = asking(drawn_pictures[0], n_steps=200, xai_algorithm="integrated_gradients", details=True)
+    longer = asking(drawn_images[0], n_steps=200, xai_algorithm="integrated_gradients", details=True)
     [row] = wait_for(post(longer), "Completed", "Failed")[0]["result"]
     details = row["explanation_details"]
     assert (details["n_steps_used"], details["degraded"]) == (200, False)

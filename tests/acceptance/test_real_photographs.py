@@ -55,19 +55,19 @@ def test_every_way_to_score_gives_the_same_answer_on_every_backend(
     package = Path(job["outputs"]["best_model"]["path"])
     cli("model", "create", "-n", "fridge", "--path", package, "--type", "mlflow_model")
     cli("online-endpoint", "create", "-n", "fridge")
-    pictures = sorted(photographs.rglob("*.jpg"))[::9]
-    assert len(pictures) == 8
+    images = sorted(photographs.rglob("*.jpg"))[::9]
+    assert len(images) == 8
 
     expected: npt.NDArray[np.float64] | None = None
     for backend in BACKENDS:
-        answers = load_scorer(package, backend=backend, num_threads=2).score([file.read_bytes() for file in pictures])
+        answers = load_scorer(package, backend=backend, num_threads=2).score([file.read_bytes() for file in images])
         in_process = np.array([answer.probs for answer in answers if isinstance(answer, ClassificationAnswer)])
         expected = in_process if expected is None else expected
         found = {
             "Scorer": in_process,
-            "predict": _predicted(cli("predict", "--package", package, "--backend", backend, *pictures)),
-            "TorchServe": _served(cli, server, tmp_path, backend, pictures),
-            "MLflow": _mlflow(package, backend, pictures, tmp_path),
+            "predict": _predicted(cli("predict", "--package", package, "--backend", backend, *images)),
+            "TorchServe": _served(cli, server, tmp_path, backend, images),
+            "MLflow": _mlflow(package, backend, images, tmp_path),
         }
         for way, probs in found.items():
             assert np.abs(probs - expected).max() <= TOLERANCE, (backend, way)
@@ -77,7 +77,7 @@ def _predicted(rows: list[dict[str, Any]]) -> npt.NDArray[np.float64]:
     return np.array([row["probs"] for row in rows])
 
 
-def _served(cli: Any, server: Any, folder: Path, backend: str, pictures: list[Path]) -> npt.NDArray[np.float64]:
+def _served(cli: Any, server: Any, folder: Path, backend: str, images: list[Path]) -> npt.NDArray[np.float64]:
     """Through gateway and TorchServe, in one request."""
     deployment = folder / f"{backend}.yml"
     deployment.write_text(
@@ -88,14 +88,14 @@ def _served(cli: Any, server: Any, folder: Path, backend: str, pictures: list[Pa
     cli("online-deployment", "create", "-f", deployment)
     key = cli("online-endpoint", "get-credentials", "-n", "fridge")["primaryKey"]
     uri = f"http://127.0.0.1:{server.port}/endpoints/fridge/score"
-    status, body = server.post(uri, key, server.body_of(*pictures), **{"azureml-model-deployment": backend})
+    status, body = server.post(uri, key, server.body_of(*images), **{"azureml-model-deployment": backend})
     assert status == 200, body
     assert f"backend {backend}" in cli("online-deployment", "get-logs", "-n", backend, "-e", "fridge")
     cli("online-deployment", "delete", "-n", backend, "-e", "fridge", "--yes")
     return np.array([answer["probs"] for answer in json.loads(body)])
 
 
-def _mlflow(package: Path, backend: str, pictures: list[Path], folder: Path) -> npt.NDArray[np.float64]:
+def _mlflow(package: Path, backend: str, images: list[Path], folder: Path) -> npt.NDArray[np.float64]:
     """Through `mlflow models serve`."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -120,7 +120,7 @@ def _mlflow(package: Path, backend: str, pictures: list[Path], folder: Path) -> 
                 assert process.poll() is None, log.name
                 assert time.monotonic() < deadline, log.name
                 time.sleep(0.2)
-        cells = [base64.encodebytes(picture.read_bytes()).decode() for picture in pictures]
+        cells = [base64.encodebytes(image.read_bytes()).decode() for image in images]
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/invocations",
             json.dumps({"dataframe_split": {"columns": ["image"], "data": [[cell] for cell in cells]}}).encode(),

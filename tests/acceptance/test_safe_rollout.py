@@ -30,7 +30,7 @@ request_settings: {{request_timeout_ms: 60000, max_concurrent_requests_per_insta
 
 
 class Load:
-    """Clients that score one picture after the other until they are stopped."""
+    """Clients that score one image after the other until they are stopped."""
 
     def __init__(self, server: Any, uri: str, key: str, body: bytes, num_clients: int = 2) -> None:
         self.outcomes: Counter[str] = Counter()
@@ -61,7 +61,7 @@ class Load:
 @pytest.mark.timeout(400)
 def test_the_safe_rollout_sample_works_step_by_step(
     tiny_package: ModelPackage,
-    drawn_pictures: list[Path],
+    drawn_images: list[Path],
     workspace: Workspace,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -79,7 +79,7 @@ def test_the_safe_rollout_sample_works_step_by_step(
 
     az("online-endpoint", "create", "--name", "fridge", "-o", "none")  # stored; nothing serves yet
     server = request.getfixturevalue("server")
-    (tmp_path / "sample.json").write_bytes(server.body_of(drawn_pictures[0]))
+    (tmp_path / "sample.json").write_bytes(server.body_of(drawn_images[0]))
     endpoint = ("-e", "fridge")
     blue = az("online-deployment", "create", *endpoint, "-f", tmp_path / "blue.yml", "--all-traffic", "-o", "json")
     assert json.loads(blue)["provisioning_state"] == "Succeeded"
@@ -88,7 +88,7 @@ def test_the_safe_rollout_sample_works_step_by_step(
     assert uri == f"http://127.0.0.1:{server.port}/endpoints/fridge/score"
 
     # A batch gives the bytes that each request gets alone.
-    bodies = [server.body_of(picture) for picture in drawn_pictures[:6]] + [b"[]", server.body_of(*drawn_pictures[:3])]
+    bodies = [server.body_of(image) for image in drawn_images[:6]] + [b"[]", server.body_of(*drawn_images[:3])]
     alone = [server.post(uri, key, body) for body in bodies]
     assert [status for status, _ in alone] == [200] * 6 + [424, 200]
     with ThreadPoolExecutor(8) as pool:
@@ -148,7 +148,7 @@ def test_the_safe_rollout_sample_works_step_by_step(
 
     # SIGTERM: what runs is answered, then everything ends.
     family = server.family()
-    load = Load(server, uri, key, server.body_of(*drawn_pictures))
+    load = Load(server, uri, key, server.body_of(*drawn_images))
     while load.outcomes["200"] < 5:
         time.sleep(0.05)
     server.process.send_signal(signal.SIGTERM)

@@ -49,8 +49,8 @@ def _indent(text: str) -> str:
 
 
 @pytest.fixture
-def write_picture(tmp_path: Path) -> Callable[..., Path]:
-    """`write_picture("a/b.jpg", (width, height))` writes a grey picture below `data`."""
+def write_image(tmp_path: Path) -> Callable[..., Path]:
+    """`write_image("a/b.jpg", (width, height))` writes a grey image below `data`."""
 
     def write(name: str, size_wh: tuple[int, int] = (40, 30), orientation: int | None = None) -> Path:
         path = tmp_path / "data" / name

@@ -12,7 +12,7 @@ from clearsight.errors import InvalidData
 from clearsight.tasks import Task
 from clearsight.training.cli_data import data
 from clearsight.training.data.check import check_folder
-from clearsight.training.data.converters import Request, copy_pictures
+from clearsight.training.data.converters import Request, copy_images
 from clearsight.training.data.converters.class_folders import read_class_folders
 from clearsight.training.data.converters.csv_list import read_csv
 from clearsight.training.data.table import load_table
@@ -30,11 +30,11 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def class_folders(tmp_path: Path, write_picture: Callable[..., Path]) -> Path:
-    """Seven pictures in two classes, and things to pass over."""
+def class_folders(tmp_path: Path, write_image: Callable[..., Path]) -> Path:
+    """Seven images in two classes, and things to pass over."""
     for name in ("can/1.jpg", "can/2.PNG", "can/3.jpg", "can/4.jpg", "milk bottle/1.jpg", "milk bottle/2.jpg"):
-        write_picture(name)
-    write_picture("milk bottle/3.jpg")
+        write_image(name)
+    write_image("milk bottle/3.jpg")
     source = tmp_path / "data"
     (source / "can" / "notes.txt").touch()
     (source / "labels.csv").touch()
@@ -42,7 +42,7 @@ def class_folders(tmp_path: Path, write_picture: Callable[..., Path]) -> Path:
     return source
 
 
-def test_a_source_without_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_source_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="one folder per class"):
         read_class_folders(Request(tmp_path))
     with pytest.raises(InvalidData, match="a folder per class"):
@@ -81,7 +81,7 @@ def test_the_drawn_share_is_stratified_and_seeded(class_folders: Path, tmp_path:
     assert any(convert(f"c{seed}", str(seed)) != first for seed in range(5))
 
 
-def test_copied_pictures_move_with_the_output(class_folders: Path, tmp_path: Path) -> None:
+def test_copied_images_move_with_the_output(class_folders: Path, tmp_path: Path) -> None:
     clearsight_data("convert", "--from", "folders", class_folders, "--output", tmp_path / "out", "--copy")
     (tmp_path / "out").rename(tmp_path / "moved")
     urls = [item["image_url"] for item in lines(tmp_path / "moved" / VALIDATION)]
@@ -90,11 +90,11 @@ def test_copied_pictures_move_with_the_output(class_folders: Path, tmp_path: Pat
     assert all(record.image.is_file() for record in table.records)
 
 
-def test_a_copy_never_overwrites_another_picture(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
-    entries = [entry for top in ("a", "b") for entry in [write_picture(f"{top}/can/1.jpg")]]
+def test_a_copy_never_overwrites_another_image(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    entries = [entry for top in ("a", "b") for entry in [write_image(f"{top}/can/1.jpg")]]
     folders = [read_class_folders(Request(entry.parent.parent)).entries[0] for entry in entries]
     with pytest.raises(InvalidData, match=r"would both become can_1\.jpg"):
-        copy_pictures(folders, tmp_path / "copies")
+        copy_images(folders, tmp_path / "copies")
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ def test_a_copy_never_overwrites_another_picture(tmp_path: Path, write_picture: 
     ],
 )
 def test_a_csv_list_tells_its_task_by_its_header(
-    tmp_path: Path, write_picture: Callable[..., Path], content: str, task: str, labels: list[Any] | None
+    tmp_path: Path, write_image: Callable[..., Path], content: str, task: str, labels: list[Any] | None
 ) -> None:
     for name in ("1.jpg", "2.jpg", "3.jpg"):
-        write_picture(name)
+        write_image(name)
     source = tmp_path / "data" / "labels.csv"
     source.write_text(content)
     result = clearsight_data("convert", "--from", "csv", source, "--output", tmp_path / "out")
@@ -123,8 +123,8 @@ def test_a_csv_list_tells_its_task_by_its_header(
         assert written == ["milk bottle", "a", "b"]
 
 
-def test_every_bad_row_of_a_csv_list_is_named(tmp_path: Path, write_picture: Callable[..., Path]) -> None:
-    write_picture("1.jpg")
+def test_every_bad_row_of_a_csv_list_is_named(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    write_image("1.jpg")
     source = tmp_path / "data" / "labels.csv"
     source.write_text("image,label\n1.jpg,a\nno.jpg,a\n1.jpg,\n1.jpg\n,a\n")
     with pytest.raises(InvalidData) as raised:
@@ -153,9 +153,9 @@ def test_flags_that_contradict_are_wrong_use(class_folders: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_a_good_folder_is_summed_up(write_folder: Callable[..., Path], write_picture: Callable[..., Path]) -> None:
+def test_a_good_folder_is_summed_up(write_folder: Callable[..., Path], write_image: Callable[..., Path]) -> None:
     for name, size in (("1.jpg", (40, 30)), ("2.jpg", (80, 60)), ("3.jpg", (10, 10))):
-        write_picture(name, size)
+        write_image(name, size)
     rows = [{"image_url": f"{index}.jpg", "label": label} for index, label in ((1, "a"), (2, "b"), (3, "a"))]
     folder = write_folder(rows)
     result = clearsight_data("check", folder, "--task", "image_classification")
@@ -167,10 +167,10 @@ def test_a_good_folder_is_summed_up(write_folder: Callable[..., Path], write_pic
     assert document["valid"] is True
 
 
-def test_a_check_lists_label_faults_and_unreadable_pictures(
-    write_folder: Callable[..., Path], write_picture: Callable[..., Path], tmp_path: Path
+def test_a_check_lists_label_faults_and_unreadable_images(
+    write_folder: Callable[..., Path], write_image: Callable[..., Path], tmp_path: Path
 ) -> None:
-    write_picture("good.jpg")
+    write_image("good.jpg")
     (tmp_path / "data" / "text.jpg").write_text("no picture")
     (tmp_path / "data" / "folder.jpg").mkdir()
     names = ["good.jpg", "text.jpg", "folder.jpg", "none.jpg", "good.jpg"]
@@ -190,18 +190,18 @@ def test_a_folder_that_cannot_be_read_fails_the_check(tmp_path: Path) -> None:
     assert (result.exit_code, "BAD_DATA_REF" in result.stdout) == (1, True)
 
 
-def test_picture_sizes_are_upright_and_a_wrong_hint_is_a_warning(
-    write_folder: Callable[..., Path], write_picture: Callable[..., Path]
+def test_image_sizes_are_upright_and_a_wrong_hint_is_a_warning(
+    write_folder: Callable[..., Path], write_image: Callable[..., Path]
 ) -> None:
-    picture = write_picture("1.jpg", (40, 30), orientation=6)
+    image = write_image("1.jpg", (40, 30), orientation=6)
     details = {"format": "jpg", "width": 40, "height": 30}
     folder = write_folder([{"image_url": "1.jpg", "image_details": details, "label": "a"}])
     report = check_folder(folder, Task.MULTI_CLASS, "label", {})
-    assert report.survey.sizes_wh == {picture: (30, 40)}
+    assert report.survey.sizes_wh == {image: (30, 40)}
     assert "image_details disagree with the file in 1 record(s)" in report.warnings[0]
 
 
-def test_a_picture_beyond_the_pixel_limit_is_a_fault(write_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_image_beyond_the_pixel_limit_is_a_fault(write_folder: Callable[..., Path], tmp_path: Path) -> None:
     folder = write_folder([{"image_url": name, "label": "a"} for name in ("limit.png", "beyond.png", "bomb.png")])
     for name, width, height in (("limit", 10_000, 10_000), ("beyond", 10_000, 10_001), ("bomb", 60_000, 60_000)):
         (tmp_path / "data" / f"{name}.png").write_bytes(png_header(width, height))

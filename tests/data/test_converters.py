@@ -20,7 +20,7 @@ from clearsight.training.data.converters.masks import read_masks
 from clearsight.training.data.converters.outlines import rings_from_mask
 from clearsight.training.data.converters.voc import read_voc
 
-Picture = Callable[..., Path]
+MakeImage = Callable[..., Path]
 TRAINING, VALIDATION = "training-mltable-folder", "validation-mltable-folder"
 
 
@@ -77,8 +77,8 @@ def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
         read_coco(Request(tmp_path / "a.json"))
 
 
-def test_voc_pixels_count_from_one_and_include_their_ends(write_voc: Any, write_picture: Picture) -> None:
-    write_picture("JPEGImages/1.jpg", (100, 50))
+def test_voc_pixels_count_from_one_and_include_their_ends(write_voc: Any, write_image: MakeImage) -> None:
+    write_image("JPEGImages/1.jpg", (100, 50))
     objects = (voc_object("can", 1, 1, 100, 50), voc_object("tin", 11, 6, 20, 30, difficult=1))
     converted = read_voc(Request(write_voc("1", *objects, voc_object("lid", 51, 26, 51.5, 40, difficult=None))))
     assert (converted.task, converted.warnings) == (Task.DETECTION, ())
@@ -90,14 +90,14 @@ def test_voc_pixels_count_from_one_and_include_their_ends(write_voc: Any, write_
     assert converted.entries[0].size_wh == (100, 50)
 
 
-def test_voc_boxes_of_a_scaled_picture_keep_their_place(write_voc: Any, write_picture: Picture) -> None:
-    write_picture("JPEGImages/1.jpg", (50, 25))
+def test_voc_boxes_of_a_scaled_image_keep_their_place(write_voc: Any, write_image: MakeImage) -> None:
+    write_image("JPEGImages/1.jpg", (50, 25))
     [entry] = read_voc(Request(write_voc("1", voc_object("can", 1, 1, 50, 25)))).entries
     assert (label(entry)[0]["bottomX"], label(entry)[0]["bottomY"], entry.size_wh) == (0.5, 0.5, (50, 25))
 
 
-def test_voc_boxes_without_extent_are_dropped_and_counted(write_voc: Any, write_picture: Picture) -> None:
-    write_picture("JPEGImages/1.jpg", (100, 50))
+def test_voc_boxes_without_extent_are_dropped_and_counted(write_voc: Any, write_image: MakeImage) -> None:
+    write_image("JPEGImages/1.jpg", (100, 50))
     objects = (voc_object("can", 5, 5, 5, 9), voc_object("can", 5, 9, 9, 5), voc_object("can", 1, 1, 9, 9))
     converted = read_voc(Request(write_voc("1", *objects)))
     assert len(label(converted.entries[0])) == 1
@@ -106,22 +106,22 @@ def test_voc_boxes_without_extent_are_dropped_and_counted(write_voc: Any, write_
     assert "1.xml: object 1" in warning
 
 
-def test_voc_pictures_are_found_beside_and_by_stem(write_voc: Any, write_picture: Picture, tmp_path: Path) -> None:
-    picture = write_picture("images/1.png", (100, 50))
+def test_voc_images_are_found_beside_and_by_stem(write_voc: Any, write_image: MakeImage, tmp_path: Path) -> None:
+    image = write_image("images/1.png", (100, 50))
     source = write_voc("1", filename="C:\\photos\\1.tif")
-    assert [entry.image for entry in read_voc(Request(source)).entries] == [picture]
+    assert [entry.image for entry in read_voc(Request(source)).entries] == [image]
     assert label(read_voc(Request(source)).entries[0]) == []
-    other = write_picture("elsewhere/1.jpg", (100, 50))
+    other = write_image("elsewhere/1.jpg", (100, 50))
     assert [entry.image for entry in read_voc(Request(source, images=other.parent)).entries] == [other]
     xml = source / "Annotations" / "1.xml"
     xml.rename(source / "images" / "1.xml")
     xml.parent.rmdir()
-    assert [entry.image for entry in read_voc(Request(source / "images")).entries] == [picture]
+    assert [entry.image for entry in read_voc(Request(source / "images")).entries] == [image]
 
 
-def test_every_faulty_voc_file_is_named_with_its_object(write_voc: Any, write_picture: Picture) -> None:
+def test_every_faulty_voc_file_is_named_with_its_object(write_voc: Any, write_image: MakeImage) -> None:
     for name in "12345":
-        write_picture(f"JPEGImages/{name}.jpg", (100, 50))
+        write_image(f"JPEGImages/{name}.jpg", (100, 50))
     write_voc("1", voc_object("", 1, 1, 9, 9), voc_object("can", 1, 1, 9), voc_object("can", "a", 1, 9, 9))
     write_voc("2", voc_object("can", 1, 1, 130, 9))
     write_voc("3", size=(50, 100))
@@ -153,8 +153,8 @@ def test_every_faulty_voc_file_is_named_with_its_object(write_voc: Any, write_pi
     ("task", "expected"),
     [(Task.MULTI_LABEL, ["can", "tin"]), (Task.MULTI_CLASS, None)],
 )
-def test_objects_can_label_whole_pictures(task: Task, expected: Any, write_voc: Any, write_picture: Picture) -> None:
-    write_picture("JPEGImages/1.jpg", (100, 50))
+def test_objects_can_label_whole_images(task: Task, expected: Any, write_voc: Any, write_image: MakeImage) -> None:
+    write_image("JPEGImages/1.jpg", (100, 50))
     boxes = [voc_object(name, 1, 1, 9, 9) for name in ("tin", "can", "tin")]
     request = Request(write_voc("1", *boxes), task)
     if expected is None:
@@ -167,12 +167,12 @@ def test_objects_can_label_whole_pictures(task: Task, expected: Any, write_voc: 
 
 
 @pytest.fixture
-def write_coco(tmp_path: Path, write_picture: Picture) -> Callable[..., Path]:
-    """A COCO file with one picture of 100 x 50 and one more without objects."""
+def write_coco(tmp_path: Path, write_image: MakeImage) -> Callable[..., Path]:
+    """A COCO file with one image of 100 x 50 and one more without objects."""
 
     def write(*annotations: dict[str, Any], **changes: Any) -> Path:
-        write_picture("1.jpg", (100, 50))
-        write_picture("images/2.jpg", (100, 50))
+        write_image("1.jpg", (100, 50))
+        write_image("images/2.jpg", (100, 50))
         document = {
             "images": [
                 {"id": 7, "file_name": "1.jpg", "width": 100, "height": 50},
@@ -290,7 +290,7 @@ def test_faulty_coco_annotations_are_named(annotation: dict[str, Any], task: Any
     assert "coco.json" in message
 
 
-def test_faulty_coco_pictures_are_named(write_coco: Any) -> None:
+def test_faulty_coco_images_are_named(write_coco: Any) -> None:
     images = [{"id": 7, "file_name": "1.jpg", "width": 50, "height": 100}, {"id": 8, "file_name": "no.jpg"}, {"id": 9}]
     with pytest.raises(InvalidData) as caught:
         read_coco(Request(write_coco(images=images)))
@@ -360,9 +360,9 @@ def write_mask(path: Path, ids_HW: NDArray[np.uint8], palette: bool = False) -> 
     image.save(path)
 
 
-def test_a_file_per_object_gives_an_object_each(tmp_path: Path, write_picture: Picture) -> None:
-    write_picture("a/images/a.png", (100, 50))
-    write_picture("b/images/b.png", (100, 50))
+def test_a_file_per_object_gives_an_object_each(tmp_path: Path, write_image: MakeImage) -> None:
+    write_image("a/images/a.png", (100, 50))
+    write_image("b/images/b.png", (100, 50))
     write_mask(tmp_path / "data/a/masks/1.png", square_mask().astype(np.uint8) * 255)
     write_mask(tmp_path / "data/a/masks/2.png", np.zeros((50, 100), np.uint8))
     (tmp_path / "data/b/masks").mkdir()
@@ -379,9 +379,9 @@ def test_a_file_per_object_gives_an_object_each(tmp_path: Path, write_picture: P
 
 
 @pytest.mark.parametrize("kind", ["grey", "palette", "colour", "16 bit"])
-def test_a_file_per_picture_has_an_object_per_value(kind: str, tmp_path: Path, write_picture: Picture) -> None:
-    write_picture("images/1.jpg", (100, 50))
-    write_picture("images/2.jpg", (100, 50))
+def test_a_file_per_image_has_an_object_per_value(kind: str, tmp_path: Path, write_image: MakeImage) -> None:
+    write_image("images/1.jpg", (100, 50))
+    write_image("images/2.jpg", (100, 50))
     ids = square_mask().astype(np.uint8) * 2
     ids[30:40, 50:60] = 9
     ids[30:40, 70:80] = 9  # another part of the same object
@@ -398,9 +398,9 @@ def test_a_file_per_picture_has_an_object_per_value(kind: str, tmp_path: Path, w
     assert label(converted.entries[1]) == []
 
 
-def test_faulty_masks_are_named(tmp_path: Path, write_picture: Picture) -> None:
-    write_picture("images/1.jpg", (100, 50))
-    write_picture("images/2.jpg", (100, 50))
+def test_faulty_masks_are_named(tmp_path: Path, write_image: MakeImage) -> None:
+    write_image("images/1.jpg", (100, 50))
+    write_image("images/2.jpg", (100, 50))
     write_mask(tmp_path / "data/masks/1.png", np.ones((100, 50), np.uint8))
     write_mask(tmp_path / "data/masks/3.png", np.ones((50, 100), np.uint8))
     (tmp_path / "data/masks/2.png").write_text("no picture")
@@ -434,9 +434,9 @@ def test_a_task_that_a_layout_cannot_serve_is_wrong_use(flags: tuple[str, ...], 
 
 
 @pytest.mark.parametrize("copy", [(), ("--copy",)])
-def test_every_fifth_picture_validates(copy: tuple[str, ...], tmp_path: Path, write_picture: Picture) -> None:
+def test_every_fifth_image_validates(copy: tuple[str, ...], tmp_path: Path, write_image: MakeImage) -> None:
     for index in range(10):
-        write_picture(f"images/{index}.jpg", (100, 50))
+        write_image(f"images/{index}.jpg", (100, 50))
         write_mask(tmp_path / f"data/masks/{index}.png", square_mask().astype(np.uint8))
     flags = ("--from", "masks", "--label", "cell", "--output", tmp_path / "out", *copy)
     result = clearsight_data("convert", tmp_path / "data", *flags)
@@ -472,17 +472,17 @@ def convert_with_lists(source: Path, tmp_path: Path, **lists: str) -> Any:
         ({"validation": "3.jpg\n\n 1 \n", "training": "2"}, ["2"], ["1", "3"]),
     ],
 )
-def test_lists_say_which_pictures_train_and_validate(
+def test_lists_say_which_images_train_and_validate(
     lists: dict[str, str],
     trains: list[str],
     validates: list[str],
     write_voc: Any,
     tmp_path: Path,
-    write_picture: Picture,
+    write_image: MakeImage,
 ) -> None:
     for name in "0123":
         source = write_voc(name, voc_object("can", 1, 1, 9, 9))
-        write_picture(f"JPEGImages/{name}.jpg", (100, 50))
+        write_image(f"JPEGImages/{name}.jpg", (100, 50))
     assert convert_with_lists(source, tmp_path, **lists).exit_code == 0
     for part, names in ((TRAINING, trains), (VALIDATION, validates)):
         assert [Path(item["image_url"]).stem for item in lines(tmp_path / "out" / part)] == names
@@ -498,11 +498,11 @@ def test_lists_say_which_pictures_train_and_validate(
     ],
 )
 def test_lists_that_leave_a_part_empty_or_doubtful_are_refused(
-    lists: dict[str, str], message: str, write_voc: Any, tmp_path: Path, write_picture: Picture
+    lists: dict[str, str], message: str, write_voc: Any, tmp_path: Path, write_image: MakeImage
 ) -> None:
     for name in "01":
         source = write_voc(name, voc_object("can", 1, 1, 9, 9))
-        write_picture(f"JPEGImages/{name}.jpg", (100, 50))
+        write_image(f"JPEGImages/{name}.jpg", (100, 50))
     result = convert_with_lists(source, tmp_path, **lists)
     assert isinstance(result.exception, InvalidData)
     assert any(message in fault.message for fault in result.exception.faults)

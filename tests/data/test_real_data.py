@@ -107,11 +107,11 @@ def test_voc_and_coco_of_the_same_photographs_agree_to_a_pixel(tmp_path: Path) -
     convert_and_check(SHARED / "fridge_od" / "coco.json", tmp_path / "coco", "coco", "image_object_detection")
     keys = ("topX", "topY", "bottomX", "bottomY")
     found: dict[str, dict[str, list[tuple[str, list[float]]]]] = {"voc": {}, "coco": {}}
-    for layout, pictures in found.items():
+    for layout, images in found.items():
         for path in sorted((tmp_path / layout).glob("*/*.jsonl")):
             for record in map(json.loads, path.read_text().splitlines()):
                 boxes = [(item["label"], [item[key] for key in keys]) for item in record["label"]]
-                pictures[Path(record["image_url"]).name] = sorted(boxes)
+                images[Path(record["image_url"]).name] = sorted(boxes)
     assert len(found["voc"]) == 6
     for name, boxes in found["voc"].items():
         for (label, box), (other_label, other) in zip(boxes, found["coco"][name], strict=True):
@@ -135,14 +135,14 @@ training_parameters: {model_name: mobilenetv2, number_of_epochs: 10, training_ba
 
 
 @pytest.mark.parametrize(
-    ("name", "pictures"), [("bccd/multilabel.csv", "bccd/JPEGImages"), ("fridge_od/labels.csv", "fridge_od/images")]
+    ("name", "images"), [("bccd/multilabel.csv", "bccd/JPEGImages"), ("fridge_od/labels.csv", "fridge_od/images")]
 )
 def test_real_labels_of_several_classes_make_a_job(
-    name: str, pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLEARSIGHT_HOME", str(tmp_path / "home"))
     task = "image_classification_multilabel"
-    convert_and_check(SHARED / name, tmp_path, "csv", task, "--images", str(SHARED / pictures))
+    convert_and_check(SHARED / name, tmp_path, "csv", task, "--images", str(SHARED / images))
     job_file = tmp_path / "job.yml"
     job_file.write_text(MULTI_LABEL)
     body = {
@@ -178,9 +178,9 @@ def test_real_labels_of_several_classes_make_a_job(
         ("coco", "drone/terrain2_coco.json", {"car": 5}),
     ],
 )
-def test_pictures_from_above_convert(layout: str, source: str, classes: dict[str, int], tmp_path: Path) -> None:
+def test_images_from_above_convert(layout: str, source: str, classes: dict[str, int], tmp_path: Path) -> None:
     task = "image_object_detection"
-    if layout == "coco":  # one picture cannot be split
+    if layout == "coco":  # one image cannot be split
         converted = read_coco(Request(SHARED / source, Task(task)))
         assert len(json.loads(converted.entries[0].label)) == classes["car"]
     else:

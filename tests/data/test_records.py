@@ -41,7 +41,7 @@ def test_anything_else_is_no_list_of_labels(value: object) -> None:
         parse(value, Task.MULTI_LABEL)
 
 
-def test_an_empty_list_is_a_background_picture() -> None:
+def test_an_empty_list_is_a_background_image() -> None:
     assert parse([], Task.DETECTION) == Labels(())
     assert parse([], Task.SEGMENTATION) == Labels(())
 

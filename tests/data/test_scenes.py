@@ -72,7 +72,7 @@ def test_a_rectangle_comes_back_to_the_pixel() -> None:
     assert np.allclose([left * 200, top * 100, right * 200, bottom * 100], [30, 20, 90, 60], atol=0.3)
 
 
-def test_a_region_that_fills_the_picture_reaches_its_edges() -> None:
+def test_a_region_that_fills_the_image_reaches_its_edges() -> None:
     rings = rings_from_coverage(np.ones((40, 50), np.float32))
     assert np.allclose(box_from_rings(rings), [0, 0, 1, 1], atol=0.01)
 
@@ -114,7 +114,7 @@ def test_the_same_seed_draws_the_same_bytes(tmp_path: Path, demo: Path) -> None:
     assert all((demo / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files)
 
 
-def test_another_seed_draws_other_pictures(tmp_path: Path, demo: Path) -> None:
+def test_another_seed_draws_other_images(tmp_path: Path, demo: Path) -> None:
     draw(tmp_path, "--num-images", "10", "--seed", "6", "--size", "160x120", "--task", "image_classification")
     assert not (tmp_path / "detection").exists()
     assert not (tmp_path / "images" / "several").exists()
@@ -149,7 +149,7 @@ def test_the_three_tasks_of_full_shelves_agree(demo: Path) -> None:
             assert corners == list(box_from_rings(polygon["polygon"]))
 
 
-def test_default_pictures_are_the_scenes_of_their_seed_kind_and_number(demo: Path) -> None:
+def test_default_images_are_the_scenes_of_their_seed_kind_and_number(demo: Path) -> None:
     """What was drawn once is drawn again by later versions: jobs are compared on it."""
     scene = draw_scene(np.random.default_rng([5, 0, 1]), 120, 160, ("carton",))
     buffer = io.BytesIO()
@@ -157,14 +157,14 @@ def test_default_pictures_are_the_scenes_of_their_seed_kind_and_number(demo: Pat
     assert (demo / "images/single/0001.jpg").read_bytes() == buffer.getvalue()
 
 
-def test_a_part_of_a_picture_has_the_outline_that_it_has_in_the_whole() -> None:
+def test_a_part_of_a_image_has_the_outline_that_it_has_in_the_whole() -> None:
     whole = np.zeros((90, 120), np.float32)
     cv2.ellipse(whole, (60, 40), (6, 9), 20, 0, 360, (1.0,), -1, cv2.LINE_AA)
     part = rings_from_coverage(whole[20:60, 45:75], (45, 20), (120, 90))
     assert np.allclose(part, rings_from_coverage(whole))
 
 
-def test_racks_hold_many_small_objects_that_no_two_pictures_share(tmp_path: Path) -> None:
+def test_racks_hold_many_small_objects_that_no_two_images_share(tmp_path: Path) -> None:
     draw(tmp_path / "rack", "--num-images", "10", "--object-size", "10-16", "--size", "640x480")
     draw(tmp_path / "again", "--num-images", "10", "--object-size", "10-16", "--size", "640x480")
     folders = ["detection", "images", "segmentation"]
@@ -191,14 +191,14 @@ def test_racks_hold_many_small_objects_that_no_two_pictures_share(tmp_path: Path
 
 
 def test_the_objects_of_a_rack_are_where_their_outlines_are() -> None:
-    """Inside the outlines the picture differs from the wall around them."""
+    """Inside the outlines the image differs from the wall around them."""
     rack = draw_rack(np.random.default_rng(4), 480, 640, (10, 16))
-    picture = rack.image_HW3.astype(float)
+    image = rack.image_HW3.astype(float)
     differs = []
     for _, rings in rack.objects:
         left, top, right, bottom = (np.array(box_from_rings(rings)) * [640, 480, 640, 480]).round().astype(int)
-        inside = picture[top:bottom, left:right].reshape(-1, 3)
-        beside = picture[top:bottom, np.r_[left - 4 : left - 1, right + 1 : right + 4].clip(0, 639)].reshape(-1, 3)
+        inside = image[top:bottom, left:right].reshape(-1, 3)
+        beside = image[top:bottom, np.r_[left - 4 : left - 1, right + 1 : right + 4].clip(0, 639)].reshape(-1, 3)
         differs.append(np.abs(inside - np.median(beside, axis=0)).max(axis=1).mean() > 20)
     assert np.mean(differs) > 0.8
 

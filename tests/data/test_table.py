@@ -33,7 +33,7 @@ def test_no_records_at_all_is_a_fault(write_folder: Callable[..., Path]) -> None
         load_table(write_folder([]), Task.MULTI_CLASS, "label", {})
 
 
-def test_records_carry_picture_labels_and_place(write_folder: Callable[..., Path]) -> None:
+def test_records_carry_image_labels_and_place(write_folder: Callable[..., Path]) -> None:
     folder = write_folder([{"image_url": "../images/1.jpg", "label": "can", "extra": 1}])
     table = load_table(folder, Task.MULTI_CLASS, "label", {})
     [record] = table.records
@@ -43,7 +43,7 @@ def test_records_carry_picture_labels_and_place(write_folder: Callable[..., Path
     assert table.warnings == ()
 
 
-def test_a_picture_path_is_relative_to_its_label_file_not_to_the_table(write_folder: Callable[..., Path]) -> None:
+def test_a_image_path_is_relative_to_its_label_file_not_to_the_table(write_folder: Callable[..., Path]) -> None:
     folder = write_folder([], paths="- file: ./parts/a.jsonl")
     (folder / "parts").mkdir()
     (folder / "parts" / "a.jsonl").write_text('{"image_url": "1.jpg", "label": "can"}')
@@ -101,10 +101,10 @@ def test_repairs_become_counted_warnings(write_folder: Callable[..., Path]) -> N
 
 
 def test_without_a_hint_the_file_tells_whether_a_box_has_a_pixel(
-    write_folder: Callable[..., Path], write_picture: Callable[..., Path]
+    write_folder: Callable[..., Path], write_image: Callable[..., Path]
 ) -> None:
-    write_picture("upright.jpg", (200, 10))
-    write_picture("turned.jpg", (10, 200), orientation=6)
+    write_image("upright.jpg", (200, 10))
+    write_image("turned.jpg", (10, 200), orientation=6)
     box = {"label": "can", "topX": 0, "topY": 0, "bottomX": 0.006, "bottomY": 1}
     folder = write_folder([{"image_url": name, "label": [box]} for name in ("upright.jpg", "turned.jpg", "none.jpg")])
     table = load_table(folder, Task.DETECTION, "label", {})
@@ -120,7 +120,7 @@ def test_class_names_are_sorted_by_code_point_over_both_tables() -> None:
     assert validation_only_classes(train, validation) == ("10", "9", "ä")
 
 
-def test_training_needs_enough_pictures_and_classes() -> None:
+def test_training_needs_enough_images_and_classes() -> None:
     require_trainable(table_of(*[("a",), ("b",)] * 5))
     require_trainable(table_of(*[("a",)] * 10, task=Task.MULTI_LABEL))
     require_trainable(table_of(*[("a",)] * 10), table_of(("b",)))

@@ -38,16 +38,16 @@ def explaining_multilabel(multilabel_scorer: Scorer) -> Any:
 
 
 @pytest.fixture(scope="session")
-def pictures(drawn_pictures: list[Path]) -> list[bytes]:
-    return [file.read_bytes() for file in drawn_pictures[:6]]
+def images(drawn_images: list[Path]) -> list[bytes]:
+    return [file.read_bytes() for file in drawn_images[:6]]
 
 
 @pytest.fixture(scope="session")
 def cell() -> Callable[..., str]:
     """The text of a cell that asks for an explanation, as Azure's samples write it."""
 
-    def make(picture: bytes, **xai_parameters: object) -> str:
-        document = {"image_base64": base64.encodebytes(picture).decode(), "model_explainability": True}
+    def make(image: bytes, **xai_parameters: object) -> str:
+        document = {"image_base64": base64.encodebytes(image).decode(), "model_explainability": True}
         return json.dumps({**document, "xai_parameters": xai_parameters})
 
     return make

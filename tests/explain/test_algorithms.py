@@ -42,7 +42,7 @@ def models():
     return {"conv": ExplainModel(conv, "mobilenetv2"), "vit": ExplainModel(vit, "vit")}
 
 
-def picture(value=None):
+def image(value=None):
     if value is not None:
         return torch.full((1, 3, 32, 32), value)
     return torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
@@ -53,7 +53,7 @@ def context_of(model, algorithm, deadline=None, x=None, **parameters):
     return ExplainContext(
         model=model,
         probabilities=lambda points: model.logits(points).softmax(dim=1),
-        x_13PP=picture() if x is None else x,
+        x_13PP=image() if x is None else x,
         targets=(ExplainTarget(1), ExplainTarget(2, 0)),
         parameters=XaiParameters(**{"algorithm": algorithm, **small, **parameters}),
         deadline=deadline or Deadline(None),
@@ -76,8 +76,8 @@ def test_every_algorithm_gives_one_finite_map_per_target_the_same_each_time(mode
 
 @pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
-def test_pictures_of_one_colour_are_explained_without_nan(models, name, value):
-    for attribution in compute_attributions(context_of(models["vit"], name, x=picture(value), details=True)):
+def test_images_of_one_colour_are_explained_without_nan(models, name, value):
+    for attribution in compute_attributions(context_of(models["vit"], name, x=image(value), details=True)):
         assert np.isfinite(attribution.values).all()
 
 
@@ -189,7 +189,7 @@ def test_smoothing_is_the_mean_over_seeded_noise(models):
     generator = torch.Generator().manual_seed(5)
     maps = []
     for _ in range(3):
-        noisy = picture() + 0.1 * torch.randn(1, 3, 32, 32, generator=generator)
+        noisy = image() + 0.1 * torch.randn(1, 3, 32, 32, generator=generator)
         maps.append(models["vit"].guided_gradient(1)(noisy)[0].numpy())
     found = compute_attributions(context)[0].values
     np.testing.assert_allclose(found, np.mean(maps, axis=0), rtol=1e-5, atol=1e-8)

@@ -1,4 +1,4 @@
-"""What holds for every network of ours, at every size, for every kind of picture, and after many explanations."""
+"""What holds for every network of ours, at every size, for every kind of image, and after many explanations."""
 
 import io
 import json
@@ -110,7 +110,7 @@ def thin_line():
     return image
 
 
-PICTURES = {
+IMAGES = {
     "black": Image.new("RGB", (96, 80)),
     "white": Image.new("RGB", (96, 80), "white"),
     "one colour": Image.new("RGB", (96, 80), (30, 180, 90)),
@@ -122,42 +122,40 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES)
-def test_awkward_pictures_are_explained_without_warning(explaining, cell, picture):
+@pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
+def test_awkward_images_are_explained_without_warning(explaining, cell, image):
     for algorithm in FOUR:
         wish = {"xai_algorithm": algorithm, "n_steps": 2, "attributions": True, "faithfulness": True}
-        (answer,) = explaining.score([cell(png(picture), **wish)])
+        (answer,) = explaining.score([cell(png(image), **wish)])
         assert np.isfinite(np.array(to_document(answer)["attributions"])).all()
         assert 0 <= answer.explanation_details["deletion_auc"] <= 1
 
 
 @pytest.mark.parametrize("algorithm", FOUR)
 def test_probabilities_are_those_of_a_plain_answer(
-    explaining, explaining_multilabel, scorer, multilabel_scorer, pictures, cell, algorithm
+    explaining, explaining_multilabel, scorer, multilabel_scorer, images, cell, algorithm
 ):
     for ours, plain in ((explaining, scorer), (explaining_multilabel, multilabel_scorer)):
-        wishes = [cell(picture, xai_algorithm=algorithm, n_steps=2) for picture in pictures[:3]]
-        found, expected = ours.score(wishes), plain.score(pictures[:3])
+        wishes = [cell(image, xai_algorithm=algorithm, n_steps=2) for image in images[:3]]
+        found, expected = ours.score(wishes), plain.score(images[:3])
         assert [(answer.probs, answer.labels) for answer in found] == [(one.probs, one.labels) for one in expected]
 
 
-def mixed(pictures, cell, count):
+def mixed(images, cell, count):
     names = (*FOUR, "gradcam", "layercam", "occlusion")
     return [
-        cell(
-            pictures[index % len(pictures)], xai_algorithm=names[index % len(names)], n_steps=2, details=index % 2 == 0
-        )
+        cell(images[index % len(images)], xai_algorithm=names[index % len(names)], n_steps=2, details=index % 2 == 0)
         for index in range(count)
     ]
 
 
 @pytest.mark.slow
-def test_a_hundred_explanations_change_no_weight_and_leave_nothing_hooked(explaining, pictures, cell):
+def test_a_hundred_explanations_change_no_weight_and_leave_nothing_hooked(explaining, images, cell):
     model = explaining._explainer._model
     parts = [model._network, model._guided]
     before = [{name: tensor.clone() for name, tensor in part.state_dict().items()} for part in parts]
     modules = [repr(part) for part in parts]
-    for wish in mixed(pictures, cell, 100):
+    for wish in mixed(images, cell, 100):
         explaining.score([wish])
     for part, state, structure in zip(parts, before, modules, strict=True):
         assert repr(part) == structure
@@ -170,9 +168,9 @@ def test_a_hundred_explanations_change_no_weight_and_leave_nothing_hooked(explai
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_hundred_explanations_leave_no_memory_behind(explaining, pictures, cell, tmp_path):
+def test_two_hundred_explanations_leave_no_memory_behind(explaining, images, cell, tmp_path):
     """In a process of its own, where nothing that other tests do counts."""
-    (tmp_path / "cells.json").write_text(json.dumps(mixed(pictures, cell, 42)))
+    (tmp_path / "cells.json").write_text(json.dumps(mixed(images, cell, 42)))
     command = [sys.executable, MANY_EXPLANATIONS, explaining.package.root, tmp_path / "cells.json"]
     there = subprocess.run(command, capture_output=True, text=True, check=True, timeout=800)
     grown = json.loads(there.stdout)
@@ -182,20 +180,20 @@ def test_two_hundred_explanations_leave_no_memory_behind(explaining, pictures, c
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_half_a_minute_of_predictions_and_explanations_gives_what_each_gives_alone(explaining, scorer, pictures, cell):
-    wishes = mixed(pictures, cell, 14)
+def test_half_a_minute_of_predictions_and_explanations_gives_what_each_gives_alone(explaining, scorer, images, cell):
+    wishes = mixed(images, cell, 14)
 
     def without_times(answer):
         return {key: value for key, value in to_document(answer).items() if key != "explanation_details"}
 
     explained_alone = [without_times(answer) for answer in explaining.score(wishes)]
-    predicted_alone = scorer.score(pictures)
+    predicted_alone = scorer.score(images)
     end_s = time.monotonic() + 30
     equal = {"predict": [], "explain": []}
 
     def predict():
         while time.monotonic() < end_s:
-            equal["predict"].append(scorer.score(pictures) == predicted_alone)
+            equal["predict"].append(scorer.score(images) == predicted_alone)
 
     def explain_some(first):
         index = first

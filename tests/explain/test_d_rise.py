@@ -39,7 +39,7 @@ def sees_patch(masks):
 
 
 def at_random(seed):
-    """What is found behind each mask has nothing to do with it; in some pictures there is nothing."""
+    """What is found behind each mask has nothing to do with it; in some images there is nothing."""
     random = np.random.default_rng(seed)
     seen = []
 

@@ -55,10 +55,10 @@ def edited(package, folder, **settings):
     "model_name",
     [pytest.param(name, marks=pytest.mark.slow if name == "maskrcnn_resnet18_fpn" else ()) for name in SIZES_HW],
 )
-def test_rows_keep_their_boxes_and_get_maps_without_an_eager_network(detector, pictures, cell, model_name, size_of_png):
+def test_rows_keep_their_boxes_and_get_maps_without_an_eager_network(detector, images, cell, model_name, size_of_png):
     explaining = detector(model_name)
-    (plain,) = explaining._scorer.score(pictures[:1])
-    (answer,) = explaining.score([cell(pictures[0], **D_RISE, attributions=True, details=True)])
+    (plain,) = explaining._scorer.score(images[:1])
+    (answer,) = explaining.score([cell(images[0], **D_RISE, attributions=True, details=True)])
     found = to_document(answer)
     assert found["boxes"] == to_document(plain)["boxes"]
     assert json.loads(encode_answers([answer])) == [found]
@@ -76,15 +76,15 @@ def test_rows_keep_their_boxes_and_get_maps_without_an_eager_network(detector, p
         assert details["warnings"] == [] or not heat_HW.any()
         assert not details["degraded"]
     assert any(np.array(part["attributions"]).any() for part in found["explanations"])
-    (refused,) = explaining.score([cell(pictures[0], xai_algorithm="odam")])
+    (refused,) = explaining.score([cell(images[0], xai_algorithm="odam")])
     assert "without the network" in str(refused)
 
 
-def test_maps_are_made_of_what_scoring_answers_to_covered_pictures(detector_package, pictures, cell, tmp_path):
+def test_maps_are_made_of_what_scoring_answers_to_covered_images(detector_package, images, cell, tmp_path):
     explaining = edited(detector_package("fasterrcnn_resnet18_fpn"), tmp_path / "model", box_score_thresh=0.01)
     scorer, size_hw = explaining._scorer, (64, 77)
-    image = Image.open(io.BytesIO(pictures[0])).convert("RGB")
-    # A picture of the network's own size, so that scoring neither enlarges it nor puts a canvas around it.
+    image = Image.open(io.BytesIO(images[0])).convert("RGB")
+    # An image of the network's own size, so that scoring neither enlarges it nor puts a canvas around it.
     image_HWC = np.asarray(image.resize(size_hw[::-1], Image.Resampling.BILINEAR))
     assert shorter_side(*size_hw, 64, 96).inner_width == 77
 
@@ -119,27 +119,27 @@ def test_maps_are_made_of_what_scoring_answers_to_covered_pictures(detector_pack
     assert sums.any()
 
 
-def test_boxes_too_weak_to_be_answered_still_count(detector_package, detector, pictures, cell, tmp_path):
+def test_boxes_too_weak_to_be_answered_still_count(detector_package, detector, images, cell, tmp_path):
     explaining = detector("fasterrcnn_resnet18_fpn")
-    (answer,) = explaining._scorer.score(pictures[:1])
+    (answer,) = explaining._scorer.score(images[:1])
     best = max(found.score for found in answer.boxes)
     strict = edited(
         detector_package("fasterrcnn_resnet18_fpn"), tmp_path / "model", box_score_thresh=round(best - 1e-3, 4)
     )
-    wish = cell(pictures[0], **NUMBERS, detections=[0])
+    wish = cell(images[0], **NUMBERS, detections=[0])
     (few,), (many,) = strict.score([wish]), explaining.score([wish])
     assert few.boxes[0] == many.boxes[0]
     assert few.explanations[0].attributions == many.explanations[0].attributions
 
 
-def test_the_same_request_has_the_same_bytes_and_another_seed_others(detector, pictures, cell):
+def test_the_same_request_has_the_same_bytes_and_another_seed_others(detector, images, cell):
     explaining = detector("yolov5")
-    first, second = (encode_answers(explaining.score([cell(pictures[0], **NUMBERS)])) for _ in range(2))
+    first, second = (encode_answers(explaining.score([cell(images[0], **NUMBERS)])) for _ in range(2))
     assert first == second
-    assert encode_answers(explaining.score([cell(pictures[0], **NUMBERS, seed=1)])) != first
+    assert encode_answers(explaining.score([cell(images[0], **NUMBERS, seed=1)])) != first
 
 
-def test_wrong_wishes_are_told(detector, pictures, cell):
+def test_wrong_wishes_are_told(detector, images, cell):
     explaining = detector("maskrcnn_resnet18_fpn")
     for wish, words in [
         ({"target": "mask"}, "'target' must be score for d_rise, but got 'mask'"),
@@ -147,17 +147,17 @@ def test_wrong_wishes_are_told(detector, pictures, cell):
         ({"masks": 5001}, "'masks' must be an integer from 1 to 5000"),
         ({"detections": [999]}, "'detections' must be indices"),
     ]:
-        (result,) = explaining.score([cell(pictures[0], **{**D_RISE, **wish})])
+        (result,) = explaining.score([cell(images[0], **{**D_RISE, **wish})])
         assert isinstance(result, BadRequest)
         assert words in str(result)
 
 
-def test_many_masks_are_for_jobs(detector, pictures, cell):
+def test_many_masks_are_for_jobs(detector, images, cell):
     explaining = detector("yolov5")
     explain = ExplainHere(explaining._scorer, None, lambda _: explaining)
 
     def reply(wish, **parameters):
-        rows = [cell(pictures[0], **{**NUMBERS, **parameters})]
+        rows = [cell(images[0], **{**NUMBERS, **parameters})]
         body = json.dumps({"input_data": {"columns": ["image"], "data": rows}}).encode()
         (found,) = answer_bodies(explaining._scorer, [body], [wish], explain)
         return found
@@ -171,9 +171,9 @@ def test_many_masks_are_for_jobs(detector, pictures, cell):
     assert reply(RequestOptions(in_background=True), masks=101).status == 200
 
 
-def test_a_box_of_a_tile_is_explained_in_its_tile(detector_package, pictures, cell, tmp_path):
+def test_a_box_of_a_tile_is_explained_in_its_tile(detector_package, images, cell, tmp_path):
     tiled = edited(detector_package("yolov5"), tmp_path / "model", tile_grid_size="2x1")
-    (answer,) = tiled.score([cell(pictures[0], **NUMBERS, details=True, detections=list(range(20)))])
+    (answer,) = tiled.score([cell(images[0], **NUMBERS, details=True, detections=list(range(20)))])
     parts = [part for part in answer.explanations if part.explanation_details["tile"] is not None]
     assert 0 < len(parts) < 20
     for part in parts:
@@ -189,11 +189,11 @@ def test_a_box_of_a_tile_is_explained_in_its_tile(detector_package, pictures, ce
         assert not heat_HW.any()
 
 
-def test_a_job_can_be_ended_after_each_covered_picture(detector, pictures, cell):
+def test_a_job_can_be_ended_after_each_covered_image(detector, images, cell):
     class Stop(BaseException):
         pass
 
-    class EndedByTheThirdPicture:
+    class EndedByTheThirdImage:
         def checkpoint(self):
             if len(seen) == 3:
                 raise Stop
@@ -216,14 +216,14 @@ def test_a_job_can_be_ended_after_each_covered_picture(detector, pictures, cell)
                 yield found
 
     explaining = ExplainingScorer(CountingScorer(), None)
-    with pytest.raises(Stop), watched(EndedByTheThirdPicture()):  # in the middle of a chunk of eight
-        explaining.score([cell(pictures[0], **D_RISE)])
+    with pytest.raises(Stop), watched(EndedByTheThirdImage()):  # in the middle of a chunk of eight
+        explaining.score([cell(images[0], **D_RISE)])
     assert len(seen) == 3
-    (answer,) = explaining.score([cell(pictures[0], **D_RISE)])
+    (answer,) = explaining.score([cell(images[0], **D_RISE)])
     assert not answer.is_degraded
 
 
-def test_when_the_time_ends_the_map_so_far_is_answered_and_the_row_says_so(detector, pictures, cell):
+def test_when_the_time_ends_the_map_so_far_is_answered_and_the_row_says_so(detector, images, cell):
     scorer, now_s = detector("yolov5")._scorer, [0.0]
 
     class SlowScorer:
@@ -235,7 +235,7 @@ def test_when_the_time_ends_the_map_so_far_is_answered_and_the_row_says_so(detec
                 now_s[0] += 1.0
                 yield found
 
-    wish = cell(pictures[0], **D_RISE, details=True)
+    wish = cell(images[0], **D_RISE, details=True)
     (answer,) = ExplainingScorer(SlowScorer(), None, clock=lambda: now_s[0]).score([wish], deadline_s=4.5)
     assert answer.is_degraded
     details = [part.explanation_details for part in answer.explanations]
@@ -248,7 +248,7 @@ def test_when_the_time_ends_the_map_so_far_is_answered_and_the_row_says_so(detec
     assert "fewer 'masks'" in str(refused)
 
 
-def test_a_picture_without_objects_has_no_explanations(detector_package, cell, tmp_path):
+def test_a_image_without_objects_has_no_explanations(detector_package, cell, tmp_path):
     explaining = edited(detector_package("yolov5"), tmp_path / "model", box_score_thresh=0.999)
     stream = io.BytesIO()
     Image.new("L", (1, 40), 255).save(stream, "PNG")

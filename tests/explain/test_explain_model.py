@@ -64,7 +64,7 @@ def make_vit(**options):
         ).eval()
 
 
-def picture(height=64, width=None, dtype=torch.float32):
+def image(height=64, width=None, dtype=torch.float32):
     generator = torch.Generator().manual_seed(6)
     return torch.randn(1, 3, height, width or height, generator=generator, dtype=torch.float64).to(dtype)
 
@@ -159,7 +159,7 @@ class TestGuidedRule:
 
 @pytest.mark.parametrize("name", ALL_NAMES)
 def test_every_architecture_is_ready_to_be_explained(name):
-    network, x = make(name), picture()
+    network, x = make(name), image()
     model = ExplainModel(network, name)
     with torch.no_grad():
         assert difference(model.logits(x), network(x)) <= 1e-4
@@ -199,7 +199,7 @@ def test_no_rectifier_is_called_outside_the_modules_that_have_the_rule(name, mon
     model = ExplainModel(make(name), name)
     with _Rectifications() as outside, torch.no_grad(), monkeypatch.context() as patch:
         patch.setattr(GuidedActivation, "forward", lambda self, z: z)
-        model._guided(picture())
+        model._guided(image())
     assert outside.count == 0
 
 
@@ -208,7 +208,7 @@ def test_no_rectifier_is_called_outside_the_modules_that_have_the_rule(name, mon
 def test_guided_maps_are_those_of_captum(name, side):
     from captum.attr import GuidedBackprop, GuidedGradCam
 
-    network, x = make(name, dtype=torch.float64), picture(side, dtype=torch.float64)
+    network, x = make(name, dtype=torch.float64), image(side, dtype=torch.float64)
     model = ExplainModel(network, name, fold=False)
     oracle = oracle_of(network)
     assert difference(model.guided_gradient(3)(x), GuidedBackprop(oracle).attribute(x, target=3)) <= 1e-6
@@ -224,7 +224,7 @@ def test_guided_maps_are_those_of_captum(name, side):
 
 
 def test_one_pass_of_the_guided_copy_gives_plain_derivatives_of_the_features():
-    model, x = ExplainModel(make("mobilenetv2"), "mobilenetv2"), picture()
+    model, x = ExplainModel(make("mobilenetv2"), "mobilenetv2"), image()
     targets = [ExplainTarget(0), ExplainTarget(1, 2)]
     alone = model.activations_and_gradients(x, targets)
     for (gradient_3PP, features), plain, guided in zip(
@@ -236,7 +236,7 @@ def test_one_pass_of_the_guided_copy_gives_plain_derivatives_of_the_features():
 
 
 def test_relu6_networks_are_guided_as_a_slow_version_with_hooks_guides_them():
-    network, x = make("mobilenetv2", dtype=torch.float64), picture(dtype=torch.float64)
+    network, x = make("mobilenetv2", dtype=torch.float64), image(dtype=torch.float64)
     model = ExplainModel(network, "mobilenetv2", fold=False)
     oracle = oracle_of(network)
     for module in oracle.modules():
@@ -255,7 +255,7 @@ def test_integrated_gradients_are_those_of_captum(kind, method, n_steps):
     from captum.attr import IntegratedGradients
 
     network = (make_vit(img_size=32) if kind == "vit" else make(kind)).double()
-    x = picture(32, dtype=torch.float64)
+    x = image(32, dtype=torch.float64)
     baseline = torch.zeros_like(x)
     expected = IntegratedGradients(network).attribute(
         x, baselines=baseline, target=1, n_steps=n_steps, method=method, internal_batch_size=10
@@ -271,7 +271,7 @@ def test_integrated_gradients_are_those_of_captum(kind, method, n_steps):
 
 
 def test_a_contrast_is_the_difference_of_two_logits():
-    model, x = ExplainModel(make_vit(), "vit"), picture()
+    model, x = ExplainModel(make_vit(), "vit"), image()
     logits_NK = model.logits(x)
     torch.testing.assert_close(model.score_of(1, 3)(x), logits_NK[:, 1] - logits_NK[:, 3])
     torch.testing.assert_close(model.gradient_of(1, 3)(x), model.gradient_of(1)(x) - model.gradient_of(3)(x))
@@ -295,7 +295,7 @@ class TestCams:
         assert hirescam(mixed).tolist() == [[0, 2]]
 
     def test_hirescam_adds_up_to_the_score_where_the_tail_is_linear(self):
-        network, x = make("resnet18"), picture(96)
+        network, x = make("resnet18"), image(96)
         nn.init.zeros_(network.fc.bias)
         (features,) = ExplainModel(network, "resnet18").activations_and_gradients(x, [ExplainTarget(3)])
         total = float((features.gradients_Cuv * features.activations_Cuv).sum())
@@ -324,7 +324,7 @@ def chefer_by_hand(tokens, read):
 )
 def test_relevance_is_read_where_the_network_reads(options, grid, read):
     model = ExplainModel(make_vit(**options), "vit")
-    x = picture(16 * grid[0], 16 * grid[1])
+    x = image(16 * grid[0], 16 * grid[1])
     (tokens,) = model.attention_and_gradients(x, [ExplainTarget(1)])
     assert len(tokens.attention_LHTT) == 3
     assert torch.allclose(tokens.attention_LHTT[0].sum(dim=-1), torch.ones(()))
@@ -348,7 +348,7 @@ def test_equal_points_give_equal_bits_on_several_threads(side):
     torch.set_num_threads(2)
     try:
         model = ExplainModel(make("mobilenetv2", side), "mobilenetv2")
-        x = picture(side)
+        x = image(side)
         for gradient in (model.gradient_of(1), model.guided_gradient(1)):
             first = gradient(x)
             assert all(torch.equal(gradient(x), first) for _ in range(40))
@@ -372,7 +372,7 @@ def test_predictor_and_parameters_stay_untouched_and_nothing_is_hooked():
         *(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 6, 3, stride=2)),
         *(nn.ReLU6(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)),
     )
-    x = picture()
+    x = image()
     before = copy.deepcopy(network.state_dict())
     structure = repr(network)
     model = ExplainModel(network, "tiny")
@@ -396,4 +396,4 @@ def test_a_network_without_rectifiers_says_so():
     network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     model = ExplainModel(network, "linear")
     assert (model.guided_rule, model.target_layer) == ("none", "0")
-    assert torch.equal(model.guided_gradient(1)(picture()), model.gradient_of(1)(picture()))
+    assert torch.equal(model.guided_gradient(1)(image()), model.gradient_of(1)(image()))

@@ -27,8 +27,8 @@ class Clock:
         return self.now_s
 
 
-def picture(*pixels):
-    """A picture of one row whose first pixels are these and whose others are 0."""
+def image(*pixels):
+    """An image of one row whose first pixels are these and whose others are 0."""
     x = torch.zeros(1, 3, 1, max(4, len(pixels)), dtype=torch.float64)
     x[0, 0, 0, : len(pixels)] = torch.tensor(pixels)
     return x
@@ -58,13 +58,13 @@ def tanh_net(points):
     return torch.tanh(points.flatten(1) @ first / 3) @ second
 
 
-TANH_PICTURE = picture(0.9, -0.4, 0.7, 0.2)
+TANH_IMAGE = image(0.9, -0.4, 0.7, 0.2)
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("n_steps", [2, 3, 50])
 def test_a_product_is_shared_evenly(method, n_steps):
-    result = integrated_gradients(gradient_of(product), picture(3, 5), picture(0), n_steps, method, UNHURRIED)
+    result = integrated_gradients(gradient_of(product), image(3, 5), image(0), n_steps, method, UNHURRIED)
     assert result.attribution[0, 0].tolist() == pytest.approx([7.5, 7.5, 0, 0], abs=1e-9)
     assert result.attribution[1:].abs().max() == 0
     assert result.n_steps_used == n_steps
@@ -75,14 +75,14 @@ def test_a_product_is_shared_evenly(method, n_steps):
     ("method", "n_steps", "expected"), [("riemann_middle", 2, 7.5), ("riemann_middle", 50, 7.9992), (METHODS[1], 2, 8)]
 )
 def test_a_cube_is_integrated_as_well_as_the_rule_can(method, n_steps, expected):
-    result = integrated_gradients(gradient_of(cube), picture(2), picture(0), n_steps, method, UNHURRIED)
+    result = integrated_gradients(gradient_of(cube), image(2), image(0), n_steps, method, UNHURRIED)
     assert float(result.attribution[0, 0, 0]) == pytest.approx(expected, abs=1e-9)
 
 
 def delta(method, n_steps, baseline=None):
-    baseline = torch.zeros_like(TANH_PICTURE) if baseline is None else baseline
-    result = integrated_gradients(gradient_of(tanh_net), TANH_PICTURE, baseline, n_steps, method, UNHURRIED)
-    return convergence(tanh_net, TANH_PICTURE, baseline, result.attribution)
+    baseline = torch.zeros_like(TANH_IMAGE) if baseline is None else baseline
+    result = integrated_gradients(gradient_of(tanh_net), TANH_IMAGE, baseline, n_steps, method, UNHURRIED)
+    return convergence(tanh_net, TANH_IMAGE, baseline, result.attribution)
 
 
 def test_maps_add_up_to_the_rise_of_a_smooth_score():
@@ -95,11 +95,11 @@ def test_twice_the_midpoints_leave_a_quarter_of_the_error():
 
 
 def test_two_baselines_give_the_mean_of_their_maps_and_add_up_to_the_mean_rise():
-    first, second = torch.full_like(TANH_PICTURE, -1), torch.full_like(TANH_PICTURE, 1)
+    first, second = torch.full_like(TANH_IMAGE, -1), torch.full_like(TANH_IMAGE, 1)
     gradient = gradient_of(tanh_net)
     both = torch.cat([first, second])
-    found = integrated_gradients(gradient, TANH_PICTURE, both, 6, "riemann_middle", UNHURRIED, chunk=4)
-    each = [integrated_gradients(gradient, TANH_PICTURE, b, 6, "riemann_middle", UNHURRIED) for b in (first, second)]
+    found = integrated_gradients(gradient, TANH_IMAGE, both, 6, "riemann_middle", UNHURRIED, chunk=4)
+    each = [integrated_gradients(gradient, TANH_IMAGE, b, 6, "riemann_middle", UNHURRIED) for b in (first, second)]
     torch.testing.assert_close(found.attribution, (each[0].attribution + each[1].attribution) / 2)
     assert found.n_steps_used == 6
     assert abs(delta("gausslegendre", 24, both).delta) <= 1e-8
@@ -113,17 +113,17 @@ def test_several_labels_share_the_points():
         num_points += len(points)
         return [gradient_of(product)(points), gradient_of(cube)(points)]
 
-    shared = integrated_gradients_of_labels(gradients, picture(3, 5), picture(0), 4, "riemann_middle", UNHURRIED)
+    shared = integrated_gradients_of_labels(gradients, image(3, 5), image(0), 4, "riemann_middle", UNHURRIED)
     assert num_points == 4
     for function, result in zip((product, cube), shared, strict=True):
-        alone = integrated_gradients(gradient_of(function), picture(3, 5), picture(0), 4, "riemann_middle", UNHURRIED)
+        alone = integrated_gradients(gradient_of(function), image(3, 5), image(0), 4, "riemann_middle", UNHURRIED)
         assert torch.equal(result.attribution, alone.attribution)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 8, 100])
 def test_the_size_of_chunks_changes_nothing(chunk):
     maps = [
-        integrated_gradients(gradient_of(tanh_net), TANH_PICTURE, picture(0), 13, "riemann_middle", UNHURRIED, size)
+        integrated_gradients(gradient_of(tanh_net), TANH_IMAGE, image(0), 13, "riemann_middle", UNHURRIED, size)
         for size in (1, chunk)
     ]
     torch.testing.assert_close(maps[0].attribution, maps[1].attribution, rtol=1e-12, atol=1e-14)
@@ -144,12 +144,10 @@ def counting(function):
 def test_a_tolerance_triples_the_midpoints_and_reuses_the_old_ones(tolerance, n_steps_used):
     gradient, sizes = counting(tanh_net)
     result = integrated_gradients(
-        gradient, TANH_PICTURE, picture(0), 100, "riemann_middle", UNHURRIED, convergence_tolerance=tolerance
+        gradient, TANH_IMAGE, image(0), 100, "riemann_middle", UNHURRIED, convergence_tolerance=tolerance
     )
     assert result.n_steps_used == n_steps_used == sum(sizes)
-    full = integrated_gradients(
-        gradient_of(tanh_net), TANH_PICTURE, picture(0), n_steps_used, "riemann_middle", UNHURRIED
-    )
+    full = integrated_gradients(gradient_of(tanh_net), TANH_IMAGE, image(0), n_steps_used, "riemann_middle", UNHURRIED)
     torch.testing.assert_close(result.attribution, full.attribution)
     assert not result.deadline_hit
 
@@ -157,9 +155,9 @@ def test_a_tolerance_triples_the_midpoints_and_reuses_the_old_ones(tolerance, n_
 def test_a_tolerance_doubles_the_nodes_of_gauss_legendre_from_scratch():
     gradient, sizes = counting(tanh_net)
     result = integrated_gradients(
-        gradient, TANH_PICTURE, picture(0), 100, "gausslegendre", UNHURRIED, convergence_tolerance=1e-9
+        gradient, TANH_IMAGE, image(0), 100, "gausslegendre", UNHURRIED, convergence_tolerance=1e-9
     )
-    full = integrated_gradients(gradient_of(tanh_net), TANH_PICTURE, picture(0), 16, "gausslegendre", UNHURRIED)
+    full = integrated_gradients(gradient_of(tanh_net), TANH_IMAGE, image(0), 16, "gausslegendre", UNHURRIED)
     torch.testing.assert_close(result.attribution, full.attribution)
     assert (result.n_steps_used, sum(sizes)) == (16, 8 + 16)
 
@@ -168,8 +166,8 @@ def test_a_tolerance_doubles_the_nodes_of_gauss_legendre_from_scratch():
 def test_a_tolerance_never_takes_more_steps_than_asked_for(n_steps, tolerance):
     result = integrated_gradients(
         gradient_of(tanh_net),
-        TANH_PICTURE,
-        picture(0),
+        TANH_IMAGE,
+        image(0),
         n_steps,
         "riemann_middle",
         UNHURRIED,
@@ -189,9 +187,9 @@ def taking(seconds_each, clock, function=tanh_net):
 def test_without_hurry_a_deadline_changes_nothing():
     clock = Clock()
     hurried = integrated_gradients(
-        taking(0.001, clock), TANH_PICTURE, picture(0), 50, "riemann_middle", Deadline(60, clock)
+        taking(0.001, clock), TANH_IMAGE, image(0), 50, "riemann_middle", Deadline(60, clock)
     )
-    free = integrated_gradients(gradient_of(tanh_net), TANH_PICTURE, picture(0), 50, "riemann_middle", Deadline(None))
+    free = integrated_gradients(gradient_of(tanh_net), TANH_IMAGE, image(0), 50, "riemann_middle", Deadline(None))
     assert torch.equal(hurried.attribution, free.attribution)
     assert not hurried.deadline_hit
 
@@ -199,11 +197,11 @@ def test_without_hurry_a_deadline_changes_nothing():
 @pytest.mark.parametrize("method", METHODS)
 def test_as_many_steps_are_taken_as_fit_into_the_deadline(method):
     clock = Clock()
-    result = integrated_gradients(taking(0.1, clock), TANH_PICTURE, picture(0), 50, method, Deadline(2.1, clock))
+    result = integrated_gradients(taking(0.1, clock), TANH_IMAGE, image(0), 50, method, Deadline(2.1, clock))
     assert result.deadline_hit
     assert result.n_steps_used == 19  # the two probing ones took 0.2 s
     assert clock.now_s <= 2.1 + 1e-9
-    full = integrated_gradients(gradient_of(tanh_net), TANH_PICTURE, picture(0), 19, method, Deadline(None))
+    full = integrated_gradients(gradient_of(tanh_net), TANH_IMAGE, image(0), 19, method, Deadline(None))
     torch.testing.assert_close(result.attribution, full.attribution)
 
 
@@ -216,8 +214,8 @@ def test_slow_first_steps_cost_no_others(method):
         clock.now_s += (2.9 if clock.now_s < 5 else 0.1) * len(points)
         return gradient_of(tanh_net)(points)
 
-    result = integrated_gradients(gradient, TANH_PICTURE, picture(0), 50, method, Deadline(120, clock))
-    free = integrated_gradients(gradient_of(tanh_net), TANH_PICTURE, picture(0), 50, method, UNHURRIED)
+    result = integrated_gradients(gradient, TANH_IMAGE, image(0), 50, method, Deadline(120, clock))
+    free = integrated_gradients(gradient_of(tanh_net), TANH_IMAGE, image(0), 50, method, UNHURRIED)
     assert (result.n_steps_used, result.deadline_hit) == (50, False)
     assert torch.equal(result.attribution, free.attribution)
 
@@ -236,7 +234,7 @@ def test_whoever_may_hold_up_the_work_is_asked_while_it_is_found_out_how_many_st
 
     with watched(Waits()):
         result = integrated_gradients(
-            taking(0.1, clock), TANH_PICTURE, picture(0), 500, "riemann_middle", Deadline(20, clock), chunk=2
+            taking(0.1, clock), TANH_IMAGE, image(0), 500, "riemann_middle", Deadline(20, clock), chunk=2
         )
     assert result.deadline_hit
     assert at_s[0] < 0.2
@@ -245,9 +243,7 @@ def test_whoever_may_hold_up_the_work_is_asked_while_it_is_found_out_how_many_st
 
 def test_when_too_few_steps_fit_the_time_is_left_to_the_caller():
     clock = Clock()
-    result = integrated_gradients(
-        taking(0.2, clock), TANH_PICTURE, picture(0), 50, "riemann_middle", Deadline(1.0, clock)
-    )
+    result = integrated_gradients(taking(0.2, clock), TANH_IMAGE, image(0), 50, "riemann_middle", Deadline(1.0, clock))
     assert (result.n_steps_used, result.deadline_hit) == (1, True)
     assert clock.now_s == pytest.approx(0.2)
 
@@ -261,12 +257,12 @@ def test_a_network_that_becomes_slow_leaves_an_even_coarser_map(n_steps):
         return gradient_of(tanh_net)(points)
 
     result = integrated_gradients(
-        gradient, TANH_PICTURE, picture(0), n_steps, "riemann_middle", Deadline(2.0, clock), chunk=2
+        gradient, TANH_IMAGE, image(0), n_steps, "riemann_middle", Deadline(2.0, clock), chunk=2
     )
     assert result.deadline_hit
     assert 8 <= result.n_steps_used < n_steps
     assert clock.now_s <= 2.0 * 1.25
-    full = integrated_gradients(gradient_of(tanh_net), TANH_PICTURE, picture(0), 1000, "riemann_middle", UNHURRIED)
+    full = integrated_gradients(gradient_of(tanh_net), TANH_IMAGE, image(0), 1000, "riemann_middle", UNHURRIED)
     assert (result.attribution - full.attribution).norm() <= 0.06 * full.attribution.norm()
 
 
@@ -279,9 +275,9 @@ def test_chunks_halve_when_memory_runs_out_and_the_map_stays():
             raise torch.OutOfMemoryError("CUDA out of memory")
         return gradient_of(tanh_net)(points)
 
-    result = integrated_gradients(gradient, TANH_PICTURE, picture(0), 30, "riemann_middle", UNHURRIED)
+    result = integrated_gradients(gradient, TANH_IMAGE, image(0), 30, "riemann_middle", UNHURRIED)
     assert sizes == [1, 1, 8, 4, 4, 4, 4, 4, 4, 4]
-    full = integrated_gradients(gradient_of(tanh_net), TANH_PICTURE, picture(0), 30, "riemann_middle", UNHURRIED)
+    full = integrated_gradients(gradient_of(tanh_net), TANH_IMAGE, image(0), 30, "riemann_middle", UNHURRIED)
     torch.testing.assert_close(result.attribution, full.attribution, rtol=1e-12, atol=0)
 
 
@@ -291,7 +287,7 @@ def test_memory_that_does_not_suffice_for_one_point_is_an_error(error):
         raise error
 
     with pytest.raises(type(error)):
-        integrated_gradients(gradient, TANH_PICTURE, picture(0), 30, "riemann_middle", UNHURRIED)
+        integrated_gradients(gradient, TANH_IMAGE, image(0), 30, "riemann_middle", UNHURRIED)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
@@ -304,7 +300,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
         return torch.zeros_like(points)
 
     with pytest.raises(RuntimeError, match="shapes"):
-        integrated_gradients(gradient, TANH_PICTURE, picture(0), 30, "riemann_middle", UNHURRIED)
+        integrated_gradients(gradient, TANH_IMAGE, image(0), 30, "riemann_middle", UNHURRIED)
     assert sizes == [1, 1, 8]
 
 
@@ -317,7 +313,7 @@ class TestBaselines:
     def test_the_mean_colour_is_zero_after_normalisation(self):
         assert self.make("mean").abs().max() == 0
 
-    def test_black_and_white_are_normalised_like_pictures(self):
+    def test_black_and_white_are_normalised_like_images(self):
         black, white = self.make("black_white")
         assert black[:, 3, 4].tolist() == pytest.approx([-1, -1, -0.5])
         assert white[:, 3, 4].tolist() == pytest.approx([1, 3, 4.5])

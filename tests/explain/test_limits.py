@@ -35,27 +35,25 @@ class TickingClock:
 
 
 def test_the_most_probable_labels_are_explained_and_the_answer_says_so(
-    explaining_multilabel, pictures, cell, with_options
+    explaining_multilabel, images, cell, with_options
 ):
     wish = {**FAST, "confidence_score_threshold_multilabel": 0.0, "details": True}
-    (full,) = explaining_multilabel.score([cell(pictures[0], **wish)])
-    (cut,) = with_options(explaining_multilabel, ExplainOptions(max_labels=2)).score([cell(pictures[0], **wish)])
+    (full,) = explaining_multilabel.score([cell(images[0], **wish)])
+    (cut,) = with_options(explaining_multilabel, ExplainOptions(max_labels=2)).score([cell(images[0], **wish)])
     best = sorted(np.argsort(full.probs)[-2:])
     assert [part["label"] for part in cut.explanation_details] == [full.labels[index] for index in best]
     assert cut.visualizations == tuple(full.visualizations[index] for index in best)
     assert (full.is_degraded, cut.is_degraded) == (False, True)
     assert "4 labels qualify" in cut.explanation_details[0]["warnings"][0]
     strict = with_options(explaining_multilabel, ExplainOptions(max_labels=2, allow_degradation=False))
-    (error,) = strict.score([cell(pictures[0], **wish)])
+    (error,) = strict.score([cell(images[0], **wish)])
     assert isinstance(error, BadRequest)
-    (error,) = strict.score([cell(pictures[0], **FAST, target_labels=list(full.labels))])
+    (error,) = strict.score([cell(images[0], **FAST, target_labels=list(full.labels))])
     assert "at most 2 labels" in str(error)
 
 
-def test_a_short_deadline_takes_fewer_steps_then_another_algorithm_then_refuses(
-    explaining, pictures, cell, with_options
-):
-    wish = cell(pictures[0], n_steps=50, details=True)
+def test_a_short_deadline_takes_fewer_steps_then_another_algorithm_then_refuses(explaining, images, cell, with_options):
+    wish = cell(images[0], n_steps=50, details=True)
 
     def answer(deadline_s, **options):
         scorer = with_options(explaining, ExplainOptions(**options), clock=TickingClock(0.5))
@@ -83,9 +81,9 @@ def test_a_short_deadline_takes_fewer_steps_then_another_algorithm_then_refuses(
 
 
 def test_scores_that_the_time_leaves_out_are_told_and_such_an_answer_is_not_kept(
-    explaining, pictures, cell, with_options
+    explaining, images, cell, with_options
 ):
-    wish = cell(pictures[0], **FAST, faithfulness=True)
+    wish = cell(images[0], **FAST, faithfulness=True)
 
     def answers(**options):
         scorer = with_options(explaining, ExplainOptions(**options), clock=TickingClock(0.5))
@@ -103,35 +101,33 @@ def test_scores_that_the_time_leaves_out_are_told_and_such_an_answer_is_not_kept
     assert not whole.is_degraded
 
 
-def test_rows_share_the_time_of_their_request(explaining, pictures, cell, with_options):
+def test_rows_share_the_time_of_their_request(explaining, images, cell, with_options):
     scorer = with_options(explaining, ExplainOptions(), clock=TickingClock(0.5))
-    results = scorer.score([cell(picture, details=True, n_steps=10) for picture in pictures[:3]], deadline_s=45.0)
+    results = scorer.score([cell(image, details=True, n_steps=10) for image in images[:3]], deadline_s=45.0)
     assert [result.explanation_details["n_steps_used"] is not None for result in results] == [True] * 3
 
 
-def test_a_cached_explanation_has_the_same_bytes(explaining, pictures, cell, with_options):
+def test_a_cached_explanation_has_the_same_bytes(explaining, images, cell, with_options):
     cached = with_options(explaining, ExplainOptions(cache_bytes=4_000_000))
-    wish = cell(pictures[0], n_steps=4, attributions=True)
+    wish = cell(images[0], n_steps=4, attributions=True)
     first, second = (encode_answers(cached.score([wish])) for _ in range(2))
     assert first == second == encode_answers(explaining.score([wish]))
     assert cached._cache.num_bytes > 0
-    told = [cached.score([cell(pictures[0], n_steps=2, details=True)])[0] for _ in range(2)]
+    told = [cached.score([cell(images[0], n_steps=2, details=True)])[0] for _ in range(2)]
     assert [answer.explanation_details["cached"] for answer in told] == [False, True]
     assert told[0].visualizations == told[1].visualizations
-    (limited,) = cached.score([cell(pictures[0], n_steps=2, details=True, max_seconds=60)])
+    (limited,) = cached.score([cell(images[0], n_steps=2, details=True, max_seconds=60)])
     assert limited.explanation_details["cached"]
-    (other,) = cached.score([cell(pictures[1], n_steps=2, details=True)])
+    (other,) = cached.score([cell(images[1], n_steps=2, details=True)])
     assert not other.explanation_details["cached"]
 
 
-def test_what_is_kept_counts_as_much_as_what_is_computed(
-    explaining, explaining_multilabel, pictures, cell, with_options
-):
+def test_what_is_kept_counts_as_much_as_what_is_computed(explaining, explaining_multilabel, images, cell, with_options):
     def noted(scorer, **wish):
         scorer = with_options(scorer, ExplainOptions(cache_bytes=4_000_000))
         with observed() as telemetry:
             for _ in range(2):
-                scorer.score([cell(pictures[0], **FAST, **wish)])
+                scorer.score([cell(images[0], **FAST, **wish)])
         return [row.is_cached for row in telemetry.rows]
 
     assert noted(explaining_multilabel, confidence_score_threshold_multilabel=1.0) == []
@@ -139,32 +135,30 @@ def test_what_is_kept_counts_as_much_as_what_is_computed(
     assert noted(explaining) == [False, True]
 
 
-def test_details_count_in_the_cache(explaining, pictures, cell, with_options):
+def test_details_count_in_the_cache(explaining, images, cell, with_options):
     kept = []
     for details in (False, True):
         cached = with_options(explaining, ExplainOptions(cache_bytes=4_000_000))
-        cached.score([cell(pictures[0], **FAST, details=details)])
+        cached.score([cell(images[0], **FAST, details=details)])
         kept.append(cached._cache.num_bytes)
     assert kept[1] - kept[0] >= 2_000
 
 
-def test_nothing_is_kept_unless_a_deployment_asks_for_it(explaining, pictures, cell):
-    explaining.score([cell(pictures[0], n_steps=2)])
+def test_nothing_is_kept_unless_a_deployment_asks_for_it(explaining, images, cell):
+    explaining.score([cell(images[0], n_steps=2)])
     assert explaining._cache.num_bytes == explaining._explainer._regions.num_bytes == 0
 
 
-def test_numbers_beyond_the_answers_limit_are_refused_before_they_are_computed(
-    explaining, pictures, cell, with_options
-):
+def test_numbers_beyond_the_answers_limit_are_refused_before_they_are_computed(explaining, images, cell, with_options):
     options = ExplainOptions(max_answer_bytes=100_000)
     scorer = ExplainingScorer(explaining._scorer, None, options)  # it could not compute anything
-    (error,) = scorer.score([cell(pictures[0], attributions=True)])
+    (error,) = scorer.score([cell(images[0], attributions=True)])
     assert isinstance(error, AnswerTooLarge)
     assert error.status == 422
     assert str(100_000) in str(error)
     assert "float16_base64" in str(error)
     compact = {**FAST, "attributions": True, "attributions_format": "float16_base64", "visualizations": False}
-    results = with_options(explaining, options).score([cell(picture, **compact) for picture in pictures[:4]])
+    results = with_options(explaining, options).score([cell(image, **compact) for image in images[:4]])
     assert [isinstance(result, AnswerTooLarge) for result in results] == [False, False, False, True]
 
 
@@ -175,9 +169,9 @@ def test_bfloat16_is_refused_where_the_machine_cannot_compute_in_it(scorer, monk
 
 
 @pytest.mark.slow
-def test_bfloat16_gives_nearly_the_same_maps(explaining, pictures, cell, tmp_path):
+def test_bfloat16_gives_nearly_the_same_maps(explaining, images, cell, tmp_path):
     names = ["guided_gradcam", "gradcam", "guided_backprop"]
-    cells = [cell(pictures[0], xai_algorithm=name, attributions=True) for name in names]
+    cells = [cell(images[0], xai_algorithm=name, attributions=True) for name in names]
     (tmp_path / "cells.json").write_text(json.dumps(cells))
     program = f"""
 import json
@@ -199,9 +193,9 @@ print(json.dumps([to_document(answer)["attributions"] for answer in scorer.score
         assert 0 < np.linalg.norm(exact - coarse) < 0.2 * np.linalg.norm(exact), name
 
 
-def test_another_process_gives_the_same_bytes(explaining, pictures, cell, tmp_path):
+def test_another_process_gives_the_same_bytes(explaining, images, cell, tmp_path):
     wishes = [{"n_steps": 4}, {"xai_algorithm": "guided_gradcam", "attributions": True}]
-    cells = [cell(pictures[0], **wish) for wish in wishes]
+    cells = [cell(images[0], **wish) for wish in wishes]
     (tmp_path / "cells.json").write_text(json.dumps(cells))
     program = f"""
 import hashlib, json, sys
@@ -220,16 +214,14 @@ print([name for name in ("matplotlib", "captum", "mlflow", "ts") if name in sys.
     assert imported == "[]"
 
 
-def test_predictions_and_explanations_side_by_side_are_those_of_each_alone(explaining, scorer, pictures, cell):
-    wishes = [
-        cell(picture, xai_algorithm=name, n_steps=2) for picture in pictures[:2] for name in ("xrai", *FAST.values())
-    ]
-    explained, predicted = explaining.score(wishes), scorer.score(pictures)
+def test_predictions_and_explanations_side_by_side_are_those_of_each_alone(explaining, scorer, images, cell):
+    wishes = [cell(image, xai_algorithm=name, n_steps=2) for image in images[:2] for name in ("xrai", *FAST.values())]
+    explained, predicted = explaining.score(wishes), scorer.score(images)
     found = []
 
     def predict():
         for _ in range(10):
-            found.append(scorer.score(pictures) == predicted)
+            found.append(scorer.score(images) == predicted)
 
     def explain():
         for _ in range(2):
@@ -243,12 +235,10 @@ def test_predictions_and_explanations_side_by_side_are_those_of_each_alone(expla
     assert (len(found), all(found)) == (14, True)
 
 
-def test_explaining_changes_no_weight_and_leaves_no_hook(explaining, pictures, cell):
+def test_explaining_changes_no_weight_and_leaves_no_hook(explaining, images, cell):
     network = explaining._explainer._model._network
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    wishes = [
-        cell(picture, xai_algorithm=name, n_steps=2) for picture in pictures for name in ("xrai", "guided_gradcam")
-    ]
+    wishes = [cell(image, xai_algorithm=name, n_steps=2) for image in images for name in ("xrai", "guided_gradcam")]
     explaining.score(wishes)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     hooks = [module._forward_hooks or module._backward_hooks for module in network.modules()]

@@ -1,4 +1,4 @@
-"""Heat maps of detections: by hand, beside a slow plain version, and back in the picture's own place."""
+"""Heat maps of detections: by hand, beside a slow plain version, and back in the image's own place."""
 
 import cv2
 import numpy as np
@@ -83,7 +83,7 @@ def test_levels_are_enlarged_and_added_also_those_that_reach_beyond_the_input():
         (shorter_side(30, 40, 60, 80), (60, 80)),
     ],
 )
-def test_maps_keep_the_pictures_shape_with_at_most_640_cells_a_side(placement, expected):
+def test_maps_keep_the_images_shape_with_at_most_640_cells_a_side(placement, expected):
     assert frame_size(placement) == expected
 
 
@@ -98,7 +98,7 @@ def test_a_tiles_map_lies_where_the_tile_does():
     whole, tile = letterbox(100, 200, 50), Tile(120, 40, 80, 60)
     placement = letterbox(60, 80, 50)
     found = into_frame(np.ones((50, 50), np.float32), placement, tile, whole)
-    assert found.shape == (25, 50)  # a quarter of the picture
+    assert found.shape == (25, 50)  # a quarter of the image
     expected = np.zeros((25, 50))
     expected[10:25, 30:50] = 1
     np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -35,7 +35,7 @@ def build(model_name):
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     return np.random.default_rng(2).normal(size=(3, 64, 96)).astype(np.float32)
 
 
@@ -55,10 +55,10 @@ def assert_same_gradients(found, expected):
 
 @pytest.mark.parametrize("model_name", NAMES)
 @pytest.mark.timeout(300)
-def test_every_detector_gives_a_finite_map_of_its_score_and_its_box(model_name, picture):
+def test_every_detector_gives_a_finite_map_of_its_score_and_its_box(model_name, image):
     network = build(model_name)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    seen = ObjectModel(network).forward(picture)
+    seen = ObjectModel(network).forward(image)
     _, scores_C = seen.candidates(1)
     best = int(scores_C.argmax())
     for value in (seen.score(best, 1), seen.box(best, 1)[2]):
@@ -72,7 +72,7 @@ def test_every_detector_gives_a_finite_map_of_its_score_and_its_box(model_name, 
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_yolov5_has_the_derivatives_of_its_own_forward_pass(picture):
+def test_yolov5_has_the_derivatives_of_its_own_forward_pass(image):
     network = build("yolov5")
     inputs: list[torch.Tensor] = []
 
@@ -82,10 +82,10 @@ def test_yolov5_has_the_derivatives_of_its_own_forward_pass(picture):
         return (list(inputs),)
 
     handle = network.head.register_forward_pre_hook(cut)
-    predictions_1CV = network(torch.from_numpy(picture)[None])
+    predictions_1CV = network(torch.from_numpy(image)[None])
     handle.remove()
     boxes_1C4, scores_1CK = boxes_and_scores(predictions_1CV)
-    seen = ObjectModel(network).forward(picture)
+    seen = ObjectModel(network).forward(image)
     boxes_C4, scores_C = seen.candidates(0)
     np.testing.assert_allclose(scores_C, scores_1CK[0, :, 0].detach(), atol=1e-6)
     for anchor in (0, int(scores_C.argmax()), len(scores_C) - 1):
@@ -101,14 +101,14 @@ def test_yolov5_has_the_derivatives_of_its_own_forward_pass(picture):
 
 
 @pytest.mark.parametrize("model_name", ["fasterrcnn_resnet18_fpn", "retinanet_resnet50_fpn", "maskrcnn_resnet18_fpn"])
-def test_pyramid_networks_have_the_derivatives_of_their_own_way_to_the_answer(model_name, picture):
+def test_pyramid_networks_have_the_derivatives_of_their_own_way_to_the_answer(model_name, image):
     network = build(model_name)
-    images = ImageList(torch.from_numpy(picture)[None], [(64, 96)])
+    images = ImageList(torch.from_numpy(image)[None], [(64, 96)])
     features = {name: maps.detach().requires_grad_() for name, maps in network.backbone(images.tensors).items()}
     limits = SelectionLimits(0.0, 0.5, 5).to_tensors(torch.device("cpu"))
     (found,) = network.find(features, images, limits)
     assert len(found.scores_C)
-    seen = ObjectModel(network).forward(picture)
+    seen = ObjectModel(network).forward(image)
     for place, class_id in enumerate(found.class_ids_C.tolist()):
         boxes_C4, scores_C = seen.candidates(class_id)
         clipped_C4 = boxes_C4.clip(0, [96, 64, 96, 64])

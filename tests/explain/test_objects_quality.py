@@ -42,7 +42,7 @@ BATCH_SIZE = {"yolov5": 8, "fasterrcnn_resnet18_fpn": 4}
 
 
 def draw(random):
-    """A picture (96, 96, 3) with a rectangle in two or three of its quarters; boxes and classes."""
+    """An image (96, 96, 3) with a rectangle in two or three of its quarters; boxes and classes."""
     image_HWC = np.clip(random.normal(110, 12, (SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
     boxes, class_ids = [], []
     for quarter in random.permutation(4)[: random.integers(2, 4)]:

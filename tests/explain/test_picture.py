@@ -5,16 +5,16 @@ import sys
 import colorcet
 import numpy as np
 import pytest
+from clearsight.handlers.explain.answering.image import explanation_image, heat_map
 from PIL import Image
 
 from clearsight.handlers.explain.answering.colour_scale import bgyw
-from clearsight.handlers.explain.answering.picture import explanation_picture, heat_map
 
 
 def pixels(png: bytes) -> np.ndarray:
-    picture = Image.open(io.BytesIO(png))
-    assert (picture.format, picture.mode) == ("PNG", "RGB")
-    return np.asarray(picture)
+    image = Image.open(io.BytesIO(png))
+    assert (image.format, image.mode) == ("PNG", "RGB")
+    return np.asarray(image)
 
 
 def drawn_crop(height: int, width: int) -> np.ndarray:
@@ -45,11 +45,11 @@ class TestHeatMap:
         assert heat_map(np.array([[-1.0, 2.0]])).tolist() == [[-1.0, 2.0]]
 
 
-class TestPicture:
+class TestImage:
     def test_a_ramp_shows_its_strongest_30_percent(self):
         side = 64
         crop, ramp = drawn_crop(side, side), np.arange(side * side, dtype=np.float64).reshape(side, side)
-        grid = pixels(explanation_picture(ramp, crop))
+        grid = pixels(explanation_image(ramp, crop))
         assert grid.shape == (2 * side, 2 * side, 3)
         assert np.array_equal(grid[:side, :side], crop)
         strongest = grid[side:, side:]
@@ -60,13 +60,13 @@ class TestPicture:
 
     def test_heat_runs_from_the_lowest_value_to_the_99th_percentile(self):
         ramp = np.arange(101.0).reshape(1, 101)
-        heat = pixels(explanation_picture(ramp, drawn_crop(1, 101), "heatmap"))[0]
+        heat = pixels(explanation_image(ramp, drawn_crop(1, 101), "heatmap"))[0]
         # v = h / 99, entry = floor(255 v + 1/2): 33 -> 85, 50 -> 129
         assert np.array_equal(heat[[0, 33, 50, 99, 100]], bgyw()[[0, 85, 129, 255, 255]])
 
     def test_heat_lies_over_the_grey_crop(self):
         crop = np.array([[[10, 20, 31], [255, 255, 255]]], np.uint8)
-        overlay = pixels(explanation_picture(np.zeros((1, 2)), crop, "overlay"))
+        overlay = pixels(explanation_image(np.zeros((1, 2)), crop, "overlay"))
         # grey 61/3 and 255 over the coldest colour, (26, 0, 133), rounded at the half
         assert overlay.tolist() == [[[23, 10, 77], [141, 128, 194]]]
 
@@ -74,15 +74,15 @@ class TestPicture:
     @pytest.mark.parametrize("channels", [True, False])
     def test_a_constant_map_is_cold_and_hides_nothing(self, level, channels):
         crop, shape = drawn_crop(8, 8), (3, 8, 8) if channels else (8, 8)
-        grid = pixels(explanation_picture(np.full(shape, level, np.float32), crop))
+        grid = pixels(explanation_image(np.full(shape, level, np.float32), crop))
         assert (grid[:8, 8:] == (26, 0, 133)).all()
         assert np.array_equal(grid[8:, 8:], crop)
 
     def test_a_plateau_at_the_threshold_is_shown_whole(self):
         heat = np.zeros((10, 10))
-        heat[:5] = 1.0  # half of the picture ties above the 70th percentile
+        heat[:5] = 1.0  # half of the image ties above the 70th percentile
         heat[0, 0] = 2.0
-        strongest = pixels(explanation_picture(heat, drawn_crop(10, 10)))[10:, 10:]
+        strongest = pixels(explanation_image(heat, drawn_crop(10, 10)))[10:, 10:]
         assert strongest[:5].any(axis=2).all()
         assert not strongest[5:].any()
 
@@ -90,19 +90,19 @@ class TestPicture:
         heat = np.zeros((20, 20))
         heat[3, 3] = 1e6
         heat[10:, :] = 1.0
-        colours = pixels(explanation_picture(heat, drawn_crop(20, 20), "heatmap"))
+        colours = pixels(explanation_image(heat, drawn_crop(20, 20), "heatmap"))
         assert (colours[10:] == (254, 255, 255)).all()
 
     def test_detector_maps_need_not_be_square(self):
-        assert pixels(explanation_picture(np.zeros((6, 9)), drawn_crop(6, 9))).shape == (12, 18, 3)
+        assert pixels(explanation_image(np.zeros((6, 9)), drawn_crop(6, 9))).shape == (12, 18, 3)
 
     def test_a_crop_of_another_size_is_refused(self):
         with pytest.raises(ValueError, match="needs a uint8 crop"):
-            explanation_picture(np.zeros((3, 8, 8)), drawn_crop(9, 8))
+            explanation_image(np.zeros((3, 8, 8)), drawn_crop(9, 8))
 
     def test_the_same_map_gives_the_same_bytes(self):
         heat = np.random.default_rng(0).normal(size=(16, 16))
-        assert explanation_picture(heat, drawn_crop(16, 16)) == explanation_picture(heat, drawn_crop(16, 16))
+        assert explanation_image(heat, drawn_crop(16, 16)) == explanation_image(heat, drawn_crop(16, 16))
 
 
 def test_no_plotting_library_is_loaded():

@@ -28,7 +28,7 @@ def test_nothing_to_measure_gives_nothing():
 
 
 @pytest.mark.parametrize(("side", "width"), [(64, 17), (224, 59), (96, 25), (20, 5)])
-def test_the_blur_grows_with_the_picture_and_is_odd(side, width):
+def test_the_blur_grows_with_the_image_and_is_odd(side, width):
     assert blur_width(side) == width
 
 
@@ -84,7 +84,7 @@ def test_ties_go_by_the_number_of_the_pixel():
     assert np.array_equal(deleted[-1], inserted[0])
 
 
-def test_labels_share_the_random_order_and_the_picture_is_left_alone():
+def test_labels_share_the_random_order_and_the_image_is_left_alone():
     calls, x = [], left_half()
 
     def count(points: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 The bars leave room for other machines; what was measured stands in docs/35-explanations.md.
 
-Shapes in names: N pictures, C classes, P side of the picture, K kinds of maps.
+Shapes in names: N images, C classes, P side of the image, K kinds of maps.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from clearsight.handlers.explain.answering.image import heat_map
 from torch import nn
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
@@ -23,7 +24,6 @@ from clearsight.handlers.explain.algorithms.integrated_gradients_family import g
 from clearsight.handlers.explain.algorithms.table import compute_attributions
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
 from clearsight.handlers.explain.answering.parameters import XaiParameters
-from clearsight.handlers.explain.answering.picture import heat_map
 from clearsight.handlers.explain.answering.quality import measure_faithfulness
 from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.testing.localisation import grow, pointing_score
@@ -42,9 +42,9 @@ NUM_OBJECTS = 100
 
 
 def draw(random, task):
-    """A picture (P, P, 3) uint8 and the masks of its objects by class: one to three, each in a quarter of its own."""
+    """An image (P, P, 3) uint8 and the masks of its objects by class: one to three, each in a quarter of its own."""
     coarse = random.uniform(0, 255, (9, 9, 3))
-    picture = cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) * 0.6 + 40
+    image = cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) * 0.6 + 40
     classes = random.permutation(NUM_CLASSES)[: random.integers(1, 4)]
     masks = {}
     for class_id, quarter in zip(classes, random.permutation(4), strict=False):
@@ -56,10 +56,10 @@ def draw(random, task):
         hsv = np.uint8([[[hue % 180, random.integers(180, 256), random.integers(180, 256)]]])
         mask = np.zeros((SIDE, SIDE), bool)
         mask[top : top + size, left : left + size] = outline(shape, size)
-        picture[mask] = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
+        image[mask] = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
         masks[int(class_id)] = mask
-    picture += random.normal(0, 12, picture.shape)
-    return np.clip(picture, 0, 255).astype(np.uint8), masks
+    image += random.normal(0, 12, image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8), masks
 
 
 def outline(shape, size):
@@ -75,8 +75,8 @@ def outline(shape, size):
             return (abs(x - 0.5) <= 0.17) | (abs(y - 0.5) <= 0.17)
 
 
-def normalised(pictures_NPP3):
-    unit_N3PP = torch.from_numpy(np.stack(pictures_NPP3)).permute(0, 3, 1, 2).float() / 255
+def normalised(images_NPP3):
+    unit_N3PP = torch.from_numpy(np.stack(images_NPP3)).permute(0, 3, 1, 2).float() / 255
     return (unit_N3PP - 0.5) / 0.5
 
 
@@ -110,15 +110,15 @@ class Trained:
     network: nn.Module
     accuracy: float
     """Share of labels, present or not, that are right."""
-    pictures: list
+    images: list
     objects: list
-    """(number of the picture, class) of the objects that are recognised."""
+    """(number of the image, class) of the objects that are recognised."""
 
     def masks(self, index):
-        return self.pictures[index][1]
+        return self.images[index][1]
 
     def input_of(self, index):
-        return normalised([self.pictures[index][0]])
+        return normalised([self.images[index][0]])
 
 
 @cache
@@ -131,8 +131,8 @@ def trained(kind):
         optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.02)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=num_steps)
         for _ in range(num_steps):
-            pictures, targets_NC = batch(random, task, 32)
-            loss = functional.binary_cross_entropy_with_logits(network(normalised(pictures)), targets_NC)
+            images, targets_NC = batch(random, task, 32)
+            loss = functional.binary_cross_entropy_with_logits(network(normalised(images)), targets_NC)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -140,7 +140,7 @@ def trained(kind):
     network.eval()
     drawn = [draw(random, task) for _ in range(200)]
     with torch.no_grad():
-        found_NC = network(normalised([picture for picture, _ in drawn])) > 0
+        found_NC = network(normalised([image for image, _ in drawn])) > 0
     expected_NC = torch.tensor([[class_id in masks for class_id in range(NUM_CLASSES)] for _, masks in drawn])
     objects = [
         (index, class_id) for index, (_, masks) in enumerate(drawn) for class_id in masks if found_NC[index, class_id]
@@ -153,7 +153,7 @@ def batch(random, task, count):
     targets_NC = torch.zeros(count, NUM_CLASSES)
     for row, (_, masks) in enumerate(drawn):
         targets_NC[row, list(masks)] = 1
-    return [picture for picture, _ in drawn], targets_NC
+    return [image for image, _ in drawn], targets_NC
 
 
 def context_of(model, x_13PP, class_ids, algorithm, **parameters):
@@ -185,7 +185,7 @@ class Judged:
 
 @cache
 def judged(kind):
-    """Every recognised object with all its maps; the labels of a picture are explained together."""
+    """Every recognised object with all its maps; the labels of an image are explained together."""
     run = trained(kind)
     model = ExplainModel(run.network, kind)
     found = []
@@ -291,7 +291,7 @@ def test_of_two_objects_the_explained_one_is_warmer(kind):
 
 
 def test_maps_of_an_untrained_network_are_others(kind):
-    """Signed values: absolute ones stay alike, since the picture's edges shine through (arXiv 1810.03292)."""
+    """Signed values: absolute ones stay alike, since the image's edges shine through (arXiv 1810.03292)."""
     run = trained(kind)
     with torch.random.fork_rng():
         torch.manual_seed(77)

@@ -1,4 +1,4 @@
-"""XRAI beside PAIR-code's `saliency`, on the colour pictures that scikit-image ships."""
+"""XRAI beside PAIR-code's `saliency`, on the colour images that scikit-image ships."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -16,16 +16,16 @@ from clearsight.handlers.explain.algorithms.xrai.ranking import MIN_NEW_PIXELS
 from clearsight.handlers.explain.algorithms.xrai.regions import DISK_HALF_WIDTHS
 from clearsight.handlers.explain.algorithms.xrai.segmentation import SCALES
 
-PICTURES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "retina.jpg", "hubble_deep_field.jpg")
+IMAGES = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "retina.jpg", "hubble_deep_field.jpg")
 
 
 def network_input(name: str, side: int = 224) -> np.ndarray:
     """Shorter side 256, centre crop, ImageNet's normalisation: float32 (3, side, side)."""
-    picture = Image.open(Path(skimage.data.__file__).parent / name).convert("RGB")
-    scale = 256 / min(picture.size)
-    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BILINEAR)
-    left, top = round((picture.width - side) / 2), round((picture.height - side) / 2)
-    crop = np.asarray(picture.crop((left, top, left + side, top + side)), np.float32) / 255
+    image = Image.open(Path(skimage.data.__file__).parent / name).convert("RGB")
+    scale = 256 / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
+    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+    crop = np.asarray(image.crop((left, top, left + side, top + side)), np.float32) / 255
     return normalised(crop)
 
 
@@ -47,7 +47,7 @@ def base_map(side: int, seed: int = 0) -> np.ndarray:
 
 
 def rows_of_one(*regions: set[int]) -> Regions:
-    """Regions of a picture of one row of eight pixels; not grown."""
+    """Regions of an image of one row of eight pixels; not grown."""
     members = [sorted(region) for region in regions]
     starts = np.cumsum([0, *map(len, members[:-1])])
     return Regions(len(regions), 8, np.concatenate(members).astype(np.int32), starts)
@@ -65,13 +65,13 @@ def masks_of(regions: Regions, side: int) -> list[np.ndarray]:
 class TestSegments:
     @pytest.mark.parametrize("level", [0.0, 1.0, 0.3])
     @pytest.mark.parametrize("side", [224, 96])
-    def test_a_picture_of_one_colour_is_one_segment_at_every_scale(self, level, side):
+    def test_a_image_of_one_colour_is_one_segment_at_every_scale(self, level, side):
         maps = segment(np.full((3, side, side), level, np.float32))
         assert maps.shape == (6, side, side)
         assert not maps.any()
 
     @pytest.mark.parametrize("name", ["chelsea.png", "coffee.png"])
-    def test_counts_are_those_of_scikit_image_on_the_rescaled_picture(self, name):
+    def test_counts_are_those_of_scikit_image_on_the_rescaled_image(self, name):
         x = network_input(name)
         unit = (x - x.min()) / (x.max() - x.min()) * 2.0 - 1.0
         expected = [
@@ -117,7 +117,7 @@ class TestRegions:
         assert len(regions.starts_R) == 2
         assert regions.num_segments == 6
 
-    @pytest.mark.parametrize("name", PICTURES)
+    @pytest.mark.parametrize("name", IMAGES)
     def test_masks_are_the_references(self, name):
         x = network_input(name)
         ours = masks_of(regions_of(name, 224), 224)
@@ -173,7 +173,7 @@ class TestRanking:
         with pytest.raises(ValueError, match="regions of 8 pixels"):
             xrai_map(np.zeros((3, 3)), self.REGIONS)
 
-    @pytest.mark.parametrize("name", PICTURES)
+    @pytest.mark.parametrize("name", IMAGES)
     @pytest.mark.parametrize("fast", [True, False])
     def test_values_are_the_references(self, name, fast):
         base, regions = base_map(224), regions_of(name, 224)

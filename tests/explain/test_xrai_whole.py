@@ -1,4 +1,4 @@
-"""XRAI from picture to map beside `saliency` from picture to map, which samples the path at other points."""
+"""XRAI from image to map beside `saliency` from image to map, which samples the path at other points."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ SIDE, N_STEPS = 96, 200
 HALF = (0.5, 0.5, 0.5)
 
 
-def picture() -> torch.Tensor:
+def image() -> torch.Tensor:
     """Blocks with a little noise: enough regions for every scale."""
     generator = torch.Generator().manual_seed(11)
     blocks = nn.functional.interpolate(torch.rand(1, 3, 7, 7, generator=generator), SIDE, mode="nearest")
@@ -36,7 +36,7 @@ def test_the_whole_map_is_ranked_as_the_references(is_fast):
             *(nn.Conv2d(3, 12, 5, stride=2), nn.GELU(), nn.Conv2d(12, 16, 5, stride=2), nn.GELU()),
             *(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 3)),
         )
-    model, x_13PP = ExplainModel(network, "small"), picture()
+    model, x_13PP = ExplainModel(network, "small"), image()
     parameters = XaiParameters("xrai", n_steps=N_STEPS, baseline="black_white", xrai_fast=is_fast)
     context = ExplainContext(
         model=model,

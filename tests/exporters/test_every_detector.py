@@ -79,14 +79,14 @@ def build_and_step(model_name: str) -> nn.Module:
     return network
 
 
-def write_detector(target: Path, model_name: str, pictures: list[Path], **changes: Any) -> ModelPackage:
+def write_detector(target: Path, model_name: str, images: list[Path], **changes: Any) -> ModelPackage:
     arguments: dict[str, Any] = {
         "task": Task.SEGMENTATION if model_name.startswith("maskrcnn") else Task.DETECTION,
         "model_name": model_name,
         "labels": LABELS,
         "network": changes.pop("network", None) or build_and_step(model_name),
         "settings": settings_of(model_name),
-        "parity_images": pictures[:2],
+        "parity_images": images[:2],
         "run_id": "every_HD_0",
         "pretrained": {"source": "none"},
         "architecture": architecture(model_name),
@@ -104,10 +104,10 @@ def small_contract(monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
 
 @pytest.mark.parametrize("model_name", DETECTOR_NAMES)
 def test_a_detector_learns_is_packaged_with_equal_graphs_and_loads(
-    model_name: str, drawn_pictures: list[Path], tmp_path: Path
+    model_name: str, drawn_images: list[Path], tmp_path: Path
 ) -> None:
     network = build_and_step(model_name)
-    package = write_detector(tmp_path / "mlflow-model", model_name, drawn_pictures, network=network)
+    package = write_detector(tmp_path / "mlflow-model", model_name, drawn_images, network=network)
     assert set(package.manifest["parity"]["backends"]) == EVERYWHERE - {"train_artifacts"}
     assert package.manifest["parity"]["largest_score"] > 0
     assert all(entry["num_boxes"] > 0 for entry in package.manifest["parity"]["backends"].values())
@@ -136,7 +136,7 @@ def test_azures_graph_has_azures_names_shapes_and_numbers(
     model_name: str,
     outputs: list[str],
     labels: list[str],
-    drawn_pictures: list[Path],
+    drawn_images: list[Path],
     small_contract: tuple[int, int],
     tmp_path: Path,
 ) -> None:
@@ -146,7 +146,7 @@ def test_azures_graph_has_azures_names_shapes_and_numbers(
     write_detector(
         tmp_path / "m",
         model_name,
-        drawn_pictures,
+        drawn_images,
         settings=low,
         train_artifacts=tmp_path,
         enable_onnx_normalization=True,
@@ -171,10 +171,10 @@ def test_azures_graph_has_azures_names_shapes_and_numbers(
             assert 0 <= found["masks_0"].min() <= found["masks_0"].max() <= 1
 
 
-def test_azures_graph_of_yolov5_gives_all_candidates(drawn_pictures: list[Path], tmp_path: Path) -> None:
+def test_azures_graph_of_yolov5_gives_all_candidates(drawn_images: list[Path], tmp_path: Path) -> None:
     network = build_and_step("yolov5")
     package = write_detector(
-        tmp_path / "m", "yolov5", drawn_pictures, network=network, train_artifacts=tmp_path / "contract"
+        tmp_path / "m", "yolov5", drawn_images, network=network, train_artifacts=tmp_path / "contract"
     )
     assert set(package.manifest["parity"]["backends"]) == EVERYWHERE
     assert json.loads((tmp_path / "contract" / "labels.json").read_text()) == list(LABELS)
@@ -206,7 +206,7 @@ def altered(file: Path, change: Any) -> Path:
 
 @pytest.mark.parametrize("model_name", ["yolov5", pytest.param("fasterrcnn_resnet18_fpn", marks=pytest.mark.slow)])
 def test_weights_changed_by_a_hundredth_are_found(
-    model_name: str, drawn_pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_name: str, drawn_images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     random = np.random.default_rng(0)
     changed = []
@@ -220,13 +220,13 @@ def test_weights_changed_by_a_hundredth_are_found(
 
     monkeypatch.setattr(detector, "open_serving_graphs", open_altered)
     with pytest.raises(ExportError, match="onnxruntime must"):
-        write_detector(tmp_path / "out" / "m", model_name, drawn_pictures)
+        write_detector(tmp_path / "out" / "m", model_name, drawn_images)
     assert len(changed) == 1
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_the_contracts_graph_is_compared_below_its_own_threshold(
-    drawn_pictures: list[Path], small_contract: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn_images: list[Path], small_contract: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No box of this network reaches 0.99, so that a broken graph gives the right answer: none."""
     settings = RcnnSettings(min_size=96, max_size=128, box_score_thresh=0.99)
@@ -241,7 +241,7 @@ def test_the_contracts_graph_is_compared_below_its_own_threshold(
         write_detector(
             tmp_path / "out" / "m",
             "fasterrcnn_resnet18_fpn",
-            drawn_pictures,
+            drawn_images,
             settings=settings,
             train_artifacts=tmp_path / "contract",
         )
@@ -264,10 +264,10 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 
 @pytest.mark.slow
-def test_a_graph_of_two_pictures_takes_two_pictures(
-    drawn_pictures: list[Path], tmp_path: Path, export: Callable[..., str]
+def test_a_graph_of_two_images_takes_two_images(
+    drawn_images: list[Path], tmp_path: Path, export: Callable[..., str]
 ) -> None:
-    write_detector(tmp_path / "m", "fasterrcnn_resnet18_fpn", drawn_pictures)
+    write_detector(tmp_path / "m", "fasterrcnn_resnet18_fpn", drawn_images)
     folder = tmp_path / "batch"
     assert "takes one picture already" in export("--batch-size", 1, stream="err")
     assert list(folder.iterdir()) == []
@@ -282,17 +282,15 @@ def test_a_graph_of_two_pictures_takes_two_pictures(
     first = session.run(names, {"input": images[:2]})
     swapped = session.run(names, {"input": images[1::-1].copy()})
     assert first[0].shape == (4, 4)
-    np.testing.assert_allclose(first[2], swapped[5], atol=1e-5)  # each answer is of its own picture
+    np.testing.assert_allclose(first[2], swapped[5], atol=1e-5)  # each answer is of its own image
     assert not np.allclose(first[2], first[5], atol=1e-5)
     for count in (1, 3):
         with pytest.raises(Exception, match="invalid dimensions"):
             session.run(names, {"input": images[:count]})
 
 
-def test_a_graph_of_four_pictures_of_yolov5(
-    drawn_pictures: list[Path], tmp_path: Path, export: Callable[..., str]
-) -> None:
-    write_detector(tmp_path / "m", "yolov5", drawn_pictures)
+def test_a_graph_of_four_images_of_yolov5(drawn_images: list[Path], tmp_path: Path, export: Callable[..., str]) -> None:
+    write_detector(tmp_path / "m", "yolov5", drawn_images)
     assert "multiples of 32 for yolov5" in export("--batch-size", 4, "--height", 100, fails=1)
     assert "model_size must be nano" in export("--batch-size", 4, "--model-size", "large", fails=1)
     assert list((tmp_path / "batch").iterdir()) == []
@@ -305,8 +303,8 @@ def test_a_graph_of_four_pictures_of_yolov5(
         session.run(["output"], {"input": images[:3]})
 
 
-def test_a_package_that_describes_no_network_of_ours_is_named(drawn_pictures: list[Path], tmp_path: Path) -> None:
-    package = write_detector(tmp_path / "m", "yolov5", drawn_pictures)
+def test_a_package_that_describes_no_network_of_ours_is_named(drawn_images: list[Path], tmp_path: Path) -> None:
+    package = write_detector(tmp_path / "m", "yolov5", drawn_images)
     file = package.root / MANIFEST_FILE
     document = json.loads(file.read_text())
     for changed, message in [({}, "must name its model_size"), ({"model_size": "small"}, "must hold the weights of")]:
@@ -321,7 +319,7 @@ def test_a_package_that_describes_no_network_of_ours_is_named(drawn_pictures: li
 @pytest.mark.parametrize(
     "model_name", ["yolov5", "fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "maskrcnn_resnet50_fpn"]
 )
-def test_a_detector_of_full_size_goes_the_same_way(model_name: str, drawn_pictures: list[Path], tmp_path: Path) -> None:
+def test_a_detector_of_full_size_goes_the_same_way(model_name: str, drawn_images: list[Path], tmp_path: Path) -> None:
     """Azure's sizes and torchvision's numbers of proposals."""
     settings = {"yolov5": YoloSettings(), "maskrcnn_resnet50_fpn": SegmentationSettings()}
     described = architecture_of(model_name)
@@ -330,7 +328,7 @@ def test_a_detector_of_full_size_goes_the_same_way(model_name: str, drawn_pictur
     package = write_detector(
         tmp_path / "m",
         model_name,
-        drawn_pictures,
+        drawn_images,
         network=network,
         architecture=described,
         settings=settings.get(model_name, RcnnSettings()),

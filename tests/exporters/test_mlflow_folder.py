@@ -62,8 +62,8 @@ def test_environment_files_pin_what_wrote_the_package_and_name_no_index(tiny_pac
         assert "://" not in (tiny_package.root / name).read_text()
 
 
-def test_text_its_bytes_and_raw_bytes_give_identical_rows(model: PackageModel, drawn_pictures: list[Path]) -> None:
-    raw = drawn_pictures[0].read_bytes()
+def test_text_its_bytes_and_raw_bytes_give_identical_rows(model: PackageModel, drawn_images: list[Path]) -> None:
+    raw = drawn_images[0].read_bytes()
     text = base64.b64encode(raw).decode()
     frames = [model.predict(pd.DataFrame({"image": [cell]})) for cell in (text, text.encode(), raw)]
     assert frames[0].to_json(orient="records") == frames[1].to_json(orient="records")
@@ -73,8 +73,8 @@ def test_text_its_bytes_and_raw_bytes_give_identical_rows(model: PackageModel, d
     assert sum(row["probs"]) == pytest.approx(1, abs=1e-6)
 
 
-def test_rows_that_ask_are_explained_in_columns_of_their_own(model: PackageModel, drawn_pictures: list[Path]) -> None:
-    raw = drawn_pictures[0].read_bytes()
+def test_rows_that_ask_are_explained_in_columns_of_their_own(model: PackageModel, drawn_images: list[Path]) -> None:
+    raw = drawn_images[0].read_bytes()
     wish = {"xai_algorithm": "guided_backprop", "attributions": True}
     asked = {"image_base64": base64.b64encode(raw).decode(), "model_explainability": True, "xai_parameters": wish}
     found = model.predict(pd.DataFrame({"image": [raw, json.dumps(asked)]}))
@@ -87,9 +87,9 @@ def test_rows_that_ask_are_explained_in_columns_of_their_own(model: PackageModel
         model.predict(pd.DataFrame({"image": [json.dumps({**asked, "xai_parameters": {"xai_algorithm": "grad"}})]}))
 
 
-def test_a_bad_row_and_a_missing_column_are_named(model: PackageModel, drawn_pictures: list[Path]) -> None:
+def test_a_bad_row_and_a_missing_column_are_named(model: PackageModel, drawn_images: list[Path]) -> None:
     with pytest.raises(MlflowException, match="row 1, column 'image'"):
-        model.predict(pd.DataFrame({"image": [drawn_pictures[0].read_bytes(), b"nothing"]}))
+        model.predict(pd.DataFrame({"image": [drawn_images[0].read_bytes(), b"nothing"]}))
     with pytest.raises(MlflowException, match="must have the column 'image', but it has \\['picture'\\]"):
         model.predict(pd.DataFrame({"picture": [b""]}))
 
@@ -107,10 +107,10 @@ print(model.metadata.run_id, file=sys.stderr)
 
 
 def test_stock_mlflow_loads_the_folder_in_a_fresh_process(
-    tiny_package: ModelPackage, model: PackageModel, drawn_pictures: list[Path], tmp_path: Path
+    tiny_package: ModelPackage, model: PackageModel, drawn_images: list[Path], tmp_path: Path
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(tiny_package.root), str(drawn_pictures[0])],
+        [sys.executable, "-c", LOAD, str(tiny_package.root), str(drawn_images[0])],
         capture_output=True,
         text=True,
         check=False,
@@ -119,7 +119,7 @@ def test_stock_mlflow_loads_the_folder_in_a_fresh_process(
     )
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout)
-    (expected,) = model.predict(pd.DataFrame({"image": [drawn_pictures[0].read_bytes()]})).to_dict("records")
+    (expected,) = model.predict(pd.DataFrame({"image": [drawn_images[0].read_bytes()]})).to_dict("records")
     assert answers[0] == answers[1] == answers[2]
     assert answers[0][0]["labels"] == expected["labels"]
     assert answers[0][0]["probs"] == pytest.approx(expected["probs"], abs=1e-4)
@@ -173,9 +173,9 @@ def _post(url: str, document: Any) -> tuple[int, Any]:
 
 @pytest.mark.slow
 def test_mlflows_own_server_answers_every_form_of_body(
-    server: str, model: PackageModel, drawn_pictures: list[Path]
+    server: str, model: PackageModel, drawn_images: list[Path]
 ) -> None:
-    raw = drawn_pictures[0].read_bytes()
+    raw = drawn_images[0].read_bytes()
     text = base64.b64encode(raw).decode()
     (expected,) = model.predict(pd.DataFrame({"image": [raw]})).to_dict("records")
     for body in (

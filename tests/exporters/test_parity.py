@@ -42,13 +42,13 @@ def shifted(by: float, name: str = "shifted") -> Graph:
     return Graph(name, run, "numpy")
 
 
-def test_no_picture_is_an_error() -> None:
+def test_no_image_is_an_error() -> None:
     with pytest.raises(ExportError, match="at least 1 picture, but got none"):
         check_parity(Means(), [shifted(0)], images(0), Task.MULTI_CLASS, 3)
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 9, 10, 20])
-def test_every_picture_is_compared_once_alone_or_in_a_batch(count: int) -> None:
+def test_every_image_is_compared_once_alone_or_in_a_batch(count: int) -> None:
     sizes: list[int] = []
 
     def run(inputs: Sequence[Floats]) -> tuple[Floats, ...]:

@@ -42,7 +42,7 @@ class Thumbnail(nn.Module):
         return logits_NK
 
 
-def write_thumbnail(target: Path, pictures: list[Path], **changes: Any) -> ModelPackage:
+def write_thumbnail(target: Path, image_files: list[Path], **changes: Any) -> ModelPackage:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = changes.pop("network", None) or Thumbnail(2)
@@ -52,7 +52,7 @@ def write_thumbnail(target: Path, pictures: list[Path], **changes: Any) -> Model
         "labels": ("dark", "light"),
         "network": network,
         "settings": ClassificationSettings(valid_resize_size=40, valid_crop_size=32),
-        "parity_images": pictures,
+        "parity_images": image_files,
         "run_id": "thumbnail_HD_0",
         "pretrained": NO_WEIGHTS,
         "train_artifacts": target.parent / "train_artifacts",
@@ -61,7 +61,7 @@ def write_thumbnail(target: Path, pictures: list[Path], **changes: Any) -> Model
     return write_package(target, **{**arguments, **changes})
 
 
-def test_without_pictures_there_is_no_package(tmp_path: Path) -> None:
+def test_without_images_there_is_no_package(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="at least 1 picture"):
         write_thumbnail(tmp_path / "out" / "mlflow-model", [])
     assert list((tmp_path / "out").iterdir()) == []
@@ -108,11 +108,11 @@ def test_the_manifest_records_architecture_exporters_and_parity(tiny_package: Mo
 
 
 def test_the_network_is_left_as_it_came_and_its_tensors_are_the_weights(
-    tmp_path: Path, drawn_pictures: list[Path]
+    tmp_path: Path, drawn_images: list[Path]
 ) -> None:
     network = Thumbnail(2).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    package = write_thumbnail(tmp_path / "m", drawn_pictures, network=network)
+    package = write_thumbnail(tmp_path / "m", drawn_images, network=network)
     assert network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     saved = load_file(package.weights_file)
@@ -121,8 +121,8 @@ def test_the_network_is_left_as_it_came_and_its_tensors_are_the_weights(
     assert package.weights_file.stat().st_mode & 0o777 == 0o644
 
 
-def test_weights_of_another_architecture_are_named_on_loading(tmp_path: Path, drawn_pictures: list[Path]) -> None:
-    package = write_thumbnail(tmp_path / "m", drawn_pictures)  # says resnet18
+def test_weights_of_another_architecture_are_named_on_loading(tmp_path: Path, drawn_images: list[Path]) -> None:
+    package = write_thumbnail(tmp_path / "m", drawn_images)  # says resnet18
     with pytest.raises(InvalidPackage, match=r"must hold the weights of resnet18 with 2 classes"):
         load_network(package)
 
@@ -136,7 +136,7 @@ def test_the_serving_graph_takes_any_batch_and_size(tiny_package: ModelPackage) 
         assert session.run(None, {"images": np.zeros((count, 3, 64, 64), np.float32)})[0].shape == (count, 4)
 
 
-def test_azures_graph_has_azures_names_and_gives_logits(tiny_package: ModelPackage, drawn_pictures: list[Path]) -> None:
+def test_azures_graph_has_azures_names_and_gives_logits(tiny_package: ModelPackage, drawn_images: list[Path]) -> None:
     folder = tiny_package.root.parent / "train_artifacts"
     assert json.loads((folder / "labels.json").read_text()) == list(tiny_package.labels)
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
@@ -145,23 +145,23 @@ def test_azures_graph_has_azures_names_and_gives_logits(tiny_package: ModelPacka
     assert (logits.name, logits.shape[0]) == ("output1", "batch")
     network = load_network(tiny_package)
     settings = tiny_package.settings()
-    pictures = np.stack([preprocess(decode_image(file.read_bytes()), settings) for file in drawn_pictures[:7]])
+    image_files = np.stack([preprocess(decode_image(file.read_bytes()), settings) for file in drawn_images[:7]])
     for count in (1, 2, 7):
-        found = session.run(["output1"], {"input1": pictures[:count]})[0]
+        found = session.run(["output1"], {"input1": image_files[:count]})[0]
         with torch.inference_mode():
-            expected = network(torch.from_numpy(pictures[:count])).numpy()
+            expected = network(torch.from_numpy(image_files[:count])).numpy()
         assert found.shape == (count, 4)
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_normalisation_can_live_inside_azures_graph(tmp_path: Path, drawn_pictures: list[Path]) -> None:
+def test_normalisation_can_live_inside_azures_graph(tmp_path: Path, drawn_images: list[Path]) -> None:
     settings = ClassificationSettings(40, 32, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
-    write_thumbnail(tmp_path / "m", drawn_pictures, settings=settings, enable_onnx_normalization=True)
+    write_thumbnail(tmp_path / "m", drawn_images, settings=settings, enable_onnx_normalization=True)
     graph = run_onnxruntime(tmp_path / "train_artifacts" / "model.onnx")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layer = Thumbnail(2).fc
-    # A picture of one colour in [0, 1]; by hand: ((c - mean) / std) through the layer.
+    # An image of one colour in [0, 1]; by hand: ((c - mean) / std) through the layer.
     [found] = graph.run([np.full((1, 3, 32, 32), 0.75, np.float32)])
     expected = layer(torch.tensor([[0.5, 2.0, 0.75]]))
     np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
@@ -183,46 +183,46 @@ def test_bf16_units_are_those_the_processor_announces(content: str, expected: bo
 
 
 def test_the_gate_of_bf16_is_recorded_where_the_processor_announces_it(
-    tmp_path: Path, drawn_pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn_images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(write, "has_bf16_units", lambda: True)
-    package = write_thumbnail(tmp_path / "m", drawn_pictures[:15], gate_bf16=True)
+    package = write_thumbnail(tmp_path / "m", drawn_images[:15], gate_bf16=True)
     gate = package.manifest["precision_gates"]["bf16"]
     assert not gate["passed"]
     assert "at least 16 pictures, but got 15" in gate["reason"]
     seen: list[list[Path]] = []
 
-    def measured(folder: Path, pictures: list[Path]) -> dict[str, Any]:
+    def measured(folder: Path, image_files: list[Path]) -> dict[str, Any]:
         ModelPackage.open(folder)  # complete before it is measured
-        seen.append(pictures)
-        return {"precision": "bf16", "num_images": len(pictures), "passed": True}
+        seen.append(image_files)
+        return {"precision": "bf16", "num_images": len(image_files), "passed": True}
 
     monkeypatch.setattr(write, "precision_gate", measured)
-    package = write_thumbnail(tmp_path / "m", drawn_pictures * 13, gate_bf16=True)
+    package = write_thumbnail(tmp_path / "m", drawn_images * 13, gate_bf16=True)
     assert package.manifest["precision_gates"]["bf16"] == {"precision": "bf16", "num_images": 64, "passed": True}
-    assert set(seen[0]) == set(drawn_pictures)
+    assert set(seen[0]) == set(drawn_images)
     monkeypatch.setattr(write, "has_bf16_units", lambda: False)
-    assert write_thumbnail(tmp_path / "m", drawn_pictures, gate_bf16=True).manifest["precision_gates"] == {}
+    assert write_thumbnail(tmp_path / "m", drawn_images, gate_bf16=True).manifest["precision_gates"] == {}
 
 
-def test_fewer_pictures_than_wanted_are_recorded(tmp_path: Path, drawn_pictures: list[Path]) -> None:
-    package = write_thumbnail(tmp_path / "m", drawn_pictures[:3])
+def test_fewer_images_than_wanted_are_recorded(tmp_path: Path, drawn_images: list[Path]) -> None:
+    package = write_thumbnail(tmp_path / "m", drawn_images[:3])
     assert package.manifest["parity"]["num_images"] == 3
     assert package.manifest["parity"]["wanted_images"] == 16
 
 
-def test_an_unreadable_parity_picture_leaves_nothing_behind(tmp_path: Path, drawn_pictures: list[Path]) -> None:
+def test_an_unreadable_parity_image_leaves_nothing_behind(tmp_path: Path, drawn_images: list[Path]) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG")
     with pytest.raises(BadImage):
-        write_thumbnail(tmp_path / "out" / "m", [*drawn_pictures[:2], tmp_path / "broken.png"])
+        write_thumbnail(tmp_path / "out" / "m", [*drawn_images[:2], tmp_path / "broken.png"])
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_graph_that_disagrees_leaves_nothing_behind_and_keeps_the_older_package(
-    tmp_path: Path, drawn_pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn_images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "out" / "m"
-    older = write_thumbnail(target, drawn_pictures)
+    older = write_thumbnail(target, drawn_images)
     before = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
 
     def export_and_corrupt(module: nn.Module, example: Any, file: Path, signature: GraphSignature) -> dict[str, Any]:
@@ -237,26 +237,26 @@ def test_a_graph_that_disagrees_leaves_nothing_behind_and_keeps_the_older_packag
 
     monkeypatch.setattr(serving_graphs, "export_onnx", export_and_corrupt)
     with pytest.raises(ExportError, match="onnxruntime must agree with the network"):
-        write_thumbnail(target, drawn_pictures)
+        write_thumbnail(target, drawn_images)
     assert {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()} == before
     assert ModelPackage.open(target).manifest == older.manifest
 
 
-def test_a_later_package_replaces_an_older_one_but_nothing_else(tmp_path: Path, drawn_pictures: list[Path]) -> None:
-    first = write_thumbnail(tmp_path / "m", drawn_pictures)
-    second = write_thumbnail(tmp_path / "m", drawn_pictures, run_id="second_HD_0")
+def test_a_later_package_replaces_an_older_one_but_nothing_else(tmp_path: Path, drawn_images: list[Path]) -> None:
+    first = write_thumbnail(tmp_path / "m", drawn_images)
+    second = write_thumbnail(tmp_path / "m", drawn_images, run_id="second_HD_0")
     assert (first.run_id, second.run_id) == ("thumbnail_HD_0", "second_HD_0")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["m", "train_artifacts"]
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").touch()
     with pytest.raises(Conflict, match="choose another"):
-        write_thumbnail(tmp_path / "thesis", drawn_pictures)
+        write_thumbnail(tmp_path / "thesis", drawn_images)
     assert (tmp_path / "thesis" / "chapter.txt").is_file()
 
 
-def test_labels_must_match_the_networks_outputs(tmp_path: Path, drawn_pictures: list[Path]) -> None:
+def test_labels_must_match_the_networks_outputs(tmp_path: Path, drawn_images: list[Path]) -> None:
     with pytest.raises(ExportError, match="must answer 3 logits per picture"):
-        write_thumbnail(tmp_path / "m", drawn_pictures, labels=("a", "b", "c"))
+        write_thumbnail(tmp_path / "m", drawn_images, labels=("a", "b", "c"))
     assert not (tmp_path / "m").exists()
 
 

@@ -13,8 +13,8 @@ BACKENDS = ["openvino", "onnxruntime", "torchscript", "eager"]
 
 
 @pytest.fixture(scope="session")
-def pictures(drawn_pictures: list[Path]) -> list[bytes]:
-    return [file.read_bytes() for file in drawn_pictures[:14]]
+def images(drawn_images: list[Path]) -> list[bytes]:
+    return [file.read_bytes() for file in drawn_images[:14]]
 
 
 @pytest.fixture(scope="session")
@@ -50,8 +50,8 @@ def own_package(tiny_package: ModelPackage, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def make_body() -> Callable[..., bytes]:
-    def make(*pictures: bytes) -> bytes:
-        data = [base64.encodebytes(picture).decode() for picture in pictures]
+    def make(*images: bytes) -> bytes:
+        data = [base64.encodebytes(image).decode() for image in images]
         return json.dumps({"input_data": {"columns": ["image"], "data": data}}).encode()
 
     return make

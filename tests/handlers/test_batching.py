@@ -6,7 +6,7 @@ from clearsight.handlers.scoring.batching import choose_rule, run_batches
 
 
 class Exact:
-    """Mean of every picture: the same bits in any batch."""
+    """Mean of every image: the same bits in any batch."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []

@@ -16,8 +16,8 @@ def arguments(tiny_package: ModelPackage) -> list[str]:
     return ["explain", "--package", str(tiny_package.root), "--algorithm", "guided_backprop"]
 
 
-def test_pictures_and_arrays_of_every_label_are_written(capsys, arguments, drawn_pictures: list[Path], tmp_path: Path):
-    files = [str(file) for file in drawn_pictures[:2]]
+def test_images_and_arrays_of_every_label_are_written(capsys, arguments, drawn_images: list[Path], tmp_path: Path):
+    files = [str(file) for file in drawn_images[:2]]
     flags = ["--target-label", "carton", "can", "--save", str(tmp_path / "out"), "-o", "jsonl"]
     assert run(root, [*arguments, *files, *flags]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -33,8 +33,8 @@ def test_pictures_and_arrays_of_every_label_are_written(capsys, arguments, drawn
     assert len(names) == 8
 
 
-def test_boxes_of_a_detector_are_explained_by_index(capsys, detector_package, drawn_pictures, tmp_path: Path):
-    package, file = str(detector_package("yolov5").root), str(drawn_pictures[0])
+def test_boxes_of_a_detector_are_explained_by_index(capsys, detector_package, drawn_images, tmp_path: Path):
+    package, file = str(detector_package("yolov5").root), str(drawn_images[0])
     flags = ["--algorithm", "odam", "--detections", "2,0", "--target", "box", "--details", "--save", str(tmp_path)]
     assert run(root, ["explain", "--package", package, file, *flags]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -61,19 +61,17 @@ def test_boxes_of_a_detector_are_explained_by_index(capsys, detector_package, dr
         (["--detections", "999"], "'detections' must be indices of the"),
     ],
 )
-def test_wrong_flags_for_a_detector_are_told(capsys, detector_package, drawn_pictures, flags, words):
+def test_wrong_flags_for_a_detector_are_told(capsys, detector_package, drawn_images, flags, words):
     package = str(detector_package("yolov5").root)
-    assert run(root, ["explain", "--package", package, str(drawn_pictures[0]), *flags]) == 1
+    assert run(root, ["explain", "--package", package, str(drawn_images[0]), *flags]) == 1
     assert words in capsys.readouterr().err
 
 
-def test_details_and_other_pictures_are_given_where_asked(
-    capsys, arguments, drawn_pictures: list[Path], tmp_path: Path
-):
+def test_details_and_other_images_are_given_where_asked(capsys, arguments, drawn_images: list[Path], tmp_path: Path):
     flags = ["--details", "--format", "heatmap", "--save", str(tmp_path)]
     arguments[arguments.index("guided_backprop")] = "xrai"
     more = ["--n-steps", "2", "--full", "--baseline", "black", "--contrast-label", "water_bottle"]
-    assert run(root, [*arguments, str(drawn_pictures[0]), *flags, *more]) == 0
+    assert run(root, [*arguments, str(drawn_images[0]), *flags, *more]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["details"]["n_steps_used"], row["details"]["baseline"]) == (2, "black")
     assert 0 <= row["details"]["deletion_auc"] <= 1
@@ -81,17 +79,17 @@ def test_details_and_other_pictures_are_given_where_asked(
         assert image.size == (64, 64)
 
 
-def test_the_table_shows_label_and_probability(capsys, arguments, drawn_pictures: list[Path]):
-    assert run(root, [*arguments, str(drawn_pictures[0]), "-o", "table"]) == 0
+def test_the_table_shows_label_and_probability(capsys, arguments, drawn_images: list[Path]):
+    assert run(root, [*arguments, str(drawn_images[0]), "-o", "table"]) == 0
     header, line = capsys.readouterr().out.splitlines()
     assert header.split() == ["file", "label", "probability", "algorithm"]
     assert line.split()[-1] == "guided_backprop"
 
 
-def test_unreadable_pictures_are_named_and_the_others_explained(capsys, arguments, drawn_pictures, tmp_path: Path):
+def test_unreadable_images_are_named_and_the_others_explained(capsys, arguments, drawn_images, tmp_path: Path):
     broken = tmp_path / "broken.png"
-    broken.write_bytes(drawn_pictures[0].read_bytes()[:200])
-    files = [str(tmp_path / "gone.png"), str(broken), str(drawn_pictures[0])]
+    broken.write_bytes(drawn_images[0].read_bytes()[:200])
+    files = [str(tmp_path / "gone.png"), str(broken), str(drawn_images[0])]
     assert run(root, [*arguments, *files, "--output", "jsonl"]) == 1
     captured = capsys.readouterr()
     assert [json.loads(line)["file"] for line in captured.out.splitlines()] == files[2:]
@@ -111,33 +109,33 @@ def test_unreadable_pictures_are_named_and_the_others_explained(capsys, argument
         (["--baseline", "grey"], "'grey' is not one of"),
     ],
 )
-def test_a_wrong_flag_is_told_without_a_traceback(capsys, arguments, drawn_pictures, flags, words):
-    assert run(root, [*arguments, str(drawn_pictures[0]), *flags]) in (1, 2)
+def test_a_wrong_flag_is_told_without_a_traceback(capsys, arguments, drawn_images, flags, words):
+    assert run(root, [*arguments, str(drawn_images[0]), *flags]) in (1, 2)
     captured = capsys.readouterr()
     assert words in captured.err
     assert "Traceback" not in captured.err
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_anything_is_loaded(capsys, arguments, drawn_pictures, tmp_path):
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_loaded(capsys, arguments, drawn_images, tmp_path):
     (tmp_path / "file").write_text("")
-    assert run(root, [*arguments, str(drawn_pictures[0]), "--save", str(tmp_path / "file")]) == 1
+    assert run(root, [*arguments, str(drawn_images[0]), "--save", str(tmp_path / "file")]) == 1
     assert "--save must name a folder" in capsys.readouterr().err
 
 
-def test_an_interrupted_command_keeps_what_it_wrote(arguments, drawn_pictures, tmp_path, monkeypatch):
+def test_an_interrupted_command_keeps_what_it_wrote(arguments, drawn_images, tmp_path, monkeypatch):
     from clearsight.handlers.explain.answering.scoring import ExplainingScorer
 
     explain = ExplainingScorer.explain
     seen = []
 
-    def interrupted(self, picture, parameters):
-        seen.append(picture)
+    def interrupted(self, image_file, parameters):
+        seen.append(image_file)
         if len(seen) == 2:
             raise KeyboardInterrupt
-        return explain(self, picture, parameters)
+        return explain(self, image_file, parameters)
 
     monkeypatch.setattr(ExplainingScorer, "explain", interrupted)
-    files = [str(file) for file in drawn_pictures[:3]]
+    files = [str(file) for file in drawn_images[:3]]
     assert run(root, [*arguments, *files, "--save", str(tmp_path)]) == 130
     kept = sorted(file.suffix for file in tmp_path.iterdir())
     assert kept == [".npy", ".png"]

@@ -9,7 +9,7 @@ from PIL import Image
 from clearsight.cli import root
 from clearsight.console import run
 from clearsight.errors import UserError
-from clearsight.handlers.cli_predict import find_pictures, table_row
+from clearsight.handlers.cli_predict import find_images, table_row
 from clearsight.handlers.drawing.overlay import draw_overlay, to_jpeg
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
@@ -17,12 +17,12 @@ from clearsight.wire.scoring import ClassificationAnswer, DetectedObject, Detect
 
 
 @pytest.fixture
-def folder(tmp_path: Path, drawn_pictures: list[Path]) -> Path:
+def folder(tmp_path: Path, drawn_images: list[Path]) -> Path:
     """b.PNG, deep/a.png and c.png, with files between them that are not to be scored."""
     target = tmp_path / "photos"
     (target / "deep").mkdir(parents=True)
     (target / ".cache").mkdir()
-    for name, source in zip(("b.PNG", "deep/a.png", "c.png", ".cache/x.png"), drawn_pictures, strict=False):
+    for name, source in zip(("b.PNG", "deep/a.png", "c.png", ".cache/x.png"), drawn_images, strict=False):
         (target / name).write_bytes(source.read_bytes())
     (target / "notes.txt").write_text("not a picture")
     return target
@@ -30,11 +30,11 @@ def folder(tmp_path: Path, drawn_pictures: list[Path]) -> Path:
 
 def test_an_empty_folder_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="must hold pictures"):
-        find_pictures([tmp_path])
+        find_images([tmp_path])
 
 
 def test_folders_are_walked_in_order_without_hidden_and_other_files(folder: Path):
-    found = [str(picture.relative) for picture in find_pictures([folder / "notes.txt", folder])]
+    found = [str(image.relative) for image in find_images([folder / "notes.txt", folder])]
     assert found == ["notes.txt", "b.PNG", "c.png", "deep/a.png"]
 
 
@@ -114,7 +114,7 @@ def test_an_overlay_has_room_for_its_text_at_any_size(size):
 
 
 @pytest.mark.slow
-def test_masks_become_pictures_of_instance_numbers(capsys, folder: Path, tmp_path: Path, detector_package):
+def test_masks_become_images_of_instance_numbers(capsys, folder: Path, tmp_path: Path, detector_package):
     package, target = detector_package("maskrcnn_resnet18_fpn").root, tmp_path / "masks"
     arguments = ["predict", "--package", str(package), str(folder), "--save-masks", str(target), "-o", "jsonl"]
     assert run(root, [*arguments, "--save-overlay", str(target), "--backend", "onnxruntime"]) == 0

@@ -17,7 +17,7 @@ from clearsight.wire.scoring import DetectedObject
 
 LABELS = ("can", "carton", "milk_bottle")
 SAME_SIZE = letterbox(100, 100, 100)
-"""A picture of 100 x 100 that is the network's input as it is."""
+"""An image of 100 x 100 that is the network's input as it is."""
 
 
 def candidates(*rows: tuple[tuple[float, float, float, float], float, int]) -> Candidates:
@@ -77,7 +77,7 @@ def test_the_limit_counts_all_classes_together():
     assert found.class_ids_N.tolist() == [0, 1, 2, 0]
 
 
-def test_boxes_outside_the_picture_neither_suppress_nor_count():
+def test_boxes_outside_the_image_neither_suppress_nor_count():
     # A letterbox of 100 x 50 has grey above row 25 and below row 75.
     placement = letterbox(50, 100, 100)
     rows = [((10, 0, 30, 24), 0.9, 0), ((10, 5, 30, 30), 0.8, 0), ((5, 5, 5, 50), 0.7, 0), ((40, 40, 30, 30), 0.6, 0)]
@@ -102,7 +102,7 @@ def test_a_class_without_a_label_is_the_models_fault(class_id):
 
 
 def test_boxes_come_back_from_the_letterbox_as_azures_page_works_it_out():
-    # 499 x 666 at 640 lies in rows 80 to 560; (200, 64) to (440, 512) of the inner picture is a quarter to three.
+    # 499 x 666 at 640 lies in rows 80 to 560; (200, 64) to (440, 512) of the inner image is a quarter to three.
     settings = YoloSettings()
     (view,) = views_of(666, 499, settings)
     found = view.find(candidates(((200, 64, 440, 512), 0.75, 2)), settings)
@@ -110,7 +110,7 @@ def test_boxes_come_back_from_the_letterbox_as_azures_page_works_it_out():
     assert answer.boxes == (DetectedObject((0.25, 0.1, 0.75, 0.8), "milk_bottle", 0.75),)
 
 
-def test_boxes_come_back_from_a_resized_picture():
+def test_boxes_come_back_from_a_resized_image():
     # 1280 x 720 becomes 1067 x 600; halves stay halves.
     settings = RcnnSettings()
     (view,) = views_of(720, 1280, settings)

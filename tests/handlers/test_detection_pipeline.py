@@ -1,4 +1,4 @@
-"""How pictures go through a detector: batches, order and memory, with a network that is a plain function of pixels."""
+"""How images go through a detector: batches, order and memory, with a network that is a plain function of pixels."""
 
 import tracemalloc
 from types import SimpleNamespace
@@ -58,7 +58,7 @@ def rcnn(**keys: Any) -> tuple[DetectionPipeline, Blocks]:
     return DetectionPipeline(network, options, LABELS, 8), blocks
 
 
-def picture(height: int, width: int, seed: int) -> np.ndarray:
+def image(height: int, width: int, seed: int) -> np.ndarray:
     return (
         np.random.default_rng(seed)
         .integers(0, 256, (-(-height // 9), -(-width // 9), 3), np.uint8)
@@ -67,12 +67,12 @@ def picture(height: int, width: int, seed: int) -> np.ndarray:
     )
 
 
-def answers(pipeline: DetectionPipeline, *pictures: np.ndarray):
-    return pipeline.answer([pipeline.prepare(image_HWC) for image_HWC in pictures])
+def answers(pipeline: DetectionPipeline, *images: np.ndarray):
+    return pipeline.answer([pipeline.prepare(image_HWC) for image_HWC in images])
 
 
 @pytest.mark.parametrize("make", [yolo, rcnn])
-def test_no_pictures_call_no_network(make):
+def test_no_images_call_no_network(make):
     pipeline, blocks = make()
     assert answers(pipeline) == []
     assert blocks.calls == []
@@ -85,15 +85,15 @@ def test_nothing_found_is_an_empty_answer(make):
     assert answer.boxes == ()
 
 
-def test_views_of_all_pictures_share_the_calls_of_yolov5():
+def test_views_of_all_images_share_the_calls_of_yolov5():
     pipeline, blocks = yolo(max_batch_size=4, tile_grid_size=(3, 2))
-    answers(pipeline, picture(90, 120, 0), picture(120, 90, 1))
+    answers(pipeline, image(90, 120, 0), image(120, 90, 1))
     assert blocks.calls == [4, 4, 4, 2]
 
 
 def test_views_go_one_by_one_through_other_networks():
     pipeline, blocks = rcnn(tile_grid_size=(3, 2))
-    answers(pipeline, picture(90, 120, 0), picture(120, 90, 1))
+    answers(pipeline, image(90, 120, 0), image(120, 90, 1))
     assert blocks.calls == [1] * 14
 
 
@@ -103,7 +103,7 @@ def test_a_batch_of_large_inputs_is_smaller():
     network = YoloNetwork(blocks, options, PACKAGE, OpenOptions(), 8)
     blocks.calls.clear()
     assert len([*network.predict_candidates(np.zeros((1024, 1024, 3), np.uint8) for _ in range(5))]) == 5
-    assert blocks.calls == [2, 2, 1]  # a picture of 1024 x 1024 has 12 MiB as float32
+    assert blocks.calls == [2, 2, 1]  # an image of 1024 x 1024 has 12 MiB as float32
     assert 2 * 12 * 2**20 <= MAX_INPUT_BYTES < 3 * 12 * 2**20
 
 
@@ -115,25 +115,25 @@ def test_a_batch_of_large_inputs_is_smaller():
     data=st.data(),
 )
 def test_batched_is_one_by_one_in_any_order(sizes, grid, batch_size, data):
-    pictures = [picture(height, width, seed) for seed, (height, width) in enumerate(sizes)]
-    order = data.draw(st.permutations(range(len(pictures))))
+    images = [image(height, width, seed) for seed, (height, width) in enumerate(sizes)]
+    order = data.draw(st.permutations(range(len(images))))
     one_by_one, blocks = yolo(1, tile_grid_size=grid)
-    expected = [answers(one_by_one, image_HWC)[0] for image_HWC in pictures]
+    expected = [answers(one_by_one, image_HWC)[0] for image_HWC in images]
     assert set(blocks.calls) == {1}
     batched, _ = yolo(batch_size, tile_grid_size=grid)
-    assert answers(batched, *(pictures[index] for index in order)) == [expected[index] for index in order]
+    assert answers(batched, *(images[index] for index in order)) == [expected[index] for index in order]
 
 
 @pytest.mark.parametrize("make", [yolo, rcnn])
-def test_a_picture_too_small_for_the_grid_is_scored_whole(make):
+def test_a_image_too_small_for_the_grid_is_scored_whole(make):
     tiled, blocks = make(tile_grid_size=(5, 3))
     plain, _ = make()
-    assert answers(tiled, picture(12, 20, 0)) == answers(plain, picture(12, 20, 0))
+    assert answers(tiled, image(12, 20, 0)) == answers(plain, image(12, 20, 0))
     assert blocks.calls == [1]
 
 
 @pytest.mark.parametrize("family", ["yolov5", "rcnn"])
-def test_a_picture_of_100_megapixels_in_tiles_takes_the_memory_of_one_call(family):
+def test_a_image_of_100_megapixels_in_tiles_takes_the_memory_of_one_call(family):
     """All sixteen views as float32: 79 MB of yolov5's, 143 MB of the others'."""
     grid: dict[str, Any] = {"tile_grid_size": (5, 3), "box_score_thresh": 1.0}
     options: DetectorSettings = YoloSettings(**grid) if family == "yolov5" else RcnnSettings(**grid)
@@ -144,7 +144,7 @@ def test_a_picture_of_100_megapixels_in_tiles_takes_the_memory_of_one_call(famil
         network = RcnnNetwork(blocks, options, PACKAGE)
     blocks.calls.clear()
     pipeline = DetectionPipeline(network, options, LABELS, 2)
-    assert pipeline.pictures_at_once == 1
+    assert pipeline.images_at_once == 1
     image_HWC = np.zeros((10_000, 10_000, 3), np.uint8)
     tracemalloc.start()
     try:
@@ -156,9 +156,9 @@ def test_a_picture_of_100_megapixels_in_tiles_takes_the_memory_of_one_call(famil
     assert peak < 24_000_000
 
 
-def test_without_tiles_a_prepared_picture_is_as_large_as_the_networks_input():
+def test_without_tiles_a_prepared_image_is_as_large_as_the_networks_input():
     pipeline, _ = yolo()
-    prepared = pipeline.prepare(picture(500, 700, 0))
+    prepared = pipeline.prepare(image(500, 700, 0))
     assert prepared.image_HWC is None
     assert prepared.whole_HWC.shape == (64, 64, 3)
     assert prepared.whole_HWC.base is None or prepared.whole_HWC.base.size < 500 * 700

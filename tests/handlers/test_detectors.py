@@ -34,7 +34,7 @@ every_backend = pytest.mark.parametrize(
         *(pytest.param("retinanet_resnet50_fpn", backend, marks=pytest.mark.slow) for backend in BACKENDS),
     ],
 )
-GOLDEN_PICTURE = (
+GOLDEN_IMAGE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAECAIAAAA8r+mnAAAAG0lEQVR42mNkYPj/n4GRAQMw/mfA\n"
     "DpgYSJUAAAwLAwVVg6ebAAAAAElFTkSuQmCC\n"
 )
@@ -64,8 +64,8 @@ def load(detector_package: Callable[[str], ModelPackage], tmp_path_factory: pyte
     return get
 
 
-def objects(scorer: Scorer, picture: bytes) -> tuple[DetectedObject, ...]:
-    (answer,) = scorer.score([picture])
+def objects(scorer: Scorer, image: bytes) -> tuple[DetectedObject, ...]:
+    (answer,) = scorer.score([image])
     assert isinstance(answer, DetectionAnswer)
     return answer.boxes
 
@@ -86,37 +86,35 @@ def same_objects(found: tuple[DetectedObject, ...], expected: tuple[DetectedObje
 
 
 @pytest.mark.parametrize("model_name", ["yolov5", MASKS])
-def test_no_pictures_give_no_answers(load: Load, model_name):
+def test_no_images_give_no_answers(load: Load, model_name):
     assert load(model_name).score([]) == []
 
 
 @every_backend
-def test_every_backend_finds_what_the_eager_network_finds(load: Load, pictures, model_name, backend):
-    expected = [objects(load(model_name, "eager"), picture) for picture in pictures[:2]]
+def test_every_backend_finds_what_the_eager_network_finds(load: Load, images, model_name, backend):
+    expected = [objects(load(model_name, "eager"), image) for image in images[:2]]
     assert len({one.label for found in expected for one in found}) > 1
-    for picture, wanted in zip(pictures, expected, strict=False):
-        found = objects(load(model_name, backend), picture)
+    for image, wanted in zip(images, expected, strict=False):
+        found = objects(load(model_name, backend), image)
         same_objects(found, wanted)
         assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
         assert all((one.polygon is not None) == model_name.startswith("mask") for one in found)
 
 
 @every_backend
-def test_edited_settings_take_effect_in_both_directions(load: Load, pictures, model_name, backend):
-    """Suppression goes by falling score, so that a higher threshold gives the beginning of the same list."""
+def test_edited_settings_take_effect_in_both_directions(load: Load, images, model_name, backend):
+    """Suppression goes by descending score, so that a higher threshold gives the beginning of the same list."""
     unlimited = {} if model_name == "yolov5" else {"box_detections_per_img": 1000}
-    low = objects(load(model_name, backend, box_score_thresh=0.01, **unlimited), pictures[0])
-    high = objects(load(model_name, backend, box_score_thresh=0.99), pictures[0])
+    low = objects(load(model_name, backend, box_score_thresh=0.01, **unlimited), images[0])
+    high = objects(load(model_name, backend, box_score_thresh=0.99), images[0])
     # Random weights of RetinaNet rate everything at a half and more.
     assert min(one.score for one in low) < (0.6 if model_name.startswith("retinanet") else 0.3)
     assert len(high) < len(low)
     same_objects(high, tuple(one for one in low if one.score > 0.99))
-    unsuppressed = objects(
-        load(model_name, backend, box_score_thresh=0.01, nms_iou_thresh=1.0, **unlimited), pictures[0]
-    )
+    unsuppressed = objects(load(model_name, backend, box_score_thresh=0.01, nms_iou_thresh=1.0, **unlimited), images[0])
     assert len(unsuppressed) > len(low)
     size = {"img_size": 128} if model_name == "yolov5" else {"min_size": 80, "box_detections_per_img": 3}
-    as_trained, resized = (objects(load(model_name, backend, **edit), pictures[0]) for edit in ({}, size))
+    as_trained, resized = (objects(load(model_name, backend, **edit), images[0]) for edit in ({}, size))
     assert resized[:3] != as_trained[:3]
     assert model_name == "yolov5" or len(resized) == 3
 
@@ -130,11 +128,11 @@ def test_edited_settings_take_effect_in_both_directions(load: Load, pictures, mo
     ],
 )
 def test_an_answer_has_the_same_bytes_alone_in_any_company_and_in_any_order(
-    load: Load, pictures, make_body, model_name, backend, grid
+    load: Load, images, make_body, model_name, backend, grid
 ):
     scorer = load(model_name, backend, tile_grid_size=grid)
-    some = pictures[:4] if model_name == "yolov5" else pictures[:1]
-    bodies = [make_body(picture) for picture in (*some, _resized(pictures[4], 64, 40))]
+    some = images[:4] if model_name == "yolov5" else images[:1]
+    bodies = [make_body(image) for image in (*some, _resized(images[4], 64, 40))]
     alone = [answer_bodies(scorer, [body])[0] for body in bodies]
     assert all(reply.status == 200 for reply in alone)
     assert answer_bodies(scorer, bodies) == alone
@@ -142,51 +140,51 @@ def test_an_answer_has_the_same_bytes_alone_in_any_company_and_in_any_order(
 
 
 @pytest.mark.parametrize("model_name", ["yolov5", MASKS])
-def test_one_bad_row_among_good_ones_gets_its_error_at_its_place(load: Load, pictures, model_name):
+def test_one_bad_row_among_good_ones_gets_its_error_at_its_place(load: Load, images, model_name):
     scorer = load(model_name, tile_grid_size="2x1")
-    good = scorer.score(pictures[:2])
-    mixed = scorer.score([b"nonsense", pictures[0], pictures[1][:200], pictures[1], 7])
+    good = scorer.score(images[:2])
+    mixed = scorer.score([b"nonsense", images[0], images[1][:200], images[1], 7])
     assert [mixed[1], mixed[3]] == good
     assert all(isinstance(mixed[place], BadRequest) for place in (0, 2, 4))
     assert isinstance(mixed[2], BadImage)
 
 
-def test_a_picture_smaller_than_the_grid_is_scored_whole(load: Load, pictures):
-    tiny = _resized(pictures[0], 9, 7)
+def test_a_image_smaller_than_the_grid_is_scored_whole(load: Load, images):
+    tiny = _resized(images[0], 9, 7)
     assert objects(load("yolov5", tile_grid_size="5x3"), tiny) == objects(load("yolov5"), tiny)
 
 
-def test_tiles_change_the_answer_and_switching_them_off_brings_the_plain_one_back(load: Load, pictures):
-    plain = objects(load("yolov5"), pictures[0])
-    assert objects(load("yolov5", tile_grid_size="2x2"), pictures[0]) != plain
-    assert objects(load("yolov5", tile_grid_size=None), pictures[0]) == plain
-    assert objects(load("yolov5", tile_grid_size="1x1"), pictures[0]) == plain
+def test_tiles_change_the_answer_and_switching_them_off_brings_the_plain_one_back(load: Load, images):
+    plain = objects(load("yolov5"), images[0])
+    assert objects(load("yolov5", tile_grid_size="2x2"), images[0]) != plain
+    assert objects(load("yolov5", tile_grid_size=None), images[0]) == plain
+    assert objects(load("yolov5", tile_grid_size="1x1"), images[0]) == plain
 
 
 @pytest.mark.parametrize("kind", ["grey", "palette", "alpha", "exif"])
-def test_every_kind_of_picture_is_scored_as_its_upright_colours(load: Load, pictures, kind):
+def test_every_kind_of_image_is_scored_as_its_upright_colours(load: Load, images, kind):
     scorer = load("yolov5", tile_grid_size="2x1")
-    with Image.open(io.BytesIO(pictures[0])) as opened:
-        picture = opened.convert("RGB")
+    with Image.open(io.BytesIO(images[0])) as opened:
+        image = opened.convert("RGB")
     exif = Image.Exif()
     if kind == "grey":
-        shown = picture.convert("L")
+        shown = image.convert("L")
         plain = shown.convert("RGB")
     elif kind == "palette":
-        shown = picture.quantize(64)
+        shown = image.quantize(64)
         plain = shown.convert("RGB")
     elif kind == "alpha":
-        shown, plain = picture.copy(), picture
+        shown, plain = image.copy(), image
         shown.putalpha(90)
     else:
         exif[274] = 6  # the camera was turned: a viewer turns it by 90 degrees clockwise
-        shown, plain = picture.transpose(Image.Transpose.ROTATE_90), picture
+        shown, plain = image.transpose(Image.Transpose.ROTATE_90), image
     assert objects(scorer, _png(shown, exif=exif)) == objects(scorer, _png(plain))
 
 
 @pytest.mark.parametrize(("model_name", "keys"), [("yolov5", 3), (MASKS, 4)])
 def test_the_golden_request_gives_the_golden_shape(load: Load, model_name, keys):
-    request = json.dumps({"input_data": {"columns": ["image"], "data": [GOLDEN_PICTURE]}}).encode()
+    request = json.dumps({"input_data": {"columns": ["image"], "data": [GOLDEN_IMAGE]}}).encode()
     (reply,) = answer_bodies(load(model_name, box_score_thresh=0.0), [request])
     (row,) = json.loads(reply.body)
     assert list(row) == ["boxes"]
@@ -203,10 +201,10 @@ def test_the_golden_request_gives_the_golden_shape(load: Load, model_name, keys)
     assert nothing.body == b'[{"boxes":[]}]'
 
 
-def test_a_request_for_an_explanation_gets_the_plain_answer(load: Load, pictures):
+def test_a_request_for_an_explanation_gets_the_plain_answer(load: Load, images):
     """Azure: "only scores are returned" by models of these tasks."""
-    cell = {"image_base64": base64.b64encode(pictures[0]).decode(), "model_explainability": True}
-    assert load("yolov5").score([json.dumps(cell)]) == load("yolov5").score([pictures[0]])
+    cell = {"image_base64": base64.b64encode(images[0]).decode(), "model_explainability": True}
+    assert load("yolov5").score([json.dumps(cell)]) == load("yolov5").score([images[0]])
 
 
 def test_warm_up_scores_without_complaint(load: Load):
@@ -234,14 +232,14 @@ def test_the_graph_of_another_task_is_refused(load: Load, detector_package, tmp_
         load_scorer(root, backend="onnxruntime", device="cpu")
 
 
-def _png(picture: Image.Image, **options: Any) -> bytes:
+def _png(image: Image.Image, **options: Any) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "PNG", **options)
+    image.save(stream, "PNG", **options)
     return stream.getvalue()
 
 
-def _resized(picture: bytes, width: int, height: int) -> bytes:
-    with Image.open(io.BytesIO(picture)) as opened:
+def _resized(image: bytes, width: int, height: int) -> bytes:
+    with Image.open(io.BytesIO(image)) as opened:
         return _png(opened.convert("RGB").resize((width, height)))
 
 

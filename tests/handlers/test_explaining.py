@@ -19,8 +19,8 @@ from clearsight.handlers.worker.explain_lane import ExplainHere, RequestOptions,
 from clearsight.tasks import Task
 
 
-def cell(picture: bytes, **keys: Any) -> str:
-    return json.dumps({"image_base64": base64.b64encode(picture).decode(), **keys})
+def cell(image: bytes, **keys: Any) -> str:
+    return json.dumps({"image_base64": base64.b64encode(image).decode(), **keys})
 
 
 def body_of(*cells: object, **document: Any) -> bytes:
@@ -111,10 +111,10 @@ def test_a_detector_is_asked_only_by_algorithms_that_azure_does_not_have(algorit
     assert wants_explanation(given, Task.MULTI_LABEL)
 
 
-def test_the_predict_lane_turns_a_request_away_whole_and_answers_the_others(scorer: Scorer, pictures: Any) -> None:
+def test_the_predict_lane_turns_a_request_away_whole_and_answers_the_others(scorer: Scorer, images: Any) -> None:
     explain = explainer_for_lane("predict", scorer)
-    plain = base64.b64encode(pictures[0]).decode()
-    bodies = [body_of(plain), body_of(plain, cell(pictures[0], model_explainability=True)), body_of()]
+    plain = base64.b64encode(images[0]).decode()
+    bodies = [body_of(plain), body_of(plain, cell(images[0], model_explainability=True)), body_of()]
     replies = answer_bodies(scorer, bodies, (), explain)
     assert [reply.status for reply in replies] == [200, 421, 200]
     assert replies[0] == answer_bodies(scorer, bodies[:1])[0]
@@ -122,34 +122,34 @@ def test_the_predict_lane_turns_a_request_away_whole_and_answers_the_others(scor
     assert answer_bodies(scorer, [body_of(plain, params={"model_explainability": True})], (), explain)[0].status == 421
 
 
-def test_plain_requests_never_load_what_explanations_need(scorer: Scorer, pictures: Any, make_body: Any) -> None:
+def test_plain_requests_never_load_what_explanations_need(scorer: Scorer, images: Any, make_body: Any) -> None:
     here = Here(scorer)
-    plain = [make_body(*pictures[:2]), body_of(), body_of(cell(pictures[0], model_explainability=False)), b"nonsense"]
+    plain = [make_body(*images[:2]), body_of(), body_of(cell(images[0], model_explainability=False)), b"nonsense"]
     assert answer_bodies(scorer, plain, (), here.explain) == answer_bodies(scorer, plain)
     assert here.opened == 0
-    asking = body_of(cell(pictures[0], model_explainability=True))
+    asking = body_of(cell(images[0], model_explainability=True))
     for _ in range(2):
         assert answer_bodies(scorer, [asking], (), here.explain)[0].status == 200
     assert here.opened == 1
 
 
 def test_rows_of_one_request_are_told_apart_and_others_keep_their_bytes(
-    scorer: Scorer, pictures: Any, make_body: Any
+    scorer: Scorer, images: Any, make_body: Any
 ) -> None:
     here = Here(scorer)
-    mixed = body_of(base64.b64encode(pictures[0]).decode(), cell(pictures[1], model_explainability=True))
-    before, reply, after = answer_bodies(scorer, [make_body(pictures[0]), mixed, b"[]"], (), here.explain)
+    mixed = body_of(base64.b64encode(images[0]).decode(), cell(images[1], model_explainability=True))
+    before, reply, after = answer_bodies(scorer, [make_body(images[0]), mixed, b"[]"], (), here.explain)
     assert [("visualizations" in row) for row in json.loads(reply.body)] == [False, True]
     assert (reply.is_degraded, before.is_degraded) == (True, False)
-    assert before == answer_bodies(scorer, [make_body(pictures[0])])[0]
+    assert before == answer_bodies(scorer, [make_body(images[0])])[0]
     assert after.status == 400
 
 
 def test_a_wish_for_all_rows_reaches_the_explainer_with_the_time_that_is_left(
-    scorer: Scorer, pictures: Any, make_body: Any
+    scorer: Scorer, images: Any, make_body: Any
 ) -> None:
     here = Here(scorer, timeout_s=50.0, load_s=0.2)
-    bodies = [make_body(pictures[0]), body_of(cell(pictures[0], model_explainability=True)), make_body(pictures[0])]
+    bodies = [make_body(images[0]), body_of(cell(images[0], model_explainability=True)), make_body(images[0])]
     request_options = [
         RequestOptions(explains_all=True, deadline=time.monotonic() + 10),
         RequestOptions(),
@@ -166,21 +166,21 @@ def test_a_wish_for_all_rows_reaches_the_explainer_with_the_time_that_is_left(
     assert unbounded.stand_in.calls == [(1, None, False)]
 
 
-def test_a_deadline_that_has_passed_is_408_without_any_work(scorer: Scorer, pictures: Any) -> None:
+def test_a_deadline_that_has_passed_is_408_without_any_work(scorer: Scorer, images: Any) -> None:
     here = Here(scorer)
-    asking = body_of(cell(pictures[0], model_explainability=True))
+    asking = body_of(cell(images[0], model_explainability=True))
     reply = answer_bodies(scorer, [asking], [RequestOptions(deadline=time.monotonic() - 0.01)], here.explain)[0]
     assert (reply.status, here.stand_in.calls) == (408, [])
     assert "request_timeout_ms" in json.loads(reply.body)["message"]
 
 
-def test_what_was_prepared_is_there_for_the_first_request_and_warm(scorer: Scorer, pictures: Any) -> None:
+def test_what_was_prepared_is_there_for_the_first_request_and_warm(scorer: Scorer, images: Any) -> None:
     here = Here(scorer)
-    asking = body_of(cell(pictures[0], model_explainability=True))
+    asking = body_of(cell(images[0], model_explainability=True))
     here.may_load.clear()
     preload(here.explain)
     here.explain.prepare()
-    plain = body_of(base64.b64encode(pictures[0]).decode())
+    plain = body_of(base64.b64encode(images[0]).decode())
     assert answer_bodies(scorer, [plain], (), here.explain) == answer_bodies(scorer, [plain])  # nothing waits for it
     assert here.opened == 1
     here.may_load.set()
@@ -190,11 +190,11 @@ def test_what_was_prepared_is_there_for_the_first_request_and_warm(scorer: Score
 
 
 def test_a_request_whose_time_ends_while_loading_goes_on_is_told_so_and_the_next_one_finds_it_loaded(
-    scorer: Scorer, pictures: Any
+    scorer: Scorer, images: Any
 ) -> None:
     here = Here(scorer)
     here.may_load.clear()
-    asking = body_of(cell(pictures[0], model_explainability=True))
+    asking = body_of(cell(images[0], model_explainability=True))
     reply = answer_bodies(scorer, [asking], [RequestOptions(deadline=time.monotonic() + 0.05)], here.explain)[0]
     assert reply.status == 408
     assert "being loaded" in json.loads(reply.body)["message"]
@@ -203,10 +203,10 @@ def test_a_request_whose_time_ends_while_loading_goes_on_is_told_so_and_the_next
     assert here.opened == 1
 
 
-def test_what_cannot_be_loaded_is_told_to_every_request_and_tried_again_by_each(scorer: Scorer, pictures: Any) -> None:
+def test_what_cannot_be_loaded_is_told_to_every_request_and_tried_again_by_each(scorer: Scorer, images: Any) -> None:
     here = Here(scorer)
     here.fault = BadRequest("no such backend")
-    asking = body_of(cell(pictures[0], model_explainability=True))
+    asking = body_of(cell(images[0], model_explainability=True))
     for opened in (1, 2):
         reply = answer_bodies(scorer, [asking], (), here.explain)[0]
         assert (reply.status, json.loads(reply.body)["message"]) == (400, "no such backend")
@@ -233,17 +233,17 @@ def test_nothing_is_loaded_ahead_in_the_predict_lane_or_where_the_environment_fo
 
 @pytest.mark.parametrize(("error", "status"), [(OutOfTime("too slow"), 408), (BadRequest("no such label"), 400)])
 def test_an_error_of_a_row_keeps_its_status_and_names_the_row(
-    scorer: Scorer, pictures: Any, error: UserError, status: int
+    scorer: Scorer, images: Any, error: UserError, status: int
 ) -> None:
     here = Here(scorer)
     here.stand_in.error = error
-    reply = answer_bodies(scorer, [body_of(cell(pictures[0], model_explainability=True))], (), here.explain)[0]
+    reply = answer_bodies(scorer, [body_of(cell(images[0], model_explainability=True))], (), here.explain)[0]
     assert (reply.status, reply.num_rows) == (status, 0)
     assert json.loads(reply.body)["message"] == f"row 0, column 'image': {error}"
 
 
 def test_the_explaining_scorer_gets_the_scorer_and_what_the_environment_and_the_worker_say(
-    scorer: Scorer, pictures: Any, monkeypatch: pytest.MonkeyPatch
+    scorer: Scorer, images: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Any] = []
 
@@ -255,18 +255,18 @@ def test_the_explaining_scorer_gets_the_scorer_and_what_the_environment_and_the_
     monkeypatch.setenv("CLEARSIGHT_EXPLAIN_CHUNK", "3")
     explain = explainer_for_lane("explain", scorer, None, 1000)
     assert made == []
-    asking = body_of(cell(pictures[0], model_explainability=True))
+    asking = body_of(cell(images[0], model_explainability=True))
     assert answer_bodies(scorer, [asking], (), explain)[0].status == 200
     assert made == [scorer, 3, 1000]
 
 
 def test_a_worker_of_all_lanes_explains_the_row_that_asks_and_keeps_the_bytes_of_its_scores(
-    scorer: Scorer, pictures: Any, make_body: Any
+    scorer: Scorer, images: Any, make_body: Any
 ) -> None:
     parameters = {"xai_algorithm": "guided_backprop", "attributions": True}
-    asking = body_of(cell(pictures[0], model_explainability=True, xai_parameters=parameters))
+    asking = body_of(cell(images[0], model_explainability=True, xai_parameters=parameters))
     explain = explainer_for_lane("all", scorer, 60.0, 10_000_000)
-    explained, plain = answer_bodies(scorer, [asking, make_body(pictures[0])], (), explain)
+    explained, plain = answer_bodies(scorer, [asking, make_body(images[0])], (), explain)
     assert (explained.status, explained.is_degraded) == (200, False)
     assert explained.telemetry
     [told] = explained.telemetry["rows"]

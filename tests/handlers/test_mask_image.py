@@ -10,7 +10,7 @@ from clearsight.wire.scoring import DetectedObject, DetectionAnswer
 
 
 def rectangle(left: float, top: float, right: float, bottom: float, rle=None) -> DetectedObject:
-    """Of a picture 8 wide and 4 high; the sides in pixels."""
+    """Of an image 8 wide and 4 high; the sides in pixels."""
     left, right, top, bottom = left / 8, right / 8, top / 4, bottom / 4
     return DetectedObject(
         (left, top, right, bottom), "can", 0.5, ((left, top, right, top, right, bottom, left, bottom),), rle

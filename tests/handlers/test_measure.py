@@ -87,16 +87,14 @@ def test_the_multi_label_gate_looks_at_the_set_of_labels():
     assert (result["agreement"], result["passed"]) == (0.98, False)
 
 
-def test_too_few_pictures_prove_nothing(tiny_package: ModelPackage, drawn_pictures: list[Path]):
+def test_too_few_images_prove_nothing(tiny_package: ModelPackage, drawn_images: list[Path]):
     with pytest.raises(UserError, match="at least 16 pictures, but got 3"):
-        precision_gate(tiny_package.root, drawn_pictures[:3])
+        precision_gate(tiny_package.root, drawn_images[:3])
 
 
-def test_bf16_is_served_after_a_recorded_pass_or_refused_with_the_machines_reason(
-    own_package, drawn_pictures, pictures
-):
+def test_bf16_is_served_after_a_recorded_pass_or_refused_with_the_machines_reason(own_package, drawn_images, images):
     """Which of the two depends on the processor: some announce matrix units that they do not have."""
-    result = precision_gate(own_package, drawn_pictures, num_threads=1)
+    result = precision_gate(own_package, drawn_images, num_threads=1)
     record_gate(ModelPackage.open(own_package), result)
     recorded = ModelPackage.open(own_package).manifest["precision_gates"]["bf16"]
     assert recorded == result
@@ -104,9 +102,9 @@ def test_bf16_is_served_after_a_recorded_pass_or_refused_with_the_machines_reaso
         scorer = load_scorer(own_package, precision="bf16", device="cpu")
         assert (scorer.backend, scorer.precision) == ("openvino", "bf16")
         exact = load_scorer(own_package, device="cpu")
-        for low, full in zip(scorer.score(pictures), exact.score(pictures), strict=True):
+        for low, full in zip(scorer.score(images), exact.score(images), strict=True):
             assert np.abs(np.array(low.probs) - np.array(full.probs)).max() <= 0.05
     else:
-        assert result["num_images"] == len(drawn_pictures)
+        assert result["num_images"] == len(drawn_images)
         with pytest.raises(UserError, match="it failed"):
             load_scorer(own_package, precision="bf16", device="cpu")

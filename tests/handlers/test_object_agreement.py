@@ -1,4 +1,4 @@
-"""Whether two answers find the same objects. Boxes are in tenths of the picture, worked out by hand."""
+"""Whether two answers find the same objects. Boxes are in tenths of the image, worked out by hand."""
 
 import pytest
 
@@ -69,7 +69,7 @@ def test_the_gate_needs_99_of_100_objects_and_near_scores():
     assert (shifted["passed"], shifted["mean_abs_diff_probs"]) == (False, pytest.approx(0.015))
 
 
-def test_pictures_without_objects_prove_nothing():
+def test_images_without_objects_prove_nothing():
     empty = [DetectionAnswer(())] * 20
     result = compare_objects(empty, empty, 0.3)
     assert (result["passed"], result["reason"]) == (False, "the pictures show no object")

@@ -1,4 +1,4 @@
-"""Boxes and labels on pictures of any size."""
+"""Boxes and labels on images of any size."""
 
 import io
 
@@ -14,7 +14,7 @@ SIZES = [(1, 1), (48, 64), (3000, 2), (2, 3000), (480, 640), (3000, 4000)]
 GREY = 90
 
 
-def picture(size: tuple[int, int]) -> np.ndarray:
+def image(size: tuple[int, int]) -> np.ndarray:
     return np.full((*size, 3), GREY, np.uint8)
 
 
@@ -23,13 +23,13 @@ def found(box: tuple[float, float, float, float], label: str = "can", polygon=No
 
 
 def changed(canvas: Image.Image) -> np.ndarray:
-    """Which pixels are not the plain picture any more."""
+    """Which pixels are not the plain image any more."""
     return (np.asarray(canvas) != GREY).any(axis=-1)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_nothing_found_is_the_picture_itself(size):
-    canvas = draw_overlay(picture(size), DetectionAnswer(()), LABELS)
+def test_nothing_found_is_the_image_itself(size):
+    canvas = draw_overlay(image(size), DetectionAnswer(()), LABELS)
     assert max(canvas.size) in (640, 2048)
     assert set(np.unique(np.asarray(canvas))) <= {GREY, 255}
 
@@ -37,10 +37,10 @@ def test_nothing_found_is_the_picture_itself(size):
 @pytest.mark.parametrize("size", SIZES[:-1])
 def test_every_label_stands_on_the_canvas_whole(size):
     corners = [(0, 0, 0.01, 0.01), (0.99, 0, 1, 0.01), (0, 0.99, 0.01, 1), (0.99, 0.99, 1, 1), (0, 0, 1, 1)]
-    ground = draw_overlay(picture(size), DetectionAnswer(()), LABELS)
+    ground = draw_overlay(image(size), DetectionAnswer(()), LABELS)
     for label in LABELS:
         for box in corners:
-            canvas = draw_overlay(picture(size), DetectionAnswer((found(box, label),)), LABELS)
+            canvas = draw_overlay(image(size), DetectionAnswer((found(box, label),)), LABELS)
             drawn = (np.asarray(canvas) != np.asarray(ground)).any(axis=-1)
             text_size = max(15, max(canvas.size) // 60)
             rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
@@ -52,7 +52,7 @@ def test_every_label_stands_on_the_canvas_whole(size):
 
 
 def test_a_box_is_drawn_where_it_is():
-    canvas = draw_overlay(picture((600, 800)), DetectionAnswer((found((0.25, 0.5, 0.75, 1.0)),)), LABELS)
+    canvas = draw_overlay(image((600, 800)), DetectionAnswer((found((0.25, 0.5, 0.75, 1.0)),)), LABELS)
     frame = changed(canvas)[305:]  # below the label
     assert np.flatnonzero(frame.any(axis=0))[[0, -1]].tolist() == [200, 599]
     assert not frame[10:-10, 220:580].any()
@@ -62,17 +62,17 @@ def test_labels_stay_apart_while_there_is_room():
     boxes = [found((0.3, 0.3, 0.6, 0.6)), found((0.31, 0.31, 0.61, 0.61)), found((0.3, 0.31, 0.6, 0.62))]
     areas = []
     for objects in (boxes[:1], boxes):
-        canvas = draw_overlay(picture((480, 640)), DetectionAnswer(tuple(objects)), ("can",))
+        canvas = draw_overlay(image((480, 640)), DetectionAnswer(tuple(objects)), ("can",))
         colour = np.array((230, 159, 0))
         areas.append(int((np.asarray(canvas) == colour).all(axis=-1).sum()))
     # Frames and labels of one, then of three; frames cover each other a little, labels that did would halve the sum.
     assert areas[1] > 2.3 * areas[0]
 
 
-def test_classes_keep_their_colours_from_picture_to_picture():
+def test_classes_keep_their_colours_from_image_to_image():
     def colours(*labels: str) -> list[set[tuple[int, ...]]]:
         canvas = draw_overlay(
-            picture((480, 640)), DetectionAnswer(tuple(found((0.1, 0.5, 0.9, 0.9), label) for label in labels)), many
+            image((480, 640)), DetectionAnswer(tuple(found((0.1, 0.5, 0.9, 0.9), label) for label in labels)), many
         )
         return [{tuple(pixel) for pixel in np.asarray(canvas)[row, 64:70].tolist()} for row in (240, 241, 242)]
 
@@ -83,7 +83,7 @@ def test_classes_keep_their_colours_from_picture_to_picture():
 
 def test_masks_tint_what_they_cover_and_nothing_else():
     polygon = ((0.25, 0.25, 0.75, 0.25, 0.75, 0.75, 0.25, 0.75),)
-    canvas = draw_overlay(picture((640, 640)), DetectionAnswer((found((0.2, 0.2, 0.8, 0.8), "can", polygon),)), LABELS)
+    canvas = draw_overlay(image((640, 640)), DetectionAnswer((found((0.2, 0.2, 0.8, 0.8), "can", polygon),)), LABELS)
     pixels = np.asarray(canvas).astype(int)
     inside = pixels[170:470, 170:470].reshape(-1, 3)
     assert (inside == inside[0]).all()
@@ -93,7 +93,7 @@ def test_masks_tint_what_they_cover_and_nothing_else():
 
 def test_a_label_that_is_not_among_the_models_is_drawn_all_the_same():
     answer = DetectionAnswer((found((0.1, 0.5, 0.9, 0.9), "stranger"),))
-    assert changed(draw_overlay(picture((480, 640)), answer, LABELS)).any()
+    assert changed(draw_overlay(image((480, 640)), answer, LABELS)).any()
 
 
 def test_a_hundred_objects_are_drawn_in_a_moment():
@@ -101,4 +101,4 @@ def test_a_hundred_objects_are_drawn_in_a_moment():
     corners = rng.uniform(0, 0.8, (100, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(0.001, 0.2, (100, 2))], axis=1)
     answer = DetectionAnswer(tuple(found(tuple(box), LABELS[k % 3]) for k, box in enumerate(boxes.tolist())))
-    assert changed(draw_overlay(picture((480, 640)), answer)).mean() > 0.2
+    assert changed(draw_overlay(image((480, 640)), answer)).mean() > 0.2

@@ -19,8 +19,8 @@ from clearsight.vision.preprocess import preprocess
 from clearsight.wire.scoring import ClassificationAnswer
 
 
-def reference_probs(package: ModelPackage, pictures: list[bytes]) -> np.ndarray:
-    """The plain way: the network in eager torch, one picture at a time, softmax or sigmoid by torch."""
+def reference_probs(package: ModelPackage, images: list[bytes]) -> np.ndarray:
+    """The plain way: the network in eager torch, one image at a time, softmax or sigmoid by torch."""
     import torch
 
     from clearsight.networks.load import load_network
@@ -28,8 +28,8 @@ def reference_probs(package: ModelPackage, pictures: list[bytes]) -> np.ndarray:
     torch.set_num_threads(1)
     network = load_network(package)
     rows = []
-    for picture in pictures:
-        image_CPP = preprocess(decode_image(picture), package.settings())
+    for image in images:
+        image_CPP = preprocess(decode_image(image), package.settings())
         with torch.inference_mode():
             logits = network(torch.from_numpy(image_CPP)[None]).double()
         rows.append((logits.sigmoid() if package.task is Task.MULTI_LABEL else logits.softmax(1))[0].numpy())
@@ -40,31 +40,31 @@ def test_no_cells_give_no_answers(any_scorer: Scorer):
     assert any_scorer.score([]) == []
 
 
-def test_every_backend_agrees_with_the_eager_network(any_scorer: Scorer, pictures):
-    answers = any_scorer.score(pictures)
+def test_every_backend_agrees_with_the_eager_network(any_scorer: Scorer, images):
+    answers = any_scorer.score(images)
     found = np.array([answer.probs for answer in answers])
-    assert np.abs(found - reference_probs(any_scorer.package, pictures)).max() <= 1e-4
+    assert np.abs(found - reference_probs(any_scorer.package, images)).max() <= 1e-4
     assert np.abs(found.sum(axis=1) - 1).max() <= 1e-6
     assert {answer.labels for answer in answers} == {any_scorer.package.labels}
-    assert len({answer.probs for answer in answers}) == len(pictures)
+    assert len({answer.probs for answer in answers}) == len(images)
 
 
-def test_multi_label_answers_are_independent_sigmoids(tiny_multilabel_package: ModelPackage, pictures):
+def test_multi_label_answers_are_independent_sigmoids(tiny_multilabel_package: ModelPackage, images):
     scorer = load_scorer(tiny_multilabel_package, device="cpu")
-    found = np.array([answer.probs for answer in scorer.score(pictures[:5])])
-    assert np.abs(found - reference_probs(tiny_multilabel_package, pictures[:5])).max() <= 1e-4
+    found = np.array([answer.probs for answer in scorer.score(images[:5])])
+    assert np.abs(found - reference_probs(tiny_multilabel_package, images[:5])).max() <= 1e-4
     assert np.abs(found.sum(axis=1) - 1).max() > 0.01
 
 
-def test_an_answer_is_the_same_alone_and_in_any_batch(any_scorer: Scorer, pictures):
-    alone = [any_scorer.score([picture])[0] for picture in pictures]
+def test_an_answer_is_the_same_alone_and_in_any_batch(any_scorer: Scorer, images):
+    alone = [any_scorer.score([image])[0] for image in images]
     for count in (2, 3, 8, 14):
-        assert any_scorer.score(pictures[:count]) == alone[:count]
-    assert any_scorer.score(pictures[::-1]) == alone[::-1]
+        assert any_scorer.score(images[:count]) == alone[:count]
+    assert any_scorer.score(images[::-1]) == alone[::-1]
 
 
-def test_a_bad_cell_gets_its_error_at_its_place(any_scorer: Scorer, pictures):
-    cells = [pictures[0], b"\x00\x80", pictures[1], None, "http://host/a.png", [pictures[2]], pictures[3][:200]]
+def test_a_bad_cell_gets_its_error_at_its_place(any_scorer: Scorer, images):
+    cells = [images[0], b"\x00\x80", images[1], None, "http://host/a.png", [images[2]], images[3][:200]]
     results = any_scorer.score(cells)
     assert [type(result) for result in results] == [
         ClassificationAnswer,
@@ -75,18 +75,18 @@ def test_a_bad_cell_gets_its_error_at_its_place(any_scorer: Scorer, pictures):
         ClassificationAnswer,
         BadImage,
     ]
-    assert results[0::5] == any_scorer.score([pictures[0], pictures[2]])[:1] + any_scorer.score([pictures[2]])
+    assert results[0::5] == any_scorer.score([images[0], images[2]])[:1] + any_scorer.score([images[2]])
 
 
-def test_every_route_of_a_cell_gives_the_same_answer(scorer: Scorer, pictures):
-    text = base64.encodebytes(pictures[0]).decode()
-    cells = [pictures[0], text, text.replace("\n", ""), text.encode(), [text], {"image_base64": text}]
+def test_every_route_of_a_cell_gives_the_same_answer(scorer: Scorer, images):
+    text = base64.encodebytes(images[0]).decode()
+    cells = [images[0], text, text.replace("\n", ""), text.encode(), [text], {"image_base64": text}]
     cells.append(json.dumps({"image_base64": text, "model_explainability": False}))
     assert len(set(scorer.score(cells))) == 1
 
 
-def test_explanations_are_refused_with_the_reason(scorer: Scorer, pictures):
-    (result,) = scorer.score([{"image_base64": base64.b64encode(pictures[0]).decode(), "model_explainability": True}])
+def test_explanations_are_refused_with_the_reason(scorer: Scorer, images):
+    (result,) = scorer.score([{"image_base64": base64.b64encode(images[0]).decode(), "model_explainability": True}])
     assert isinstance(result, BadRequest)
     assert "explanations are switched off here" in str(result)
 
@@ -132,37 +132,37 @@ def test_a_folder_that_is_no_package_is_refused(tmp_path: Path):
         load_scorer(tmp_path)
 
 
-def test_edited_settings_take_effect(own_package: Path, scorer: Scorer, pictures):
+def test_edited_settings_take_effect(own_package: Path, scorer: Scorer, images):
     file = own_package / "artifacts/settings.json"
     settings = json.loads(file.read_text())
     settings.update({"valid_resize_size": 64, "mean": [0.5, 0.5, 0.5]})
     file.write_text(json.dumps(settings))
     edited = load_scorer(own_package, backend=scorer.backend, device="cpu")
-    assert edited.score(pictures[:1]) != scorer.score(pictures[:1])
+    assert edited.score(images[:1]) != scorer.score(images[:1])
     file.write_text(json.dumps({**settings, "valid_crop_size": "big"}))
     with pytest.raises(InvalidDocument, match="valid_crop_size"):
         load_scorer(own_package, device="cpu")
 
 
-def test_limits_hold_for_cells(tiny_package: ModelPackage, pictures):
+def test_limits_hold_for_cells(tiny_package: ModelPackage, images):
     strict = load_scorer(tiny_package, device="cpu", limits=DecodeLimits(max_pixels=80 * 96 - 1))
-    (result,) = strict.score(pictures[:1])
+    (result,) = strict.score(images[:1])
     assert isinstance(result, BadImage)
     assert "96 x 80 = 7680" in str(result)
 
 
-def test_exif_orientation_follows_the_settings(own_package: Path, pictures):
-    with Image.open(io.BytesIO(pictures[0])) as image:
+def test_exif_orientation_follows_the_settings(own_package: Path, images):
+    with Image.open(io.BytesIO(images[0])) as image:
         exif = Image.Exif()
         exif[274] = 6
         stream = io.BytesIO()
         image.save(stream, "PNG", exif=exif)
     file = own_package / "artifacts/settings.json"
     settings = json.loads(file.read_text())
-    turned = load_scorer(own_package, device="cpu").score([stream.getvalue(), pictures[0]])
+    turned = load_scorer(own_package, device="cpu").score([stream.getvalue(), images[0]])
     assert turned[0] != turned[1]
     file.write_text(json.dumps({**settings, "exif_orientation": "ignore"}))
-    ignored = load_scorer(own_package, device="cpu").score([stream.getvalue(), pictures[0]])
+    ignored = load_scorer(own_package, device="cpu").score([stream.getvalue(), images[0]])
     assert ignored[0] == ignored[1] == turned[1]
 
 
@@ -171,9 +171,9 @@ def test_warm_up_scores_without_complaint(scorer: Scorer):
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
-def test_torch_is_not_imported_to_score_on_another_runtime(tiny_package: ModelPackage, pictures, tmp_path, backend):
-    picture = tmp_path / "picture.png"
-    picture.write_bytes(pictures[0])
+def test_torch_is_not_imported_to_score_on_another_runtime(tiny_package: ModelPackage, images, tmp_path, backend):
+    image = tmp_path / "picture.png"
+    image.write_bytes(images[0])
     program = f"""
 import json, sys
 from pathlib import Path
@@ -181,7 +181,7 @@ from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import load_scorer
 import base64
 scorer = load_scorer({str(tiny_package.root)!r}, backend={backend!r}, device="cpu")
-text = base64.b64encode(Path({str(picture)!r}).read_bytes()).decode()
+text = base64.b64encode(Path({str(image)!r}).read_bytes()).decode()
 (reply,) = answer_bodies(scorer, [json.dumps({{"input_data": [text]}}).encode()])
 assert reply.status == 200, reply
 print([name for name in ("torch", "torchvision", "ts", "mlflow", "pandas") if name in sys.modules])

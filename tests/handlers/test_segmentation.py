@@ -8,7 +8,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from clearsight.documents.settings import SegmentationSettings
 from clearsight.errors import ClearsightError
 from clearsight.handlers.scoring.detection import Detections
-from clearsight.handlers.scoring.segmentation import picture_mask, to_segmentation_answer
+from clearsight.handlers.scoring.segmentation import image_mask, to_segmentation_answer
 from clearsight.vision.polygons import polygons_to_mask
 from clearsight.vision.rle import decode_rle
 
@@ -87,7 +87,7 @@ def test_masks_are_torchvisions_and_polygons_fill_them(seed, threshold):
     assert len(answers) == 3
     for index, answer in enumerate(answers):
         expected = pasted[index, 0].numpy() > threshold
-        mask = picture_mask(found, index, height, width, threshold).to_full_size(height, width)
+        mask = image_mask(found, index, height, width, threshold).to_full_size(height, width)
         assert (mask != expected).sum() <= 2  # a probability within rounding of the threshold
         assert np.array_equal(decode_rle(answer.rle["counts"], height, width), mask)
         filled = polygons_to_mask(answer.polygon, height, width).to_full_size(height, width)

@@ -17,7 +17,7 @@ Row = tuple[tuple[float, float, float, float], float]
 
 
 def seen(view: View, *rows: Row) -> Candidates:
-    """Candidates of class 0 for boxes of the whole picture, as the network would give them for a view."""
+    """Candidates of class 0 for boxes of the whole image, as the network would give them for a view."""
     boxes = np.array([box for box, _ in rows], np.float32).reshape(-1, 4)
     boxes -= np.array([view.tile.left, view.tile.top] * 2, np.float32)
     masks = np.ones((len(rows), 28, 28), np.float32)
@@ -29,7 +29,7 @@ def find_all(views: tuple[View, ...], options: DetectorSettings, rows: dict[int,
     return [view.find(seen(view, *rows.get(number, [])), options) for number, view in enumerate(views)]
 
 
-def test_without_a_grid_the_picture_is_scored_whole():
+def test_without_a_grid_the_image_is_scored_whole():
     (view,) = views_of(480, 640, RcnnSettings())
     assert view.tile == Tile(0, 0, 640, 480)
 

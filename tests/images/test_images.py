@@ -92,7 +92,7 @@ def test_every_tricky_file_has_an_expectation(shared_data: Path):
     assert files == set(TRICKY)
 
 
-def test_no_bytes_are_no_picture():
+def test_no_bytes_are_no_image():
     with pytest.raises(BadImage, match="must not be empty"):
         decode_image(b"")
 

@@ -22,13 +22,15 @@ from clearsight.wire.scoring import Answer
 LABELS = ("a", "b", "c")
 
 
-def build_and_step(model_name: str, settings: ClassificationSettings, pictures: list[Path]) -> tuple[nn.Module, float]:
+def build_and_step(
+    model_name: str, settings: ClassificationSettings, rgb_images: list[Path]
+) -> tuple[nn.Module, float]:
     """A network after one optimizer step, and the largest change of a parameter of its first layer.
 
-    Batch-norm statistics are those of the pictures after the step: with those of random weights a deep network answers
+    Batch-norm statistics are those of the images after the step: with those of random weights a deep network answers
     1 or 0 to everything, and any two runtimes would agree.
     """
-    images_NCHW = np.stack([preprocess(decode_image(file.read_bytes()), settings) for file in pictures])
+    images_NCHW = np.stack([preprocess(decode_image(file.read_bytes()), settings) for file in rgb_images])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_network(model_name, len(LABELS), settings.valid_crop_size)
@@ -38,7 +40,7 @@ def build_and_step(model_name: str, settings: ClassificationSettings, pictures: 
         optimizer = torch.optim.SGD(network.parameters(), lr=0.001)
         images = torch.from_numpy(images_NCHW)
         logits_NK = network.train()(images)
-        nn.functional.cross_entropy(logits_NK, torch.arange(len(pictures)) % len(LABELS)).backward()
+        nn.functional.cross_entropy(logits_NK, torch.arange(len(rgb_images)) % len(LABELS)).backward()
         optimizer.step()
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -58,13 +60,13 @@ def _calm_residuals(network: nn.Module) -> None:
 
 
 def require_whole_way(
-    spec: NetworkSpec, crop_size: int, pictures: list[Path], folder: Path, backends: tuple[str, ...]
+    spec: NetworkSpec, crop_size: int, rgb_images: list[Path], folder: Path, backends: tuple[str, ...]
 ) -> None:
     """Also compares the graphs on all runtimes, which is what writing a package does; `backends` load it to score."""
     settings = ClassificationSettings(
         crop_size + 8, crop_size, mean=spec.mean, std=spec.std, interpolation=spec.interpolation
     )
-    network, change = build_and_step(spec.model_name, settings, pictures)
+    network, change = build_and_step(spec.model_name, settings, rgb_images)
     assert change > 0
     package = write_package(
         folder / "mlflow-model",
@@ -73,7 +75,7 @@ def require_whole_way(
         labels=LABELS,
         network=network,
         settings=settings,
-        parity_images=pictures,
+        parity_images=rgb_images,
         run_id="every_HD_0",
         pretrained={"source": "none"},
         train_artifacts=folder / "train_artifacts",
@@ -86,7 +88,7 @@ def require_whole_way(
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name]), name
 
-    cells = [file.read_bytes() for file in pictures]
+    cells = [file.read_bytes() for file in rgb_images]
     expected_NK: np.ndarray | None = None
     for backend in backends:
         scorer = load_scorer(package, backend, device="cpu", num_threads=1, max_batch_size=4)
@@ -97,24 +99,24 @@ def require_whole_way(
         probs_NK = np.array([answer.probs for answer in together])  # type: ignore[union-attr]
         if expected_NK is None:
             expected_NK = probs_NK
-            assert np.ptp(probs_NK, axis=0).max() > 1e-3  # pictures differ, or the comparison says nothing
+            assert np.ptp(probs_NK, axis=0).max() > 1e-3  # images differ, or the comparison says nothing
         np.testing.assert_allclose(probs_NK, expected_NK, atol=1e-4, err_msg=backend)
 
 
 @pytest.mark.parametrize("model_name", MODELS)
 def test_a_network_learns_is_packaged_and_answers_as_itself(
-    model_name: str, narrow: Callable[[str], NetworkSpec], drawn_pictures: list[Path], tmp_path: Path
+    model_name: str, narrow: Callable[[str], NetworkSpec], drawn_images: list[Path], tmp_path: Path
 ) -> None:
-    require_whole_way(narrow(model_name), 32, drawn_pictures[:6], tmp_path, ("eager", "openvino"))
+    require_whole_way(narrow(model_name), 32, drawn_images[:6], tmp_path, ("eager", "openvino"))
 
 
 @pytest.mark.slow
 @pytest.mark.full_size
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("model_name", MODELS)
-def test_a_network_of_full_size_goes_the_same_way(model_name: str, drawn_pictures: list[Path], tmp_path: Path) -> None:
+def test_a_network_of_full_size_goes_the_same_way(model_name: str, drawn_images: list[Path], tmp_path: Path) -> None:
     spec = MODELS[model_name]
-    require_whole_way(spec, spec.crop_size, drawn_pictures[:4], tmp_path, ("eager", "openvino"))
+    require_whole_way(spec, spec.crop_size, drawn_images[:4], tmp_path, ("eager", "openvino"))
 
 
 def test_a_package_loads_for_the_size_its_settings_name(tiny_package: ModelPackage) -> None:

@@ -89,7 +89,7 @@ def calm_residuals(network: nn.Module) -> None:
             nn.init.constant_((block.bn3 if hasattr(block, "bn3") else block.bn2).weight, 0.2)
 
 
-def pictures() -> list[torch.Tensor]:
+def rgb_images() -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(3, 100, 128, generator=generator), torch.randn(3, 128, 90, generator=generator)]
 
@@ -108,7 +108,7 @@ def targets() -> list[TrainingTarget]:
 
 @pytest.mark.parametrize("model_name", FAMILIES)
 def test_losses_are_torchvisions(model_name: str, pair: Callable[[str], tuple[Detector, nn.Module]]) -> None:
-    """On a picture with two objects and one with none; both networks draw the same samples."""
+    """On an image with two objects and one with none; both networks draw the same samples."""
     ours, theirs = (network.train() for network in pair(model_name))
     first = 0 if model_name.startswith("retinanet") else 1
     documents = [
@@ -117,9 +117,9 @@ def test_losses_are_torchvisions(model_name: str, pair: Callable[[str], tuple[De
     ]
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(2)
-        expected = theirs(pictures(), documents)
+        expected = theirs(rgb_images(), documents)
         torch.manual_seed(2)
-        losses = ours(*pad_together(pictures()), targets())
+        losses = ours(*pad_together(rgb_images()), targets())
     assert {name: float(loss) for name, loss in losses.items()} == pytest.approx(
         {name: float(loss) for name, loss in expected.items()}, rel=1e-5
     )
@@ -131,12 +131,12 @@ def test_boxes_and_masks_within_limits_are_torchvisions(
     model_name: str, pair: Callable[[str], tuple[Detector, nn.Module]]
 ) -> None:
     ours, theirs = (network.eval() for network in pair(model_name))
-    images, sizes = pad_together(pictures())
-    # torchvision pastes masks into the picture; its heads alone give them raw.
+    images, sizes = pad_together(rgb_images())
+    # torchvision pastes masks into the image; its heads alone give them raw.
     if hasattr(theirs, "roi_heads"):
         theirs.transform.postprocess = lambda result, *_: result
     with torch.inference_mode():
-        expected = theirs(pictures())
+        expected = theirs(rgb_images())
         found = ours(images, sizes, limits=LIMITS)
     first = 0 if model_name.startswith("retinanet") else 1
     for size, own, other in zip(sizes, map(to_candidates, found), expected, strict=True):
@@ -160,7 +160,7 @@ def test_without_limits_all_candidates_come_by_falling_score_and_without_masks(
 ) -> None:
     ours = pair(model_name)[0].eval()
     with torch.inference_mode():
-        found = [to_candidates(own) for own in ours(*pad_together(pictures()))]
+        found = [to_candidates(own) for own in ours(*pad_together(rgb_images()))]
     for own in found:
         assert LIMITS.max_detections < len(own) <= MAX_CANDIDATES
         assert (np.diff(own.scores_N) <= 0).all()
@@ -175,14 +175,14 @@ def test_a_threshold_that_nothing_reaches_gives_no_boxes_and_no_masks(
 ) -> None:
     ours = pair("maskrcnn_resnet18_fpn")[0].eval()
     with torch.inference_mode():
-        found = ours(*pad_together(pictures()), limits=SelectionLimits(1.0, 0.5, 100))
+        found = ours(*pad_together(rgb_images()), limits=SelectionLimits(1.0, 0.5, 100))
     assert [tuple(own.boxes_xyxy_C4.shape) for own in found] == [(0, 4), (0, 4)]
     assert [tuple(own.mask_probs_CMM.shape) for own in found] == [(0, 28, 28), (0, 28, 28)]
 
 
 def test_training_names_what_is_wrong_with_its_input(pair: Callable[[str], tuple[Detector, nn.Module]]) -> None:
     ours = pair("maskrcnn_resnet18_fpn")[0].train()
-    images, sizes = pad_together(pictures())
+    images, sizes = pad_together(rgb_images())
     with pytest.raises(ValueError, match="multiples of 32, but got 100 x 128"):
         ours(images[:, :, :100], sizes)
     with pytest.raises(ValueError, match="training needs targets"):
@@ -199,7 +199,7 @@ def test_frozen_norms_neither_learn_nor_follow_the_batch() -> None:
     network = build_rcnn("fasterrcnn_resnet18_fpn", NUM_CLASSES, OPTIONS)
     network.freeze_norms()
     before = {name: tensor.clone() for name, tensor in network.backbone.state_dict().items()}
-    losses = network.train()(*pad_together(pictures()), targets())
+    losses = network.train()(*pad_together(rgb_images()), targets())
     sum(losses.values()).backward()
     torch.optim.SGD([weight for weight in network.parameters() if weight.requires_grad], lr=1e-4).step()
     after = network.backbone.state_dict()
@@ -234,7 +234,7 @@ def test_boxes_keep_their_precision_under_autocast(
     model_name: str, pair: Callable[[str], tuple[Detector, nn.Module]]
 ) -> None:
     ours = copy.deepcopy(pair(model_name)[0]).cuda().eval()
-    images, sizes = pad_together(pictures())
+    images, sizes = pad_together(rgb_images())
     with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
         found = ours(images.cuda(), sizes, limits=SelectionLimits(0.0, 0.9, 1000))
     boxes = found[0].boxes_xyxy_C4

@@ -96,7 +96,7 @@ def test_an_unknown_name_and_no_classes_are_refused() -> None:
         build_rcnn("fasterrcnn_resnet18_fpn", 0)
 
 
-def test_pictures_are_padded_to_the_right_and_below_with_zeros() -> None:
+def test_images_are_padded_to_the_right_and_below_with_zeros() -> None:
     images, sizes = pad_together([torch.ones(3, 20, 40), torch.ones(3, 33, 10)])
     assert images.shape == (2, 3, 64, 64)
     assert sizes == [(20, 40), (33, 10)]

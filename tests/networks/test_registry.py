@@ -17,7 +17,7 @@ def test_a_network_without_classes_is_refused() -> None:
         build_network("resnet18", 0)
 
 
-def test_a_network_for_pictures_without_pixels_is_refused() -> None:
+def test_a_network_for_images_without_pixels_is_refused() -> None:
     with pytest.raises(UserError, match="crop_size must be at least 1, but got 0"):
         build_network("resnet18", 2, crop_size=0)
 
@@ -27,7 +27,7 @@ TIMM = [name for name, spec in MODELS.items() if spec.library == "timm"]
 
 
 @pytest.mark.parametrize("size", [0, 8, 200])
-def test_a_vit_cuts_its_picture_into_whole_patches(size: int) -> None:
+def test_a_vit_cuts_its_image_into_whole_patches(size: int) -> None:
     with pytest.raises(UserError, match=f"crop_size must be .*, but got {size}"):
         build_network("vits16r224", 2, crop_size=size)
 

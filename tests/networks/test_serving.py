@@ -28,7 +28,7 @@ def test_yolov5_answers_every_candidate_with_its_best_class() -> None:
     count = 3 * (8 * 12 + 4 * 6 + 2 * 3)  # three anchors in each cell of strides 8, 16 and 32
     assert boxes_NC4.shape == (2, count, 4)
     assert class_ids_NC.dtype == torch.int64
-    # By hand, for one candidate of the second picture.
+    # By hand, for one candidate of the second image.
     centre_x, centre_y, width, height, objectness, *probs = raw_NCV[1, 100].tolist()
     expected = [centre_x - width / 2, centre_y - height / 2, centre_x + width / 2, centre_y + height / 2]
     torch.testing.assert_close(boxes_NC4[1, 100], torch.tensor(expected))

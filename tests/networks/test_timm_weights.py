@@ -1,4 +1,4 @@
-"""Weights that timm publishes, and position embeddings at other picture sizes."""
+"""Weights that timm publishes, and position embeddings at other image sizes."""
 
 import hashlib
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[An
 
 @pytest.fixture
 def vit_state(narrow: Callable[[str], NetworkSpec]) -> dict[str, torch.Tensor]:
-    """A narrow ViT for pictures of 32 with 3 classes; its position embeddings count the places, row by row."""
+    """A narrow ViT for images of 32 with 3 classes; its position embeddings count the places, row by row."""
     narrow(VIT)
     state = build_network(VIT, 3, crop_size=32).state_dict()
     places = torch.tensor([9.0, 0.0, 1.0, 2.0, 3.0])  # the class token's, then a grid of 2 x 2
@@ -103,7 +103,7 @@ def test_the_hubs_cache_is_recorded_with_tag_and_licence(vit_state: dict[str, to
     assert (record.tag, record.licence) == ("augreg_in21k_ft_in1k", "Apache-2.0")
 
 
-def test_positions_are_interpolated_to_the_picture_size(vit_state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_positions_are_interpolated_to_the_image_size(vit_state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     save_file(vit_state, tmp_path / "vits16r224.safetensors")
     network = build_network(VIT, 3, crop_size=64)
     record = load_pretrained(network, VIT, tmp_path)

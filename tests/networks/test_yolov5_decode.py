@@ -24,7 +24,7 @@ def sigmoid(value: float) -> float:
     return 1 / (1 + math.exp(-value))
 
 
-def test_no_pictures_give_no_predictions() -> None:
+def test_no_images_give_no_predictions() -> None:
     assert decode(raw_levels(0, 64, 32, 2, 1.0), ANCHORS_CELLS).shape == (0, 3 * (32 + 8 + 2), 7)
 
 
@@ -50,13 +50,13 @@ def test_a_box_reaches_half_a_cell_beyond_its_own_and_four_times_its_anchor() ->
 def test_decoding_equals_a_plain_loop_over_levels_anchors_rows_and_columns() -> None:
     levels = raw_levels(2, 64, 32, 3, 2.0)
     expected = []
-    for picture in range(2):
+    for image in range(2):
         rows = []
         for level, anchors, stride in zip(levels, DEFAULT_ANCHORS.tolist(), STRIDES, strict=True):
             for anchor in range(3):
                 for row in range(level.shape[2]):
                     for column in range(level.shape[3]):
-                        values = [sigmoid(value) for value in level[picture, anchor, row, column].tolist()]
+                        values = [sigmoid(value) for value in level[image, anchor, row, column].tolist()]
                         rows.append(
                             [
                                 (2 * values[0] - 0.5 + column) * stride,

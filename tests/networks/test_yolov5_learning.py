@@ -1,4 +1,4 @@
-"""A nano network learns eight drawn pictures, and its graphs answer as it does."""
+"""A nano network learns eight drawn images, and its graphs answer as it does."""
 
 import io
 import warnings
@@ -31,7 +31,7 @@ class Learned:
 
 
 def draw(count: int) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
-    """Grey pictures with one rectangle each; its colour is its class."""
+    """Grey images with one rectangle each; its colour is its class."""
     random = np.random.default_rng(4)
     images, boxes, ids = torch.full((count, 3, SIDE, SIDE), 0.45), [], []
     for index in range(count):
@@ -80,7 +80,7 @@ def test_the_loss_falls_to_less_than_half(learned: Learned) -> None:
     assert np.mean(learned.totals[-5:]) < 0.55 * np.mean(learned.totals[:5])
 
 
-def test_the_best_box_of_each_picture_is_its_rectangle(learned: Learned) -> None:
+def test_the_best_box_of_each_image_is_its_rectangle(learned: Learned) -> None:
     with torch.no_grad():
         boxes_NC4, scores_NCK = boxes_and_scores(learned.network(learned.images_NCHW))
     for boxes, scores, box, class_id in zip(boxes_NC4, scores_NCK, learned.boxes_xyxy, learned.class_ids, strict=True):
@@ -89,7 +89,7 @@ def test_the_best_box_of_each_picture_is_its_rectangle(learned: Learned) -> None
         assert torchvision.ops.box_iou(boxes[best][None], box).item() > 0.5
 
 
-def pictures_of_other_sizes(learned: Learned) -> list[torch.Tensor]:
+def images_of_other_sizes(learned: Learned) -> list[torch.Tensor]:
     """None has the batch, height and width of what the graphs are made from."""
     return [learned.images_NCHW[:1, :, :64, :], learned.images_NCHW[:3, :, :, 32:], learned.images_NCHW]
 
@@ -106,7 +106,7 @@ def require_parity(actual_NCV: np.ndarray, network: Yolov5, images_NCHW: torch.T
 def test_a_traced_and_frozen_graph_takes_other_batches_and_sizes(learned: Learned) -> None:
     with torch.no_grad():
         traced = torch.jit.freeze(torch.jit.trace(learned.network, torch.zeros(2, 3, 64, 64), check_trace=False))
-        for images in pictures_of_other_sizes(learned):
+        for images in images_of_other_sizes(learned):
             require_parity(traced(images).numpy(), learned.network, images)
 
 
@@ -128,5 +128,5 @@ def test_an_onnx_graph_takes_other_batches_and_sizes(learned: Learned) -> None:
             },
         )
     session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
-    for images in pictures_of_other_sizes(learned):
+    for images in images_of_other_sizes(learned):
         require_parity(session.run(None, {"input": images.numpy()})[0], learned.network, images)

@@ -66,8 +66,8 @@ def plain_loss(
         misses, class_losses = [], []
         for kind in ("own", "left", "above", "right", "below"):
             for index, anchor in enumerate(anchors):
-                for picture, picture_boxes in enumerate(boxes):
-                    for box, class_id in zip(picture_boxes, ids[picture], strict=True):
+                for image, image_boxes in enumerate(boxes):
+                    for box, class_id in zip(image_boxes, ids[image], strict=True):
                         w, h = (box[2] - box[0]) / stride, (box[3] - box[1]) / stride
                         x, y = (box[0] + box[2]) / 2 / stride, (box[1] + box[3]) / 2 / stride
                         if max(w / anchor[0], anchor[0] / w, h / anchor[1], anchor[1] / h) >= 4:
@@ -83,7 +83,7 @@ def plain_loss(
                             continue
                         column = int(x) + {"left": -1, "right": 1}.get(kind, 0)
                         row = int(y) + {"above": -1, "below": 1}.get(kind, 0)
-                        values = level[picture, index, row, column].tolist()
+                        values = level[image, index, row, column].tolist()
                         predicted = [
                             2 * sigmoid(values[0]) - 0.5 + column,
                             2 * sigmoid(values[1]) - 0.5 + row,
@@ -92,7 +92,7 @@ def plain_loss(
                         ]
                         overlap = plain_ciou(predicted, [x, y, w, h])
                         misses.append(1 - overlap)
-                        targets[picture, index, row, column] = max(overlap, 0.0)
+                        targets[image, index, row, column] = max(overlap, 0.0)
                         class_losses += [
                             cross_entropy(logit, 1 - smooth if k == class_id else smooth)
                             for k, logit in enumerate(values[5:])
@@ -164,8 +164,8 @@ def test_terms_equal_a_plain_loop(smoothing: float) -> None:
     expected = plain_loss(levels, boxes, ids, options)
     losses = Yolov5Loss(ANCHORS_CELLS, 3, 480, options)(
         levels,
-        [torch.tensor(picture).reshape(-1, 4) for picture in boxes],
-        [torch.tensor(picture, dtype=torch.int64) for picture in ids],
+        [torch.tensor(image).reshape(-1, 4) for image in boxes],
+        [torch.tensor(image, dtype=torch.int64) for image in ids],
     )
     gains = (0.05, 0.7 * (480 / 640) ** 2, 0.3 * 3 / 80)
     parts = [gain * term for gain, term in zip(gains, expected, strict=True)]

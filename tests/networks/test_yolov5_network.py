@@ -74,7 +74,7 @@ def test_operations_at_640_pixels_are_as_many_as_published(size: str, published:
     assert 0.99 * published < counter.get_total_flops() / 1e9 <= published
 
 
-def test_levels_have_the_shape_of_the_picture_at_strides_8_16_32() -> None:
+def test_levels_have_the_shape_of_the_image_at_strides_8_16_32() -> None:
     network = on_paper("nano", 80)
     images = torch.empty(2, 3, 640, 480, device="meta")
     shapes = [tuple(level.shape) for level in network(images)]
@@ -88,7 +88,7 @@ def test_a_square_of_640_pixels_has_25200_candidates() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 80), (31, 64), (33, 33)])
-def test_a_picture_whose_sides_are_no_multiples_of_32_is_refused_by_name(height: int, width: int) -> None:
+def test_a_image_whose_sides_are_no_multiples_of_32_is_refused_by_name(height: int, width: int) -> None:
     with pytest.raises(ValueError, match=f"multiples of 32, but got {height} x {width}"):
         on_paper("nano", 4)(torch.empty(1, 3, height, width, device="meta"))
 

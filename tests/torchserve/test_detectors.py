@@ -17,9 +17,9 @@ from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 pytestmark = [pytest.mark.torchserve, pytest.mark.asyncio]
 
 
-def bodies(drawn_pictures: list[Path]) -> list[bytes]:
-    """Every form of a request, and one with a row that is no picture."""
-    first, second = (base64.b64encode(file.read_bytes()).decode() for file in drawn_pictures[:2])
+def bodies(drawn_images: list[Path]) -> list[bytes]:
+    """Every form of a request, and one with a row that is no image."""
+    first, second = (base64.b64encode(file.read_bytes()).decode() for file in drawn_images[:2])
     explained = json.dumps({"image_base64": first, "model_explainability": True})
     envelopes = [
         {"columns": ["image"], "data": [first]},
@@ -34,11 +34,11 @@ def bodies(drawn_pictures: list[Path]) -> list[bytes]:
 
 @pytest.mark.parametrize("model_name", ["yolov5", pytest.param("maskrcnn_resnet18_fpn", marks=pytest.mark.slow)])
 async def test_every_form_of_a_request_gets_the_scorers_bytes(
-    detector_package: Callable[[str], ModelPackage], drawn_pictures: list[Path], tmp_path: Path, model_name: str
+    detector_package: Callable[[str], ModelPackage], drawn_images: list[Path], tmp_path: Path, model_name: str
 ) -> None:
     package = detector_package(model_name)
     scorer = load_scorer(package, backend="onnxruntime", device="cpu", num_threads=1)
-    asked = bodies(drawn_pictures)
+    asked = bodies(drawn_images)
     expected = [(reply.status, reply.body) for reply in answer_bodies(scorer, asked)]
     assert [status for status, _ in expected] == [200] * 5 + [400]
     plan = ServingPlan(

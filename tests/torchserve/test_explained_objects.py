@@ -16,19 +16,19 @@ from clearsight.wire.scoring import encode_answers
 pytestmark = [pytest.mark.slow, pytest.mark.torchserve, pytest.mark.asyncio, pytest.mark.timeout(600)]
 
 
-def body_of(picture: bytes, **xai_parameters: object) -> bytes:
-    text = {"image_base64": base64.b64encode(picture).decode(), "model_explainability": True}
+def body_of(image: bytes, **xai_parameters: object) -> bytes:
+    text = {"image_base64": base64.b64encode(image).decode(), "model_explainability": True}
     cell = json.dumps({**text, "xai_parameters": xai_parameters})
     return json.dumps({"input_data": {"columns": ["image"], "data": [cell]}}).encode()
 
 
 async def test_a_detector_is_explained_in_its_lane_and_answers_azures_names_plainly(
-    detector_package: Callable[[str], ModelPackage], drawn_pictures: list[Path], tmp_path: Path
+    detector_package: Callable[[str], ModelPackage], drawn_images: list[Path], tmp_path: Path
 ) -> None:
     package = detector_package("yolov5")
-    picture = drawn_pictures[0].read_bytes()
+    image = drawn_images[0].read_bytes()
     plain = encode_answers(
-        load_scorer(package, backend="onnxruntime", device="cpu", num_threads=1).score([picture])  # type: ignore[arg-type]
+        load_scorer(package, backend="onnxruntime", device="cpu", num_threads=1).score([image])  # type: ignore[arg-type]
     )
     plan = ServingPlan(
         model_name="blue",
@@ -38,12 +38,12 @@ async def test_a_detector_is_explained_in_its_lane_and_answers_azures_names_plai
         explain=ExplainPlan(num_threads=1, max_in_flight=4),
     )
     process = TorchServeProcess(plan, tmp_path / "blue.log")
-    odam = body_of(picture, xai_algorithm="odam", details=True, detections=[1, 0])
+    odam = body_of(image, xai_algorithm="odam", details=True, detections=[1, 0])
     try:
         await process.start()
         await process.wait_ready(200)
         for path in (process.explain_path, process.implied_path, "/predictions/blue"):
-            assert await process.predict(body_of(picture, xai_algorithm="xrai"), path) == (200, plain)
+            assert await process.predict(body_of(image, xai_algorithm="xrai"), path) == (200, plain)
         status, body = await process.predict(odam, "/predictions/blue")
         assert (status, "CLEARSIGHT_EXPLAIN" in json.loads(body)["message"]) == (421, True)
         for path in (process.explain_path, process.implied_path):
@@ -55,7 +55,7 @@ async def test_a_detector_is_explained_in_its_lane_and_answers_azures_names_plai
             for part in row["explanations"]:
                 assert base64.b64decode(part["visualizations"]).startswith(b"\x89PNG")
                 assert part["explanation_details"]["matched_iou"] > 0.99
-        status, body = await process.predict(body_of(picture, xai_algorithm="rise"), process.explain_path)
+        status, body = await process.predict(body_of(image, xai_algorithm="rise"), process.explain_path)
         assert (status, "must be one of odam" in json.loads(body)["message"]) == (400, True)
     finally:
         await process.stop()

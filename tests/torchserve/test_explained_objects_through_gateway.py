@@ -106,13 +106,13 @@ async def yolov5(
 
 
 @pytest.fixture(scope="module")
-def picture(drawn_pictures: list[Path]) -> bytes:
+def image(drawn_images: list[Path]) -> bytes:
     """Of 96 x 80 pixels."""
-    return drawn_pictures[0].read_bytes()
+    return drawn_images[0].read_bytes()
 
 
-def cell_of(picture: bytes, **xai_parameters: object) -> str:
-    text = {"image_base64": base64.b64encode(picture).decode(), "model_explainability": True}
+def cell_of(image: bytes, **xai_parameters: object) -> str:
+    text = {"image_base64": base64.b64encode(image).decode(), "model_explainability": True}
     return json.dumps({**text, "xai_parameters": xai_parameters})
 
 
@@ -134,15 +134,15 @@ def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 async def test_odam_is_the_same_by_both_routes_and_in_process_while_plain_requests_stay_in_their_lane(
-    yolov5: Served, picture: bytes
+    yolov5: Served, image: bytes
 ) -> None:
-    plain = await yolov5.ask("score", body_of(base64.b64encode(picture).decode()))
+    plain = await yolov5.ask("score", body_of(base64.b64encode(image).decode()))
     assert (plain.status, await yolov5.lane_of(plain)) == (200, "predict")
-    cell = cell_of(picture, xai_algorithm="odam", attributions=True)
+    cell = cell_of(image, xai_algorithm="odam", attributions=True)
     scored, explained, beside = await asyncio.gather(
         yolov5.ask("score", body_of(cell)),
         yolov5.ask("explain", body_of(cell)),
-        yolov5.ask("score", body_of(base64.b64encode(picture).decode())),
+        yolov5.ask("score", body_of(base64.b64encode(image).decode())),
     )
     assert scored.status == 200, scored.body
     assert scored.body == explained.body == yolov5.in_process(cell)
@@ -160,7 +160,7 @@ async def test_odam_is_the_same_by_both_routes_and_in_process_while_plain_reques
         assert heat_HW.min() >= 0
         assert size_of_png(part["visualizations"]) == (128, 106)
 
-    detailed = cell_of(picture, xai_algorithm="odam", details=True, detections=[1, 0])
+    detailed = cell_of(image, xai_algorithm="odam", details=True, detections=[1, 0])
     reply = await yolov5.ask("explain", body_of(detailed))
     assert without_times(reply.document) == without_times(json.loads(yolov5.in_process(detailed)))
     assert "x-explanation-degraded" not in reply.headers
@@ -176,14 +176,14 @@ async def test_odam_is_the_same_by_both_routes_and_in_process_while_plain_reques
 
 
 async def test_d_rise_is_a_job_that_tells_how_far_it_is_and_ends_with_the_map_of_this_process(
-    yolov5: Served, picture: bytes
+    yolov5: Served, image: bytes
 ) -> None:
-    cell = cell_of(picture, xai_algorithm="d_rise", masks=3000, attributions=True)
+    cell = cell_of(image, xai_algorithm="d_rise", masks=3000, attributions=True)
     for route in ("score", "explain"):
         refused = await yolov5.ask(route, body_of(cell))
         assert (refused.status, refused.headers["ms-azureml-model-error-statuscode"]) == (424, "400")
         assert "/jobs/explain" in refused.body.decode()
-    few = cell_of(picture, xai_algorithm="d_rise", masks=100)
+    few = cell_of(image, xai_algorithm="d_rise", masks=100)
     allowed = await yolov5.ask("score", body_of(few))
     assert (allowed.status, allowed.body) == (200, yolov5.in_process(few))
 
@@ -209,16 +209,16 @@ async def test_d_rise_is_a_job_that_tells_how_far_it_is_and_ends_with_the_map_of
     assert any(np.array(part["attributions"]).any() for part in row["explanations"])
 
 
-async def test_a_canceled_job_leaves_its_worker_to_the_next_ones(yolov5: Served, picture: bytes) -> None:
+async def test_a_canceled_job_leaves_its_worker_to_the_next_ones(yolov5: Served, image: bytes) -> None:
     pid = await yolov5.explainer_pid()
-    endless = body_of(*[cell_of(picture, xai_algorithm="d_rise", masks=5000, detections="all")] * 20)
+    endless = body_of(*[cell_of(image, xai_algorithm="d_rise", masks=5000, detections="all")] * 20)
     running, queued = [(await yolov5.ask("jobs/explain", endless)).headers["location"] for _ in range(2)]
     async with asyncio.timeout(150):
         while "points_done" not in (await yolov5.ask(running, method="GET")).document.get("progress", {}):
             await asyncio.sleep(0.1)
 
-    plain = await yolov5.ask("score", body_of(base64.b64encode(picture).decode()))
-    odam = cell_of(picture, xai_algorithm="odam")
+    plain = await yolov5.ask("score", body_of(base64.b64encode(image).decode()))
+    odam = cell_of(image, xai_algorithm="odam")
     explained = await yolov5.ask("explain", body_of(odam))  # goes before the job
     assert (plain.status, explained.status, explained.body) == (200, 200, yolov5.in_process(odam))
     for place in (queued, running):
@@ -227,7 +227,7 @@ async def test_a_canceled_job_leaves_its_worker_to_the_next_ones(yolov5: Served,
         again = (await yolov5.ask(place, method="GET")).document
         assert (again["status"], again["error"]["message"]) == ("Canceled", "The job was canceled by a client.")
 
-    short = cell_of(picture, xai_algorithm="d_rise", masks=20, seed=3)
+    short = cell_of(image, xai_algorithm="d_rise", masks=20, seed=3)
     following = await yolov5.ask("jobs/explain", body_of(short))
     async with asyncio.timeout(20):  # far less than what was canceled would have taken
         while (reply := await yolov5.ask(following.headers["location"], method="GET")).document[
@@ -242,13 +242,13 @@ async def test_a_canceled_job_leaves_its_worker_to_the_next_ones(yolov5: Served,
 async def test_masks_are_explained_through_the_gateway(
     detector_package: Callable[[str], ModelPackage],
     behind_gateway: Callable[..., Any],
-    picture: bytes,
+    image: bytes,
     tmp_path: Path,
 ) -> None:
     async with serving(detector_package("maskrcnn_resnet18_fpn"), tmp_path, behind_gateway) as served:
         bodies = {}
         for target in ("score", "mask"):
-            cell = cell_of(picture, xai_algorithm="odam", target=target, attributions=True)
+            cell = cell_of(image, xai_algorithm="odam", target=target, attributions=True)
             reply = await served.ask("explain", body_of(cell))
             assert (reply.status, reply.body) == (200, served.in_process(cell))
             assert (await served.ask("score", body_of(cell))).body == reply.body

@@ -118,12 +118,12 @@ def exchange(address: str, key: str, body: bytes, **headers: str) -> tuple[int, 
 
 @pytest.mark.slow
 @pytest.mark.torchserve
-def test_stock_torchserve_scores_pictures_of_every_kind_of_header(
-    stock: tuple[Path, int], tiny_package: ModelPackage, drawn_pictures: list[Path]
+def test_stock_torchserve_scores_images_of_every_kind_of_header(
+    stock: tuple[Path, int], tiny_package: ModelPackage, drawn_images: list[Path]
 ) -> None:
     folder, port = stock
-    pictures = [base64.b64encode(file.read_bytes()).decode() for file in drawn_pictures[:2]]
-    body = json.dumps({"input_data": {"columns": ["image"], "data": pictures}}).encode()
+    images = [base64.b64encode(file.read_bytes()).decode() for file in drawn_images[:2]]
+    body = json.dumps({"input_data": {"columns": ["image"], "data": images}}).encode()
     status, answer = post(folder, port, body)
     assert status == 200
     rows = json.loads(answer)
@@ -133,7 +133,7 @@ def test_stock_torchserve_scores_pictures_of_every_kind_of_header(
     assert post(folder, port, b'{"input_data": "\\ud800"}')[0] == 400
     assert post(folder, port, b"")[0] == 400
     asking = json.dumps(
-        {"input_data": {"columns": ["image"], "data": pictures}, "params": {"model_explainability": True}}
+        {"input_data": {"columns": ["image"], "data": images}, "params": {"model_explainability": True}}
     )
     explained = post(folder, port, asking.encode())
     assert explained[1] != answer
@@ -149,14 +149,14 @@ def test_stock_torchserve_scores_pictures_of_every_kind_of_header(
 async def test_every_way_to_ask_for_an_explanation_gives_the_same_answer(
     stock: tuple[Path, int],
     tiny_package: ModelPackage,
-    drawn_pictures: list[Path],
+    drawn_images: list[Path],
     behind_gateway: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
-    picture = base64.b64encode(drawn_pictures[3].read_bytes()).decode()
+    image = base64.b64encode(drawn_images[3].read_bytes()).decode()
     plain, flagged = (
         json.dumps({"input_data": {"columns": ["image"], "data": [cell]}}).encode()
-        for cell in (picture, json.dumps({"image_base64": picture, "model_explainability": True}))
+        for cell in (image, json.dumps({"image_base64": image, "model_explainability": True}))
     )
     threads = len(os.sched_getaffinity(0))  # as the stock worker has: the order of sums decides the last digits
     plan = ServingPlan(

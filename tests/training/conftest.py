@@ -39,7 +39,7 @@ TEXTURES = ("dots", "checks", "columns", "rows")
 
 
 def _texture(name: str, random: np.random.Generator) -> np.ndarray:
-    """A 72 x 72 picture of one texture in two random colours, with noise: uint8 (72, 72, 3)."""
+    """A 72 x 72 image of one texture in two random colours, with noise: uint8 (72, 72, 3)."""
     y, x = np.mgrid[0:72, 0:72] + int(random.integers(0, 12))
     masks = {
         "rows": y % 12 < 6,
@@ -65,7 +65,7 @@ def _write_table(folder: Path, names: list[list[str]], multi_label: bool, random
 
 @pytest.fixture(scope="session")
 def texture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """96 small pictures of four textures, multi-class: a data folder with label file and MLTable. Read only."""
+    """96 small images of four textures, multi-class: a data folder with label file and MLTable. Read only."""
     folder = tmp_path_factory.mktemp("textures") / "data"
     names = [[TEXTURES[index % 4]] for index in range(96)]
     _write_table(folder, names, multi_label=False, random=np.random.default_rng(5))
@@ -74,7 +74,7 @@ def texture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def texture_pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 pictures of zero to two textures side by side, multi-label. Read only."""
+    """24 images of zero to two textures side by side, multi-label. Read only."""
     folder = tmp_path_factory.mktemp("pairs") / "data"
     pairs = [[], ["dots"], ["dots", "rows"], ["columns"]]
     _write_table(folder, [pairs[index % 4] for index in range(24)], multi_label=True, random=np.random.default_rng(6))

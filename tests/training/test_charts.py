@@ -1,4 +1,4 @@
-"""Values and pictures of the charts; scikit-learn is the oracle."""
+"""Values and images of the charts; scikit-learn is the oracle."""
 
 import json
 import math
@@ -24,11 +24,11 @@ MULTI_CLASS, MULTI_LABEL = Task.MULTI_CLASS, Task.MULTI_LABEL
 NAMES = ("confusion_matrix", "roc_curve", "precision_recall_curve", "classification_report")
 
 
-def made_up(num_pictures: int, num_classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def made_up(num_images: int, num_classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Targets and answers that are often right."""
     random = np.random.default_rng(seed)
-    true = random.integers(0, num_classes, num_pictures)
-    logits = random.normal(0, 1, (num_pictures, num_classes)) + 2.0 * np.eye(num_classes)[true]
+    true = random.integers(0, num_classes, num_images)
+    logits = random.normal(0, 1, (num_images, num_classes)) + 2.0 * np.eye(num_classes)[true]
     return true, np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
 
 
@@ -44,7 +44,7 @@ def read(folder: Path, name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, np.ndarray]:
-    """Charts of 80 pictures of four classes, of which the last has no pictures."""
+    """Charts of 80 images of four classes, of which the last has no images."""
     folder = tmp_path_factory.mktemp("charts") / "metrics"
     true, probs = made_up(80, 4)
     true[true == 3] = 0
@@ -53,7 +53,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray,
     return folder, true, probs
 
 
-def test_one_picture_is_enough(tmp_path: Path) -> None:
+def test_one_image_is_enough(tmp_path: Path) -> None:
     files = write_charts(tmp_path, np.array([1]), np.array([[0.2, 0.7, 0.1]]), ("a", "b", "c"), MULTI_CLASS)
     assert len(files) == 9
     assert read(tmp_path, "roc_curve")["data"]["per_class"] == [None, None, None]
@@ -68,7 +68,7 @@ def test_a_multi_label_pass_without_any_label_is_drawn_too(tmp_path: Path) -> No
     assert read(tmp_path, "confusion_matrix")["data"]["matrices"] == [[[3, 0], [0, 0]]]
 
 
-def test_every_chart_is_a_document_with_a_picture(written: tuple[Path, np.ndarray, np.ndarray]) -> None:
+def test_every_chart_is_a_document_with_a_image(written: tuple[Path, np.ndarray, np.ndarray]) -> None:
     folder, *_ = written
     for name in NAMES:
         document = read(folder, name)
@@ -85,7 +85,7 @@ def test_the_confusion_matrix_counts_truth_in_rows(written: tuple[Path, np.ndarr
     assert read(folder, "confusion_matrix")["data"]["matrix"] == expected.tolist()
 
 
-def test_a_row_without_pictures_has_no_shares() -> None:
+def test_a_row_without_images_has_no_shares() -> None:
     shares = row_shares(np.array([[3, 1], [0, 0]]))
     assert shares[0].tolist() == [0.75, 0.25]
     assert np.isnan(shares[1]).all()
@@ -139,7 +139,7 @@ def test_a_thinned_curve_keeps_its_ends_and_its_shape(steps: list[tuple[int, int
     assert farthest <= (x[-1] + y[-1]) / (max_points - 1) + 1e-12
 
 
-def test_a_curve_of_many_pictures_is_thinned() -> None:
+def test_a_curve_of_many_images_is_thinned() -> None:
     true, probs = made_up(20_000, 2, seed=1)
     truth = np.eye(2, dtype=np.int8)[true]
     for curves in (roc_curves(truth, probs), precision_recall_curves(truth, probs)):
@@ -159,7 +159,7 @@ def test_the_report_is_scikit_learns_with_two_more_columns(written: tuple[Path, 
     expected = sk.classification_report(true, predicted, labels=range(4), output_dict=True, zero_division=0)
     for k, row in enumerate(data["matrix"][:4]):
         assert row[:4] == pytest.approx([expected[str(k)][column] for column in data["columns"][:4]])
-    assert data["matrix"][3][4:] == [None, None]  # no pictures: no ranking
+    assert data["matrix"][3][4:] == [None, None]  # no images: no ranking
     scalars = classification_metrics(true, probs, MULTI_CLASS)
     for average, row in zip(("micro", "macro", "weighted"), data["matrix"][4:], strict=True):
         names = ("precision_score", "recall_score", "f1_score", "", "AUC", "average_precision_score")
@@ -230,7 +230,7 @@ def test_names_that_would_look_the_same_carry_their_class_id() -> None:
     assert choose_lettering([f"{'x' * 30}{k}{'y' * 30}" for k in range(2)]).names[1].endswith("yyyy [1]")
 
 
-def test_a_hundred_classes_make_pictures_of_sensible_size(tmp_path: Path) -> None:
+def test_a_hundred_classes_make_images_of_sensible_size(tmp_path: Path) -> None:
     true, probs = made_up(600, 101)
     for file in write_charts(tmp_path, true, probs, tuple(f"class {k}" for k in range(101)), MULTI_CLASS):
         if file.suffix == ".png":

@@ -10,19 +10,19 @@ from clearsight.tasks import Task
 from clearsight.training.classification.augmentation import Augmentation
 from clearsight.training.classification.datasets import (
     EvaluationSet,
-    PictureCache,
+    ImageCache,
     TrainingSet,
     encode_targets,
     find_unreadable,
 )
-from clearsight.training.data.image_file import PictureFile
+from clearsight.training.data.image_file import ImageFile
 from clearsight.training.data.records import Record
 from clearsight.vision.preprocess import preprocess
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """Nine pictures; picture i is filled with the grey level 20 i."""
+    """Nine images; image i is filled with the grey level 20 i."""
     made = [tmp_path / f"{index}.png" for index in range(9)]
     for index, file in enumerate(made):
         cv2.imwrite(str(file), np.full((48, 64, 3), 20 * index, np.uint8))
@@ -32,15 +32,15 @@ def files(tmp_path: Path) -> list[Path]:
 def training_set(
     files: list[Path], batch_size: int = 4, num_workers: int = 0, seed: int = 1, **part: int
 ) -> TrainingSet:
-    pictures = PictureCache(files, largest_side=1000, max_bytes=10**9)
+    images = ImageCache(files, largest_side=1000, max_bytes=10**9)
     targets = np.arange(len(files), dtype=np.int64)
-    return TrainingSet(pictures, targets, Augmentation(16), batch_size, seed, num_workers, **part)
+    return TrainingSet(images, targets, Augmentation(16), batch_size, seed, num_workers, **part)
 
 
-def test_a_batch_holds_the_targets_of_its_pictures(files: list[Path]) -> None:
-    pictures = PictureCache(files, largest_side=1000, max_bytes=10**9)
+def test_a_batch_holds_the_targets_of_its_images(files: list[Path]) -> None:
+    images = ImageCache(files, largest_side=1000, max_bytes=10**9)
     plain = Augmentation(16, brightness=0, contrast=0, saturation=0, hue=0)
-    for batch in TrainingSet(pictures, np.arange(9), plain, 4, seed=0, num_workers=0).epoch(0):
+    for batch in TrainingSet(images, np.arange(9), plain, 4, seed=0, num_workers=0).epoch(0):
         assert [int(image.mean()) // 20 for image in batch.images_NPPC] == batch.targets.tolist()
 
 
@@ -60,7 +60,7 @@ def test_a_last_batch_of_one_is_kept_without_batch_norm(files: list[Path]) -> No
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_processes_share_each_batch_of_the_same_order(files: list[Path], num_workers: int) -> None:
-    """Nine pictures, two processes of batch 2: batches of 4, 4 and 1, of which the last cannot be shared."""
+    """Nine images, two processes of batch 2: batches of 4, 4 and 1, of which the last cannot be shared."""
     whole = [batch.targets.tolist() for batch in training_set(files, batch_size=4).epoch(3)]
     parts = [
         [batch.targets.tolist() for batch in training_set(files, 2, num_workers, rank=rank, num_ranks=2).epoch(3)]
@@ -70,7 +70,7 @@ def test_processes_share_each_batch_of_the_same_order(files: list[Path], num_wor
 
 
 def test_parts_of_a_batch_weigh_as_much_as_they_hold(files: list[Path]) -> None:
-    """Seven pictures, two processes of batch 1 to 4: of a last batch of 7 they get 4 and 3, 3.5 is the mean."""
+    """Seven images, two processes of batch 1 to 4: of a last batch of 7 they get 4 and 3, 3.5 is the mean."""
     [first], [second] = (list(training_set(files[:7], 4, rank=rank, num_ranks=2).epoch(0)) for rank in range(2))
     assert (len(first.targets), len(second.targets)) == (4, 3)
     assert (first.weight, second.weight) == pytest.approx((4 / 3.5, 3 / 3.5))
@@ -84,7 +84,7 @@ def test_a_last_batch_too_small_for_every_process_is_left_out(files: list[Path])
     assert training_set(files[:5], batch_size=2, num_ranks=2, smallest_batch=1).num_batches == 1
 
 
-def test_each_epoch_shows_every_picture_once_in_another_order(files: list[Path]) -> None:
+def test_each_epoch_shows_every_image_once_in_another_order(files: list[Path]) -> None:
     data = training_set(files, batch_size=3)
     orders = [[int(target) for batch in data.epoch(epoch) for target in batch.targets] for epoch in range(3)]
     assert all(sorted(order) == list(range(9)) for order in orders)
@@ -115,15 +115,15 @@ def test_leaving_an_epoch_early_ends_its_workers(files: list[Path]) -> None:
 
 def test_a_cache_without_room_decodes_each_time(files: list[Path]) -> None:
     for room in (0, 48 * 64 * 3, 10**9):
-        cache = PictureCache(files, largest_side=1000, max_bytes=room)
+        cache = ImageCache(files, largest_side=1000, max_bytes=room)
         assert [int(cache[index].mean()) for index in range(9)] == [20 * index for index in range(9)]
         files[0].touch()
         assert int(cache[0].mean()) == 0
 
 
-def test_pictures_beyond_the_memory_are_kept_on_disk(files: list[Path], tmp_path: Path) -> None:
+def test_images_beyond_the_memory_are_kept_on_disk(files: list[Path], tmp_path: Path) -> None:
     room_for_two = 2 * 48 * 64 * 3
-    cache = PictureCache(files, 1000, max_bytes=room_for_two, overflow=PictureFile(tmp_path, 3 * room_for_two))
+    cache = ImageCache(files, 1000, max_bytes=room_for_two, overflow=ImageFile(tmp_path, 3 * room_for_two))
     levels = [int(cache[index].mean()) for index in range(9)]
     for file in files[:8]:  # two in memory, six on disk: only the ninth is decoded again
         file.unlink()
@@ -131,36 +131,36 @@ def test_pictures_beyond_the_memory_are_kept_on_disk(files: list[Path], tmp_path
     assert list(tmp_path.glob("tmp*")) == []
 
 
-def test_a_picture_file_gives_back_what_fits(tmp_path: Path) -> None:
-    pictures = [np.random.default_rng(seed).integers(0, 256, (4 + seed, 5, 3)).astype(np.uint8) for seed in range(3)]
-    empty, small = PictureFile(tmp_path, 0), PictureFile(tmp_path, pictures[0].nbytes + pictures[1].nbytes)
-    for index, picture in enumerate(pictures):
-        empty.put(index, picture)
-        small.put(index, picture)
-        small.put(index, picture)
+def test_a_image_file_gives_back_what_fits(tmp_path: Path) -> None:
+    images = [np.random.default_rng(seed).integers(0, 256, (4 + seed, 5, 3)).astype(np.uint8) for seed in range(3)]
+    empty, small = ImageFile(tmp_path, 0), ImageFile(tmp_path, images[0].nbytes + images[1].nbytes)
+    for index, image in enumerate(images):
+        empty.put(index, image)
+        small.put(index, image)
+        small.put(index, image)
     assert [empty.get(index) for index in range(3)] == [None, None, None]
-    assert np.array_equal(small.get(0), pictures[0])
-    assert np.array_equal(small.get(1), pictures[1])
+    assert np.array_equal(small.get(0), images[0])
+    assert np.array_equal(small.get(1), images[1])
     assert small.get(2) is None
 
 
-def test_large_pictures_are_reduced_to_the_useful_size(tmp_path: Path) -> None:
+def test_large_images_are_reduced_to_the_useful_size(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((300, 500, 3), np.uint8))
-    assert PictureCache([tmp_path / "a.png"], largest_side=150, max_bytes=0)[0].shape == (150, 250, 3)
+    assert ImageCache([tmp_path / "a.png"], largest_side=150, max_bytes=0)[0].shape == (150, 250, 3)
 
 
-def test_the_smallest_crop_of_a_reduced_picture_still_fills_the_network() -> None:
+def test_the_smallest_crop_of_a_reduced_image_still_fills_the_network() -> None:
     options = Augmentation(224)
     side = options.largest_useful_side
     smallest_crop_side = np.sqrt(side * side * options.scale[0] * options.ratio[0])
     assert smallest_crop_side >= 224
 
 
-def test_training_pictures_are_upright(tmp_path: Path) -> None:
+def test_training_images_are_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[274] = 6
     Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg", exif=exif)
-    assert PictureCache([tmp_path / "a.jpg"], largest_side=1000, max_bytes=0)[0].shape == (64, 48, 3)
+    assert ImageCache([tmp_path / "a.jpg"], largest_side=1000, max_bytes=0)[0].shape == (64, 48, 3)
 
 
 @pytest.mark.parametrize("max_bytes", [0, 10**9])
@@ -174,10 +174,10 @@ def test_evaluation_inputs_are_those_of_serving(files: list[Path], max_bytes: in
         assert np.array_equal(batches[1][1], preprocess(image, settings))
 
 
-def test_unreadable_pictures_are_found_with_their_reason(files: list[Path]) -> None:
+def test_unreadable_images_are_found_with_their_reason(files: list[Path]) -> None:
     files[2].write_bytes(b"not a picture")
     files[4].unlink()
-    cache = PictureCache(files, largest_side=100, max_bytes=10**9)
+    cache = ImageCache(files, largest_side=100, max_bytes=10**9)
     unreadable = find_unreadable(files, range(9), cache.__getitem__, num_threads=2, should_stop=lambda: False)
     assert set(unreadable) == {2, 4}
     assert str(files[4]) in unreadable[4]

@@ -1,4 +1,4 @@
-"""Charts of detection and segmentation: values by hand and from pycocotools, pictures that can be opened."""
+"""Charts of detection and segmentation: values by hand and from pycocotools, images that can be opened."""
 
 import json
 from pathlib import Path
@@ -60,9 +60,9 @@ def square(left: float, class_id: int, *score: float) -> Any:
     return (left, 0, left + 10, 10, class_id, *score)
 
 
-@pytest.mark.parametrize("num_pictures", [0, 2])
-def test_nothing_there_and_nothing_found_is_drawn(tmp_path: Path, num_pictures: int) -> None:
-    data = written(tmp_path, [there_is()] * num_pictures, [found()] * num_pictures)
+@pytest.mark.parametrize("num_images", [0, 2])
+def test_nothing_there_and_nothing_found_is_drawn(tmp_path: Path, num_images: int) -> None:
+    data = written(tmp_path, [there_is()] * num_images, [found()] * num_images)
     assert data["precision_recall_curve"]["per_class"] == [None, None, None]
     assert data["confusion_matrix"]["matrix"] == [[0] * 4] * 4
     empty = {"precision": None, "recall": None, "average_precision": None, "num_objects": 0}
@@ -138,9 +138,9 @@ def random_pass(seed: int) -> tuple[list[GroundTruth], list[Predictions]]:
 def pycoco_precisions(truths: list[GroundTruth], predictions: list[Predictions]) -> np.ndarray:
     """Precision at 101 recalls of each class at IoU 0.5."""
 
-    def annotations(pictures: Any, is_found: bool) -> list[dict[str, Any]]:
+    def annotations(image_ids: Any, is_found: bool) -> list[dict[str, Any]]:
         rows = []
-        for image_id, objects in enumerate(pictures, start=1):
+        for image_id, objects in enumerate(image_ids, start=1):
             for position, (left, top, right, bottom) in enumerate(objects.boxes_xyxy_N4.astype(float).tolist()):
                 row = {"image_id": image_id, "category_id": int(objects.class_ids_N[position]) + 1, "iscrowd": 0}
                 row |= {"id": len(rows) + 1, "bbox": [left, top, right - left, bottom - top]}
@@ -213,7 +213,7 @@ def test_awkward_and_many_classes_are_drawn_without_a_warning(tmp_path: Path) ->
             assert max(image.size) < 3500
 
 
-def test_no_pictures_are_no_samples(tmp_path: Path) -> None:
+def test_no_images_are_no_samples(tmp_path: Path) -> None:
     assert write_samples(tmp_path, [], CLASSES) == []
     assert list(tmp_path.iterdir()) == []
 

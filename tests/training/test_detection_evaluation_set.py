@@ -15,7 +15,7 @@ CLASSES = ("can", "cup")
 
 @pytest.fixture
 def records(tmp_path: Path) -> list[Record]:
-    """Seven pictures of 48 x 64 in noise, with one box each; the sixth has none."""
+    """Seven images of 48 x 64 in noise, with one box each; the sixth has none."""
     made = []
     for index in range(7):
         image = tmp_path / f"{index}.png"
@@ -31,18 +31,18 @@ def test_evaluation_inputs_are_placed_as_in_serving(records, max_bytes):
     for _ in range(2):
         batches = list(data.batches(range(len(data))))
         assert [len(batch) for batch in batches] == [3, 3, 1]
-        picture = batches[0][2]
+        image = batches[0][2]
         image_HWC = cv2.cvtColor(cv2.imread(str(records[2].image)), cv2.COLOR_BGR2RGB)
-        assert np.array_equal(picture.images_HWC[0], place(image_HWC, letterbox(48, 64, 32)))
-        assert np.allclose(picture.truth.boxes_xyxy_N4, [[16, 12, 32, 0.6 * 48]])
+        assert np.array_equal(image.images_HWC[0], place(image_HWC, letterbox(48, 64, 32)))
+        assert np.allclose(image.truth.boxes_xyxy_N4, [[16, 12, 32, 0.6 * 48]])
         assert len(batches[1][2].truth.boxes_xyxy_N4) == 0
 
 
 def test_evaluation_with_tiles_has_one_input_for_each(records):
     settings = RcnnSettings(min_size=24, max_size=100, tile_grid_size=(2, 1))
-    picture = DetectionEvaluationSet(records, CLASSES, settings, 4, 0).load(0)
-    assert len(picture.views) == len(picture.images_HWC) == 3
-    assert picture.images_HWC[0].shape == (24, 32, 3)
+    image = DetectionEvaluationSet(records, CLASSES, settings, 4, 0).load(0)
+    assert len(image.views) == len(image.images_HWC) == 3
+    assert image.images_HWC[0].shape == (24, 32, 3)
 
 
 def test_evaluation_knows_crowds_and_masks(records):

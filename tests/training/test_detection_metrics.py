@@ -21,7 +21,7 @@ from clearsight.vision.rle import encode_rle
 
 CLASSES = ("bottle", "can", "carton")
 SIDE = 240
-"""Of the random pictures: room for COCO's small, medium and large objects."""
+"""Of the random images: room for COCO's small, medium and large objects."""
 
 Scene = tuple[list[Predictions], list[GroundTruth]]
 Boxes = Sequence[Sequence[float]]
@@ -53,7 +53,7 @@ def ellipses(boxes: np.ndarray) -> tuple[dict[str, Any], ...]:
     return tuple(rles)
 
 
-def random_scene(seed: int, with_masks: bool = False, num_pictures: int = 5) -> Scene:
+def random_scene(seed: int, with_masks: bool = False, num_images: int = 5) -> Scene:
     """Objects of all sizes, a third of them crowds; found, found twice, missed, taken for another class or made up.
 
     Scores have one decimal, so that many are equal.
@@ -66,10 +66,10 @@ def random_scene(seed: int, with_masks: bool = False, num_pictures: int = 5) -> 
         return np.concatenate([corners, corners + sides], axis=1)
 
     predictions, truths = [], []
-    for picture in range(num_pictures):
-        true = boxes(0 if picture == 3 else 12)
+    for image in range(num_images):
+        true = boxes(0 if image == 3 else 12)
         class_ids = random.integers(0, len(CLASSES), len(true))
-        chosen = random.integers(0, len(true), 0 if picture == 1 else 40) if len(true) else np.zeros(0, int)
+        chosen = random.integers(0, len(true), 0 if image == 1 else 40) if len(true) else np.zeros(0, int)
         shifted = true[chosen] + random.normal(0, 0.04, (len(chosen), 4)) * np.ptp(true[chosen], axis=1, keepdims=True)
         shifted[:, 2:] = np.maximum(shifted[:, 2:], shifted[:, :2] + 1)
         guessed = np.concatenate([shifted, boxes(4)])
@@ -85,19 +85,19 @@ def pycocotools_evaluation(scene: Scene, shape: Shape) -> COCOeval:
     """pycocotools on the same scene, which derives sizes of predictions by itself."""
     predictions, truths = scene
 
-    def annotations(pictures: Sequence[Any]) -> list[dict[str, Any]]:
+    def annotations(images: Sequence[Any]) -> list[dict[str, Any]]:
         entries = []
-        for image_id, picture in enumerate(pictures):
-            for k, (left, top, right, bottom) in enumerate(picture.boxes_xyxy_N4.tolist()):
-                entry = {"image_id": image_id, "category_id": int(picture.class_ids_N[k])}
+        for image_id, image in enumerate(images):
+            for k, (left, top, right, bottom) in enumerate(image.boxes_xyxy_N4.tolist()):
+                entry = {"image_id": image_id, "category_id": int(image.class_ids_N[k])}
                 if shape == "mask":
-                    entry["segmentation"] = dict(picture.masks_N[k])
+                    entry["segmentation"] = dict(image.masks_N[k])
                 else:
                     entry["bbox"] = [left, top, right - left, bottom - top]
-                if isinstance(picture, Predictions):
-                    entry["score"] = float(picture.scores_N[k])
+                if isinstance(image, Predictions):
+                    entry["score"] = float(image.scores_N[k])
                 else:
-                    entry |= {"id": len(entries) + 1, "iscrowd": int(picture.is_crowd_N[k])}
+                    entry |= {"id": len(entries) + 1, "iscrowd": int(image.is_crowd_N[k])}
                     area = (right - left) * (bottom - top)
                     entry["area"] = area if shape == "box" else int(pycoco_masks.area(entry["segmentation"]))
                 entries.append(entry)
@@ -127,34 +127,32 @@ def plain_voc(scene: Scene, class_id: int, threshold: float) -> dict[str, float]
     """One class by loops over single predictions: precision, recall, average precision by rectangles."""
     predictions, truths = scene
     ranked = [
-        (-float(score), picture, k, box)
-        for picture, detections in enumerate(predictions)
+        (-float(score), image, k, box)
+        for image, detections in enumerate(predictions)
         for k, (box, own, score) in enumerate(
             zip(detections.boxes_xyxy_N4.tolist(), detections.class_ids_N, detections.scores_N, strict=True)
         )
         if own == class_id
     ]
     objects = [
-        (picture, box, crowd)
-        for picture, truth in enumerate(truths)
+        (image, box, crowd)
+        for image, truth in enumerate(truths)
         for box, own, crowd in zip(truth.boxes_xyxy_N4.tolist(), truth.class_ids_N, truth.is_crowd_N, strict=True)
         if own == class_id
     ]
     num_objects, taken = sum(not crowd for _, _, crowd in objects), set()
     points, hits, misses = [], 0, 0
-    for _, picture, _, box in sorted(ranked):
+    for _, image, _, box in sorted(ranked):
         free = [
             (plain_iou(box, other)[0], -place)
             for place, (where, other, crowd) in enumerate(objects)
-            if where == picture and not crowd and place not in taken
+            if where == image and not crowd and place not in taken
         ]
         iou, place = max(free, default=(0.0, 0))
         if iou >= threshold:
             taken.add(-place)
             hits += 1
-        elif any(
-            plain_iou(box, other)[1] >= threshold for where, other, crowd in objects if crowd and where == picture
-        ):
+        elif any(plain_iou(box, other)[1] >= threshold for where, other, crowd in objects if crowd and where == image):
             continue
         else:
             misses += 1

@@ -1,4 +1,4 @@
-"""Geometry of detection scenes: what the picture shows after a step is where the objects say."""
+"""Geometry of detection scenes: what the image shows after a step is where the objects say."""
 
 from collections.abc import Callable
 from functools import partial
@@ -144,10 +144,10 @@ def seen_bounds(scene: Scene, channel: int) -> np.ndarray:
 @pytest.mark.parametrize("name", ALL)
 @few
 @given(boxes_scenes(), st.integers(0, 10**6))
-def test_boxes_stay_where_the_picture_shows_them(name, scene, seed):
+def test_boxes_stay_where_the_image_shows_them(name, scene, seed):
     after = ALL[name](scene, np.random.default_rng(seed))
     # A resampled pixel belongs to a box with its centre; the second time its border may be blown up 1.5 times before.
-    # What a picture is expanded with is 10 levels lighter than its grey: an enlarged edge seems 0.14 pixels away there.
+    # What an image is expanded with is 10 levels lighter than its grey: an enlarged edge seems 0.14 pixels away there.
     tolerance = 0 if name in EXACT else 0.7 if name in RESAMPLED else 1.3
     for box_4, class_id in zip(after.objects.boxes_xyxy_N4, after.objects.class_ids_N, strict=True):
         if min(box_4[2:] - box_4[:2]) >= 2:
@@ -157,7 +157,7 @@ def test_boxes_stay_where_the_picture_shows_them(name, scene, seed):
 @pytest.mark.parametrize("name", ALL)
 @few
 @given(outlined_scenes(), st.integers(0, 10**6))
-def test_outlines_stay_where_the_picture_shows_them(name, scene, seed):
+def test_outlines_stay_where_the_image_shows_them(name, scene, seed):
     after = ALL[name](scene, np.random.default_rng(seed))
     masks = after.objects.masks(after.height, after.width)
     for mask, box_4, class_id in zip(masks, after.objects.boxes_xyxy_N4, after.objects.class_ids_N, strict=True):
@@ -174,7 +174,7 @@ def test_outlines_stay_where_the_picture_shows_them(name, scene, seed):
 @pytest.mark.parametrize("name", ALL)
 @few
 @given(boxes_scenes() | outlined_scenes(), st.integers(0, 10**6))
-def test_objects_lie_inside_the_picture_with_their_flags_and_the_scene_before_is_untouched(name, scene, seed):
+def test_objects_lie_inside_the_image_with_their_flags_and_the_scene_before_is_untouched(name, scene, seed):
     pixels, boxes = scene.image_HWC.copy(), scene.objects.boxes_xyxy_N4.copy()
     after = ALL[name](scene, np.random.default_rng(seed))
     assert np.array_equal(scene.image_HWC, pixels)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from clearsight.training.classification.datasets import PictureCache
+from clearsight.training.classification.datasets import ImageCache
 from clearsight.training.data.records import Box, Instance, Record
 from clearsight.training.detection.data import (
     DetectionBatch,
@@ -22,7 +22,7 @@ FULL_RCNN, FULL_YOLO = RcnnAugmentation(48, 200), YoloAugmentation(64, multi_sca
 
 @pytest.fixture
 def records(tmp_path: Path) -> list[Record]:
-    """Seven pictures of 48 x 64; picture i has level 30 i and one box, a cup where i is odd; the sixth has none."""
+    """Seven images of 48 x 64; image i has level 30 i and one box, a cup where i is odd; the sixth has none."""
     made = []
     for index in range(7):
         image = tmp_path / f"{index}.png"
@@ -33,8 +33,8 @@ def records(tmp_path: Path) -> list[Record]:
 
 
 def training_set(records, augmentation=FULL_RCNN, batch_size=2, num_workers=0, seed=1, **more) -> DetectionTrainingSet:
-    pictures = PictureCache([record.image for record in records], 1000, 10**9)
-    return DetectionTrainingSet(pictures, records, CLASSES, augmentation, batch_size, seed, num_workers, **more)
+    images = ImageCache([record.image for record in records], 1000, 10**9)
+    return DetectionTrainingSet(images, records, CLASSES, augmentation, batch_size, seed, num_workers, **more)
 
 
 def are_equal(ours: DetectionBatch, theirs: DetectionBatch) -> bool:
@@ -48,7 +48,7 @@ def are_equal(ours: DetectionBatch, theirs: DetectionBatch) -> bool:
     )
 
 
-def test_an_epoch_shows_every_picture_once_with_its_boxes_and_negatives_too(records):
+def test_an_epoch_shows_every_image_once_with_its_boxes_and_negatives_too(records):
     seen = {}
     for batch in training_set(records, PLAIN).epoch(0):
         for image_HWC, target in zip(batch.images_HWC, batch.targets, strict=True):
@@ -84,7 +84,7 @@ def test_an_epoch_goes_on_where_it_was_left(records, augmentation, num_workers):
 
 
 def test_processes_share_each_batch(records):
-    """Seven pictures, two processes of batch 2: batches of 4 and 3, of which they get 2 and 2, then 2 and 1."""
+    """Seven images, two processes of batch 2: batches of 4 and 3, of which they get 2 and 2, then 2 and 1."""
     whole = list(training_set(records, FULL_YOLO, batch_size=4).epoch(3))
     parts = [list(training_set(records, FULL_YOLO, rank=rank, num_ranks=2).epoch(3)) for rank in range(2)]
     for together, first, second in zip(whole, *parts, strict=True):
@@ -106,7 +106,7 @@ def test_crowds_are_nothing_to_learn(records):
     assert batch.targets[0].class_ids_N.tolist() == [1]
 
 
-def test_tiles_that_show_something_are_pictures_of_their_own(records):
+def test_tiles_that_show_something_are_images_of_their_own(records):
     """A 2 x 1 grid on 64 x 48: every box lies in the left tile, the negative and the right tiles are left out."""
     data = training_set(records, PLAIN, batch_size=50, grid=TileGrid(2, 1, 0.0))
     assert data.num_sources == 7 + 6
@@ -119,11 +119,11 @@ def test_tiles_that_show_something_are_pictures_of_their_own(records):
 
 
 def test_a_cache_of_a_tiled_set_keeps_the_detail_of_tiles(records):
-    """Three tiles that share a quarter: the picture is 3 - 2 / 4 tiles wide."""
+    """Three tiles that share a quarter: the image is 3 - 2 / 4 tiles wide."""
     assert useful_side(YoloAugmentation(640), None) == 640
     assert useful_side(YoloAugmentation(640), TileGrid(3, 2)) == 1600
     assert useful_side(YoloAugmentation(640, multi_scale=True), None) == 960
-    reduced = PictureCache([records[0].image], 24, 10**9)
+    reduced = ImageCache([records[0].image], 24, 10**9)
     assert reduced.size_wh(0) == (32, 24) == reduced[0].shape[1::-1]
 
 

@@ -1,4 +1,4 @@
-"""Detectors in the loop: tiny pictures, yolov5 nano and light detectors on ResNet-18, a few steps."""
+"""Detectors in the loop: tiny images, yolov5 nano and light detectors on ResNet-18, a few steps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -50,8 +50,8 @@ class Recorder:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, list[tuple[int, list[float]]]]]:
-    """16 pictures of 64 x 96 with up to two rectangles: file, and class and sides of each in [0, 1]."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, list[tuple[int, list[float]]]]]:
+    """16 images of 64 x 96 with up to two rectangles: file, and class and sides of each in [0, 1]."""
     folder, random, made = tmp_path_factory.mktemp("rectangles"), np.random.default_rng(4), []
     for index in range(16):
         image_HWC = random.integers(90, 130, (64, 96, 3)).astype(np.uint8)
@@ -97,8 +97,8 @@ Make = Callable[..., Parts]
 
 
 @pytest.fixture
-def make(pictures: list[tuple[Path, list[tuple[int, list[float]]]]], tmp_path: Path) -> Make:
-    """Makes runs of 12 training and 4 validation pictures, or of given records; keywords are hyperparameters."""
+def make(images: list[tuple[Path, list[tuple[int, list[float]]]]], tmp_path: Path) -> Make:
+    """Makes runs of 12 training and 4 validation images, or of given records; keywords are hyperparameters."""
     made = 0
 
     def make(
@@ -142,7 +142,7 @@ def make(pictures: list[tuple[Path, list[tuple[int, list[float]]]]], tmp_path: P
             light_detector=True,
             log_verbosity="error",
         )
-        records = records or [to_record(*one, task) for one in pictures]
+        records = records or [to_record(*one, task) for one in images]
         torch.manual_seed(0)
         trial = DetectionTrial(spec, TrialRecords(CLASSES, tuple(records[4:]), tuple(records[:4]), None, ()))
         trial.load_weights(is_first=True)
@@ -216,21 +216,21 @@ def test_the_average_of_the_weights_is_what_is_judged_and_kept(make: Make) -> No
 
 @pytest.mark.parametrize("tiles", [None, "2x1"])
 def test_evaluation_finds_what_serving_finds_one_view_after_the_other(make: Make, tiles: str | None) -> None:
-    # One picture at a time, for the scores of a network that has learnt nothing are ties but for their last digits.
+    # One image at a time, for the scores of a network that has learnt nothing are ties but for their last digits.
     parts = make("yolov5", tile_grid_size=tiles, box_score_threshold=0.001, validation_batch_size=1)
     objective = parts.run.objective
     graph, settings = to_serving_module(parts.trial.network), parts.trial.settings
     found = find_all(parts.trial.network, objective.family, objective.validation, settings)
     assert sum(len(one.scores_N) for one in found.predictions) > 0
     for index, ours in enumerate(found.predictions):
-        picture = objective.validation.load(index)
+        image = objective.validation.load(index)
         answers = []
-        for view, image_HWC in zip(picture.views, picture.images_HWC, strict=True):
+        for view, image_HWC in zip(image.views, image.images_HWC, strict=True):
             with torch.inference_mode():
                 images = torch.from_numpy(normalise(image_HWC, settings.mean, settings.std))[None]
                 tensors = [tensor[0].numpy() for tensor in graph(images)]
             answers.append(view.find(Candidates(*tensors), settings))
-        theirs = merge_views(picture.views, answers, settings)
+        theirs = merge_views(image.views, answers, settings)
         assert np.array_equal(ours.class_ids_N, theirs.class_ids_N)
         assert np.allclose(ours.boxes_xyxy_N4, theirs.boxes_xyxy_N4, atol=1e-3)
         assert np.allclose(ours.scores_N, theirs.scores_N, atol=1e-5)
@@ -269,7 +269,7 @@ def test_masks_are_learnt_and_measured(make: Make) -> None:
     assert not run.network.training
 
 
-def test_batches_of_pictures_without_objects_are_learnt_from(make: Make) -> None:
+def test_batches_of_images_without_objects_are_learnt_from(make: Make) -> None:
     run = make("yolov5").run
     [batch, *_] = run.training.epoch(0)
     empty = type(batch.targets[0])(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), None)
@@ -313,8 +313,8 @@ def test_coco_values_are_among_the_metrics(make: Make) -> None:
     assert {"coco_AP", "coco_AR_max_100", "mean_average_precision", "validation_loss"} <= metrics.keys()
 
 
-def test_only_weights_of_convolutions_decay_in_yolov5_as_many_as_a_step_has_pictures(make: Make) -> None:
-    """The recipe's decay is that of 64 pictures a step: 0.01 * 4 * 2 / 64."""
+def test_only_weights_of_convolutions_decay_in_yolov5_as_many_as_a_step_has_images(make: Make) -> None:
+    """The recipe's decay is that of 64 images a step: 0.01 * 4 * 2 / 64."""
     parts = make("yolov5", weight_decay=0.01, gradient_accumulation_step=2, layers_to_freeze=1)
     decays = [group["weight_decay"] for group in parts.run.optimizer.param_groups]
     assert decays == pytest.approx([0.01 * 4 * 2 / 64, 0, 0])
@@ -337,10 +337,10 @@ def test_settings_of_the_package_are_those_of_the_job(make: Make) -> None:
 
 
 def test_data_without_a_single_object_are_one_clear_error(
-    make: Make, pictures: list[tuple[Path, list[tuple[int, list[float]]]]]
+    make: Make, images: list[tuple[Path, list[tuple[int, list[float]]]]]
 ) -> None:
-    full = [to_record(*one, Task.DETECTION) for one in pictures]
-    empty = [to_record(file, [], Task.DETECTION) for file, _ in pictures]
+    full = [to_record(*one, Task.DETECTION) for one in images]
+    empty = [to_record(file, [], Task.DETECTION) for file, _ in images]
     crowd = Box("blue", (0.0, 0.0, 0.5, 0.5), is_crowd=True)
     with pytest.raises(InvalidData, match="at least one training picture must show an object"):
         make("yolov5", records=[*full[:4], *empty[4:-1], Record(empty[-1].image, (), "x", boxes=(crowd,))])

@@ -71,7 +71,7 @@ def test_a_folder_written_in_the_clients_form_is_found(data: Path, tmp_path: Pat
     assert plan_job(file, {}, None, workspace).spec.training_data == data
 
 
-def test_too_few_pictures_are_refused(data: Path, tmp_path: Path, workspace: Workspace) -> None:
+def test_too_few_images_are_refused(data: Path, tmp_path: Path, workspace: Workspace) -> None:
     lines = (data / "annotations.jsonl").read_text().splitlines()
     (data / "annotations.jsonl").write_text("\n".join(lines[:9]))
     with pytest.raises(InvalidDocument, match="at least 10 pictures"):
@@ -84,7 +84,7 @@ def test_a_wrong_target_column_is_refused(data: Path, tmp_path: Path, workspace:
 
 
 @pytest.mark.parametrize(("num_missing", "is_fault"), [(4, False), (5, True)])
-def test_more_than_five_percent_missing_pictures_are_refused(
+def test_more_than_five_percent_missing_images_are_refused(
     data: Path, tmp_path: Path, workspace: Workspace, num_missing: int, is_fault: bool
 ) -> None:
     for index in range(num_missing):

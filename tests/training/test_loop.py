@@ -15,7 +15,7 @@ from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import TrainingError, UserError
 from clearsight.tasks import Task
 from clearsight.training.classification.augmentation import Augmentation
-from clearsight.training.classification.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets
+from clearsight.training.classification.datasets import EvaluationSet, ImageCache, TrainingSet, encode_targets
 from clearsight.training.classification.losses import build_loss
 from clearsight.training.classification.objective import ClassificationObjective
 from clearsight.training.data.table import class_names, load_table
@@ -102,7 +102,7 @@ def make_run(texture_folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]
     table = load_table(texture_folder, Task.MULTI_CLASS, "label", {})
     classes = class_names(table)
     parts = table.records[:48], table.records[48:72]
-    pictures = PictureCache([record.image for record in parts[0]], 1000, 10**9)
+    images = ImageCache([record.image for record in parts[0]], 1000, 10**9)
     settings = ClassificationSettings(valid_resize_size=36, valid_crop_size=32)
     validation_files = [record.image for record in parts[1]]
     targets = [encode_targets(part, classes, Task.MULTI_CLASS) for part in parts]
@@ -125,7 +125,7 @@ def make_run(texture_folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]
         network = tiny_network().to(memory_format=torch.channels_last)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(not name.startswith(frozen or ("\0",)))
-        training = TrainingSet(pictures, targets[0], Augmentation(32), batch_size, seed, num_workers=0)
+        training = TrainingSet(images, targets[0], Augmentation(32), batch_size, seed, num_workers=0)
         loop = LoopOptions(**{"num_epochs": 3, "learning_rate": 0.05, "seed": seed, **options})
         steps = -(-training.num_batches // loop.accumulation)
         return TrainingRun(
@@ -249,7 +249,7 @@ def test_frozen_layers_keep_weights_and_statistics(make_run: Callable[..., Train
     assert changed == {"3.weight", "3.bias", "8.weight", "8.bias"}
 
 
-def test_a_batch_needs_two_pictures_where_batch_norm_learns() -> None:
+def test_a_batch_needs_two_images_where_batch_norm_learns() -> None:
     assert smallest_batch(nn.Sequential(nn.Flatten(), nn.Linear(2, 2)), ()) == 1
     assert smallest_batch(tiny_network(), ()) == 2
     assert smallest_batch(tiny_network(), ("0.", "1.")) == 1

@@ -37,7 +37,7 @@ def test_a_probability_of_one_half_predicts_the_class() -> None:
     assert found["accuracy"] == 1.0
 
 
-def test_a_single_picture_yields_only_what_is_defined() -> None:
+def test_a_single_image_yields_only_what_is_defined() -> None:
     found = classification_metrics(np.array([1]), np.array([[0.2, 0.7, 0.1]]), MULTI_CLASS)
     assert found["accuracy"] == 1.0
     assert "AUC_macro" not in found
@@ -90,7 +90,7 @@ def test_a_class_that_validation_lacks_is_left_out_of_ranking_averages() -> None
     assert np.isfinite(list(found.values())).all()
 
 
-def test_weighted_accuracy_weighs_pictures_by_the_size_of_their_class() -> None:
+def test_weighted_accuracy_weighs_images_by_the_size_of_their_class() -> None:
     true, predicted = np.array([0, 0, 0, 1]), np.array([0, 0, 0, 0])
     found = classification_metrics(true, np.eye(2)[predicted], MULTI_CLASS)
     assert found["weighted_accuracy"] == pytest.approx(9 / 10)
@@ -108,7 +108,7 @@ def test_answers_that_are_not_finite_are_a_training_that_diverged() -> None:
 
 
 def plain_auc(truth: np.ndarray, scores: np.ndarray) -> float | None:
-    """Share of pairs in which the picture with the class has the higher score; equal scores count half."""
+    """Share of pairs in which the image with the class has the higher score; equal scores count half."""
     with_class, without = scores[truth == 1], scores[truth == 0]
     pairs = [float(a > b) + 0.5 * float(a == b) for a in with_class for b in without]
     return float(np.mean(pairs)) if pairs else None
@@ -146,7 +146,7 @@ def plain_report(report: dict[str, dict[str, float]], averages: dict[str, str]) 
 
 @st.composite
 def multi_class_passes(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Up to 12 pictures of 2 to 5 classes, some of them absent; few different scores, so that many are equal."""
+    """Up to 12 images of 2 to 5 classes, some of them absent; few different scores, so that many are equal."""
     num_classes = draw(st.integers(2, 5))
     true = draw(st.lists(st.integers(0, num_classes - 1), min_size=1, max_size=12))
     row = st.lists(st.integers(0, 4), min_size=num_classes, max_size=num_classes).filter(any)

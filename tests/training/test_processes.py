@@ -95,7 +95,7 @@ def test_two_processes_train_as_one_with_the_double_batch_and_stop_and_resume_to
 ) -> None:
     """Without batch norm, whose statistics each process takes of its own part, and dropout, which each draws itself.
 
-    Only the order of sums differs, hence the tolerance. 17 pictures: the last batch is 3 and 2 of 5.
+    Only the order of sums differs, hence the tolerance. 17 images: the last batch is 3 and 2 of 5.
     """
     options: dict[str, Any] = {"data": str(texture_folder), "num_training": 17, "accumulation": 2}
     plain = {**options, "depends_on_batch": False}

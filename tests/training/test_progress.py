@@ -18,7 +18,7 @@ MakeView = Callable[..., JobView]
 
 @pytest.fixture
 def make_view(workspace: Workspace, make_job: Callable[..., RunFolder]) -> MakeView:
-    """A view of a job of 4 epochs and batches of 8 pictures."""
+    """A view of a job of 4 epochs and batches of 8 images."""
     make_job("fridge", status="Running")
 
     def make(console: Console) -> JobView:

@@ -74,7 +74,7 @@ def failed(folder: RunFolder) -> RunStatus:
 
 
 def copy_table(source: Path, target: Path, changed: dict[int, bytes]) -> Path:
-    """The textures with some picture files replaced."""
+    """The textures with some image files replaced."""
     target.mkdir()
     for file in source.iterdir():
         index = int(file.stem) if file.suffix == ".png" else -1
@@ -152,14 +152,14 @@ def test_bad_labels_fail_with_file_and_line(make_trial: Make, texture_folder: Pa
     assert "annotations.jsonl:97" in str(status.message)
 
 
-def test_many_unreadable_pictures_fail(make_trial: Make, texture_folder: Path, tmp_path: Path) -> None:
+def test_many_unreadable_images_fail(make_trial: Make, texture_folder: Path, tmp_path: Path) -> None:
     data = copy_table(texture_folder, tmp_path / "data", dict.fromkeys(range(20), b"\x89PNG broken"))
     status = failed(make_trial(data))
     assert status.reason == "bad_data"
     assert "at most 5%" in str(status.message)
 
 
-def test_a_few_unreadable_pictures_are_left_out_with_a_warning(
+def test_a_few_unreadable_images_are_left_out_with_a_warning(
     make_trial: Make, texture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clearsight.training.trial.run.write_package", lambda *args, **options: None)

@@ -19,7 +19,7 @@ from clearsight import environment
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.tasks import Task
 from clearsight.training.classification.augmentation import Augmentation
-from clearsight.training.classification.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets
+from clearsight.training.classification.datasets import EvaluationSet, ImageCache, TrainingSet, encode_targets
 from clearsight.training.classification.losses import build_loss
 from clearsight.training.classification.objective import ClassificationObjective
 from clearsight.training.data.table import class_names, load_table
@@ -93,10 +93,10 @@ def main(options: Options) -> None:
     with joined(environment.launch()) as ranks:
         torch.manual_seed(0)
         network = tiny_network(len(classes), options.depends_on_batch).to(memory_format=torch.channels_last)
-        pictures = PictureCache([record.image for record in training], 1000, 10**9)
+        images = ImageCache([record.image for record in training], 1000, 10**9)
         targets = [encode_targets(part, classes, task) for part in (training, validation)]
         data = TrainingSet(
-            pictures,
+            images,
             targets[0],
             Augmentation(32),
             options.batch_size,

@@ -92,8 +92,8 @@ def test_clipping_leaves_what_is_inside():
     assert has_area(found).tolist() == [True, True, False, True]
 
 
-def test_answers_hold_fractions_of_the_picture():
-    # Pixel box (2, 1)-(6, 3) of a picture of 8 x 4, and the tile example of 1280 x 720.
+def test_answers_hold_fractions_of_the_image():
+    # Pixel box (2, 1)-(6, 3) of an image of 8 x 4, and the tile example of 1280 x 720.
     assert to_unit_boxes(boxes((2, 1, 6, 3)), 4, 8).tolist() == [[0.25, 0.25, 0.75, 0.75]]
     found = to_unit_boxes(np.array([[480, 100, 540, 160]], np.float32), 720, 1280)
     np.testing.assert_allclose(found, [[0.375, 0.138889, 0.421875, 0.222222]], atol=5e-7)

@@ -40,28 +40,28 @@ def test_shorter_side_by_hand(size_wh, new_wh):
     assert (placement.left, placement.top) == (0, 0)
 
 
-def test_a_box_of_the_letterboxed_input_becomes_fractions_of_the_picture():
+def test_a_box_of_the_letterboxed_input_becomes_fractions_of_the_image():
     placement = letterbox(666, 499, 640)
-    found = to_unit_boxes(placement.to_picture(np.array([[200, 64, 440, 512]], np.float64)), 666, 499)
+    found = to_unit_boxes(placement.to_image(np.array([[200, 64, 440, 512]], np.float64)), 666, 499)
     np.testing.assert_allclose(found, [[0.25, 0.1, 0.75, 0.8]], atol=1e-12)
 
 
 def test_no_boxes_stay_none():
     empty = np.zeros((0, 4), np.float32)
-    assert letterbox(10, 20, 64).to_picture(empty).shape == (0, 4)
+    assert letterbox(10, 20, 64).to_image(empty).shape == (0, 4)
     assert shorter_side(10, 20, 64, 90).to_canvas(empty).shape == (0, 4)
 
 
-def test_boxes_on_the_grey_are_clipped_to_the_picture():
+def test_boxes_on_the_grey_are_clipped_to_the_image():
     placement = letterbox(240, 320, 640)
-    found = placement.to_picture(np.array([[0, 0, 640, 640], [0, 0, 100, 100]], np.float32))
+    found = placement.to_image(np.array([[0, 0, 640, 640], [0, 0, 100, 100]], np.float32))
     assert found.dtype == np.float32
     assert found.tolist() == [[0, 0, 320, 240], [0, 0, 0, 0]]
 
 
 @hypothesis_settings(deadline=None, max_examples=100)
 @given(sides, sides, st.integers(1, 1333))
-def test_the_letterboxed_picture_lies_in_the_middle_of_its_canvas(height, width, size):
+def test_the_letterboxed_image_lies_in_the_middle_of_its_canvas(height, width, size):
     placement = letterbox(height, width, size)
     right = size - placement.left - placement.inner_width
     bottom = size - placement.top - placement.inner_height
@@ -87,10 +87,10 @@ def test_to_the_canvas_and_back_is_the_identity(height, width, data):
     corners = np.array(data.draw(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=2)))
     corners.sort(axis=0)
     boxes = (corners * [width, height]).reshape(1, 4)
-    np.testing.assert_allclose(placement.to_picture(placement.to_canvas(boxes)), boxes, rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(placement.to_image(placement.to_canvas(boxes)), boxes, rtol=1e-9, atol=1e-6)
 
 
-def test_the_picture_stands_on_grey():
+def test_the_image_stands_on_grey():
     image = np.full((240, 320, 3), (9, 8, 7), np.uint8)
     canvas = place(image, letterbox(240, 320, 640))
     assert canvas.shape == (640, 640, 3)
@@ -113,11 +113,11 @@ def test_resizing_is_torchs_bilinear_to_a_grey_level():
         assert np.abs(found - expected.permute(1, 2, 0).numpy()).max() <= 1
 
 
-def test_a_picture_that_fits_is_not_copied():
+def test_a_image_that_fits_is_not_copied():
     image = np.zeros((64, 64, 3), np.uint8)
     assert place(image, letterbox(64, 64, 64)) is image
 
 
-def test_another_picture_than_the_placement_is_for_is_refused():
+def test_another_image_than_the_placement_is_for_is_refused():
     with pytest.raises(ValueError, match="must be 10 x 20, but is 20 x 10"):
         place(np.zeros((20, 10, 3), np.uint8), letterbox(10, 20, 64))

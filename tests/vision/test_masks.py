@@ -11,7 +11,7 @@ HEIGHT, WIDTH = 120, 160
 BOXES = [
     (10.3, 20.7, 90.2, 77.9),
     (0, 0, 160, 120),
-    (-7.5, -3.2, 40.1, 30.9),  # leaves the picture
+    (-7.5, -3.2, 40.1, 30.9),  # leaves the image
     (130, 90, 175.5, 140.25),
     (50.5, 60.5, 51.0, 61.2),  # smaller than a pixel
     (20, 20, 45, 33),  # smaller than the raw mask
@@ -60,7 +60,7 @@ def test_a_mask_is_what_exceeds_the_threshold(box):
 
 
 @pytest.mark.parametrize("box", BOXES[-2:])
-def test_a_box_outside_the_picture_has_an_empty_mask(box):
+def test_a_box_outside_the_image_has_an_empty_mask(box):
     mask = paste_mask(raw_mask(0), np.array(box, np.float32), HEIGHT, WIDTH, 0.5)
     assert mask.area == 0
     assert not mask.to_full_size(HEIGHT, WIDTH).any()

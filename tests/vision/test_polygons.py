@@ -58,7 +58,7 @@ def test_an_empty_mask_has_no_polygons_and_no_polygons_give_an_empty_mask():
 
 
 def test_a_rectangle_has_its_corners_on_the_outer_edges_of_its_pixels():
-    # Pixels 2 to 5 across and 1 to 2 down, of a picture of 8 x 4.
+    # Pixels 2 to 5 across and 1 to 2 down, of an image of 8 x 4.
     polygons = mask_to_polygons(CroppedMask(2, 1, np.ones((2, 4), np.bool_)), 4, 8)
     assert len(polygons) == 1
     assert len(polygons[0]) == 8
@@ -141,7 +141,7 @@ rings = st.lists(st.lists(st.integers(-3, 19), min_size=6, max_size=12).map(lamb
 @hypothesis_settings(deadline=None, max_examples=60)
 @given(rings)
 def test_filling_is_even_odd_at_pixel_centres_and_a_union_of_rings(quarters):
-    # Multiples of a quarter of a pixel of a picture of 4 x 4: many edges run through centres.
+    # Multiples of a quarter of a pixel of an image of 4 x 4: many edges run through centres.
     polygons = [[value / 16 for value in ring] for ring in quarters]
     found = polygons_to_mask(polygons, 4, 4).to_full_size(4, 4)
     assert np.array_equal(found, plain_fill(polygons, 4, 4))

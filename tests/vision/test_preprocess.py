@@ -71,7 +71,7 @@ def test_normalisation_is_bit_equal_to_totensor_and_normalize():
     assert np.array_equal(found, expected)
 
 
-def test_a_picture_that_needs_no_resize_is_normalised_as_torchvision_does_it():
+def test_a_image_that_needs_no_resize_is_normalised_as_torchvision_does_it():
     from torchvision import transforms
 
     image_HWC = noise(31, 47)[:, 5:40]  # a tile: a view that is not contiguous
@@ -85,7 +85,7 @@ def test_a_picture_that_needs_no_resize_is_normalised_as_torchvision_does_it():
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3), (4, 4), (4, 4, 4)])
-def test_what_is_not_a_picture_is_not_normalised(shape):
+def test_what_is_not_a_image_is_not_normalised(shape):
     with pytest.raises(ValueError, match="uint8"):
         normalise(np.zeros(shape, np.uint8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -107,7 +107,7 @@ def test_shared_photographs_stay_within_the_promised_tolerance(shared_data: Path
         assert difference.max() <= 4, file
 
 
-def test_a_picture_scores_the_same_from_a_view_as_from_a_copy():
+def test_a_image_scores_the_same_from_a_view_as_from_a_copy():
     whole_HWC = noise(300, 500)
     view = whole_HWC[::-1, 50:450]
     settings = ClassificationSettings()
@@ -137,7 +137,7 @@ numbers = st.integers(1, 600).flatmap(lambda resize: st.tuples(st.just(resize), 
 @given(sides, sides, numbers)
 @example(1, 100_000_000, (256, 224))
 @example(5, 5, (1, 1))
-def test_the_crop_lies_inside_the_resized_picture_and_in_its_middle(height, width, numbers):
+def test_the_crop_lies_inside_the_resized_image_and_in_its_middle(height, width, numbers):
     settings = ClassificationSettings(*numbers)
     crop = crop_box(height, width, settings)
     assert min(crop.resized_height, crop.resized_width) == settings.valid_resize_size
@@ -158,14 +158,14 @@ def test_half_pixels_are_rounded_to_even_as_torchvision_does(size, crop, offset)
 
 @hypothesis_settings(deadline=None, max_examples=60)
 @given(st.integers(1, 90), st.integers(1, 90), st.tuples(st.integers(8, 40), st.integers(1, 8)))
-def test_a_picture_of_one_colour_keeps_it_everywhere(height, width, numbers):
+def test_a_image_of_one_colour_keeps_it_everywhere(height, width, numbers):
     image_HWC = np.full((height, width, 3), (3, 128, 255), np.uint8)
     found = resize_and_crop(image_HWC, ClassificationSettings(*numbers))
     assert (found == (3, 128, 255)).all()
 
 
 def test_an_extreme_strip_needs_no_extreme_memory():
-    # The resized picture would have 256 x 6.4 million pixels; only its middle is made.
+    # The resized image would have 256 x 6.4 million pixels; only its middle is made.
     strip = np.full((4, 100_000, 3), 9, np.uint8)
     assert (resize_and_crop(strip, ClassificationSettings()) == 9).all()
 

@@ -24,7 +24,7 @@ def plain_counts(full_HW: np.ndarray) -> list[int]:
 
 
 @st.composite
-def masks_in_pictures(draw) -> tuple[CroppedMask, int, int]:
+def masks_in_images(draw) -> tuple[CroppedMask, int, int]:
     bitmap = draw(bitmaps)
     left, top, right, bottom = draw(st.tuples(*[st.integers(0, 4)] * 4))
     rows, columns = bitmap.shape
@@ -82,7 +82,7 @@ def test_both_forms_and_the_iou_are_those_of_pycocotools(shape, density, seed):
 
 
 @hypothesis_settings(deadline=None, max_examples=100)
-@given(masks_in_pictures())
+@given(masks_in_images())
 def test_encoding_follows_the_definition_and_decodes_to_the_mask(case):
     mask, height, width = case
     full = mask.to_full_size(height, width)

@@ -39,7 +39,7 @@ def test_one_tile_is_no_tile():
 @pytest.mark.parametrize(
     ("size_wh", "grid"), [((17, 400), (3, 2)), ((400, 7), (2, 1)), ((9, 9), (4, 4)), ((1, 1), (2, 2))]
 )
-def test_a_picture_too_small_for_the_grid_is_not_tiled_and_a_warning_says_so(size_wh, grid, caplog):
+def test_a_image_too_small_for_the_grid_is_not_tiled_and_a_warning_says_so(size_wh, grid, caplog):
     with caplog.at_level(logging.WARNING, "clearsight.vision.tiles"):
         assert tile_grid(size_wh[1], size_wh[0], *grid) == ()
     assert f"{size_wh[0]}x{size_wh[1]}" in caplog.text
@@ -126,7 +126,7 @@ def test_strips_up_to_a_quarter_of_the_object_survive(left, right, num_kept):
     assert kept.tolist() == [1, 0][:num_kept]
 
 
-def test_ties_go_to_the_larger_box_then_to_the_whole_picture():
+def test_ties_go_to_the_larger_box_then_to_the_whole_image():
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 12], [50, 0, 60, 10], [50, 0, 60, 10.0]])
     kept = merge_boxes(boxes, np.full(4, 0.5), np.zeros(4, np.int64), np.array([0, 1, 2, 0]), 0.25, 100)
     assert kept.tolist() == [1, 3]
@@ -200,7 +200,7 @@ def test_the_rest_of_an_object_at_a_tile_border_is_recognised():
         [
             [504, 100, 512, 160],  # tile 0 cuts the object at its right side
             [504, 100, 540, 160],  # tile 1 has it whole
-            [0, 300, 30, 330],  # at the picture's own border
+            [0, 300, 30, 330],  # at the image's own border
             [0, 300, 30, 330],
             [506, 500, 512, 520],  # cut, but nobody saw more of it
             [384, 100, 400, 160],  # cut by tile 1, of another class than what covers it

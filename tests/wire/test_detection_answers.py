@@ -1,4 +1,4 @@
-"""Answers of detection and segmentation as Azure's pages show them, for an 8 x 4 picture."""
+"""Answers of detection and segmentation as Azure's pages show them, for an 8 x 4 image."""
 
 import json
 import math

@@ -59,7 +59,7 @@ def test_an_empty_document_means_azures_defaults(name, expected):
 
 
 @pytest.mark.parametrize(("model", "most"), [("rcnn", 100), ("maskrcnn", 100), ("yolov5", 300)])
-def test_the_most_boxes_of_a_picture(model, most):
+def test_the_most_boxes_of_a_image(model, most):
     task, model_name, _ = MODELS[model]
     assert parse_settings({}, task, model_name)[0].max_detections == most
 
@@ -124,7 +124,7 @@ def test_the_largest_yolov5_has_three_spellings(word, size):
 
 
 @pytest.mark.parametrize("word", ["png", "PNG", "Png"])
-def test_picture_types_are_read_in_any_case(word):
+def test_image_types_are_read_in_any_case(word):
     assert parse_settings({"image_type": word}, Task.SEGMENTATION)[0].image_type == "PNG"
 
 

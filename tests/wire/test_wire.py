@@ -17,7 +17,7 @@ from clearsight.wire.scoring import (
     row_error,
 )
 
-# The 8 x 4 picture of Azure's documentation style examples, with the newline that encodebytes writes.
+# The 8 x 4 image of Azure's documentation style examples, with the newline that encodebytes writes.
 PNG_TEXT = (
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAECAIAAAA8r+mnAAAAG0lEQVR42mNkYPj/n4GRAQMw/mfA"
     "\nDpgYSJUAAAwLAwVVg6ebAAAAAElFTkSuQmCC\n"
@@ -159,14 +159,14 @@ class TestResolveCell:
         ],
         ids=lambda cell: type(cell).__name__,
     )
-    def test_every_kind_of_cell_gives_the_picture_file(self, cell):
+    def test_every_kind_of_cell_gives_the_image_file(self, cell):
         assert resolve_cell(cell) == PNG
 
     @pytest.mark.parametrize(
         "signature",
         [b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF1234WEBP", b"1234ftypavif"],
     )
-    def test_bytes_with_a_signature_are_the_picture_even_when_ascii(self, signature):
+    def test_bytes_with_a_signature_are_the_image_even_when_ascii(self, signature):
         assert resolve_cell(signature + b"abcd") == signature + b"abcd"
 
     @pytest.mark.parametrize(

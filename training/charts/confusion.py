@@ -1,4 +1,4 @@
-"""Confusion matrices: rows are the truth, columns the prediction, cells count pictures."""
+"""Confusion matrices: rows are the truth, columns the prediction, cells count images."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def confusion_per_class(truth_NK: Bits, predicted_NK: Bits) -> Ints:
 
 
 def row_shares(counts: Ints) -> Floats:
-    """Each row (the last axis) divided by its sum; NaN in a row without pictures."""
+    """Each row (the last axis) divided by its sum; NaN in a row without images."""
     sums = counts.sum(axis=-1, keepdims=True)
     return np.asarray(np.divide(counts, sums, out=np.full(counts.shape, np.nan), where=sums > 0))
 

@@ -1,6 +1,6 @@
 """ROC and precision-recall curves: each class against the rest, and averages; computed by scikit-learn.
 
-Legend of shapes: N pictures, K classes, P points of a curve.
+Legend of shapes: N images, K classes, P points of a curve.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 Bits = npt.NDArray[np.int8]
 
 MAX_POINTS: Final = 500
-"""Points that a curve keeps; more cannot be told apart in a picture."""
+"""Points that a curve keeps; more cannot be told apart in an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Curves:
     """All lines of a chart."""
 
     per_class: tuple[Curve | None, ...]
-    """None where the validation pictures leave the curve undefined."""
+    """None where the validation images leave the curve undefined."""
     averages: Mapping[str, Curve]
 
     def to_document(self, chart: str, classes: tuple[str, ...], x_name: str, y_name: str, area_name: str) -> Any:
@@ -59,7 +59,7 @@ def roc_curves(truth_NK: Bits, probs_NK: Floats) -> Curves:
     """x: false positive rate, y: true positive rate, both ascending. Averages: `micro`, `macro`, where defined.
 
     `micro` pools all cells of the two arrays; `macro` is the mean height of the defined curves, so that its area is
-    the mean of theirs. A class needs pictures with and without it.
+    the mean of theirs. A class needs images with and without it.
     """
     full = _per_class(_roc, truth_NK, probs_NK)
     averages = {"micro": _roc(truth_NK.ravel(), probs_NK.ravel()), "macro": _mean_height(full)}
@@ -69,7 +69,7 @@ def roc_curves(truth_NK: Bits, probs_NK: Floats) -> Curves:
 def precision_recall_curves(truth_NK: Bits, probs_NK: Floats) -> Curves:
     """x: recall, descending; y: precision. The last point, recall 0 and precision 1, has no threshold.
 
-    Average: `micro`, where defined. A class needs pictures with it.
+    Average: `micro`, where defined. A class needs images with it.
     """
     full = _per_class(_precision_recall, truth_NK, probs_NK)
     return _thinned(full, {"micro": _precision_recall(truth_NK.ravel(), probs_NK.ravel())})
@@ -134,5 +134,5 @@ def _thinned(per_class: tuple[Curve | None, ...], averages: Mapping[str, Curve |
 
 
 def _rounded(values_P: Floats) -> list[float | None]:
-    """Six digits, which a picture cannot show; None for what is not finite, which JSON cannot say."""
+    """Six digits, which an image cannot show; None for what is not finite, which JSON cannot say."""
     return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values_P.tolist()]

@@ -1,6 +1,6 @@
 """What the charts of detection and segmentation show, as arrays.
 
-Legend of shapes: K classes, N predictions, P points of a curve, M objects of a picture.
+Legend of shapes: K classes, N predictions, P points of a curve, M objects of an image.
 """
 
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ def detection_confusion(
 ) -> Ints:
     """Counts of objects (K + 1, K + 1); the last row and column are the background, and their common cell is 0.
 
-    In each picture predictions of any class take, by falling score, the free object of any class that they overlap
+    In each image predictions of any class take, by descending score, the free object of any class that they overlap
     most, if by `iou_threshold` at least. What takes none is predicted where there is background, but within a crowd
     of its class it does not count.
     """

@@ -1,4 +1,4 @@
-"""ROC and precision-recall curves as pictures."""
+"""ROC and precision-recall curves as images."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final

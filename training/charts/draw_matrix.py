@@ -1,4 +1,4 @@
-"""The confusion matrix of a multi-class trial as a picture."""
+"""The confusion matrix of a multi-class trial as an image."""
 
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ _MAX_SIDE: Final = 16.0  # inches
 def draw_matrix(values_KK: npt.NDArray[np.float64], names: tuple[str, ...], title: str, percent: bool) -> Axes:
     """Rows: truth; columns: prediction. Cells are counts or, with `percent`, shares of their row.
 
-    A row without pictures, NaN throughout, stays white.
+    A row without images, NaN throughout, stays white.
     """
     num_classes = len(names)
     is_numbered = num_classes <= _MAX_NUMBERED

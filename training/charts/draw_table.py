@@ -53,7 +53,7 @@ def draw_per_label(table: PerLabelTable, names: tuple[str, ...], title: str) -> 
 
 
 def draw_confusion_per_class(matrices_K22: Ints, shares_K22: Floats, report: Report, names: tuple[str, ...]) -> Axes:
-    """The 2 x 2 matrix of each class in one row: of the pictures with it, and of those without it."""
+    """The 2 x 2 matrix of each class in one row: of the images with it, and of those without it."""
     shown = _worst(report.per_class_KC[:, COLUMNS.index("f1-score")])
     order = ((1, 1), (1, 0), (0, 1), (0, 0))  # truth, prediction
     counts = np.stack([matrices_K22[shown, truth, predicted] for truth, predicted in order], axis=1)

@@ -83,5 +83,5 @@ def _characters(file: str) -> set[str]:
 
 
 def _is_invisible(character: str) -> bool:
-    """Joiners and marks of direction: they shape their neighbours and need no picture of their own."""
+    """Joiners and marks of direction: they shape their neighbours and need no image of their own."""
     return unicodedata.category(character) == "Cf"

@@ -52,7 +52,7 @@ def build_report(
 ) -> Report:
     """Per class from the 0/1 arrays; averages from the metrics of the same pass.
 
-    Precision without predictions and recall without pictures are 0, as in scikit-learn. A multi-class row that has
+    Precision without predictions and recall without images are 0, as in scikit-learn. A multi-class row that has
     neither is undefined: its class is not in the averages.
     """
     hits, predicted, support = (array.sum(axis=0) for array in (truth_NK * predicted_NK, predicted_NK, truth_NK))

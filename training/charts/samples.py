@@ -1,4 +1,4 @@
-"""Validation pictures with the truth beside what was found, to be looked at."""
+"""Validation images with the truth beside what was found, to be looked at."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,17 +25,17 @@ MAX_SAMPLES: Final = 8
 _GAP: Final = 12  # pixels between the two halves
 _WIDE: Final = 2.0  # width over height from which the halves stand one above the other
 
-Picture = tuple[npt.NDArray[np.uint8], GroundTruth, Predictions]
+Sample = tuple[npt.NDArray[np.uint8], GroundTruth, Predictions]
 """Upright RGB (H, W, 3), and what is in it in its pixels."""
 
 
-def write_samples(folder: Path, pictures: Sequence[Picture], classes: Sequence[str]) -> list[Path]:
-    """Write `samples/0.jpg` and so on, of the first 8 pictures at most, into a folder; return the files.
+def write_samples(folder: Path, images: Sequence[Sample], classes: Sequence[str]) -> list[Path]:
+    """Write `samples/0.jpg` and so on, of the first 8 images at most, into a folder; return the files.
 
     All given predictions are drawn: leave out those that do not count.
     """
     files = []
-    for number, (image_HWC, truth, detections) in enumerate(pictures[:MAX_SAMPLES]):
+    for number, (image_HWC, truth, detections) in enumerate(images[:MAX_SAMPLES]):
         file = folder / "samples" / f"{number}.jpg"
         write_atomically(file, to_jpeg(draw_sample(image_HWC, truth, detections, classes)))
         files.append(file)
@@ -45,7 +45,7 @@ def write_samples(folder: Path, pictures: Sequence[Picture], classes: Sequence[s
 def draw_sample(
     image_HWC: npt.NDArray[np.uint8], truth: GroundTruth, detections: Predictions, classes: Sequence[str]
 ) -> Image.Image:
-    """The truth to the left of the predictions, or above them when the picture is wide; colours as in overlays."""
+    """The truth to the left of the predictions, or above them when the image is wide; colours as in overlays."""
     height, width = image_HWC.shape[:2]
     names = [f"{classes[k]} (crowd)" if crowd else classes[k] for k, crowd in _pairs(truth)]
     true = _objects(truth, names, [1.0] * len(names), height, width)

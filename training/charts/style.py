@@ -61,7 +61,7 @@ def chart_style(families: tuple[str, ...]) -> Iterator[None]:
 
 
 def new_axes(width: float, height: float) -> Axes:
-    """Axes of exactly this size in inches; `to_png` grows the picture by what stands around them."""
+    """Axes of exactly this size in inches; `to_png` grows the image by what stands around them."""
     return Figure(figsize=(width, height)).add_axes((0.0, 0.0, 1.0, 1.0))
 
 
@@ -73,7 +73,7 @@ def blank_axes(width: float, height: float) -> Axes:
 
 
 def to_png(axes: Axes) -> bytes:
-    """The picture of the axes' figure, with a margin."""
+    """The image of the axes' figure, with a margin."""
     stream = io.BytesIO()
     figure = cast(Figure, axes.figure)  # ours have no figures within figures
     figure.savefig(stream, format="png", dpi=_DPI, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})

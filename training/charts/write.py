@@ -1,4 +1,4 @@
-"""Writes the charts of one trial: four JSON files and their pictures."""
+"""Writes the charts of one trial: four JSON files and their images."""
 
 import itertools
 import json
@@ -53,23 +53,23 @@ def write_charts(
         ),
         "classification_report.json": report.to_document(),
     }
-    return write_files(folder, documents, _pictures(confusion, roc, precision_recall, report, classes))
+    return write_files(folder, documents, _images(confusion, roc, precision_recall, report, classes))
 
 
-def write_files(folder: Path, documents: Mapping[str, Any], pictures: Iterable[tuple[str, bytes]]) -> list[Path]:
-    """Write documents as one line of JSON each, then every picture when it is drawn; return the files.
+def write_files(folder: Path, documents: Mapping[str, Any], images: Iterable[tuple[str, bytes]]) -> list[Path]:
+    """Write documents as one line of JSON each, then every image when it is drawn; return the files.
 
     A fault of drawing so leaves the values. Raises `ValueError` for numbers that are not finite, which JSON cannot say.
     """
     texts = [(name, (json.dumps(document, allow_nan=False) + "\n").encode()) for name, document in documents.items()]
     files = []
-    for name, content in itertools.chain(texts, pictures):
+    for name, content in itertools.chain(texts, images):
         write_atomically(folder / name, content)
         files.append(folder / name)
     return files
 
 
-def _pictures(
+def _images(
     confusion: Ints, roc: Curves, precision_recall: Curves, report: Report, classes: tuple[str, ...]
 ) -> Iterator[tuple[str, bytes]]:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # `log_verbosity: debug` means ours, not every font

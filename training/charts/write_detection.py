@@ -1,4 +1,4 @@
-"""Writes the charts of a detection or segmentation trial: three JSON files and their pictures."""
+"""Writes the charts of a detection or segmentation trial: three JSON files and their images."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -38,7 +38,7 @@ def write_detection_charts(
     """Write the charts of the best pass into a folder, which is made; return the files.
 
     `precision_recall_curve`, `confusion_matrix`, `per_label_metrics` as .json and .png, and
-    `confusion_matrix_normalized.png`. Truth and predictions picture by picture. Overlaps are those of masks for
+    `confusion_matrix_normalized.png`. Truth and predictions image by image. Overlaps are those of masks for
     segmentation, else of boxes, at the validation IoU; predictions count above the score threshold. All by VOC's
     rules, whatever the metric type of the job, so that there is a curve at that IoU for each class.
     """
@@ -53,10 +53,10 @@ def write_detection_charts(
         "confusion_matrix.json": detection_confusion_document(confusion, labels, iou),
         "per_label_metrics.json": table.to_document(),
     }
-    return write_files(folder, documents, _pictures(curves, confusion, table, labels, f"{shape} IoU {iou:g}"))
+    return write_files(folder, documents, _images(curves, confusion, table, labels, f"{shape} IoU {iou:g}"))
 
 
-def _pictures(
+def _images(
     curves: Curves, confusion: Ints, table: PerLabelTable, classes: tuple[str, ...], where: str
 ) -> Iterator[tuple[str, bytes]]:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # `log_verbosity: debug` means ours, not every font

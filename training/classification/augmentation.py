@@ -5,8 +5,8 @@ original ImageNet recipe (Szegedy et al. 2014, https://arxiv.org/abs/1409.4842, 
 
 Brightness, contrast and saturation are affine in the colour of a pixel, and so is a rotation of hue in YIQ: the four,
 in whatever order they were drawn, are one 3x4 matrix, applied once with one clipping. torchvision clips after each
-step and turns hue in HSV; the pictures differ in saturated spots only. Measured on one thread, 480x360 to 224 pixels:
-0.9 ms per picture against 7 ms of torchvision's steps; to 96 pixels 0.5 against 3 ms.
+step and turns hue in HSV; the images differ in saturated spots only. Measured on one thread, 480x360 to 224 pixels:
+0.9 ms per image against 7 ms of torchvision's steps; to 96 pixels 0.5 against 3 ms.
 """
 
 import math
@@ -30,12 +30,12 @@ _RGB_TO_YIQ: Final = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """How training pictures vary."""
+    """How training images vary."""
 
     crop_size: int = 224
     """Side of the result, pixels."""
     scale: tuple[float, float] = (0.08, 1.0)
-    """Share of the picture's area that a crop covers."""
+    """Share of the image's area that a crop covers."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Width over height of a crop."""
     flip_probability: float = 0.5
@@ -48,7 +48,7 @@ class Augmentation:
 
     @property
     def largest_useful_side(self) -> int:
-        """Shorter side beyond which a picture can be reduced once: its smallest crop still has `crop_size` pixels."""
+        """Shorter side beyond which an image can be reduced once: its smallest crop still has `crop_size` pixels."""
         return math.ceil(self.crop_size / math.sqrt(self.scale[0] * self.ratio[0]))
 
 
@@ -101,7 +101,7 @@ def draw_color(options: Augmentation, random: np.random.Generator) -> ColorDraw:
 
 
 def color_matrix(draw: ColorDraw, mean_color: Floats) -> Floats:
-    """The 3x4 matrix of a draw, for values in [0, 255]. `mean_color` (3,) is the picture's: contrast turns about it."""
+    """The 3x4 matrix of a draw, for values in [0, 255]. `mean_color` (3,) is the image's: contrast turns about it."""
     matrix, offset = np.eye(3), np.zeros(3)
     luma = np.asarray(_LUMA)
     for step in draw.order:
@@ -135,7 +135,7 @@ def _yiq() -> tuple[Floats, Floats]:
 
 
 def augment(image_HWC: Bytes, options: Augmentation, random: np.random.Generator) -> Bytes:
-    """One random view of a picture: uint8 (P, P, 3)."""
+    """One random view of an image: uint8 (P, P, 3)."""
     height, width, _ = image_HWC.shape
     crop = draw_crop(height, width, options, random)
     is_flipped = random.random() < options.flip_probability

@@ -1,6 +1,6 @@
-"""Pictures as batches: training views drawn from a cache of decoded pictures, validation inputs as in serving.
+"""Images as batches: training views drawn from a cache of decoded images, validation inputs as in serving.
 
-Shapes in names: N pictures of a batch, P side of the crop, C channels.
+Shapes in names: N images of a batch, P side of the crop, C channels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +19,12 @@ from clearsight.images.decode import decode_image
 from clearsight.images.size import read_size
 from clearsight.tasks import Task
 from clearsight.training.classification.augmentation import Augmentation, augment
-from clearsight.training.data.image_file import PictureFile
+from clearsight.training.data.image_file import ImageFile
 from clearsight.training.data.records import Record
 from clearsight.training.engine.batch_stream import VIEW, BatchStream
 from clearsight.vision.preprocess import preprocess
 
-__all__ = ["Batch", "EvaluationSet", "PictureCache", "TrainingSet", "encode_targets", "find_unreadable"]
+__all__ = ["Batch", "EvaluationSet", "ImageCache", "TrainingSet", "encode_targets", "find_unreadable"]
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -42,14 +42,14 @@ class Batch:
     """Of its mean loss: the size of this process's part over the mean part. Only in an unevenly cut batch not 1."""
 
 
-class PictureCache:
-    """Decoded pictures, upright RGB uint8 (H, W, 3): in memory up to `max_bytes`, then in `overflow`, else decoded.
+class ImageCache:
+    """Decoded images, upright RGB uint8 (H, W, 3): in memory up to `max_bytes`, then in `overflow`, else decoded.
 
-    Pictures whose shorter side exceeds `largest_side` are reduced to it once. Safe to use from several threads.
+    Images whose shorter side exceeds `largest_side` are reduced to it once. Safe to use from several threads.
     """
 
     def __init__(
-        self, files: Sequence[Path], largest_side: int, max_bytes: int, overflow: PictureFile | None = None
+        self, files: Sequence[Path], largest_side: int, max_bytes: int, overflow: ImageFile | None = None
     ) -> None:
         self._files = files
         self._largest_side = largest_side
@@ -75,7 +75,7 @@ class PictureCache:
         return image_HWC
 
     def size_wh(self, index: int) -> tuple[int, int]:
-        """Width and height of the picture as it comes from here; reads the header of its file only."""
+        """Width and height of the image as it comes from here; reads the header of its file only."""
         return self._reduced_wh(*read_size(self._files[index]))
 
     def _reduce(self, image_HWC: Bytes) -> Bytes:
@@ -93,13 +93,13 @@ class PictureCache:
 class TrainingSet:
     """Shuffled, augmented batches: the part of process `rank` among `num_ranks`.
 
-    A last batch of which a process would get fewer than `smallest_batch` pictures is left out: batch norm cannot
+    A last batch of which a process would get fewer than `smallest_batch` images is left out: batch norm cannot
     learn from one.
     """
 
     def __init__(
         self,
-        pictures: PictureCache,
+        images: ImageCache,
         targets: Targets,
         augmentation: Augmentation,
         batch_size: int,
@@ -109,11 +109,11 @@ class TrainingSet:
         rank: int = 0,
         num_ranks: int = 1,
     ) -> None:
-        self._pictures = pictures
+        self._images = images
         self._targets = targets
         self._augmentation = augmentation
         self._seed = seed
-        self._stream = BatchStream(len(pictures), batch_size, seed, num_workers, smallest_batch, rank, num_ranks)
+        self._stream = BatchStream(len(images), batch_size, seed, num_workers, smallest_batch, rank, num_ranks)
 
     @property
     def num_batches(self) -> int:
@@ -127,7 +127,7 @@ class TrainingSet:
 
     def _view(self, epoch: int, batch: int, index: int) -> Bytes:
         random = np.random.default_rng((self._seed, VIEW, epoch, index))
-        return augment(self._pictures[index], self._augmentation, random)
+        return augment(self._images[index], self._augmentation, random)
 
 
 class EvaluationSet:
@@ -187,7 +187,7 @@ def find_unreadable(
     num_threads: int,
     should_stop: Callable[[], bool],
 ) -> dict[int, str]:
-    """Load the pictures of these indices once, which fills the cache; return index -> reason of the unreadable."""
+    """Load the images of these indices once, which fills the cache; return index -> reason of the unreadable."""
 
     def attempt(index: int) -> str | None:
         if should_stop():

@@ -24,7 +24,7 @@ class ClassificationObjective:
 
     task: Task
     loss: nn.Module
-    """Of logits and targets: a mean over the pictures, class weights included."""
+    """Of logits and targets: a mean over the images, class weights included."""
     validation: EvaluationSet
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -74,7 +74,7 @@ def predict(
     network.eval()
     outputs = []
     with torch.inference_mode():
-        for images in data.batches(share or range(1)):  # without a share, one picture tells the number of classes
+        for images in data.batches(share or range(1)):  # without a share, one image tells the number of classes
             images_NCHW = torch.from_numpy(images).to(device, memory_format=torch.channels_last)
             outputs.append(network(images_NCHW).float())
         own_NK = np.asarray(torch.cat(outputs).cpu().numpy(), np.float32)[: len(share)]
@@ -84,7 +84,7 @@ def predict(
 def _to_network_input(
     batch: Batch, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> torch.Tensor:
-    """Normalise float32 (N, C, P, P) as a view of channels-last memory, which is how the pictures lie."""
+    """Normalise float32 (N, C, P, P) as a view of channels-last memory, which is how the images lie."""
     images = torch.from_numpy(batch.images_NPPC).to(device).float()
     scale = 255.0 * torch.tensor(std, device=device)
     shift = 255.0 * torch.tensor(mean, device=device)

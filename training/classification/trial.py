@@ -12,7 +12,7 @@ from clearsight.networks.families.classifiers import build_network, frozen_prefi
 from clearsight.networks.weights import PretrainedRecord, load_pretrained
 from clearsight.runs.trial_spec import TrialSpec
 from clearsight.training.charts import write_charts
-from clearsight.training.classification.datasets import EvaluationSet, PictureCache, TrainingSet, encode_targets
+from clearsight.training.classification.datasets import EvaluationSet, ImageCache, TrainingSet, encode_targets
 from clearsight.training.classification.losses import build_loss
 from clearsight.training.classification.metrics import probabilities
 from clearsight.training.classification.objective import ClassificationObjective, predict
@@ -63,14 +63,14 @@ class ClassificationTrial:
         return self._augmentation.largest_useful_side
 
     def training_set(
-        self, pictures: PictureCache, records: Sequence[Record], smallest_batch: int, ranks: Ranks
+        self, images: ImageCache, records: Sequence[Record], smallest_batch: int, ranks: Ranks
     ) -> TrainingSet:
         batch_size, seed, num_workers = (
             int(self._spec.value(name)) for name in ("training_batch_size", "random_seed", "number_of_workers")
         )
         targets = encode_targets(records, self._classes, self._spec.task)
         return TrainingSet(
-            pictures,
+            images,
             targets,
             self._augmentation,
             batch_size,

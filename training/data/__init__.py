@@ -1,1 +1,1 @@
-"""Labelled pictures: records, tables, checks and converters."""
+"""Labelled images: records, tables, checks and converters."""

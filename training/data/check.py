@@ -1,4 +1,4 @@
-"""Every fault of a data folder, and what is in it: label files, and the header of each picture."""
+"""Every fault of a data folder, and what is in it: label files, and the header of each image."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -13,17 +13,17 @@ from clearsight.tasks import Task
 from clearsight.training.data.records import Box, Instance, Record
 from clearsight.training.data.table import Table, read_table
 
-__all__ = ["DataReport", "Survey", "check_folder", "survey_pictures"]
+__all__ = ["DataReport", "Survey", "check_folder", "survey_images"]
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What the headers of a table's pictures say."""
+    """What the headers of a table's images say."""
 
     sizes_wh: dict[Path, tuple[int, int]] = field(default_factory=dict)
-    """Upright size in pixels of each readable picture."""
+    """Upright size in pixels of each readable image."""
     unreadable: dict[Path, str] = field(default_factory=dict)
-    """Reason for each missing or unreadable picture."""
+    """Reason for each missing or unreadable image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +52,26 @@ def check_folder(
     progress: Callable[[list[Path]], Iterable[Path]] = iter,
     is_decoded: bool = False,
 ) -> DataReport:
-    """Check a data folder as a job would read it, and open the header of every picture, or decode it whole.
+    """Check a data folder as a job would read it, and open the header of every image, or decode it whole.
 
-    `progress` wraps the list of pictures while it is walked.
+    `progress` wraps the list of images while it is walked.
     """
     try:
         table, faults = read_table(folder, task, target_column, datastores)
     except InvalidData as error:
         return DataReport(None, Survey(), error.faults, ())
-    survey = survey_pictures(table.records, progress, is_decoded)
+    survey = survey_images(table.records, progress, is_decoded)
     sources = {record.image: record.source for record in table.records}
     faults += [Fault("BAD_DATA", sources[image], f"{image}: {why}") for image, why in survey.unreadable.items()]
     return DataReport(table, survey, tuple(faults), (*table.warnings, *_warnings(table, survey)))
 
 
-def survey_pictures(
+def survey_images(
     records: Iterable[Record],
     progress: Callable[[list[Path]], Iterable[Path]] = iter,
     is_decoded: bool = False,
 ) -> Survey:
-    """Read every picture once: its header, or all of it, which finds files that were cut off."""
+    """Read every image once: its header, or all of it, which finds files that were cut off."""
     survey = Survey()
     for image in progress(list(dict.fromkeys(record.image for record in records))):
         try:

@@ -1,4 +1,4 @@
-"""Decoded pictures on disk, for sets that the memory does not hold.
+"""Decoded images on disk, for sets that the memory does not hold.
 
 Reading one back costs a copy from the system's page cache, at worst a read: 0.1 to 0.2 ms for 480x360 pixels where
 decoding the JPEG takes 2 ms. The file has no name, so it is gone with the process, however that ends.
@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PictureFile"]
+__all__ = ["ImageFile"]
 
 log = logging.getLogger("clearsight.trial")
 
@@ -25,8 +25,8 @@ Bytes = npt.NDArray[np.uint8]
 _DISK_SHARE: Final = 0.2  # of what is free: the disk also takes checkpoints and the package
 
 
-class PictureFile:
-    """Pictures uint8 (H, W, 3) by index, up to `max_bytes` and a fifth of the free disk. Safe to use from threads.
+class ImageFile:
+    """Images uint8 (H, W, 3) by index, up to `max_bytes` and a fifth of the free disk. Safe to use from threads.
 
     A disk that is full nevertheless costs a warning: what is there stays, nothing more is kept.
     """
@@ -41,7 +41,7 @@ class PictureFile:
         self._lock = threading.Lock()
 
     def get(self, index: int) -> Bytes | None:
-        """The picture, or None when it was not kept."""
+        """The image, or None when it was not kept."""
         place = self._places.get(index)
         if place is None:
             return None
@@ -52,7 +52,7 @@ class PictureFile:
         return image_HWC
 
     def put(self, index: int, image_HWC: Bytes) -> None:
-        """Keep a picture if there is room."""
+        """Keep an image if there is room."""
         with self._lock:
             if index in self._places or self._end + image_HWC.nbytes > self._room:
                 return
@@ -61,7 +61,7 @@ class PictureFile:
             written = os.pwrite(self._descriptor, np.ascontiguousarray(image_HWC).data, offset)
         except OSError as error:
             written = 0
-            log.warning("decoded pictures are no longer kept on disk: %s", error)
+            log.warning("decoded images are no longer kept on disk: %s", error)
         if written == image_HWC.nbytes:
             self._places[index] = offset, image_HWC.shape
         else:

@@ -1,7 +1,7 @@
-"""One labelled picture: the record of each of the four tasks, parsed from a row of a label file.
+"""One labelled image: the record of each of the four tasks, parsed from a row of a label file.
 
 Formats: https://learn.microsoft.com/azure/machine-learning/reference-automl-images-schema. Where Azure is silent,
-the docstrings say what is accepted. Coordinates are fractions of the upright picture's width and height.
+the docstrings say what is accepted. Coordinates are fractions of the upright image's width and height.
 """
 
 import math
@@ -58,7 +58,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What a record says about its picture.
+    """What a record says about its image.
 
     `names`: multi-class exactly one; multi-label any number, in file order, each once; detection and segmentation the
     distinct classes of the objects, in order of appearance. `boxes` and `instances` are empty for other tasks.
@@ -79,7 +79,7 @@ class SizeHint:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One labelled picture of a table."""
+    """One labelled image of a table."""
 
     image: Path
     labels: tuple[str, ...]
@@ -96,7 +96,7 @@ def parse_labels(
 ) -> Labels:
     """Parse the target column of one row.
 
-    `size_wh` returns the picture's size in pixels, or None when it cannot be known; it is called only when a box may
+    `size_wh` returns the image's size in pixels, or None when it cannot be known; it is called only when a box may
     be narrower than a pixel. What was repaired or dropped is counted in `tally`, by sentence. Raises `BadRecord`.
     """
     return PARSERS[task](value, size_wh, tally)
@@ -159,7 +159,7 @@ PARSERS: Final[Mapping[Task, Callable[[object, Callable[[], tuple[int, int] | No
 
 
 def _objects(value: object) -> Sequence[Mapping[str, object]]:
-    """The label objects of a row; a lone object is read as a list of one, an empty list is a background picture."""
+    """The label objects of a row; a lone object is read as a list of one, an empty list is a background image."""
     items = [value] if isinstance(value, dict) else value
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise BadRecord(f"labels must be a list of objects, but got {_shown(value)}")

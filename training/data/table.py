@@ -1,4 +1,4 @@
-"""A table of labelled pictures: loading it, its classes, and how it is split.
+"""A table of labelled images: loading it, its classes, and how it is split.
 
 `load_table` turns a data folder (label files + `MLTable`) into records and raises every fault at once.
 """
@@ -37,14 +37,14 @@ __all__ = [
 
 MAX_LISTED_FAULTS: Final = 20
 MIN_TRAINING_IMAGES: Final = 10
-"""Azure refuses a job with fewer training pictures.
+"""Azure refuses a job with fewer training images.
 https://learn.microsoft.com/azure/machine-learning/how-to-auto-train-image-models
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Labelled pictures of one data folder, in file order."""
+    """Labelled images of one data folder, in file order."""
 
     folder: Path
     task: Task
@@ -163,7 +163,7 @@ def validation_only_classes(train: Table, validation: Table) -> tuple[str, ...]:
 
 
 def require_trainable(train: Table, validation: Table | None = None, min_images: int = MIN_TRAINING_IMAGES) -> None:
-    """Raise `InvalidData` unless there are enough pictures (before any split) and classes to train on."""
+    """Raise `InvalidData` unless there are enough images (before any split) and classes to train on."""
     faults = []
     if len(train.records) < min_images:
         message = f"training needs at least {min_images} pictures, but got {len(train.records)}"

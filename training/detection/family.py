@@ -22,12 +22,12 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What a network says about pictures of one size."""
+    """What a network says about images of one size."""
 
     candidates: list[Candidates]
-    """Of each picture, in pixels of the network's input."""
+    """Of each image, in pixels of the network's input."""
     loss: torch.Tensor | None
-    """Mean over the pictures; None when it was not asked for."""
+    """Mean over the images; None when it was not asked for."""
 
 
 class Family(Protocol):
@@ -38,12 +38,12 @@ class Family(Protocol):
         """See `Objective.gradient`."""
 
     def training_step(self, module: nn.Module, batch: DetectionBatch) -> torch.Tensor:
-        """The loss of a batch in training mode: a mean or a sum over its pictures, as `gradient` says."""
+        """The loss of a batch in training mode: a mean or a sum over its images, as `gradient` says."""
 
     def validation_step(
         self, network: nn.Module, images_HWC: Sequence[Bytes], targets: Sequence[DetectionTarget] | None
     ) -> Examined:
-        """Look at pictures of one size in evaluation mode; with `targets`, also take the loss. No gradients."""
+        """Look at images of one size in evaluation mode; with `targets`, also take the loss. No gradients."""
 
 
 def to_boxes(target: DetectionTarget, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -29,8 +29,8 @@ class DetectionObjective:
     options: MetricOptions
     validation: DetectionEvaluationSet
     with_validation_loss: bool = False
-    training_pictures: DetectionEvaluationSet | None = None
-    """With these, each pass also measures how well the training pictures, as they are, are known."""
+    training_images: DetectionEvaluationSet | None = None
+    """With these, each pass also measures how well the training images, as they are, are known."""
 
     sum_names: ClassVar[tuple[str, ...]] = ("training_loss",)
 
@@ -58,13 +58,13 @@ class DetectionObjective:
             values, per_label = dict(measured.values), measured.per_label
             if findings.loss is not None:
                 values["validation_loss"] = findings.loss
-        if self.training_pictures is not None and self.primary_metric is not None:
-            findings = find_all(network, self.family, self.training_pictures, self.settings, ranks)
+        if self.training_images is not None and self.primary_metric is not None:
+            findings = find_all(network, self.family, self.training_images, self.settings, ranks)
             values |= {f"{name}_train": value for name, value in self._measure(findings).values.items()}
         return Evaluation(values, per_label)
 
     def find(self, network: nn.Module, ranks: Ranks | None = None, with_loss: bool = False) -> Findings:
-        """What the network finds in the validation pictures."""
+        """What the network finds in the validation images."""
         return find_all(network, self.family, self.validation, self.settings, ranks, with_loss)
 
     def _measure(self, findings: Findings) -> DetectionMetrics:

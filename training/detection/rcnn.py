@@ -1,4 +1,4 @@
-"""Faster R-CNN, Mask R-CNN and RetinaNet: pictures of their own sizes, padded together; torchvision's losses.
+"""Faster R-CNN, Mask R-CNN and RetinaNet: images of their own sizes, padded together; torchvision's losses.
 
 Shapes in names: M objects, H height, W width.
 """

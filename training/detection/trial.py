@@ -27,7 +27,7 @@ from clearsight.runs.trial_spec import TrialSpec
 from clearsight.tasks import Task
 from clearsight.training.charts import write_detection_charts, write_samples
 from clearsight.training.charts.samples import MAX_SAMPLES
-from clearsight.training.classification.datasets import PictureCache
+from clearsight.training.classification.datasets import ImageCache
 from clearsight.training.data.records import Record
 from clearsight.training.detection import DetectionObjective, Family, RcnnFamily, Yolov5Family, autofit_anchors_to
 from clearsight.training.detection.data import (
@@ -59,9 +59,9 @@ from clearsight.training.trial.task import EventSink
 __all__ = ["DetectionTrial"]
 
 _NOMINAL_BATCH: Final = 64
-"""Pictures of a step for which yolov5's weight decay is meant (the published recipe)."""
+"""Images of a step for which yolov5's weight decay is meant (the published recipe)."""
 _GRADIENT_NORM: Final = 10.0
-"""Longer gradients of a step are shortened to this: yolov5's recipe, whose gradients are sums over pictures.
+"""Longer gradients of a step are shortened to this: yolov5's recipe, whose gradients are sums over images.
 
 The others need it where nothing is pretrained: Mask R-CNN on ResNet-18 at 96 pixels, rate 0.01 after warm-up, had mask
 losses of 2.6, 86 and 88 000 in its first three steps and then no finite number.
@@ -103,13 +103,13 @@ class DetectionTrial:
         return useful_side(self._augmentation, self._grid)
 
     def training_set(
-        self, pictures: PictureCache, records: Sequence[Record], smallest_batch: int, ranks: Ranks
+        self, images: ImageCache, records: Sequence[Record], smallest_batch: int, ranks: Ranks
     ) -> DetectionTrainingSet:
         batch_size, seed, num_workers = (
             int(self._spec.value(name)) for name in ("training_batch_size", "random_seed", "number_of_workers")
         )
         return DetectionTrainingSet(
-            pictures,
+            images,
             records,
             self._classes,
             self._augmentation,
@@ -142,7 +142,7 @@ class DetectionTrial:
             metric_options_of(self._spec),
             sets.validation,
             with_validation_loss=self._spec.value("log_validation_loss") == "Enable",
-            training_pictures=self.evaluation_set(sets.training_records, max_bytes=0) if with_training else None,
+            training_images=self.evaluation_set(sets.training_records, max_bytes=0) if with_training else None,
         )
 
     def _family(self, data: DetectionTrainingSet, hardware: Hardware, ranks: Ranks, publish: EventSink) -> Family:
@@ -222,7 +222,7 @@ def _augmentation(spec: TrialSpec, settings: YoloSettings | RcnnSettings) -> Det
 
 
 def _require_objects(records: TrialRecords, needs_validation: bool) -> None:
-    """Pictures without objects take part, but some must have one."""
+    """Images without objects take part, but some must have one."""
     parts = {"training": records.training, **({"validation": records.validation} if needs_validation else {})}
     for name, part in parts.items():
         if not any(not one.is_crowd for record in part for one in record.instances or record.boxes):

@@ -1,4 +1,4 @@
-"""yolov5: pictures of one size, levels of raw predictions, a loss that is summed over the pictures."""
+"""yolov5: images of one size, levels of raw predictions, a loss that is summed over the images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""An epoch in batches: which picture comes when, which process takes it, and threads that work ahead.
+"""An epoch in batches: which image comes when, which process takes it, and threads that work ahead.
 
-Everything random is a function of (seed, epoch, picture or batch), never of the order of work: equal seeds give equal
+Everything random is a function of (seed, epoch, image or batch), never of the order of work: equal seeds give equal
 batches for any number of workers, and a resumed epoch goes on where it stopped. Several processes share each batch:
 together they see what one process with the sum of their batch sizes sees.
 """
@@ -22,7 +22,7 @@ View = TypeVar("View")
 _ORDER: Final = 0
 VIEW: Final = 1
 SIZE: Final = 2
-"""Streams of random numbers: second entry of a seed (seed, stream, epoch, picture or batch)."""
+"""Streams of random numbers: second entry of a seed (seed, stream, epoch, image or batch)."""
 
 _BATCHES_AHEAD: Final = 2
 

@@ -33,7 +33,7 @@ _MODEL, _OPTIMIZER, _AVERAGE = "model.", "optimizer.", "average."
 
 @dataclass(slots=True)
 class Counters:
-    """Where a training run stands. Sums run over the pictures of the present epoch, of all processes."""
+    """Where a training run stands. Sums run over the images of the present epoch, of all processes."""
 
     epoch: int = 0
     batch: int = 0
@@ -42,7 +42,7 @@ class Counters:
     """Optimizer steps since the start."""
     num_images: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    """Over the pictures, by `Objective.sum_names`."""
+    """Over the images, by `Objective.sum_names`."""
     best_epoch: int | None = None
     best_metric: float | None = None
     num_passes: int = 0
@@ -55,7 +55,7 @@ class Counters:
         self.epoch, self.batch, self.num_images, self.sums = epoch, 0, 0, {}
 
     def means(self) -> dict[str, float]:
-        """The sums as means over the pictures."""
+        """The sums as means over the images."""
         return {name: value / self.num_images for name, value in self.sums.items()}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What is summed over the training pictures of an epoch: losses, correct answers, whatever the objective names."""
+"""What is summed over the training images of an epoch: losses, correct answers, whatever the objective names."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,7 @@ class EpochSums:
         self._diverged_step = torch.where(is_first_fault, step, self._diverged_step)
 
     def mean_loss(self, epoch: int) -> float:
-        """Mean over this process's pictures so far. Raises `TrainingError` when a loss was not finite."""
+        """Mean over this process's images so far. Raises `TrainingError` when a loss was not finite."""
         num_images, loss_sum, *_ = self._read(epoch)
         return loss_sum / num_images
 

@@ -66,7 +66,7 @@ def choose_hardware(network: nn.Module, local_rank: int = 0, num_processes: int 
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     num_threads = environment.num_threads() or max(1, num_cores // num_processes)
     torch.set_num_threads(num_threads)
-    cv2.setNumThreads(0)  # its own pool would compete with torch's; pictures are spread over threads of ours
+    cv2.setNumThreads(0)  # its own pool would compete with torch's; images are spread over threads of ours
     if torch.cuda.is_available():
         return _on_gpu(local_rank, num_threads)
     autocast, reason = _cpu_precision(network)

@@ -64,7 +64,7 @@ class Listener(Protocol):
     """Hears of progress."""
 
     def progress(self, counters: Counters, num_batches: int, loss: float, learning_rate: float) -> None:
-        """About twice a second. `loss` is the mean of the epoch so far, of this process's pictures."""
+        """About twice a second. `loss` is the mean of the epoch so far, of this process's images."""
 
     def evaluated(self, counters: Counters, evaluation: Evaluation, improved: bool) -> None:
         """After each validation pass."""
@@ -248,7 +248,7 @@ class _Loop(Generic[BatchT]):
 
 
 def smallest_batch(network: nn.Module, frozen_prefixes: tuple[str, ...]) -> int:
-    """How many pictures a batch needs: 2 when a batch norm learns from it, else 1."""
+    """How many images a batch needs: 2 when a batch norm learns from it, else 1."""
     _set_training_mode(network, frozen_prefixes)
     learns = any(isinstance(module, _BATCH_NORM) and module.training for module in network.modules())
     return 2 if learns else 1

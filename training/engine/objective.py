@@ -41,10 +41,10 @@ class StepOutput:
     """What came of one batch."""
 
     loss: torch.Tensor
-    """What to differentiate: a mean or a sum over the pictures, as `Objective.gradient` says."""
+    """What to differentiate: a mean or a sum over the images, as `Objective.gradient` says."""
     num_images: int
     sums: Mapping[str, torch.Tensor]
-    """Under each of `Objective.sum_names` a number summed over the pictures; detached, on the device."""
+    """Under each of `Objective.sum_names` a number summed over the images; detached, on the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,11 @@ class Objective(Protocol[BatchT_contra]):
 
     @property
     def gradient(self) -> Literal["mean", "sum"]:
-        """Whether a step follows the mean of the losses of its pictures, or their sum."""
+        """Whether a step follows the mean of the losses of its images, or their sum."""
 
     @property
     def sum_names(self) -> tuple[str, ...]:
-        """Of what is summed over the pictures of an epoch and reported as their mean, the first being the loss."""
+        """Of what is summed over the images of an epoch and reported as their mean, the first being the loss."""
 
     def training_step(self, module: nn.Module, batch: BatchT_contra) -> StepOutput:
         """One forward pass in training mode. `module` is the network as the processes share it."""

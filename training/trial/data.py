@@ -7,8 +7,8 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from clearsight.errors import Fault, InvalidData, UserError
 from clearsight.runs.trial_spec import TrialSpec
-from clearsight.training.classification.datasets import PictureCache, find_unreadable
-from clearsight.training.data.image_file import PictureFile
+from clearsight.training.classification.datasets import ImageCache, find_unreadable
+from clearsight.training.data.image_file import ImageFile
 from clearsight.training.data.records import Record
 from clearsight.training.data.table import class_names, load_table, split_indices, validation_only_classes
 from clearsight.training.engine.hardware import usable_memory_bytes
@@ -22,9 +22,9 @@ TrainingT_co = TypeVar("TrainingT_co", covariant=True)
 EvaluationT_co = TypeVar("EvaluationT_co", bound="Loadable", covariant=True)
 
 MAX_UNREADABLE_SHARE: Final = 0.05
-"""Share of a part's pictures that may be missing or damaged; they are left out with a warning."""
+"""Share of a part's images that may be missing or damaged; they are left out with a warning."""
 
-_CACHE_SHARE: Final = 0.2  # of the memory, for decoded training pictures; half as much for validation inputs
+_CACHE_SHARE: Final = 0.2  # of the memory, for decoded training images; half as much for validation inputs
 _MAX_CACHE_BYTES: Final = 4 * 1024**3
 _MAX_DISK_BYTES: Final = 32 * 1024**3
 _LISTED: Final = 20
@@ -54,21 +54,21 @@ class Sets(Generic[TrainingT, EvaluationT]):
 
 
 class Loadable(Protocol):
-    """A set of pictures that opens them one by one."""
+    """A set of images that opens them one by one."""
 
     def load(self, index: int) -> object:
-        """One picture; raises `BadImage` or `OSError`."""
+        """One image; raises `BadImage` or `OSError`."""
 
 
 class SetMaker(Protocol[TrainingT_co, EvaluationT_co]):
-    """Makes a task's sets of records whose pictures can be read."""
+    """Makes a task's sets of records whose images can be read."""
 
     @property
     def largest_useful_side(self) -> int:
-        """Of the shorter side of training pictures, see `PictureCache`."""
+        """Of the shorter side of training images, see `ImageCache`."""
 
     def training_set(
-        self, pictures: PictureCache, records: Sequence[Record], smallest_batch: int, ranks: Ranks
+        self, images: ImageCache, records: Sequence[Record], smallest_batch: int, ranks: Ranks
     ) -> TrainingT_co:
         """Shuffled, augmented batches."""
 
@@ -107,18 +107,18 @@ def make_sets(
     should_stop: Callable[[], bool],
     ranks: Ranks,
 ) -> Sets[TrainingT, EvaluationT]:
-    """Open every picture once and build the two sets without those that cannot be read.
+    """Open every image once and build the two sets without those that cannot be read.
 
-    Several processes open a part each and hear of the others' findings. Decoded training pictures beyond the memory
+    Several processes open a part each and hear of the others' findings. Decoded training images beyond the memory
     go to a nameless file in `cache_folder`. Raises `InvalidData` when more than `MAX_UNREADABLE_SHARE` of a part
     cannot be read.
     """
     budget = min(_MAX_CACHE_BYTES, int(_CACHE_SHARE * usable_memory_bytes())) // ranks.size
     warnings: list[str] = []
 
-    def cache(part: Sequence[Record]) -> PictureCache:
-        overflow = PictureFile(cache_folder, _MAX_DISK_BYTES // ranks.size)
-        return PictureCache(_files(part), maker.largest_useful_side, budget, overflow)
+    def cache(part: Sequence[Record]) -> ImageCache:
+        overflow = ImageFile(cache_folder, _MAX_DISK_BYTES // ranks.size)
+        return ImageCache(_files(part), maker.largest_useful_side, budget, overflow)
 
     def unreadable(name: str, part: Sequence[Record], load: Callable[[int], object]) -> dict[int, str]:
         files = _files(part)
@@ -126,17 +126,17 @@ def make_sets(
         everywhere = ranks.all_gather_documents(f"unreadable {name} pictures", sorted(found.items()))
         return dict(sorted((index, reason) for process in everywhere for index, reason in process))
 
-    training, pictures = records.training, cache(records.training)
-    if found := unreadable("training", training, pictures.__getitem__):
+    training, images = records.training, cache(records.training)
+    if found := unreadable("training", training, images.__getitem__):
         training = _without("training", training, found, warnings)
-        pictures = cache(training)
+        images = cache(training)
     validation, evaluation_set = records.validation, maker.evaluation_set(records.validation, budget // 2)
     if found := unreadable("validation", validation, evaluation_set.load):
         validation = _without("validation", validation, found, warnings)
         evaluation_set = maker.evaluation_set(validation, budget // 2)
     if len(training) < ranks.size:
         raise UserError(f"each of {ranks.size} processes must get a picture, but there are only {len(training)}")
-    training_set = maker.training_set(pictures, training, smallest_batch, ranks)
+    training_set = maker.training_set(images, training, smallest_batch, ranks)
     return Sets(training_set, evaluation_set, training, validation, tuple(warnings))
 
 

@@ -56,7 +56,7 @@ _SETTINGS: Final = (
 
 
 def settings_of(spec: TrialSpec) -> ClassificationSettings:
-    """How validation pictures, and those of serving, become the network's input."""
+    """How validation images, and those of serving, become the network's input."""
     network = spec_for(str(spec.value("model_name")))
     return ClassificationSettings(
         valid_resize_size=int(spec.value("validation_resize_size")),
@@ -68,7 +68,7 @@ def settings_of(spec: TrialSpec) -> ClassificationSettings:
 
 
 def augmentation_of(spec: TrialSpec) -> Augmentation:
-    """How training pictures vary."""
+    """How training images vary."""
     return Augmentation(crop_size=int(spec.value("training_crop_size")), scale=(spec.min_crop_scale, 1.0))
 
 
@@ -143,7 +143,7 @@ def model_size_of(spec: TrialSpec) -> str:
 
 
 def detector_settings_of(spec: TrialSpec) -> YoloSettings | RcnnSettings | SegmentationSettings:
-    """How validation pictures, and those of serving, become the network's input, and its candidates an answer.
+    """How validation images, and those of serving, become the network's input, and its candidates an answer.
 
     Raises `InvalidDocument` for a value that a package could not have.
     """

@@ -1,4 +1,4 @@
-"""Pictures that say nothing, from which integrated gradients start."""
+"""Images that say nothing, from which integrated gradients start."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ __all__ = ["baselines_for"]
 def baselines_for(
     name: BaselineName, x_13PP: torch.Tensor, mean: Sequence[float], std: Sequence[float]
 ) -> torch.Tensor:
-    """One or two baselines, (B, 3, P, P), for a picture normalised with `mean` and `std` (of pixels in [0, 1]).
+    """One or two baselines, (B, 3, P, P), for an image normalised with `mean` and `std` (of pixels in [0, 1]).
 
-    `mean` is the picture of the mean colour, zeros; `black_white` gives two, whose explanations are averaged; `blur`
-    is the picture itself under a Gaussian with a standard deviation of a tenth of its side.
+    `mean` is the image of the mean colour, zeros; `black_white` gives two, whose explanations are averaged; `blur`
+    is the image itself under a Gaussian with a standard deviation of a tenth of its side.
     """
     if name == "mean":
         return torch.zeros_like(x_13PP)

@@ -1,6 +1,6 @@
-"""Class activation maps: where the last picture of features speaks for a class.
+"""Class activation maps: where the last image of features speaks for a class.
 
-A picture of features has C channels on u x v places; a map has P x P pixels.
+An image of features has C channels on u x v places; a map has P x P pixels.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ CAMS: Final[Mapping[str, Callable[[Features], torch.Tensor]]] = MappingProxyType
 
 
 def upsample(map_uv: torch.Tensor, height: int, width: int, interpolation: Interpolation) -> torch.Tensor:
-    """Enlarge a map to the size of the picture; pixel centres are aligned as torch and captum do."""
+    """Enlarge a map to the size of the image; pixel centres are aligned as torch and captum do."""
     align_corners = None if interpolation == "nearest" else False
     enlarged: torch.Tensor = functional.interpolate(
         map_uv[None, None], size=(height, width), mode=interpolation, align_corners=align_corners

@@ -24,7 +24,7 @@ def captum_integrated_gradients(
     deadline: Deadline,
     chunk: int,
 ) -> torch.Tensor:
-    """Explain the picture `x`, (1, 3, P, P), from `baseline`, (B, 3, P, P): (3, P, P), the mean over baselines.
+    """Explain the image `x`, (1, 3, P, P), from `baseline`, (B, 3, P, P): (3, P, P), the mean over baselines.
 
     `score` must be differentiable. Captum gives no map before it is done, so the deadline raises `OutOfTime`.
     """

@@ -21,7 +21,7 @@ __all__ = ["Attribution", "ExplainContext"]
 
 @dataclass(frozen=True, slots=True)
 class ExplainContext:
-    """One picture, the classes to explain, and what there is to do it with."""
+    """One image, the classes to explain, and what there is to do it with."""
 
     model: ExplainModel | None
     """None for a package without weights: then only black-box algorithms work."""
@@ -36,7 +36,7 @@ class ExplainContext:
     """Of normalisation, for pixels in [0, 1]."""
     std: tuple[float, float, float]
     regions: Regions | None = None
-    """Segments of the picture where the caller has them already."""
+    """Segments of the image where the caller has them already."""
     chunk: int = DEFAULT_CHUNK
     """Points in one pass of the network, at most."""
     interpolation: Interpolation = "nearest"

@@ -1,4 +1,4 @@
-"""Integrated gradients (arXiv 1703.01365): gradients added up on the straight way from a baseline to the picture.
+"""Integrated gradients (arXiv 1703.01365): gradients added up on the straight way from a baseline to the image.
 
 B baselines, K explained labels, N points, P pixels.
 """
@@ -37,7 +37,7 @@ class IgResult:
     """A map and how it came about."""
 
     attribution: torch.Tensor
-    """(3, P, P) on the CPU, in the type of the picture."""
+    """(3, P, P) on the CPU, in the type of the image."""
     n_steps_used: int
     """Per baseline."""
     deadline_hit: bool
@@ -49,7 +49,7 @@ class Convergence:
     """How far a map is from adding up to the score that it explains."""
 
     delta: float
-    """Sum of the map, less what the score rises from the baseline to the picture."""
+    """Sum of the map, less what the score rises from the baseline to the image."""
     relative_delta: float
     """|delta| over the sum of the map's absolute values: the parts of both signs cancel, so that the rise itself may be
     small by accident."""
@@ -83,7 +83,7 @@ def integrated_gradients_of_labels(
     convergence_tolerance: float | None = None,
     least_steps: int = MIN_STEPS,
 ) -> tuple[IgResult, ...]:
-    """Explain the picture `x`, (1, 3, P, P), from `baseline`, (B, 3, P, P); the maps of several are averaged.
+    """Explain the image `x`, (1, 3, P, P), from `baseline`, (B, 3, P, P); the maps of several are averaged.
 
     `n_steps` (at least 2) is per baseline. `convergence_tolerance` t stops earlier: 8 steps, then three times as many
     (Gauss-Legendre: twice, starting anew), never more than `n_steps`, while one of the maps still changes by more than
@@ -182,7 +182,7 @@ def _affordable(seconds_each: float, deadline: Deadline, num_baselines: int) -> 
 
 
 class _Walk:
-    """The weighted gradients seen so far on the ways from B baselines to one picture, summed up in float64."""
+    """The weighted gradients seen so far on the ways from B baselines to one image, summed up in float64."""
 
     def __init__(
         self, gradients: Gradients, x: torch.Tensor, baseline: torch.Tensor, deadline: Deadline, chunk: int

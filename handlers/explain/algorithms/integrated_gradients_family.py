@@ -1,4 +1,4 @@
-"""Attribution along the way from a baseline to the picture: integrated gradients, and what is made of them."""
+"""Attribution along the way from a baseline to the image: integrated gradients, and what is made of them."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""RISE (arXiv 1806.07421): cover parts of the picture at random and watch the probabilities. No derivative is needed.
+"""RISE (arXiv 1806.07421): cover parts of the image at random and watch the probabilities. No derivative is needed.
 
 J masks, K explained labels, P pixels.
 """
@@ -34,7 +34,7 @@ def rise(
     deadline: Deadline,
     chunk: int = DEFAULT_CHUNK,
 ) -> tuple[RiseResult, ...]:
-    """Explain the picture `x`, (1, 3, P, P); the same masks serve all targets.
+    """Explain the image `x`, (1, 3, P, P); the same masks serve all targets.
 
     Covered parts take the mean colour, 0 after normalisation. A contrast is a difference of probabilities.
     """

@@ -1,4 +1,4 @@
-"""Algorithms by public name: from a picture and the labels to explain to one attribution per label."""
+"""Algorithms by public name: from an image and the labels to explain to one attribution per label."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -32,11 +32,11 @@ Algorithm = Callable[[ExplainContext], tuple[Attribution, ...]]
 BLACK_BOX: Final = frozenset({"rise"})
 """Algorithms that need no differentiable model."""
 
-_OCCLUSION_SHARE: Final = 8  # of the picture's side, a covering square has one in so many
+_OCCLUSION_SHARE: Final = 8  # of the image's side, a covering square has one in so many
 
 
 def compute_attributions(context: ExplainContext) -> tuple[Attribution, ...]:
-    """Run the algorithm that the parameters name; with `smooth_samples`, on so many noisy copies of the picture."""
+    """Run the algorithm that the parameters name; with `smooth_samples`, on so many noisy copies of the image."""
     name = context.parameters.algorithm
     try:
         algorithm = ALGORITHMS[name]

@@ -24,7 +24,7 @@ def first_too_many(
 ) -> tuple[int, AnswerTooLarge] | None:
     """Find the first row whose attributions do not fit into the answer any more, after those before it.
 
-    `rows` are numbers of rows, how many numbers the attributions of each hold, and how they are written. Pictures do
+    `rows` are numbers of rows, how many numbers the attributions of each hold, and how they are written. Images do
     not count: how small they become is not known before.
     """
     total = 0

@@ -1,4 +1,4 @@
-"""The colour scale "bgyw" of explanation pictures: blue is lowest, then green, yellow, and white is highest.
+"""The colour scale "bgyw" of explanation images: blue is lowest, then green, yellow, and white is highest.
 
 Colours of colorcet's `linear_bgyw_15_100_c68` by Peter Kovesi (CC-BY-4.0, see NOTICE), from 22 of its 256 entries: the
 others lie on straight lines between them, to within two levels.

@@ -36,7 +36,7 @@ class ExplanationDetails:
     """Whether less was computed than asked for."""
     warnings: tuple[str, ...] = ()
     milliseconds: Mapping[str, float] = field(default_factory=dict)
-    """By phase: `gradients`, `regions`, `picture`."""
+    """By phase: `gradients`, `regions`, `image`."""
 
     def to_document(self) -> dict[str, Any]:
         """The object of the answer, as plain data."""

@@ -1,6 +1,6 @@
-"""One picture's labels explained: segments, algorithm, quality figures. No HTTP, no bytes of answers.
+"""One image's labels explained: segments, algorithm, quality figures. No HTTP, no bytes of answers.
 
-Shapes in names: N points or pictures, P side of the network's input, C colour channel, K classes.
+Shapes in names: N points or images, P side of the network's input, C colour channel, K classes.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from clearsight.handlers.explain.answering.image import explanation_image, heat_map
 
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.handlers.explain.algorithms.chunks import DEFAULT_CHUNK
@@ -22,7 +23,6 @@ from clearsight.handlers.explain.answering.cache import ByteCache
 from clearsight.handlers.explain.answering.details import ExplanationDetails
 from clearsight.handlers.explain.answering.options import ExplainOptions
 from clearsight.handlers.explain.answering.parameters import XaiParameters
-from clearsight.handlers.explain.answering.picture import explanation_picture, heat_map
 from clearsight.handlers.explain.answering.quality import Faithfulness, measure_faithfulness
 from clearsight.handlers.explain.answering.targets import Targets
 from clearsight.handlers.explain.network.model import ExplainModel
@@ -32,7 +32,7 @@ __all__ = ["ClassExplainer", "ExplainTask", "Explanation"]
 
 GPU_CHUNK: Final = 32
 PATH_ALGORITHMS: Final = frozenset({"xrai", "integrated_gradients", "attention_relevance_ig"})
-"""Those that walk from a baseline to the picture."""
+"""Those that walk from a baseline to the image."""
 
 _UNMEASURED: Final = "the time did not suffice for the deletion and insertion scores"
 
@@ -41,7 +41,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class AsksNetwork(Protocol):
-    """What we use of a `Scorer`: the network that serves, for pictures that no client sent."""
+    """What we use of a `Scorer`: the network that serves, for images that no client sent."""
 
     num_threads: int
 
@@ -50,12 +50,12 @@ class AsksNetwork(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExplainTask:
-    """A scored picture and which of its labels to explain."""
+    """A scored image and which of its labels to explain."""
 
     crop_PPC: Bytes
     """What the network sees, before normalisation."""
     digest: bytes
-    """Of the picture file."""
+    """Of the image file."""
     probs: Sequence[float]
     targets: Targets
     parameters: XaiParameters
@@ -72,7 +72,7 @@ class Explanation:
 
     values: Floats
     """(3, P, P) per colour channel, or one map (P, P)."""
-    picture: bytes | None
+    image: bytes | None
     """PNG, where the parameters ask for one."""
     details: ExplanationDetails
 
@@ -83,7 +83,7 @@ class Explanation:
 
 
 class ClassExplainer:
-    """Explains pictures with one model. Safe in threads."""
+    """Explains images with one model. Safe in threads."""
 
     def __init__(
         self,
@@ -137,16 +137,16 @@ class ClassExplainer:
             if None in scores and not self._options.allow_degradation:
                 raise context.out_of_time()
             clock.note("faithfulness")
-        pictures = [
-            explanation_picture(attribution.values, explain_task.crop_PPC, parameters.visualization_format)
+        images = [
+            explanation_image(attribution.values, explain_task.crop_PPC, parameters.visualization_format)
             if parameters.visualizations
             else None
             for attribution in found
         ]
         clock.note("picture")
         return [
-            Explanation(attribution.values, picture, self._details(explain_task, index, attribution, score, clock))
-            for index, (attribution, picture, score) in enumerate(zip(found, pictures, scores, strict=True))
+            Explanation(attribution.values, image, self._details(explain_task, index, attribution, score, clock))
+            for index, (attribution, image, score) in enumerate(zip(found, images, scores, strict=True))
         ]
 
     def _regions_of(self, digest: bytes, x_3PP: Floats) -> Regions:

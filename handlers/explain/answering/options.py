@@ -32,13 +32,13 @@ class ExplainOptions:
     """Of XRAI per baseline, where a request names none. 16 is 2.7 times as fast."""
     max_n_steps: int = 1000
     max_labels: int = 10
-    """Explained in one picture; the most probable ones."""
+    """Explained in one image; the most probable ones."""
     allow_degradation: bool = True
     """Whether less than was asked for may be answered: fewer steps or labels, a cheaper algorithm. Else an error."""
     cache_bytes: int = 0
-    """For explanations, and as much again for segments of pictures; 0 keeps neither."""
+    """For explanations, and as much again for segments of images; 0 keeps neither."""
     max_seconds: float | None = None
-    """For one picture; None: what the request's time limit leaves."""
+    """For one image; None: what the request's time limit leaves."""
     warm_up: bool = True
     """Whether an explain worker loads what explanations need as soon as it has started, instead of with the first one:
     0.4 GB, and the first client does not wait for it."""

@@ -41,7 +41,7 @@ Engine = Literal["builtin", "captum"]
 Localizer = Literal["auto", "gradcam"]
 MaskTarget = Literal["score", "mask", "box"]
 Method = Literal["riemann_middle", "gausslegendre"]
-"""Quadrature of the way from the baseline to the picture."""
+"""Quadrature of the way from the baseline to the image."""
 VisualizationFormat = Literal["grid", "overlay", "heatmap"]
 
 
@@ -56,9 +56,9 @@ class XaiLimits:
     """The same for XRAI, per baseline. 16 is 2.7 times as fast; the ranking of pixels then agrees to 0.96 to 1.0
     (rank correlation of the maps)."""
     max_detections: int = 20
-    """Explained per picture."""
+    """Explained per image."""
     max_masks: int = 5000
-    """Of a method that covers parts of the picture at random."""
+    """Of a method that covers parts of the image at random."""
 
 
 @dataclass(frozen=True, slots=True)

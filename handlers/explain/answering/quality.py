@@ -1,10 +1,10 @@
 """How much the model's probability hangs on the pixels that an explanation calls important: deletion and insertion.
 
-Deletion blurs the strongest pixels first and watches the probability fall; insertion starts from the blurred picture
+Deletion blurs the strongest pixels first and watches the probability fall; insertion starts from the blurred image
 and brings them back (Petsiuk et al., arXiv 1806.07421). An explanation whose deletion score is not below that of a
 random order should not be trusted.
 
-Shapes in names: K explained labels, N pictures of a batch, H and W of a heat map, P side of the picture.
+Shapes in names: K explained labels, N images of a batch, H and W of a heat map, P side of the image.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ __all__ = ["FRACTIONS", "Faithfulness", "blur_width", "measure_faithfulness"]
 FRACTIONS: Final = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 """Of the pixels, changed at each step."""
 
-_BLUR_WIDTH: Final = 17  # pixels, of a picture of 64
+_BLUR_WIDTH: Final = 17  # pixels, of an image of 64
 _SEED: Final = 0
 
 Floats = npt.NDArray[np.float32]
@@ -51,7 +51,7 @@ def measure_faithfulness(
     probabilities: Probabilities,
     deadline: Deadline,
 ) -> list[Faithfulness | None]:
-    """Measure each label's map (P, P) on the network's input: two batches of ten pictures per label, one for all.
+    """Measure each label's map (P, P) on the network's input: two batches of ten images per label, one for all.
 
     Pixels of equal heat go in the order of their numbers. `None` for those that the deadline leaves no time for.
     """
@@ -76,17 +76,17 @@ def measure_faithfulness(
 
 
 def blur_width(side: int) -> int:
-    """Side of the box blur, odd, in pixels: 17 at a picture of 64, in proportion at others."""
+    """Side of the box blur, odd, in pixels: 17 at an image of 64, in proportion at others."""
     return 2 * (_BLUR_WIDTH * side // (2 * 64)) + 1
 
 
 def _mixtures(from_3PP: Floats, to_3PP: Floats, order: Order) -> Floats:
-    """Pictures in which the first pixels of `order` are replaced, one for each fraction: (N, 3, P, P)."""
+    """Images in which the first pixels of `order` are replaced, one for each fraction: (N, 3, P, P)."""
     mixed = np.repeat(from_3PP.reshape(1, 3, -1), len(FRACTIONS), axis=0)
     source = to_3PP.reshape(3, -1)
-    for picture, fraction in zip(mixed, FRACTIONS, strict=True):
+    for image, fraction in zip(mixed, FRACTIONS, strict=True):
         changed = order[: round(fraction * len(order))]
-        picture[:, changed] = source[:, changed]
+        image[:, changed] = source[:, changed]
     return mixed.reshape(-1, *from_3PP.shape)
 
 

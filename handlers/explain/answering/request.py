@@ -1,4 +1,4 @@
-"""From a cell that asks for an explanation to the picture and the checked parameters."""
+"""From a cell that asks for an explanation to the image and the checked parameters."""
 
 import hashlib
 from collections.abc import Mapping
@@ -22,16 +22,16 @@ __all__ = ["ExplainRequest", "read_cell"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExplainRequest:
-    """A picture and what to explain of it."""
+    """An image and what to explain of it."""
 
-    picture: bytes
-    """The picture file."""
+    image: bytes
+    """The image file."""
     parameters: XaiParameters
 
     @property
     def digest(self) -> bytes:
-        """Of the picture file."""
-        return hashlib.sha256(self.picture).digest()
+        """Of the image file."""
+        return hashlib.sha256(self.image).digest()
 
 
 def read_cell(cell: object, always: bool, limits: XaiLimits, task: Task) -> ExplainRequest | None:

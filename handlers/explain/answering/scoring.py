@@ -1,9 +1,9 @@
 """A Scorer that also explains: cells in, answers out, each row by what it asks for.
 
-    cell --> request.read_cell --> picture, parameters
+    cell --> request.read_cell --> image, parameters
     all cells --> Scorer --> probabilities --> targets.choose_targets
                          --> boxes --> objects.choose_detections
-    rows that ask --> Explainer, ObjectExplainer --> pictures and numbers --> their answers
+    rows that ask --> Explainer, ObjectExplainer --> images and numbers --> their answers
 
 Probabilities and boxes are those of the serving backend, and equal to those of a row without an explanation. Detectors
 answer Azure's algorithms plainly, as on Azure.
@@ -75,7 +75,7 @@ class _Rendered:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _ParsedRequest:
-    """What a row asks for, and of what picture."""
+    """What a row asks for, and of what image."""
 
     digest: bytes
     crop_PPC: Bytes
@@ -86,7 +86,7 @@ class _ParsedRequest:
 class _Row:
     """One cell, read. `cell` is what the Scorer scores; `parsed` belongs to rows that are to be explained.
 
-    Of a detector that is the request itself: its picture is decoded when its turn comes.
+    Of a detector that is the request itself: its image is decoded when its turn comes.
     """
 
     cell: object
@@ -170,35 +170,31 @@ class ExplainingScorer:
                 results[index] = self._answer(explain_task, answer, budget)
         return results
 
-    def explain(self, picture: bytes, parameters: XaiParameters) -> tuple[ClassificationAnswer, list[Explanation]]:
-        """Score one picture file and explain it, as arrays. Raises `UserError`."""
-        answer, explain_task = self._parse_single(picture, parameters)
+    def explain(self, image: bytes, parameters: XaiParameters) -> tuple[ClassificationAnswer, list[Explanation]]:
+        """Score one image file and explain it, as arrays. Raises `UserError`."""
+        answer, explain_task = self._parse_single(image, parameters)
         if self._explainer is None or not isinstance(explain_task, ExplainTask):
             raise TypeError(f"{self.package.root} is not one of classification, but of {self.task.value}")
         assert isinstance(answer, ClassificationAnswer)  # noqa: S101  the question is one
         return answer, self._explainer.explain(explain_task, self._budget(Deadline(None, self._clock), 1, parameters))
 
-    def explain_objects(
-        self, picture: bytes, parameters: XaiParameters
-    ) -> tuple[DetectionAnswer, list[ExplainedObject]]:
+    def explain_objects(self, image: bytes, parameters: XaiParameters) -> tuple[DetectionAnswer, list[ExplainedObject]]:
         """The same for a detector: what it found, and maps of the chosen objects. Raises `UserError`."""
-        answer, explain_task = self._parse_single(picture, parameters)
+        answer, explain_task = self._parse_single(image, parameters)
         if self._objects is None or not isinstance(explain_task, ObjectExplainTask):
             raise TypeError(f"{self.package.root} is not one of detection, but of {self.task.value}")
         assert isinstance(answer, DetectionAnswer)  # noqa: S101  the question is one
         return answer, self._objects.explain(explain_task, self._budget(Deadline(None, self._clock), 1, parameters))
 
-    def _parse_single(
-        self, picture: bytes, parameters: XaiParameters
-    ) -> tuple[Answer, ExplainTask | ObjectExplainTask]:
-        parsed = self._parse_request(ExplainRequest(picture, parameters))
-        (answer,) = self._scorer.score([picture])
+    def _parse_single(self, image: bytes, parameters: XaiParameters) -> tuple[Answer, ExplainTask | ObjectExplainTask]:
+        parsed = self._parse_request(ExplainRequest(image, parameters))
+        (answer,) = self._scorer.score([image])
         if isinstance(answer, UserError):
             raise answer
         return answer, self._task_of(parsed, answer)
 
     def warm_up(self) -> None:
-        """Score and explain a drawn picture, so that the first client does not wait for caches."""
+        """Score and explain a drawn image, so that the first client does not wait for caches."""
         self._scorer.warm_up()
         if self._explainer is None:
             return  # a detector's first explanation loads nothing that its first prediction has not
@@ -214,14 +210,14 @@ class ExplainingScorer:
                 return _Row(cell)
             if is_awaited:
                 require_short(request.parameters)
-            return _Row(request.picture, self._parse_request(request))
+            return _Row(request.image, self._parse_request(request))
         except BadRequest as error:
             return error
 
     def _parse_request(self, request: ExplainRequest) -> _ParsedRequest | ExplainRequest:
         if not isinstance(self._settings, ClassificationSettings):
             return request
-        image_HWC = decode_image(request.picture, self._scorer.limits, self._settings.exif_orientation)
+        image_HWC = decode_image(request.image, self._scorer.limits, self._settings.exif_orientation)
         return _ParsedRequest(request.digest, resize_and_crop(image_HWC, self._settings), request.parameters)
 
     def _task_of(self, parsed: _ParsedRequest | ExplainRequest, answer: Answer) -> ExplainTask | ObjectExplainTask:
@@ -234,7 +230,7 @@ class ExplainingScorer:
         return ExplainTask(parsed.crop_PPC, parsed.digest, answer.probs, targets, parsed.parameters)
 
     def _budget(self, deadline: Deadline, rows_left: int, parameters: XaiParameters) -> Deadline:
-        """An equal share of the time left, but no more than the request and the deployment allow for a picture."""
+        """An equal share of the time left, but no more than the request and the deployment allow for an image."""
         seconds = [limit for limit in (parameters.max_seconds, self._options.max_seconds) if limit is not None]
         if deadline.seconds is not None:
             seconds.append(deadline.remaining_s() / rows_left)
@@ -253,8 +249,8 @@ class ExplainingScorer:
             isinstance(self._settings, SegmentationSettings),
             self._options.allow_degradation,
         )
-        num_cells = self._objects.num_cells(parsed.picture)
-        return ObjectExplainTask(parsed.picture, parsed.digest, answer.boxes, choice, parsed.parameters, num_cells)
+        num_cells = self._objects.num_cells(parsed.image)
+        return ObjectExplainTask(parsed.image, parsed.digest, answer.boxes, choice, parsed.parameters, num_cells)
 
     def _answer(
         self, explain_task: ExplainTask | ObjectExplainTask, answer: Answer, budget: Deadline
@@ -309,7 +305,7 @@ class ExplainingScorer:
             form = parameters.attributions_format
             attributions = tuple(encode_attribution(part.numbers, form) for part in found)
         return _Rendered(
-            tuple(part.picture for part in found if part.picture) if parameters.visualizations else None,
+            tuple(part.image for part in found if part.image) if parameters.visualizations else None,
             attributions,
             tuple(part.details.to_document() for part in found) if _shows_details(parameters) else None,
             any(part.details.degraded for part in found),
@@ -334,7 +330,7 @@ def _of_objects(rendered: _Rendered, details: Sequence[dict[str, Any]] | None) -
 
 
 def _note(found: Sequence[Explanation | ExplainedObject], parameters: XaiParameters) -> None:
-    """Tell the metrics what was computed: each object, and each picture, whose labels are explained together."""
+    """Tell the metrics what was computed: each object, and each image, whose labels are explained together."""
     is_degraded = any(part.details.degraded for part in found)
     for part in found:
         if isinstance(part, Explanation):

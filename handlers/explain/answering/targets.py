@@ -1,4 +1,4 @@
-"""Which labels of a picture are explained, and against which other."""
+"""Which labels of an image are explained, and against which other."""
 
 import difflib
 from collections.abc import Sequence

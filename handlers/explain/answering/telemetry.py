@@ -25,7 +25,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ExplainedRow:
-    """One picture, or one object of it. `milliseconds` by phase, empty when the explanation was kept from before."""
+    """One image, or one object of it. `milliseconds` by phase, empty when the explanation was kept from before."""
 
     algorithm: str
     """What was computed, which may be less than was asked for."""

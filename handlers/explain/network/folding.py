@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 __all__ = ["Structure", "fold_batch_norms", "observe"]
 
 _SIDE: Final = 64
-"""Pixels of the picture to look at: twice the stride of our networks, so that pooled features, 1 x 1, stand out."""
+"""Pixels of the image to look at: twice the stride of our networks, so that pooled features, 1 x 1, stand out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Structure:
     folds: tuple[tuple[str, str], ...]
     """Convolution and the batch norm that alone takes its output."""
     last_features: str | None
-    """The module that puts out the last picture of features, (N, C, u, v), before pooling."""
+    """The module that puts out the last image of features, (N, C, u, v), before pooling."""
     behind_features: frozenset[str]
     """What runs after that module."""
 
@@ -34,7 +34,7 @@ class _Call:
 
 
 def observe(network: nn.Module) -> Structure:
-    """Run a network in evaluation mode on a grey picture of 64 pixels."""
+    """Run a network in evaluation mode on a grey image of 64 pixels."""
     calls: list[_Call] = []  # in the order in which they end; it keeps every tensor, so that none takes another's place
 
     def note(name: str) -> Any:
@@ -86,16 +86,16 @@ def _folds(calls: list[_Call]) -> tuple[tuple[str, str], ...]:
 
 def _last_features(network: nn.Module, calls: list[_Call]) -> tuple[str | None, frozenset[str]]:
     """Find the last output with more than one pixel; of the modules that put it out, name the whole last block."""
-    pictures = [
+    images = [
         index
         for index, call in enumerate(calls)
         if isinstance(call.output, torch.Tensor) and call.output.ndim == 4 and max(call.output.shape[2:]) > 1
     ]
-    if not pictures:
+    if not images:
         return None, frozenset()
-    last = calls[pictures[-1]].output
+    last = calls[images[-1]].output
     same = sorted((call.name for call in calls if call.output is last), key=lambda name: name.count("."))
     names_in_stage = [name for name in same if name.count(".") > same[0].count(".")]
     is_stage = isinstance(network.get_submodule(same[0]), nn.Sequential)
     name = names_in_stage[0] if is_stage and names_in_stage else same[0]
-    return name, frozenset(call.name for call in calls[pictures[-1] + 1 :])
+    return name, frozenset(call.name for call in calls[images[-1] + 1 :])

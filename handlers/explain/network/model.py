@@ -26,7 +26,7 @@ _FEATURES: Final = "features"
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a picture of features says, and how the score depends on it."""
+    """What an image of features says, and how the score depends on it."""
 
     activations_Cuv: torch.Tensor
     gradients_Cuv: torch.Tensor
@@ -56,7 +56,7 @@ class ExplainModel:
     """An eager copy of a network, with frozen parameters, from which derivatives are taken; and its guided twin.
 
     Batch norms are folded into the convolutions before them, which halves what a derivative keeps in memory (ResNet-50:
-    82 to 40 MiB a picture), and changes outputs by rounding only. Equal points give equal bits, on several threads
+    82 to 40 MiB an image), and changes outputs by rounding only. Equal points give equal bits, on several threads
     too. The network given is never changed, and nothing is hooked: whatever is recorded belongs to one call.
     """
 
@@ -133,7 +133,7 @@ class ExplainModel:
     def guided_gradients_and_features(
         self, x_13PP: torch.Tensor, targets: Sequence[ExplainTarget]
     ) -> list[tuple[torch.Tensor, Features]]:
-        """Guided derivative of the picture, (3, P, P), and features with plain derivatives, for each target.
+        """Guided derivative of the image, (3, P, P), and features with plain derivatives, for each target.
 
         One pass does both where nothing but pooling and linear layers is behind the features.
         """

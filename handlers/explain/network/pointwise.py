@@ -1,4 +1,4 @@
-"""Equal bits from equal pictures: 1 x 1 convolutions of a single pixel."""
+"""Equal bits from equal images: 1 x 1 convolutions of a single pixel."""
 
 import torch
 from torch import nn
@@ -10,10 +10,10 @@ __all__ = ["steady_pointwise"]
 def steady_pointwise(network: nn.Module) -> None:
     """Let 1 x 1 convolutions take a lone pixel as the linear layers that they are there, in place.
 
-    Squeeze-and-excitation asks that of them at any picture size, the last stages at 32 pixels. oneDNN sums the
+    Squeeze-and-excitation asks that of them at any image size, the last stages at 32 pixels. oneDNN sums the
     derivative of a wide one (1024 to 64 channels, say) in the order in which its threads come along, so that it
     differs in the last bits from call to call (torch 2.13, two threads); a matrix product does not, and two pixels or
-    two pictures do not either.
+    two images do not either.
     """
     pointwise = [
         (name, module)

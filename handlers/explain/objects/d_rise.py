@@ -1,4 +1,4 @@
-"""D-RISE (arXiv 2006.03204): cover parts of the picture at random and watch the boxes. No derivative is needed.
+"""D-RISE (arXiv 2006.03204): cover parts of the image at random and watch the boxes. No derivative is needed.
 
 Shapes in names: J masks, K explained objects, N found behind a mask, H height, W width, 4 sides of a box.
 """
@@ -28,7 +28,7 @@ MAX_AWAITED_MASKS: Final = 100
 """That a request may ask for. Published practice is 5000, which takes minutes: too long for anybody to wait."""
 
 Detect = Callable[[Sequence[Floats]], Iterable[Detections]]
-"""What is found in the picture behind each of the masks (H, W), in order; 1 leaves a pixel as it is, 0 covers it."""
+"""What is found in the image behind each of the masks (H, W), in order; 1 leaves a pixel as it is, 0 covers it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def d_rise(
     deadline: Deadline,
     chunk: int = DEFAULT_CHUNK,
 ) -> DRiseResult:
-    """Explain objects of one picture, whose masks have `size` (height, width); the same masks serve all of them.
+    """Explain objects of one image, whose masks have `size` (height, width); the same masks serve all of them.
 
     map = (sum over j of w_j M_j) / (sum over j of M_j), where w_j is the likeness of what is found behind mask j.
     """

@@ -20,11 +20,11 @@ class ObjectDetails:
     matched_iou: float | None = None
     """Overlap of the explained candidate with the answer's box; None: there is no candidate."""
     tile: tuple[int, int, int, int] | None = None
-    """Left, top, width, height of the tile that the object was found in, pixels; None: the whole picture."""
+    """Left, top, width, height of the tile that the object was found in, pixels; None: the whole image."""
     strides: tuple[int, ...] = ()
     """Pixels of the network's input in a cell, of the levels that the map comes from."""
     masks_used: int | None = None
-    """Covered pictures that the map comes from; None: no part was covered."""
+    """Covered images that the map comes from; None: no part was covered."""
     degraded: bool = False
     warnings: tuple[str, ...] = ()
     milliseconds: dict[str, float] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""One picture's objects explained, as far as the time goes: maps, pictures, details. No bytes of answers.
+"""One image's objects explained, as far as the time goes: maps, images, details. No bytes of answers.
 
 Shapes in names: H height, W width, C colour channel.
 """
@@ -11,20 +11,20 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 import torch
+from clearsight.handlers.explain.answering.image import explanation_image
 
 from clearsight.documents.settings import DetectorSettings, SegmentationSettings
 from clearsight.handlers.explain.algorithms.chunks import DEFAULT_CHUNK
 from clearsight.handlers.explain.algorithms.deadline import Deadline, OutOfTime
 from clearsight.handlers.explain.answering.options import ExplainOptions
 from clearsight.handlers.explain.answering.parameters import XaiParameters
-from clearsight.handlers.explain.answering.picture import explanation_picture
 from clearsight.handlers.explain.answering.telemetry import checkpoint
 from clearsight.handlers.explain.objects.details import ObjectDetails
 from clearsight.handlers.explain.objects.heat import LONGEST_SIDE, frame_size, heat_of, into_frame
 from clearsight.handlers.explain.objects.masking import Detect, explain_by_masking
 from clearsight.handlers.explain.objects.network import DetectorForward, ObjectModel
 from clearsight.handlers.explain.objects.selection import SAME_BOX_IOU, DetectionSelection, by_view
-from clearsight.handlers.explain.objects.views import PictureViews
+from clearsight.handlers.explain.objects.views import ImageViews
 from clearsight.handlers.scoring.views import placement_of
 from clearsight.images.decode import DecodeLimits, decode_image
 from clearsight.images.headers import read_header
@@ -37,16 +37,16 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObjectExplainTask:
-    """A scored picture and which of its objects to explain."""
+    """A scored image and which of its objects to explain."""
 
-    picture: bytes
-    """The picture file: decoded when its turn comes, so that many rows take no more memory than one."""
+    image: bytes
+    """The image file: decoded when its turn comes, so that many rows take no more memory than one."""
     digest: bytes
     objects: Sequence[DetectedObject]
     choice: DetectionSelection
     parameters: XaiParameters
     num_cells: int
-    """Of one map; of a picture whose size only its decoder can tell, the most there are."""
+    """Of one map; of an image whose size only its decoder can tell, the most there are."""
 
     @property
     def num_numbers(self) -> int:
@@ -61,7 +61,7 @@ class ExplainedObject:
     index: int
     heat_HW: Floats
     """As large as the network's input without its padding, at most `LONGEST_SIDE`; never negative."""
-    picture: bytes | None
+    image: bytes | None
     """PNG, where the parameters ask for one."""
     details: ObjectDetails
 
@@ -72,7 +72,7 @@ class ExplainedObject:
 
 
 class ObjectExplainer:
-    """Explains pictures with the eager copy of one detector, or by what it finds in covered ones. Safe in threads."""
+    """Explains images with the eager copy of one detector, or by what it finds in covered ones. Safe in threads."""
 
     def __init__(
         self,
@@ -95,9 +95,9 @@ class ObjectExplainer:
         """Whether there is all that an algorithm needs."""
         return self._model is not None or algorithm == "d_rise"
 
-    def num_cells(self, picture: bytes) -> int:
-        """Numbers in the map of a picture that can be decoded, told from its header."""
-        header = read_header(picture)
+    def num_cells(self, image: bytes) -> int:
+        """Numbers in the map of an image that can be decoded, told from its header."""
+        header = read_header(image)
         if not header.height or not header.width:
             return LONGEST_SIDE**2
         return prod(frame_size(placement_of(header.height, header.width, self._settings)))
@@ -107,8 +107,8 @@ class ObjectExplainer:
         chosen = explain_task.choice.indices
         if not chosen:
             return []
-        image_HWC = decode_image(explain_task.picture, self._limits, self._settings.exif_orientation)
-        pictured = PictureViews(image_HWC, self._settings)
+        image_HWC = decode_image(explain_task.image, self._limits, self._settings.exif_orientation)
+        pictured = ImageViews(image_HWC, self._settings)
         if explain_task.parameters.algorithm == "d_rise":
             found = self._explain_by_masking(explain_task, pictured, deadline)
         else:
@@ -116,7 +116,7 @@ class ObjectExplainer:
         return self._notes(explain_task, [found[index] for index in chosen if index in found])
 
     def _explain_by_masking(
-        self, explain_task: ObjectExplainTask, pictured: PictureViews, deadline: Deadline
+        self, explain_task: ObjectExplainTask, pictured: ImageViews, deadline: Deadline
     ) -> dict[int, ExplainedObject]:
         parameters, found = explain_task.parameters, dict[int, ExplainedObject]()
         start_s = deadline.elapsed_s()
@@ -149,7 +149,7 @@ class ObjectExplainer:
         return found
 
     def _explain_by_gradients(
-        self, explain_task: ObjectExplainTask, pictured: PictureViews, deadline: Deadline
+        self, explain_task: ObjectExplainTask, pictured: ImageViews, deadline: Deadline
     ) -> dict[int, ExplainedObject]:
         assert self._model is not None  # noqa: S101  asked before
         found: dict[int, ExplainedObject] = {}
@@ -176,7 +176,7 @@ class ObjectExplainer:
         self,
         explain_task: ObjectExplainTask,
         index: int,
-        pictured: PictureViews,
+        pictured: ImageViews,
         seen: DetectorForward,
         milliseconds: dict[str, float],
     ) -> ExplainedObject:
@@ -262,7 +262,7 @@ class ObjectExplainer:
 
 
 def _details_of(
-    explain_task: ObjectExplainTask, index: int, pictured: PictureViews, milliseconds: dict[str, float]
+    explain_task: ObjectExplainTask, index: int, pictured: ImageViews, milliseconds: dict[str, float]
 ) -> ObjectDetails:
     thing, parameters = explain_task.objects[index], explain_task.parameters
     details = ObjectDetails(
@@ -275,15 +275,15 @@ def _details_of(
 
 
 def _draw(
-    heat_HW: Floats, pictured: PictureViews, parameters: XaiParameters, milliseconds: dict[str, float]
+    heat_HW: Floats, pictured: ImageViews, parameters: XaiParameters, milliseconds: dict[str, float]
 ) -> bytes | None:
-    """The picture of a map, where one is asked for; notes what it took."""
+    """The image of a map, where one is asked for; notes what it took."""
     if not parameters.visualizations:
         return None
     start_s = time.perf_counter()
-    picture = explanation_picture(heat_HW, pictured.small_HWC, parameters.visualization_format)
+    image = explanation_image(heat_HW, pictured.small_HWC, parameters.visualization_format)
     milliseconds["picture"] = 1000 * (time.perf_counter() - start_s)
-    return picture
+    return image
 
 
 def _derive(value: torch.Tensor, seen: DetectorForward) -> list[torch.Tensor | None]:

@@ -64,20 +64,20 @@ def _cells(features_Cuv: torch.Tensor, gradients_Cuv: torch.Tensor) -> torch.Ten
 
 
 def frame_size(whole: Placement) -> tuple[int, int]:
-    """(height, width) of the maps of a picture: what the network sees of it whole, without padding, or smaller."""
+    """(height, width) of the maps of an image: what the network sees of it whole, without padding, or smaller."""
     scale = min(LONGEST_SIDE / max(whole.inner_height, whole.inner_width), 1.0)
     return max(round(whole.inner_height * scale), 1), max(round(whole.inner_width * scale), 1)
 
 
 def into_frame(heat_HW: Floats, placement: Placement, tile: Tile, whole: Placement) -> Floats:
-    """The map of the picture, of `frame_size(whole)`, from that of a view: padding and scaling undone, 0 around it."""
+    """The map of the image, of `frame_size(whole)`, from that of a view: padding and scaling undone, 0 around it."""
     rows = slice(placement.top, placement.top + placement.inner_height)
     columns = slice(placement.left, placement.left + placement.inner_width)
     return paste(np.ascontiguousarray(heat_HW[rows, columns]), tile, whole)
 
 
 def paste(inner_HW: Floats, tile: Tile, whole: Placement) -> Floats:
-    """The map of the picture, of `frame_size(whole)`, from one of any size of a part of it: 0 around it."""
+    """The map of the image, of `frame_size(whole)`, from one of any size of a part of it: 0 around it."""
     height, width = frame_size(whole)
     top, bottom = (round(side * height / whole.height) for side in (tile.top, tile.top + tile.height))
     left, right = (round(side * width / whole.width) for side in (tile.left, tile.left + tile.width))

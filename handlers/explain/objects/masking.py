@@ -1,7 +1,7 @@
-"""Objects of a picture explained by covering parts of it, with the backend that serves: no eager copy is needed.
+"""Objects of an image explained by covering parts of it, with the backend that serves: no eager copy is needed.
 
-An object is looked for in the view that it was found in, the whole picture or a tile; objects of one view share the
-covered pictures.
+An object is looked for in the view that it was found in, the whole image or a tile; objects of one view share the
+covered images.
 
 Shapes in names: H height, W width, C colour channel, K explained objects.
 """
@@ -20,7 +20,7 @@ from clearsight.handlers.explain.answering.telemetry import checkpoint
 from clearsight.handlers.explain.objects.d_rise import d_rise
 from clearsight.handlers.explain.objects.heat import frame_size, paste
 from clearsight.handlers.explain.objects.selection import by_view
-from clearsight.handlers.explain.objects.views import PictureViews
+from clearsight.handlers.explain.objects.views import ImageViews
 from clearsight.handlers.scoring.detection import Detections
 from clearsight.vision.letterbox import Placement
 from clearsight.wire.scoring import DetectedObject
@@ -31,7 +31,7 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating]
 
 SCORE_THRESH: Final = 0.01
-"""Of boxes in covered pictures, where the package's own threshold is not lower: one that fades still counts."""
+"""Of boxes in covered images, where the package's own threshold is not lower: one that fades still counts."""
 
 Detect = Callable[[Iterable[Bytes], Placement, float], Iterator[Detections]]
 """What the serving backend finds in canvases of one placement, from a score on: `Scorer.detect`."""
@@ -43,13 +43,13 @@ class MaskedView:
 
     indices: tuple[int, ...]
     heats: tuple[npt.NDArray[np.float32], ...]
-    """Of the whole picture, one for each index."""
+    """Of the whole image, one for each index."""
     masks_used: int
 
 
 def explain_by_masking(
     detect: Detect,
-    pictured: PictureViews,
+    pictured: ImageViews,
     objects: Sequence[DetectedObject],
     chosen: Sequence[int],
     labels: Sequence[str],
@@ -60,7 +60,7 @@ def explain_by_masking(
     """Give the maps of the chosen objects, one view after the other; each gets an equal share of the time left.
 
     The view of the best object comes first; when the time is over after one, no other is given. Between two covered
-    pictures is a checkpoint: a network that takes one at a time may take seconds for each.
+    images is a checkpoint: a network that takes one at a time may take seconds for each.
     """
     groups = by_view(objects, chosen)
     for done, (number, indices) in enumerate(groups):
@@ -95,7 +95,7 @@ def explain_by_masking(
 
 
 def mask_image(canvas_HWC: Bytes, placement: Placement, mask_HW: Floats, mean: Sequence[float]) -> Bytes:
-    """Cover the picture on a canvas where a mask of any size is below 1; what is around the picture stays.
+    """Cover the image on a canvas where a mask of any size is below 1; what is around the image stays.
 
     Covered parts take the mean colour of the package's settings, 0 after normalisation as in `rise`: black for
     yolov5. Levels are rounded to whole ones.

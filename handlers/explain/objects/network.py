@@ -60,7 +60,7 @@ class DetectorForward(Protocol):
         ...
 
     def box(self, index: int, class_id: int) -> torch.Tensor:
-        """Left, top, right, bottom, (4,), before they are clipped to the picture."""
+        """Left, top, right, bottom, (4,), before they are clipped to the image."""
         ...
 
     def mask(self, index: int, class_id: int) -> torch.Tensor:
@@ -195,7 +195,7 @@ class _TwoStageForward:
 
 
 def _pyramid(network: Any, image_1CHW: torch.Tensor) -> tuple[Any, dict[str, torch.Tensor]]:
-    """The padded picture as the list that torchvision takes, and its feature pyramid."""
+    """The padded image as the list that torchvision takes, and its feature pyramid."""
     height, width = image_1CHW.shape[2:]
     padded = functional.pad(image_1CHW, (0, padded_side(width) - width, 0, padded_side(height) - height))
     with torch.no_grad():

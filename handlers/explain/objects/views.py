@@ -1,4 +1,4 @@
-"""A picture's views on their way through the eager copy, and the small copy of it that maps are drawn over.
+"""An image's views on their way through the eager copy, and the small copy of it that maps are drawn over.
 
 Shapes in names: H height, W width, C colour channel or candidates, 4 sides of a box.
 """
@@ -16,14 +16,14 @@ from clearsight.vision.boxes import shift_boxes, to_pixel_boxes
 from clearsight.vision.preprocess import normalise
 from clearsight.wire.scoring import DetectedObject
 
-__all__ = ["PictureViews"]
+__all__ = ["ImageViews"]
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
-class PictureViews:
-    """A decoded picture, in the views that the serving backend found its objects in."""
+class ImageViews:
+    """A decoded image, in the views that the serving backend found its objects in."""
 
     def __init__(self, image_HWC: Bytes, settings: DetectorSettings) -> None:
         self._image_HWC = image_HWC
@@ -56,5 +56,5 @@ class PictureViews:
         """The candidate of the view that an object is; boxes are compared in the view's pixels."""
         view = self.views[thing.view]
         boxes_xyxy_C4, scores_C = seen.candidates(class_id)
-        candidates_xyxy_C4 = view.placement.to_picture(boxes_xyxy_C4.astype(np.float64))
+        candidates_xyxy_C4 = view.placement.to_image(boxes_xyxy_C4.astype(np.float64))
         return find_match(self.box_in_view(thing)[0], thing.score, candidates_xyxy_C4, scores_C)

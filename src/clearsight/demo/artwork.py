@@ -1,4 +1,4 @@
-"""Printed artwork: what stands on a can, a carton or a label. A flat picture, later bent around the thing."""
+"""Printed artwork: what stands on a can, a carton or a label. A flat image, later bent around the thing."""
 
 from collections.abc import Callable
 from typing import Final
@@ -30,7 +30,7 @@ FONTS: Final = (cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_TRIPLEX, cv2.FONT_HERS
 def draw_artwork(rng: np.random.Generator, height: int, width: int) -> Floats:
     """A printed surface of the given size in pixels, float32 RGB in [0, 1]."""
     ground = any_colour(rng)
-    art = np.empty((height, width, 3), np.uint8)  # OpenCV smooths edges on 8-bit pictures only
+    art = np.empty((height, width, 3), np.uint8)  # OpenCV smooths edges on 8-bit images only
     art[:] = to_8bit(ground)
     ink = _contrasting(rng, ground)
     for pattern in rng.permutation(len(PATTERNS))[: rng.choice(3, p=[0.3, 0.5, 0.2])]:

@@ -15,9 +15,7 @@ __all__ = ["demo"]
 @click.option(
     "--output", "output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write."
 )
-@click.option(
-    "--num-images", type=click.IntRange(10, 100_000), default=240, show_default=True, help="Pictures per kind."
-)
+@click.option("--num-images", type=click.IntRange(10, 100_000), default=240, show_default=True, help="Images per kind.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same bytes.")
 @click.option("--size", help="Width x height in pixels. Default: 320x240, with --object-size 1600x1200.")
 @click.option(
@@ -37,8 +35,8 @@ def demo(
     r"""Draw labelled fridge scenes for all four tasks.
 
     Cans, cartons, milk bottles and water bottles among clutter; the class shows in the shape, not in the colour.
-    Pictures with one object serve multi-class, pictures with several the other tasks. With --object-size:
-    cans and water bottles of a few pixels in large pictures, as tiling is made for.
+    Images with one object serve multi-class, images with several the other tasks. With --object-size:
+    cans and water bottles of a few pixels in large images, as tiling is made for.
 
     \b
     Examples:
@@ -56,8 +54,8 @@ def demo(
         raise click.UsageError("--easy and --object-size exclude each other: racks have no clutter to leave out")
     width, height = _parse_size(size or ("1600x1200" if object_px else "320x240"))
     options = DemoOptions(num_images, seed, width, height, chosen, object_px, easy)
-    pictures = list(progress(draw_dataset(output, options), "drawing", options.num_pictures))
-    written = write_tables(output, options, pictures)
+    images = list(progress(draw_dataset(output, options), "drawing", options.num_images_in_all))
+    written = write_tables(output, options, images)
     emit({task.value: {"folder": str(output / TASK_FOLDERS[task]), **counts} for task, counts in written.items()})
 
 

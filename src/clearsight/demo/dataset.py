@@ -1,4 +1,4 @@
-"""A drawn data set on disk: pictures, and the data folders of all four tasks.
+"""A drawn data set on disk: images, and the data folders of all four tasks.
 
 ```
 output/
@@ -47,7 +47,7 @@ class DemoOptions:
     """What to draw."""
 
     num_images: int = 240
-    """Pictures of each kind: with a single object (multi-class), and with several (the other tasks)."""
+    """Images of each kind: with a single object (multi-class), and with several (the other tasks)."""
     seed: int = 0
     """The same seed, sizes and library versions give the same bytes."""
     width: int = 320
@@ -65,13 +65,13 @@ class DemoOptions:
         return (*single, *([SEVERAL] if set(self.tasks) - {Task.MULTI_CLASS} else []))
 
     @property
-    def num_pictures(self) -> int:
+    def num_images_in_all(self) -> int:
         return self.num_images * len(self.kinds)
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnPicture:
-    """One picture on disk, and its objects as (class, rings)."""
+class DrawnImage:
+    """One image on disk, and its objects as (class, rings)."""
 
     kind: str
     image: Path
@@ -79,8 +79,8 @@ class DrawnPicture:
     objects: tuple[Outlined, ...]
 
 
-def draw_dataset(output: Path, options: DemoOptions) -> Iterator[DrawnPicture]:
-    """Draw and write the pictures, one by one. Nothing refers to them before `write_tables` has run."""
+def draw_dataset(output: Path, options: DemoOptions) -> Iterator[DrawnImage]:
+    """Draw and write the images, one by one. Nothing refers to them before `write_tables` has run."""
     for kind in options.kinds:
         for index in range(options.num_images):
             rng = np.random.default_rng([options.seed, (SINGLE, SEVERAL).index(kind), index])
@@ -88,7 +88,7 @@ def draw_dataset(output: Path, options: DemoOptions) -> Iterator[DrawnPicture]:
             image = output / "images" / kind / f"{index:04d}.jpg"
             image.parent.mkdir(parents=True, exist_ok=True)
             image.write_bytes(_jpeg(image_HW3))
-            yield DrawnPicture(kind, image, (options.width, options.height), objects)
+            yield DrawnImage(kind, image, (options.width, options.height), objects)
 
 
 def _draw(rng: np.random.Generator, kind: str, index: int, options: DemoOptions) -> tuple[Bytes, tuple[Outlined, ...]]:
@@ -100,10 +100,10 @@ def _draw(rng: np.random.Generator, kind: str, index: int, options: DemoOptions)
 
 
 def _labels(rng: np.random.Generator, kind: str, index: int) -> tuple[str, ...]:
-    """Single pictures go through the classes in turn; a shelf holds any, sometimes none."""
+    """Single images go through the classes in turn; a shelf holds any, sometimes none."""
     names = tuple(CONTAINERS)
     if kind == SINGLE:
-        # Every fifth picture validates: 5 and 4 have no common factor, so both parts see all classes equally often.
+        # Every fifth image validates: 5 and 4 have no common factor, so both parts see all classes equally often.
         return (names[index % len(names)],)
     count = int(rng.choice(6, p=[0.06, 0.0, 0.34, 0.3, 0.2, 0.1]))
     return tuple(names[choice] for choice in rng.integers(len(names), size=count))
@@ -120,29 +120,25 @@ def _outlines(scene: DrawnScene) -> tuple[Outlined, ...]:
     return tuple((label, rings) for label, rings in outlined if rings)
 
 
-def write_tables(output: Path, options: DemoOptions, pictures: Sequence[DrawnPicture]) -> dict[Task, dict[str, int]]:
+def write_tables(output: Path, options: DemoOptions, images: Sequence[DrawnImage]) -> dict[Task, dict[str, int]]:
     """Write the data folders of every task; return the number of records in each."""
     written = {}
     for task in options.tasks:
         kind = SINGLE if task is Task.MULTI_CLASS else SEVERAL
-        entries = [
-            Entry(picture.image, _target(task, picture), picture.size_wh)
-            for picture in pictures
-            if picture.kind == kind
-        ]
+        entries = [Entry(image.image, _target(task, image), image.size_wh) for image in images if image.kind == kind]
         written[task] = write_folders(output / TASK_FOLDERS[task], *split_every(entries, DEFAULT_VALIDATION_EVERY))
     return written
 
 
-def _target(task: Task, picture: DrawnPicture) -> Any:
+def _target(task: Task, image: DrawnImage) -> Any:
     match task:
         case Task.MULTI_CLASS:
-            return picture.objects[0][0]
+            return image.objects[0][0]
         case Task.MULTI_LABEL:
-            return sorted({label for label, _ in picture.objects})
+            return sorted({label for label, _ in image.objects})
         case Task.DETECTION:
             keys = ("topX", "topY", "bottomX", "bottomY")
-            boxes = [(label, box_from_rings(rings)) for label, rings in picture.objects]
+            boxes = [(label, box_from_rings(rings)) for label, rings in image.objects]
             return [{"label": label, **dict(zip(keys, box, strict=True)), "isCrowd": 0} for label, box in boxes]
         case _:
-            return [{"label": label, "isCrowd": 0, "polygon": rings} for label, rings in picture.objects]
+            return [{"label": label, "isCrowd": 0, "polygon": rings} for label, rings in image.objects]

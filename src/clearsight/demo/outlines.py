@@ -1,4 +1,4 @@
-"""Outlines of the visible part of an object: a coverage picture turned into a box and polygons."""
+"""Outlines of the visible part of an object: a coverage image turned into a box and polygons."""
 
 from typing import Final
 
@@ -20,14 +20,14 @@ MIN_AREA_PX: Final = 12.0
 
 
 def rings_from_coverage(
-    coverage_HW: Floats, corner_xy: tuple[int, int] = (0, 0), picture_wh: tuple[int, int] | None = None
+    coverage_HW: Floats, corner_xy: tuple[int, int] = (0, 0), image_wh: tuple[int, int] | None = None
 ) -> list[list[float]]:
     """Outer outlines of the region covered at least by half, as x1, y1, x2, y2, … in [0, 1], largest first.
 
     Filled as a union they give the region back, to a fraction of a pixel. Holes are filled. Empty when nothing is
-    covered. `coverage_HW` is the whole picture, or the part of a larger one (`picture_wh`) at `corner_xy`.
+    covered. `coverage_HW` is the whole image, or the part of a larger one (`image_wh`) at `corner_xy`.
     """
-    width, height = picture_wh or coverage_HW.shape[::-1]
+    width, height = image_wh or coverage_HW.shape[::-1]
     rows, columns = np.nonzero(coverage_HW > 0.2)
     if not len(rows):
         return []
@@ -40,7 +40,7 @@ def rings_from_coverage(
         if cv2.contourArea(contour) < MIN_AREA_PX * ENLARGEMENT**2:
             break
         outline = cv2.approxPolyDP(contour, MAX_DEVIATION_PX * ENLARGEMENT, closed=True)[:, 0].astype(np.float64)
-        # Contours run through the centres of the fine pixels; the padding shifted them by one picture pixel.
+        # Contours run through the centres of the fine pixels; the padding shifted them by one image pixel.
         points = (outline + 0.5) / ENLARGEMENT - 1 + [left + corner_xy[0], top + corner_xy[1]]
         if len(points) >= 3:
             unit = np.clip(points / [width, height], 0, 1)

@@ -1,6 +1,6 @@
 """Colours of drawn things, as float RGB in [0, 1].
 
-No class has colours of its own, only shape tells them apart; but for pictures that are meant to be easy, where things
+No class has colours of its own, only shape tells them apart; but for images that are meant to be easy, where things
 are `painted`.
 """
 
@@ -65,7 +65,7 @@ def shaded(colour: Colour, factor: float) -> Colour:
 
 
 def painted(rgb_HW3: Floats, colour: Colour) -> Floats:
-    """A picture in shades of one colour, with a trace of its own."""
+    """An image in shades of one colour, with a trace of its own."""
     grey_HW1 = rgb_HW3.mean(axis=2, keepdims=True)
     mixed: Floats = (0.2 * rgb_HW3 + 0.8 * (0.3 + 0.7 * grey_HW1) * colour).astype(np.float32)
     return mixed

@@ -1,6 +1,6 @@
 """A storage rack seen from afar: many cans and water bottles of a few pixels each on rows of shelves.
 
-For what needs small objects in large pictures. At ten pixels only the outline is left of a container, so two classes
+For what needs small objects in large images. At ten pixels only the outline is left of a container, so two classes
 are drawn whose outlines differ most: a can is about twice as high as wide, a water bottle four times.
 """
 
@@ -31,7 +31,7 @@ _MARGIN: Final = 4  # empty pixels around a reduced sprite, for outlines that re
 
 @dataclass(frozen=True, slots=True)
 class RackScene:
-    """A picture and what is in it."""
+    """An image and what is in it."""
 
     image_HW3: Bytes
     objects: tuple[Outlined, ...]
@@ -111,8 +111,8 @@ def _reduced(sprite: Sprite, longer_px: float) -> Sprite:
     scale = longer_px / max(mask.shape)
     size_wh = (max(1, round(mask.shape[1] * scale)), max(1, round(mask.shape[0] * scale)))
 
-    def reduce(picture: Floats) -> Floats:
-        small = cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA)
+    def reduce(photo: Floats) -> Floats:
+        small = cv2.resize(photo, size_wh, interpolation=cv2.INTER_AREA)
         return np.pad(small, [(_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0)][: small.ndim]).astype(
             np.float32, copy=False
         )
@@ -146,5 +146,5 @@ def _photograph(rng: np.random.Generator, canvas: Floats) -> Bytes:
     image *= np.float32(255 * rng.uniform(0.8, 1.1))
     image += noise
     image += np.float32(0.5)
-    picture: Bytes = np.clip(image, 0, 255, out=image).astype(np.uint8)
-    return picture
+    photo: Bytes = np.clip(image, 0, 255, out=image).astype(np.uint8)
+    return photo

@@ -1,4 +1,4 @@
-"""One picture: things placed in a fridge, their shadows, what hides what, light, lens and sensor."""
+"""One image: things placed in a fridge, their shadows, what hides what, light, lens and sensor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ OVERSAMPLING: Final = 1.5
 """Sprites are drawn this much larger than they appear, so that rotation and reduction stay smooth."""
 
 MIN_VISIBLE: Final = 0.5
-"""Share of an object's silhouette that must be seen; a more hidden one is taken out of the picture."""
+"""Share of an object's silhouette that must be seen; a more hidden one is taken out of the image."""
 
 EASY_COLOURS: Final[Mapping[str, Colour]] = MappingProxyType(
     {
@@ -38,7 +38,7 @@ EASY_COLOURS: Final[Mapping[str, Colour]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class SceneObject:
-    """One labelled object of a picture."""
+    """One labelled object of an image."""
 
     label: str
     visible_HW: Floats
@@ -47,7 +47,7 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True)
 class DrawnScene:
-    """A picture and what is in it."""
+    """An image and what is in it."""
 
     image_HW3: Bytes
     objects: tuple[SceneObject, ...]
@@ -56,7 +56,7 @@ class DrawnScene:
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """A sprite in the picture. Arrays cover `window` alone, the part of the picture in which the thing lies."""
+    """A sprite in the image. Arrays cover `window` alone, the part of the image in which the thing lies."""
 
     label: str | None
     window: tuple[slice, slice]
@@ -88,9 +88,9 @@ class _Stage:
 def draw_scene(
     rng: np.random.Generator, height: int, width: int, labels: tuple[str, ...], *, is_easy: bool = False
 ) -> DrawnScene:
-    """Draw a picture that shows objects of the given classes, one per label, among clutter.
+    """Draw an image that shows objects of the given classes, one per label, among clutter.
 
-    One label: a single object that dominates the middle of the picture. Several (or none): a fuller shelf, on which
+    One label: a single object that dominates the middle of the image. Several (or none): a fuller shelf, on which
     an object that would be mostly hidden is left out. Easy scenes have no clutter, and a colour for each class.
     """
     pitch = rng.uniform(0.05, 0.3)
@@ -126,7 +126,7 @@ def _place_object(rng: np.random.Generator, label: str, stage: _Stage) -> _Place
     sprite = draw(rng, int(size * OVERSAMPLING), stage.pitch, stage.light)
     if stage.is_easy:
         sprite = replace(sprite, rgb_HW3=painted(sprite.rgb_HW3, EASY_COLOURS[label]))
-    if not lies:  # nearer, rather than with its head out of the picture
+    if not lies:  # nearer, rather than with its head out of the image
         base_y = min(max(base_y, size * 1.08), 0.98 * stage.height)
     return _place(label, sprite, x, base_y, float(angle), stage, is_standing=not lies)
 
@@ -170,9 +170,9 @@ def _place(
     )
     turn[:, 2] -= left, top
 
-    def warp(picture: Floats) -> Floats:
+    def warp(photo: Floats) -> Floats:
         size_wh = (right - left, bottom - top)
-        return cv2.warpAffine(picture, turn, size_wh, flags=cv2.INTER_LINEAR).astype(np.float32, copy=False)
+        return cv2.warpAffine(photo, turn, size_wh, flags=cv2.INTER_LINEAR).astype(np.float32, copy=False)
 
     mask = warp(sprite.mask_HW)
     opacity = mask if sprite.opacity_HW is sprite.mask_HW else warp(sprite.opacity_HW)
@@ -183,8 +183,8 @@ def _place(
 
 
 def _defocused(thing: _Placed, sigma: float) -> _Placed:
-    def blur(picture: Floats) -> Floats:
-        return cv2.GaussianBlur(picture, (0, 0), sigma).astype(np.float32, copy=False)
+    def blur(photo: Floats) -> Floats:
+        return cv2.GaussianBlur(photo, (0, 0), sigma).astype(np.float32, copy=False)
 
     mask = blur(thing.mask_HW)
     rgb = blur(thing.rgb_HW3 * thing.mask_HW[..., None]) / np.maximum(mask, 1e-3)[..., None]
@@ -277,5 +277,5 @@ def _photograph(rng: np.random.Generator, canvas: Floats) -> Bytes:
     # Photon noise grows with the root of the light; green stands for all three.
     noise *= np.float32(rng.uniform(0.004, 0.022)) * np.sqrt(np.clip(image[..., 1:2], 0.05, 1))
     image += noise
-    picture: Bytes = np.clip(image * np.float32(255) + np.float32(0.5), 0, 255).astype(np.uint8)
-    return picture
+    photo: Bytes = np.clip(image * np.float32(255) + np.float32(0.5), 0, 255).astype(np.uint8)
+    return photo

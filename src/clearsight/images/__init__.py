@@ -1,1 +1,1 @@
-"""Pictures: what a file says of itself, and its bytes turned into RGB pixels within limits."""
+"""Images: what a file says of itself, and its bytes turned into RGB pixels within limits."""

@@ -1,4 +1,4 @@
-"""From the bytes of a picture file to RGB pixels, with limits that hold before a decoder starts.
+"""From the bytes of an image file to RGB pixels, with limits that hold before a decoder starts.
 
 Pillow is the reference for what a file means. A plain JPEG (8 bits, grey or three colours) goes to simplejpeg
 instead: the same libjpeg-turbo underneath and the same pixels, in half the time. Where libjpeg merely warns, which
@@ -48,7 +48,7 @@ _TIFF_PHOTOMETRIC: Final = 262
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """What a picture may cost. Checked on the header, before anything is decoded."""
+    """What an image may cost. Checked on the header, before anything is decoded."""
 
     max_bytes: int = 400 * 1024 * 1024
     """Of the file; 100 megapixels stored without compression fit."""
@@ -60,9 +60,9 @@ class DecodeLimits:
 def decode_image(
     data: bytes, limits: DecodeLimits = DecodeLimits(), exif_orientation: ExifOrientation = "apply"
 ) -> Pixels:
-    """Decode the first frame of a picture file: uint8 (H, W, 3), RGB, C-contiguous, upright unless told otherwise.
+    """Decode the first frame of an image file: uint8 (H, W, 3), RGB, C-contiguous, upright unless told otherwise.
 
-    Raises `BadImage` for bytes that are no picture, damaged or truncated files and anything beyond `limits`.
+    Raises `BadImage` for bytes that are no image, damaged or truncated files and anything beyond `limits`.
     """
     if not data:
         raise BadImage("a picture must not be empty, but got 0 bytes")

@@ -1,4 +1,4 @@
-"""Picture files that a command line names: found, read, and the names of files made from them."""
+"""Image files that a command line names: found, read, and the names of files made from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,47 +8,47 @@ from typing import Final
 from clearsight.errors import BadImage, BadRequest, UserError
 from clearsight.images.decode import DecodeLimits, sniff_format
 
-__all__ = ["PICTURE_SUFFIXES", "Picture", "find_pictures", "free_name", "read_picture"]
+__all__ = ["IMAGE_SUFFIXES", "InputImage", "find_images", "free_name", "read_image"]
 
-PICTURE_SUFFIXES: Final = frozenset(
+IMAGE_SUFFIXES: Final = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".avif")
 )
 """What is taken from a folder, in any case. A file named on the command line is taken whatever its name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class InputImage:
     """A file to score, and its path below the folder it was found in (its name, when named directly)."""
 
     file: Path
     relative: Path
 
 
-def find_pictures(paths: Sequence[Path]) -> list[Picture]:
-    """List files in the order given; a folder contributes the pictures in it and below, sorted by path.
+def find_images(paths: Sequence[Path]) -> list[InputImage]:
+    """List files in the order given; a folder contributes the images in it and below, sorted by path.
 
-    Hidden files and folders are left out. Raises `UserError` for a folder without pictures.
+    Hidden files and folders are left out. Raises `UserError` for a folder without images.
     """
     found = []
     for path in paths:
         if not path.is_dir():
-            found.append(Picture(path, Path(path.name)))
+            found.append(InputImage(path, Path(path.name)))
             continue
         inside = sorted(
             file
             for file in path.rglob("*")
-            if file.suffix.lower() in PICTURE_SUFFIXES
+            if file.suffix.lower() in IMAGE_SUFFIXES
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
             and file.is_file()
         )
         if not inside:
-            raise UserError(f"a folder must hold pictures ({', '.join(sorted(PICTURE_SUFFIXES))}), but {path} has none")
-        found += [Picture(file, file.relative_to(path)) for file in inside]
+            raise UserError(f"a folder must hold pictures ({', '.join(sorted(IMAGE_SUFFIXES))}), but {path} has none")
+        found += [InputImage(file, file.relative_to(path)) for file in inside]
     return found
 
 
-def read_picture(file: Path) -> bytes | BadRequest:
-    """Read a picture file. Text is refused here: a scoring cell may be base64, a file may not."""
+def read_image(file: Path) -> bytes | BadRequest:
+    """Read an image file. Text is refused here: a scoring cell may be base64, a file may not."""
     try:
         size, limit = file.stat().st_size, DecodeLimits().max_bytes
         if size > limit:
@@ -61,12 +61,12 @@ def read_picture(file: Path) -> bytes | BadRequest:
     return content
 
 
-def free_name(picture: Picture, ending: str, used: set[Path]) -> Path:
-    """Path of a picture made from another, below the target folder; a number keeps equal names apart."""
+def free_name(image: InputImage, ending: str, used: set[Path]) -> Path:
+    """Path of an image made from another, below the target folder; a number keeps equal names apart."""
     number = 1
     while True:
         mark = "" if number == 1 else f".{number}"
-        name = picture.relative.with_name(f"{picture.relative.name}{mark}.{ending}")
+        name = image.relative.with_name(f"{image.relative.name}{mark}.{ending}")
         if name not in used:
             used.add(name)
             return name

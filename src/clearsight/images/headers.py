@@ -1,4 +1,4 @@
-"""What a picture file says about itself, read without decoding a pixel.
+"""What an image file says about itself, read without decoding a pixel.
 
 Every walk through a file is bounded, so that a hostile file costs microseconds per visited block and a fixed number
 of blocks, whatever it claims: a decoder is only started on files that passed here.
@@ -18,7 +18,7 @@ FORMATS: Final = ("jpeg", "png", "gif", "bmp", "tiff", "webp", "avif")
 
 MAX_BLOCKS: Final = 16_384
 """Chunks, segments or tags visited before a file is refused. A 100-megapixel PNG in 8 KiB chunks has about 12 000."""
-_MAX_SCANS: Final = 100  # of a progressive JPEG; encoders write about 10, and each costs a pass over the whole picture
+_MAX_SCANS: Final = 100  # of a progressive JPEG; encoders write about 10, and each costs a pass over the whole image
 _MAX_SCAN_PIXELS: Final = 2_000_000_000  # scans x pixels: 20 scans at 100 megapixels
 _MAX_RLE_BYTES: Final = 4 * 1024 * 1024  # Pillow decodes run-length BMP in Python, about 0.5 s per MB
 
@@ -41,7 +41,7 @@ class ImageHeader:
 
 
 def sniff_format(data: bytes) -> str | None:
-    """Name the format by its signature; None for bytes that are no picture we know."""
+    """Name the format by its signature; None for bytes that are no image we know."""
     if data[:3] == b"\xff\xd8\xff":
         return "jpeg"
     if data[:4] == b"\x89PNG":
@@ -156,7 +156,7 @@ def _read_png(data: bytes) -> ImageHeader:
     position = 8
     for _ in range(MAX_BLOCKS):
         if position + 8 > len(data):
-            return ImageHeader("png", height, width)  # no IEND: the decoder decides whether the picture is whole
+            return ImageHeader("png", height, width)  # no IEND: the decoder decides whether the image is whole
         length, kind = struct.unpack_from(">I4s", data, position)
         if kind == b"IEND":
             return ImageHeader("png", height, width)
@@ -165,7 +165,7 @@ def _read_png(data: bytes) -> ImageHeader:
 
 
 def _read_gif(data: bytes) -> ImageHeader:
-    """Walk to the first picture (GIF89a, sections 18 to 26)."""
+    """Walk to the first image (GIF89a, sections 18 to 26)."""
     width, height = struct.unpack_from("<HH", data, 6)
     position = 13 + (3 << ((data[10] & 7) + 1) if data[10] & 0x80 else 0)
     blocks = 0
@@ -174,7 +174,7 @@ def _read_gif(data: bytes) -> ImageHeader:
         introducer = data[position]
         if introducer == 0x2C:
             left, top, part_width, part_height = struct.unpack_from("<HHHH", data, position + 1)
-            # Pillow grows the canvas to hold the first picture.
+            # Pillow grows the canvas to hold the first image.
             return ImageHeader("gif", max(height, top + part_height), max(width, left + part_width))
         if introducer == 0x3B:
             raise BadImage("the gif file is truncated: it ends before its first picture")

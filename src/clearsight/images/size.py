@@ -1,4 +1,4 @@
-"""The size of a picture from its header, as it stands upright."""
+"""The size of an image from its header, as it stands upright."""
 
 import warnings
 from pathlib import Path
@@ -9,7 +9,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 __all__ = ["read_size"]
 
 MAX_PIXELS: Final = 100_000_000
-"""Largest picture that is decoded, inclusive: 10 000 x 10 000."""
+"""Largest image that is decoded, inclusive: 10 000 x 10 000."""
 
 SIDEWAYS: Final = (5, 6, 7, 8)
 """EXIF orientations that swap width and height (CIPA DC-008, table 4)."""
@@ -22,7 +22,7 @@ def read_size(image: Path) -> tuple[int, int]:
             warnings.simplefilter("ignore")  # bad EXIF is no fault, and the limit below decides, not Pillow's
             with Image.open(image) as header:
                 width, height = header.size
-                # The method of the base class: that of PNG files decodes the whole picture first.
+                # The method of the base class: that of PNG files decodes the whole image first.
                 orientation = Image.Image.getexif(header).get(ExifTags.Base.Orientation)
     except FileNotFoundError:
         raise ValueError("there is no such file") from None

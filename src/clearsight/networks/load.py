@@ -16,7 +16,7 @@ __all__ = ["load_network"]
 def load_network(package: ModelPackage) -> nn.Module:
     """Build the network of an opened package with its trained weights, on the CPU, in evaluation mode.
 
-    A classifier takes pictures of the size that the package's settings name; a detector is built as the manifest's
+    A classifier takes images of the size that the package's settings name; a detector is built as the manifest's
     `architecture` says. Raises `InvalidPackage` when that is no architecture of ours, or the weights belong to another.
     """
     network = _build(package)

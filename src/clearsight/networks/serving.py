@@ -44,7 +44,7 @@ def to_serving_module(network: nn.Module) -> nn.Module:
 
 
 def signature_of(network: nn.Module, *, fixed_size: bool = False) -> GraphSignature:
-    """The tensors of `to_serving_module(network)`. `fixed_size`: a classifier takes pictures of one size only."""
+    """The tensors of `to_serving_module(network)`. `fixed_size`: a classifier takes images of one size only."""
     if isinstance(network, Yolov5):
         return GraphSignature(yolov5.INPUT_NAMES, yolov5.OUTPUT_NAMES, yolov5.DYNAMIC_AXES)
     if isinstance(network, Detector):

@@ -52,7 +52,7 @@ class PretrainedRecord:
     new_head: bool
     """Whether the last layer starts from random numbers because the number of classes differs."""
     resized_positions: bool = False
-    """Whether a ViT's position embeddings were interpolated for another picture size."""
+    """Whether a ViT's position embeddings were interpolated for another image size."""
     backbone_only: bool = False
     """Whether all but the backbone of a detector starts from random numbers."""
     notice: str | None = None
@@ -81,7 +81,7 @@ def load_pretrained(
     (`resnet18-f37072fd.pth`; `resnest50d.in1k.safetensors`, `resnest50d.in1k/model.safetensors`), the model name as a
     prefix (`mobilenetv2*.pth|.pt|.safetensors`), the builder's name as a prefix (`mobilenet_v2*`); among several the
     first by name. The last layer keeps its random start when its number of classes differs, a ViT's position
-    embeddings are interpolated to its picture size; everything else must fit exactly.
+    embeddings are interpolated to its image size; everything else must fit exactly.
 
     `pretrained=False` leaves the network as it is. Raises `WeightsMissing` when nothing is found, `UserError` when a
     file is not a state dict of this architecture. Files are read without running code of theirs.
@@ -189,7 +189,7 @@ def _first_line(error: Exception) -> str:
 def _with_resized_positions(
     network: nn.Module, spec: NetworkSpec, state: Mapping[str, torch.Tensor]
 ) -> tuple[Mapping[str, torch.Tensor], bool]:
-    """Interpolate a ViT's position embeddings, (1, 1 + side * side, D), to the picture size of the network.
+    """Interpolate a ViT's position embeddings, (1, 1 + side * side, D), to the image size of the network.
 
     Bicubic, as for the published fine-tunings at other sizes (https://arxiv.org/abs/2010.11929, section 3.2).
     """

@@ -122,7 +122,7 @@ class Manifest(_Document):
     parity: dict[str, Any]
     """Largest differences to the eager network, per backend."""
     precision_gates: dict[str, Any] = Field(default_factory=dict)
-    """Accuracy of precisions below float32 on pictures of the run. A record: a deployment chooses."""
+    """Accuracy of precisions below float32 on images of the run. A record: a deployment chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ class ModelPackage:
         return settings, warnings
 
     def _side_of_graphs(self) -> int | None:
-        """Side of the pictures that the serving graph takes; `None` when it takes any."""
+        """Side of the images that the serving graph takes; `None` when it takes any."""
         shape = self.manifest["graphs"].get(ONNX_FILE, {}).get("input", {}).get("shape", [])
         return shape[-1] if shape and isinstance(shape[-1], int) else None
 

@@ -42,7 +42,7 @@ class TrialSpec(_Document):
     pretrained: bool
     weights_dir: Path | None
     min_crop_scale: float
-    """Smallest share of a picture's area that a training crop covers."""
+    """Smallest share of an image's area that a training crop covers."""
     apply_mosaic_for_yolo: bool = True
     apply_automl_train_augmentations: bool = True
     """Of detectors."""

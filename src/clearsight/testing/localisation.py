@@ -1,4 +1,4 @@
-"""Whether heat lies on the object, for pictures in which its place is known: pointing game and mass in object.
+"""Whether heat lies on the object, for images in which its place is known: pointing game and mass in object.
 
 Both say where the *model* looks, which need not be the object: read them beside the scores of a random map.
 
@@ -17,11 +17,11 @@ Mask = npt.NDArray[np.bool_]
 Heat = npt.NDArray[np.floating]
 
 _TOLERANCE_SHARE: Final = 1 / 16
-"""Of the picture's side: 14 pixels of 224. The pointing game allows 15 in larger pictures (arXiv 1608.00507)."""
+"""Of the image's side: 14 pixels of 224. The pointing game allows 15 in larger images (arXiv 1608.00507)."""
 
 
 def tolerance_px(side: int) -> int:
-    """How far beside the object the strongest pixel may lie in a picture of `side` pixels."""
+    """How far beside the object the strongest pixel may lie in an image of `side` pixels."""
     return round(_TOLERANCE_SHARE * side)
 
 
@@ -38,7 +38,7 @@ def pointing_score(heat_HW: Heat, mask_HW: Mask) -> float:
     """1 where the strongest pixel lies in the mask, 0 where not (arXiv 1608.00507).
 
     Of several equally strong ones, the share that lies in it: what a draw among them would score on average. A map of
-    one value thus scores the mask's share of the picture.
+    one value thus scores the mask's share of the image.
     """
     return float(mask_HW[heat_HW == heat_HW.max()].mean())
 

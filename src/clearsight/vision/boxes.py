@@ -1,6 +1,6 @@
 """Boxes as arrays: overlap, clipping, units.
 
-`boxes_xyxy` holds left, top, right, bottom in pixels of the upright picture, `boxes_xyxy_unit` the same as fractions
+`boxes_xyxy` holds left, top, right, bottom in pixels of the upright image, `boxes_xyxy_unit` the same as fractions
 of its width and height, as Azure's answers have them (`topX`, `topY`, `bottomX`, `bottomY`). Pixel k reaches from k to
 k + 1, so a box around the pixels a to b runs from a to b + 1. Nothing here changes its arguments.
 
@@ -45,7 +45,7 @@ def iou_matrix(boxes_xyxy_N4: Floats, others_xyxy_M4: Floats) -> Floats:
 
 
 def clip_boxes(boxes_xyxy_N4: Floats, height: int, width: int) -> Floats:
-    """The part inside a picture of this size; what lies outside becomes a box without area on its border."""
+    """The part inside an image of this size; what lies outside becomes a box without area on its border."""
     limits = np.array([width, height, width, height], boxes_xyxy_N4.dtype)
     return np.clip(boxes_xyxy_N4, 0, limits)
 
@@ -58,16 +58,16 @@ def has_area(boxes_xyxy_N4: Floats) -> Booleans:
 
 
 def shift_boxes(boxes_xyxy_N4: Floats, left: float, top: float) -> Floats:
-    """Move boxes right and down by pixels: from a part of a picture to the picture that it was cut from."""
+    """Move boxes right and down by pixels: from a part of an image to the image that it was cut from."""
     return boxes_xyxy_N4 + np.array([left, top, left, top], boxes_xyxy_N4.dtype)
 
 
 def to_unit_boxes(boxes_xyxy_N4: Floats, height: int, width: int) -> Floats:
-    """`topX`, `topY`, `bottomX`, `bottomY` of Azure's answers, float64: fractions of the picture, clipped to [0, 1]."""
+    """`topX`, `topY`, `bottomX`, `bottomY` of Azure's answers, float64: fractions of the image, clipped to [0, 1]."""
     return np.clip(boxes_xyxy_N4 / np.array([width, height, width, height], np.float64), 0, 1)
 
 
 def to_pixel_boxes(boxes_xyxy_unit_N4: Floats, height: int, width: int) -> Floats:
-    """The inverse of `to_unit_boxes` inside the picture, float64."""
+    """The inverse of `to_unit_boxes` inside the image, float64."""
     scaled: Floats = boxes_xyxy_unit_N4 * np.array([width, height, width, height], np.float64)
     return scaled

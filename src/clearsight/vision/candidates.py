@@ -1,4 +1,4 @@
-"""What a detector says about one picture, before the user's thresholds and non-maximum suppression.
+"""What a detector says about one image, before the user's thresholds and non-maximum suppression.
 
 Shapes in names: N candidates, 4 sides of a box (left, top, right, bottom), M side of a raw mask.
 """
@@ -13,7 +13,7 @@ __all__ = ["Candidates"]
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Every box that a detector proposes for one picture or one tile of it, in any order."""
+    """Every box that a detector proposes for one image or one tile of it, in any order."""
 
     boxes_xyxy_N4: npt.NDArray[np.float32]
     """In pixels of the network's input; they may leave it where there are no masks."""

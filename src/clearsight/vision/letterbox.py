@@ -1,6 +1,6 @@
-"""Where a picture lies in a detector's input, and the way back for its boxes.
+"""Where an image lies in a detector's input, and the way back for its boxes.
 
-Two rules: yolov5's letterbox (a square canvas, the picture in its middle, grey around it) and the R-CNN family's
+Two rules: yolov5's letterbox (a square canvas, the image in its middle, grey around it) and the R-CNN family's
 resize (shorter side to `min_size`, unless the longer one would exceed `max_size`; no canvas around it).
 
 Shapes in names: N boxes, 4 their sides (left, top, right, bottom in pixels), H height, W width, C colour channel.
@@ -21,12 +21,12 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating]
 
 GREY: Final = 114
-"""Level of the canvas around a letterboxed picture, all three channels, as in Azure's ONNX sample client."""
+"""Level of the canvas around a letterboxed image, all three channels, as in Azure's ONNX sample client."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A picture of `height` x `width`, resized to the `inner` size, lies at (`left`, `top`) of a canvas. Pixels."""
+    """An image of `height` x `width`, resized to the `inner` size, lies at (`left`, `top`) of a canvas. Pixels."""
 
     height: int
     width: int
@@ -38,14 +38,14 @@ class Placement:
     canvas_width: int
 
     def to_canvas(self, boxes_xyxy_N4: Floats) -> Floats:
-        """Boxes of the picture as boxes of the network's input."""
+        """Boxes of the image as boxes of the network's input."""
         scaled: Floats = boxes_xyxy_N4 * self._scales(boxes_xyxy_N4) + self._offsets(boxes_xyxy_N4)
         return scaled
 
-    def to_picture(self, boxes_xyxy_N4: Floats) -> Floats:
-        """Boxes of the network's input as boxes of the picture, clipped to it."""
+    def to_image(self, boxes_xyxy_N4: Floats) -> Floats:
+        """Boxes of the network's input as boxes of the image, clipped to it."""
         inner = clip_boxes(boxes_xyxy_N4 - self._offsets(boxes_xyxy_N4), self.inner_height, self.inner_width)
-        # Rounding may carry the far border a little past the picture.
+        # Rounding may carry the far border a little past the image.
         return clip_boxes(inner / self._scales(boxes_xyxy_N4), self.height, self.width)
 
     def _scales(self, like: Floats) -> Floats:
@@ -57,7 +57,7 @@ class Placement:
 
 
 def letterbox(height: int, width: int, size: int) -> Placement:
-    """Place a picture in the middle of a `size` x `size` canvas; it is never enlarged.
+    """Place an image in the middle of a `size` x `size` canvas; it is never enlarged.
 
     Sides are rounded half to even (Python's `round`); of an odd number of grey rows or columns the right and the
     bottom get one more, as in Azure's ONNX sample client.
@@ -69,10 +69,10 @@ def letterbox(height: int, width: int, size: int) -> Placement:
 
 
 def shorter_side(height: int, width: int, min_size: int, max_size: int) -> Placement:
-    """Resize the shorter side to `min_size`, or the longer one to `max_size` where that gives the smaller picture.
+    """Resize the shorter side to `min_size`, or the longer one to `max_size` where that gives the smaller image.
 
     Both sides are rounded half to even (Python's `round`); torchvision's own transform cuts the fraction off, so that
-    a side may be one pixel longer here. Small pictures are enlarged.
+    a side may be one pixel longer here. Small images are enlarged.
     """
     scale = min(min_size / min(height, width), max_size / max(height, width))
     inner_height, inner_width = max(round(height * scale), 1), max(round(width * scale), 1)
@@ -80,9 +80,9 @@ def shorter_side(height: int, width: int, min_size: int, max_size: int) -> Place
 
 
 def place(image_HWC: Bytes, placement: Placement) -> Bytes:
-    """Resize a picture (bilinear, not antialiased, as in training of published detectors) onto its canvas.
+    """Resize an image (bilinear, not antialiased, as in training of published detectors) onto its canvas.
 
-    uint8 in and out. A picture that needs neither resize nor canvas is returned as it is.
+    uint8 in and out. An image that needs neither resize nor canvas is returned as it is.
     """
     if image_HWC.shape[:2] != (placement.height, placement.width):
         came = f"{image_HWC.shape[0]} x {image_HWC.shape[1]}"

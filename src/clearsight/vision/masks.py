@@ -1,4 +1,4 @@
-"""Instance masks, kept as the small rectangle of the picture that holds them: a full-size mask is never made.
+"""Instance masks, kept as the small rectangle of the image that holds them: a full-size mask is never made.
 
 Mask R-CNN gives each instance 28 x 28 probabilities in its box. At 1920x1080 with 100 instances, full-size masks are
 829 MB of floats and seconds of work; the rectangles are a few MB and milliseconds.
@@ -27,7 +27,7 @@ _LARGEST_FLOATS: Final = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class CroppedMask:
-    """The pixels of a mask inside a rectangle of the picture; outside it nothing is set."""
+    """The pixels of a mask inside a rectangle of the image; outside it nothing is set."""
 
     left: int
     top: int
@@ -39,7 +39,7 @@ class CroppedMask:
         return int(np.count_nonzero(self.bitmap_HW))
 
     def shifted(self, left: int, top: int) -> "CroppedMask":
-        """The same mask seen from a picture whose part, beginning at (`left`, `top`), it was made for."""
+        """The same mask seen from an image whose part, beginning at (`left`, `top`), it was made for."""
         return CroppedMask(self.left + left, self.top + top, self.bitmap_HW)
 
     def to_full_size(self, height: int, width: int) -> Booleans:
@@ -51,10 +51,10 @@ class CroppedMask:
 
 
 def paste_mask(probs_MM: Floats, box_xyxy_4: Floats, height: int, width: int, threshold: float) -> CroppedMask:
-    """The pixels whose probability is strictly greater than `threshold`, in a picture of `height` x `width`.
+    """The pixels whose probability is strictly greater than `threshold`, in an image of `height` x `width`.
 
-    The geometry of `paste_probs`. Memory is that of the bitmap (one byte a pixel, at most the picture's size) and
-    16 MiB, so that a box as large as a 100-megapixel picture can be pasted.
+    The geometry of `paste_probs`. Memory is that of the bitmap (one byte a pixel, at most the image's size) and
+    16 MiB, so that a box as large as a 100-megapixel image can be pasted.
     """
     target = _Target.of(probs_MM.shape[0], box_xyxy_4, height, width)
     padded = _pad(probs_MM)
@@ -70,12 +70,12 @@ def paste_mask(probs_MM: Floats, box_xyxy_4: Floats, height: int, width: int, th
 
 
 def paste_probs(probs_MM: Floats, box_xyxy_4: Floats, height: int, width: int) -> tuple[tuple[int, int], Floats]:
-    """((left, top), probabilities (H, W)) of the pixels that the mask can set, inside a `height` x `width` picture.
+    """((left, top), probabilities (H, W)) of the pixels that the mask can set, inside a `height` x `width` image.
 
     torchvision's geometry (`torchvision.models.detection.roi_heads.paste_masks_in_image`): a border of zeros, the box
     grown by (M + 2) / M around its middle, whole pixels towards zero, one pixel more to the right and the bottom,
     bilinear with pixel centres at halves. Values agree with torchvision's within 1e-5 (float32, other order of
-    additions). The rectangle is empty when the box lies outside the picture. The box must be finite (`ValueError`).
+    additions). The rectangle is empty when the box lies outside the image. The box must be finite (`ValueError`).
     """
     target = _Target.of(probs_MM.shape[0], box_xyxy_4, height, width)
     return (target.left, target.top), target.resize(_pad(probs_MM))
@@ -99,7 +99,7 @@ def mask_iou(mask: CroppedMask, other: CroppedMask) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """The whole-pixel rectangle that a padded mask is stretched over, and the part of it inside the picture."""
+    """The whole-pixel rectangle that a padded mask is stretched over, and the part of it inside the image."""
 
     full_left: int
     full_top: int

@@ -34,7 +34,7 @@ def batched_nms(
     iou_threshold: float,
     max_kept: int | None = None,
 ) -> Indices:
-    """Indices of the boxes that stay, (K,), by falling score; at most `max_kept` of them, all classes together.
+    """Indices of the boxes that stay, (K,), by descending score; at most `max_kept` of them, all classes together.
 
     Greedy, in each class on its own: a box goes when its IoU with a better one that stays is strictly greater than
     `iou_threshold`. Among equal scores the earlier box is the better one, and comes first in the answer.
@@ -53,7 +53,7 @@ def batched_nms(
 
 
 def _greedy(boxes_xyxy_N4: Floats, iou_threshold: float) -> Indices:
-    """Indices of the boxes that stay, of one class whose boxes come by falling score.
+    """Indices of the boxes that stay, of one class whose boxes come by descending score.
 
     Block by block: decide within the block, then drop all later boxes that a kept one suppresses. Few boxes survive
     the first blocks, so that this needs far fewer comparisons than all pairs, and bounded memory.

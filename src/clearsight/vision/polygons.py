@@ -2,7 +2,7 @@
 
 Outlines run along the edges of pixels: the rectangle of the pixels a to b has its corners at a and b + 1, so that a
 filled outline has the mask's area. Azure's answers and label files hold polygons as x0, y0, x1, y1, … in fractions of
-the picture, one ring per part of an instance; a ring cannot express a hole.
+the image, one ring per part of an instance; a ring cannot express a hole.
 
 Shapes in names: K points of a ring, L steps of a contour, 2 their x and y, H height, W width.
 """
@@ -26,7 +26,7 @@ _TOLERANCE_GROWTH: Final = 1.3
 
 
 def mask_to_polygons(mask: CroppedMask, height: int, width: int, max_points: int = 100) -> list[list[float]]:
-    """Azure's `polygon` of a mask in a `height` x `width` picture: fractions in [0, 1], the largest part first.
+    """Azure's `polygon` of a mask in a `height` x `width` image: fractions in [0, 1], the largest part first.
 
     One ring per 8-connected part, holes filled; no rings for an empty mask. A part keeps every corner when it has at
     most `max_points` (3 or more) of them; else Douglas-Peucker with a growing tolerance brings it down to that.
@@ -50,10 +50,10 @@ def trace_outlines(bitmap_HW: npt.NDArray[np.bool_]) -> list[Points]:
 
 
 def polygons_to_mask(polygons: Sequence[Sequence[float]], height: int, width: int) -> CroppedMask:
-    """The pixels of a `height` x `width` picture whose centre lies in any of the rings (fractions of the picture).
+    """The pixels of a `height` x `width` image whose centre lies in any of the rings (fractions of the image).
 
     Inside a single ring that crosses itself, even-odd decides. A centre on a left or an upper edge is inside, on a
-    right or a lower one outside. What leaves the picture is cut off; no rings give an empty mask.
+    right or a lower one outside. What leaves the image is cut off; no rings give an empty mask.
     """
     size_wh = np.array([width, height], np.float64)
     rings = [np.asarray(polygon, np.float64).reshape(-1, 2) * size_wh for polygon in polygons if len(polygon)]

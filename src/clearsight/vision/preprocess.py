@@ -6,7 +6,7 @@ from it by at most one grey level, because Pillow rounds to whole levels between
 
 What makes it fast: only the pixels that the crop can see are touched, and the triangle filter runs as small dense
 matrix products over groups of neighbouring rows and columns. Measured on 2 cores, one thread, milliseconds for
-resize and crop: 1920x1080 1.8 against Pillow's 4.7 (its own `box=` form) and 13 (whole picture); 640x480 0.65
+resize and crop: 1920x1080 1.8 against Pillow's 4.7 (its own `box=` form) and 13 (whole image); 640x480 0.65
 against 1.2 and 1.8.
 
 Shapes in names: H height, W width, C colour channel, P side of the crop.
@@ -38,7 +38,7 @@ _CACHED_PLANS: Final = 32  # one plan holds about 0.1 MB at 1920x1080, 0.7 MB at
 
 @dataclass(frozen=True, slots=True)
 class CropBox:
-    """Where the centre crop lies in the resized picture. Pixels."""
+    """Where the centre crop lies in the resized image. Pixels."""
 
     resized_height: int
     resized_width: int
@@ -68,7 +68,7 @@ def resize_and_crop(image_HWC: Bytes, settings: ClassificationSettings) -> Bytes
 
 
 def preprocess(image_HWC: Bytes, settings: ClassificationSettings) -> Floats:
-    """Turn an RGB picture, uint8 (H, W, 3), into the network's input, float32 (3, P, P), normalised."""
+    """Turn an RGB image, uint8 (H, W, 3), into the network's input, float32 (3, P, P), normalised."""
     return _normalise_planes([*_planes(image_HWC, settings)], settings.mean, settings.std)
 
 
@@ -101,7 +101,7 @@ def _planes(image_HWC: Bytes, settings: ClassificationSettings) -> Bytes:
         raise ValueError(f"a picture must be uint8 (H, W, 3), but got {image_HWC.dtype} {image_HWC.shape}")
     crop = crop_box(height, width, settings)
     if (crop.resized_height, crop.resized_width) == (height, width):
-        # Pillow returns the picture itself when nothing changes its size.
+        # Pillow returns the image itself when nothing changes its size.
         cut_PPC = image_HWC[crop.top : crop.top + crop.size, crop.left : crop.left + crop.size]
         return np.ascontiguousarray(cut_PPC.transpose(2, 0, 1))
     if settings.interpolation == "bicubic":
@@ -110,7 +110,7 @@ def _planes(image_HWC: Bytes, settings: ClassificationSettings) -> Bytes:
 
 
 def _bicubic_planes(image_HWC: Bytes, crop: CropBox) -> Bytes:
-    """Pillow's own bicubic filter on the part of the picture that the crop can see.
+    """Pillow's own bicubic filter on the part of the image that the crop can see.
 
     It overshoots and Pillow clips between its passes, so only Pillow's order of passes gives Pillow's result.
     """
@@ -153,7 +153,7 @@ class _Plan:
 
     size: int
     columns: slice
-    """Of the picture; the column groups count from its start."""
+    """Of the image; the column groups count from its start."""
     row_groups: tuple[_Group, ...]
     column_groups: tuple[_Group, ...]
 
@@ -203,7 +203,7 @@ def _groups(size: int, resized: int, first: int, count: int, per_group: int) -> 
 
 
 def _bilinear_planes(image_HWC: Bytes, plan: _Plan) -> Bytes:
-    """Rows first (the picture lies in memory by rows), then split into planes, then columns."""
+    """Rows first (the image lies in memory by rows), then split into planes, then columns."""
     size, num_columns = plan.size, plan.columns.stop - plan.columns.start
     rows_PWC = np.empty((size, num_columns * 3), np.float32)
     for group in plan.row_groups:

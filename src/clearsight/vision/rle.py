@@ -1,6 +1,6 @@
 """Masks as runs of set pixels: what merging compares, and COCO's run-length encoding.
 
-A mask of any size is a few numbers per column. Positions count the pixels of the whole picture down its columns
+A mask of any size is a few numbers per column. Positions count the pixels of the whole image down its columns
 (left x height + top), which is COCO's order. The compressed text packs each run into characters of five bits and a
 continuation bit, from the third run on as the difference to the last but one.
 https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c (`rleFrString`, `rleToString`).
@@ -37,7 +37,7 @@ class Runs:
 
 
 def to_runs(mask: CroppedMask, height: int) -> Runs:
-    """The runs of a mask that lies inside a picture of this height."""
+    """The runs of a mask that lies inside an image of this height."""
     rows, columns = mask.bitmap_HW.shape
     padded_WH = np.zeros((columns, rows + 2), np.bool_)
     if mask.bitmap_HW.size:
@@ -46,14 +46,14 @@ def to_runs(mask: CroppedMask, height: int) -> Runs:
     changes = np.flatnonzero(padded_WH[:, 1:] != padded_WH[:, :-1])
     positions = (changes // (rows + 1) + mask.left) * height + changes % (rows + 1) + mask.top
     starts, stops = positions[0::2], positions[1::2]
-    # A run that ends at the foot of the picture goes on at the head of the next column.
+    # A run that ends at the foot of the image goes on at the head of the next column.
     is_first = np.ones(len(starts), np.bool_)
     is_first[1:] = starts[1:] != stops[:-1]
     return Runs(starts[is_first], stops[np.roll(is_first, -1)])
 
 
 def runs_iou(runs: Runs, other: Runs) -> float:
-    """Pixels that both masks of one picture set over pixels that either sets, in [0, 1]; 0 for two empty masks."""
+    """Pixels that both masks of one image set over pixels that either sets, in [0, 1]; 0 for two empty masks."""
     areas = np.concatenate([[0], np.cumsum(runs.stops_R - runs.starts_R)])
 
     def set_before(positions: Indices) -> Indices:

@@ -1,10 +1,10 @@
-"""Tiling: a picture is scored whole and once more in overlapping tiles, for objects that are small in it.
+"""Tiling: an image is scored whole and once more in overlapping tiles, for objects that are small in it.
 
 Azure documents the grid, the overlap and the merging rule (`how-to-use-automl-small-object-detect`); the method is
 Unel, Ozkalayci, Cigla, "The Power of Tiling for Small Object Detection", CVPR Workshops 2019.
 
-Sources are numbered: 0 is the whole picture, i the tile i - 1. Shapes in names: N candidates of all sources, K kept
-ones, 4 sides of a box (left, top, right, bottom in pixels of the whole picture), H height, W width, C colour channel.
+Sources are numbered: 0 is the whole image, i the tile i - 1. Shapes in names: N candidates of all sources, K kept
+ones, 4 sides of a box (left, top, right, bottom in pixels of the whole image), H height, W width, C colour channel.
 """
 
 import logging
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A rectangle of the picture, pixels."""
+    """A rectangle of the image, pixels."""
 
     left: int
     top: int
@@ -46,15 +46,15 @@ class Tile:
     height: int
 
     def cut(self, image_HWC: Bytes) -> Bytes:
-        """The picture's pixels in this tile, as a view."""
+        """The image's pixels in this tile, as a view."""
         return image_HWC[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 def tile_grid(height: int, width: int, columns: int, rows: int, overlap_ratio: float = 0.25) -> tuple[Tile, ...]:
-    """Equal tiles that cover the picture, row by row; neighbours overlap by `overlap_ratio` of a tile.
+    """Equal tiles that cover the image, row by row; neighbours overlap by `overlap_ratio` of a tile.
 
-    Azure's `tile_grid_size: 'AxB'` has A columns and B rows. A 1 x 1 grid gives no tiles, since the whole picture is
-    scored anyway. Neither does a grid too fine for the picture (tiles under 8 pixels, or two in one place); a warning
+    Azure's `tile_grid_size: 'AxB'` has A columns and B rows. A 1 x 1 grid gives no tiles, since the whole image is
+    scored anyway. Neither does a grid too fine for the image (tiles under 8 pixels, or two in one place); a warning
     is logged then. Overlap in [0, 1).
     """
     if columns < 1 or rows < 1 or not 0 <= overlap_ratio < 1:
@@ -65,7 +65,7 @@ def tile_grid(height: int, width: int, columns: int, rows: int, overlap_ratio: f
     tile_width, lefts = _along(width, columns, overlap_ratio)
     tile_height, tops = _along(height, rows, overlap_ratio)
     if min(tile_width, tile_height) < _SMALLEST_TILE_PX or len({*lefts}) < columns or len({*tops}) < rows:
-        log.warning("a picture of %dx%d is too small for %dx%d tiles: scored whole only", width, height, columns, rows)
+        log.warning("an image of %dx%d is too small for %dx%d tiles: scored whole only", width, height, columns, rows)
         return ()
     return tuple(Tile(left, top, tile_width, tile_height) for top in tops for left in lefts)
 
@@ -95,7 +95,7 @@ def merge_boxes(
     iou_threshold: float,
     max_detections: int,
 ) -> Indices:
-    """Indices of the candidates that stay, by falling score, at most `max_detections`.
+    """Indices of the candidates that stay, by descending score, at most `max_detections`.
 
     In each class a box goes when its IoU with a better one that stays is greater than `iou_threshold` (Azure's
     `tile_predictions_nms_thresh`). Better: higher score, then larger area, then the earlier source.
@@ -111,21 +111,21 @@ def merge_masks(
     class_ids_N: Integers,
     sources_N: Integers,
     mask_of: Callable[[int], CroppedMask],
-    picture_height: int,
+    image_height: int,
     iou_threshold: float,
     max_detections: int,
 ) -> Indices:
     """`merge_boxes` by the IoU of masks: two objects whose boxes overlap but whose masks do not both stay.
 
-    `mask_of(index)` gives a candidate's mask in the whole picture; it is asked once for each candidate whose box
+    `mask_of(index)` gives a candidate's mask in the whole image; it is asked once for each candidate whose box
     overlaps a better one that stays, and for that one. One bitmap exists at a time; what is kept for comparing is a few
-    numbers per column of it, so that 100 instances across a 10 000 x 10 000 picture take 16 MB.
+    numbers per column of it, so that 100 instances across a 10 000 x 10 000 image take 16 MB.
     """
     runs: dict[int, Runs] = {}
 
     def runs_of(index: int) -> Runs:
         if index not in runs:
-            runs[index] = to_runs(mask_of(index), picture_height)
+            runs[index] = to_runs(mask_of(index), image_height)
         return runs[index]
 
     kept_of_class: dict[int, list[int]] = {}
@@ -156,7 +156,7 @@ def is_cut_off(
     """(N,): whether a tile's box is the rest of an object that another source saw better. Our own, off by default.
 
     True when it comes within `margin` pixels of a side of its tile that is not a side of the `height` x `width`
-    picture, and a box of the same class from another source, larger or not cut itself, covers at least 60 % of it.
+    image, and a box of the same class from another source, larger or not cut itself, covers at least 60 % of it.
     Azure's merging keeps strips narrower than `tile_predictions_nms_thresh` of the object; dropping these boxes before
     it removes them.
     """

@@ -2,7 +2,7 @@
 
 A request is `{"input_data": {"columns": ["image"], "data": [cell, …], "index"?: […]}, "params"?: {…}}` as Azure's
 AutoML for images takes it, or with a plain list as `input_data`. A cell is base64 text (with or without newlines),
-bytes of such text, bytes of a picture file, or the JSON text of an explanation request. An answer is a JSON list with
+bytes of such text, bytes of an image file, or the JSON text of an explanation request. An answer is a JSON list with
 one object per row, in row order. JSON written here is finite, compact and ASCII.
 """
 
@@ -55,17 +55,17 @@ _WHITE_SPACE: Final = b" \t\n\r\v\f"
 
 @dataclass(frozen=True, slots=True)
 class XaiRequest:
-    """A picture whose score is to be explained."""
+    """An image whose score is to be explained."""
 
     image: bytes
-    """The picture file."""
+    """The image file."""
     parameters: Mapping[str, Any]
     """`xai_parameters` as they came; not checked yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassificationAnswer:
-    """Scores of one picture, one element per class in the order of the package's labels, and what explains them.
+    """Scores of one image, one element per class in the order of the package's labels, and what explains them.
 
     An explanation is one value for one explained class, a tuple for a list of them; keys without one are not written.
     """
@@ -84,7 +84,7 @@ class ClassificationAnswer:
 
 @dataclass(frozen=True, slots=True)
 class DetectedObject:
-    """One box of an answer; all coordinates are fractions of the upright picture, in [0, 1]."""
+    """One box of an answer; all coordinates are fractions of the upright image, in [0, 1]."""
 
     box_xyxy_unit: tuple[float, float, float, float]
     """Azure's `topX`, `topY`, `bottomX`, `bottomY`: left < right and top < bottom."""
@@ -95,7 +95,7 @@ class DetectedObject:
     rle: Mapping[str, Any] | None = None
     """Ours, only where the package's settings ask for it: the mask as COCO's run-length encoding."""
     view: int = field(default=0, compare=False)
-    """Which view of the picture it was found in: 0 is the whole, i its tile i - 1. Not written into the answer."""
+    """Which view of the image it was found in: 0 is the whole, i its tile i - 1. Not written into the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class ObjectExplanation:
 
 @dataclass(frozen=True, slots=True)
 class DetectionAnswer:
-    """What was found in one picture, by falling score; detection and segmentation."""
+    """What was found in one image, by descending score; detection and segmentation."""
 
     boxes: tuple[DetectedObject, ...]
     explanations: tuple[ObjectExplanation, ...] | None = None
@@ -194,20 +194,20 @@ def _with_params(cell: object, params: Mapping[str, Any]) -> object:
 
 
 def resolve_cell(cell: object) -> bytes | XaiRequest:
-    """Find the picture file in a cell, whichever route it came by.
+    """Find the image file in a cell, whichever route it came by.
 
-    In this order: a list of one is its element; a mapping is an explanation request; bytes with a picture's
-    signature are the picture, others are ASCII text; text that begins with `{` is the JSON of an explanation
+    In this order: a list of one is its element; a mapping is an explanation request; bytes with an image's
+    signature are the image, others are ASCII text; text that begins with `{` is the JSON of an explanation
     request, an address is refused, a data URI loses its prefix, everything else is base64, checked strictly after
     white space is removed. Raises `BadRequest` (`BadImage` where nothing is left).
     """
     cell = _unwrapped(cell)
     if isinstance(cell, Mapping):
         return _xai_request(cell)
-    picture = _picture_or_text(cell)
-    if isinstance(picture, bytes):
-        return picture
-    text = picture.lstrip() if picture[:1].isspace() else picture
+    content = _image_or_text(cell)
+    if isinstance(content, bytes):
+        return content
+    text = content.lstrip() if content[:1].isspace() else content
     if not text.startswith("{"):
         return _decode_text(text)
     try:
@@ -220,7 +220,7 @@ def resolve_cell(cell: object) -> bytes | XaiRequest:
 def xai_parameters_of(cell: object) -> Mapping[str, Any] | None:
     """The parameters, perhaps none, of a cell that asks for an explanation; None for any other cell.
 
-    Cheap: no picture is decoded, and text that is not JSON is not read. What is wrong with a cell is for
+    Cheap: no image is decoded, and text that is not JSON is not read. What is wrong with a cell is for
     `resolve_cell` to say.
     """
     cell = _unwrapped(cell)
@@ -243,8 +243,8 @@ def _unwrapped(cell: object) -> object:
     return cell
 
 
-def _picture_or_text(cell: object) -> bytes | str:
-    """Bytes of a picture file, or text still to be read."""
+def _image_or_text(cell: object) -> bytes | str:
+    """Bytes of an image file, or text still to be read."""
     if isinstance(cell, (bytearray, memoryview)):
         cell = bytes(cell)
     if isinstance(cell, bytes):
@@ -284,14 +284,14 @@ def _decode_text(text: str) -> bytes:
 
 
 def _xai_request(document: Mapping[Any, Any]) -> bytes | XaiRequest:
-    """Read the object of an explanation request; without `model_explainability` it is a plain picture."""
+    """Read the object of an explanation request; without `model_explainability` it is a plain image."""
     image = _unwrapped(document.get("image_base64"))
     wanted = document.get("model_explainability")
     parameters = document.get("xai_parameters")
     if image is None or isinstance(image, Mapping):
         raise BadRequest(f"an explanation request must hold 'image_base64' as base64 text, but got {_kind(image)}")
-    picture = _picture_or_text(image)
-    data = picture if isinstance(picture, bytes) else _decode_text(picture.lstrip())
+    content = _image_or_text(image)
+    data = content if isinstance(content, bytes) else _decode_text(content.lstrip())
     if wanted is None or wanted is False:
         return data
     if wanted is not True:
@@ -339,7 +339,7 @@ def _encode_answer(answer: Answer) -> bytes:
 def _encode_explanation(answer: ClassificationAnswer) -> Iterator[tuple[str, bytes]]:
     """Keys and JSON texts of what an answer holds beyond scores."""
     if answer.visualizations is not None:
-        yield "visualizations", _one_or_list(answer.visualizations, _encode_picture)
+        yield "visualizations", _one_or_list(answer.visualizations, _encode_image)
     if answer.attributions is not None:
         yield "attributions", _one_or_list(answer.attributions, bytes)
     if answer.explanation_details is not None:
@@ -352,7 +352,7 @@ def _one_or_list(values: _T | tuple[_T, ...], encode: Callable[[_T], bytes]) -> 
     return encode(values)
 
 
-def _encode_picture(data: bytes) -> bytes:
+def _encode_image(data: bytes) -> bytes:
     return b'"' + pybase64.b64encode(data) + b'"'
 
 
@@ -381,7 +381,7 @@ def _encode_object_explanations(explanations: Sequence[ObjectExplanation]) -> by
     for found in explanations:
         document: dict[str, Any] = {"index": found.index}
         if found.visualizations is not None:
-            document["visualizations"] = orjson.Fragment(_encode_picture(found.visualizations))
+            document["visualizations"] = orjson.Fragment(_encode_image(found.visualizations))
         if found.attributions is not None:
             document["attributions"] = orjson.Fragment(found.attributions)
         if found.explanation_details is not None:

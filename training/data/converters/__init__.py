@@ -1,8 +1,8 @@
-"""Labelled pictures in other layouts, turned into the data folders of a job. One layout per module."""
+"""Labelled images in other layouts, turned into the data folders of a job. One layout per module."""
 
 from clearsight.training.data.converters.data_folders import (
     DEFAULT_VALIDATION_EVERY,
-    copy_pictures,
+    copy_images,
     split_by_fraction,
     split_by_lists,
     split_every,
@@ -18,7 +18,7 @@ __all__ = [
     "Entry",
     "LabelLayout",
     "Request",
-    "copy_pictures",
+    "copy_images",
     "split_by_fraction",
     "split_by_lists",
     "split_every",

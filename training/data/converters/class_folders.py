@@ -10,19 +10,19 @@ __all__ = ["read_class_folders"]
 
 
 def read_class_folders(request: Request) -> Converted:
-    """One entry per picture in `source/<class>/`, classes and file names in sorted order; other files are passed over.
+    """One entry per image in `source/<class>/`, classes and file names in sorted order; other files are passed over.
 
-    Raises `InvalidData` when there is no class folder with pictures.
+    Raises `InvalidData` when there is no class folder with images.
     """
     source: Path = request.source
     if not source.is_dir():
         raise InvalidData(f"{source}", [Fault("BAD_DATA_REF", str(source), "must be a folder with a folder per class")])
     folders = [folder for folder in sorted(source.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
     entries = [
-        Entry(picture, folder.name)
+        Entry(image, folder.name)
         for folder in request.progress(folders)
-        for picture in sorted(folder.iterdir())
-        if picture.suffix.lower() in SUFFIXES and picture.is_file()
+        for image in sorted(folder.iterdir())
+        if image.suffix.lower() in SUFFIXES and image.is_file()
     ]
     if not entries:
         message = f"must hold one folder per class with pictures ({', '.join(SUFFIXES)}) in it, but there are none"

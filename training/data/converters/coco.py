@@ -1,7 +1,7 @@
-"""COCO: one JSON file with boxes, polygons and run-length encoded masks of all pictures.
+"""COCO: one JSON file with boxes, polygons and run-length encoded masks of all images.
 
 https://cocodataset.org/#format-data. As in Azure's converter, coordinates are taken as fractions when the largest one
-is below 1.5 (judged over the whole file: a picture may hold a single box at its corner), `iscrowd` becomes `isCrowd`,
+is below 1.5 (judged over the whole file: an image may hold a single box at its corner), `iscrowd` becomes `isCrowd`,
 and a file with a segmentation gives polygons unless boxes are asked for.
 """
 
@@ -21,7 +21,7 @@ from clearsight.training.data.converters.objects import (
     Annotated,
     BadAnnotation,
     Marked,
-    find_picture,
+    find_image,
     frame_size,
     to_entries,
 )
@@ -34,11 +34,11 @@ _LARGEST_FRACTION: Final = 1.5
 
 
 def read_coco(request: Request) -> Converted:
-    """One entry per picture of the file, in its order. Raises `InvalidData` with every fault."""
+    """One entry per image of the file, in its order. Raises `InvalidData` with every fault."""
     file = _load(request.source)
     task = request.task or (Task.SEGMENTATION if file.has_masks else Task.DETECTION)
     notes = Notes(request.source)
-    entries = to_entries(_pictures(file, task, request, notes), task, notes)
+    entries = to_entries(_images(file, task, request, notes), task, notes)
     return Converted(task, entries, notes.finish(len(entries)))
 
 
@@ -47,7 +47,7 @@ class _CocoFile:
     path: Path
     images: Sequence[Mapping[str, Any]]
     annotations: Mapping[Any, list[Mapping[str, Any]]]
-    """Of each picture's id, in file order."""
+    """Of each image's id, in file order."""
     categories: Mapping[Any, str]
     has_masks: bool
     is_fraction: bool
@@ -95,24 +95,24 @@ def _coordinates(annotation: Mapping[str, Any]) -> Iterator[float]:
             yield from (value for value in numbers if isinstance(value, (int, float)))
 
 
-def _pictures(file: _CocoFile, task: Task, request: Request, notes: Notes) -> Iterator[Annotated]:
+def _images(file: _CocoFile, task: Task, request: Request, notes: Notes) -> Iterator[Annotated]:
     beside = file.path.parent
     folders = [request.images] if request.images is not None else [beside, beside / "images"]
     for index, image in enumerate(request.progress(file.images)):
         place = f"{file.path}: images[{index}]"
         try:
-            yield _picture(file, image, place, folders, task, notes)
+            yield _image(file, image, place, folders, task, notes)
         except BadAnnotation as error:
             notes.fault(place, str(error))
 
 
-def _picture(
+def _image(
     file: _CocoFile, image: Mapping[str, Any], place: str, folders: list[Path], task: Task, notes: Notes
 ) -> Annotated:
     name = image.get("file_name")
     if not isinstance(name, str) or not name:
         raise BadAnnotation(f"file_name must be the name of a picture, but got {name!r}")
-    path = find_picture([name, Path(name).name], folders)
+    path = find_image([name, Path(name).name], folders)
     if path is None:
         raise BadAnnotation(f"the picture {name!r} is in none of {', '.join(map(str, folders))}")
     width, height = image.get("width"), image.get("height")

@@ -1,4 +1,4 @@
-"""A CSV list of pictures with a header: `image` or `filename`, and `label`, or `labels` separated by spaces."""
+"""A CSV list of images with a header: `image` or `filename`, and `label`, or `labels` separated by spaces."""
 
 import csv
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def read_csv(request: Request) -> Converted:
     """One entry per row, in file order. A column `labels` makes the task multi-label, unless the request names one.
 
     Multi-label: a row may hold no label. Raises `InvalidData` with every row that is short, lacks a label, or names a
-    picture that does not exist.
+    image that does not exist.
     """
     source = request.source
     try:
@@ -32,14 +32,14 @@ def read_csv(request: Request) -> Converted:
     notes = Notes(source)
     entries = []
     for line, name, text in request.progress(rows):
-        picture = (request.images or source.parent) / (name or "").strip()
+        image = (request.images or source.parent) / (name or "").strip()
         labels = (text or "").split() if task is Task.MULTI_LABEL else [(text or "").strip()]
-        if not (name or "").strip() or not picture.is_file():
-            notes.fault(f"{source}:{line}", f"must name a picture, but {picture} is no file")
+        if not (name or "").strip() or not image.is_file():
+            notes.fault(f"{source}:{line}", f"must name a picture, but {image} is no file")
         elif task is Task.MULTI_CLASS and not labels[0]:
             notes.fault(f"{source}:{line}", f"must name a label, but {label_column!r} is empty")
         else:
-            entries.append(Entry(picture, labels if task is Task.MULTI_LABEL else labels[0]))
+            entries.append(Entry(image, labels if task is Task.MULTI_LABEL else labels[0]))
     if not rows:
         notes.fault(str(source), "must hold at least one row below the header")
     return Converted(task, entries, notes.finish(len(entries)))

@@ -26,7 +26,7 @@ __all__ = [
     "DEFAULT_VALIDATION_EVERY",
     "TRAINING_FOLDER",
     "VALIDATION_FOLDER",
-    "copy_pictures",
+    "copy_images",
     "split_by_fraction",
     "split_by_lists",
     "split_every",
@@ -62,10 +62,10 @@ def split_by_fraction(
 def split_by_lists(
     entries: Sequence[Entry], validation_list: Path, training_list: Path | None
 ) -> tuple[list[Entry], list[Entry]]:
-    """The pictures that a list names validate; those of the other list train, or without one all the rest.
+    """The images that a list names validate; those of the other list train, or without one all the rest.
 
-    A list has one picture per line, by its file name with or without suffix, as in VOC's `ImageSets`. Raises
-    `InvalidData` for names of no or several pictures, pictures in both lists, and a part without pictures.
+    A list has one image per line, by its file name with or without suffix, as in VOC's `ImageSets`. Raises
+    `InvalidData` for names of no or several images, images in both lists, and a part without images.
     """
     places: dict[str, set[int]] = defaultdict(set)
     for index, entry in enumerate(entries):
@@ -88,7 +88,7 @@ def split_by_lists(
 
 
 def _listed(file: Path, places: Mapping[str, set[int]], faults: list[Fault]) -> set[int]:
-    """Indices of the pictures that a list names."""
+    """Indices of the images that a list names."""
     names = {line.strip(): number for number, line in enumerate(file.read_text().splitlines(), 1) if line.strip()}
     for name, number in names.items():
         if (found := len(places.get(name, ()))) != 1:
@@ -97,8 +97,8 @@ def _listed(file: Path, places: Mapping[str, set[int]], faults: list[Fault]) -> 
     return {index for name in names for index in places.get(name, ())}
 
 
-def copy_pictures(entries: Sequence[Entry], target: Path, progress: Progress = iter) -> list[Entry]:
-    """Copy every picture to `target`; equal file names from different folders get the folder's name in front."""
+def copy_images(entries: Sequence[Entry], target: Path, progress: Progress = iter) -> list[Entry]:
+    """Copy every image to `target`; equal file names from different folders get the folder's name in front."""
     folders: dict[str, set[Path]] = defaultdict(set)
     for entry in entries:
         folders[entry.image.name].add(entry.image.parent.resolve())
@@ -126,7 +126,7 @@ def write_folders(output: Path, train: Sequence[Entry], validation: Sequence[Ent
 def write_table(folder: Path, entries: Sequence[Entry]) -> None:
     """Write one data folder: the label file, then the `MLTable` that makes it complete.
 
-    Picture paths are relative to the folder where possible, so that the tree can be moved as a whole.
+    Image paths are relative to the folder where possible, so that the tree can be moved as a whole.
     """
     file_name = ANNOTATIONS[folder.name]
     lines = [orjson.dumps(_document(folder, entry)) for entry in entries]

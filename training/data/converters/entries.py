@@ -1,4 +1,4 @@
-"""Pictures with their labels, on the way from another layout to a data folder, and what went wrong on the way."""
+"""Images with their labels, on the way from another layout to a data folder, and what went wrong on the way."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +19,7 @@ Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One picture and the value of its target column, ready for JSON."""
+    """One image and the value of its target column, ready for JSON."""
 
     image: Path
     label: Any
@@ -35,7 +35,7 @@ class Request:
     task: Task | None = None
     """None: what the source says, else the layout's own."""
     images: Path | None = None
-    """Folder with the pictures; None: beside the labels."""
+    """Folder with the images; None: beside the labels."""
     label: str | None = None
     """Class of every object, for layouts that name none."""
     progress: Progress = iter

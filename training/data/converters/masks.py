@@ -1,7 +1,7 @@
 """Masks as PNG files, of one class.
 
-Two layouts. One picture per object: `SOURCE/<any>/images/<one picture>` and `SOURCE/<any>/masks/*.png`, every pixel
-that is not 0 belongs to the object. One picture per photograph: `SOURCE/images/<name>.jpg` and
+Two layouts. One image per object: `SOURCE/<any>/images/<one image>` and `SOURCE/<any>/masks/*.png`, every pixel
+that is not 0 belongs to the object. One image per photograph: `SOURCE/images/<name>.jpg` and
 `SOURCE/masks/<name>.png`, each value but 0 is one object; of a palette the indices count, and 255 is void, as in Pascal
 VOC (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/segexamples/index.html); of coloured masks each colour but black.
 """
@@ -27,7 +27,7 @@ _MASK_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp")
 
 
 def read_masks(request: Request) -> Converted:
-    """One entry per picture, in the order of their names; every object is of the class `request.label`.
+    """One entry per image, in the order of their names; every object is of the class `request.label`.
 
     Raises `InvalidData` with every fault.
     """
@@ -36,31 +36,31 @@ def read_masks(request: Request) -> Converted:
     task = request.task or Task.SEGMENTATION
     notes = Notes(request.source)
     pairs = _pairs(request, notes)
-    entries = to_entries(_pictures(pairs, request, notes), task, notes)
+    entries = to_entries(_images(pairs, request, notes), task, notes)
     return Converted(task, entries, notes.finish(len(entries)))
 
 
 def _pairs(request: Request, notes: Notes) -> list[tuple[Path, list[Path], bool]]:
-    """Each picture, its mask files, and whether each file is one object."""
+    """Each image, its mask files, and whether each file is one object."""
     source = request.source
     if (source / "masks").is_dir():
         images = request.images or source / "images"
         masks = {path.stem: path for path in _files(source / "masks", _MASK_SUFFIXES)}
-        pictures = _files(images, SUFFIXES) if images.is_dir() else []
-        for stem in sorted(masks.keys() - {picture.stem for picture in pictures}):
+        image_files = _files(images, SUFFIXES) if images.is_dir() else []
+        for stem in sorted(masks.keys() - {image.stem for image in image_files}):
             notes.fault(str(masks[stem]), f"must have a picture of the same name in {images}, but there is none")
-        return [(picture, [masks[picture.stem]] if picture.stem in masks else [], False) for picture in pictures]
+        return [(image, [masks[image.stem]] if image.stem in masks else [], False) for image in image_files]
     folders = sorted(path for path in source.iterdir() if (path / "masks").is_dir()) if source.is_dir() else []
     if not folders:
         message = "must hold images/ and masks/, or a folder with images/ and masks/ per picture, but holds neither"
         raise InvalidData(str(source), [Fault("BAD_DATA_REF", str(source), message)])
     pairs = []
     for folder in folders:
-        pictures = _files(folder / "images", SUFFIXES) if (folder / "images").is_dir() else []
-        if len(pictures) == 1:
-            pairs.append((pictures[0], _files(folder / "masks", _MASK_SUFFIXES), True))
+        image_files = _files(folder / "images", SUFFIXES) if (folder / "images").is_dir() else []
+        if len(image_files) == 1:
+            pairs.append((image_files[0], _files(folder / "masks", _MASK_SUFFIXES), True))
         else:
-            notes.fault(str(folder), f"must hold one picture in images/, but holds {len(pictures)}")
+            notes.fault(str(folder), f"must hold one picture in images/, but holds {len(image_files)}")
     return pairs
 
 
@@ -68,7 +68,7 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
 
 
-def _pictures(pairs: list[tuple[Path, list[Path], bool]], request: Request, notes: Notes) -> Iterator[Annotated]:
+def _images(pairs: list[tuple[Path, list[Path], bool]], request: Request, notes: Notes) -> Iterator[Annotated]:
     for image, files, is_one_object in request.progress(pairs):
         try:
             size_wh, frame_wh = frame_size(image, None)

@@ -1,6 +1,6 @@
-"""Objects marked on a picture in pixels, turned into the label of a task.
+"""Objects marked on an image in pixels, turned into the label of a task.
 
-Boxes and polygons of data folders are fractions of the upright picture; see `clearsight.training.data.records`.
+Boxes and polygons of data folders are fractions of the upright image; see `clearsight.training.data.records`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,13 +15,13 @@ from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import SUFFIXES, Entry, Notes
 from clearsight.training.data.records import CLIP_TOLERANCE
 
-__all__ = ["Annotated", "BadAnnotation", "Marked", "find_picture", "frame_size", "to_entries"]
+__all__ = ["Annotated", "BadAnnotation", "Marked", "find_image", "frame_size", "to_entries"]
 
 _DECIMALS: Final = 7
-"""Of fractions: a thousandth of a pixel of the largest picture."""
+"""Of fractions: a thousandth of a pixel of the largest image."""
 
 _MAX_ASPECT_CHANGE: Final = 0.02
-"""Two sizes of one picture may differ by rounding; a turned picture differs by far more."""
+"""Two sizes of one image may differ by rounding; a turned image differs by far more."""
 
 
 class BadAnnotation(ValueError):
@@ -30,7 +30,7 @@ class BadAnnotation(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """One object. Coordinates are pixels from the top left corner, the picture spans [0, width] x [0, height]."""
+    """One object. Coordinates are pixels from the top left corner, the image spans [0, width] x [0, height]."""
 
     place: str
     """Where it stands, for messages: `10.xml: object 2`."""
@@ -43,7 +43,7 @@ class Marked:
 
 @dataclass(frozen=True, slots=True)
 class Annotated:
-    """One picture and everything marked on it."""
+    """One image and everything marked on it."""
 
     image: Path
     place: str
@@ -54,8 +54,8 @@ class Annotated:
     objects: Sequence[Marked]
 
 
-def find_picture(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
-    """The first file of one of the names in one of the folders, or of the same stem with another picture suffix."""
+def find_image(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
+    """The first file of one of the names in one of the folders, or of the same stem with another image suffix."""
     names, folders = list(names), list(folders)
     stems = [str(Path(name).with_suffix("")) for name in names]
     candidates = [*names, *(stem + suffix for stem in dict.fromkeys(stems) for suffix in SUFFIXES)]
@@ -63,9 +63,9 @@ def find_picture(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
 
 
 def frame_size(image: Path, stated_wh: tuple[float, float] | None) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Upright size of a picture file, and the size its annotations refer to.
+    """Upright size of an image file, and the size its annotations refer to.
 
-    Raises `BadAnnotation` when the file cannot be read, or when the stated size has another shape than the picture:
+    Raises `BadAnnotation` when the file cannot be read, or when the stated size has another shape than the image:
     then it was annotated lying, and its coordinates would be wrong.
     """
     try:
@@ -82,19 +82,19 @@ def frame_size(image: Path, stated_wh: tuple[float, float] | None) -> tuple[tupl
     return (width, height), stated_wh
 
 
-def to_entries(pictures: Iterable[Annotated], task: Task, notes: Notes) -> list[Entry]:
-    """Labels of a task for all pictures that can have one; notes name the others."""
+def to_entries(images: Iterable[Annotated], task: Task, notes: Notes) -> list[Entry]:
+    """Labels of a task for all images that can have one; notes name the others."""
     entries = []
-    for picture in pictures:
+    for image in images:
         try:
-            entries.append(Entry(picture.image, _label(picture, task, notes), picture.size_wh))
+            entries.append(Entry(image.image, _label(image, task, notes), image.size_wh))
         except BadAnnotation as error:
-            notes.fault(picture.place, str(error))
+            notes.fault(image.place, str(error))
     return entries
 
 
-def _label(picture: Annotated, task: Task, notes: Notes) -> Any:
-    names = sorted({marked.label for marked in picture.objects})
+def _label(image: Annotated, task: Task, notes: Notes) -> Any:
+    names = sorted({marked.label for marked in image.objects})
     match task:
         case Task.MULTI_LABEL:
             return names
@@ -106,10 +106,10 @@ def _label(picture: Annotated, task: Task, notes: Notes) -> Any:
                 )
             return names[0]
     documents = []
-    for marked in picture.objects:
+    for marked in image.objects:
         try:
             geometry = _box if task is Task.DETECTION else _polygon
-            document = geometry(marked, picture.frame_wh, notes)
+            document = geometry(marked, image.frame_wh, notes)
         except BadAnnotation as error:
             notes.fault(marked.place, str(error))
             continue
@@ -146,7 +146,7 @@ def _polygon(marked: Marked, frame_wh: tuple[float, float], notes: Notes) -> dic
 
 
 def _unit(pixels: Sequence[float], frame_wh: tuple[float, float]) -> list[float]:
-    """Fractions of the picture; a little outside is clipped, as readers of data folders do."""
+    """Fractions of the image; a little outside is clipped, as readers of data folders do."""
     fractions = [value / frame_wh[index % 2] for index, value in enumerate(pixels)]
     for value, fraction in zip(pixels, fractions, strict=True):
         if not -CLIP_TOLERANCE <= fraction <= 1 + CLIP_TOLERANCE:

@@ -1,7 +1,7 @@
-"""Pascal VOC: one XML file per picture, with boxes.
+"""Pascal VOC: one XML file per image, with boxes.
 
-Layout: a folder `Annotations` of XML files beside `JPEGImages` (or `images`), or XML files beside their pictures.
-Coordinates are pixels counted from 1, both ends included: a box over the whole picture is (1, 1, width, height).
+Layout: a folder `Annotations` of XML files beside `JPEGImages` (or `images`), or XML files beside their images.
+Coordinates are pixels counted from 1, both ends included: a box over the whole image is (1, 1, width, height).
 `difficult` objects become crowd objects, as in Azure's converter.
 http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf
 """
@@ -18,7 +18,7 @@ from clearsight.training.data.converters.objects import (
     Annotated,
     BadAnnotation,
     Marked,
-    find_picture,
+    find_image,
     frame_size,
     to_entries,
 )
@@ -26,7 +26,7 @@ from clearsight.training.data.converters.objects import (
 __all__ = ["read_voc"]
 
 _ANNOTATION_FOLDERS: Final = ("Annotations", "annotations")
-_PICTURE_FOLDERS: Final = ("JPEGImages", "images", ".")
+_IMAGE_FOLDERS: Final = ("JPEGImages", "images", ".")
 
 
 def read_voc(request: Request) -> Converted:
@@ -34,7 +34,7 @@ def read_voc(request: Request) -> Converted:
     task = request.task or Task.DETECTION
     notes = Notes(request.source)
     files = _files(request.source)
-    entries = to_entries(_pictures(files, request, notes), task, notes)
+    entries = to_entries(_images(files, request, notes), task, notes)
     return Converted(task, entries, notes.finish(len(entries)))
 
 
@@ -47,23 +47,23 @@ def _files(source: Path) -> list[Path]:
     return files
 
 
-def _pictures(files: list[Path], request: Request, notes: Notes) -> Iterator[Annotated]:
+def _images(files: list[Path], request: Request, notes: Notes) -> Iterator[Annotated]:
     for file in request.progress(files):
         try:
-            yield _picture(file, request.images, notes)
+            yield _image(file, request.images, notes)
         except BadAnnotation as error:
             notes.fault(str(file), str(error))
 
 
-def _picture(file: Path, images: Path | None, notes: Notes) -> Annotated:
+def _image(file: Path, images: Path | None, notes: Notes) -> Annotated:
     try:
         root = ElementTree.parse(file).getroot()  # noqa: S314 - expat refuses entities that expand without end
     except (ElementTree.ParseError, OSError, ValueError) as error:
         raise BadAnnotation(f"must be an XML file, but: {error}") from None
     name = (root.findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
     top = file.parent.parent if file.parent.name in _ANNOTATION_FOLDERS else file.parent
-    folders = [images] if images is not None else [top / folder for folder in _PICTURE_FOLDERS]
-    image = find_picture([name, file.stem] if name else [file.stem], folders)
+    folders = [images] if images is not None else [top / folder for folder in _IMAGE_FOLDERS]
+    image = find_image([name, file.stem] if name else [file.stem], folders)
     if image is None:
         raise BadAnnotation(f"the picture {name or file.stem!r} is in none of {', '.join(map(str, folders))}")
     stated = (_number(root, "size/width", 0.0), _number(root, "size/height", 0.0))

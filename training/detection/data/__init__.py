@@ -1,11 +1,11 @@
 """Training and validation data of object detection and instance segmentation, as plain arrays.
 
-rings and scene (a picture with its objects) -> crop, canvas, affine, mosaic (one geometric step each) and tiling ->
+rings and scene (an image with its objects) -> crop, canvas, affine, mosaic (one geometric step each) and tiling ->
 augmentation (the two recipes) -> training_set, evaluation_set.
 """
 
 from clearsight.training.detection.data.augmentation import DetectionAugmentation, RcnnAugmentation, YoloAugmentation
-from clearsight.training.detection.data.evaluation_set import DetectionEvaluationSet, EvaluationPicture
+from clearsight.training.detection.data.evaluation_set import DetectionEvaluationSet, EvaluationImage
 from clearsight.training.detection.data.tiling import TileGrid
 from clearsight.training.detection.data.training_set import (
     DetectionBatch,
@@ -20,7 +20,7 @@ __all__ = [
     "DetectionEvaluationSet",
     "DetectionTarget",
     "DetectionTrainingSet",
-    "EvaluationPicture",
+    "EvaluationImage",
     "RcnnAugmentation",
     "TileGrid",
     "YoloAugmentation",

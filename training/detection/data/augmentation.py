@@ -37,7 +37,7 @@ class DetectionAugmentation(Protocol):
 
     @property
     def largest_useful_side(self) -> int:
-        """Shorter side beyond which a picture, or tile, can be reduced once without loss worth its memory."""
+        """Shorter side beyond which an image, or tile, can be reduced once without loss worth its memory."""
         ...
 
     def draw_size(self, random: np.random.Generator) -> int:

@@ -17,7 +17,7 @@ def put(scene: Scene, placement: Placement) -> Scene:
 
 
 def put_objects(objects: Objects, placement: Placement) -> Objects:
-    """The objects of a picture as a placement has them in a network's input."""
+    """The objects of an image as a placement has them in a network's input."""
     scale_x, scale_y = placement.inner_width / placement.width, placement.inner_height / placement.height
     moved = objects.moved(placement.left, placement.top, scale_x, scale_y)
     return moved.cut(placement.canvas_height, placement.canvas_width)

@@ -14,13 +14,13 @@ from clearsight.vision.tiles import Tile
 __all__ = ["crop", "random_crop"]
 
 _SMALLEST_SHARE: Final = 0.3
-"""Of the picture's width, and of its height."""
+"""Of the image's width, and of its height."""
 
 _TRIES: Final = 20
 
 
 def crop(scene: Scene, window: Tile) -> Scene:
-    """The part of a scene inside a window of its picture."""
+    """The part of a scene inside a window of its image."""
     inside = scene.objects.moved(-window.left, -window.top).cut(window.height, window.width)
     return Scene(window.cut(scene.image_HWC), inside)
 

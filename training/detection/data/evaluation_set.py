@@ -1,4 +1,4 @@
-"""Validation pictures with the placement and the tiles of serving, and what there is to find in them.
+"""Validation images with the placement and the tiles of serving, and what there is to find in them.
 
 Shapes in names: H height, W width, C colour channel.
 """
@@ -19,23 +19,23 @@ from clearsight.training.detection.data.training_set import DetectionTarget, to_
 from clearsight.training.detection.metrics import GroundTruth
 from clearsight.vision.rle import encode_rle
 
-__all__ = ["DetectionEvaluationSet", "EvaluationPicture"]
+__all__ = ["DetectionEvaluationSet", "EvaluationImage"]
 
 Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationPicture:
-    """One validation picture. `View.find` and `merge_views` lead from the network's answers back to it."""
+class EvaluationImage:
+    """One validation image. `View.find` and `merge_views` lead from the network's answers back to it."""
 
     views: tuple[View, ...]
-    """The whole picture first, then its tiles row by row."""
+    """The whole image first, then its tiles row by row."""
     images_HWC: tuple[Bytes, ...]
     """The network's input for each view: uint8 (H, W, 3), RGB, to be read only."""
     truth: GroundTruth
-    """In pixels of the picture, crowds included; masks in segmentation only."""
+    """In pixels of the image, crowds included; masks in segmentation only."""
     target: DetectionTarget
-    """What a loss compares with the network's answer for the whole picture; in pixels of that input."""
+    """What a loss compares with the network's answer for the whole image; in pixels of that input."""
 
 
 class DetectionEvaluationSet:
@@ -55,18 +55,18 @@ class DetectionEvaluationSet:
         self.batch_size = batch_size
         self._budget = max_bytes
         self._with_masks = any(record.instances for record in records)
-        self._kept: dict[int, EvaluationPicture] = {}
+        self._kept: dict[int, EvaluationImage] = {}
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def batches(self, indices: Sequence[int]) -> Iterator[list[EvaluationPicture]]:
-        """The pictures with these indices, in this order."""
+    def batches(self, indices: Sequence[int]) -> Iterator[list[EvaluationImage]]:
+        """The images with these indices, in this order."""
         for start in range(0, len(indices), self.batch_size):
             yield [self.load(index) for index in indices[start : start + self.batch_size]]
 
-    def load(self, index: int) -> EvaluationPicture:
-        """One picture."""
+    def load(self, index: int) -> EvaluationImage:
+        """One image."""
         kept = self._kept.get(index)
         if kept is not None:
             return kept
@@ -78,12 +78,12 @@ class DetectionEvaluationSet:
         objects = read_objects(record, self._class_ids, height, width)
         placed = Scene(images[0], put_objects(objects, views[0].placement))
         truth, target = self._truth(objects, height, width), to_target(placed, self._with_masks)
-        picture = EvaluationPicture(views, images, truth, target)
+        upright = EvaluationImage(views, images, truth, target)
         num_bytes = sum(image.nbytes for image in images)
         if num_bytes <= self._budget:
             self._budget -= num_bytes
-            self._kept[index] = picture
-        return picture
+            self._kept[index] = upright
+        return upright
 
     def _truth(self, objects: Objects, height: int, width: int) -> GroundTruth:
         masks = None

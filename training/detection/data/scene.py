@@ -1,7 +1,7 @@
-"""A picture and the objects in it, which move together.
+"""An image and the objects in it, which move together.
 
 Pixel k reaches from k to k + 1, so a box around the pixels a to b runs from a to b + 1. Nothing here changes its
-arguments, and a scene's picture may be a view of another one: it is read only.
+arguments, and a scene's image may be a view of another one: it is read only.
 
 Shapes in names: N objects, 4 sides of a box (left, top, right, bottom in pixels), H height, W width, C colour channel.
 """
@@ -26,15 +26,13 @@ Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 Booleans = npt.NDArray[np.bool_]
 
-_SMALLEST_SIDE_PX: Final = (
-    1 - 1e-6
-)  # a side of one pixel, computed from fractions of a picture, may lack the last digit
+_SMALLEST_SIDE_PX: Final = 1 - 1e-6  # a side of one pixel, computed from fractions of an image, may lack the last digit
 _SMALLEST_SHARE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """What a picture shows."""
+    """What an image shows."""
 
     boxes_xyxy_N4: Floats
     class_ids_N: Indices
@@ -56,21 +54,21 @@ class Objects:
         return Objects(self.boxes_xyxy_N4[kept], self.class_ids_N[kept], self.is_crowd_N[kept], rings)
 
     def moved(self, left: float, top: float, scale_x: float = 1.0, scale_y: float = 1.0) -> "Objects":
-        """Scaled about the upper left corner of the picture, then moved right and down by pixels."""
+        """Scaled about the upper left corner of the image, then moved right and down by pixels."""
         scale, offset = np.array([scale_x, scale_y]), np.array([left, top], np.float64)
         boxes_N4 = self.boxes_xyxy_N4 * np.tile(scale, 2) + np.tile(offset, 2)
         rings = tuple(tuple(ring_K2 * scale + offset for ring_K2 in rings) for rings in self.rings_N)
         return Objects(boxes_N4, self.class_ids_N, self.is_crowd_N, rings)
 
     def mirrored(self, width: int) -> "Objects":
-        """As seen when left and right of a picture of this width change places."""
+        """As seen when left and right of an image of this width change places."""
         left, top, right, bottom = self.boxes_xyxy_N4.T
         boxes_N4 = np.stack([width - right, top, width - left, bottom], axis=1)
         rings = tuple(tuple(ring_K2 * (-1, 1) + (width, 0) for ring_K2 in rings) for rings in self.rings_N)
         return Objects(boxes_N4, self.class_ids_N, self.is_crowd_N, rings)
 
     def cut(self, height: int, width: int) -> "Objects":
-        """The part inside a picture of this size; the box of an object with rings is the box around what is left.
+        """The part inside an image of this size; the box of an object with rings is the box around what is left.
 
         Objects below one pixel in width or height, or with less than a tenth of their box's area left, are dropped.
         """
@@ -87,7 +85,7 @@ class Objects:
         return Objects(boxes_N4, self.class_ids_N, self.is_crowd_N, tuple(rings_N)).take(np.flatnonzero(stays_N))
 
     def masks(self, height: int, width: int) -> list[CroppedMask]:
-        """The pixels of each object in a picture of this size; none for an object without rings."""
+        """The pixels of each object in an image of this size; none for an object without rings."""
         return [
             polygons_to_mask([(ring_K2 / (width, height)).ravel().tolist() for ring_K2 in rings], height, width)
             for rings in self.rings_N
@@ -95,7 +93,7 @@ class Objects:
 
     @staticmethod
     def joined(parts: Sequence["Objects"]) -> "Objects":
-        """Those of several pictures that share their pixels, one after the other. At least one part."""
+        """Those of several images that share their pixels, one after the other. At least one part."""
         return Objects(
             np.concatenate([part.boxes_xyxy_N4 for part in parts]),
             np.concatenate([part.class_ids_N for part in parts]),
@@ -106,7 +104,7 @@ class Objects:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A picture uint8 (H, W, 3), RGB, and what it shows."""
+    """An image uint8 (H, W, 3), RGB, and what it shows."""
 
     image_HWC: Bytes
     objects: Objects
@@ -121,7 +119,7 @@ class Scene:
 
 
 def read_objects(record: Record, class_ids: Mapping[str, int], height: int, width: int) -> Objects:
-    """The objects of a record, in a picture of this size: crowds too, instances with their rings."""
+    """The objects of a record, in an image of this size: crowds too, instances with their rings."""
     labelled = record.instances or record.boxes
     boxes_unit_N4 = np.array([one.xyxy_unit for one in labelled], np.float64).reshape(-1, 4)
     size_wh = np.array([width, height], np.float64)
@@ -136,6 +134,6 @@ def read_objects(record: Record, class_ids: Mapping[str, int], height: int, widt
 
 
 def make_scene(image_HWC: Bytes, record: Record, class_ids: Mapping[str, int]) -> Scene:
-    """A record with its picture, which may be reduced: the record's coordinates are fractions."""
+    """A record with its image, which may be reduced: the record's coordinates are fractions."""
     height, width, _ = image_HWC.shape
     return Scene(image_HWC, read_objects(record, class_ids, height, width))

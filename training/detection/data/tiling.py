@@ -1,4 +1,4 @@
-"""Tiles of training scenes, for objects that are small in their pictures."""
+"""Tiles of training scenes, for objects that are small in their images."""
 
 from dataclasses import dataclass
 
@@ -22,13 +22,13 @@ class TileGrid:
 
     @property
     def zoom(self) -> float:
-        """How many times a tile's side goes into that of the picture, on the axis where it does so more often."""
+        """How many times a tile's side goes into that of the image, on the axis where it does so more often."""
         count = max(self.columns, self.rows)
         return count - (count - 1) * self.overlap_ratio
 
 
 def tiles_with_objects(objects: Objects, height: int, width: int, grid: TileGrid) -> tuple[Tile, ...]:
-    """The tiles of a picture of this size that show something to learn: at least half of an object that is no crowd."""
+    """The tiles of an image of this size that show something to learn: at least half of an object that is no crowd."""
     return tuple(tile for tile in grid.tiles(height, width) if objects_in(objects, tile).num_wanted)
 
 
@@ -38,6 +38,6 @@ def cut_tile(scene: Scene, tile: Tile) -> Scene:
 
 
 def objects_in(objects: Objects, tile: Tile) -> Objects:
-    """The objects of a picture of which at least half the box is in a tile, as the tile shows them."""
+    """The objects of an image of which at least half the box is in a tile, as the tile shows them."""
     belonging, _ = boxes_in_tile(objects.boxes_xyxy_N4, tile)
     return objects.take(belonging).moved(-tile.left, -tile.top).cut(tile.height, tile.width)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from clearsight.training.classification.datasets import PictureCache
+from clearsight.training.classification.datasets import ImageCache
 from clearsight.training.data.records import Record
 from clearsight.training.detection.data.augmentation import DetectionAugmentation
 from clearsight.training.detection.data.scene import Scene, make_scene, read_objects
@@ -56,15 +56,15 @@ class DetectionBatch:
 class DetectionTrainingSet:
     """Shuffled, augmented batches: the part of process `rank` among `num_ranks`.
 
-    Pictures without objects take part. With a grid, so does every tile that shows something, as a picture of its own.
-    A view of several scenes draws the others from all pictures and tiles. A last batch of which a process would get
-    fewer than `smallest_batch` pictures is left out. Equal (seed, epoch, index) give equal views, whatever the number
+    Images without objects take part. With a grid, so does every tile that shows something, as an image of its own.
+    A view of several scenes draws the others from all images and tiles. A last batch of which a process would get
+    fewer than `smallest_batch` images is left out. Equal (seed, epoch, index) give equal views, whatever the number
     of workers.
     """
 
     def __init__(
         self,
-        pictures: PictureCache,
+        images: ImageCache,
         records: Sequence[Record],
         classes: Sequence[str],
         augmentation: DetectionAugmentation,
@@ -76,7 +76,7 @@ class DetectionTrainingSet:
         rank: int = 0,
         num_ranks: int = 1,
     ) -> None:
-        self._pictures = pictures
+        self._images = images
         self._records = records
         self._class_ids = {name: class_id for class_id, name in enumerate(classes)}
         self._augmentation = augmentation
@@ -93,7 +93,7 @@ class DetectionTrainingSet:
 
     @property
     def num_sources(self) -> int:
-        """How many pictures and tiles an epoch shows."""
+        """How many images and tiles an epoch shows."""
         return len(self._sources)
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[DetectionBatch]:
@@ -106,12 +106,12 @@ class DetectionTrainingSet:
     def box_sizes_wh(self, image_size: int) -> Floats:
         """Widths and heights (M, 2), pixels, of all objects that are learnt, letterboxed to `image_size`.
 
-        Of pictures and tiles; reads the headers of the files only.
+        Of images and tiles; reads the headers of the files only.
         """
         sizes = [np.zeros((0, 2))]
-        for picture, tile in self._sources:
-            width, height = self._pictures.size_wh(picture)
-            objects = read_objects(self._records[picture], self._class_ids, height, width)
+        for image, tile in self._sources:
+            width, height = self._images.size_wh(image)
+            objects = read_objects(self._records[image], self._class_ids, height, width)
             if tile is not None:
                 objects, width, height = objects_in(objects, tile), tile.width, tile.height
             boxes_N4 = objects.boxes_xyxy_N4[~objects.is_crowd_N]
@@ -121,7 +121,7 @@ class DetectionTrainingSet:
         return np.concatenate(sizes).astype(np.float32)
 
     def _tiles(self, index: int, grid: TileGrid) -> tuple[Tile, ...]:
-        width, height = self._pictures.size_wh(index)
+        width, height = self._images.size_wh(index)
         return tiles_with_objects(
             read_objects(self._records[index], self._class_ids, height, width), height, width, grid
         )
@@ -135,13 +135,13 @@ class DetectionTrainingSet:
         return np.ascontiguousarray(view.image_HWC), to_target(view, self._with_masks)
 
     def _scene(self, index: int) -> Scene:
-        picture, tile = self._sources[index]
-        scene = make_scene(self._pictures[picture], self._records[picture], self._class_ids)
+        image, tile = self._sources[index]
+        scene = make_scene(self._images[image], self._records[image], self._class_ids)
         return scene if tile is None else cut_tile(scene, tile)
 
 
 def useful_side(augmentation: DetectionAugmentation, grid: TileGrid | None) -> int:
-    """The `largest_side` of the `PictureCache` of a training set: tiles keep the detail that a whole picture has."""
+    """The `largest_side` of the `ImageCache` of a training set: tiles keep the detail that a whole image has."""
     return math.ceil(augmentation.largest_useful_side * (1 if grid is None else grid.zoom))
 
 

@@ -28,7 +28,7 @@ NAMES: Final = (
     "AR_large",
 )
 """In COCO's order: average precision over ten IoU thresholds, at two of them and by size of the object (areas below
-32², up to and above 96² pixels), then average recall by predictions per picture and class, and by size."""
+32², up to and above 96² pixels), then average recall by predictions per image and class, and by size."""
 
 
 def coco_metrics(
@@ -53,14 +53,14 @@ def coco_metrics(
 
 
 def _annotations(
-    pictures: Sequence[Predictions | GroundTruth], shape: Shape, key: str, values: Sequence[list[float]]
+    images: Sequence[Predictions | GroundTruth], shape: Shape, key: str, values: Sequence[list[float]]
 ) -> list[dict[str, Any]]:
-    """COCO's `annotations`; `key` holds what only predictions or only true objects have, `values` by picture."""
+    """COCO's `annotations`; `key` holds what only predictions or only true objects have, `values` by image."""
     annotations: list[dict[str, Any]] = []
-    for image_id, (objects, of_picture) in enumerate(zip(pictures, values, strict=True), start=1):
+    for image_id, (objects, of_image) in enumerate(zip(images, values, strict=True), start=1):
         regions = regions_of(objects, shape)
         areas = areas_of(regions).tolist()
-        for class_id, region, area, value in zip(objects.class_ids_N.tolist(), regions, areas, of_picture, strict=True):
+        for class_id, region, area, value in zip(objects.class_ids_N.tolist(), regions, areas, of_image, strict=True):
             annotation = {
                 "id": len(annotations) + 1,  # 0 would mean "no match" to COCO's matching
                 "image_id": image_id,

@@ -49,7 +49,7 @@ def detection_metrics(
     options: MetricOptions,
     task: Task,
 ) -> DetectionMetrics:
-    """Compare predictions with the truth, picture by picture; class ids are positions in `classes`.
+    """Compare predictions with the truth, image by image; class ids are positions in `classes`.
 
     `mean_average_precision` is VOC's where VOC is asked for, else COCO's at IoU 0.5. For segmentation the masks
     are compared, and the boxes alone give `bbox_mean_average_precision` by the same method.

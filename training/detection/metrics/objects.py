@@ -1,6 +1,6 @@
-"""The objects of one picture, predicted and true, as the metrics read them.
+"""The objects of one image, predicted and true, as the metrics read them.
 
-Boxes are left, top, right, bottom in pixels of the picture; of which picture (upright, resized) is the caller's
+Boxes are left, top, right, bottom in pixels of the image; of which image (upright, resized) is the caller's
 choice, the same for both. Masks are COCO's compressed run lengths (`clearsight.vision.rle.encode_rle`), so that those
 of a whole validation set fit in memory; without masks, in detection, they are None.
 
@@ -27,7 +27,7 @@ Rle = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a network finds in one picture, in any order, after suppression and the cap per picture."""
+    """What a network finds in one image, in any order, after suppression and the cap per image."""
 
     boxes_xyxy_N4: Floats
     class_ids_N: Ints
@@ -39,7 +39,7 @@ class Predictions:
         return self._take(np.flatnonzero(self.scores_N > score))
 
     def of_class(self, class_id: int) -> "Predictions":
-        """Those of one class, by falling score; of equal scores the earlier first."""
+        """Those of one class, by descending score; of equal scores the earlier first."""
         own = np.flatnonzero(self.class_ids_N == class_id)
         return self._take(own[np.argsort(-self.scores_N[own], kind="stable")])
 
@@ -50,7 +50,7 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
-    """What there is to find in one picture."""
+    """What there is to find in one image."""
 
     boxes_xyxy_N4: Floats
     class_ids_N: Ints

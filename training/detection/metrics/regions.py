@@ -1,4 +1,4 @@
-"""The part of the picture that stands for an object, a box or a mask, and how far two of them overlap.
+"""The part of the image that stands for an object, a box or a mask, and how far two of them overlap.
 
 VOC and COCO share these overlaps, which are COCO's.
 

@@ -3,7 +3,7 @@
 Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010, section 4.2, and the development kit
 of 2012. Unlike there a prediction takes the best object that is still free, as in COCO, not the best of all.
 
-Shapes in names: N predictions of a class over all pictures, M true objects of a picture.
+Shapes in names: N predictions of a class over all images, M true objects of an image.
 """
 
 from collections.abc import Sequence
@@ -35,12 +35,12 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ClassMatches:
-    """One class over all pictures. A value without a basis is None."""
+    """One class over all images. A value without a basis is None."""
 
     num_truths: int
     """Crowds left out."""
     is_true_N: Bools
-    """By falling score; ignored predictions left out."""
+    """By descending score; ignored predictions left out."""
     scores_N: Floats
     """Of the same predictions."""
 
@@ -63,7 +63,7 @@ class ClassMatches:
 def average_precision(is_true_N: Bools, num_truths: int) -> float:
     """Area under the curve of precision over recall, in [0, 1].
 
-    Precision at a recall is the highest at that or any larger one. `is_true_N` by falling score; `num_truths` >= 1.
+    Precision at a recall is the highest at that or any larger one. `is_true_N` by descending score; `num_truths` >= 1.
     """
     num_true_N = np.cumsum(is_true_N)
     precision_N = num_true_N / np.arange(1, len(is_true_N) + 1)
@@ -79,9 +79,9 @@ def match_classes(
     iou_threshold: float,
     shape: Shape,
 ) -> list[ClassMatches]:
-    """Match every picture's predictions with its objects; one result for each class id below `num_classes`.
+    """Match every image's predictions with its objects; one result for each class id below `num_classes`.
 
-    Of equal scores the earlier picture's comes first.
+    Of equal scores the earlier image's comes first.
     """
     num_truths = [0] * num_classes
     scores: list[list[Floats]] = [[] for _ in range(num_classes)]
@@ -100,7 +100,7 @@ def match_classes(
 
 
 def match_predictions(overlaps_NM: Floats, is_crowd_M: Bools, iou_threshold: float) -> Outcomes:
-    """`Outcome` of each prediction of one class in one picture, in the order of the rows, which is by falling score."""
+    """`Outcome` of each prediction of one class in one image, in the order of the rows: by descending score."""
     in_crowd_N = (overlaps_NM[:, is_crowd_M] >= iou_threshold).any(axis=1)
     outcomes = np.where(in_crowd_N, Outcome.IGNORED, Outcome.FALSE_POSITIVE).astype(np.int8)
     outcomes[taken_objects(overlaps_NM[:, ~is_crowd_M], iou_threshold) >= 0] = Outcome.TRUE_POSITIVE
@@ -108,7 +108,7 @@ def match_predictions(overlaps_NM: Floats, is_crowd_M: Bools, iou_threshold: flo
 
 
 def taken_objects(overlaps_NM: Floats, iou_threshold: float) -> Positions:
-    """Column of the object that each prediction takes, or -1; rows by falling score, no crowds among the columns.
+    """Column of the object that each prediction takes, or -1; rows by descending score, no crowds among the columns.
 
     Each takes the free object that it overlaps most, of equal ones the first, if by `iou_threshold` (> 0) at least.
     """

@@ -1,6 +1,6 @@
 """Regions to a heat map: the most attributed first, each giving its mean to the pixels that it adds.
 
-Shapes in names: R regions, P side of the picture, N pixels of the picture, M members (pixels of all regions).
+Shapes in names: R regions, P side of the image, N pixels of the image, M members (pixels of all regions).
 """
 
 from collections.abc import Iterator

@@ -1,10 +1,10 @@
 """Segments as sets of pixels, each grown by a disk: the regions that XRAI ranks.
 
-A region is kept as rows of bits, 64 pixels to a machine word, so that growing all regions of a picture is a few shifts
-and ORs of small arrays: 300 regions of 224 x 224 pixels are 2 MB of words, where one boolean picture each is 15 MB
+A region is kept as rows of bits, 64 pixels to a machine word, so that growing all regions of an image is a few shifts
+and ORs of small arrays: 300 regions of 224 x 224 pixels are 2 MB of words, where one boolean image each is 15 MB
 and a morphology call per region takes a second. Bits then become one list of pixel numbers per region.
 
-Shapes in names: R regions, P side of the picture, W words of a row, M members (pixels of all regions).
+Shapes in names: R regions, P side of the image, W words of a row, M members (pixels of all regions).
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Regions:
     num_segments: int
     """Of all label maps, those included that agree with an earlier one and are no region of their own."""
     num_pixels: int
-    """Of the picture."""
+    """Of the image."""
     members_M: npt.NDArray[np.int32]
     """Pixel numbers (row * width + column), ascending within a region, one region after the other."""
     starts_R: npt.NDArray[np.int64]

@@ -1,6 +1,6 @@
-"""Six divisions of a picture into segments, from fine to coarse: the candidates that XRAI ranks.
+"""Six divisions of an image into segments, from fine to coarse: the candidates that XRAI ranks.
 
-Felzenszwalb and Huttenlocher's graph segmentation as scikit-image has it, on a picture of 224 pixels a side, with the
+Felzenszwalb and Huttenlocher's graph segmentation as scikit-image has it, on an image of 224 pixels a side, with the
 scales of PAIR-code's `saliency` 0.2.1.
 """
 
@@ -28,7 +28,7 @@ Labels = npt.NDArray[np.int32]
 def segment(x_3PP: npt.NDArray[np.float32], num_threads: int = 1) -> Labels:
     """Segment the network's input once per scale: int32 (6, P, P), numbered from 0 in each map.
 
-    The result is the same for any number of threads. A picture of one colour is one segment. Raises `BadRequest`
+    The result is the same for any number of threads. An image of one colour is one segment. Raises `BadRequest`
     where scikit-image is not installed.
     """
     try:

@@ -1,1 +1,1 @@
-"""Label files: `MLTable`, JSON lines, and where the pictures lie."""
+"""Label files: `MLTable`, JSON lines, and where the images lie."""

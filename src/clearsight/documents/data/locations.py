@@ -1,4 +1,4 @@
-"""Where a picture or a label file lies: every form of `image_url` resolved to a path on this machine.
+"""Where an image or a label file lies: every form of `image_url` resolved to a path on this machine.
 
 Forms: `azureml://subscriptions/…/datastores/<name>/paths/<path>`, `azureml://datastores/<name>/paths/<path>`,
 `AmlDatastore://<name>/<path>`, `file:` URLs, plain paths, and any other URL (`wasbs://`, `abfss://`, `https://`)
@@ -38,7 +38,7 @@ class BadLocation(UserError):
 def resolve_location(url: str, base: Path, datastores: Mapping[str, Path]) -> Path:
     """Resolve `url` to a path, which need not exist. `base` is the folder of the file that names it.
 
-    `datastores` maps a datastore name, or the beginning of a URL (`wasbs://pictures@account…/`), to a folder.
+    `datastores` maps a datastore name, or the beginning of a URL (`wasbs://images@account…/`), to a folder.
     Percent-encoding is decoded once for URL forms and never for plain paths. A mapped folder cannot be left by `..`;
     a plain path, which its author wrote for this machine, may use `..` freely. Raises `BadLocation`.
     """

@@ -1,6 +1,6 @@
 """The transformations of an `MLTable` file: parsed with every fault, then applied to rows in order.
 
-https://learn.microsoft.com/azure/machine-learning/reference-yaml-mltable. Those that make sense for tables of pictures
+https://learn.microsoft.com/azure/machine-learning/reference-yaml-mltable. Those that make sense for tables of images
 are applied; the others are refused by name.
 """
 

@@ -54,16 +54,16 @@ class AdvancedSettings:
     apply_automl_train_augmentations: bool = True
     """Detection and segmentation only."""
     stream_image_files: bool = False
-    """Changes nothing for pictures in local folders."""
+    """Changes nothing for images in local folders."""
     x_pretrained: bool = True
     """False starts from random weights."""
     x_weights_dir: str | None = None
     """Folder with pretrained weights, relative to the job file; before `CLEARSIGHT_WEIGHTS`."""
     x_min_crop_scale: float = 0.08
-    """Classification: smallest share of a picture's area that a training crop covers. Small data sets without
+    """Classification: smallest share of an image's area that a training crop covers. Small data sets without
     pretrained weights learn faster from milder crops (0.5 to 0.7)."""
     x_light_detector: bool = False
-    """Faster and Mask R-CNN: look at few proposals of a picture, for pictures with few objects on a CPU."""
+    """Faster and Mask R-CNN: look at few proposals of an image, for images with few objects on a CPU."""
     x_model_size: str | None = None
     """yolov5: `nano`, a size smaller than those that Azure's `model_size` knows; before it."""
     x_num_processes: int | None = None

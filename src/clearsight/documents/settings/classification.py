@@ -1,4 +1,4 @@
-"""How a picture becomes the input of a classifier."""
+"""How an image becomes the input of a classifier."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ ExifOrientation = Literal["apply", "ignore"]
 
 @dataclass(frozen=True, slots=True)
 class ClassificationSettings:
-    """How a picture becomes the input of a classifier."""
+    """How an image becomes the input of a classifier."""
 
     valid_resize_size: int = 256
     """Shorter side after resizing, pixels."""
@@ -23,4 +23,4 @@ class ClassificationSettings:
     interpolation: Interpolation = "bilinear"
     """Filter of the resize; both are antialiased."""
     exif_orientation: ExifOrientation = "apply"
-    """Whether pictures are turned upright as their EXIF tag says; must equal what training did."""
+    """Whether images are turned upright as their EXIF tag says; must equal what training did."""

@@ -1,4 +1,4 @@
-"""How a picture becomes the input of a detector, and how its candidates become an answer.
+"""How an image becomes the input of a detector, and how its candidates become an answer.
 
 Names and defaults are Azure's (https://learn.microsoft.com/azure/machine-learning/reference-automl-images-hyperparameters
 and, for tiling, `how-to-use-automl-small-object-detect`); what is ours is marked so.
@@ -16,7 +16,7 @@ ModelSize = Literal["nano", "small", "medium", "large", "xlarge"]
 ImageType = Literal["JPG", "PNG", "BMP"]
 
 _YOLO_MAX_DETECTIONS: Final = 300
-"""Boxes that yolov5 gives for a picture at most, as in Azure's ONNX sample client."""
+"""Boxes that yolov5 gives for an image at most, as in Azure's ONNX sample client."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,15 +28,15 @@ class DetectorSettings(ABC):
     nms_iou_thresh: float = 0.5
     """Of two boxes of one class whose IoU is greater, the one with the lower score goes."""
     tile_grid_size: tuple[int, int] | None = None
-    """Tiles along the width and along the height; None scores pictures whole only."""
+    """Tiles along the width and along the height; None scores images whole only."""
     tile_overlap_ratio: float = 0.25
     """How much of a tile its neighbour shares, in [0, 1)."""
     tile_predictions_nms_thresh: float = 0.25
-    """As `nms_iou_thresh`, between tiles and whole picture; by the IoU of masks where there are masks."""
+    """As `nms_iou_thresh`, between tiles and whole image; by the IoU of masks where there are masks."""
     tile_border_margin: float | None = None
     """Ours. Rests of objects within these pixels of a tile's border are dropped; None keeps them, as Azure does."""
     exif_orientation: ExifOrientation = "apply"
-    """Ours. Whether pictures are turned upright as their EXIF tag says; must equal what training did."""
+    """Ours. Whether images are turned upright as their EXIF tag says; must equal what training did."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Ours. Per channel, of values in [0, 1]; the default is ImageNet's, of which the R-CNN family's weights are."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -90,9 +90,9 @@ class SegmentationSettings(RcnnSettings):
     max_number_of_polygon_points: int = 100
     """Of each part of a mask, at least 3."""
     export_as_image: bool = False
-    """Batch jobs also write one picture of instance numbers per input. Answers are polygons in any case."""
+    """Batch jobs also write one image of instance numbers per input. Answers are polygons in any case."""
     image_type: ImageType = "JPG"
-    """File type of those pictures."""
+    """File type of those images."""
     mask_image_allow_lossy: bool = False
     """Ours. JPG destroys instance numbers, so that PNG is written instead unless this is set."""
     mask_rle: bool = False

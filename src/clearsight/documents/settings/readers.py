@@ -14,9 +14,9 @@ __all__ = ["READERS", "Reader"]
 Reader = Callable[[object], Any]
 
 _MAX_CROP: Final = 4096  # a crop of this side is 200 MB of floats at batch 1: beyond it a typing error is likelier
-_MAX_SIDE: Final = 10_000  # detectors take one picture at a time: the side of the largest square that is decoded
+_MAX_SIDE: Final = 10_000  # detectors take one image at a time: the side of the largest square that is decoded
 _MAX_COUNT: Final = 100_000
-_MAX_TILES: Final = 64  # each costs as much as the whole picture
+_MAX_TILES: Final = 64  # each costs as much as the whole image
 
 _SIDE: Final = r"\s*([1-9]\d{0,5})\s*"
 _GRIDS: Final = re.compile(rf"{_SIDE}[xX]{_SIDE}"), re.compile(rf"\s*\({_SIDE},{_SIDE}\)\s*")

@@ -23,7 +23,7 @@ _IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 _HALF: Final = (0.5, 0.5, 0.5)
 
 PATCH_SIZE: Final = 16
-"""Side of the squares that a ViT cuts its picture into, pixels."""
+"""Side of the squares that a ViT cuts its image into, pixels."""
 
 
 class UnknownModel(UserError):
@@ -55,7 +55,7 @@ class NetworkSpec:
     mean: tuple[float, float, float] = _IMAGENET_MEAN
     std: tuple[float, float, float] = _IMAGENET_STD
     fixed_size: bool = False
-    """Whether a network, once built, takes pictures of one size only."""
+    """Whether a network, once built, takes images of one size only."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the library's builder beyond the number of classes."""
 
@@ -108,7 +108,7 @@ def _timm_resnet(
 def _vit(model_name: str, builder: str) -> NetworkSpec:
     """Make a row. Azure names 13 groups to freeze, for ViT-L too: the patch embedding and the first twelve blocks.
 
-    Class token and position embeddings are in none, so that positions made for another picture size go on learning.
+    Class token and position embeddings are in none, so that positions made for another image size go on learning.
     """
     return NetworkSpec(
         model_name=model_name,
@@ -168,7 +168,7 @@ def spec_for(model_name: str) -> NetworkSpec:
 def build_network(model_name: str, num_classes: int, crop_size: int | None = None) -> nn.Module:
     """Build a network with random weights (drawn from torch's global generator), in training mode.
 
-    `crop_size` is the side, in pixels, of the pictures it is to take; by default that of its published weights. The
+    `crop_size` is the side, in pixels, of the images it is to take; by default that of its published weights. The
     convolutional networks take any size, built for it or not; a ViT takes the size that it was built for, a multiple
     of `PATCH_SIZE`.
     """

@@ -1,6 +1,6 @@
-"""A batch of pictures of different sizes, and what is on them.
+"""A batch of images of different sizes, and what is on them.
 
-Shapes in names: N pictures, C colour channels, H height, W width, M objects of a picture.
+Shapes in names: N images, C colour channels, H height, W width, M objects of an image.
 """
 
 from collections.abc import Sequence
@@ -13,26 +13,26 @@ from torch.nn import functional
 __all__ = ["SIDE_MULTIPLE", "Size", "TrainingTarget", "pad_together", "padded_side"]
 
 SIDE_MULTIPLE: Final = 32
-"""Stride of the backbone: levels of the pyramid then cover the picture without a rest."""
+"""Stride of the backbone: levels of the pyramid then cover the image without a rest."""
 
 Size = tuple[int, int]
-"""Height and width of a picture inside its padding, pixels."""
+"""Height and width of an image inside its padding, pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingTarget:
-    """The objects of one picture; there may be none."""
+    """The objects of one image; there may be none."""
 
     boxes_xyxy_M4: torch.Tensor
     """float32, pixels of the network's input, each with an area."""
     class_ids_M: torch.Tensor
     """int64, from 0; there is no background class."""
     masks_MHW: torch.Tensor | None = None
-    """uint8, 1 on the object, of the picture's size; Mask R-CNN needs it."""
+    """uint8, 1 on the object, of the image's size; Mask R-CNN needs it."""
 
 
 def pad_together(images_CHW: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[Size]]:
-    """images_NCHW of normalised pictures and their own sizes: zeros, the mean colour, to the right and below."""
+    """images_NCHW of normalised images and their own sizes: zeros, the mean colour, to the right and below."""
     sizes = [(image.shape[-2], image.shape[-1]) for image in images_CHW]
     height, width = (padded_side(max(sides)) for sides in zip(*sizes, strict=True))
     padded = [

@@ -1,6 +1,6 @@
 """What the detectors share: how they are called, in training and in evaluation, and norms that stay as they came.
 
-Shapes in names: N pictures, C colour channels, H height, W width.
+Shapes in names: N images, C colour channels, H height, W width.
 """
 
 from abc import ABC, abstractmethod
@@ -24,10 +24,10 @@ class Detector(nn.Module, ABC):
     """A network with a feature pyramid. Module and parameter names are torchvision's.
 
     Takes images_NCHW as `batch.pad_together` makes them: placed by `vision.letterbox.shorter_side`, float32, normalised
-    with ImageNet's mean and deviation, then padded with zeros to multiples of 32; and each picture's own size.
+    with ImageNet's mean and deviation, then padded with zeros to multiples of 32; and each image's own size.
 
     In training mode it needs targets and returns the losses by name: their sum is what to differentiate. In evaluation
-    mode it returns what it found on each picture: without `limits` all candidates, at most `MAX_CANDIDATES` by falling
+    mode it returns what it found on each image: without `limits` all candidates, at most `MAX_CANDIDATES` by descending
     score, without masks; with `limits` the boxes within them, and the masks of those.
 
     Boxes and losses are computed in float32, also where autocast runs the layers in less.
@@ -48,11 +48,11 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, features: Features, images: Any, targets: Sequence[TrainingTarget]) -> dict[str, torch.Tensor]:
-        """The losses by name; `images` is torchvision's list of padded pictures with their sizes."""
+        """The losses by name; `images` is torchvision's list of padded images with their sizes."""
 
     @abstractmethod
     def find(self, features: Features, images: Any, limits: LimitTensors | None) -> list[Found]:
-        """What is on each picture."""
+        """What is on each image."""
 
     def forward(
         self,
@@ -79,7 +79,7 @@ class Detector(nn.Module, ABC):
     def freeze_norms(self) -> None:
         """Keep statistics, scales and shifts of the backbone's batch norms as they are from now on.
 
-        For networks that start from published weights: statistics of the two pictures of a usual batch would undo them.
+        For networks that start from published weights: statistics of the two images of a usual batch would undo them.
         Not part of the state dict; going on with such a training asks for it again.
         """
         self._are_norms_frozen = True

@@ -1,4 +1,4 @@
-"""How many boxes the two stages look at: what training a detector costs, far more than the size of its pictures."""
+"""How many boxes the two stages look at: what training a detector costs, far more than the size of its images."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -8,7 +8,7 @@ __all__ = ["DEFAULT", "LIGHT", "RcnnOptions"]
 
 @dataclass(frozen=True, slots=True)
 class RcnnOptions:
-    """Numbers per picture; the defaults are torchvision's. RetinaNet has one stage and uses none of them."""
+    """Numbers per image; the defaults are torchvision's. RetinaNet has one stage and uses none of them."""
 
     anchors_per_loss: int = 256
     """Anchors that the loss of the first stage is taken over."""
@@ -32,4 +32,4 @@ LIGHT: Final = RcnnOptions(
     proposals_before_nms=256,
     proposals=128,
 )
-"""For pictures with few objects, on a CPU: Faster R-CNN on ResNet-18 at 320 pixels trains at 2.2 times the rate."""
+"""For images with few objects, on a CPU: Faster R-CNN on ResNet-18 at 320 pixels trains at 2.2 times the rate."""

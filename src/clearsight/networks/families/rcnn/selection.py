@@ -17,9 +17,9 @@ from clearsight.vision.candidates import Candidates
 __all__ = ["MAX_CANDIDATES", "Found", "LimitTensors", "SelectionLimits", "choose", "to_candidates"]
 
 MAX_CANDIDATES: Final = 5000
-"""Most boxes of a picture that enter suppression, the best by score.
+"""Most boxes of an image that enter suppression, the best by score.
 
-Suppression goes by falling score, so that this changes an answer only where fewer than the wanted number of boxes
+Suppression goes by descending score, so that this changes an answer only where fewer than the wanted number of boxes
 survive among them. It is what RetinaNet's five levels give, 1000 each.
 """
 
@@ -28,7 +28,7 @@ _NO_CLASS: Final = -1.0
 
 @dataclass(frozen=True, slots=True)
 class SelectionLimits:
-    """What the user wants to see of a picture."""
+    """What the user wants to see of an image."""
 
     score_threshold: float
     """In [0, 1]; only boxes above it are chosen."""
@@ -54,10 +54,10 @@ class LimitTensors(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Boxes of one picture, by falling score. Inside a trace only tensors can travel; elsewhere see `Candidates`."""
+    """Boxes of one image, by descending score. Inside a trace only tensors can travel; elsewhere see `Candidates`."""
 
     boxes_xyxy_C4: torch.Tensor
-    """Pixels of the network's input, inside the picture."""
+    """Pixels of the network's input, inside the image."""
     scores_C: torch.Tensor
     class_ids_C: torch.Tensor
     """From 0."""
@@ -76,7 +76,7 @@ def to_candidates(found: Found) -> Candidates:
 
 
 def choose(found: Found, num_classes: int, limits: LimitTensors) -> Found:
-    """The candidates within the limits, by falling score; class by class, as `vision.nms.batched_nms` does it."""
+    """The candidates within the limits, by descending score; class by class, as `vision.nms.batched_nms` does it."""
     boxes_C4, scores_C, class_ids_C, _ = found
     stay = _stay_in_onnx if torch.onnx.is_in_onnx_export() else _stay_in_torch
     stays_C = stay(boxes_C4, scores_C, class_ids_C, num_classes, limits)
@@ -131,7 +131,7 @@ def _stay_in_onnx(
 
 
 class _NonMaxSuppression(torch.autograd.Function):
-    """ONNX's operator of this name: (S, 3) of picture, class, box."""
+    """ONNX's operator of this name: (S, 3) of image, class, box."""
 
     @staticmethod
     def forward(ctx: Any, boxes_1C4: torch.Tensor, scores_1KC: torch.Tensor, *thresholds_1: torch.Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""A detector as a graph of tensors: one picture of any size, and the user's thresholds as inputs.
+"""A detector as a graph of tensors: one image of any size, and the user's thresholds as inputs.
 
 Why inputs: masks are wanted for the boxes that are left after thresholds and suppression, and only for those, so this
 step lies in the middle of the graph. Constants could not bring a box back when the user lowers a threshold; two graphs
@@ -40,7 +40,7 @@ DYNAMIC_AXES: Final[Mapping[str, Mapping[int, str]]] = MappingProxyType(
 class ServingGraph(nn.Module):
     """What is exported: traced by torch or by the ONNX exporter that builds on it, in evaluation mode.
 
-    Answers boxes_xyxy_D4 (pixels of the picture as it came in), scores_D by falling score, class_ids_D int64 from 0
+    Answers boxes_xyxy_D4 (pixels of the image as it came in), scores_D by descending score, class_ids_D int64 from 0
     and, of Mask R-CNN, mask_probs_DMM.
     """
 
@@ -62,7 +62,7 @@ class ServingGraph(nn.Module):
 
 
 def find_within(network: Detector, images_NCHW: torch.Tensor, limits: LimitTensors) -> list[Found]:
-    """What is on each of some pictures of one size, normalised and not padded; of any size inside a trace too."""
+    """What is on each of some images of one size, normalised and not padded; of any size inside a trace too."""
     height, width = images_NCHW.shape[2], images_NCHW.shape[3]
     padded = functional.pad(images_NCHW, (0, padded_side(width) - width, 0, padded_side(height) - height))
     images: Any = ImageList(padded, [(height, width)] * images_NCHW.shape[0])
@@ -70,7 +70,7 @@ def find_within(network: Detector, images_NCHW: torch.Tensor, limits: LimitTenso
 
 
 def example_inputs(height: int, width: int, limits: SelectionLimits) -> tuple[torch.Tensor, ...]:
-    """Inputs to trace with. The picture is noise: a graph must be traced with boxes in every branch."""
+    """Inputs to trace with. The image is noise: a graph must be traced with boxes in every branch."""
     generator = torch.Generator().manual_seed(0)
     return (torch.randn(1, 3, height, width, generator=generator), *limits.to_tensors(torch.device("cpu")))
 

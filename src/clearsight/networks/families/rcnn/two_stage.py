@@ -1,6 +1,6 @@
 """Faster R-CNN (https://arxiv.org/abs/1506.01497) and Mask R-CNN (https://arxiv.org/abs/1703.06870).
 
-Shapes in names: P proposals of a picture, C candidates, D chosen boxes, K classes, M = 28 side of a raw mask, H height,
+Shapes in names: P proposals of an image, C candidates, D chosen boxes, K classes, M = 28 side of a raw mask, H height,
 W width.
 """
 
@@ -40,7 +40,7 @@ class TwoStageDetector(Detector):
             keep_float32(module)
         for pool in (self.roi_heads.box_roi_pool, self.roi_heads.mask_roi_pool):
             if pool is not None:
-                # Else torchvision takes them from the size of the first picture it sees, and small ones mislead it.
+                # Else torchvision takes them from the size of the first image it sees, and small ones mislead it.
                 pool.scales = [2.0**-level for level in _LEVELS]
                 pool.map_levels = LevelMapper(_LEVELS[0], _LEVELS[-1], pool.canonical_scale, pool.canonical_level)
 

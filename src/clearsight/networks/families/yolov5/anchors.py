@@ -52,7 +52,7 @@ def best_possible_recall(sizes_wh_M2: Floats, anchors_wh_LA2: Floats) -> float:
 def autofit_anchors(sizes_wh_M2: Floats, anchors_wh_LA2: Floats, random: np.random.Generator) -> AnchorCheck:
     """Keep anchors that fit more than 98 % of the boxes, else look for better ones with k-means and mutation.
 
-    `sizes_wh_M2` are the training boxes, scaled as the pictures will be; they are jittered by up to 10 %, as
+    `sizes_wh_M2` are the training boxes, scaled as the images will be; they are jittered by up to 10 %, as
     augmentation will do. Found anchors are taken only if more boxes fit them; they are ordered by area.
     """
     sizes_wh_M2 = sizes_wh_M2[(sizes_wh_M2 > 0).all(axis=1)].astype(np.float32)

@@ -3,7 +3,7 @@
 Score thresholds, NMS and the limit on boxes stay outside: they belong to the settings of whoever asks, and a graph that
 held them could not bring a box back.
 
-Shapes in names: N pictures, C candidates, K classes, V = 5 + K values, L levels, A anchors of a level, H and W cells.
+Shapes in names: N images, C candidates, K classes, V = 5 + K values, L levels, A anchors of a level, H and W cells.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The last layer: one 1x1 convolution per level.
 
-Shapes in names: N pictures, L levels, A anchors of a level, H and W cells of a level, V values of a prediction
+Shapes in names: N images, L levels, A anchors of a level, H and W cells of a level, V values of a prediction
 (4 of the box, objectness, one per class).
 """
 
@@ -19,7 +19,7 @@ ANCHORS_PER_LEVEL: Final = 3
 BOX_VALUES: Final = 5
 """Values of a prediction before those of the classes: x, y, width, height, objectness."""
 
-_OBJECTS_PER_PICTURE: Final = 8
+_OBJECTS_PER_IMAGE: Final = 8
 _NOMINAL_SIZE: Final = 640
 _CLASS_PRIOR: Final = 0.6
 
@@ -50,14 +50,14 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def _start_biases(self, num_classes: int) -> None:
-        """Begin with the rates seen in pictures, so that early steps are not spent on unlearning background.
+        """Begin with the rates seen in images, so that early steps are not spent on unlearning background.
 
-        After focal loss (arXiv 1708.02002, section 3.3): about 8 objects in a picture of 640 pixels, and the classes
+        After focal loss (arXiv 1708.02002, section 3.3): about 8 objects in an image of 640 pixels, and the classes
         together at 0.6.
         """
         for stride, conv in zip(STRIDES, self.m, strict=True):
             bias_AV = conv.get_parameter("bias").view(ANCHORS_PER_LEVEL, -1)
-            bias_AV[:, BOX_VALUES - 1] += math.log(_OBJECTS_PER_PICTURE / (_NOMINAL_SIZE / stride) ** 2)
+            bias_AV[:, BOX_VALUES - 1] += math.log(_OBJECTS_PER_IMAGE / (_NOMINAL_SIZE / stride) ** 2)
             # A hair more than one class less, which stays finite for a single class.
             bias_AV[:, BOX_VALUES:] += math.log(_CLASS_PRIOR / (num_classes - 0.99999))
 

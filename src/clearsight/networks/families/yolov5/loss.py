@@ -1,6 +1,6 @@
 """The training loss: boxes by complete IoU, objectness against that IoU, classes by binary cross-entropy.
 
-Shapes in names: N pictures, L levels, A anchors of a level, H and W cells, K classes, V = 5 + K values, M boxes of the
+Shapes in names: N images, L levels, A anchors of a level, H and W cells, K classes, V = 5 + K values, M boxes of the
 batch, R assignments.
 """
 
@@ -59,10 +59,10 @@ LOSS_OPTIONS: Final[Mapping[str, LossOptions]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """One batch's loss. The parts are detached, include their gains, and are means per picture."""
+    """One batch's loss. The parts are detached, include their gains, and are means per image."""
 
     total: torch.Tensor
-    """What to differentiate: the sum of the parts times the number of pictures."""
+    """What to differentiate: the sum of the parts times the number of images."""
     box: torch.Tensor
     objectness: torch.Tensor
     classification: torch.Tensor
@@ -71,8 +71,8 @@ class Losses:
 class Yolov5Loss(nn.Module):
     """Loss of raw levels against boxes.
 
-    The total grows with the batch: its gradient is the sum over pictures, so the learning rate of the published recipes
-    belongs to 64 pictures per optimizer step. Gradients averaged over processes ask for a factor of their number.
+    The total grows with the batch: its gradient is the sum over images, so the learning rate of the published recipes
+    belongs to 64 images per optimizer step. Gradients averaged over processes ask for a factor of their number.
     """
 
     anchors: torch.Tensor
@@ -97,7 +97,7 @@ class Yolov5Loss(nn.Module):
         boxes_xyxy: Sequence[torch.Tensor],
         class_ids: Sequence[torch.Tensor],
     ) -> Losses:
-        """`levels` are (N, A, H, W, V); per picture boxes (n, 4) in input pixels and ids (n,) in [0, K); n may be 0.
+        """`levels` are (N, A, H, W, V); per image boxes (n, 4) in input pixels and ids (n,) in [0, K); n may be 0.
 
         Computed in float32. A batch without boxes has the objectness term only; a network of one class has no class
         term. When two boxes claim one prediction, both count for box and class, and its objectness follows the last.

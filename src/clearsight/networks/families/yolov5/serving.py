@@ -1,9 +1,9 @@
-"""yolov5 as a graph of tensors: pictures in, every candidate with its best class out.
+"""yolov5 as a graph of tensors: images in, every candidate with its best class out.
 
 The best class is chosen in the graph, so that 0.3 MB leave it instead of the scores of 80 classes for 25 200
-candidates, 8 MB a picture. A box then has one class. Thresholds and suppression stay outside.
+candidates, 8 MB an image. A box then has one class. Thresholds and suppression stay outside.
 
-Shapes in names: N pictures, C candidates, K classes, H and W multiples of 32.
+Shapes in names: N images, C candidates, K classes, H and W multiples of 32.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""An attribution as a picture: the crop, the heat map, the heat over the crop, and the strongest 30 % of the crop.
+"""An attribution as an image: the crop, the heat map, the heat over the crop, and the strongest 30 % of the crop.
 
 OpenCV and numpy only: a plotting library would take a second to import and ten times as long to draw.
 
@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from clearsight.handlers.explain.answering.colour_scale import bgyw
 
-__all__ = ["PictureKind", "explanation_picture", "heat_map"]
+__all__ = ["ImageKind", "explanation_image", "heat_map"]
 
-PictureKind = Literal["grid", "overlay", "heatmap"]
+ImageKind = Literal["grid", "overlay", "heatmap"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -33,10 +33,10 @@ def heat_map(attribution: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     return heat_HW
 
 
-def explanation_picture(attribution: npt.NDArray[np.floating], crop_HWC: Bytes, kind: PictureKind = "grid") -> bytes:
+def explanation_image(attribution: npt.NDArray[np.floating], crop_HWC: Bytes, kind: ImageKind = "grid") -> bytes:
     """Draw an attribution (3, H, W), or a signed map (H, W) such as XRAI's, over its crop, uint8 (H, W, 3): a PNG.
 
-    `grid` is two by two pictures, (2H, 2W): crop and heat above, heat over grey crop and strongest 30 % of the crop
+    `grid` is two by two images, (2H, 2W): crop and heat above, heat over grey crop and strongest 30 % of the crop
     below. `overlay` and `heatmap` are one of them alone. A map of one value is all cold. Pixels that tie with the
     weakest one shown are shown too, so that plateaus stay whole.
     """
