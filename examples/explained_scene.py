@@ -15,11 +15,11 @@ from pathlib import Path
 
 import click
 import numpy as np
-from clearsight.handlers.explain.answering.image import heat_map
 from PIL import Image
 
 from clearsight.demo.scene import draw_scene
 from clearsight.documents.settings import ClassificationSettings
+from clearsight.handlers.explain.answering.image import heat_map
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.package import ModelPackage
 from clearsight.runs.workspace import Workspace

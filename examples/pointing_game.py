@@ -14,7 +14,6 @@ from typing import Any, Final
 import click
 import numpy as np
 import numpy.typing as npt
-from clearsight.handlers.explain.answering.image import heat_map
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -25,6 +24,7 @@ from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.explain.algorithms.deadline import Deadline
 from clearsight.handlers.explain.algorithms.table import ALGORITHMS
+from clearsight.handlers.explain.answering.image import heat_map
 from clearsight.handlers.explain.answering.parameters import parse_xai_parameters
 from clearsight.handlers.explain.answering.quality import measure_faithfulness
 from clearsight.handlers.explain.answering.scoring import ExplainingScorer, explaining_scorer

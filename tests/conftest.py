@@ -1,9 +1,11 @@
 """Fixtures that every test folder may use."""
 
+import json
 import os
 import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported, here and in child processes: the networks of the tests are small, and threads that wait
 # for each other cost more than they give (the tests of exporters: 38 s of CPU with two threads, 22 s with one).
@@ -11,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from clearsight.documents.settings import (
@@ -21,6 +24,7 @@ from clearsight.documents.settings import (
     YoloSettings,
 )
 from clearsight.runs.package import ModelPackage
+from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
 
 DetectorPackages = Callable[[str], ModelPackage]
@@ -181,3 +185,101 @@ def _write_detector(target: Path, model_name: str, images: list[Path]) -> ModelP
         run_id="tiny_HD_0",
         pretrained={"source": "none", "file": None, "sha256": None, "tag": None, "licence": None},
     )
+
+
+MLTABLE = """paths:
+  - file: ./annotations.jsonl
+transformations:
+  - read_json_lines: {encoding: utf8, invalid_lines: error}
+  - convert_column_types:
+      - {columns: image_url, column_type: stream_info}
+"""
+
+TEXTURES = ("dots", "checks", "columns", "rows")
+
+
+def _texture(name: str, random: np.random.Generator) -> np.ndarray:
+    """A 72 x 72 image of one texture in two random colours, with noise: uint8 (72, 72, 3)."""
+    y, x = np.mgrid[0:72, 0:72] + int(random.integers(0, 12))
+    masks = {
+        "rows": y % 12 < 6,
+        "columns": x % 12 < 6,
+        "checks": (y // 6 + x // 6) % 2 == 0,
+        "dots": (y % 12 - 6) ** 2 + (x % 12 - 6) ** 2 < 9,
+    }
+    dark, light = random.integers(0, 110, 3), random.integers(140, 256, 3)
+    image_HWC = np.where(masks[name][..., None], light, dark) + random.normal(0, 8, (72, 72, 3))
+    return np.clip(image_HWC, 0, 255).astype(np.uint8)
+
+
+def _write_table(folder: Path, names: list[list[str]], multi_label: bool, random: np.random.Generator) -> None:
+    import cv2  # only tests that train pay its import
+
+    folder.mkdir(parents=True)
+    (folder / "MLTable").write_text(MLTABLE)
+    with (folder / "annotations.jsonl").open("w") as lines:
+        for index, labels in enumerate(names):
+            halves = [_texture(name, random) for name in labels] or [np.full((72, 72, 3), 128, np.uint8)]
+            cv2.imwrite(str(folder / f"{index}.png"), np.concatenate(halves, axis=1))
+            label = labels if multi_label else labels[0]
+            lines.write(json.dumps({"image_url": f"{index}.png", "label": label}) + "\n")
+
+
+@pytest.fixture(scope="session")
+def texture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """96 small images of four textures, multi-class: a data folder with label file and MLTable. Read only."""
+    folder = tmp_path_factory.mktemp("textures") / "data"
+    names = [[TEXTURES[index % 4]] for index in range(96)]
+    _write_table(folder, names, multi_label=False, random=np.random.default_rng(5))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def texture_pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 images of zero to two textures side by side, multi-label. Read only."""
+    folder = tmp_path_factory.mktemp("pairs") / "data"
+    pairs = [[], ["dots"], ["dots", "rows"], ["columns"]]
+    _write_table(folder, [pairs[index % 4] for index in range(24)], multi_label=True, random=np.random.default_rng(6))
+    return folder
+
+
+WriteJob = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def write_job() -> WriteJob:
+    """Writes `job.yml` of a small job without pretrained weights into a folder; keywords are training parameters."""
+
+    def write(folder: Path, data: Path, **parameters: Any) -> Path:
+        document = {
+            "type": "automl",
+            "task": "image_classification",
+            "experiment_name": "textures",
+            "target_column_name": "label",
+            "training_data": {"type": "mltable", "path": os.path.relpath(data, folder)},
+            "validation_data_size": 0.25,
+            "tags": {"team": "vision"},
+            "outputs": {"best_model": {"type": "mlflow_model", "path": "copy"}},
+            "training_parameters": {
+                "model_name": "resnet18",
+                "training_crop_size": 64,
+                "validation_crop_size": 64,
+                "validation_resize_size": 72,
+                "training_batch_size": 8,
+                "momentum": 0.5,
+                "warmup_cosine_lr_warmup_epochs": 0,
+                "random_seed": 1,
+                "advanced_settings": {"x_pretrained": False, "x_min_crop_scale": 0.5},
+                **parameters,
+            },
+        }
+        file = folder / "job.yml"
+        file.write_text(yaml.safe_dump(document))
+        return file
+
+    return write
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "ws")

@@ -24,7 +24,6 @@ import skimage.data
 import torch
 from captum.attr import IntegratedGradients
 from captum.attr import visualization as captum_images
-from clearsight.handlers.explain.answering.image import explanation_image
 from PIL import Image
 from saliency.core import base as saliency_base
 from saliency.core import xrai as saliency_xrai
@@ -36,6 +35,7 @@ from clearsight.handlers.explain.algorithms.deadline import Deadline
 from clearsight.handlers.explain.algorithms.functions import ExplainTarget
 from clearsight.handlers.explain.algorithms.table import ALGORITHMS, compute_attributions
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
+from clearsight.handlers.explain.answering.image import explanation_image
 from clearsight.handlers.explain.answering.numbers import encode_attribution
 from clearsight.handlers.explain.answering.parameters import parse_xai_parameters
 from clearsight.handlers.explain.network.model import ExplainModel

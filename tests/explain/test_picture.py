@@ -5,10 +5,10 @@ import sys
 import colorcet
 import numpy as np
 import pytest
-from clearsight.handlers.explain.answering.image import explanation_image, heat_map
 from PIL import Image
 
 from clearsight.handlers.explain.answering.colour_scale import bgyw
+from clearsight.handlers.explain.answering.image import explanation_image, heat_map
 
 
 def pixels(png: bytes) -> np.ndarray:

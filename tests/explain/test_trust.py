@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from clearsight.handlers.explain.answering.image import heat_map
 from torch import nn
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
@@ -23,6 +22,7 @@ from clearsight.handlers.explain.algorithms.functions import ExplainTarget
 from clearsight.handlers.explain.algorithms.integrated_gradients_family import gradients_along_path
 from clearsight.handlers.explain.algorithms.table import compute_attributions
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
+from clearsight.handlers.explain.answering.image import heat_map
 from clearsight.handlers.explain.answering.parameters import XaiParameters
 from clearsight.handlers.explain.answering.quality import measure_faithfulness
 from clearsight.handlers.explain.network.model import ExplainModel

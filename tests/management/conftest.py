@@ -44,11 +44,6 @@ class NotedRuntime:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return Workspace(tmp_path / "workspace")
-
-
-@pytest.fixture
 def runtime() -> NotedRuntime:
     return NotedRuntime()
 

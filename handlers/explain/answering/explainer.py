@@ -11,7 +11,6 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from clearsight.handlers.explain.answering.image import explanation_image, heat_map
 
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.handlers.explain.algorithms.chunks import DEFAULT_CHUNK
@@ -21,6 +20,7 @@ from clearsight.handlers.explain.algorithms.table import compute_attributions
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment
 from clearsight.handlers.explain.answering.cache import ByteCache
 from clearsight.handlers.explain.answering.details import ExplanationDetails
+from clearsight.handlers.explain.answering.image import explanation_image, heat_map
 from clearsight.handlers.explain.answering.options import ExplainOptions
 from clearsight.handlers.explain.answering.parameters import XaiParameters
 from clearsight.handlers.explain.answering.quality import Faithfulness, measure_faithfulness

@@ -11,11 +11,11 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 import torch
-from clearsight.handlers.explain.answering.image import explanation_image
 
 from clearsight.documents.settings import DetectorSettings, SegmentationSettings
 from clearsight.handlers.explain.algorithms.chunks import DEFAULT_CHUNK
 from clearsight.handlers.explain.algorithms.deadline import Deadline, OutOfTime
+from clearsight.handlers.explain.answering.image import explanation_image
 from clearsight.handlers.explain.answering.options import ExplainOptions
 from clearsight.handlers.explain.answering.parameters import XaiParameters
 from clearsight.handlers.explain.answering.telemetry import checkpoint
