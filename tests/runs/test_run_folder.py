@@ -68,8 +68,8 @@ def test_a_run_has_one_owner(folder: RunFolder) -> None:
 def test_a_killed_process_owns_nothing(folder: RunFolder) -> None:
     program = f"""
 from pathlib import Path
-from clearsight.runs.lock import Ownership
-owned = Ownership.take(Path({str(folder.root / "lock")!r}))
+from clearsight.runs.lock import RunLock
+owned = RunLock.take(Path({str(folder.root / "lock")!r}))
 print("owned", flush=True)
 import time; time.sleep(60)
 """

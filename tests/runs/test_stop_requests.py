@@ -19,9 +19,9 @@ def test_nobody_asked() -> None:
 # In a process of its own: one that signals itself can end the run of all other tests with it.
 SIGNALLED = """
 import os, signal, sys
-from clearsight.runs.stop_requests import heed_signals
+from clearsight.runs.stop_requests import graceful_shutdown
 
-with heed_signals() as stop:
+with graceful_shutdown() as stop:
     os.kill(os.getpid(), int(sys.argv[1]))
     assert stop.is_asked
     assert not stop.is_urgent
