@@ -106,7 +106,7 @@ class TestImage:
 
 
 def test_no_plotting_library_is_loaded():
-    names = ("picture", "numbers", "quality", "parameters", "details", "xrai", "algorithms")
+    names = ("answering.image", "answering.numbers", "answering.quality", "answering.details", "algorithms.table")
     imports = "; ".join(f"import clearsight.handlers.explain.{name}" for name in names)
     code = f"import sys; {imports}; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

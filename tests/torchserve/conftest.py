@@ -92,7 +92,7 @@ def load_scorer(path, **options):
         raise ImportError(os.environ["SCRIPTED_FAILURE"])
     return Scorer()
 
-def answer_bodies(scorer, bodies, wishes, explain):
+def answer_bodies(scorer, bodies, request_options, explain):
     replies = []
     for number, body in enumerate(bodies):
         word, _, rest = body.partition(b" ")
@@ -108,16 +108,17 @@ def answer_bodies(scorer, bodies, wishes, explain):
             replies.append(Reply(421, b'{"message":"wrong lane"}'))
         elif word == b"asks":
             time.sleep(float(rest or 0))
-            wish = wishes[number]
-            left_s = wish.deadline and wish.deadline - time.monotonic()
-            facts = {"pid": os.getpid(), "all": wish.explains_all, "left_s": left_s, "policy": os.sched_getscheduler(0)}
+            options = request_options[number]
+            left_s = options.deadline and options.deadline - time.monotonic()
+            facts = {"pid": os.getpid(), "all": options.explains_all, "left_s": left_s}
+            facts["policy"] = os.sched_getscheduler(0)
             replies.append(Reply(200, json.dumps(facts).encode(), is_degraded=True, telemetry={"chunk": 8, "rows": []}))
         else:
             replies.append(Reply(200, b"[%d]" % len(body)))
     return replies
 
 for name, attribute in (("scorer", load_scorer), ("answering", answer_bodies)):
-    module = types.ModuleType("clearsight.handlers." + name)
+    module = types.ModuleType("clearsight.handlers.scoring." + name)
     setattr(module, attribute.__name__, attribute)
     sys.modules[module.__name__] = module
 '''

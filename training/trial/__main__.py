@@ -2,7 +2,7 @@
 
 import sys
 
-from clearsight.training.trial.run import main
+from clearsight.training.trial import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
