@@ -4,47 +4,53 @@ Keys follow https://learn.microsoft.com/azure/machine-learning/reference-yaml-mo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from clearsight.documents.deployment.schema import AzureSection, AzureText, FreeMapping
+from clearsight.documents.fields import OneOf, Rule, Text, read, refused
+from clearsight.errors import Fault, InvalidDocument
 
-from clearsight.documents.deployment.schema import SchemaSection, validate
+__all__ = ["ModelDocument", "ModelSection", "parse_model"]
 
-__all__ = ["ModelDocument", "parse_model"]
-
-
-def _text(value: object) -> object:
-    """YAML reads `version: 3` as a number and `tags: {stable: true}` as a truth value; both are texts in Azure."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value) if isinstance(value, (int, float)) else value
+_TYPES: Final = ("mlflow_model", "custom_model", "triton_model")
 
 
-def _mlflow_only(value: str) -> str:
-    if value != "mlflow_model":
-        raise ValueError(f"must be mlflow_model, the only type that Clearsight serves, but got {value!r}")
-    return value
+@dataclass(frozen=True, slots=True)
+class _ModelType(Rule):
+    """Azure's types of models, of which one can be served."""
+
+    def read(self, value: Any) -> str:
+        name = OneOf(_TYPES, strict=True).read(value)
+        if name != "mlflow_model":
+            raise refused("BAD_TYPE", "must be mlflow_model, the only type that Clearsight serves")
+        return name
+
+    def json_schema(self) -> dict[str, Any]:
+        return {"const": "mlflow_model"}
 
 
-Text = Annotated[str, BeforeValidator(_text)]
+# YAML reads `version: 3` as a number and `tags: {stable: true}` as a truth value; both are texts in Azure.
+ConvertedText = Annotated[str, Text(may_be_empty=True, converts=True)]
 
 
-class _ModelSection(SchemaSection):
-    schema_: str | None = Field(None, alias="$schema")
-    name: str
-    path: str
-    type: Annotated[Literal["mlflow_model", "custom_model", "triton_model"], AfterValidator(_mlflow_only)] = (
-        "mlflow_model"
-    )
-    version: Text | None = None
-    description: str | None = None
-    tags: dict[str, Text] = Field(default_factory=dict)
-    properties: dict[str, Any] = Field(default_factory=dict)
-    flavors: dict[str, Any] = Field(default_factory=dict)
-    stage: str | None = None
-    datastore: str | None = None
+@dataclass(frozen=True, slots=True)
+class ModelSection(AzureSection):
+    """A model file."""
+
+    ignored_keys: ClassVar[tuple[str, ...]] = ("$schema",)
+
+    name: AzureText
+    path: AzureText
+    type: Annotated[str, _ModelType()] = "mlflow_model"
+    version: ConvertedText | None = None
+    description: AzureText | None = None
+    tags: dict[str, ConvertedText] = field(default_factory=dict)
+    properties: FreeMapping = field(default_factory=dict)
+    flavors: FreeMapping = field(default_factory=dict)
+    stage: AzureText | None = None
+    datastore: AzureText | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,10 @@ class ModelDocument:
 
 def parse_model(document: Mapping[str, Any], folder: Path, subject: str = "model") -> ModelDocument:
     """Check a model file; a relative `path` is relative to `folder`. Raises `InvalidDocument` with every fault."""
-    section = validate(_ModelSection, document, subject)
+    faults: list[Fault] = []
+    section = read(ModelSection, document, "", faults, value_code="BAD_VALUE")
+    if section is None or faults:
+        raise InvalidDocument(subject, faults)
     is_uri = section.path.startswith(("azureml:", "runs:"))
     return ModelDocument(
         name=section.name,

@@ -14,8 +14,9 @@ from typing import Any, Final, Literal
 
 import yaml
 
-from clearsight.documents.deployment.schema import AuthMode, DeploymentSection, EndpointSection, validate
+from clearsight.documents.deployment.schema import AuthMode, DeploymentSection, EndpointSection, Probe, RequestSettings
 from clearsight.documents.deployment.traffic import traffic_faults
+from clearsight.documents.fields import given_values, read
 from clearsight.errors import Fault, InvalidDocument
 
 __all__ = [
@@ -31,30 +32,6 @@ __all__ = [
 
 USUAL_TIMEOUT_MS: Final = 90_000
 REMOTE: Final = re.compile(r"(azureml:|[a-z][a-z0-9+.-]*://|runs:/)", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """When an instance counts as ready, or must be restarted. Times in seconds.
-
-    Probing starts at once: failures during the first `initial_delay` seconds do not count.
-    """
-
-    initial_delay: int = 10
-    period: int = 10
-    timeout: int = 2
-    success_threshold: int = 1
-    failure_threshold: int = 30
-
-
-@dataclass(frozen=True, slots=True)
-class RequestSettings:
-    """Limits of one deployment."""
-
-    request_timeout_ms: int = 5000
-    max_concurrent_requests_per_instance: int = 1
-    max_queue_wait_ms: int = 500
-    """Deprecated by Azure and folded into the timeout: no effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +68,9 @@ class DeploymentDocument:
     tags: Mapping[str, Any] = field(default_factory=dict)
     properties: Mapping[str, Any] = field(default_factory=dict)
     environment_variables: Mapping[str, str] = field(default_factory=dict)
-    request_settings: RequestSettings = RequestSettings()
-    liveness_probe: Probe = Probe()
-    readiness_probe: Probe = Probe()
+    request_settings: RequestSettings = field(default_factory=RequestSettings)
+    liveness_probe: Probe = field(default_factory=Probe)
+    readiness_probe: Probe = field(default_factory=Probe)
     inert: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -111,15 +88,17 @@ def _to_document(value: EndpointDocument | DeploymentDocument) -> dict[str, Any]
 
 _ENDPOINT_KEYS: Final = frozenset(EndpointDocument.__dataclass_fields__)
 _DEPLOYMENT_KEYS: Final = frozenset(DeploymentDocument.__dataclass_fields__)
-_READ_ONLY: Final = frozenset({"schema_", "id", "kind", "location", "scoring_uri", "openapi_uri", "provisioning_state"})
 _WITHOUT_EFFECT: Final = ("code_configuration", "environment", "scale_settings", "data_collector", "resources")
 
 
 def parse_endpoint(document: Mapping[str, Any], subject: str = "endpoint") -> EndpointDocument:
     """Check an endpoint file. Raises InvalidDocument that lists every fault."""
-    section = validate(EndpointSection, document, subject)
-    values = section.model_dump(exclude_none=True)
-    inert = {key: value for key, value in values.items() if key not in _ENDPOINT_KEYS | _READ_ONLY}
+    faults: list[Fault] = []
+    section = read(EndpointSection, document, "", faults, value_code="BAD_VALUE")
+    if section is None or faults:
+        raise InvalidDocument(subject, faults)
+    values = given_values(section)
+    inert = {key: value for key, value in values.items() if key not in _ENDPOINT_KEYS}
     faults = [
         Fault("BAD_VALUE", key, message)
         for key in ("traffic", "mirror_traffic")
@@ -139,13 +118,12 @@ def parse_deployment(
     and were checked before. Overrides (`--set`) belong into `document` before: required keys may come from them.
     """
     faults: list[Fault] = []
-    try:
-        section = validate(DeploymentSection, document, subject)
-    except InvalidDocument as error:
-        # Local paths are looked at too, so that one run names everything that is wrong.
+    section = read(DeploymentSection, document, "", faults, value_code="BAD_VALUE")
+    if section is None or faults:
+        # Local paths are checked too, so that one run names everything that is wrong.
         _resolve_paths(_plain_dict(document), folder, faults)
-        raise InvalidDocument(subject, [*error.faults, *faults]) from None
-    values = section.model_dump(exclude_none=True, by_alias=False)
+        raise InvalidDocument(subject, faults)
+    values = given_values(section)
     _resolve_paths(values, folder, faults)
     if isinstance(values["model"], str) and not REMOTE.match(values["model"]):
         faults.append(
@@ -166,7 +144,7 @@ def parse_deployment(
         )
     if faults:
         raise InvalidDocument(subject, faults)
-    inert = {key: value for key, value in values.items() if key not in _DEPLOYMENT_KEYS | _READ_ONLY}
+    inert = {key: value for key, value in values.items() if key not in _DEPLOYMENT_KEYS}
     return DeploymentDocument(
         **{
             **{key: values[key] for key in _DEPLOYMENT_KEYS & values.keys()},

@@ -1,16 +1,37 @@
-"""The YAML schema of online endpoint and deployment files, and its faults in plain words."""
+"""The keys of online endpoint and deployment files, and the rule of each."""
 
-import difflib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, TypeVar, get_args
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from clearsight.documents.deployment.traffic import read_percentages
-from clearsight.errors import Fault, InvalidDocument
+from clearsight.documents.fields import (
+    AnyMapping,
+    ByShape,
+    Integer,
+    OneOf,
+    Rule,
+    Section,
+    Text,
+    Truth,
+    broken_rule,
+    nearest,
+    refused,
+)
 
-__all__ = ["AuthMode", "DeploymentSection", "EndpointSection", "validate"]
+__all__ = [
+    "AuthMode",
+    "AzureSection",
+    "AzureText",
+    "DeploymentSection",
+    "EndpointSection",
+    "FreeMapping",
+    "Probe",
+    "RequestSettings",
+]
 
 AuthMode = Literal["key", "aml_token", "aad_token"]
 
@@ -19,62 +40,78 @@ MAX_INSTANCES: Final = 50
 """Azure's limit per deployment."""
 
 
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a whole number")
-    return value
+@dataclass(frozen=True, slots=True)
+class _Name(Rule):
+    """Azure's rule for the names of endpoints and deployments."""
+
+    lowers: bool = False
+    """Whether the name is read in lower case."""
+
+    def read(self, value: Any) -> str:
+        name = str(Text(may_be_empty=True).read(value))
+        if not NAME_PATTERN.fullmatch(name):
+            message = "must be a letter, then letters, digits and hyphens, not ending in one"
+            raise broken_rule("BAD_VALUE", f"{message}, but got {name!r}")
+        if not 3 <= len(name) <= 32:
+            raise broken_rule("BAD_VALUE", f"must have 3 to 32 characters, but {name!r} has {len(name)}")
+        return name.lower() if self.lowers else name
+
+    def json_schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^{NAME_PATTERN.pattern}$", "minLength": 3, "maxLength": 32}
 
 
-def _auth_mode(value: Any) -> Any:
-    modes = {"key": "key", "amltoken": "aml_token", "aadtoken": "aad_token"}
-    return modes.get(value.replace("_", "").lower(), value) if isinstance(value, str) else value
+@dataclass(frozen=True, slots=True)
+class _Percentages(Rule):
+    """Deployment -> whole percentage; the sum is checked later."""
+
+    def read(self, value: Any) -> dict[str, int]:
+        traffic, faults = read_percentages(value)
+        if faults:
+            raise broken_rule("BAD_VALUE", "; ".join(faults))
+        return traffic
+
+    def json_schema(self) -> dict[str, Any]:
+        return {"type": "object", "additionalProperties": Integer(0, 100).json_schema()}
 
 
-def _name(value: str) -> str:
-    if not NAME_PATTERN.fullmatch(value):
-        raise ValueError(f"must be a letter, then letters, digits and hyphens, not ending in one, but got {value!r}")
-    if not 3 <= len(value) <= 32:
-        raise ValueError(f"must have 3 to 32 characters, but {value!r} has {len(value)}")
-    return value
+@dataclass(frozen=True, slots=True)
+class _Quantity(Rule):
+    """An amount of a resource of Kubernetes, such as 1 or `0.5Gi`."""
+
+    def read(self, value: Any) -> str | int | float:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise refused("BAD_TYPE", "must be a number or text")
+        return value
+
+    def json_schema(self) -> dict[str, Any]:
+        return {"type": ["string", "number"]}
 
 
-def _percentages(value: Any) -> Any:
-    traffic, faults = read_percentages(value)
-    if faults:
-        raise ValueError("; ".join(faults))
-    return traffic
+FreeMapping = Annotated[Mapping[str, Any], AnyMapping()]
+AzureText = Annotated[str, Text(may_be_empty=True)]
+Count = Annotated[int, Integer(1)]
+Switch = Annotated[Literal["enabled", "disabled"], OneOf(("enabled", "disabled"))]
+Traffic = Annotated[Mapping[str, int], _Percentages()]
 
 
-def _lowered(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
+class AzureSection(Section):
+    """A section of Azure's files of models, endpoints and deployments, in which null is a value of optional keys."""
+
+    __slots__ = ()
+    null_is_absent: ClassVar[bool] = False
+
+    @classmethod
+    def unknown_key(cls, key: str) -> PydanticCustomError:
+        return broken_rule("UNKNOWN_KEY", f"Unknown field{nearest(key, cls.field_names()) or '.'}")
 
 
-Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
-Name = Annotated[str, AfterValidator(_name)]
-EitherWay = Annotated[Literal["enabled", "disabled"], BeforeValidator(_lowered)]
-Traffic = Annotated[dict[str, int], BeforeValidator(_percentages)]
-FreeMap = dict[str, Any]
-Texts = Annotated[
-    dict[str, str],
-    BeforeValidator(
-        lambda value: (
-            {key: item if isinstance(item, str) else _text(item) for key, item in value.items()}
-            if isinstance(value, dict)
-            else value
-        )
-    ),
-]
+@dataclass(frozen=True, slots=True)
+class Probe(AzureSection):
+    """When an instance counts as ready, or must be restarted. Times in seconds.
 
+    Probing starts at once: failures during the first `initial_delay` seconds do not count.
+    """
 
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-class SchemaSection(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), populate_by_name=True)
-
-
-class _ProbeSection(SchemaSection):
     initial_delay: Count = 10
     period: Count = 10
     timeout: Count = 2
@@ -82,183 +119,143 @@ class _ProbeSection(SchemaSection):
     failure_threshold: Count = 30
 
 
-class _LivenessSection(_ProbeSection):
-    success_threshold: Annotated[Count, Field(le=1)] = 1
+@dataclass(frozen=True, slots=True)
+class _LivenessProbe(Probe):
+    success_threshold: Annotated[int, Integer(1, 1)] = 1
 
 
-class _RequestSection(SchemaSection):
-    request_timeout_ms: Annotated[Count, Field(le=180_000)] = 5000
+@dataclass(frozen=True, slots=True)
+class RequestSettings(AzureSection):
+    """Limits of one deployment."""
+
+    request_timeout_ms: Annotated[int, Integer(1, 180_000)] = 5000
     max_concurrent_requests_per_instance: Count = 1
-    max_queue_wait_ms: Annotated[int, BeforeValidator(_no_bool), Field(ge=0)] = 500
+    max_queue_wait_ms: Annotated[int, Integer(0)] = 500
+    """Deprecated by Azure and folded into the timeout: no effect."""
 
 
-class _InlineModel(SchemaSection):
-    path: str
-    name: str | None = None
-    version: str | None = None
-    type: Literal["custom_model", "mlflow_model", "triton_model"] = "custom_model"
-    description: str | None = None
-    tags: FreeMap = {}
-    properties: FreeMap = {}
-    flavors: FreeMap = {}
-    stage: str | None = None
+@dataclass(frozen=True, slots=True)
+class _InlineModel(AzureSection):
+    path: AzureText
+    name: AzureText | None = None
+    version: AzureText | None = None
+    type: Annotated[str, OneOf(("custom_model", "mlflow_model", "triton_model"), strict=True)] = "custom_model"
+    description: AzureText | None = None
+    tags: FreeMapping = field(default_factory=dict)
+    properties: FreeMapping = field(default_factory=dict)
+    flavors: FreeMapping = field(default_factory=dict)
+    stage: AzureText | None = None
 
 
-class _Code(SchemaSection):
-    code: str
-    scoring_script: str
+@dataclass(frozen=True, slots=True)
+class _Code(AzureSection):
+    code: AzureText
+    scoring_script: AzureText
 
 
-class _Route(SchemaSection):
+@dataclass(frozen=True, slots=True)
+class _Route(AzureSection):
     port: Count
-    path: str
+    path: AzureText
 
 
-class _InferenceRoutes(SchemaSection):
+@dataclass(frozen=True, slots=True)
+class _InferenceRoutes(AzureSection):
     liveness_route: _Route | None = None
     readiness_route: _Route | None = None
     scoring_route: _Route | None = None
 
 
-class _Build(SchemaSection):
-    path: str
-    dockerfile_path: str | None = None
+@dataclass(frozen=True, slots=True)
+class _Build(AzureSection):
+    path: AzureText
+    dockerfile_path: AzureText | None = None
 
 
-class _Environment(SchemaSection):
-    name: str | None = None
-    version: str | None = None
-    description: str | None = None
-    tags: FreeMap = {}
-    properties: FreeMap = {}
-    image: str | None = None
-    conda_file: str | FreeMap | None = None
+@dataclass(frozen=True, slots=True)
+class _Environment(AzureSection):
+    name: AzureText | None = None
+    version: AzureText | None = None
+    description: AzureText | None = None
+    tags: FreeMapping = field(default_factory=dict)
+    properties: FreeMapping = field(default_factory=dict)
+    image: AzureText | None = None
+    conda_file: Annotated[str | Mapping[str, Any], AnyMapping(or_text=True)] | None = None
     build: _Build | None = None
-    os_type: str | None = None
-    datastore: str | None = None
+    os_type: AzureText | None = None
+    datastore: AzureText | None = None
     inference_config: _InferenceRoutes | None = None
 
 
-class _Scale(SchemaSection):
-    type: Annotated[Literal["default", "target_utilization"], BeforeValidator(_lowered)] = "default"
+@dataclass(frozen=True, slots=True)
+class _Scale(AzureSection):
+    type: Annotated[str, OneOf(("default", "target_utilization"))] = "default"
     min_instances: Count | None = None
     max_instances: Count | None = None
     polling_interval: Count | None = None
-    target_utilization_percentage: Annotated[Count, Field(le=100)] | None = None
+    target_utilization_percentage: Annotated[int, Integer(1, 100)] | None = None
 
 
-class _Resources(SchemaSection):
-    requests: dict[str, str | int | float] = {}
-    limits: dict[str, str | int | float] = {}
+@dataclass(frozen=True, slots=True)
+class _Resources(AzureSection):
+    requests: dict[str, Annotated[str | float, _Quantity()]] = field(default_factory=dict)
+    limits: dict[str, Annotated[str | float, _Quantity()]] = field(default_factory=dict)
 
 
-class EndpointSection(SchemaSection):
-    schema_: str | None = Field(default=None, alias="$schema")
-    name: Name
-    auth_mode: Annotated[AuthMode, BeforeValidator(_auth_mode)] = "key"
-    description: str | None = None
-    tags: FreeMap = {}
-    properties: FreeMap = {}
+@dataclass(frozen=True, slots=True)
+class EndpointSection(AzureSection):
+    """An endpoint file."""
+
+    ignored_keys: ClassVar[tuple[str, ...]] = (
+        "$schema",
+        "id",
+        "kind",
+        "location",
+        "scoring_uri",
+        "openapi_uri",
+        "provisioning_state",
+    )
+
+    name: Annotated[str, _Name()]
+    auth_mode: Annotated[AuthMode, OneOf(("key", "aml_token", "aad_token"))] = "key"
+    description: AzureText | None = None
+    tags: FreeMapping = field(default_factory=dict)
+    properties: FreeMapping = field(default_factory=dict)
     traffic: Traffic | None = None
     mirror_traffic: Traffic | None = None
-    public_network_access: EitherWay | None = None
-    identity: FreeMap | None = None
-    compute: str | None = None
-    location: str | None = None
-    id: str | None = None
-    kind: str | None = None
-    type: str | None = None
-    scoring_uri: str | None = None
-    openapi_uri: str | None = None
-    provisioning_state: str | None = None
+    public_network_access: Switch | None = None
+    identity: FreeMapping | None = None
+    compute: AzureText | None = None
+    type: AzureText | None = None
 
 
-class DeploymentSection(SchemaSection):
-    schema_: str | None = Field(default=None, alias="$schema")
-    name: Annotated[Name, BeforeValidator(_lowered)]
-    endpoint_name: str
-    model: str | _InlineModel
-    type: Annotated[Literal["managed", "kubernetes"], BeforeValidator(_lowered)] = "managed"
-    description: str | None = None
-    tags: FreeMap = {}
-    properties: FreeMap = {}
-    environment_variables: Texts = {}
-    instance_type: str | None = None
-    instance_count: Annotated[Count, Field(le=MAX_INSTANCES)] = 1
-    request_settings: _RequestSection = _RequestSection()
-    liveness_probe: _LivenessSection = _LivenessSection()
-    readiness_probe: _ProbeSection = _ProbeSection()
+@dataclass(frozen=True, slots=True)
+class DeploymentSection(AzureSection):
+    """A deployment file."""
+
+    ignored_keys: ClassVar[tuple[str, ...]] = ("$schema", "id", "provisioning_state")
+
+    name: Annotated[str, _Name(lowers=True)]
+    endpoint_name: AzureText
+    model: Annotated[AzureText | _InlineModel, ByShape()]
+    type: Annotated[Literal["managed", "kubernetes"], OneOf(("managed", "kubernetes"))] = "managed"
+    description: AzureText | None = None
+    tags: FreeMapping = field(default_factory=dict)
+    properties: FreeMapping = field(default_factory=dict)
+    environment_variables: dict[str, Annotated[str, Text(may_be_empty=True, converts=True)]] = field(
+        default_factory=dict
+    )
+    instance_type: AzureText | None = None
+    instance_count: Annotated[int, Integer(1, MAX_INSTANCES)] = 1
+    request_settings: RequestSettings = RequestSettings()
+    liveness_probe: _LivenessProbe = _LivenessProbe()
+    readiness_probe: Probe = Probe()
     scale_settings: _Scale | None = None
     code_configuration: _Code | None = None
-    environment: str | _Environment | None = None
-    model_mount_path: str | None = None
-    app_insights_enabled: bool | None = None
-    egress_public_network_access: EitherWay | None = None
-    data_collector: FreeMap | None = None
-    private_network_connection: bool | None = None
+    environment: Annotated[AzureText | _Environment, ByShape()] | None = None
+    model_mount_path: AzureText | None = None
+    app_insights_enabled: Annotated[bool, Truth()] | None = None
+    egress_public_network_access: Switch | None = None
+    data_collector: FreeMapping | None = None
+    private_network_connection: Annotated[bool, Truth()] | None = None
     resources: _Resources | None = None
-    id: str | None = None
-    provisioning_state: str | None = None
-
-
-AnySection = TypeVar("AnySection", bound=SchemaSection)
-
-
-def validate(model: type[AnySection], document: Mapping[str, Any], subject: str) -> AnySection:
-    """Check a document against a section. Raises InvalidDocument that lists every fault with its key path."""
-    try:
-        return model.model_validate(dict(document))
-    except ValidationError as error:
-        entries = error.errors(include_url=False, include_context=False)
-        # A union (`model`, `environment`) reports a fault per member: those of the member that fits the value count.
-        faults = {
-            (fault.target, fault.message): fault
-            for entry in entries
-            if (fault := _fault(model, document, entry)) is not None
-        }
-        raise InvalidDocument(subject, list(faults.values())) from None
-
-
-def _fault(model: type[BaseModel], document: Mapping[str, Any], entry: Any) -> Fault | None:
-    """One entry of pydantic as a fault; None when it speaks of a union member that was not meant."""
-    location: tuple[int | str, ...] = entry["loc"]
-    fields, path = model.model_fields, []
-    value: Any = document
-    for part in map(str, location):
-        if isinstance(value, Mapping) and (part in value or part in fields or entry["type"] == "missing"):
-            path.append(part)
-            nested = _section_of(fields[part].annotation) if part in fields else None
-            value, fields = value.get(part), nested.model_fields if nested else {}
-        elif isinstance(value, Mapping) and part == "str":
-            return None  # the text member of a union, but a mapping came
-        elif not isinstance(value, Mapping) and part.startswith("_"):
-            return None  # the mapping member of a union, but something else came
-    target = ".".join(path)
-    match entry["type"]:
-        case "extra_forbidden":
-            near = difflib.get_close_matches(path[-1], _keys_at(model, path[:-1]), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            return Fault("UNKNOWN_KEY", target, f"Unknown field{hint or '.'}")
-        case "missing":
-            return Fault("MISSING_KEY", target, "is required")
-        case _:
-            message = entry["msg"].removeprefix("Value error, ")
-            if entry["type"] != "value_error":
-                message = f"{message[0].lower()}{message[1:]}, but got {entry['input']!r}"
-            return Fault("BAD_VALUE", target, message)
-
-
-def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    for part in path:
-        nested = _section_of(model.model_fields[part].annotation) if part in model.model_fields else None
-        if nested is None:
-            return []
-        model = nested
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section inside an annotation such as `str | Section | None`; None when there is none."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((section for part in get_args(annotation) if (section := _section_of(part))), None)
