@@ -17,8 +17,8 @@ from clearsight.console import run
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.explain.algorithms.table import ALGORITHMS
 from clearsight.handlers.explain.answering.explainer import Explanation
-from clearsight.handlers.explain.answering.parameters import parse_xai_parameters
 from clearsight.handlers.explain.answering.scoring import ExplainingScorer, load_explaining_scorer
+from clearsight.handlers.explain.parameters import parse_xai_parameters
 
 SIDE: Final = 176
 """Of a tile, pixels."""

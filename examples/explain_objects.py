@@ -18,10 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 from clearsight.console import run
 from clearsight.errors import UserError
 from clearsight.handlers.drawing.overlay import draw_overlay
-from clearsight.handlers.explain.answering.parameters import parse_xai_parameters
 from clearsight.handlers.explain.answering.scoring import load_explaining_scorer
-from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
-from clearsight.handlers.explain.objects.explainer import ExplainedObject
+from clearsight.handlers.explain.objects.explainer import OBJECT_ALGORITHMS, ExplainedObject
+from clearsight.handlers.explain.parameters import parse_xai_parameters
 from clearsight.images.decode import decode_image
 from clearsight.tasks import Task
 from clearsight.wire.scoring import DetectionAnswer

@@ -19,7 +19,7 @@ from PIL import Image
 
 from clearsight.demo.scene import draw_scene
 from clearsight.documents.settings import ClassificationSettings
-from clearsight.handlers.explain.answering.image import heat_map
+from clearsight.handlers.drawing.explanation_image import heat_map
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.package import ModelPackage
 from clearsight.runs.workspace import Workspace

@@ -22,12 +22,12 @@ from clearsight.demo.containers import CONTAINERS
 from clearsight.demo.scene import draw_scene
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import BadRequest, UserError
-from clearsight.handlers.explain.algorithms.deadline import Deadline
+from clearsight.handlers.drawing.explanation_image import heat_map
 from clearsight.handlers.explain.algorithms.table import ALGORITHMS
-from clearsight.handlers.explain.answering.image import heat_map
-from clearsight.handlers.explain.answering.parameters import parse_xai_parameters
 from clearsight.handlers.explain.answering.quality import measure_faithfulness
 from clearsight.handlers.explain.answering.scoring import ExplainingScorer, explaining_scorer
+from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.parameters import parse_xai_parameters
 from clearsight.handlers.scoring.scorer import DEFAULT_LIMITS, Scorer, load_scorer
 from clearsight.images.decode import decode_image
 from clearsight.runs.model_registry import ModelRegistry

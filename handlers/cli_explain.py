@@ -18,8 +18,10 @@ from clearsight.files import write_atomically
 from clearsight.handlers.backends import BACKENDS
 from clearsight.handlers.explain.algorithms.table import ALGORITHMS
 from clearsight.handlers.explain.answering.explainer import Explanation
-from clearsight.handlers.explain.answering.options import ExplainOptions
-from clearsight.handlers.explain.answering.parameters import (
+from clearsight.handlers.explain.answering.scoring import load_explaining_scorer
+from clearsight.handlers.explain.objects.explainer import OBJECT_ALGORITHMS, ExplainedObject
+from clearsight.handlers.explain.options import ExplainOptions
+from clearsight.handlers.explain.parameters import (
     BaselineName,
     MaskTarget,
     Method,
@@ -27,9 +29,6 @@ from clearsight.handlers.explain.answering.parameters import (
     XaiParameters,
     parse_xai_parameters,
 )
-from clearsight.handlers.explain.answering.scoring import load_explaining_scorer
-from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
-from clearsight.handlers.explain.objects.explainer import ExplainedObject
 from clearsight.images.files import InputImage, find_images, free_name, read_image
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.workspace import Workspace

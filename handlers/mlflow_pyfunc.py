@@ -7,7 +7,7 @@ import pandas as pd
 
 from clearsight import environment
 from clearsight.errors import UserError
-from clearsight.handlers.explain.answering.parameters import wants_explanation
+from clearsight.handlers.explain.parameters import wants_explanation
 from clearsight.handlers.scoring.scorer import Scorer, load_scorer
 from clearsight.handlers.worker.explain_lane import NO_OPTIONS, explainer_for_lane
 from clearsight.runs.package import ModelPackage

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from clearsight.errors import UserError
-from clearsight.handlers.explain.answering.parameters import wants_explanation
-from clearsight.handlers.explain.answering.telemetry import observed
+from clearsight.handlers.explain.parameters import wants_explanation
+from clearsight.handlers.explain.telemetry import observed
 from clearsight.handlers.scoring.scorer import Scorer
 from clearsight.handlers.worker.explain_lane import NO_OPTIONS, ExplainRows, RequestOptions
 from clearsight.wire.scoring import Answer, encode_answers, error_body, parse_request, row_error

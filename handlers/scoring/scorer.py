@@ -29,7 +29,7 @@ from clearsight.handlers.backends import (
     candidates,
     open_backend,
 )
-from clearsight.handlers.explain.answering.parameters import wants_explanation
+from clearsight.handlers.explain.parameters import wants_explanation
 from clearsight.handlers.scoring.batching import BatchRule
 from clearsight.handlers.scoring.classification import ClassificationPipeline
 from clearsight.handlers.scoring.detection import Detections

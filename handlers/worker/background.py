@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
 
-from clearsight.handlers.explain.answering.telemetry import watched
+from clearsight.handlers.explain.telemetry import watched
 
 __all__ = ["Background", "BackgroundJob"]
 

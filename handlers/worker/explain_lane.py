@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
 
 from clearsight import environment
 from clearsight.errors import UserError
-from clearsight.handlers.explain.algorithms.deadline import OutOfTime
-from clearsight.handlers.explain.answering.options import ExplainOptions
+from clearsight.handlers.explain.deadline import OutOfTime
+from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.wire.scoring import Answer
 
 if TYPE_CHECKING:

@@ -30,17 +30,18 @@ from saliency.core import xrai as saliency_xrai
 from torchvision.models import resnet18, resnet50
 
 from clearsight.documents.settings import ClassificationSettings
+from clearsight.handlers.drawing.explanation_image import explanation_image
 from clearsight.handlers.explain.algorithms.context import ExplainContext
-from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.algorithms.functions import ExplainTarget
 from clearsight.handlers.explain.algorithms.table import ALGORITHMS, compute_attributions
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
 from clearsight.handlers.explain.answering.image import explanation_image
 from clearsight.handlers.explain.answering.numbers import encode_attribution
-from clearsight.handlers.explain.answering.parameters import parse_xai_parameters
+from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.network.functions import ExplainTarget
 from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.handlers.explain.objects.heat import heat_of
 from clearsight.handlers.explain.objects.network import DetectorForward, ObjectModel
+from clearsight.handlers.explain.parameters import parse_xai_parameters
 from clearsight.networks.families.detectors import build_detector
 from clearsight.networks.families.rcnn.selection import SelectionLimits
 from clearsight.networks.serving import to_serving_module

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from clearsight.documents.deployment.document import DeploymentDocument
 from clearsight.errors import ClearsightError, Fault, InvalidDocument
 from clearsight.files import write_atomically
-from clearsight.handlers.explain.answering.options import ExplainOptions
+from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.tuning.measure import NEARLY_AS_FAST
 from clearsight.runs.package import MANIFEST_FILE, sha256_of
 from clearsight.runs.workspace import Workspace

@@ -9,12 +9,12 @@ import torch
 
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.explain.algorithms.context import ExplainContext
-from clearsight.handlers.explain.algorithms.deadline import Deadline, OutOfTime
-from clearsight.handlers.explain.algorithms.functions import ExplainTarget
 from clearsight.handlers.explain.algorithms.rise import random_masks, rise
 from clearsight.handlers.explain.algorithms.table import ALGORITHMS, BLACK_BOX, compute_attributions
-from clearsight.handlers.explain.answering.parameters import XaiParameters
+from clearsight.handlers.explain.deadline import Deadline, OutOfTime
+from clearsight.handlers.explain.network.functions import ExplainTarget
 from clearsight.handlers.explain.network.model import ExplainModel
+from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.networks.families.classifiers import build_network
 
 FOR_TRANSFORMERS = {"attention_relevance", "attention_relevance_ig"}

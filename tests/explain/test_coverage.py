@@ -15,11 +15,11 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from clearsight.handlers.explain.algorithms.context import ExplainContext
-from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.algorithms.functions import ExplainTarget
 from clearsight.handlers.explain.algorithms.table import compute_attributions
-from clearsight.handlers.explain.answering.parameters import XaiParameters
+from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.network.functions import ExplainTarget
 from clearsight.handlers.explain.network.model import ExplainModel
+from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.networks.families.classifiers import build_network
 from clearsight.wire.scoring import to_document
 

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.algorithms.deadline import OutOfTime
 from clearsight.handlers.explain.algorithms.rise import random_masks
-from clearsight.handlers.explain.answering.options import ExplainOptions
 from clearsight.handlers.explain.answering.scoring import ExplainingScorer
-from clearsight.handlers.explain.answering.telemetry import watched
+from clearsight.handlers.explain.deadline import OutOfTime
 from clearsight.handlers.explain.objects.masking import mask_image
+from clearsight.handlers.explain.options import ExplainOptions
+from clearsight.handlers.explain.telemetry import watched
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.handlers.worker.explain_lane import ExplainHere, RequestOptions

@@ -9,14 +9,13 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from clearsight.handlers.explain.algorithms.attention_relevance import attention_relevance
-from clearsight.handlers.explain.algorithms.cam import gradcam, hirescam, layercam, upsample
-from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.algorithms.functions import ExplainTarget
+from clearsight.handlers.explain.algorithms.cam_family import attention_relevance, gradcam, hirescam, layercam, upsample
 from clearsight.handlers.explain.algorithms.integrated_gradients import integrated_gradients
+from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.network.activations import guided_copy
+from clearsight.handlers.explain.network.functions import ExplainTarget
 from clearsight.handlers.explain.network.model import ExplainModel, Features, Tokens, Transformer
-from clearsight.handlers.explain.network.pointwise import steady_pointwise
+from clearsight.handlers.explain.network.preparation import steady_pointwise
 from clearsight.networks.families.classifiers import build_network
 
 SLOW = ("resnet34", "resnet50", "resnet101", "resnet152", "resnest101", "vitb16r224", "vitl16r224")

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from clearsight.handlers.explain.algorithms.baselines import baselines_for
-from clearsight.handlers.explain.algorithms.deadline import Deadline
 from clearsight.handlers.explain.algorithms.integrated_gradients import (
     convergence,
     integrated_gradients,
     integrated_gradients_of_labels,
 )
-from clearsight.handlers.explain.answering.telemetry import watched
+from clearsight.handlers.explain.algorithms.integrated_gradients_family import baselines_for
+from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.telemetry import watched
 
 METHODS = ("riemann_middle", "gausslegendre")
 UNHURRIED = Deadline(None)

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from clearsight.errors import BadRequest, UserError
-from clearsight.handlers.explain.algorithms.deadline import OutOfTime
-from clearsight.handlers.explain.answering.answer_size import AnswerTooLarge
-from clearsight.handlers.explain.answering.options import ExplainOptions
+from clearsight.handlers.explain.answering.numbers import AnswerTooLarge
 from clearsight.handlers.explain.answering.scoring import ExplainingScorer, explaining_scorer
-from clearsight.handlers.explain.answering.telemetry import observed
+from clearsight.handlers.explain.deadline import OutOfTime
+from clearsight.handlers.explain.options import ExplainOptions
+from clearsight.handlers.explain.telemetry import observed
 from clearsight.wire.scoring import encode_answers, to_document
 
 FAST = {"xai_algorithm": "guided_backprop"}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.answering.parameters import XaiParameters, parse_xai_parameters
-from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
+from clearsight.handlers.explain.objects.explainer import OBJECT_ALGORITHMS
 from clearsight.handlers.explain.objects.selection import Match, by_view, choose_detections, find_match
+from clearsight.handlers.explain.parameters import XaiParameters, parse_xai_parameters
 from clearsight.wire.scoring import DetectedObject
 
 NO_BOXES = np.zeros((0, 4), np.float32)

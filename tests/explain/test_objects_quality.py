@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from clearsight.documents.settings import RcnnSettings, YoloSettings
-from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.answering.options import DEFAULT_OPTIONS
-from clearsight.handlers.explain.answering.parameters import XaiParameters
+from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.objects.explainer import ObjectExplainer, ObjectExplainTask
 from clearsight.handlers.explain.objects.network import ObjectModel
 from clearsight.handlers.explain.objects.selection import DetectionSelection
+from clearsight.handlers.explain.options import DEFAULT_OPTIONS
+from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.handlers.scoring.views import to_answer, views_of
 from clearsight.images.decode import DecodeLimits
 from clearsight.networks.families.detectors import build_detector

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from clearsight.errors import InvalidDocument
-from clearsight.handlers.explain.answering.options import ExplainOptions
+from clearsight.handlers.explain.options import ExplainOptions
 
 
 def test_no_variables_mean_the_defaults():
@@ -65,6 +65,6 @@ def test_defaults_of_requests_stay_below_the_most_steps():
 
 def test_options_are_read_without_torch():
     """The management process checks them when a deployment is made."""
-    program = "import sys, clearsight.handlers.explain.answering.options; print('torch' in sys.modules)"
+    program = "import sys, clearsight.handlers.explain.options; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"

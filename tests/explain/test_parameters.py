@@ -1,7 +1,7 @@
 import pytest
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.answering.parameters import XaiLimits, XaiParameters, parse_xai_parameters
+from clearsight.handlers.explain.parameters import XaiLimits, XaiParameters, parse_xai_parameters
 
 
 def test_nothing_asked_for_gives_azures_defaults():

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clearsight.handlers.explain.answering.colour_scale import bgyw
-from clearsight.handlers.explain.answering.image import explanation_image, heat_map
+from clearsight.handlers.drawing.explanation_image import bgyw, explanation_image, heat_map
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -106,7 +105,7 @@ class TestImage:
 
 
 def test_no_plotting_library_is_loaded():
-    names = ("answering.image", "answering.numbers", "answering.quality", "answering.details", "algorithms.table")
-    imports = "; ".join(f"import clearsight.handlers.explain.{name}" for name in names)
+    names = ("drawing.explanation_image", "explain.answering.scoring")
+    imports = "; ".join(f"import clearsight.handlers.{name}" for name in names)
     code = f"import sys; {imports}; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

@@ -2,9 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
-from clearsight.handlers.explain.algorithms.deadline import Deadline
 from clearsight.handlers.explain.answering.details import ExplanationDetails
 from clearsight.handlers.explain.answering.quality import FRACTIONS, Faithfulness, blur_width, measure_faithfulness
+from clearsight.handlers.explain.deadline import Deadline
 
 SIDE = 20
 FOREVER = Deadline(None)

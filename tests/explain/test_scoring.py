@@ -9,11 +9,11 @@ import pytest
 
 from clearsight.errors import BadImage, BadRequest
 from clearsight.handlers.explain.algorithms.table import ALGORITHMS
-from clearsight.handlers.explain.answering.parameters import parse_xai_parameters
 from clearsight.handlers.explain.answering.scoring import (
     ExplainingScorer,
     load_explaining_scorer,
 )
+from clearsight.handlers.explain.parameters import parse_xai_parameters
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.handlers.worker.explain_lane import NO_OPTIONS, RequestOptions, explainer_for_lane

@@ -1,8 +1,8 @@
 import pytest
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.answering.parameters import XaiParameters
 from clearsight.handlers.explain.answering.targets import Targets, choose_targets
+from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.tasks import Task
 
 LABELS = ("can", "carton", "milk_bottle", "water_bottle")

@@ -1,8 +1,8 @@
 import threading
 
-from clearsight.handlers.explain.algorithms.chunks import in_chunks
-from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.answering.telemetry import ExplainedRow, note_chunk, note_row, observed
+from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.network.functions import in_chunks
+from clearsight.handlers.explain.telemetry import ExplainedRow, note_chunk, note_row, observed
 
 ROW = ExplainedRow("xrai", {"regions": 12.4, "gradients": 99.6}, is_degraded=True, is_cached=False)
 

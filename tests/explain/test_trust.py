@@ -16,16 +16,16 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock
 
+from clearsight.handlers.drawing.explanation_image import heat_map
 from clearsight.handlers.explain.algorithms.context import ExplainContext
-from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.algorithms.functions import ExplainTarget
 from clearsight.handlers.explain.algorithms.integrated_gradients_family import gradients_along_path
 from clearsight.handlers.explain.algorithms.table import compute_attributions
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
-from clearsight.handlers.explain.answering.image import heat_map
-from clearsight.handlers.explain.answering.parameters import XaiParameters
 from clearsight.handlers.explain.answering.quality import measure_faithfulness
+from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.network.functions import ExplainTarget
 from clearsight.handlers.explain.network.model import ExplainModel
+from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.testing.localisation import grow, pointing_score
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -8,13 +8,13 @@ from saliency.core import xrai as reference
 from scipy.stats import spearmanr
 from torch import nn
 
-from clearsight.handlers.explain.algorithms.baselines import baselines_for
 from clearsight.handlers.explain.algorithms.context import ExplainContext
-from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.algorithms.functions import ExplainTarget
+from clearsight.handlers.explain.algorithms.integrated_gradients_family import baselines_for
 from clearsight.handlers.explain.algorithms.table import compute_attributions
-from clearsight.handlers.explain.answering.parameters import XaiParameters
+from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.network.functions import ExplainTarget
 from clearsight.handlers.explain.network.model import ExplainModel
+from clearsight.handlers.explain.parameters import XaiParameters
 
 SIDE, N_STEPS = 96, 200
 HALF = (0.5, 0.5, 0.5)

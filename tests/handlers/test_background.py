@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from clearsight.handlers.explain.algorithms.chunks import in_chunks
-from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.answering.telemetry import note_rows_done
+from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.network.functions import in_chunks
+from clearsight.handlers.explain.telemetry import note_rows_done
 from clearsight.handlers.worker.background import Background
 
 

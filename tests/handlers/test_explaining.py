@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from clearsight.errors import BadRequest, UserError
-from clearsight.handlers.explain.algorithms.deadline import OutOfTime
-from clearsight.handlers.explain.answering.options import ExplainOptions
-from clearsight.handlers.explain.answering.parameters import wants_explanation
+from clearsight.handlers.explain.deadline import OutOfTime
+from clearsight.handlers.explain.options import ExplainOptions
+from clearsight.handlers.explain.parameters import wants_explanation
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import Scorer
 from clearsight.handlers.worker.explain_lane import ExplainHere, RequestOptions, explainer_for_lane, preload

@@ -1,51 +1,56 @@
-"""What an algorithm is given, and what it gives back."""
+"""Input and output of an explanation algorithm of a classifier: `ExplainContext` and `Attribution`.
+
+Shapes in names: P side of the network's input.
+"""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.algorithms.baselines import baselines_for
-from clearsight.handlers.explain.algorithms.cam import Interpolation
-from clearsight.handlers.explain.algorithms.chunks import DEFAULT_CHUNK
-from clearsight.handlers.explain.algorithms.deadline import Deadline, OutOfTime
-from clearsight.handlers.explain.algorithms.functions import ExplainTarget, Probabilities
 from clearsight.handlers.explain.algorithms.xrai import Regions
-from clearsight.handlers.explain.answering.parameters import XaiParameters
+from clearsight.handlers.explain.deadline import Deadline, OutOfTime
+from clearsight.handlers.explain.network.functions import DEFAULT_CHUNK, ExplainTarget, Probabilities
 from clearsight.handlers.explain.network.model import ExplainModel
+from clearsight.handlers.explain.parameters import XaiParameters
 
-__all__ = ["Attribution", "ExplainContext"]
+__all__ = ["Attribution", "ExplainContext", "Interpolation"]
+
+Interpolation = Literal["nearest", "bilinear"]
 
 
 @dataclass(frozen=True, slots=True)
 class ExplainContext:
-    """One image, the classes to explain, and what there is to do it with."""
+    """One image, the classes to explain, and everything an algorithm may use to explain them."""
 
     model: ExplainModel | None
-    """None for a package without weights: then only black-box algorithms work."""
+    """The eager copy of the network; None for a package without weights: then only black-box algorithms work."""
     probabilities: Probabilities
-    """Of the backend that serves."""
+    """Class probabilities computed by the backend that serves."""
     x_13PP: torch.Tensor
     """The network's input: cropped, normalised, on the model's device."""
     targets: tuple[ExplainTarget, ...]
+    """The explained scores, in the order of the answer."""
     parameters: XaiParameters
     deadline: Deadline
     mean: tuple[float, float, float]
-    """Of normalisation, for pixels in [0, 1]."""
+    """Mean of the normalisation per colour channel, for pixels in [0, 1]."""
     std: tuple[float, float, float]
+    """Standard deviation of the normalisation per colour channel, for pixels in [0, 1]."""
     regions: Regions | None = None
-    """Segments of the image where the caller has them already."""
+    """Segments of the image, where the caller has computed them already; None: the algorithm computes its own."""
     chunk: int = DEFAULT_CHUNK
-    """Points in one pass of the network, at most."""
+    """Largest number of points in one forward pass of the network."""
     interpolation: Interpolation = "nearest"
-    """How maps of convolutional features are enlarged."""
+    """How maps of convolutional features are enlarged to the size of the input."""
     may_degrade: bool = True
-    """Whether less than was asked for may be answered when time runs short; else that is `OutOfTime`."""
+    """Whether an algorithm may return less than was asked for when time runs short; if not it raises `OutOfTime`."""
 
     def differentiable_model(self) -> ExplainModel:
-        """Give the model. Raises `BadRequest` where there is none."""
+        """Return the model. Raises `BadRequest` when the package has none."""
         if self.model is None:
             raise BadRequest(
                 f"{self.parameters.algorithm} needs derivatives, but this package holds no differentiable model; "
@@ -53,12 +58,8 @@ class ExplainContext:
             )
         return self.model
 
-    def baselines(self) -> torch.Tensor:
-        """Where paths start, (B, 3, P, P)."""
-        return baselines_for(self.parameters.baseline, self.x_13PP, self.mean, self.std)
-
     def out_of_time(self) -> OutOfTime:
-        """What to raise where the deadline leaves nothing to answer."""
+        """Make the error to raise when the deadline leaves nothing worth answering."""
         return OutOfTime(
             f"{self.parameters.algorithm} must be done in {self.deadline.seconds or 0:g} s, which do not suffice; "
             "allow more time, fewer steps, or use 'guided_gradcam'"
@@ -67,21 +68,28 @@ class ExplainContext:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attribution:
-    """The explanation of one label and how it came about. `None` where a number has no meaning for the algorithm."""
+    """The explanation of one target and how it was computed. A field is None where the algorithm has no such value."""
 
     values: npt.NDArray[np.float32]
-    """(3, P, P) per colour channel, or one map (P, P)."""
+    """(3, P, P), one number per pixel and colour channel, or (P, P), one number per pixel."""
     algorithm: str | None = None
-    """That made the map, where it is not the one that was asked for."""
+    """Name of the algorithm that made the map, when another one stood in for the requested one."""
     n_steps_used: int | None = None
-    """Gradients along the path, per baseline; of RISE, masks."""
+    """Gradients along the path, per baseline; for RISE the number of masks."""
     convergence_delta: float | None = None
+    """Sum of the map minus the rise of the score from the baseline to the image."""
     relative_delta: float | None = None
+    """|convergence_delta| divided by the sum of the absolute values of the map."""
     guided_rule: str | None = None
+    """Activations that got the guided rule, such as `relu` or `relu+silu`; `none`: the plain gradient."""
     localizer: str | None = None
+    """Coarse map that was used: `gradcam` or `attention_relevance`."""
     target_layer: str | None = None
+    """Name of the module whose output the coarse map was computed from."""
     regions: int | None = None
+    """Number of segments that XRAI ranked."""
     deadline_hit: bool = False
+    """Whether the deadline came before all steps were done."""
     degraded: bool = False
     """Whether less was computed than asked for."""
     warnings: tuple[str, ...] = ()

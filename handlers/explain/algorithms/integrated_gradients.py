@@ -10,11 +10,10 @@ from typing import Final
 import numpy as np
 import torch
 
-from clearsight.handlers.explain.algorithms.chunks import DEFAULT_CHUNK, in_chunks
-from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.algorithms.functions import Gradient, Gradients, Score
-from clearsight.handlers.explain.answering.parameters import Method
-from clearsight.handlers.explain.answering.telemetry import checkpoint
+from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.network.functions import DEFAULT_CHUNK, Gradient, Gradients, Score, in_chunks
+from clearsight.handlers.explain.parameters import Method
+from clearsight.handlers.explain.telemetry import checkpoint
 
 __all__ = [
     "MIN_STEPS",

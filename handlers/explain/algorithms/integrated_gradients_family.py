@@ -1,8 +1,15 @@
-"""Attribution along the way from a baseline to the image: integrated gradients, and what is made of them."""
+"""The integrated-gradients family: algorithms that add up gradients on the path from a baseline to the image.
 
+Integrated gradients, XRAI, and integrated gradients times the attention relevance of a transformer.
+
+Shapes in names: B baselines, P side of the network's input.
+"""
+
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch.nn import functional
 
 from clearsight.handlers.explain.algorithms.cam_family import guided_gradcam, relevance
 from clearsight.handlers.explain.algorithms.captum_engine import captum_integrated_gradients
@@ -15,11 +22,33 @@ from clearsight.handlers.explain.algorithms.integrated_gradients import (
     integrated_gradients_of_labels,
 )
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
+from clearsight.handlers.explain.parameters import BaselineName
 
-__all__ = ["gradients_along_path", "integrated_gradients", "relevance_along_path", "xrai"]
+__all__ = ["baselines_for", "gradients_along_path", "integrated_gradients", "relevance_along_path", "xrai"]
+
+
+def baselines_for(
+    name: BaselineName, x_13PP: torch.Tensor, mean: Sequence[float], std: Sequence[float]
+) -> torch.Tensor:
+    """Make the images without information at which paths start: one or two normalised images, (B, 3, P, P).
+
+    `mean` and `std` are those of the normalisation, per colour channel, for pixels in [0, 1].
+
+    The baseline named `mean` is the image of the mean colour, all zeros; `black_white` gives two, whose explanations
+    are averaged; `blur` is the image itself under a Gaussian with a standard deviation of a tenth of its side.
+    """
+    if name == "mean":
+        return torch.zeros_like(x_13PP)
+    if name == "blur":
+        return _blur(x_13PP, x_13PP.shape[-1] / 10)
+    centre, scale = (x_13PP.new_tensor(list(numbers)).view(1, 3, 1, 1) for numbers in (mean, std))
+    black = (torch.zeros_like(x_13PP) - centre) / scale
+    white = (torch.ones_like(x_13PP) - centre) / scale
+    return {"black": black, "white": white, "black_white": torch.cat([black, white])}[name]
 
 
 def integrated_gradients(context: ExplainContext) -> tuple[Attribution, ...]:
+    """Integrated gradients, by our engine or Captum's: (3, P, P) per target."""
     if context.parameters.engine == "captum":
         return _by_captum(context)
     results = gradients_along_path(context)
@@ -29,6 +58,7 @@ def integrated_gradients(context: ExplainContext) -> tuple[Attribution, ...]:
 
 
 def xrai(context: ExplainContext) -> tuple[Attribution, ...]:
+    """XRAI: integrated gradients summed over regions of the image, (P, P) per target."""
     results = gradients_along_path(context)
     if results is None:
         return _instead_of_path(context)
@@ -44,31 +74,31 @@ def xrai(context: ExplainContext) -> tuple[Attribution, ...]:
 
 
 def relevance_along_path(context: ExplainContext) -> tuple[Attribution, ...]:
-    """Integrated gradients where the transformer looks."""
-    places = relevance(context)
+    """Integrated gradients times attention relevance: (3, P, P) per target; transformers only."""
+    relevance_maps = relevance(context)
     results = gradients_along_path(context)
     if results is None:
         return _instead_of_path(context)
     return tuple(
         replace(
-            place,
-            values=result.attribution.numpy() * place.values,
+            relevance_map,
+            values=result.attribution.numpy() * relevance_map.values,
             n_steps_used=result.n_steps_used,
             deadline_hit=result.deadline_hit,
             degraded=result.deadline_hit,
         )
-        for place, result in zip(places, results, strict=True)
+        for relevance_map, result in zip(relevance_maps, results, strict=True)
     )
 
 
 def gradients_along_path(context: ExplainContext) -> tuple[IgResult, ...] | None:
-    """Integrated gradients of every target; None when the deadline leaves no time for steps enough."""
+    """Compute integrated gradients of every target; None when the deadline leaves no time for enough steps."""
     parameters = context.parameters
     all_steps = not context.may_degrade and parameters.convergence_tolerance is None
     results = integrated_gradients_of_labels(
         context.differentiable_model().gradients_of(context.targets),
         context.x_13PP,
-        context.baselines(),
+        _baselines(context),
         parameters.n_steps,
         parameters.approximation_method,
         context.deadline,
@@ -83,7 +113,7 @@ def gradients_along_path(context: ExplainContext) -> tuple[IgResult, ...] | None
 
 
 def _instead_of_path(context: ExplainContext) -> tuple[Attribution, ...]:
-    """Guided GradCAM, for one or two gradients, where the time does not suffice for a path."""
+    """Fall back to guided GradCAM, which costs one or two gradients, when there is no time for a path."""
     if context.deadline.is_over() or not context.may_degrade:
         raise context.out_of_time()
     warning = f"the time did not suffice for {context.parameters.algorithm}: this is guided_gradcam"
@@ -115,7 +145,7 @@ def _by_captum(context: ExplainContext) -> tuple[Attribution, ...]:
         map_3PP = captum_integrated_gradients(
             model.differentiable_score_of(target),
             context.x_13PP,
-            context.baselines(),
+            _baselines(context),
             parameters.n_steps,
             parameters.approximation_method,
             context.deadline,
@@ -127,9 +157,24 @@ def _by_captum(context: ExplainContext) -> tuple[Attribution, ...]:
 
 
 def _convergence(context: ExplainContext, index: int, map_3PP: torch.Tensor) -> Convergence | None:
-    """Two more passes, for those who read the details."""
+    """Compare the sum of a map with the score difference: two more forward passes, only when details are asked for."""
     if not context.parameters.details:
         return None
     target = context.targets[index]
     score = context.differentiable_model().score_of(target.class_id, target.contrast_id)
-    return convergence(score, context.x_13PP, context.baselines(), map_3PP)
+    return convergence(score, context.x_13PP, _baselines(context), map_3PP)
+
+
+def _baselines(context: ExplainContext) -> torch.Tensor:
+    return baselines_for(context.parameters.baseline, context.x_13PP, context.mean, context.std)
+
+
+def _blur(x_13PP: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Apply a Gaussian of `sigma` pixels, cut off at three sigma; the border repeats the outermost pixels."""
+    radius = int(3 * sigma) + 1
+    offsets = torch.arange(-radius, radius + 1, dtype=x_13PP.dtype, device=x_13PP.device)
+    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    weights /= weights.sum()
+    padded = functional.pad(x_13PP, (radius, radius, radius, radius), mode="replicate")
+    rows = functional.conv2d(padded, weights.view(1, 1, 1, -1).expand(3, 1, 1, -1), groups=3)
+    return functional.conv2d(rows, weights.view(1, 1, -1, 1).expand(3, 1, -1, 1), groups=3)

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from clearsight.handlers.explain.algorithms.chunks import DEFAULT_CHUNK, in_chunks
-from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.algorithms.functions import ExplainTarget, Probabilities
+from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.network.functions import DEFAULT_CHUNK, ExplainTarget, Probabilities, in_chunks
 
 __all__ = ["RiseResult", "random_masks", "rise"]
 

@@ -11,17 +11,24 @@ import numpy.typing as npt
 import torch
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.algorithms.cam import CAMS
-from clearsight.handlers.explain.algorithms.cam_family import cam, guided_backprop, guided_gradcam, relevance
+from clearsight.handlers.explain.algorithms.cam_family import (
+    cam,
+    gradcam,
+    guided_backprop,
+    guided_gradcam,
+    hirescam,
+    layercam,
+    relevance,
+)
 from clearsight.handlers.explain.algorithms.captum_engine import captum_occlusion
 from clearsight.handlers.explain.algorithms.context import Attribution, ExplainContext
-from clearsight.handlers.explain.algorithms.deadline import OutOfTime
 from clearsight.handlers.explain.algorithms.integrated_gradients_family import (
     integrated_gradients,
     relevance_along_path,
     xrai,
 )
 from clearsight.handlers.explain.algorithms.rise import rise
+from clearsight.handlers.explain.deadline import OutOfTime
 
 __all__ = ["ALGORITHMS", "BLACK_BOX", "Algorithm", "compute_attributions"]
 
@@ -138,7 +145,9 @@ ALGORITHMS: Final[Mapping[str, Algorithm]] = MappingProxyType(
         "integrated_gradients": integrated_gradients,
         "guided_gradcam": guided_gradcam,
         "guided_backprop": guided_backprop,
-        **{name: partial(cam, weigh) for name, weigh in CAMS.items()},
+        "gradcam": partial(cam, gradcam),
+        "hirescam": partial(cam, hirescam),
+        "layercam": partial(cam, layercam),
         "attention_relevance": relevance,
         "attention_relevance_ig": relevance_along_path,
         "rise": _rise,

@@ -13,19 +13,19 @@ import numpy.typing as npt
 import torch
 
 from clearsight.documents.settings import ClassificationSettings
-from clearsight.handlers.explain.algorithms.chunks import DEFAULT_CHUNK
+from clearsight.handlers.drawing.explanation_image import explanation_image, heat_map
 from clearsight.handlers.explain.algorithms.context import Attribution, ExplainContext
-from clearsight.handlers.explain.algorithms.deadline import Deadline
 from clearsight.handlers.explain.algorithms.table import compute_attributions
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment
 from clearsight.handlers.explain.answering.cache import ByteCache
 from clearsight.handlers.explain.answering.details import ExplanationDetails
-from clearsight.handlers.explain.answering.image import explanation_image, heat_map
-from clearsight.handlers.explain.answering.options import ExplainOptions
-from clearsight.handlers.explain.answering.parameters import XaiParameters
 from clearsight.handlers.explain.answering.quality import Faithfulness, measure_faithfulness
 from clearsight.handlers.explain.answering.targets import Targets
+from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.network.functions import DEFAULT_CHUNK
 from clearsight.handlers.explain.network.model import ExplainModel
+from clearsight.handlers.explain.options import ExplainOptions
+from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.vision.preprocess import normalise
 
 __all__ = ["ClassExplainer", "ExplainTask", "Explanation"]

@@ -1,11 +1,13 @@
-"""Attributions as JSON: nested lists of short numbers, or base64 of the raw ones.
+"""Attributions as JSON: nested lists of short numbers, or base64 of the raw ones; and how large the text will be.
 
 One attribution of 224 x 224 pixels is 150 528 numbers: 3.3 MB of text at full precision, 1.4 MB at five digits, 0.8 MB
 as base64 of float32, 0.4 MB of float16. A number of the nested lists is written as an integer with a power of ten,
 `-12345e-7`: the usual `-0.0012345` makes the text a fifth longer.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -13,10 +15,10 @@ import numpy.typing as npt
 import orjson
 import pybase64
 
-from clearsight.errors import ClearsightError
-from clearsight.handlers.explain.answering.parameters import AttributionsFormat
+from clearsight.errors import BadRequest, ClearsightError
+from clearsight.handlers.explain.parameters import AttributionsFormat
 
-__all__ = ["DIGITS", "encode_attribution"]
+__all__ = ["DIGITS", "AnswerTooLarge", "encode_attribution", "first_too_many"]
 
 DIGITS: Final = 5
 """Significant digits of nested lists: a relative error of at most 5e-5."""
@@ -52,7 +54,7 @@ def _base64(values: npt.NDArray[np.float32], dtype: str) -> str:
 
 
 def _nested(values: npt.NDArray[np.float32]) -> bytes:
-    """Write all numbers at once: a row of bytes for each, padded with zeros, which are then left out."""
+    """Write all numbers at once: one row of bytes per number, padded with zero bytes, which are then removed."""
     flat = values.reshape(-1)
     mantissas, exponents = _decimal(flat)
     levels = values.ndim - 1
@@ -71,7 +73,7 @@ def _nested(values: npt.NDArray[np.float32]) -> bytes:
 
 
 def _decimal(flat: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Integers of at most `DIGITS` digits, none ending with 0 but 0 itself, and powers of ten to multiply them with."""
+    """Split numbers into integers of at most `DIGITS` digits without trailing zeros, and powers of ten."""
     magnitudes = np.abs(flat.astype(np.float64))
     magnitudes[magnitudes == 0] = 1.0
     exponents = np.floor(np.log10(magnitudes)).astype(np.int32) - (DIGITS - 1)
@@ -91,7 +93,7 @@ def _powers() -> npt.NDArray[np.float64]:
 
 @lru_cache(maxsize=1)
 def _trailing_zeros() -> npt.NDArray[np.int32]:
-    """Of each integer of up to `DIGITS` digits, and of 10 ** `DIGITS`; 0 has none."""
+    """Number of trailing zeros of each integer from 0 to 10 ** `DIGITS`; 0 counts as having none."""
     integers = np.arange(10**DIGITS + 1)
     zeros = np.zeros(len(integers), np.int32)
     for power in range(1, DIGITS + 1):
@@ -104,9 +106,9 @@ def _trailing_zeros() -> npt.NDArray[np.int32]:
 def _mantissa_table() -> Bytes:
     """ASCII digits of each integer below 10 ** `DIGITS`, without leading zeros: padded with 0 bytes in front."""
     integers = np.arange(10**DIGITS)
-    places = 10 ** np.arange(DIGITS)[::-1]
-    digits = (integers[:, None] // places % 10 + ord("0")).astype(np.uint8)
-    digits[integers[:, None] < places] = 0
+    powers = 10 ** np.arange(DIGITS)[::-1]
+    digits = (integers[:, None] // powers % 10 + ord("0")).astype(np.uint8)
+    digits[integers[:, None] < powers] = 0
     digits[0, -1] = ord("0")
     return digits
 
@@ -116,3 +118,33 @@ def _exponent_table() -> Bytes:
     """ASCII text of each power of ten, padded with 0 bytes behind; nothing for 10 ** 0."""
     texts = [f"e{exponent}" if exponent else "" for exponent in _EXPONENTS]
     return np.frombuffer(b"".join(text.encode("ascii").ljust(4, b"\0") for text in texts), np.uint8).reshape(-1, 4)
+
+
+_BYTES_PER_NUMBER: Final = MappingProxyType({"nested": 9.25, "float32_base64": 16 / 3, "float16_base64": 8 / 3})
+"""Bytes of JSON text per number of an attribution; `nested` is the average over maps of photographs."""
+
+
+class AnswerTooLarge(BadRequest):
+    """An answer with the requested attributions would exceed the size limit."""
+
+    status = 422
+
+
+def first_too_many(
+    rows: Iterable[tuple[int, int, AttributionsFormat]], max_bytes: int
+) -> tuple[int, AnswerTooLarge] | None:
+    """Find the first row whose attributions no longer fit into the answer, before any is computed.
+
+    `rows` are triples: row index, number of values in the row's attributions, and format. Images do not count: their
+    compressed size is not known in advance.
+    """
+    total = 0
+    for row, count, form in rows:
+        total += int(count * _BYTES_PER_NUMBER[form])
+        if total > max_bytes:
+            compact = "" if form == "float16_base64" else "'attributions_format' 'float16_base64', "
+            return row, AnswerTooLarge(
+                f"an answer must have at most {max_bytes} bytes, but with these attributions it has about {total}; "
+                f"ask for {compact}fewer labels or objects, or send fewer rows"
+            )
+    return None

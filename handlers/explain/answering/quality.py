@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.answering.telemetry import checkpoint
+from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.telemetry import checkpoint
 
 __all__ = ["FRACTIONS", "Faithfulness", "blur_width", "measure_faithfulness"]
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import orjson
 
 from clearsight.handlers.explain.algorithms.table import ALGORITHMS
-from clearsight.handlers.explain.answering.parameters import (
+from clearsight.handlers.explain.objects.explainer import OBJECT_ALGORITHMS
+from clearsight.handlers.explain.parameters import (
     XaiLimits,
     XaiParameters,
     parse_xai_parameters,
     wants_explanation,
 )
-from clearsight.handlers.explain.objects.details import OBJECT_ALGORITHMS
 from clearsight.tasks import Task
 from clearsight.wire.scoring import XaiRequest, resolve_cell
 

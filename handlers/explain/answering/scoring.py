@@ -24,22 +24,21 @@ from PIL import Image
 from clearsight.documents.settings import ClassificationSettings, DetectorSettings, SegmentationSettings
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.backends import Device, Precision
-from clearsight.handlers.explain.algorithms.deadline import Deadline, OutOfTime
-from clearsight.handlers.explain.answering.answer_size import first_too_many
 from clearsight.handlers.explain.answering.cache import ByteCache
 from clearsight.handlers.explain.answering.explainer import ClassExplainer, ExplainTask, Explanation
-from clearsight.handlers.explain.answering.numbers import encode_attribution
-from clearsight.handlers.explain.answering.options import DEFAULT_OPTIONS, ExplainOptions
-from clearsight.handlers.explain.answering.parameters import XaiParameters
+from clearsight.handlers.explain.answering.numbers import encode_attribution, first_too_many
 from clearsight.handlers.explain.answering.request import ExplainRequest, read_cell
 from clearsight.handlers.explain.answering.targets import choose_targets
-from clearsight.handlers.explain.answering.telemetry import ExplainedRow, note_row, note_rows_done
+from clearsight.handlers.explain.deadline import Deadline, OutOfTime
 from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.handlers.explain.network.precision import require_bfloat16
 from clearsight.handlers.explain.objects.d_rise import require_short
 from clearsight.handlers.explain.objects.explainer import ExplainedObject, ObjectExplainer, ObjectExplainTask
 from clearsight.handlers.explain.objects.network import ObjectModel
 from clearsight.handlers.explain.objects.selection import choose_detections
+from clearsight.handlers.explain.options import DEFAULT_OPTIONS, ExplainOptions
+from clearsight.handlers.explain.parameters import XaiParameters
+from clearsight.handlers.explain.telemetry import ExplainedRow, note_row, note_rows_done
 from clearsight.handlers.scoring.scorer import DEFAULT_LIMITS, Scorer, load_scorer
 from clearsight.images.decode import DecodeLimits, decode_image
 from clearsight.networks.load import load_network

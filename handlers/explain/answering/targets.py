@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.algorithms.functions import ExplainTarget
-from clearsight.handlers.explain.answering.parameters import XaiParameters
+from clearsight.handlers.explain.network.functions import ExplainTarget
+from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.tasks import Task
 
 __all__ = ["Targets", "choose_targets"]

@@ -11,11 +11,9 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from clearsight.handlers.explain.algorithms.functions import ExplainTarget, Gradient, Gradients, Score
 from clearsight.handlers.explain.network.activations import guided_copy, is_rectifier
-from clearsight.handlers.explain.network.folding import fold_batch_norms, observe
-from clearsight.handlers.explain.network.pointwise import steady_pointwise
-from clearsight.handlers.explain.network.tap import Tap, recorded
+from clearsight.handlers.explain.network.functions import ExplainTarget, Gradient, Gradients, Score
+from clearsight.handlers.explain.network.preparation import Tap, fold_batch_norms, observe, recorded, steady_pointwise
 
 __all__ = ["ExplainModel", "Features", "Tokens", "Transformer"]
 

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.algorithms.chunks import DEFAULT_CHUNK, in_chunks
-from clearsight.handlers.explain.algorithms.deadline import Deadline
 from clearsight.handlers.explain.algorithms.rise import random_masks
-from clearsight.handlers.explain.answering.parameters import XaiParameters
+from clearsight.handlers.explain.deadline import Deadline
+from clearsight.handlers.explain.network.functions import DEFAULT_CHUNK, in_chunks
+from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.handlers.scoring.detection import Detections
 from clearsight.vision.boxes import iou_matrix
 

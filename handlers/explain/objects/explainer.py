@@ -5,32 +5,35 @@ Shapes in names: H height, W width, C colour channel.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from clearsight.documents.settings import DetectorSettings, SegmentationSettings
-from clearsight.handlers.explain.algorithms.chunks import DEFAULT_CHUNK
-from clearsight.handlers.explain.algorithms.deadline import Deadline, OutOfTime
-from clearsight.handlers.explain.answering.image import explanation_image
-from clearsight.handlers.explain.answering.options import ExplainOptions
-from clearsight.handlers.explain.answering.parameters import XaiParameters
-from clearsight.handlers.explain.answering.telemetry import checkpoint
-from clearsight.handlers.explain.objects.details import ObjectDetails
+from clearsight.handlers.drawing.explanation_image import explanation_image
+from clearsight.handlers.explain.deadline import Deadline, OutOfTime
+from clearsight.handlers.explain.network.functions import DEFAULT_CHUNK
 from clearsight.handlers.explain.objects.heat import LONGEST_SIDE, frame_size, heat_of, into_frame
 from clearsight.handlers.explain.objects.masking import Detect, explain_by_masking
 from clearsight.handlers.explain.objects.network import DetectorForward, ObjectModel
 from clearsight.handlers.explain.objects.selection import SAME_BOX_IOU, DetectionSelection, by_view
 from clearsight.handlers.explain.objects.views import ImageViews
+from clearsight.handlers.explain.options import ExplainOptions
+from clearsight.handlers.explain.parameters import XaiParameters
+from clearsight.handlers.explain.telemetry import checkpoint
 from clearsight.handlers.scoring.views import placement_of
 from clearsight.images.decode import DecodeLimits, decode_image
 from clearsight.images.headers import read_header
 from clearsight.wire.scoring import DetectedObject
 
-__all__ = ["ExplainedObject", "ObjectExplainTask", "ObjectExplainer"]
+__all__ = ["OBJECT_ALGORITHMS", "ExplainedObject", "ObjectDetails", "ObjectExplainTask", "ObjectExplainer"]
+
+OBJECT_ALGORITHMS: Final = ("odam", "d_rise")
+"""Names by which a request asks for explanations of a detector; Azure's own names get its plain answer."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -52,6 +55,44 @@ class ObjectExplainTask:
     def num_numbers(self) -> int:
         """What the attributions of the answer hold."""
         return len(self.choice.indices) * self.num_cells
+
+
+@dataclass(slots=True)
+class ObjectDetails:
+    """How an explanation came about."""
+
+    algorithm: str
+    label: str
+    probability: float
+    target: str
+    matched_iou: float | None = None
+    """Overlap of the explained candidate with the answer's box; None: there is no candidate."""
+    tile: tuple[int, int, int, int] | None = None
+    """Left, top, width, height of the tile that the object was found in, pixels; None: the whole image."""
+    strides: tuple[int, ...] = ()
+    """Pixels of the network's input in a cell, of the levels that the map comes from."""
+    masks_used: int | None = None
+    """Covered images that the map comes from; None: no part was covered."""
+    degraded: bool = False
+    warnings: tuple[str, ...] = ()
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+    def to_document(self) -> dict[str, Any]:
+        """The object of the answer, as plain data."""
+        return {
+            "algorithm": self.algorithm,
+            "label": self.label,
+            "probability": self.probability,
+            "target": self.target,
+            "matched_iou": None if self.matched_iou is None else round(self.matched_iou, 4),
+            "tile": None if self.tile is None else list(self.tile),
+            "strides": list(self.strides),
+            "masks_used": self.masks_used,
+            "degraded": self.degraded,
+            "warnings": list(self.warnings),
+            "milliseconds": {phase: round(milliseconds) for phase, milliseconds in self.milliseconds.items()},
+            "cached": False,
+        }
 
 
 @dataclass(frozen=True, slots=True, eq=False)

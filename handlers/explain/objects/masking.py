@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from clearsight.handlers.explain.algorithms.deadline import Deadline
-from clearsight.handlers.explain.answering.parameters import XaiParameters
-from clearsight.handlers.explain.answering.telemetry import checkpoint
+from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.objects.d_rise import d_rise
 from clearsight.handlers.explain.objects.heat import frame_size, paste
 from clearsight.handlers.explain.objects.selection import by_view
 from clearsight.handlers.explain.objects.views import ImageViews
+from clearsight.handlers.explain.parameters import XaiParameters
+from clearsight.handlers.explain.telemetry import checkpoint
 from clearsight.handlers.scoring.detection import Detections
 from clearsight.vision.letterbox import Placement
 from clearsight.wire.scoring import DetectedObject

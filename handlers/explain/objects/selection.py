@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.answering.parameters import XaiParameters
+from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.vision.boxes import iou_matrix
 from clearsight.wire.scoring import DetectedObject
 

@@ -1,19 +1,18 @@
-"""An attribution as an image: the crop, the heat map, the heat over the crop, and the strongest 30 % of the crop.
+"""An attribution drawn as an image: crop, heat map, heat over the crop, and the strongest 30 % of the crop.
 
 OpenCV and numpy only: a plotting library would take a second to import and ten times as long to draw.
 
 Shapes in names: H height and W width of the heat map, equal (P) for classifiers; C colour channel.
 """
 
+from functools import lru_cache
 from typing import Final, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from clearsight.handlers.explain.answering.colour_scale import bgyw
-
-__all__ = ["ImageKind", "explanation_image", "heat_map"]
+__all__ = ["ImageKind", "bgyw", "explanation_image", "heat_map"]
 
 ImageKind = Literal["grid", "overlay", "heatmap"]
 
@@ -79,3 +78,27 @@ def _overlay(colours_HWC: Bytes, crop_HWC: Bytes) -> Bytes:
 def _to_png(image_HWC: Bytes) -> bytes:
     _, png = cv2.imencode(".png", cv2.cvtColor(image_HWC, cv2.COLOR_RGB2BGR), _PNG)
     return png.tobytes()
+
+
+_SUPPORT: Final = (
+    (0, 26, 0, 133), (7, 26, 2, 146), (26, 26, 21, 178), (41, 27, 37, 199), (56, 29, 55, 213), (67, 32, 71, 214),
+    (73, 32, 81, 207), (83, 33, 101, 178), (96, 46, 120, 142), (115, 62, 142, 91), (129, 76, 156, 62),
+    (142, 94, 168, 43), (158, 124, 181, 25), (173, 155, 191, 22), (186, 182, 200, 30), (201, 210, 210, 46),
+    (210, 224, 217, 60), (222, 237, 227, 86), (232, 241, 238, 121), (240, 246, 245, 159), (248, 251, 250, 206),
+    (255, 254, 255, 255),
+)  # fmt: skip
+"""(entry, red, green, blue) of colorcet's `linear_bgyw_15_100_c68` by Peter Kovesi (CC-BY-4.0, see NOTICE).
+
+These are 22 of its 256 entries; linear interpolation between them gives the others to within two levels.
+"""
+
+
+@lru_cache(maxsize=1)
+def bgyw() -> npt.NDArray[np.uint8]:
+    """The colour scale "bgyw": uint8 (256, 3), RGB, read-only. Blue is lowest, then green, yellow; white is highest."""
+    support = np.array(_SUPPORT, np.float64)
+    entries = np.arange(256)
+    colours = [np.rint(np.interp(entries, support[:, 0], channel)) for channel in support[:, 1:].T]
+    scale_256C = np.stack(colours, axis=1).astype(np.uint8)
+    scale_256C.setflags(write=False)
+    return scale_256C

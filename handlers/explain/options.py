@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, Self, get_args
 
 from clearsight.errors import Fault, InvalidDocument
-from clearsight.handlers.explain.answering.parameters import XaiLimits
+from clearsight.handlers.explain.parameters import XaiLimits
 
 __all__ = ["DEFAULT_OPTIONS", "PREFIX", "ExplainDtype", "ExplainOptions"]
 
