@@ -34,7 +34,6 @@ from clearsight.handlers.drawing.explanation_image import explanation_image
 from clearsight.handlers.explain.algorithms.context import ExplainContext
 from clearsight.handlers.explain.algorithms.table import ALGORITHMS, compute_attributions
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
-from clearsight.handlers.explain.answering.image import explanation_image
 from clearsight.handlers.explain.answering.numbers import encode_attribution
 from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.network.functions import ExplainTarget
