@@ -1,9 +1,10 @@
 """Fixtures that every test folder may use."""
 
+import inspect
 import json
 import os
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from clearsight.tasks import Task
 
 DetectorPackages = Callable[[str], ModelPackage]
 
+CheckRows = Callable[[Callable[..., None], Iterable[Any]], None]
+
 FRIDGE_LABELS = ("can", "carton", "milk_bottle", "water_bottle")
 
 
@@ -38,6 +41,28 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+@pytest.fixture(scope="session")
+def check_rows() -> CheckRows:
+    """Calls a check with each row of a table, and fails with all wrong rows at once.
+
+    A check of several parameters gets a row's items, a check of one parameter the row itself.
+    """
+
+    def run(check: Callable[..., None], rows: Iterable[Any]) -> None:
+        has_one = len(inspect.signature(check).parameters) == 1
+        wrong, count = [], 0
+        for row in rows:
+            count += 1
+            try:
+                check(row) if has_one else check(*row)
+            except (Exception, pytest.fail.Exception) as error:
+                wrong.append(f"{row!r:.300}: {type(error).__name__}: {error}")
+        assert count > 0
+        assert not wrong, f"{len(wrong)} of {count} rows are wrong:\n" + "\n".join(wrong)
+
+    return run
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -40,64 +40,68 @@ class TestParseRequest:
         assert parse_request(body({"columns": ["image"], "index": [], "data": []}, params={})) == []
         assert parse_request(body([])) == []
 
-    @pytest.mark.parametrize(
-        "request_body",
-        [
-            body({"columns": ["image"], "data": ["a", "b"]}),
-            body({"columns": ["image"], "data": [["a"], ["b"]], "index": [0, 1]}),
-            body({"columns": ["image"], "data": ["a", "b"], "index": [0, 1]}),
-            body({"columns": ["image"], "data": ["a", ["b"]], "index": ["x", "y"]}),
-            body({"columns": ["id", "image", "more"], "data": [[1, "a", None], [2, "b", {}]]}),
-            body(["a", "b"]),
-            body([["a"], ["b"]]),
-            body(["a", "b"], params=None),
-            body(["a", "b"], params={"temperature": 1}),
-            b"\xef\xbb\xbf" + body(["a", "b"]),
-            b" \n" + body(["a", "b"]) + b"\n ",
-        ],
-    )
-    def test_every_form_of_the_request_gives_the_same_cells(self, request_body):
-        assert parse_request(request_body) == ["a", "b"]
+    def test_every_form_of_the_request_gives_the_same_cells(self, check_rows):
+        def check(request_body):
+            assert parse_request(request_body) == ["a", "b"]
 
-    @pytest.mark.parametrize(
-        ("request_body", "message"),
-        [
-            (b"", "POST body is empty."),
-            (b"  \n", "POST body is empty."),
-            (b"{", "POST body could not be decoded as JSON: "),
-            (b"\xff\xfe", "POST body could not be decoded as JSON: "),
-            (b'{"input_data": NaN}', "POST body could not be decoded as JSON: "),
-            (b'{"input_data": ["\\ud800"]}', "POST body could not be decoded as JSON: "),
-            (b"[" * 100_000, "POST body could not be decoded as JSON: "),
-            (b"[1]", "POST body should be a JSON dictionary."),
-            (b'"text"', "POST body should be a JSON dictionary."),
-            (b"null", "POST body should be a JSON dictionary."),
-            (b"{}", "A value is not provided for the 'input_data' parameter."),
-            (b'{"input_data": null}', "A value is not provided for the 'input_data' parameter."),
-            (b'{"dataframe_split": {}}', "A value is not provided for the 'input_data' parameter."),
-            (body("text"), "'input_data' must be an object"),
-            (body({"data": ["a"]}), "'columns' of 'input_data' must be a list that holds 'image', but got null"),
-            (body({"columns": [], "data": []}), "but got []"),
-            (body({"columns": ["images"], "data": ["a"]}), "but got ['images']"),
-            (body({"columns": "image", "data": ["a"]}), "'columns' of 'input_data'"),
-            (body({"columns": ["image"]}), "'data' of 'input_data' must be a list"),
-            (body({"columns": ["image"], "data": "a"}), "'data' of 'input_data' must be a list"),
-            (body({"columns": ["image"], "data": ["a"], "index": []}), "has 0 for 1 rows"),
-            (body({"columns": ["image"], "data": [], "index": [0]}), "has 1 for 0 rows"),
-            (body({"columns": ["image"], "data": ["a"], "index": 0}), "'index' of 'input_data' must be a list"),
-            (body({"columns": ["image"], "data": ["a", ["b", "c"]]}), "row 1, column 'image': "),
-            (body({"columns": ["image"], "data": [[]]}), "row 0, column 'image': "),
-            (body({"columns": ["image", "x"], "data": ["a"]}), "row 0, column 'image': "),
-            (body(["a"], params=[]), "'params' must be a JSON object"),
-            (body(["a"] * (MAX_ROWS + 1)), "at most 100 rows"),
-        ],
-    )
-    def test_a_broken_envelope_is_a_bad_request_with_azures_words(self, request_body, message):
-        with pytest.raises(BadRequest) as caught:
-            parse_request(request_body)
-        assert message in str(caught.value)
-        assert str(caught.value).isascii()
-        assert caught.value.status == 400
+        check_rows(
+            check,
+            [
+                body({"columns": ["image"], "data": ["a", "b"]}),
+                body({"columns": ["image"], "data": [["a"], ["b"]], "index": [0, 1]}),
+                body({"columns": ["image"], "data": ["a", "b"], "index": [0, 1]}),
+                body({"columns": ["image"], "data": ["a", ["b"]], "index": ["x", "y"]}),
+                body({"columns": ["id", "image", "more"], "data": [[1, "a", None], [2, "b", {}]]}),
+                body(["a", "b"]),
+                body([["a"], ["b"]]),
+                body(["a", "b"], params=None),
+                body(["a", "b"], params={"temperature": 1}),
+                b"\xef\xbb\xbf" + body(["a", "b"]),
+                b" \n" + body(["a", "b"]) + b"\n ",
+            ],
+        )
+
+    def test_a_broken_envelope_is_a_bad_request_with_azures_words(self, check_rows):
+        def check(request_body, message):
+            with pytest.raises(BadRequest) as caught:
+                parse_request(request_body)
+            assert message in str(caught.value)
+            assert str(caught.value).isascii()
+            assert caught.value.status == 400
+
+        check_rows(
+            check,
+            [
+                (b"", "POST body is empty."),
+                (b"  \n", "POST body is empty."),
+                (b"{", "POST body could not be decoded as JSON: "),
+                (b"\xff\xfe", "POST body could not be decoded as JSON: "),
+                (b'{"input_data": NaN}', "POST body could not be decoded as JSON: "),
+                (b'{"input_data": ["\\ud800"]}', "POST body could not be decoded as JSON: "),
+                (b"[" * 100_000, "POST body could not be decoded as JSON: "),
+                (b"[1]", "POST body should be a JSON dictionary."),
+                (b'"text"', "POST body should be a JSON dictionary."),
+                (b"null", "POST body should be a JSON dictionary."),
+                (b"{}", "A value is not provided for the 'input_data' parameter."),
+                (b'{"input_data": null}', "A value is not provided for the 'input_data' parameter."),
+                (b'{"dataframe_split": {}}', "A value is not provided for the 'input_data' parameter."),
+                (body("text"), "'input_data' must be an object"),
+                (body({"data": ["a"]}), "'columns' of 'input_data' must be a list that holds 'image', but got null"),
+                (body({"columns": [], "data": []}), "but got []"),
+                (body({"columns": ["images"], "data": ["a"]}), "but got ['images']"),
+                (body({"columns": "image", "data": ["a"]}), "'columns' of 'input_data'"),
+                (body({"columns": ["image"]}), "'data' of 'input_data' must be a list"),
+                (body({"columns": ["image"], "data": "a"}), "'data' of 'input_data' must be a list"),
+                (body({"columns": ["image"], "data": ["a"], "index": []}), "has 0 for 1 rows"),
+                (body({"columns": ["image"], "data": [], "index": [0]}), "has 1 for 0 rows"),
+                (body({"columns": ["image"], "data": ["a"], "index": 0}), "'index' of 'input_data' must be a list"),
+                (body({"columns": ["image"], "data": ["a", ["b", "c"]]}), "row 1, column 'image': "),
+                (body({"columns": ["image"], "data": [[]]}), "row 0, column 'image': "),
+                (body({"columns": ["image", "x"], "data": ["a"]}), "row 0, column 'image': "),
+                (body(["a"], params=[]), "'params' must be a JSON object"),
+                (body(["a"] * (MAX_ROWS + 1)), "at most 100 rows"),
+            ],
+        )
 
     def test_the_most_rows_are_allowed(self):
         assert len(parse_request(body(["a"] * MAX_ROWS))) == MAX_ROWS
@@ -129,87 +133,91 @@ class TestParseRequest:
 
 
 class TestResolveCell:
-    @pytest.mark.parametrize(
-        "cell",
-        [
-            PNG_TEXT,
-            BARE,
-            BARE.encode(),
-            PNG_TEXT.encode(),
-            bytearray(PNG_TEXT.encode()),
-            PNG,
-            memoryview(PNG),
-            [PNG_TEXT],
-            [[PNG]],
-            (PNG_TEXT,),
-            f"  \t{PNG_TEXT}\r\n",
-            PNG_TEXT.replace("\n", "\r\n"),
-            " ".join(BARE),
-            f"data:image/png;base64,{PNG_TEXT}",
-            f"data:image/png;charset=x;base64,{BARE}",
-            xai(),
-            xai(model_explainability=False),
-            xai(model_explainability=None, xai_parameters={"xai_algorithm": 7}),
-            f"\n {xai()}",
-            xai().encode(),
-            {"image_base64": PNG_TEXT},
-            {"image_base64": PNG},
-            {"image_base64": [BARE]},
-            {"image_base64": PNG_TEXT, "model_explainability": False},
-        ],
-        ids=lambda cell: type(cell).__name__,
-    )
-    def test_every_kind_of_cell_gives_the_image_file(self, cell):
-        assert resolve_cell(cell) == PNG
+    def test_every_kind_of_cell_gives_the_image_file(self, check_rows):
+        def check(cell):
+            assert resolve_cell(cell) == PNG
 
-    @pytest.mark.parametrize(
-        "signature",
-        [b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF1234WEBP", b"1234ftypavif"],
-    )
-    def test_bytes_with_a_signature_are_the_image_even_when_ascii(self, signature):
-        assert resolve_cell(signature + b"abcd") == signature + b"abcd"
+        check_rows(
+            check,
+            [
+                PNG_TEXT,
+                BARE,
+                BARE.encode(),
+                PNG_TEXT.encode(),
+                bytearray(PNG_TEXT.encode()),
+                PNG,
+                memoryview(PNG),
+                [PNG_TEXT],
+                [[PNG]],
+                (PNG_TEXT,),
+                f"  \t{PNG_TEXT}\r\n",
+                PNG_TEXT.replace("\n", "\r\n"),
+                " ".join(BARE),
+                f"data:image/png;base64,{PNG_TEXT}",
+                f"data:image/png;charset=x;base64,{BARE}",
+                xai(),
+                xai(model_explainability=False),
+                xai(model_explainability=None, xai_parameters={"xai_algorithm": 7}),
+                f"\n {xai()}",
+                xai().encode(),
+                {"image_base64": PNG_TEXT},
+                {"image_base64": PNG},
+                {"image_base64": [BARE]},
+                {"image_base64": PNG_TEXT, "model_explainability": False},
+            ],
+        )
 
-    @pytest.mark.parametrize(
-        ("cell", "message"),
-        [
-            (None, "null"),
-            (7, "the number 7"),
-            (float("nan"), "the number nan"),
-            (True, "true"),
-            ([], "a list of 0"),
-            (["a", "b"], "a list of 2"),
-            (object(), "object"),
-            (b"", "empty picture"),
-            ("", "empty picture"),
-            (" \n", "empty picture"),
-            (b"\x00\x01\x80", "begin with 00 01 80"),
-            ("not base64!", "must be base64 text"),
-            ("QUJD====", "must be base64 text"),
-            ("QUJDR", "must be base64 text"),
-            ("QUJDRA", "must be base64 text"),
-            ("-_-_", "must be base64 text"),
-            ("Straße", "must be ASCII"),
-            ("data:image/png;base64,", "empty picture"),
-            ("data:image/png,abc", "must be base64 text"),
-            ("http://host/picture.jpg", "switched off"),
-            ("HTTPS://host/picture.jpg", "switched off"),
-            ("{", "must be JSON"),
-            ('{"a": 1}', "must hold 'image_base64'"),
-            ({}, "must hold 'image_base64'"),
-            ({"image_base64": None}, "must hold 'image_base64'"),
-            ({"image_base64": 5}, "the number 5"),
-            ({"image_base64": {"image_base64": BARE}}, "an object"),
-            ({"image_base64": "http://host/a.png"}, "switched off"),
-            ({"image_base64": BARE, "model_explainability": "true"}, "must be true or false"),
-            ({"image_base64": BARE, "model_explainability": 1}, "must be true or false"),
-            ({"image_base64": BARE, "model_explainability": True, "xai_parameters": []}, "'xai_parameters'"),
-        ],
-    )
-    def test_anything_else_is_a_bad_request_that_says_what_came(self, cell, message):
-        with pytest.raises(BadRequest) as caught:
-            resolve_cell(cell)
-        assert message in str(caught.value)
-        assert str(caught.value).isascii()
+    def test_bytes_with_a_signature_are_the_image_even_when_ascii(self, check_rows):
+        def check(signature):
+            assert resolve_cell(signature + b"abcd") == signature + b"abcd"
+
+        check_rows(
+            check, [b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF1234WEBP", b"1234ftypavif"]
+        )
+
+    def test_anything_else_is_a_bad_request_that_says_what_came(self, check_rows):
+        def check(cell, message):
+            with pytest.raises(BadRequest) as caught:
+                resolve_cell(cell)
+            assert message in str(caught.value)
+            assert str(caught.value).isascii()
+
+        check_rows(
+            check,
+            [
+                (None, "null"),
+                (7, "the number 7"),
+                (float("nan"), "the number nan"),
+                (True, "true"),
+                ([], "a list of 0"),
+                (["a", "b"], "a list of 2"),
+                (object(), "object"),
+                (b"", "empty picture"),
+                ("", "empty picture"),
+                (" \n", "empty picture"),
+                (b"\x00\x01\x80", "begin with 00 01 80"),
+                ("not base64!", "must be base64 text"),
+                ("QUJD====", "must be base64 text"),
+                ("QUJDR", "must be base64 text"),
+                ("QUJDRA", "must be base64 text"),
+                ("-_-_", "must be base64 text"),
+                ("Straße", "must be ASCII"),
+                ("data:image/png;base64,", "empty picture"),
+                ("data:image/png,abc", "must be base64 text"),
+                ("http://host/picture.jpg", "switched off"),
+                ("HTTPS://host/picture.jpg", "switched off"),
+                ("{", "must be JSON"),
+                ('{"a": 1}', "must hold 'image_base64'"),
+                ({}, "must hold 'image_base64'"),
+                ({"image_base64": None}, "must hold 'image_base64'"),
+                ({"image_base64": 5}, "the number 5"),
+                ({"image_base64": {"image_base64": BARE}}, "an object"),
+                ({"image_base64": "http://host/a.png"}, "switched off"),
+                ({"image_base64": BARE, "model_explainability": "true"}, "must be true or false"),
+                ({"image_base64": BARE, "model_explainability": 1}, "must be true or false"),
+                ({"image_base64": BARE, "model_explainability": True, "xai_parameters": []}, "'xai_parameters'"),
+            ],
+        )
 
     def test_an_explanation_request_keeps_its_parameters(self):
         parameters = {"xai_algorithm": "integrated_gradients", "n_steps": 20, "own": None}
@@ -255,11 +263,13 @@ class TestAnswers:
         assert written.isascii()
         assert tuple(json.loads(written)[0]["labels"]) == labels
 
-    @pytest.mark.parametrize("prob", [float("nan"), float("inf"), -float("inf")])
-    def test_numbers_that_are_not_finite_are_our_fault_not_an_answer(self, prob):
-        with pytest.raises(ClearsightError) as caught:
-            encode_answers([ClassificationAnswer((prob, 0.5), ("a", "b"))])
-        assert caught.value.status == 500
+    def test_numbers_that_are_not_finite_are_our_fault_not_an_answer(self, check_rows):
+        def check(prob):
+            with pytest.raises(ClearsightError) as caught:
+                encode_answers([ClassificationAnswer((prob, 0.5), ("a", "b"))])
+            assert caught.value.status == 500
+
+        check_rows(check, [float("nan"), float("inf"), -float("inf")])
 
     def test_error_bodies_are_ascii_json(self):
         assert json.loads(error_body('a "quoted" Ü\n')) == {"message": 'a "quoted" Ü\n'}

@@ -3,16 +3,16 @@
 https://learn.microsoft.com/azure/machine-learning/reference-automl-images-hyperparameters
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
-
-import pytest
 
 from clearsight.documents.job import read_job, resolve_parameters
 from clearsight.documents.job.hyperparameters import HYPERPARAMETERS, LEGACY_NAMES
 from clearsight.tasks import Task
 
 Make = Callable[..., dict[str, Any]]
+CheckRows = Callable[[Callable[..., None], Iterable[Any]], None]
 
 
 class Row(NamedTuple):
@@ -175,31 +175,35 @@ def test_the_table_holds_every_hyperparameter() -> None:
     assert set(TABLE) == set(HYPERPARAMETERS) - {"advanced_settings"}
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_each_hyperparameter_is_read_and_refused_as_documented(name: str, document: Make) -> None:
-    row = TABLE[name]
+def test_each_hyperparameter_is_read_and_refused_as_documented(check_rows: CheckRows, document: Make) -> None:
+    def check(name: str) -> None:
+        row = TABLE[name]
 
-    def read(written: Any) -> Any:
-        parameters = {name: written} if name == "model_name" else {"model_name": row.model, name: written}
-        return read_job(document(task=task_of(row.model).value, training_parameters=parameters))
+        def read(written: Any) -> Any:
+            parameters = {name: written} if name == "model_name" else {"model_name": row.model, name: written}
+            return read_job(document(task=task_of(row.model).value, training_parameters=parameters))
 
-    for written, expected in row.accepted:
-        reading = read(written)
-        assert reading.faults == (), written
-        assert reading.job is not None
-        value = reading.job.parameters[name]
-        assert (value, type(value)) == (expected, type(expected)), written
-    for written, code in row.refused:
-        [fault] = read(written).faults
-        assert (fault.code, fault.target) == (code, f"training_parameters.{name}"), written
-        assert "must" in fault.message
-        assert "but got" in fault.message
+        for written, expected in row.accepted:
+            reading = read(written)
+            assert reading.faults == (), written
+            assert reading.job is not None
+            value = reading.job.parameters[name]
+            assert (value, type(value)) == (expected, type(expected)), written
+        for written, code in row.refused:
+            [fault] = read(written).faults
+            assert (fault.code, fault.target) == (code, f"training_parameters.{name}"), written
+            assert "must" in fault.message
+            assert "but got" in fault.message
+
+    check_rows(check, TABLE)
 
 
-@pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.default is not ...])
-def test_each_hyperparameter_has_its_documented_default(name: str) -> None:
-    row = TABLE[name]
-    assert resolve_parameters(task_of(row.model), {}, row.model)[name].value == row.default
+def test_each_hyperparameter_has_its_documented_default(check_rows: CheckRows) -> None:
+    def check(name: str) -> None:
+        row = TABLE[name]
+        assert resolve_parameters(task_of(row.model), {}, row.model)[name].value == row.default
+
+    check_rows(check, [name for name, row in TABLE.items() if row.default is not ...])
 
 
 def test_yolov5_has_defaults_of_its_own() -> None:
@@ -223,61 +227,74 @@ def test_an_image_size_of_yolov5_is_rounded_up_with_a_warning(document: Make) ->
     assert resolve_parameters(Task.DETECTION, {"image_size": 640}, "yolov5")["image_size"].value == 640
 
 
-@pytest.mark.parametrize("name", ["learning_rate_scheduler", "optimizer"])
-@pytest.mark.parametrize("none", ["none", "None", "NONE"])
-def test_the_member_none_of_an_enum_means_not_set(name: str, none: str, document: Make) -> None:
-    reading = read_job(document(training_parameters={name: none}))
-    assert reading.job is not None
-    assert name not in reading.job.parameters
+def test_the_member_none_of_an_enum_means_not_set(check_rows: CheckRows, document: Make) -> None:
+    def check(name: str, none: str) -> None:
+        reading = read_job(document(training_parameters={name: none}))
+        assert reading.job is not None
+        assert name not in reading.job.parameters
+
+    check_rows(check, list(itertools.product(["learning_rate_scheduler", "optimizer"], ["none", "None", "NONE"])))
 
 
-@pytest.mark.parametrize(("legacy", "name"), LEGACY.items())
-def test_a_legacy_name_is_refused_with_todays_name(legacy: str, name: str, document: Make) -> None:
-    task = "image_classification" if "crop" in legacy or "resize" in legacy else "image_object_detection"
-    for section in ({"training_parameters": {legacy: 1}}, {"search_space": [{legacy: 1}]}):
-        [fault] = read_job(document(task=task, **section)).faults
-        assert fault.code == "UNKNOWN_KEY"
-        assert f"did you mean {name!r}?" in fault.message
+def test_a_legacy_name_is_refused_with_todays_name(check_rows: CheckRows, document: Make) -> None:
+    def check(legacy: str, name: str) -> None:
+        task = "image_classification" if "crop" in legacy or "resize" in legacy else "image_object_detection"
+        for section in ({"training_parameters": {legacy: 1}}, {"search_space": [{legacy: 1}]}):
+            [fault] = read_job(document(task=task, **section)).faults
+            assert fault.code == "UNKNOWN_KEY"
+            assert f"did you mean {name!r}?" in fault.message
+
+    check_rows(check, LEGACY.items())
 
 
 def test_the_table_knows_every_legacy_name() -> None:
     assert dict(LEGACY_NAMES) == LEGACY
 
 
-@pytest.mark.parametrize("name", ["label_smoothing", "split_ratio", "warmup_epochs", "dropout", "gradient_clipping"])
-def test_names_that_azure_does_not_have_are_unknown(name: str, document: Make) -> None:
-    [fault] = read_job(document(training_parameters={name: 1})).faults
-    assert (fault.code, fault.target) == ("UNKNOWN_KEY", f"training_parameters.{name}")
+def test_names_that_azure_does_not_have_are_unknown(check_rows: CheckRows, document: Make) -> None:
+    def check(name: str) -> None:
+        [fault] = read_job(document(training_parameters={name: 1})).faults
+        assert (fault.code, fault.target) == ("UNKNOWN_KEY", f"training_parameters.{name}")
+
+    check_rows(check, ["label_smoothing", "split_ratio", "warmup_epochs", "dropout", "gradient_clipping"])
 
 
-@pytest.mark.parametrize(
-    "name", ["mask_pixel_score_threshold", "max_number_of_polygon_points", "export_as_image", "image_type"]
-)
-@pytest.mark.parametrize("task", [Task.SEGMENTATION, Task.MULTI_CLASS])
-def test_settings_of_a_package_are_no_training_parameters(name: str, task: Task, document: Make) -> None:
-    for section in ({"training_parameters": {name: 1}}, {"search_space": [{name: 1}]}):
-        [fault] = read_job(document(task=task.value, **section)).faults
-        assert fault.code == "BAD_PARAM_FOR_TASK"
-        assert "settings.json" in fault.message
+def test_settings_of_a_package_are_no_training_parameters(check_rows: CheckRows, document: Make) -> None:
+    def check(name: str, task: Task) -> None:
+        for section in ({"training_parameters": {name: 1}}, {"search_space": [{name: 1}]}):
+            [fault] = read_job(document(task=task.value, **section)).faults
+            assert fault.code == "BAD_PARAM_FOR_TASK"
+            assert "settings.json" in fault.message
+
+    check_rows(
+        check,
+        list(
+            itertools.product(
+                ["mask_pixel_score_threshold", "max_number_of_polygon_points", "export_as_image", "image_type"],
+                [Task.SEGMENTATION, Task.MULTI_CLASS],
+            )
+        ),
+    )
 
 
 CLASSIFICATION_ONLY = ("weighted_loss", "training_crop_size", "validation_crop_size", "validation_resize_size")
 
 
-@pytest.mark.parametrize("name", TABLE)
-@pytest.mark.parametrize("task", list(Task))
-def test_a_name_of_the_other_family_of_tasks_is_refused(name: str, task: Task, document: Make) -> None:
-    row = TABLE[name]
-    is_foreign = (
-        name in CLASSIFICATION_ONLY
-        if not task.is_classification
-        else task_of(row.model) is not Task.MULTI_CLASS and name not in CLASSIFICATION_ONLY
-    )
-    is_foreign |= task is Task.SEGMENTATION and name.startswith("tile_")
-    written = row.accepted[0][0]
-    sections = [{"training_parameters": {name: written}}]
-    if HYPERPARAMETERS[name].sweepable:
-        sections.append({"search_space": [{name: written}]})
-    for section in sections:
-        codes = {fault.code for fault in read_job(document(task=task.value, **section)).faults}
-        assert ("BAD_PARAM_FOR_TASK" in codes) == is_foreign
+def test_a_name_of_the_other_family_of_tasks_is_refused(check_rows: CheckRows, document: Make) -> None:
+    def check(name: str, task: Task) -> None:
+        row = TABLE[name]
+        is_foreign = (
+            name in CLASSIFICATION_ONLY
+            if not task.is_classification
+            else task_of(row.model) is not Task.MULTI_CLASS and name not in CLASSIFICATION_ONLY
+        )
+        is_foreign |= task is Task.SEGMENTATION and name.startswith("tile_")
+        written = row.accepted[0][0]
+        sections = [{"training_parameters": {name: written}}]
+        if HYPERPARAMETERS[name].sweepable:
+            sections.append({"search_space": [{name: written}]})
+        for section in sections:
+            codes = {fault.code for fault in read_job(document(task=task.value, **section)).faults}
+            assert ("BAD_PARAM_FOR_TASK" in codes) == is_foreign
+
+    check_rows(check, list(itertools.product(TABLE, list(Task))))

@@ -3,15 +3,14 @@
 https://learn.microsoft.com/azure/machine-learning/reference-automl-images-cli-classification
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
-
-import pytest
 
 from clearsight.documents.job import DataInput, Output, read_job
 from clearsight.tasks import Task
 
 Make = Callable[..., dict[str, Any]]
+CheckRows = Callable[[Callable[..., None], Iterable[Any]], None]
 
 ACCEPTED: dict[str, list[Any]] = {
     "$schema": ["https://azuremlschemas.azureedge.net/latest/autoMLJob.schema.json", "", None],
@@ -115,42 +114,50 @@ REFUSED: list[tuple[str, Any, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize("key", ACCEPTED)
-def test_each_key_takes_what_azure_takes(key: str, document: Make) -> None:
-    for value in ACCEPTED[key]:
-        reading = read_job(document(**{key: value}))
-        assert reading.faults == (), value
-        assert reading.warnings == (), value
+def test_each_key_takes_what_azure_takes(check_rows: CheckRows, document: Make) -> None:
+    def check(key: str) -> None:
+        for value in ACCEPTED[key]:
+            reading = read_job(document(**{key: value}))
+            assert reading.faults == (), value
+            assert reading.warnings == (), value
+
+    check_rows(check, ACCEPTED)
 
 
-@pytest.mark.parametrize(("key", "value", "code", "target"), REFUSED)
-def test_each_key_refuses_the_rest_by_name(key: str, value: Any, code: str, target: str, document: Make) -> None:
-    faults = read_job(document(**{key: value})).faults
-    # A faulty `sweep` has no space either.
-    assert [(fault.code, fault.target) for fault in faults if fault.code != "BAD_SWEEP"] == [(code, target)]
+def test_each_key_refuses_the_rest_by_name(check_rows: CheckRows, document: Make) -> None:
+    def check(key: str, value: Any, code: str, target: str) -> None:
+        faults = read_job(document(**{key: value})).faults
+        # A faulty `sweep` has no space either.
+        assert [(fault.code, fault.target) for fault in faults if fault.code != "BAD_SWEEP"] == [(code, target)]
+
+    check_rows(check, REFUSED)
 
 
-@pytest.mark.parametrize("mode", ["direct", "download", "ro_mount", "eval_mount", "eval_download"])
-def test_every_mode_of_an_input_means_the_same(mode: str, document: Make) -> None:
-    data = {"path": "x", "mode": mode, "datastore": "d", "path_on_compute": "file:/x", "description": "mine"}
-    reading = read_job(document(training_data=data))
-    assert reading.data is not None
-    assert reading.data.training == DataInput("x")
+def test_every_mode_of_an_input_means_the_same(check_rows: CheckRows, document: Make) -> None:
+    def check(mode: str) -> None:
+        data = {"path": "x", "mode": mode, "datastore": "d", "path_on_compute": "file:/x", "description": "mine"}
+        reading = read_job(document(training_data=data))
+        assert reading.data is not None
+        assert reading.data.training == DataInput("x")
+
+    check_rows(check, ["direct", "download", "ro_mount", "eval_mount", "eval_download"])
 
 
-@pytest.mark.parametrize(
-    ("written", "read"),
-    [
-        (None, Output()),
-        ({}, Output()),
-        ({"type": "mlflow_model", "storage_uri": "x", "name": "n", "version": "1"}, Output()),
-        ({"type": "uri_folder", "path": "models/best", "mode": "rw_mount"}, Output("uri_folder", "models/best")),
-    ],
-)
-def test_the_best_model_may_be_an_output(written: Any, read: Output, document: Make) -> None:
-    job = read_job(document(outputs={"best_model": written})).job
-    assert job is not None
-    assert job.outputs == {"best_model": read}
+def test_the_best_model_may_be_an_output(check_rows: CheckRows, document: Make) -> None:
+    def check(written: Any, read: Output) -> None:
+        job = read_job(document(outputs={"best_model": written})).job
+        assert job is not None
+        assert job.outputs == {"best_model": read}
+
+    check_rows(
+        check,
+        [
+            (None, Output()),
+            ({}, Output()),
+            ({"type": "mlflow_model", "storage_uri": "x", "name": "n", "version": "1"}, Output()),
+            ({"type": "uri_folder", "path": "models/best", "mode": "rw_mount"}, Output("uri_folder", "models/best")),
+        ],
+    )
 
 
 def test_other_outputs_are_ignored_with_a_warning(document: Make) -> None:
@@ -179,57 +186,65 @@ OTHER_METRICS = [
 ]
 
 
-@pytest.mark.parametrize("task", list(Task))
-def test_each_task_has_one_primary_metric(task: Task, document: Make) -> None:
-    for metric in SUPPORTED_METRICS[task]:
-        assert read_job(document(task=task.value, primary_metric=metric)).faults == ()
-    others = [names[0] for other, names in SUPPORTED_METRICS.items() if names != SUPPORTED_METRICS[task]]
-    for metric in {*others, *OTHER_METRICS} - set(SUPPORTED_METRICS[task]):
-        [fault] = read_job(document(task=task.value, primary_metric=metric)).faults
-        assert (fault.code, fault.target) == ("BAD_ENUM", "primary_metric")
-        assert SUPPORTED_METRICS[task][0] in fault.message
-    for metric in OTHER_METRICS:
-        assert "not supported for image tasks" in str(read_job(document(primary_metric=metric)).faults[0])
+def test_each_task_has_one_primary_metric(check_rows: CheckRows, document: Make) -> None:
+    def check(task: Task) -> None:
+        for metric in SUPPORTED_METRICS[task]:
+            assert read_job(document(task=task.value, primary_metric=metric)).faults == ()
+        others = [names[0] for other, names in SUPPORTED_METRICS.items() if names != SUPPORTED_METRICS[task]]
+        for metric in {*others, *OTHER_METRICS} - set(SUPPORTED_METRICS[task]):
+            [fault] = read_job(document(task=task.value, primary_metric=metric)).faults
+            assert (fault.code, fault.target) == ("BAD_ENUM", "primary_metric")
+            assert SUPPORTED_METRICS[task][0] in fault.message
+        for metric in OTHER_METRICS:
+            assert "not supported for image tasks" in str(read_job(document(primary_metric=metric)).faults[0])
+
+    check_rows(check, list(Task))
 
 
-@pytest.mark.parametrize("name", ["image_classificaton", "ImageClassification", "image_detection", 3, None])
-def test_a_task_is_spelled_as_azure_does(name: Any, document: Make) -> None:
-    [fault] = read_job(document(task=name)).faults
-    assert fault.target == "task"
+def test_a_task_is_spelled_as_azure_does(check_rows: CheckRows, document: Make) -> None:
+    def check(name: Any) -> None:
+        [fault] = read_job(document(task=name)).faults
+        assert fault.target == "task"
+
+    check_rows(check, ["image_classificaton", "ImageClassification", "image_detection", 3, None])
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ("", "BAD_ADVANCED_SETTINGS"),
-        ("not JSON", "BAD_ADVANCED_SETTINGS"),
-        ("[]", "BAD_ADVANCED_SETTINGS"),
-        ("3", "BAD_ADVANCED_SETTINGS"),
-        (3, "BAD_ADVANCED_SETTINGS"),
-        ('{"stream_image_files": "perhaps"}', "BAD_ADVANCED_SETTINGS"),
-        ('{"apply_mosaic_for_yolo": 2}', "BAD_ADVANCED_SETTINGS"),
-        ('{"apply_automl_train_augmentations": null}', None),
-        ('{"stream_image_files": true}\n', None),
-        ({"stream_image_files": "True"}, None),
-        ("{}", None),
-    ],
-)
-def test_advanced_settings_are_a_json_object(settings: Any, expected: str | None, document: Make) -> None:
-    faults = read_job(document(training_parameters={"advanced_settings": settings})).faults
-    assert [fault.code for fault in faults] == ([] if expected is None else [expected])
+def test_advanced_settings_are_a_json_object(check_rows: CheckRows, document: Make) -> None:
+    def check(settings: Any, expected: str | None) -> None:
+        faults = read_job(document(training_parameters={"advanced_settings": settings})).faults
+        assert [fault.code for fault in faults] == ([] if expected is None else [expected])
+
+    check_rows(
+        check,
+        [
+            ("", "BAD_ADVANCED_SETTINGS"),
+            ("not JSON", "BAD_ADVANCED_SETTINGS"),
+            ("[]", "BAD_ADVANCED_SETTINGS"),
+            ("3", "BAD_ADVANCED_SETTINGS"),
+            (3, "BAD_ADVANCED_SETTINGS"),
+            ('{"stream_image_files": "perhaps"}', "BAD_ADVANCED_SETTINGS"),
+            ('{"apply_mosaic_for_yolo": 2}', "BAD_ADVANCED_SETTINGS"),
+            ('{"apply_automl_train_augmentations": null}', None),
+            ('{"stream_image_files": true}\n', None),
+            ({"stream_image_files": "True"}, None),
+            ("{}", None),
+        ],
+    )
 
 
-@pytest.mark.parametrize(
-    ("wrong", "right"),
-    [
-        ("trainning_data", "training_data"),
-        ("traning_parameters", "training_parameters"),
-        ("search_spaces", "search_space"),
-        ("primary_metrics", "primary_metric"),
-        ("validation_size", "validation_data_size"),
-    ],
-)
-def test_a_misspelt_key_is_refused_with_the_near_one(wrong: str, right: str, document: Make) -> None:
-    [fault] = read_job(document(**{wrong: None})).faults
-    assert (fault.code, fault.target) == ("UNKNOWN_KEY", wrong)
-    assert f"did you mean {right!r}?" in fault.message
+def test_a_misspelt_key_is_refused_with_the_near_one(check_rows: CheckRows, document: Make) -> None:
+    def check(wrong: str, right: str) -> None:
+        [fault] = read_job(document(**{wrong: None})).faults
+        assert (fault.code, fault.target) == ("UNKNOWN_KEY", wrong)
+        assert f"did you mean {right!r}?" in fault.message
+
+    check_rows(
+        check,
+        [
+            ("trainning_data", "training_data"),
+            ("traning_parameters", "training_parameters"),
+            ("search_spaces", "search_space"),
+            ("primary_metrics", "primary_metric"),
+            ("validation_size", "validation_data_size"),
+        ],
+    )
