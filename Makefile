@@ -34,10 +34,10 @@ demo-stop:  ## Stop the endpoint that `make demo` left running.
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh stop
 
 test: $(READY)  ## Run the test suite (about 10 minutes on 2 cores; JOBS=4 uses four, up to 9 GiB each).
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not gpu"
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not gpu"
 
 test-slow: $(READY)  ## Run the tests that take minutes; SLOW="slow and not full_size" (25 minutes) leaves out the largest networks.
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "$(SLOW) and not gpu"
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "$(SLOW) and not gpu"
 
 lint: $(READY)  ## Check format, lint and types.
 	@$(BIN)/ruff format --check .

@@ -1,8 +1,11 @@
 """Fixtures that every test folder may use."""
 
+import fcntl
+import functools
 import inspect
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
@@ -30,6 +33,7 @@ from clearsight.tasks import Task
 
 DetectorPackages = Callable[[str], ModelPackage]
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 CheckRows = Callable[[Callable[..., None], Iterable[Any]], None]
 
 FRIDGE_LABELS = ("can", "carton", "milk_bottle", "water_bottle")
@@ -74,6 +78,32 @@ def _heard_signals() -> None:
 
 
 @pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Makes a folder once per run, whichever of the suite's processes needs it first. Read only.
+
+    `made_once(name, make)` calls `make(folder)` with an empty folder of that name and gives the folder back.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each process has a folder below the run's
+        shared = shared.parent
+    shared = shared / "made_once"
+    shared.mkdir(exist_ok=True)
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a try that failed
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real photographs and weights, next to the repository; tests that need them skip where they are absent."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -100,18 +130,21 @@ def drawn_images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_package(tmp_path_factory: pytest.TempPathFactory, drawn_images: list[Path]) -> ModelPackage:
+def tiny_package(made_once: MadeOnce, drawn_images: list[Path]) -> ModelPackage:
     """A multi-class package with random weights (MobileNetV2, 4 fridge classes, 64-pixel crops). Read only.
 
     Tests that change it copy it first. `train_artifacts/` lies beside it.
     """
-    return _write(tmp_path_factory.mktemp("tiny") / "mlflow-model", Task.MULTI_CLASS, drawn_images)
+    folder = made_once("tiny", lambda folder: _write(folder / "mlflow-model", Task.MULTI_CLASS, drawn_images))
+    return ModelPackage.open(folder / "mlflow-model")
 
 
 @pytest.fixture(scope="session")
-def tiny_multilabel_package(tmp_path_factory: pytest.TempPathFactory, drawn_images: list[Path]) -> ModelPackage:
+def tiny_multilabel_package(made_once: MadeOnce, drawn_images: list[Path]) -> ModelPackage:
     """The same for a multi-label task."""
-    return _write(tmp_path_factory.mktemp("tiny_multilabel") / "mlflow-model", Task.MULTI_LABEL, drawn_images)
+    name = "tiny_multilabel"
+    folder = made_once(name, lambda folder: _write(folder / "mlflow-model", Task.MULTI_LABEL, drawn_images))
+    return ModelPackage.open(folder / "mlflow-model")
 
 
 def _write(target: Path, task: Task, images: list[Path]) -> ModelPackage:
@@ -146,18 +179,18 @@ def _write(target: Path, task: Task, images: list[Path]) -> ModelPackage:
 
 
 @pytest.fixture(scope="session")
-def detector_package(tmp_path_factory: pytest.TempPathFactory, drawn_images: list[Path]) -> DetectorPackages:
+def detector_package(made_once: MadeOnce, drawn_images: list[Path]) -> DetectorPackages:
     """Gives the package of a small detector with random weights, four fridge classes; made once. Read only.
 
     `yolov5` is the nano size at 64 pixels, the R-CNN family has few proposals and images of 64 to 96 pixels.
     """
-    made: dict[str, ModelPackage] = {}
 
+    @functools.cache  # to open a package is to hash its files
     def get(model_name: str) -> ModelPackage:
-        if model_name not in made:
-            folder = tmp_path_factory.mktemp(model_name)
-            made[model_name] = _write_detector(folder / "mlflow-model", model_name, drawn_images)
-        return made[model_name]
+        folder = made_once(
+            model_name, lambda folder: _write_detector(folder / "mlflow-model", model_name, drawn_images)
+        )
+        return ModelPackage.open(folder / "mlflow-model")
 
     return get
 
