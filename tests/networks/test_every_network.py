@@ -20,6 +20,8 @@ from clearsight.vision.preprocess import preprocess
 from clearsight.wire.scoring import Answer
 
 LABELS = ("a", "b", "c")
+ALIKE = ("resnet34", "resnet101", "resnet152", "resnest101", "vitb16r224", "vitl16r224")
+"""Other depths and widths of networks in the fast suite: of resnet18, resnet50, resnest50 and vits16r224."""
 
 
 def build_and_step(
@@ -103,7 +105,9 @@ def require_whole_way(
         np.testing.assert_allclose(probs_NK, expected_NK, atol=1e-4, err_msg=backend)
 
 
-@pytest.mark.parametrize("model_name", MODELS)
+@pytest.mark.parametrize(
+    "model_name", [pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in MODELS]
+)
 def test_a_network_learns_is_packaged_and_answers_as_itself(
     model_name: str, narrow: Callable[[str], NetworkSpec], drawn_images: list[Path], tmp_path: Path
 ) -> None:
