@@ -39,6 +39,12 @@ CheckRows = Callable[[Callable[..., None], Iterable[Any]], None]
 FRIDGE_LABELS = ("can", "carton", "milk_bottle", "water_bottle")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rewrite-golden", action="store_true", help="write the golden files anew instead of comparing with them"
+    )
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Make what was logged fit for the way between the suite's processes: some tests log text that is not UTF-8."""
