@@ -1,6 +1,8 @@
 """The mirror, read through a stock MLflow client."""
 
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clearsight.runs import mlflow_mirror
 from clearsight.runs.mlflow_mirror import MlflowMirror
 from clearsight.runs.run_folder import RunFolder
 from clearsight.runs.workspace import Workspace
@@ -123,3 +126,53 @@ def test_a_name_that_mlflow_knows_is_a_failure_unless_it_may_go_on(mirrored: Mir
         failures.append(mirror.close())
     assert failures[0] is None
     assert "another name" in str(failures[1])
+
+
+def places_of(database: Path, text: str) -> set[str]:
+    """`table.column` of every column of the store that holds this text."""
+    with closing(sqlite3.connect(database)) as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        columns = [
+            (table, row[1]) for table in tables for row in connection.execute(f"PRAGMA table_info({table})").fetchall()
+        ]
+        return {
+            f"{table}.{column}"
+            for table, column in columns
+            if connection.execute(f'SELECT 1 FROM "{table}" WHERE "{column}" = ? LIMIT 1', (text,)).fetchone()
+        }
+
+
+def test_the_installed_mlflow_keeps_runs_where_renaming_writes_them(mirrored: Mirrored) -> None:
+    """A contract with MLflow's store: renaming a run is SQL of our own, beside MLflow's interface."""
+    client, database = mirrored.client, mirrored.workspace.mlflow_db
+    experiment = client.create_experiment("contract", mirrored.workspace.runs.as_uri())
+    old = client.create_run(experiment, tags={"team": "vision"}, run_name="renamed_HD_0").info.run_id
+    with closing(sqlite3.connect(database)) as connection:
+        types = {
+            table: {row[1]: row[2] for row in connection.execute(f"PRAGMA table_info({table})")}
+            for table in ("runs", "tags")
+        }
+    of_runs = {name: types["runs"].get(name) for name in ("run_uuid", "artifact_uri", "status", "end_time")}
+    assert of_runs == {
+        "run_uuid": "VARCHAR(32)",  # SQLite does not enforce the length
+        "artifact_uri": "VARCHAR(200)",
+        "status": "VARCHAR(9)",
+        "end_time": "BIGINT",
+    }
+    assert types["tags"].get("run_uuid") == "VARCHAR(32)"
+    assert places_of(database, old) == {"runs.run_uuid", "tags.run_uuid"}  # all that a new run's id stands in
+
+    new = "renamed_HD_0_by_a_name_of_more_than_32_characters"
+    mlflow_mirror._rename(database, old, new, "file:///elsewhere")
+    assert places_of(database, old) == set()
+    found = client.get_run(new)
+    assert (found.info.run_id, found.info.artifact_uri, found.info.status) == (new, "file:///elsewhere", "RUNNING")
+    assert found.data.tags["team"] == "vision"
+    assert [run.info.run_id for run in client.search_runs([experiment])] == [new]
+    with pytest.raises(Exception, match="not found"):
+        client.get_run(old)
+    client.log_metric(new, "accuracy", 0.5, step=3)
+    assert mirrored.history(new, "accuracy") == [(3, 0.5)]
+    client.set_terminated(new)
+    assert mlflow_mirror._reopen(database, new)
+    assert (client.get_run(new).info.status, client.get_run(new).info.end_time) == ("RUNNING", None)
