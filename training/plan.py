@@ -1,6 +1,6 @@
-"""From a job file to a plan: everything that can be wrong with file and data is found before anything starts.
+"""Planning an AutoML job: every fault of its document and its data is found before anything starts.
 
-No torch is imported: a fault shows in half a second.
+No torch is imported: a fault is reported within half a second.
 """
 
 import secrets
@@ -16,68 +16,68 @@ from clearsight.documents.job import (
     DataInput,
     DataSection,
     JobDocument,
-    apply_overrides,
     candidate_models,
-    load_document,
     read_job,
     require_supported,
     resolve_parameters,
 )
 from clearsight.errors import Conflict, Fault, InvalidData, InvalidDocument
 from clearsight.executor import count_gpus
-from clearsight.runs.plan import JobPlan
-from clearsight.runs.trial_spec import Setting, TrialSpec
+from clearsight.runs.kinds import JobPlan
+from clearsight.runs.record import JobRecord
+from clearsight.runs.trials import trial_name
 from clearsight.runs.workspace import Workspace
 from clearsight.training.data.table import MAX_LISTED_FAULTS, Table, read_table, require_trainable
+from clearsight.training.trial.spec import Setting, TrialSpec
 
 __all__ = ["plan_job"]
 
 DEFAULT_VALIDATION_SIZE: Final = 0.2
-"""Azure's share of the training records when a job names neither validation data nor a size."""
+"""Share of the training records held out for validation when a job names neither validation data nor a size (Azure)."""
 
 MAX_MISSING_SHARE: Final = 0.05
+"""Share of the images of a table that may be missing before the job is refused."""
 
 
-def plan_job(file: Path, overrides: Mapping[str, Any], name: str | None, workspace: Workspace) -> JobPlan:
-    """Read and check a job file and the data it names.
-
-    Raises `InvalidDocument` with every fault of document and data together, and `UserError` for a valid job that this
-    version does not run.
-    """
-    warnings: list[str] = []
-    document = apply_overrides(load_document(file, warnings), overrides)
-    if name is not None:
-        document["name"] = name
-    folder = file.absolute().parent
+def plan_job(document: Mapping[str, Any], folder: Path, workspace: Workspace, subject: str = "job") -> JobPlan:
+    """Check an AutoML job document and the data that it names, see `clearsight.runs.kinds.Planner`."""
     reading = read_job(document)
-    faults = list(reading.faults)
-    warnings += reading.warnings
+    faults, warnings = list(reading.faults), list(reading.warnings)
     checked = None if reading.data is None else _check_data(reading.data, folder, workspace, faults, warnings)
     if faults or reading.job is None or checked is None:
-        raise InvalidDocument(str(file), faults)
+        raise InvalidDocument(subject, faults)
     job = reading.job
     require_supported(job)
     _warn_of_idle_extensions(job, warnings)
-    job_name = job.name or _new_name()
-    if (workspace.runs / job_name).exists():
-        raise Conflict(f"a job's name must be new, but {job_name!r} exists in {workspace.runs}; choose another --name")
-    spec = _trial_spec(job, job_name, folder, checked, workspace)
-    return JobPlan(
-        name=job_name,
-        job=job,
-        document=document,
-        spec=spec,
+    name = job.name or _new_name()
+    if (workspace.runs / name).exists():
+        raise Conflict(f"a job's name must be new, but {name!r} exists in {workspace.runs}; choose another --name")
+    spec = _trial_spec(job, name, folder, checked, workspace)
+    record = JobRecord(
+        name=name,
+        type="automl",
+        display_name=job.display_name,
+        description=job.description,
         experiment_name=job.experiment_name or Path.cwd().name or "Default",
-        best_model_path=_best_model_path(job, job_name, folder, workspace),
+        task=job.task,
+        primary_metric=job.task.primary_metric,
+        tags=dict(job.tags),
+        properties=dict(job.properties),
+        best_model_path=_best_model_path(job, name, folder, workspace),
+        environment_variables=dict(job.environment_variables),
+        timeout_minutes=job.limits.timeout_minutes,
+        max_concurrent_trials=job.limits.max_concurrent_trials,
         num_processes=_num_processes(job.advanced.x_num_processes, bool(spec.value("distributed")), warnings),
-        warnings=tuple(warnings),
+        warnings=warnings,
+        document=dict(document),
     )
+    return JobPlan(record, (spec,))
 
 
 def _warn_of_idle_extensions(job: JobDocument, warnings: list[str]) -> None:
-    """Say of extensions of ours that belong to another family of detectors."""
+    """Add a warning for each Clearsight extension that has no effect on the chosen detector."""
     if job.task.is_classification:
-        return  # said when they were read
+        return  # such warnings were added when the document was read
     [model_name] = candidate_models(job.task, job.parameters)
     is_yolo = NATIVE_MODELS[job.task][model_name].family == "yolov5"
     where = "training_parameters.advanced_settings"
@@ -109,7 +109,7 @@ def _new_name() -> str:
 def _check_data(
     data: DataSection, folder: Path, workspace: Workspace, faults: list[Fault], warnings: list[str]
 ) -> tuple[Path, Path | None] | None:
-    """Load both tables and note what keeps them from being trained on; return their folders."""
+    """Read both tables, add their faults, and return their folders; None when there is a fault."""
     datastores = workspace.datastores()
     tables: dict[str, Table] = {}
     folders: dict[str, Path] = {}
@@ -156,7 +156,7 @@ def _data_folder(source: DataInput, folder: Path, datastores: Mapping[str, Path]
 
 
 def _check_files(table: Table, faults: list[Fault]) -> None:
-    """More than 5 % of missing images is a fault; fewer are left out by the trial, with a warning."""
+    """Add a fault when more than `MAX_MISSING_SHARE` of the images are missing; fewer are left out by the trial."""
     missing = [record for record in table.records if not record.image.is_file()]
     if len(missing) <= MAX_MISSING_SHARE * len(table.records):
         return
@@ -181,7 +181,7 @@ def _trial_spec(
         settings["model_size"] = Setting(value=job.advanced.x_model_size, origin="user")
     weights_dir = job.advanced.x_weights_dir
     return TrialSpec(
-        run_id=f"{job_name}_HD_0",
+        run_id=trial_name(job_name, 0),
         job_name=job_name,
         task=job.task,
         target_column=job.data.target_column,
@@ -202,14 +202,14 @@ def _trial_spec(
     )
 
 
-def _num_processes(asked: int | None, distributed: bool, warnings: list[str]) -> int:
-    """One per GPU as on Azure, or what `x_num_processes` asks for on a machine without a GPU."""
+def _num_processes(requested: int | None, distributed: bool, warnings: list[str]) -> int:
+    """One process per GPU as on Azure; on a machine without a GPU, the requested number (`x_num_processes`)."""
     num_gpus = count_gpus()
     key = "training_parameters.advanced_settings.x_num_processes"
-    if asked is not None and num_gpus:
+    if requested is not None and num_gpus:
         warnings.append(f"{key}: has no effect beside {num_gpus} GPUs; a process runs on each (distributed: true)")
-    elif asked is not None and not distributed:
+    elif requested is not None and not distributed:
         warnings.append(f"{key}: has no effect with distributed: false")
     if not distributed:
         return 1
-    return num_gpus or asked or 1
+    return num_gpus or requested or 1

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from clearsight.errors import InvalidDocument
+from clearsight.runs.kinds import plan_job_file
 from clearsight.runs.workspace import Workspace
-from clearsight.training.plan import plan_job
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -20,7 +20,7 @@ def test_every_job_is_valid_but_for_data_that_is_not_there_yet(file: Path, tmp_p
     copy.parent.mkdir()
     copy.write_text(file.read_text())
     with pytest.raises(InvalidDocument) as caught:
-        plan_job(copy, {}, None, Workspace(tmp_path / "home"))
+        plan_job_file(copy, {}, None, Workspace(tmp_path / "home"))
     assert {fault.code for fault in caught.value.faults} == {"BAD_DATA_REF"}
     assert len(caught.value.faults) == 2  # training and validation
 

@@ -6,9 +6,10 @@ import pytest
 from clearsight.documents.job import resolve_parameters
 from clearsight.runs.record import JobRecord, write_record
 from clearsight.runs.run_folder import RunFolder, RunStatus
-from clearsight.runs.trial_spec import Setting, TrialSpec
+from clearsight.runs.trials import append_trial
 from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
+from clearsight.training.trial.spec import Setting, TrialSpec
 
 MakeJob = Callable[..., RunFolder]
 
@@ -17,11 +18,15 @@ MakeJob = Callable[..., RunFolder]
 def make_job(workspace: Workspace) -> MakeJob:
     """Writes the folders of a job as another process would have left them; nothing is trained.
 
-    Keywords are those of the job's status; the trial has the same state.
+    Keywords are those of the job's status; the trials, `num_trials`, have the same state.
     """
 
     def make(
-        name: str = "fridge", experiment_name: str = "e", created_at: str = "2026-01-01", **status: Any
+        name: str = "fridge",
+        experiment_name: str = "e",
+        created_at: str = "2026-01-01",
+        num_trials: int = 1,
+        **status: Any,
     ) -> RunFolder:
         resolved = resolve_parameters(Task.MULTI_CLASS, {"number_of_epochs": 4, "training_batch_size": 8}, "resnet18")
         spec = TrialSpec(
@@ -51,16 +56,18 @@ def make_job(workspace: Workspace) -> MakeJob:
             tags={},
             properties={},
             created_at=created_at,
-            trials=[spec.run_id],
             best_model_path=None,
             document={},
         )
-        folder, trial = RunFolder(workspace.runs / name), RunFolder(workspace.runs / spec.run_id)
-        trial.root.mkdir(parents=True)
-        trial.spec_file.write_text(spec.model_dump_json())
-        trial.write_status(RunStatus(**status))
-        folder.root.mkdir()
+        folder = RunFolder(workspace.runs / name)
+        folder.root.mkdir(parents=True)
         write_record(folder, record)
+        for number in range(num_trials):
+            trial = RunFolder(workspace.runs / f"{name}_HD_{number}")
+            trial.root.mkdir()
+            trial.spec_file.write_text(spec.model_copy(update={"run_id": trial.run_id}).model_dump_json())
+            trial.write_status(RunStatus(**status))
+            append_trial(folder, trial.run_id)
         folder.write_status(RunStatus(**status))
         return folder
 

@@ -1,4 +1,4 @@
-"""What other processes do with a job: list it, watch it, stop it, take it up, copy what it made. Nothing is trained."""
+"""What other processes do with a job: list it, watch it, stop it, resume it, copy what it made. Nothing is trained."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from clearsight.errors import Conflict, NotFound, UserError
 from clearsight.executor import ProcessIdentity
 from clearsight.runs.cli_job import job
 from clearsight.runs.control import cancel_job, follow_job
+from clearsight.runs.describe import describe_job, list_jobs
 from clearsight.runs.outputs import download_outputs
-from clearsight.runs.record import describe_job, list_jobs
 from clearsight.runs.run_folder import RunFolder, RunStatus
 from clearsight.runs.start import resume_job
 from clearsight.runs.workspace import Workspace

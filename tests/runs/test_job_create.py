@@ -19,18 +19,18 @@ import pytest
 from rich.console import Console
 from safetensors import safe_open
 
-from clearsight.documents.job.sweep import JobLimits
 from clearsight.errors import ClearsightError, Conflict
 from clearsight.executor import Executor, Exited, Inline, Local, ProcessIdentity, TaskSpec
+from clearsight.runs.describe import describe_job, list_jobs
 from clearsight.runs.job_run import run_job
+from clearsight.runs.kinds import JobPlan, plan_job_file
 from clearsight.runs.package import ModelPackage
 from clearsight.runs.progress_view import JobView
-from clearsight.runs.record import describe_job, list_jobs, read_record
+from clearsight.runs.record import read_record
 from clearsight.runs.run_folder import RunFolder, RunStatus
 from clearsight.runs.start import resume_job, start_job
 from clearsight.runs.stop_requests import StopRequests
 from clearsight.runs.workspace import Workspace
-from clearsight.training.plan import plan_job
 
 WriteJob = Callable[..., Path]
 
@@ -54,7 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, texture_folder: Path, writ
     workspace = Workspace(folder / "ws")
     file = write_job(folder, texture_folder, number_of_epochs=4)
     name = "a_long_name_that_would_not_fit_into_the_hex_ids_of_mlflow"
-    plan = plan_job(file, {"description": "by a test"}, name, workspace)
+    plan = plan_job_file(file, {"description": "by a test"}, name, workspace)
     shown = io.StringIO()
     with warnings.catch_warnings(), start_job(plan, workspace):
         warnings.simplefilter("ignore")  # of torch's exporters and of MLflow
@@ -178,11 +178,16 @@ def test_a_name_cannot_be_used_twice(
     trained: Trained, texture_folder: Path, tmp_path: Path, write_job: WriteJob
 ) -> None:
     with pytest.raises(Conflict, match="choose another --name"):
-        plan_job(write_job(tmp_path, texture_folder), {}, trained.result["name"], trained.workspace)
-    plan = plan_job(write_job(tmp_path, texture_folder), {}, "free", trained.workspace)
+        plan_job_file(write_job(tmp_path, texture_folder), {}, trained.result["name"], trained.workspace)
+    plan = plan_job_file(write_job(tmp_path, texture_folder), {}, "free", trained.workspace)
     with pytest.raises(Conflict, match="choose another --name"):  # somebody was faster
-        start_job(replace(plan, name=trained.result["name"]), trained.workspace)
+        start_job(changed(plan, name=trained.result["name"]), trained.workspace)
     assert trained.trial.package.is_dir()
+
+
+def changed(plan: JobPlan, **fields: Any) -> JobPlan:
+    """A plan with other values in its record."""
+    return replace(plan, record=plan.record.model_copy(update=fields))
 
 
 Run = Callable[..., dict[str, Any]]
@@ -193,8 +198,8 @@ def run(trained: Trained, texture_folder: Path, tmp_path: Path, write_job: Write
     """Runs a job in the workspace of the trained one; keywords change its plan."""
 
     def run_one(name: str, executor: Executor, stop: StopRequests | None = None, **limits: int) -> dict[str, Any]:
-        plan = plan_job(write_job(tmp_path, texture_folder), {}, name, trained.workspace)
-        plan = replace(plan, job=replace(plan.job, limits=JobLimits(**limits)))
+        plan = plan_job_file(write_job(tmp_path, texture_folder), {}, name, trained.workspace)
+        plan = changed(plan, **limits)
         with start_job(plan, trained.workspace):
             return run_job(trained.workspace, name, executor, lambda event: None, stop or StopRequests())
 
@@ -233,7 +238,7 @@ def test_a_job_beyond_its_time_is_stopped_and_failed(trained: Trained, run: Run)
 @pytest.mark.filterwarnings("ignore")
 def test_a_job_that_is_stopped_at_its_start_is_canceled(run: Run) -> None:
     stop = StopRequests()
-    stop.ask(signal.SIGTERM)
+    stop.request(signal.SIGTERM)
     result = run("stopped", Local(), stop)
     assert (result["status"], result["properties"]["reason"]) == ("Canceled", "canceled")
 

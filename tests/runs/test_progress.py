@@ -29,7 +29,10 @@ def make_view(workspace: Workspace, make_job: Callable[..., RunFolder]) -> MakeV
 
 def at(seconds: float, kind: str, **fields: Any) -> dict[str, Any]:
     time = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
-    return {"time": time.isoformat(timespec="milliseconds"), "kind": kind, **fields}
+    document = {"time": time.isoformat(timespec="milliseconds"), "kind": kind, **fields}
+    return (
+        document if kind in ("log", "warning") else {**document, "run_id": "fridge_HD_0"}
+    )  # all others are events of the trial
 
 
 def progress(seconds: float, epoch: int, batch: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Signals are wishes that are looked at later."""
+"""Signals become flags that a job reads later."""
 
 import os
 import signal
@@ -10,9 +10,9 @@ import pytest
 from clearsight.runs.stop_requests import StopRequests, graceful_shutdown
 
 
-def test_nobody_asked() -> None:
+def test_at_first_no_stop_is_requested() -> None:
     stop = StopRequests()
-    assert not stop.is_asked
+    assert not stop.is_requested
     assert not stop.is_urgent
 
 
@@ -23,7 +23,7 @@ from clearsight.runs.stop_requests import graceful_shutdown
 
 with graceful_shutdown() as stop:
     os.kill(os.getpid(), int(sys.argv[1]))
-    assert stop.is_asked
+    assert stop.is_requested
     assert not stop.is_urgent
     os.kill(os.getpid(), signal.SIGTERM)
     assert not stop.is_urgent
@@ -35,7 +35,7 @@ with graceful_shutdown() as stop:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_each_signal_asks_and_only_a_second_ctrl_c_is_urgent(number: signal.Signals) -> None:
+def test_each_signal_requests_a_stop_and_only_a_second_ctrl_c_is_urgent(number: signal.Signals) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", SIGNALLED, str(int(number))], capture_output=True, text=True, timeout=60
     )
@@ -48,7 +48,7 @@ def test_ignored_signals_stay_ignored_and_handlers_come_back() -> None:
     try:
         with graceful_shutdown() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop.is_asked
+            assert not stop.is_requested
         assert signal.getsignal(signal.SIGINT) is interrupt
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -1,11 +1,11 @@
-"""Why a trial ended, whoever is left to say so."""
+"""The final status of a trial, also of one that could not write it."""
 
 from pathlib import Path
 
 import pytest
 
 from clearsight.runs.run_folder import RunFolder, RunStatus
-from clearsight.runs.trial_ending import last_lines, trial_ending
+from clearsight.runs.trial_ending import final_status, log_tail
 
 
 @pytest.fixture
@@ -13,21 +13,21 @@ def folder(tmp_path: Path) -> RunFolder:
     return RunFolder(tmp_path)
 
 
-@pytest.mark.parametrize("stopped_for", [None, "canceled", "timeout"])
+@pytest.mark.parametrize("stop_reason", [None, "canceled", "timeout"])
 @pytest.mark.parametrize("state", ["Completed", "Failed"])
-def test_the_trials_own_word_counts(folder: RunFolder, state: str, stopped_for: str | None) -> None:
-    said = RunStatus(state, reason="its own", message="its own")
-    assert trial_ending(said, folder, 0, stopped_for) == said
+def test_the_reported_status_counts(folder: RunFolder, state: str, stop_reason: str | None) -> None:
+    reported = RunStatus(state, reason="its own", message="its own")
+    assert final_status(reported, folder, 0, stop_reason) == reported
 
 
 def test_a_trial_that_stopped_since_the_time_was_over_says_so(folder: RunFolder) -> None:
-    said = RunStatus("Canceled", reason="canceled", message="at step 3")
-    ended = trial_ending(said, folder, 130, "timeout")
+    reported = RunStatus("Canceled", reason="canceled", message="at step 3")
+    ended = final_status(reported, folder, 130, "timeout")
     assert (ended.status, ended.reason, ended.message) == ("Canceled", "timeout", "at step 3")
 
 
 @pytest.mark.parametrize(
-    ("state", "code", "stopped_for", "expected", "words"),
+    ("state", "code", "stop_reason", "expected", "words"),
     [
         ("NotStarted", -15, "canceled", ("Canceled", "canceled"), "stopped at its start"),
         ("Running", -9, "canceled", ("Canceled", "canceled"), "there is no checkpoint yet"),
@@ -38,10 +38,10 @@ def test_a_trial_that_stopped_since_the_time_was_over_says_so(folder: RunFolder)
         ("Running", 3, None, ("Failed", "internal_error"), "exit code 3 without a word"),
     ],
 )
-def test_silence_is_explained(
-    folder: RunFolder, state: str, code: int, stopped_for: str | None, expected: tuple[str, str], words: str
+def test_a_status_is_derived_when_none_was_reported(
+    folder: RunFolder, state: str, code: int, stop_reason: str | None, expected: tuple[str, str], words: str
 ) -> None:
-    ended = trial_ending(RunStatus(state), folder, code, stopped_for)
+    ended = final_status(RunStatus(state), folder, code, stop_reason)
     assert (ended.status, ended.reason) == expected
     assert words in str(ended.message)
     assert ended.ended_at is not None
@@ -50,14 +50,14 @@ def test_silence_is_explained(
 def test_a_checkpoint_that_is_there_is_named(folder: RunFolder) -> None:
     folder.checkpoints.mkdir()
     (folder.checkpoints / "last.safetensors").touch()
-    assert trial_ending(RunStatus("Running"), folder, -9, "timeout").message == (
+    assert final_status(RunStatus("Running"), folder, -9, "timeout").message == (
         "ended at once; the last checkpoint is kept"
     )
 
 
 def test_a_full_disk_is_named(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
-    message = str(trial_ending(RunStatus("Running"), folder, 1, None).message)
+    message = str(final_status(RunStatus("Running"), folder, 1, None).message)
     assert f"the disk of {folder.root} is full" in message
 
 
@@ -76,8 +76,8 @@ def test_a_full_disk_is_named(folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 def test_the_end_of_a_log_holds_no_traceback(tmp_path: Path, log: str, expected: list[str]) -> None:
     file = tmp_path / "log"
     file.write_text(log)
-    assert last_lines(file) == expected
+    assert log_tail(file) == expected
 
 
 def test_a_missing_log_has_no_lines(tmp_path: Path) -> None:
-    assert last_lines(tmp_path / "log") == []
+    assert log_tail(tmp_path / "log") == []

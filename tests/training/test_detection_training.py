@@ -16,7 +16,6 @@ from clearsight.documents.settings import RcnnSettings, SegmentationSettings, Yo
 from clearsight.errors import InvalidData, TrainingError
 from clearsight.handlers.scoring.views import merge_views
 from clearsight.networks.serving import to_serving_module
-from clearsight.runs.trial_spec import Setting, TrialSpec
 from clearsight.tasks import Task
 from clearsight.training.data.records import Box, Instance, Record
 from clearsight.training.detection import find_all
@@ -29,6 +28,7 @@ from clearsight.training.engine.objective import Evaluation, NotFinite
 from clearsight.training.engine.ranks import Ranks
 from clearsight.training.trial.data import TrialRecords, make_sets
 from clearsight.training.trial.options import num_steps_of, schedule_of
+from clearsight.training.trial.spec import Setting, TrialSpec
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.preprocess import normalise
 

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from clearsight.errors import Conflict, InvalidDocument, UserError
+from clearsight.runs.kinds import JobPlan, plan_job_file
 from clearsight.runs.workspace import Workspace
-from clearsight.training.plan import plan_job
+from clearsight.training.trial.spec import TrialSpec
 
 
 @pytest.fixture
@@ -32,6 +33,12 @@ def write_job(folder: Path, **changes: Any) -> Path:
     return file
 
 
+def spec_of(plan: JobPlan) -> TrialSpec:
+    [spec] = plan.trials
+    assert isinstance(spec, TrialSpec)
+    return spec
+
+
 def faults(error: pytest.ExceptionInfo[InvalidDocument]) -> set[tuple[str, str]]:
     return {(fault.code, fault.target) for fault in error.value.faults}
 
@@ -39,7 +46,7 @@ def faults(error: pytest.ExceptionInfo[InvalidDocument]) -> set[tuple[str, str]]
 def test_faults_of_document_and_data_come_together(tmp_path: Path, workspace: Workspace) -> None:
     file = write_job(tmp_path, training_data={"path": "nowhere"}, validation_data={"path": "azureml:d:1"}, typo=1)
     with pytest.raises(InvalidDocument) as caught:
-        plan_job(file, {"limits.max_trials": 0}, None, workspace)
+        plan_job_file(file, {"limits.max_trials": 0}, None, workspace)
     assert faults(caught) == {
         ("OUT_OF_RANGE", "limits.max_trials"),
         ("UNKNOWN_KEY", "typo"),
@@ -53,7 +60,7 @@ def test_paths_are_relative_to_the_job_file(data: Path, tmp_path: Path, workspac
     file = write_job(
         tmp_path, training_parameters={"model_name": "resnet18", "advanced_settings": '{"x_weights_dir": "w"}'}
     )
-    spec = plan_job(file, {}, "named", workspace).spec
+    spec = spec_of(plan_job_file(file, {}, "named", workspace))
     assert spec.training_data == data
     assert spec.weights_dir == tmp_path / "w"
     assert (spec.job_name, spec.run_id) == ("named", "named_HD_0")
@@ -63,24 +70,24 @@ def test_a_datastore_leads_to_its_folder(data: Path, tmp_path: Path, workspace: 
     workspace.root.mkdir()
     workspace.config_file.write_text(f"datastores: {{pictures: {tmp_path}}}")
     file = write_job(tmp_path, training_data={"path": "azureml://datastores/pictures/paths/data"})
-    assert plan_job(file, {}, None, workspace).spec.training_data == data
+    assert spec_of(plan_job_file(file, {}, None, workspace)).training_data == data
 
 
 def test_a_folder_written_in_the_clients_form_is_found(data: Path, tmp_path: Path, workspace: Workspace) -> None:
     file = write_job(tmp_path, training_data={"path": "azureml:data"})
-    assert plan_job(file, {}, None, workspace).spec.training_data == data
+    assert spec_of(plan_job_file(file, {}, None, workspace)).training_data == data
 
 
 def test_too_few_images_are_refused(data: Path, tmp_path: Path, workspace: Workspace) -> None:
     lines = (data / "annotations.jsonl").read_text().splitlines()
     (data / "annotations.jsonl").write_text("\n".join(lines[:9]))
     with pytest.raises(InvalidDocument, match="at least 10 pictures"):
-        plan_job(write_job(tmp_path), {}, None, workspace)
+        plan_job_file(write_job(tmp_path), {}, None, workspace)
 
 
 def test_a_wrong_target_column_is_refused(data: Path, tmp_path: Path, workspace: Workspace) -> None:
     with pytest.raises(InvalidDocument, match="'class' is in no record"):
-        plan_job(write_job(tmp_path, target_column_name="class"), {}, None, workspace)
+        plan_job_file(write_job(tmp_path, target_column_name="class"), {}, None, workspace)
 
 
 @pytest.mark.parametrize(("num_missing", "is_fault"), [(4, False), (5, True)])
@@ -91,16 +98,16 @@ def test_more_than_five_percent_missing_images_are_refused(
         (data / f"{index}.png").unlink()
     file = write_job(tmp_path)
     if not is_fault:
-        plan_job(file, {}, None, workspace)
+        plan_job_file(file, {}, None, workspace)
         return
     with pytest.raises(InvalidDocument, match="does not exist") as caught:
-        plan_job(file, {}, None, workspace)
+        plan_job_file(file, {}, None, workspace)
     assert len(caught.value.faults) == num_missing
 
 
 def test_a_valid_job_of_a_later_version_is_one_line(data: Path, tmp_path: Path, workspace: Workspace) -> None:
     with pytest.raises(UserError, match="cannot run yet") as caught:
-        plan_job(write_job(tmp_path), {"limits.max_trials": 3}, None, workspace)
+        plan_job_file(write_job(tmp_path), {"limits.max_trials": 3}, None, workspace)
     assert not isinstance(caught.value, InvalidDocument)
 
 
@@ -112,16 +119,16 @@ def test_a_place_for_the_model_that_cannot_be_written_is_refused_before_training
     path: str, error: type[Exception], words: str, data: Path, tmp_path: Path, workspace: Workspace
 ) -> None:
     with pytest.raises(error, match=words):
-        plan_job(write_job(tmp_path, outputs={"best_model": {"path": path}}), {}, None, workspace)
+        plan_job_file(write_job(tmp_path, outputs={"best_model": {"path": path}}), {}, None, workspace)
 
 
 def test_a_seed_is_drawn_and_recorded_when_none_is_given(data: Path, tmp_path: Path, workspace: Workspace) -> None:
-    specs = [plan_job(write_job(tmp_path), {}, None, workspace).spec for _ in range(2)]
+    specs = [spec_of(plan_job_file(write_job(tmp_path), {}, None, workspace)) for _ in range(2)]
     seeds = [spec.hyperparameters["random_seed"] for spec in specs]
     assert {seed.origin for seed in seeds} == {"drawn"}
     assert seeds[0].value != seeds[1].value
     assert [spec.split_seed for spec in specs] == [0, 0]
-    given = plan_job(write_job(tmp_path), {"training_parameters.random_seed": 7}, None, workspace).spec
+    given = spec_of(plan_job_file(write_job(tmp_path), {"training_parameters.random_seed": 7}, None, workspace))
     assert (given.split_seed, given.deterministic, given.value("random_seed")) == (7, True, 7)
 
 
@@ -148,21 +155,23 @@ def test_a_model_is_trained_by_a_process_per_gpu_or_as_many_as_are_asked_for(
 ) -> None:
     monkeypatch.setattr("clearsight.training.plan.count_gpus", lambda: num_gpus)
     file = write_job(tmp_path, training_parameters={"model_name": "resnet18", **parameters})
-    plan = plan_job(file, {}, None, workspace)
-    assert plan.num_processes == expected
-    assert [warning is not None and warning in text for text in plan.warnings] == [True] * (warning is not None)
+    plan = plan_job_file(file, {}, None, workspace)
+    assert plan.record.num_processes == expected
+    assert [warning is not None and warning in text for text in plan.record.warnings] == [True] * (warning is not None)
 
 
 def test_more_than_one_machine_is_a_warning(data: Path, tmp_path: Path, workspace: Workspace) -> None:
-    plan = plan_job(write_job(tmp_path, properties={"node_count_per_trial": "2"}), {}, None, workspace)
-    assert any("this machine is used alone" in warning for warning in plan.warnings)
-    assert plan.num_processes == 1
+    plan = plan_job_file(write_job(tmp_path, properties={"node_count_per_trial": "2"}), {}, None, workspace)
+    assert any("this machine is used alone" in warning for warning in plan.record.warnings)
+    assert plan.record.num_processes == 1
 
 
 @pytest.mark.parametrize("value", [0, 65, "many"])
 def test_a_number_of_processes_is_checked(data: Path, tmp_path: Path, workspace: Workspace, value: object) -> None:
     settings = {"advanced_settings": {"x_num_processes": value}}
     with pytest.raises(InvalidDocument) as caught:
-        plan_job(write_job(tmp_path, training_parameters={"model_name": "resnet18", **settings}), {}, None, workspace)
+        plan_job_file(
+            write_job(tmp_path, training_parameters={"model_name": "resnet18", **settings}), {}, None, workspace
+        )
     target = "training_parameters.advanced_settings.x_num_processes"
     assert faults(caught) == {("BAD_ADVANCED_SETTINGS", target)}

@@ -19,9 +19,9 @@ from clearsight.errors import Conflict
 from clearsight.executor import Inline, TaskSpec
 from clearsight.runs.package import ModelPackage
 from clearsight.runs.run_folder import RunFolder, RunStatus
-from clearsight.runs.trial_spec import Setting, TrialSpec
 from clearsight.tasks import Task
 from clearsight.training.trial.run import run_trial
+from clearsight.training.trial.spec import Setting, TrialSpec
 
 Make = Callable[..., RunFolder]
 

@@ -10,7 +10,6 @@ from torch import nn
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.networks.families.classifiers import build_network, frozen_prefixes
 from clearsight.networks.weights import PretrainedRecord, load_pretrained
-from clearsight.runs.trial_spec import TrialSpec
 from clearsight.training.charts import write_charts
 from clearsight.training.classification.datasets import EvaluationSet, ImageCache, TrainingSet, encode_targets
 from clearsight.training.classification.losses import build_loss
@@ -32,6 +31,7 @@ from clearsight.training.trial.options import (
     optimizer_options_of,
     settings_of,
 )
+from clearsight.training.trial.spec import TrialSpec
 from clearsight.training.trial.task import EventSink
 
 __all__ = ["ClassificationTrial"]

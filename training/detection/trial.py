@@ -23,7 +23,6 @@ from clearsight.networks.families.yolov5.loss import LOSS_OPTIONS, Yolov5Loss
 from clearsight.networks.families.yolov5.network import Yolov5
 from clearsight.networks.families.yolov5.parameters import parameter_groups
 from clearsight.networks.weights import PretrainedRecord
-from clearsight.runs.trial_spec import TrialSpec
 from clearsight.tasks import Task
 from clearsight.training.charts import write_detection_charts, write_samples
 from clearsight.training.charts.samples import MAX_SAMPLES
@@ -54,6 +53,7 @@ from clearsight.training.trial.options import (
     model_size_of,
     optimizer_options_of,
 )
+from clearsight.training.trial.spec import TrialSpec
 from clearsight.training.trial.task import EventSink
 
 __all__ = ["DetectionTrial"]

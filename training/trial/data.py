@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
 from clearsight.errors import Fault, InvalidData, UserError
-from clearsight.runs.trial_spec import TrialSpec
 from clearsight.training.classification.datasets import ImageCache, find_unreadable
 from clearsight.training.data.image_file import ImageFile
 from clearsight.training.data.records import Record
 from clearsight.training.data.table import class_names, load_table, split_indices, validation_only_classes
 from clearsight.training.engine.hardware import usable_memory_bytes
 from clearsight.training.engine.ranks import Ranks
+from clearsight.training.trial.spec import TrialSpec
 
 __all__ = ["Loadable", "SetMaker", "Sets", "TrialRecords", "load_records", "make_sets"]
 

@@ -15,7 +15,6 @@ from clearsight.documents.settings import (
 )
 from clearsight.documents.settings.document import ALIASES
 from clearsight.networks.families.classifiers import spec_for
-from clearsight.runs.trial_spec import TrialSpec
 from clearsight.training.classification.augmentation import Augmentation
 from clearsight.training.classification.losses import class_weights
 from clearsight.training.data.records import Record
@@ -24,6 +23,7 @@ from clearsight.training.engine.early_stopping import EarlyStopping
 from clearsight.training.engine.loop import LoopOptions
 from clearsight.training.engine.optimizer import OptimizerOptions
 from clearsight.training.engine.schedule import Schedule, StepDecay, WarmupCosine
+from clearsight.training.trial.spec import TrialSpec
 
 __all__ = [
     "augmentation_of",

@@ -30,7 +30,6 @@ from clearsight.exporters.write import write_package
 from clearsight.files import write_atomically
 from clearsight.networks.weights import PretrainedRecord
 from clearsight.runs.run_folder import RunFolder, RunStatus, now
-from clearsight.runs.trial_spec import TrialSpec
 from clearsight.training.classification.trial import ClassificationTrial
 from clearsight.training.detection.trial import DetectionTrial
 from clearsight.training.engine.checkpoint import Checkpoints, Counters
@@ -41,6 +40,7 @@ from clearsight.training.trial.data import Sets, TrialRecords, load_records, mak
 from clearsight.training.trial.failure import describe_failure, is_out_of_memory
 from clearsight.training.trial.options import num_steps_of, schedule_of, warnings_of
 from clearsight.training.trial.reporter import Reporter
+from clearsight.training.trial.spec import TrialSpec
 from clearsight.training.trial.task import TrialTask
 
 __all__ = ["EXIT_CODES", "main", "run_trial"]

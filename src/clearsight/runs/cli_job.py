@@ -7,17 +7,19 @@ import click
 
 from clearsight.console import AzCommand, parse_assignments, result_options, stderr
 from clearsight.executor import Local
-from clearsight.runs.control import cancel_job, follow_job
+from clearsight.runs.control import JobEvents, cancel_job, follow_job
+from clearsight.runs.describe import describe_job, how_to_resume, list_jobs
 from clearsight.runs.job_process import exit_code
 from clearsight.runs.job_run import CANCEL_GRACE_S, run_job
+from clearsight.runs.kinds import plan_job_file
 from clearsight.runs.lock import RunLock
 from clearsight.runs.outputs import OUTPUTS, download_outputs
-from clearsight.runs.plan import planner_for
 from clearsight.runs.progress_view import JobView
-from clearsight.runs.record import describe_job, how_to_resume, list_jobs, read_record
-from clearsight.runs.run_folder import EventReader, RunFolder
+from clearsight.runs.record import read_record
+from clearsight.runs.run_folder import RunFolder
 from clearsight.runs.start import detach, resume_job, start_job
 from clearsight.runs.stop_requests import graceful_shutdown
+from clearsight.runs.trials import find_run
 from clearsight.runs.workspace import Workspace
 
 __all__ = ["job"]
@@ -58,6 +60,7 @@ _set_option = click.option(
 )
 _new_name_option = click.option("--name", "-n", help="Name of the job; default: made from the time.")
 _name_option = click.option("--name", "-n", required=True, help="Name of the job.")
+_run_name_option = click.option("--name", "-n", required=True, help="Name of the job, or of one of its trials.")
 _no_wait_option = click.option(
     "--no-wait", is_flag=True, help="Run the job in a process of its own, and return at once."
 )
@@ -92,8 +95,8 @@ def create(
     """
     _refuse_both(no_wait, stream)
     workspace = Workspace.default()
-    plan = planner_for("automl")(file, parse_assignments(assignments), name, workspace)
-    return _run(ctx, workspace, plan.name, start_job(plan, workspace), no_wait=no_wait, stream=stream)
+    plan = plan_job_file(file, parse_assignments(assignments), name, workspace)
+    return _run(ctx, workspace, plan.record.name, start_job(plan, workspace), no_wait=no_wait, stream=stream)
 
 
 @job.command(cls=_JobCommand)
@@ -117,10 +120,10 @@ def resume(ctx: click.Context, name: str, no_wait: bool, stream: bool) -> dict[s
     _refuse_both(no_wait, stream)
     workspace = Workspace.default()
 
-    def tell() -> None:
+    def show_wait() -> None:
         stderr.print("waiting for the trial's earlier process, which writes its checkpoint", soft_wrap=True)
 
-    run_lock = resume_job(workspace, name, CANCEL_GRACE_S, tell)
+    run_lock = resume_job(workspace, name, CANCEL_GRACE_S, show_wait)
     return _run(ctx, workspace, name, run_lock, no_wait=no_wait, stream=stream)
 
 
@@ -143,7 +146,7 @@ def _run(
     record = read_record(workspace, name)
     with graceful_shutdown() as stop, run_lock, JobView(stderr, workspace, record) as view:
         view.show_plan()
-        for event in EventReader(RunFolder(workspace.runs / record.trials[0])).new():
+        for event in JobEvents(workspace, record).new():
             view.recall(event)
         result = run_job(workspace, name, Local(), view.on_event, stop)
     return _conclude(ctx, workspace, result)
@@ -151,7 +154,7 @@ def _run(
 
 def _watch(ctx: click.Context, workspace: Workspace, name: str) -> dict[str, Any]:
     try:
-        with JobView(stderr, workspace, read_record(workspace, name)) as view:
+        with JobView(stderr, workspace, *find_run(workspace, name)) as view:
             view.show_plan()
             follow_job(workspace, name, view.on_event)
     except KeyboardInterrupt:
@@ -174,14 +177,15 @@ def _conclude(ctx: click.Context, workspace: Workspace, result: dict[str, Any]) 
 
 def _last_line(workspace: Workspace, result: dict[str, Any]) -> str:
     properties, metric = result["properties"], result["primary_metric"]
+    best_epoch = RunFolder(workspace.runs / result["name"]).read_status().best_epoch
     line = f"{result['status']}: {properties['message']}"
-    if metric in result["metrics"]:
-        epoch = result["trials"][0]["best_epoch"] + 1
-        line += f"; best {metric} {result['metrics'][metric]:.4f} in epoch {epoch}"
+    if metric in result["metrics"] and best_epoch is not None:
+        line += f"; best {metric} {result['metrics'][metric]:.4f} in epoch {best_epoch + 1}"
     if "best_model" in result["outputs"]:
         line += f"; package: {result['outputs']['best_model']['path']}"
     elif result["status"] in ("Canceled", "Failed"):
-        line += f"; {how_to_resume(workspace, read_record(workspace, result['name']))}"
+        record, _ = find_run(workspace, result["name"])
+        line += f"; {how_to_resume(workspace, record)}"
     return line
 
 
@@ -196,23 +200,26 @@ def validate(file: Path, assignments: tuple[str, ...]) -> dict[str, Any]:
     Example:
       clearsight job validate -f job.yml
     """
-    plan = planner_for("automl")(file, parse_assignments(assignments), None, Workspace.default())
-    parameters = {name: setting.model_dump() for name, setting in plan.spec.hyperparameters.items()}
-    return {"result": "Succeeded", "warnings": plan.warnings, "parameters": parameters}
+    plan = plan_job_file(file, parse_assignments(assignments), None, Workspace.default())
+    facts = plan.trials[0].facts()
+    parameters = {one.name: {"value": one.value, "origin": one.origin} for one in facts.parameters}
+    return {"result": "Succeeded", "warnings": plan.record.warnings, "parameters": parameters}
 
 
 @job.command(cls=AzCommand)
-@_name_option
+@_run_name_option
 @result_options
 def show(name: str) -> dict[str, Any]:
-    r"""Show a job: state, metrics of the best pass, outputs.
+    r"""Show a job, or one of its trials: state, metrics of the best pass, outputs.
 
-    States are Azure's. NotResponding: the process that ran the job is gone; `job resume` goes on.
+    States are Azure's. NotResponding: the process that ran the job is gone; `job resume` goes on. The trials of a job,
+    with their names, are listed under trials; best_child_run_id is the best one.
 
     \b
     Examples:
       clearsight job show -n fridge_1 --query status -o tsv
       clearsight job show -n fridge_1 --query metrics.accuracy
+      clearsight job show -n fridge_1_HD_0 --query parameters.learning_rate
     """
     return describe_job(Workspace.default(), name)
 
@@ -233,17 +240,18 @@ def list_(max_results: int | None, experiment_name: str | None) -> list[dict[str
 
 
 @job.command(cls=_JobCommand)
-@_name_option
+@_run_name_option
 @result_options
 @click.pass_context
 def stream(ctx: click.Context, name: str) -> dict[str, Any]:
-    r"""Watch a job, or see an ended one again.
+    r"""Watch a job, or one of its trials, or show an ended one again.
 
-    Ends with the job, and with the exit code of `job create`. Ctrl-C leaves the view and not the job.
+    Ends with the job or trial, and with the exit code of `job create`. Ctrl-C ends the view and not the job.
 
     \b
-    Example:
+    Examples:
       clearsight job stream -n fridge_1
+      clearsight job stream -n fridge_1_HD_0
     """
     return _watch(ctx, Workspace.default(), name)
 
@@ -268,7 +276,7 @@ def cancel(name: str, no_wait: bool) -> dict[str, Any]:
 
 
 @job.command(cls=AzCommand)
-@_name_option
+@_run_name_option
 @click.option("--all", "everything", is_flag=True, help="Every output: default and best_model.")
 @click.option("--output-name", type=click.Choice(OUTPUTS), help="This output alone; default: default.")
 @click.option(
@@ -280,7 +288,7 @@ def cancel(name: str, no_wait: bool) -> dict[str, Any]:
 )
 @result_options
 def download(name: str, everything: bool, output_name: str | None, download_path: Path) -> dict[str, Any]:
-    r"""Copy what a job made, laid out as Azure's client does.
+    r"""Copy the outputs of a job, or of one of its trials, laid out as Azure's client does.
 
     `default` goes to artifacts/ (outputs, metrics and logs of the best trial), `best_model` to
     named-outputs/best_model/ (the package). Nothing is overwritten.
@@ -289,6 +297,7 @@ def download(name: str, everything: bool, output_name: str | None, download_path
     Examples:
       clearsight job download -n fridge_1 --output-name best_model
       clearsight job download -n fridge_1 --all --download-path ./fridge_1
+      clearsight job download -n fridge_1_HD_0 --output-name best_model
     """
     outputs = OUTPUTS if everything else (output_name or "default",)
     copied = download_outputs(Workspace.default(), name, outputs, download_path.absolute())

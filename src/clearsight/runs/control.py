@@ -1,44 +1,75 @@
-"""What other processes do with a job that runs: watch it, and ask it to stop."""
+"""What other processes do with a job that runs: follow its events, and cancel it."""
 
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from clearsight.errors import Conflict
-from clearsight.runs.record import job_status, read_record
+from clearsight.runs.describe import job_status
+from clearsight.runs.record import JobRecord, read_record
 from clearsight.runs.run_folder import ENDED, UNDER_WAY, EventReader, RunFolder, RunStatus, now
+from clearsight.runs.trials import find_run, trial_folders
 from clearsight.runs.workspace import Workspace
 
-__all__ = ["cancel_job", "follow_job"]
+__all__ = ["JobEvents", "cancel_job", "follow_job"]
 
 _POLL_S: Final = 0.2
 _START_S: Final = 30.0
-"""How long a process that was just started may take to say who it is."""
+"""How long a process that was just started may take to write its identity into the status."""
+
+
+class JobEvents:
+    """Reads the events of a job and of its trials, or of one trial alone, while other processes write them.
+
+    Each event of a trial carries the trial's run id as `run_id`. Trials that start meanwhile are read too.
+    """
+
+    def __init__(self, workspace: Workspace, record: JobRecord, trial: RunFolder | None = None) -> None:
+        self._workspace = workspace
+        self._record = record
+        self._trial = trial
+        self._job_reader = EventReader(RunFolder(workspace.runs / record.name))
+        self._trial_readers: dict[str, EventReader] = {}
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        """The events since the last call, those of the job first."""
+        trials = trial_folders(self._workspace, self._record) if self._trial is None else [self._trial]
+        if self._trial is None:
+            yield from self._job_reader.new()
+        for trial in trials:
+            reader = self._trial_readers.setdefault(trial.run_id, EventReader(trial))
+            for event in reader.new():
+                yield {**event, "run_id": trial.run_id}
 
 
 def follow_job(workspace: Workspace, name: str, on_event: Callable[[Mapping[str, Any]], None]) -> RunStatus:
-    """Tell every event of a job from its beginning, and go on until no process works on it; return its last state."""
-    record = read_record(workspace, name)
-    folder = RunFolder(workspace.runs / name)
-    readers = [EventReader(folder), *(EventReader(RunFolder(workspace.runs / trial)) for trial in record.trials)]
+    """Pass on every event of a job, or of a trial, from its beginning until no process works on it.
+
+    Returns its last status. Raises `NotFound`.
+    """
+    record, trial = find_run(workspace, name)
+    events = JobEvents(workspace, record, trial)
     while True:
-        status = job_status(workspace, record)  # before its events: none is missed
-        for reader in readers:
-            for event in reader.new():
-                on_event(event)
-        if not _is_at_work(status):
+        status = job_status(workspace, record)  # read before the events, so that none is missed
+        is_at_work = _is_at_work(status)
+        if trial is not None:
+            status = trial.read_status()
+            is_at_work = is_at_work and status.status not in ENDED
+        for event in events.new():
+            on_event(event)
+        if not is_at_work:
             return status
         time.sleep(_POLL_S)
 
 
 def cancel_job(workspace: Workspace, name: str, wait: bool) -> RunStatus:
-    """Ask the process of a job to stop, with a checkpoint once it trains; with `wait`, return when it has.
+    """Send SIGTERM to the process of a job, which then stops its trials; with `wait`, return when it has ended.
 
-    A job whose process is gone becomes `Canceled` at once. Raises `NotFound`, and `Conflict` for a job that has ended
-    or whose process cannot be reached from here. No other process is ever signalled: the one meant is known by its
-    start, not by its number alone.
+    A trial that trains keeps a checkpoint. A job whose process is gone becomes `Canceled` at once. No other process is
+    ever signalled: the right one is identified by its start time, not by its number alone. Raises `NotFound`, and
+    `Conflict` for a job that has ended or whose process runs on another machine.
     """
     record = read_record(workspace, name)
     folder = RunFolder(workspace.runs / name)

@@ -1,6 +1,7 @@
 """The process of a job without a terminal: `python -m clearsight.runs.job_process JOB_FOLDER DESCRIPTOR`.
 
-DESCRIPTOR is the inherited lock of the job. What people would see goes to stderr, as plain lines.
+DESCRIPTOR is the file descriptor of the job's lock, inherited from the parent process. Progress goes to stderr as plain
+lines.
 """
 
 import sys
@@ -25,11 +26,12 @@ _CODES: Final[Mapping[str, int]] = MappingProxyType({"Completed": 0, "Canceled":
 
 
 def exit_code(state: str) -> int:
-    """0 completed, 130 canceled, 1 all else."""
+    """Exit code for the final state of a job or trial: 0 completed, 130 canceled, 1 otherwise."""
     return _CODES.get(state, 1)
 
 
 def main(args: Sequence[str]) -> int:
+    """Run the job; return the exit code of its final state."""
     folder, descriptor = Path(args[0]), int(args[1])
     workspace = Workspace(folder.parent.parent)
     with graceful_shutdown() as stop, RunLock(descriptor):

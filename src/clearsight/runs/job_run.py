@@ -1,57 +1,54 @@
-"""One job at work: start the trial, follow it, mirror it, say how it ended. Taking a job up again is the same story.
+"""One running job: start its trials, follow them, mirror them into MLflow, and write how the job ended.
 
-This process owns the job's folder; it imports no torch. Whatever ends it, the trial notices and stops with a
-checkpoint once it has begun to train, so a job can always be taken up.
+A resumed job runs through the same steps; trials that are completed are not run again. The process owns the job's run
+folder and imports no torch. Whatever ends this process, its trials notice and stop, with a checkpoint once they train,
+so a job can always be resumed.
 """
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
-from clearsight import environment
 from clearsight.errors import ClearsightError, InvalidPackage
-from clearsight.executor import Executor, ProcessIdentity, TaskSpec
+from clearsight.executor import Executor, ProcessIdentity
+from clearsight.runs.describe import describe_job, how_to_resume
 from clearsight.runs.mlflow_mirror import BEST_CHILD_TAG, MlflowMirror
 from clearsight.runs.outputs import copy_folder
 from clearsight.runs.package import ModelPackage
-from clearsight.runs.record import JobRecord, describe_job, how_to_resume, read_record, read_spec
-from clearsight.runs.run_folder import EventReader, RunFolder, RunStatus, State, now
+from clearsight.runs.record import JobRecord, read_record
+from clearsight.runs.run_folder import RunFolder, RunStatus, State, now
 from clearsight.runs.stop_requests import StopRequests
-from clearsight.runs.trial_ending import StoppedFor, last_lines, trial_ending
+from clearsight.runs.trial_ending import StopReason, log_tail
+from clearsight.runs.trial_run import TrialRun
+from clearsight.runs.trials import best_trial, trial_folders
 from clearsight.runs.workspace import Workspace
 
-__all__ = ["CANCEL_GRACE_S", "run_job"]
+__all__ = ["CANCEL_GRACE_S", "JobRun", "run_job"]
 
 CANCEL_GRACE_S: Final = 60.0
-"""How long a trial may take to reach an optimizer step and write its checkpoint."""
+"""Seconds that a trial gets to reach an optimizer step and write its checkpoint."""
 
 _POLL_S: Final = 0.2
-_TRIAL_ENVIRONMENT: Final = {
-    # Threads that wait must sleep: beside any other load, spinning ones made a step of mobilenetv2 three times as slow
-    # and cost four times the CPU (measured on two cores); on an idle machine there is no difference.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with a fixed workspace (PyTorch's notes)
-}
-_STATE_AT: Final[Mapping[str, State]] = {"started": "Preparing", "data": "Running", "exporting": "Finalizing"}
-"""The job's state after an event of its trial."""
+_STATE_AFTER: Final[Mapping[str, State]] = {"started": "Preparing", "data": "Running", "exporting": "Finalizing"}
+"""State of a job with one trial after an event of the trial."""
 
-Listener = Callable[[Mapping[str, Any]], None]
+EventSink = Callable[[Mapping[str, Any]], None]
 
 
 def run_job(
-    workspace: Workspace, name: str, executor: Executor, on_event: Listener, stop: StopRequests
+    workspace: Workspace, name: str, executor: Executor, on_event: EventSink, stop: StopRequests
 ) -> dict[str, Any]:
-    """Run a job that this process owns to its end; return what `describe_job` says then.
+    """Run a job, which this process has locked, to its end; return its description (`describe_job`).
 
-    `on_event` hears every event of the trial from now on. A stop request cancels the trial, which keeps a checkpoint;
-    the job is then `Canceled`. Raises `ClearsightError` when the run folder cannot be written.
+    `on_event` gets every event of the job and its trials from now on. A stop request cancels the trials, which keep
+    their checkpoints; the job is then `Canceled`. Raises `ClearsightError` when a run folder cannot be written.
     """
     record = read_record(workspace, name)
     try:
-        return _JobAtWork(workspace, record, executor, on_event, stop).run()
+        return JobRun(workspace, record, executor, on_event, stop).run()
     except OSError as error:
         raise ClearsightError(
             f"the run folder {workspace.runs / name} must be writable while a job runs, but: {error}; when that is "
@@ -59,133 +56,158 @@ def run_job(
         ) from error
 
 
-class _JobAtWork:
-    """What belongs together while a job runs."""
+class JobRun:
+    """The state of a running job: its status, its trials, its deadline, and its MLflow mirror."""
 
     def __init__(
-        self, workspace: Workspace, record: JobRecord, executor: Executor, on_event: Listener, stop: StopRequests
+        self, workspace: Workspace, record: JobRecord, executor: Executor, on_event: EventSink, stop: StopRequests
     ) -> None:
+        self._workspace = workspace
         self._record = record
         self._executor = executor
         self._on_event = on_event
         self._stop = stop
-        self._job = RunFolder(workspace.runs / record.name)
-        self._trial = RunFolder(workspace.runs / record.trials[0])
-        self._reader = EventReader(self._trial)
+        self._folder = RunFolder(workspace.runs / record.name)
+        self._trials = [TrialRun(record, folder) for folder in trial_folders(workspace, record)]
+        self._running: dict[str, TrialRun] = {}  # by task id
         self._mirror = MlflowMirror(workspace, record.experiment_name)
-        self._workspace = workspace
         self._status = RunStatus()
 
     def run(self) -> dict[str, Any]:
+        """Run the job to its end; return its description."""
         self._status = replace(
-            self._job.read_status(), status="Starting", pid=os.getpid(), process=ProcessIdentity.of(os.getpid())
+            self._folder.read_status(), status="Starting", pid=os.getpid(), process=ProcessIdentity.of(os.getpid())
         )
         self._status = replace(self._status, started_at=self._status.started_at or now())
-        self._job.write_status(self._status)
-        self._start_mirror(exists_ok=self._job.events_file.exists())
-        self._job.append_event("attempt", pid=os.getpid())
-        for _ in self._reader.new():  # those of earlier attempts were told then
-            pass
-        stopped_for: StoppedFor | None = None
-        if self._trial.read_status().status != "Completed":  # its job may have been lost right after it
-            code, stopped_for = self._follow(self._submit())
-            self._publish_new_events()
-            self._conclude_trial(code, stopped_for)
-        self._copy_best_model()
-        self._end(stopped_for)
+        self._folder.write_status(self._status)
+        self._start_mirror(exists_ok=self._folder.events_file.exists())
+        self._folder.append_event("attempt", pid=os.getpid())
+        for trial in self._trials:
+            trial.skip_events()
+        unfinished = []
+        for trial in self._trials:
+            status = trial.folder.read_status()
+            if status.status == "Completed":  # by an earlier attempt, which ended before it could write so
+                self._mirror.end_run(trial.run_id, status.status, status.ended_at, {})
+            else:
+                unfinished.append(trial)
+        stop_reason = self._run_trials(unfinished)
+        best = best_trial(self._record, [trial.folder for trial in self._trials])
+        if best is not None:
+            self._copy_best_model(best)
+        self._end(best, stop_reason)
         return describe_job(self._workspace, self._record.name)
 
     def _start_mirror(self, exists_ok: bool) -> None:
-        spec = read_spec(self._trial)
         tags = {key: value or "" for key, value in self._record.tags.items()}
-        self._mirror.start_run(self._job, tags, {}, exists_ok=exists_ok)
-        params = {name: str(one.value) for name, one in spec.hyperparameters.items() if one.value is not None}
-        model_name = {"model_name": str(spec.value("model_name"))}
-        self._mirror.start_run(self._trial, model_name, params, parent=self._record.name, exists_ok=exists_ok)
+        self._mirror.start_run(self._folder, tags, {}, exists_ok=exists_ok)
+        for trial in self._trials:
+            trial.start_mirror(self._mirror, exists_ok)
 
-    def _submit(self) -> str:
-        record = self._record
-        variables = {name: value or "" for name, value in record.environment_variables.items()}
-        threads = {}
-        if record.num_processes > 1 and environment.num_threads() is None:
-            threads = {"OMP_NUM_THREADS": str(max(1, _num_cores() // record.num_processes))}
-        task = TaskSpec(
-            "clearsight.training.trial",
-            (str(self._trial.root),),
-            self._trial.log_file,
-            {**_TRIAL_ENVIRONMENT, **threads, **variables},
-            record.num_processes,
-        )
-        return self._executor.submit(task)
+    def _run_trials(self, trials: list[TrialRun]) -> StopReason | None:
+        """Run trials in their order, some at the same time, until all have ended; return why they were stopped.
 
-    def _follow(self, task_id: str) -> tuple[int, StoppedFor | None]:
-        """Wait for the end of the trial; stop it when asked to or when the time is over. Its code, and why."""
+        They are stopped on request and at the deadline; those that were not submitted by then become `Canceled`.
+        """
         deadline = time.monotonic() + 60 * self._record.timeout_minutes
-        stopped_for: StoppedFor | None = None
+        pending = deque(trials)
+        stop_reason: StopReason | None = None
         try:
-            while not (ended := self._executor.wait(_POLL_S)):
-                self._publish_new_events()
-                if stopped_for is None and (self._stop.is_asked or time.monotonic() > deadline):
-                    stopped_for = "canceled" if self._stop.is_asked else "timeout"
-                    self._executor.cancel(task_id, CANCEL_GRACE_S)
-                    self._set_state("CancelRequested")
-                    self._publish("canceling", reason=stopped_for)
+            while self._running or (pending and stop_reason is None):
+                while pending and stop_reason is None and len(self._running) < self._record.max_concurrent_trials:
+                    self._running[pending[0].submit(self._executor)] = pending[0]
+                    pending.popleft()
+                ended = self._executor.wait(_POLL_S)
+                for trial in self._running.values():
+                    self._publish_new_events(trial, is_last=not pending and len(self._running) == 1)
+                for one in ended:
+                    self._conclude_trial(self._running.pop(one.task_id), one.code, stop_reason)
+                if stop_reason is None and (self._running or pending):
+                    stop_reason = self._stop_if_due(deadline)
                 if self._stop.is_urgent:
-                    self._executor.cancel(task_id, 0)
+                    self._cancel_running(0)
         except BaseException:
-            self._executor.cancel(task_id, CANCEL_GRACE_S)
-            while not self._executor.wait(_POLL_S):
-                pass
+            self._cancel_running(CANCEL_GRACE_S)
+            while self._running:
+                for one in self._executor.wait(_POLL_S):
+                    self._running.pop(one.task_id, None)
             raise
-        return ended[0].code, stopped_for
+        for trial in pending:
+            self._conclude_trial(trial, 0, stop_reason)
+        return stop_reason
 
-    def _publish_new_events(self) -> None:
-        for event in self._reader.new():
+    def _stop_if_due(self, deadline: float) -> StopReason | None:
+        """Cancel the running trials when a stop was requested or the time is over; return which of both, if any."""
+        if not self._stop.is_requested and time.monotonic() <= deadline:
+            return None
+        reason: StopReason = "canceled" if self._stop.is_requested else "timeout"
+        self._cancel_running(CANCEL_GRACE_S)
+        self._set_state("CancelRequested")
+        self._publish("canceling", reason=reason)
+        return reason
+
+    def _cancel_running(self, grace_s: float) -> None:
+        for task_id in self._running:
+            self._executor.cancel(task_id, grace_s)
+
+    def _publish_new_events(self, trial: TrialRun, is_last: bool) -> None:
+        for event in trial.new_events():
             if event["kind"] == "evaluated":
-                self._mirror.log_metrics(self._trial.run_id, event["metrics"], event["epoch"])
-            if event["kind"] in _STATE_AT:
-                self._set_state(_STATE_AT[event["kind"]])
+                self._mirror.log_metrics(trial.run_id, event["metrics"], event["epoch"])
+            if event["kind"] in _STATE_AFTER:
+                self._advance(_STATE_AFTER[event["kind"]], is_last)
             self._on_event(event)
 
-    def _publish(self, kind: str, **fields: Any) -> None:
-        """An event of the job itself: kept, so that `job stream` shows it, and told."""
-        self._job.append_event(kind, **fields)
-        self._on_event({"kind": kind, **fields})
+    def _advance(self, state: State, is_last: bool) -> None:
+        """Set the state of the job after an event of a trial; a job trains until its last trial is exported."""
+        goes_back = state == "Preparing" and self._status.status == "Running"
+        if not goes_back and (is_last or state != "Finalizing"):
+            self._set_state(state)
 
     def _set_state(self, state: State) -> None:
         if self._status.status not in (state, "CancelRequested"):
             self._status = replace(self._status, status=state)
-            self._job.write_status(self._status)
+            self._folder.write_status(self._status)
 
-    def _conclude_trial(self, code: int, stopped_for: StoppedFor | None) -> None:
-        said = self._trial.read_status()
-        status = trial_ending(said, self._trial, code, stopped_for)
-        if status == said:
-            return
-        self._trial.write_status(status)
-        if status.status == "Failed":
-            self._publish("log", file=str(self._trial.log_file), lines=last_lines(self._trial.log_file))
+    def _publish(self, kind: str, **fields: Any) -> None:
+        """Append an event to those of the job, so that `job stream` shows it, and pass it on."""
+        self._folder.append_event(kind, **fields)
+        self._on_event({"kind": kind, **fields})
 
-    def _copy_best_model(self) -> None:
+    def _conclude_trial(self, trial: TrialRun, code: int, stop_reason: StopReason | None) -> None:
+        reported = trial.folder.read_status()
+        status = trial.conclude(code, stop_reason)
+        if status.status == "Failed" and status != reported:
+            log_file = trial.folder.log_file
+            self._publish("log", file=str(log_file), lines=log_tail(log_file))
+        self._mirror.end_run(trial.run_id, status.status, status.ended_at, {})
+
+    def _copy_best_model(self, best: RunFolder) -> None:
         target = self._record.best_model_path
-        if self._trial.read_status().status != "Completed" or target is None or self._is_copied(target):
+        if target is None:
             return
         try:
-            copy_folder(self._trial.package, target)
+            if target.is_dir() and ModelPackage.open(target).run_id == best.run_id:
+                return  # copied before an interruption
+        except InvalidPackage:
+            pass
+        try:
+            copy_folder(best.package, target)
         except OSError as error:
             self._publish("warning", message=f"outputs.best_model could not be written: {error}")
 
-    def _is_copied(self, target: Path) -> bool:
-        """Whether the copy was made before an interruption."""
-        try:
-            return target.is_dir() and ModelPackage.open(target).run_id == self._trial.run_id
-        except InvalidPackage:
-            return False
+    def _end(self, best: RunFolder | None, stop_reason: StopReason | None) -> None:
+        """Write the final status of the job, that of its best trial; without one, that of the last trial.
 
-    def _end(self, stopped_for: StoppedFor | None) -> None:
-        trial = self._trial.read_status()
+        A job that is stopped by its time limit is completed when one of its trials is; one that was canceled is not,
+        unless all of them are.
+        """
+        trial = (best or self._trials[-1].folder).read_status()
         state, reason, message = trial.status, trial.reason, trial.message
-        if stopped_for == "timeout" and state == "Canceled":  # no trial completed in time
+        unfinished = [status for one in self._trials if (status := one.folder.read_status()).status != "Completed"]
+        if best is not None and stop_reason == "canceled" and unfinished:
+            state, reason, message = "Canceled", unfinished[-1].reason, unfinished[-1].message
+        if stop_reason == "timeout" and state == "Canceled":  # no trial completed in time
             state = "Failed"
             message = f"limits.timeout_minutes, {self._record.timeout_minutes}, were over: {message}"
         self._status = replace(
@@ -197,14 +219,9 @@ class _JobAtWork:
             best_epoch=trial.best_epoch,
             metrics=trial.metrics,
         )
-        best = {BEST_CHILD_TAG: self._trial.run_id} if state == "Completed" else {}
-        self._mirror.end_run(self._trial.run_id, trial.status, trial.ended_at, {})
-        self._mirror.end_run(self._job.run_id, state, self._status.ended_at, best)
+        tags = {} if best is None or state != "Completed" else {BEST_CHILD_TAG: best.run_id}
+        self._mirror.end_run(self._folder.run_id, state, self._status.ended_at, tags)
         failure = self._mirror.close()
         if failure is not None:
             self._publish("warning", message=f"the run folder is complete, but its MLflow mirror is not: {failure}")
-        self._job.write_status(self._status)
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._folder.write_status(self._status)

@@ -1,7 +1,7 @@
-"""Who works on a run: one process at a time, known to all, and never longer than it lives.
+"""The lock of a run: at most one process works on a run folder at a time.
 
-The owner holds a lock (`flock`) on a file of the run folder. The kernel gives it back when the process ends, however
-it ends, so nothing stale is ever left behind; process numbers, which are given again to others, play no part in it.
+The owner holds a lock (`flock`) on a file of the run folder. The kernel releases it when the process ends, however it
+ends, so no stale lock is ever left behind; process ids, which are reused, play no part in it.
 """
 
 import fcntl
@@ -16,18 +16,18 @@ from clearsight.errors import Conflict
 __all__ = ["RunLock", "is_locked"]
 
 _ATTEMPTS: Final = 10
-_PAUSE_S: Final = 0.03  # a look (`is_locked`) holds the lock for microseconds: it must not look like an owner
+_PAUSE_S: Final = 0.03  # `is_locked` itself holds the lock for microseconds; that must not count as an owner
 
 
 class RunLock:
-    """A held lock. Use as a context, or hand `descriptor` to a child process, which then holds it too."""
+    """A held lock. Use it as a context manager, or pass `descriptor` to a child process, which then holds it too."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
 
     @classmethod
     def take(cls, file: Path) -> Self:
-        """Take the lock. Raises `Conflict` when another process, or another owner in this one, has it."""
+        """Take the lock. Raises `Conflict` when another process, or another owner in this process, holds it."""
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -44,6 +44,7 @@ class RunLock:
             raise
 
     def release(self) -> None:
+        """Release the lock, unless a child process holds it too."""
         os.close(self.descriptor)
 
     def __enter__(self) -> Self:
@@ -56,7 +57,7 @@ class RunLock:
 
 
 def is_locked(file: Path) -> bool:
-    """Whether somebody holds the lock."""
+    """Whether a process holds the lock; a missing file is not locked."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

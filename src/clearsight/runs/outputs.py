@@ -1,4 +1,4 @@
-"""Copies of what a job made, laid out as Azure's client lays out a download.
+"""Copies of the outputs of a job, laid out as Azure's client lays out a download.
 
 ```
 <path>/artifacts/                     the files of the best trial (of the last, when none completed) but checkpoints
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from clearsight.errors import Conflict, NotFound
-from clearsight.runs.record import job_status, read_record
-from clearsight.runs.run_folder import UNDER_WAY, RunFolder
+from clearsight.runs.describe import job_status
+from clearsight.runs.run_folder import UNDER_WAY
+from clearsight.runs.trials import best_trial, find_run, trial_folders
 from clearsight.runs.workspace import Workspace
 
 __all__ = ["OUTPUTS", "copy_folder", "download_outputs"]
@@ -23,31 +24,33 @@ _NOT_COPIED: Final = ("checkpoints", "lock")
 
 
 def download_outputs(workspace: Workspace, name: str, outputs: tuple[str, ...], target: Path) -> dict[str, Path]:
-    """Copy outputs of a job that is not at work; return where each went.
+    """Copy outputs of a job, or of a trial, that has ended; return the folder of each copy.
 
-    Raises `NotFound` for a model that was never made, `Conflict` for a folder that exists or a job at work. Each
-    folder appears whole or not at all.
+    Each folder appears whole or not at all. Raises `NotFound` for a model that was never made, `Conflict` for a target
+    that exists or a run that is at work.
     """
-    record = read_record(workspace, name)
-    state = job_status(workspace, record).status
+    record, trial = find_run(workspace, name)
+    noun = "job" if trial is None else "trial"
+    state = (job_status(workspace, record) if trial is None else trial.read_status()).status
     if state in (*UNDER_WAY, "NotStarted"):
         raise Conflict(
-            f"a job must have ended to be downloaded, but {name!r} is {state}; wait for its end, or cancel it"
+            f"a {noun} must have ended to be downloaded, but {name!r} is {state}; wait for its end, or cancel it"
         )
-    trial = RunFolder(workspace.runs / record.trials[-1])
-    places = {
-        "default": (trial.root, target / "artifacts"),
-        "best_model": (trial.package, target / "named-outputs" / "best_model"),
+    trials = trial_folders(workspace, record)
+    source = trial or best_trial(record, trials) or trials[-1]
+    folders = {
+        "default": (source.root, target / "artifacts"),
+        "best_model": (source.package, target / "named-outputs" / "best_model"),
     }
     for output in outputs:
-        _, destination = places[output]
+        _, destination = folders[output]
         if output == "best_model" and state != "Completed":
-            raise NotFound(f"a job must be completed to have a best_model, but {name!r} is {state}")
+            raise NotFound(f"a {noun} must be completed to have a best_model, but {name!r} is {state}")
         if destination.exists():
             raise Conflict(f"{destination} must not exist yet; remove it or give another --download-path")
     for output in outputs:
-        copy_folder(*places[output], ignored=_NOT_COPIED if output == "default" else ())
-    return {output: places[output][1] for output in outputs}
+        copy_folder(*folders[output], ignored=_NOT_COPIED if output == "default" else ())
+    return {output: folders[output][1] for output in outputs}
 
 
 def copy_folder(source: Path, target: Path, ignored: tuple[str, ...] = ()) -> None:

@@ -1,14 +1,14 @@
-"""The run folder: the truth of a run, on disk. Everything else (MLflow, the command line) reads it.
+"""The run folder: the authoritative state of a run, on disk. MLflow and the command line are views of it.
 
 ```
 runs/<run>/
-    spec.json                what the trial was asked to do, every default filled in (`TrialSpec`); never changed
-    status.json              the present state, replaced atomically (`RunStatus`)
+    spec.json                everything the trial is to do, with every default filled in; never changed
+    status.json              the present status, replaced atomically (`RunStatus`)
     lock                     held by the process that works on the run
-    events.jsonl             what happened, one line each, appended
+    events.jsonl             events in the order in which they happened, one line each, appended
     metrics.jsonl            one line per validation pass
-    trial.log                what the process printed
-    checkpoints/             to go on from
+    trial.log                stdout and stderr of the process
+    checkpoints/             state of the training, from which a run is resumed
     metrics/                 charts and the table of classes of the best pass
     outputs/mlflow-model/    the package of the best pass
     outputs/split.json       record indices of training and validation, when the job held out a part
@@ -30,7 +30,18 @@ from clearsight.executor import ProcessIdentity
 from clearsight.files import write_atomically
 from clearsight.runs.lock import RunLock, is_locked
 
-__all__ = ["ENDED", "LAST_CHECKPOINT", "UNDER_WAY", "EventReader", "RunFolder", "RunStatus", "State", "now"]
+__all__ = [
+    "ENDED",
+    "LAST_CHECKPOINT",
+    "UNDER_WAY",
+    "EventReader",
+    "RunFolder",
+    "RunStatus",
+    "State",
+    "append_line",
+    "now",
+    "read_lines",
+]
 
 State = Literal[
     "NotStarted",
@@ -45,7 +56,7 @@ State = Literal[
     "NotResponding",
     "Unknown",
 ]
-"""Azure's spelling. A trial is only ever `NotStarted`, `Running` or ended; a job also tells what it is about."""
+"""Spelled as on Azure. A trial is only ever `NotStarted`, `Running` or ended; the others are states of jobs."""
 
 ENDED: Final[tuple[State, ...]] = ("Completed", "Failed", "Canceled")
 """States that a run does not leave by itself."""
@@ -54,7 +65,7 @@ UNDER_WAY: Final[tuple[State, ...]] = ("Starting", "Preparing", "Running", "Fina
 """States in which a process works on the run; one whose process is gone is `NotResponding`."""
 
 LAST_CHECKPOINT: Final = "last.safetensors"
-"""In the folder of checkpoints: what a run goes on from."""
+"""File in the folder of checkpoints from which a run is resumed."""
 
 
 def now() -> str:
@@ -64,16 +75,16 @@ def now() -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """Where a run stands."""
+    """The contents of `status.json`."""
 
     status: State = "NotStarted"
     created_at: str = field(default_factory=now)
     started_at: str | None = None
     ended_at: str | None = None
     pid: int | None = None
-    """Of the process that works on the run, or did so last."""
+    """Id of the process that works on the run, or did so last."""
     process: ProcessIdentity | None = None
-    """The same process beyond doubt; of jobs, which can be stopped from elsewhere."""
+    """The same process with its start time, so that a reused id is never taken for it; written for jobs only."""
     reason: str | None = None
     """Why it ended, for programs: `early_stopping`, `bad_data`, `out_of_memory`, …"""
     message: str | None = None
@@ -81,7 +92,7 @@ class RunStatus:
     best_epoch: int | None = None
     """Counted from 0."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Of the best validation pass."""
+    """Metrics of the best validation pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +130,7 @@ class RunFolder:
         return self.root / "checkpoints"
 
     def has_checkpoint(self) -> bool:
-        """Whether there is something to go on from."""
+        """Whether the run can be resumed from a checkpoint."""
         return (self.checkpoints / LAST_CHECKPOINT).is_file()
 
     @property
@@ -139,7 +150,7 @@ class RunFolder:
         return self.root / "train_artifacts"
 
     def own(self) -> RunLock:
-        """Become the one process that works on the run. Raises `Conflict` when there is one."""
+        """Take the lock of the run. Raises `Conflict` when another process works on it."""
         return RunLock.take(self.root / "lock")
 
     def is_locked(self) -> bool:
@@ -150,10 +161,10 @@ class RunFolder:
         write_atomically(self.status_file, json.dumps(asdict(status), indent=2) + "\n")
 
     def read_status(self) -> RunStatus:
-        """The state; `NotResponding` when the process of a run under way is gone, `Unknown` for a damaged file."""
+        """The status; `NotResponding` when the process of a run under way is gone, `Unknown` for a damaged file."""
         status = self._written_status()
         while status.status in UNDER_WAY and not self.is_locked():
-            again = self._written_status()  # an owner writes how it ended before it goes
+            again = self._written_status()  # an owner writes the final status before it releases the lock
             if again == status:
                 return replace(status, status="NotResponding")
             status = again
@@ -172,23 +183,20 @@ class RunFolder:
         return status
 
     def append_event(self, kind: str, **fields: Any) -> None:
-        """Add one line to the events, whole or not at all."""
-        _append(self.events_file, {"time": now(), "kind": kind, **fields})
+        """Append one event, whole or not at all."""
+        append_line(self.events_file, {"time": now(), "kind": kind, **fields})
 
     def append_metrics(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
-        """Add one validation pass."""
-        _append(self.metrics_file, {"time": now(), "epoch": epoch, "step": step, "metrics": metrics})
+        """Append one validation pass."""
+        append_line(self.metrics_file, {"time": now(), "epoch": epoch, "step": step, "metrics": metrics})
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The validation passes by epoch; of an epoch that was trained again after an interruption, the last."""
-        if not self.metrics_file.exists():
-            return []
-        passes = [one for line in self.metrics_file.read_bytes().splitlines() if (one := _parse(line)) is not None]
-        return list({one["epoch"]: one for one in passes}.values())
+        """The validation passes by epoch; the last one of an epoch that was trained again after an interruption."""
+        return list({one["epoch"]: one for one in read_lines(self.metrics_file)}.values())
 
 
 class EventReader:
-    """Follows the events of a run while another process writes them."""
+    """Reads the events of a run while another process writes them."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._file = folder.events_file
@@ -197,7 +205,7 @@ class EventReader:
     def new(self) -> Iterator[dict[str, Any]]:
         """The events since the last call; a line that is still being written waits for the next.
 
-        A damaged line (a machine that lost its power) is left out.
+        A damaged line (after a power failure) is left out.
         """
         with suppress(FileNotFoundError), self._file.open("rb") as stream:
             stream.seek(self._position)
@@ -210,12 +218,23 @@ class EventReader:
                     yield event
 
 
-def _append(file: Path, document: dict[str, Any]) -> None:
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a file that `append_line` wrote. A damaged line is left out; a missing file has no lines."""
+    if not file.exists():
+        return []
+    return [one for line in file.read_bytes().splitlines() if (one := _parse(line)) is not None]
+
+
+def append_line(file: Path, document: dict[str, Any]) -> None:
+    """Add one line of JSON, whole or not at all; readers in other processes never see two lines mixed.
+
+    Raises `OSError`, also when the disk becomes full in the middle of the line.
+    """
     line = (json.dumps(document) + "\n").encode()
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        written = os.write(descriptor, line)  # one write: readers never see two lines mixed
-        if written < len(line):  # a disk that has just become full: no part of a line stays
+        written = os.write(descriptor, line)  # in one write: lines of several writers stay apart
+        if written < len(line):  # the disk has just become full: no part of the line stays
             os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
     finally:

@@ -1,4 +1,4 @@
-"""How a process comes to own a job: a new one, or one that was interrupted; and how it hands the job to another."""
+"""Starting a new job, resuming an interrupted one, and detaching a job into a process of its own."""
 
 import shutil
 import subprocess
@@ -10,71 +10,63 @@ from typing import Final
 
 from clearsight.errors import Conflict
 from clearsight.files import write_atomically
+from clearsight.runs.kinds import JOB_KINDS, JobPlan
 from clearsight.runs.lock import RunLock
-from clearsight.runs.plan import JobPlan
-from clearsight.runs.record import JobRecord, read_record, read_spec, write_record
+from clearsight.runs.record import read_record, write_record
 from clearsight.runs.run_folder import RunFolder, RunStatus
+from clearsight.runs.trials import append_trial, trial_folders
 from clearsight.runs.workspace import Workspace
 
 __all__ = ["JOB_LOG", "detach", "resume_job", "start_job"]
 
 JOB_LOG: Final = "job.log"
-"""What the process of a job prints that runs without a terminal."""
+"""Log of a job that runs without a terminal, in its run folder."""
 
 _POLL_S: Final = 0.2
 
 
 def start_job(plan: JobPlan, workspace: Workspace) -> RunLock:
-    """Write the folders of a planned job and own it. Raises `Conflict` when the name was taken meanwhile."""
-    folder, trial = RunFolder(workspace.runs / plan.name), RunFolder(workspace.runs / plan.spec.run_id)
+    """Write the folders of a planned job and lock it for this process.
+
+    Raises `Conflict` when the name was taken meanwhile.
+    """
+    record, specs = plan.record, plan.trials
+    folder = RunFolder(workspace.runs / record.name)
+    trials = [RunFolder(workspace.runs / spec.run_id) for spec in specs]
     workspace.runs.mkdir(parents=True, exist_ok=True)
     try:
         folder.root.mkdir()
     except FileExistsError:
-        raise Conflict(f"a job's name must be new, but {plan.name!r} exists; choose another --name") from None
+        raise Conflict(f"a job's name must be new, but {record.name!r} exists; choose another --name") from None
+    made = [folder.root]
     try:
         run_lock = folder.own()
         folder.write_status(RunStatus("Starting"))
-        trial.root.mkdir()
-        write_atomically(trial.spec_file, plan.spec.model_dump_json(indent=2) + "\n")
-        trial.write_status(RunStatus())
-        write_record(folder, _record(plan))
+        for trial, spec in zip(trials, specs, strict=True):
+            trial.root.mkdir()
+            made.append(trial.root)
+            write_atomically(trial.spec_file, spec.to_json())
+            trial.write_status(RunStatus())
+            append_trial(folder, trial.run_id)
+        write_record(folder, record)
     except BaseException:
-        shutil.rmtree(trial.root, ignore_errors=True)
-        shutil.rmtree(folder.root, ignore_errors=True)
+        for root in reversed(made):
+            shutil.rmtree(root, ignore_errors=True)
         raise
     return run_lock
 
 
-def _record(plan: JobPlan) -> JobRecord:
-    return JobRecord(
-        name=plan.name,
-        display_name=plan.job.display_name,
-        description=plan.job.description,
-        experiment_name=plan.experiment_name,
-        task=plan.job.task,
-        primary_metric=plan.job.task.primary_metric,
-        tags=dict(plan.job.tags),
-        properties=dict(plan.job.properties),
-        trials=[plan.spec.run_id],
-        best_model_path=plan.best_model_path,
-        environment_variables=dict(plan.job.environment_variables),
-        timeout_minutes=plan.job.limits.timeout_minutes,
-        num_processes=plan.num_processes,
-        warnings=list(plan.warnings),
-        document=dict(plan.document),
-    )
-
-
 def resume_job(workspace: Workspace, name: str, wait_s: float, on_wait: Callable[[], None]) -> RunLock:
-    """Own a job that was canceled, failed, or lost its process, so that `run_job` goes on with it.
+    """Lock a job that was canceled, failed, or lost its process, so that `run_job` continues it.
 
-    A trial whose parent was killed may still be writing its checkpoint: after `on_wait`, it gets `wait_s` seconds.
+    Trials that are completed stay so, all others run again. A trial whose parent process was killed may still be
+    writing its checkpoint: after a call of `on_wait`, it gets `wait_s` seconds to end.
     Raises `NotFound`, and `Conflict` for a job that is completed or at work.
     """
     record = read_record(workspace, name)
-    folder, trial = RunFolder(workspace.runs / name), RunFolder(workspace.runs / record.trials[0])
-    read_spec(trial)
+    folder, trials = RunFolder(workspace.runs / name), trial_folders(workspace, record)
+    for trial in trials:
+        JOB_KINDS[record.type].read_spec(trial)
     try:
         run_lock = folder.own()
     except Conflict:
@@ -85,12 +77,13 @@ def resume_job(workspace: Workspace, name: str, wait_s: float, on_wait: Callable
         status = folder.read_status()
         if status.status == "Completed":
             raise Conflict(f"a job must be canceled, failed or interrupted to be resumed, but {name!r} is completed")
-        _wait_for_orphan(trial, wait_s, on_wait)
-        trial_status = trial.read_status()
-        if trial_status.status != "Completed":
-            trial.write_status(
-                replace(trial_status, status="NotStarted", ended_at=None, pid=None, reason=None, message=None)
-            )
+        for trial in trials:
+            _wait_for_orphan(trial, wait_s, on_wait)
+            before = trial.read_status()
+            if before.status != "Completed":
+                trial.write_status(
+                    replace(before, status="NotStarted", ended_at=None, pid=None, reason=None, message=None)
+                )
         folder.write_status(
             replace(
                 status, status="Starting", ended_at=None, pid=None, process=None, reason=None, message=None, metrics={}
@@ -118,9 +111,9 @@ def _wait_for_orphan(trial: RunFolder, wait_s: float, on_wait: Callable[[], None
 
 
 def detach(workspace: Workspace, name: str, run_lock: RunLock) -> subprocess.Popen[bytes]:
-    """Start a process of its own that runs the job; it holds the lock from its first moment on.
+    """Run a job in a new process, which inherits the lock; this process gives it up.
 
-    It survives this process and its terminal, and prints to `JOB_LOG`.
+    The new process leads a session of its own, so it survives this process and its terminal; it prints to `JOB_LOG`.
     """
     folder = workspace.runs / name
     with (folder / JOB_LOG).open("ab") as log:

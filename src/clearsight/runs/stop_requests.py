@@ -1,4 +1,4 @@
-"""Signals as wishes: what Ctrl-C, `kill` and a closed terminal ask of a job, to be looked at when it is convenient."""
+"""Graceful shutdown: Ctrl-C, `kill` and a closed terminal set flags, which a running job reads between its steps."""
 
 import signal
 from collections.abc import Iterator
@@ -9,27 +9,27 @@ __all__ = ["StopRequests", "graceful_shutdown"]
 
 
 class StopRequests:
-    """Whether a job shall stop, and how soon."""
+    """Whether a job is to stop, and how soon."""
 
     def __init__(self) -> None:
-        self.is_asked = False
+        self.is_requested = False
         """Stop at the next step, with a checkpoint."""
         self.is_urgent = False
-        """End at once: a second Ctrl-C. Several SIGTERMs stay one wish, since several people may cancel."""
+        """End at once: set by a second Ctrl-C. Repeated SIGTERMs count once, since several people may cancel."""
 
-    def ask(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
-        """Ask to stop; fit to be a signal handler."""
-        self.is_urgent |= self.is_asked and number == signal.SIGINT
-        self.is_asked = True
+    def request(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:
+        """Request a stop; this is also the signal handler."""
+        self.is_urgent |= self.is_requested and number == signal.SIGINT
+        self.is_requested = True
 
 
 @contextmanager
 def graceful_shutdown() -> Iterator[StopRequests]:
-    """Turn SIGINT, SIGTERM and SIGHUP into requests, but for those that are ignored (`nohup`)."""
+    """Handle SIGINT, SIGTERM and SIGHUP as stop requests; signals that are ignored (`nohup`) stay so."""
     requests = StopRequests()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, requests.ask) for number in heard}
+    handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, requests.request) for number in handled}
     try:
         yield requests
     finally:

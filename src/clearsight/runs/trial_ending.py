@@ -1,4 +1,4 @@
-"""How a trial ended, for people and for programs, when it may have had no time to say so itself."""
+"""The final status of a trial whose process has ended, which may have written none itself."""
 
 import shutil
 import signal
@@ -9,26 +9,30 @@ from typing import Final, Literal
 
 from clearsight.runs.run_folder import ENDED, RunFolder, RunStatus, now
 
-__all__ = ["StoppedFor", "last_lines", "trial_ending"]
+__all__ = ["StopReason", "final_status", "log_tail"]
 
-StoppedFor = Literal["canceled", "timeout"]
-"""Why the job stopped its trial."""
+StopReason = Literal["canceled", "timeout"]
+"""Why a job stopped its trials: on request, or at its time limit."""
 
 _LOG_LINES: Final = 8
 _NO_ROOM_BYTES: Final = 1024 * 1024
 
 
-def trial_ending(said: RunStatus, folder: RunFolder, code: int, stopped_for: StoppedFor | None) -> RunStatus:
-    """The state of a trial whose process has ended with `code` (minus a signal's number): its own word, else ours."""
-    if said.status in ENDED:
-        is_stopped = said.status == "Canceled" and stopped_for is not None
-        return replace(said, reason=stopped_for) if is_stopped else said
-    ended = replace(said, ended_at=now())
-    if stopped_for is not None:
-        at_start = said.status == "NotStarted"
+def final_status(reported: RunStatus, folder: RunFolder, code: int, stop_reason: StopReason | None) -> RunStatus:
+    """The final status of a trial: the one that it reported, else one derived from how its process ended.
+
+    `code` is the exit code, or minus the number of the signal that killed the process; `stop_reason` is None when the
+    job did not stop the trial.
+    """
+    if reported.status in ENDED:
+        is_stopped = reported.status == "Canceled" and stop_reason is not None
+        return replace(reported, reason=stop_reason) if is_stopped else reported
+    ended = replace(reported, ended_at=now())
+    if stop_reason is not None:
+        at_start = reported.status == "NotStarted"
         kept = "the last checkpoint is kept" if folder.has_checkpoint() else "there is no checkpoint yet"
         message = "stopped at its start" if at_start else f"ended at once; {kept}"
-        return replace(ended, status="Canceled", reason=stopped_for, message=message)
+        return replace(ended, status="Canceled", reason=stop_reason, message=message)
     if code < 0:
         reason, message = "killed", _killed_message(-code)
     else:
@@ -52,8 +56,8 @@ def _killed_message(number: int) -> str:
     return message
 
 
-def last_lines(file: Path) -> list[str]:
-    """The end of a log; of a traceback, the line that says what happened."""
+def log_tail(file: Path) -> list[str]:
+    """The last lines of a log that are not empty; of a traceback, only its last line."""
     lines: list[str] = []
     in_traceback = False
     with suppress(OSError):
