@@ -22,10 +22,7 @@ class Inline:
             raise ValueError(f"one process runs one process's work, but got num_processes={task.num_processes}")
         task_id = f"inline-{self._count}"
         self._count += 1
-        program = import_module(task.module)
-        if hasattr(program, "__path__"):  # a package: run its `__main__`, as `python -m` does
-            program = import_module(f"{task.module}.__main__")
-        main: Callable[[list[str]], int] = program.main
+        main: Callable[[list[str]], int] = import_module(task.module).main
         with _environment(task.environment):
             self._ended.append(Exited(task_id, main(list(task.args))))
         return task_id
