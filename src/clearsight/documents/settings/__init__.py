@@ -1,6 +1,6 @@
 """`settings.json`: the numbers before and after the network, as Azure's packages carry them and users edit them.
 
-classification, detection (what the settings are) -> readers (values) -> document (the file).
+classification, detection (the settings and the rule of each) -> document (the file).
 """
 
 from clearsight.documents.settings.classification import ClassificationSettings, ExifOrientation, Interpolation

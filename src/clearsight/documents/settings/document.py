@@ -6,17 +6,17 @@ spelling. A missing key takes its default.
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, get_args
 
+from clearsight.documents.fields import read
 from clearsight.documents.settings.classification import ClassificationSettings
 from clearsight.documents.settings.detection import RcnnSettings, SegmentationSettings, YoloSettings
-from clearsight.documents.settings.readers import READERS
 from clearsight.errors import Fault, InvalidDocument
 from clearsight.tasks import Task
 
-__all__ = ["ALIASES", "Settings", "parse_settings", "to_document"]
+__all__ = ["ALIASES", "Settings", "parse_settings", "settings_class", "to_document"]
 
 Settings = ClassificationSettings | RcnnSettings | YoloSettings | SegmentationSettings
 
@@ -47,25 +47,16 @@ def parse_settings(document: Mapping[str, Any], task: Task, model_name: str = ""
     `model_name` tells `yolov5`, whose keys are its own, from the other detectors. Raises `InvalidDocument` listing
     every bad value with its key, two spellings of a key that disagree included.
     """
-    kind = _kind(task, model_name)
-    own = [field.name for field in fields(kind)]
+    kind = settings_class(task, model_name)
+    own = kind.field_names()
     values, faults = _canonical(document)
-    known: dict[str, Any] = {}
-    warnings = []
-    for key, value in values.items():
-        if key in INFORMATIONAL:
-            continue
-        if key not in own:
-            warnings.append(_unused(key, own, model_name or task.value))
-            continue
-        try:
-            known[key] = READERS[key](value)
-        except ValueError as error:
-            faults.append(Fault("BAD_VALUE", key, f"{error}, but got {value!r}"))
-    settings = kind(**known)
+    others = [key for key in values if key not in own and key not in INFORMATIONAL]
+    warnings = [_unused(key, own, model_name or task.value) for key in others]
+    known = {key: value for key, value in values.items() if key in own}
+    settings: Settings | None = read(kind, known, "", faults, value_code="BAD_VALUE")
     if isinstance(settings, ClassificationSettings) and not faults:
         faults += _crop_faults(settings)
-    if faults:
+    if settings is None or faults:
         raise InvalidDocument("settings.json", faults)
     if isinstance(settings, YoloSettings) and settings.img_size % _YOLO_STRIDE:
         side = -(-settings.img_size // _YOLO_STRIDE) * _YOLO_STRIDE
@@ -82,7 +73,8 @@ def to_document(settings: Settings) -> dict[str, Any]:
     return document
 
 
-def _kind(task: Task, model_name: str) -> type[Settings]:
+def settings_class(task: Task, model_name: str = "") -> type[Settings]:
+    """The settings of a model, which are yolov5's own for `yolov5`."""
     if task.is_classification:
         return ClassificationSettings
     if task is Task.SEGMENTATION:
@@ -91,7 +83,7 @@ def _kind(task: Task, model_name: str) -> type[Settings]:
 
 
 def _unused(key: str, own: list[str], model: str) -> str:
-    if key in READERS:
+    if any(key in kind.field_names() for kind in get_args(Settings)):
         return f"settings.json: {key!r} is ignored: {model} does not use it"
     near = difflib.get_close_matches(str(key), [*own, *ALIASES], n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
