@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
+from pydantic import ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
@@ -36,6 +36,7 @@ __all__ = [
     "Text",
     "TextMap",
     "Truth",
+    "at_key",
     "broken_rule",
     "given_values",
     "json_schema",
@@ -56,6 +57,8 @@ _TRUTHS: Final = MappingProxyType(
     }
 )
 """What Azure's loader takes for a boolean, in any case."""
+
+_REMOVED: Final = object()
 
 _INTEGER_TEXT: Final = r"^\s*[-+]?[0-9]+\s*$"
 _NUMBER_TEXT: Final = r"^\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*$"
@@ -86,6 +89,11 @@ def refused(code: str, message: str) -> PydanticCustomError:
 def broken_rule(code: str, message: str, key: str = "") -> PydanticCustomError:
     """An error whose message is complete, at `key` of the section that raises it, or at the section itself."""
     return PydanticCustomError(code, message, {"key": key})
+
+
+def at_key(error: PydanticCustomError, key: str, value: object) -> PydanticCustomError:
+    """The error of a value at `key` of the section that raises it."""
+    return broken_rule(error.type, f"{error.message()}, but got {shown(value)}", key)
 
 
 class Rule(ABC):
@@ -348,16 +356,34 @@ class Section:
     def field_names(cls) -> list[str]:
         """The keys with a meaning, in the order of the fields."""
         own: Any = cls
-        return list(own.model_fields) if issubclass(cls, BaseModel) else [item.name for item in fields(own)]
+        return [item.name for item in fields(own)]
+
+    @classmethod
+    def known_keys(cls) -> Collection[str]:
+        """Keys that may be null, and that are suggested for a similar unknown one."""
+        return [*cls.field_names(), *cls.ignored_keys]
 
     @classmethod
     def unknown_key(cls, key: str) -> PydanticCustomError:
         """The error for a key that the section does not have."""
-        return broken_rule("UNKNOWN_KEY", f"unknown key{nearest(key, [*cls.field_names(), *cls.ignored_keys])}")
+        return broken_rule("UNKNOWN_KEY", f"unknown key{nearest(key, cls.known_keys())}")
+
+    @classmethod
+    def missing_key(cls, key: str) -> PydanticCustomError:
+        """The error for a required key that is absent."""
+        return broken_rule("MISSING_KEY", "is required")
+
+    @classmethod
+    def no_mapping(cls, value: Any) -> PydanticCustomError:
+        """The error for a value that is no mapping."""
+        return refused("BAD_TYPE", "must be a mapping")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.with_info_wrap_validator_function(cls._read, handler(source))
+        # Pydantic reuses the schema that it registers for a class; it must be the one with our function around it.
+        inner: Any = {**handler.resolve_ref_schema(handler(source))}
+        reference = inner.pop("ref", None)
+        return core_schema.with_info_wrap_validator_function(cls._read, inner, ref=reference)
 
     @classmethod
     def _read(
@@ -367,14 +393,14 @@ class Section:
         info: core_schema.ValidationInfo[Any],
     ) -> Any:
         if not isinstance(value, Mapping):
-            raise refused("BAD_TYPE", "must be a mapping")
-        known = {*cls.field_names(), *cls.required_keys}
+            raise cls.no_mapping(value)
+        known = cls.known_keys()
         given = {str(key): item for key, item in value.items() if key not in cls.ignored_keys}
         if cls.null_is_absent:
             given = {key: item for key, item in given.items() if item is not None or key not in known}
         is_partial = info.context is not None
         errors = [
-            InitErrorDetails(type=broken_rule("MISSING_KEY", "is required"), loc=(key,), input=value)
+            InitErrorDetails(type=cls.missing_key(key), loc=(key,), input=value)
             for key in cls.required_keys
             if key not in given and not is_partial
         ]
@@ -393,7 +419,7 @@ class Section:
         if kind in ("extra_forbidden", "unexpected_keyword_argument"):
             error = cls.unknown_key(str(location[-1]))
         elif kind == "missing":
-            error = broken_rule("MISSING_KEY", "is required")
+            error = cls.missing_key(str(location[-1]))
         elif kind in ("dict_type", "mapping_type"):
             error = refused("BAD_TYPE", "must be a mapping")
         else:
@@ -465,7 +491,7 @@ class ByType:
         try:
             return {**value, "type": OneOf(tuple(self.kinds)).read(value["type"])}
         except PydanticCustomError as error:
-            raise broken_rule(error.type, f"{error.message()}, but got {shown(value['type'])}", "type") from None
+            raise at_key(error, "type", value["type"]) from None
 
 
 def read(kind: type[T], value: Any, path: str, faults: list[Fault], *, value_code: str = "") -> T | None:
@@ -479,7 +505,7 @@ def read(kind: type[T], value: Any, path: str, faults: list[Fault], *, value_cod
     faults += dict.fromkeys(_fault(entry, path, value_code) for entry in entries)
     while entries:
         rest = _without(value, {_faulty_location(entry) for entry in entries})
-        if rest is None:
+        if rest is _REMOVED:
             return None
         result, remaining = _validated(kind, rest, "partial")
         if remaining and rest == value:
@@ -528,15 +554,20 @@ def _faulty_location(entry: Any) -> tuple[int | str, ...]:
 
 
 def _without(value: Any, locations: Collection[tuple[int | str, ...]]) -> Any:
-    """A copy of a document without the values at some locations; None when the document itself is one of them."""
+    """A copy of a document without the values at some locations; `_REMOVED` when the document itself is one of them.
+
+    A location below a value that is no container, such as an expression in text form, means that value.
+    """
     if () in locations:
-        return None
+        return _REMOVED
     if isinstance(value, Mapping):
         entries = ((str(key), item) for key, item in value.items())
-        return {key: _without(item, _below(key, locations)) for key, item in entries if (key,) not in locations}
+        rest = {key: _without(item, _below(key, locations)) for key, item in entries}
+        return {key: item for key, item in rest.items() if item is not _REMOVED}
     if isinstance(value, list):
-        return [_without(item, _below(i, locations)) for i, item in enumerate(value) if (i,) not in locations]
-    return value
+        items = [_without(item, _below(index, locations)) for index, item in enumerate(value)]
+        return [item for item in items if item is not _REMOVED]
+    return _REMOVED if locations else value
 
 
 def _below(key: int | str, locations: Collection[tuple[int | str, ...]]) -> set[tuple[int | str, ...]]:

@@ -5,12 +5,14 @@ data"). Azure's loader refuses the documented `description`; it is accepted and 
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Any, ClassVar, Final
 
-from clearsight.documents.section import Section, number, one_of, text
+from pydantic_core import PydanticCustomError
+
+from clearsight.documents.fields import OneOf, Section, Text, broken_rule, refused
 from clearsight.tasks import Task
 
-__all__ = ["DataInput", "DataSection", "read_data"]
+__all__ = ["DataInput", "DataSection", "InputSection"]
 
 _INPUT_MODES: Final = ("direct", "download", "ro_mount", "eval_mount", "eval_download")
 
@@ -24,7 +26,7 @@ class DataInput:
 
 @dataclass(frozen=True, slots=True)
 class DataSection:
-    """Everything a job says about its data."""
+    """The data of a job, and what is learnt from it."""
 
     task: Task
     target_column: str
@@ -34,37 +36,19 @@ class DataSection:
     """Share of the training records, in (0, 1), held out when there is no validation input; None: Azure's 0.2."""
 
 
-def read_data(top: Section, task: Task | None, warnings: list[str]) -> DataSection | None:
-    """Read the data keys of a job; None when one that is needed is missing or faulty."""
-    target = top.take("target_column_name", text, required=True)
-    training = _read_input(top, "training_data", required=True)
-    validation = _read_input(top, "validation_data")
-    size = top.take("validation_data_size", number(0, 1, low_open=True, high_open=True))
-    if size is not None and validation is not None:
-        warnings.append("validation_data_size: has no effect beside validation_data")
-    for key in ("test_data", "test_data_size"):
-        if top.raw(key) is not None:
-            warnings.append(f"{key}: Azure's image jobs do not use it; ignored")
-    if task is None or target is None or training is None:
-        return None
-    return DataSection(task, target, training, validation, size)
+@dataclass(frozen=True, slots=True)
+class InputSection(Section):
+    """`training_data` or `validation_data`. On one machine every `mode` means the same."""
 
+    ignored_keys: ClassVar[tuple[str, ...]] = ("datastore", "path_on_compute", "description")
 
-def _read_input(top: Section, key: str, *, required: bool = False) -> DataInput | None:
-    value = top.raw(key)
-    if value is None:
-        if required:
-            top.fault("MISSING_KEY", key, "is required")
-        return None
-    if isinstance(value, str) and value.strip().startswith("${{"):
-        top.fault("BAD_TYPE", key, f"{value!r} is a binding of a pipeline; give the data itself: {{path: FOLDER}}")
-        return None
-    section = top.mapping(key)
-    if section is None:
-        return None
-    section.take("type", one_of(("mltable",)))
-    section.take("mode", one_of(_INPUT_MODES))  # every mode means the same on one machine
-    path = section.take("path", text, required=True)
-    section.ignore("datastore", "path_on_compute", "description")
-    section.finish()
-    return None if path is None else DataInput(path)
+    path: Annotated[str, Text()]
+    type: Annotated[str, OneOf(("mltable",))] = "mltable"
+    mode: Annotated[str, OneOf(_INPUT_MODES)] = "direct"
+
+    @classmethod
+    def no_mapping(cls, value: Any) -> PydanticCustomError:
+        if isinstance(value, str) and value.strip().startswith("${{"):
+            message = f"{value!r} is a binding of a pipeline; give the data itself: {{path: FOLDER}}"
+            return broken_rule("BAD_TYPE", message)
+        return refused("BAD_TYPE", "must be a mapping")

@@ -7,27 +7,41 @@ sister pages. The reader accepts what Azure's loader accepts; where that differs
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import yaml
+from pydantic_core import PydanticCustomError
 
-from clearsight.documents.job.data_section import DataSection, read_data
+from clearsight.documents.fields import (
+    AnyMapping,
+    Anything,
+    Number,
+    OneOf,
+    Rule,
+    Section,
+    Text,
+    TextMap,
+    broken_rule,
+    read,
+    refused,
+)
+from clearsight.documents.job.data_section import DataInput, DataSection, InputSection
 from clearsight.documents.job.hyperparameters import Value
 from clearsight.documents.job.model_rules import check_parameters
-from clearsight.documents.job.parameters import AdvancedSettings, read_advanced_settings, read_parameters
+from clearsight.documents.job.parameters import AdvancedSettings, read_parameters
 from clearsight.documents.job.rest_body import from_rest_body, is_rest_body
 from clearsight.documents.job.search_space import SubSpace, read_search_space
 from clearsight.documents.job.surroundings import (
+    NODE_COUNT,
     Output,
-    check_resources,
-    ignore_what_only_azure_needs,
-    read_outputs,
-    read_properties,
+    OutputSection,
+    Properties,
+    QueueSection,
+    ResourcesSection,
 )
-from clearsight.documents.job.sweep import JobLimits, Sweep, check_sweep, read_limits, read_sweep
-from clearsight.documents.section import BadValue, Section, any_text, one_of, text, text_map
+from clearsight.documents.job.sweep import JobLimits, Sweep, SweepSection, check_sweep
 from clearsight.errors import Fault, InvalidDocument
 from clearsight.tasks import Task
 
@@ -37,7 +51,6 @@ JOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}")
 """Azure's and MLflow's rule for run ids, with room for `_HD_<n>`."""
 
 _VERBOSITIES: Final = ("not_set", "debug", "info", "warning", "error", "critical")
-_SET_BY_THE_SERVICE: Final = ("id", "status", "creation_context", "log_files")
 _METRICS_OF_OTHER_JOBS: Final = (
     "accuracy",
     "auc_weighted",
@@ -125,97 +138,181 @@ def parse_job(document: Mapping[str, Any], subject: str = "job") -> JobDocument:
     return reading.job
 
 
+@dataclass(frozen=True, slots=True)
+class _JobType(Rule):
+    def read(self, value: Any) -> str:
+        if value != "automl":
+            hint = "; submit the automl node of a pipeline as a job of its own" if value == "pipeline" else ""
+            raise broken_rule("BAD_ENUM", f"must be automl, in lower case, but got {value!r}{hint}")
+        return "automl"
+
+    def json_schema(self) -> dict[str, Any]:
+        return {"const": "automl"}
+
+
+@dataclass(frozen=True, slots=True)
+class _TaskName(Rule):
+    def read(self, value: Any) -> Task:
+        name = Text().read(value)
+        try:
+            return Task(name)
+        except ValueError:
+            raise refused("BAD_ENUM", f"must be one of {', '.join(task.value for task in Task)}") from None
+
+    def json_schema(self) -> dict[str, Any]:
+        return {"enum": [task.value for task in Task]}
+
+
+@dataclass(frozen=True, slots=True)
+class _JobName(Rule):
+    def read(self, value: Any) -> str:
+        if not isinstance(value, str) or not JOB_NAME.fullmatch(value):
+            message = "must be 1 to 200 letters, digits, - and _, beginning with a letter or digit"
+            raise refused("BAD_TYPE", message)
+        return value
+
+    def json_schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^{JOB_NAME.pattern}$"}
+
+
+_Text = Annotated[str, Text()]
+_AnyText = Annotated[str, Text(may_be_empty=True)]
+_TextMap = Annotated[Mapping[str, str | None], TextMap()]
+_FreeMapping = Annotated[Mapping[str, Any], AnyMapping()]
+_Share = Annotated[float, Number(0, 1, low_open=True, high_open=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class JobSection(Section):
+    """A job file. The keys of `training_parameters` and `search_space` depend on the task and are read with it."""
+
+    ignored_keys: ClassVar[tuple[str, ...]] = ("$schema", "id", "status", "creation_context", "log_files")
+    required_keys: ClassVar[tuple[str, ...]] = ("type", "task", "target_column_name", "training_data")
+
+    type: Annotated[str, _JobType()] | None = None
+    task: Annotated[Task, _TaskName()] | None = None
+    target_column_name: _Text | None = None
+    training_data: InputSection | None = None
+    validation_data: InputSection | None = None
+    validation_data_size: _Share | None = None
+    """Share of the training records, in (0, 1), held out when there is no `validation_data`."""
+    test_data: Annotated[Any, Anything()] = None
+    """Azure's image jobs do not use it."""
+    test_data_size: Annotated[Any, Anything()] = None
+    """Azure's image jobs do not use it."""
+    primary_metric: _Text | None = None
+    name: Annotated[str, _JobName()] | None = None
+    display_name: _AnyText | None = None
+    description: _AnyText | None = None
+    experiment_name: _AnyText | None = None
+    tags: _TextMap = field(default_factory=dict)
+    properties: Annotated[Mapping[str, str | None], Properties()] = field(default_factory=dict)
+    compute: _Text = "local"
+    environment_variables: _TextMap = field(default_factory=dict)
+    environment_id: _Text | None = None
+    log_verbosity: Annotated[str, OneOf(_VERBOSITIES)] = "info"
+    limits: JobLimits = field(default_factory=JobLimits)
+    training_parameters: _FreeMapping = field(default_factory=dict)
+    sweep: SweepSection | None = None
+    search_space: Annotated[Any, Anything()] = None
+    outputs: dict[str, OutputSection | None] = field(default_factory=dict)
+    resources: ResourcesSection | None = None
+    queue_settings: QueueSection | None = None
+    identity: _FreeMapping | None = None
+    services: _FreeMapping | None = None
+
+    @classmethod
+    def missing_key(cls, key: str) -> PydanticCustomError:
+        hint = "; for image jobs it is automl" if key == "type" else ""
+        return broken_rule("MISSING_KEY", f"is required{hint}")
+
+
 def read_job(document: Mapping[str, Any]) -> JobReading:
     """Read a document, collecting every fault and warning. No file is opened."""
     faults: list[Fault] = []
     warnings: list[str] = []
-    top = Section(document, "", faults)
-    top.ignore("$schema", *_SET_BY_THE_SERVICE)
-    ignore_what_only_azure_needs(top)
-    _check_type(top)
-    task = _read_task(top)
-    data = read_data(top, task, warnings)
-    _check_metric(top, task)
-    check_resources(top)
-    name = top.take("name", _job_name)
-    texts = {key: top.take(key, any_text) or None for key in ("display_name", "description", "experiment_name")}
-    tags = top.take("tags", text_map) or {}
-    properties = read_properties(top, warnings)
-    compute = (top.take("compute", text) or "local").removeprefix("azureml:")
-    variables = top.take("environment_variables", text_map) or {}
-    verbosity = top.take("log_verbosity", one_of(_VERBOSITIES)) or "info"
-    outputs = read_outputs(top, warnings)
-    limits = read_limits(top.mapping("limits"))
-    has_sweep = top.raw("sweep") is not None
-    sweep = read_sweep(top.mapping("sweep"))
+    section = read(JobSection, document, "", faults)
+    if section is None:
+        return JobReading(None, None, tuple(faults), ())
+    task = section.task
+    data = _data(section)
+    limits = replace(
+        section.limits, max_concurrent_trials=min(section.limits.max_concurrent_trials, section.limits.max_trials)
+    )
+    has_sweep, has_space = document.get("sweep") is not None, bool(document.get("search_space"))
+    sweep = section.sweep.to_sweep() if section.sweep is not None else None
+    warnings += _warnings(section)
     parameters: dict[str, Value] = {}
     advanced = AdvancedSettings()
     spaces: tuple[SubSpace, ...] = ()
     if task is not None:  # the names that are legal depend on the task
-        section = top.mapping("training_parameters")
-        parameters = read_parameters(section, task)
-        advanced = read_advanced_settings(section, task, warnings)
-        if (space := top.raw("search_space")) is not None:
-            spaces = read_search_space(space, task, faults)
-        is_automatic = limits.max_trials > 1 and not has_sweep and not top.raw("search_space")
+        faults += _metric_faults(section, task)
+        parameters, advanced = read_parameters(section.training_parameters, task, faults, warnings)
+        if section.search_space is not None:
+            spaces = read_search_space(section.search_space, task, faults)
+        is_automatic = limits.max_trials > 1 and not has_sweep and not has_space
         check_parameters(task, parameters, spaces, is_automatic, faults, warnings)
-    check_sweep(sweep, has_sweep, spaces, top, warnings)
-    top.ignore("training_parameters", "search_space", "sweep")
-    top.finish()
+    faults += check_sweep(sweep, has_sweep, has_space, spaces, warnings)
     if faults or data is None:
         return JobReading(None, data, tuple(faults), tuple(warnings))
     job = JobDocument(
         data=data,
-        name=name,
-        **texts,
-        tags=tags,
-        properties=properties,
-        compute=compute,
-        environment_variables=variables,
-        log_verbosity=verbosity,
+        name=section.name,
+        display_name=section.display_name or None,
+        description=section.description or None,
+        experiment_name=section.experiment_name or None,
+        tags=section.tags,
+        properties=section.properties,
+        compute=section.compute.removeprefix("azureml:"),
+        environment_variables=section.environment_variables,
+        log_verbosity=section.log_verbosity,
         limits=limits,
         parameters=parameters,
         advanced=advanced,
         sweep=sweep,
         search_space=spaces,
-        outputs=outputs,
+        outputs={
+            name: Output() if output is None else Output(output.type, output.path)
+            for name, output in section.outputs.items()
+        },
     )
     return JobReading(job, data, (), tuple(warnings))
 
 
-def _check_type(top: Section) -> None:
-    kind = top.raw("type")
-    if kind is None:
-        top.fault("MISSING_KEY", "type", "is required; for image jobs it is automl")
-    elif kind != "automl":
-        hint = "; submit the automl node of a pipeline as a job of its own" if kind == "pipeline" else ""
-        top.fault("BAD_ENUM", "type", f"must be automl, in lower case, but got {kind!r}{hint}")
-
-
-def _read_task(top: Section) -> Task | None:
-    value = top.take("task", text, required=True)
-    if value is None:
+def _data(section: JobSection) -> DataSection | None:
+    """The data of a job; None when a key that is needed is missing or faulty."""
+    if section.task is None or section.target_column_name is None or section.training_data is None:
         return None
-    try:
-        return Task(value)
-    except ValueError:
-        top.fault("BAD_ENUM", "task", f"must be one of {', '.join(task.value for task in Task)}, but got {value!r}")
-        return None
+    return DataSection(
+        section.task,
+        section.target_column_name,
+        DataInput(section.training_data.path),
+        None if section.validation_data is None else DataInput(section.validation_data.path),
+        section.validation_data_size,
+    )
 
 
-def _check_metric(top: Section, task: Task | None) -> None:
-    value = top.take("primary_metric", text)
-    if value is None or task is None:
-        return
-    plain = value.strip().lower().replace("_", "")
+def _warnings(section: JobSection) -> list[str]:
+    """What a job asks for without effect, `training_parameters` aside."""
+    found = []
+    if section.validation_data_size is not None and section.validation_data is not None:
+        found.append("validation_data_size: has no effect beside validation_data")
+    for key in ("test_data", "test_data_size"):
+        if getattr(section, key) is not None:
+            found.append(f"{key}: Azure's image jobs do not use it; ignored")
+    num_nodes = int(section.properties.get(NODE_COUNT) or 1)
+    if num_nodes > 1:
+        found.append(f"properties.{NODE_COUNT}: {num_nodes} machines were asked for; this machine is used alone")
+    others = [name for name in section.outputs if name != "best_model"]
+    return [*found, *(f"outputs.{name}: image jobs have one output, best_model; ignored" for name in others)]
+
+
+def _metric_faults(section: JobSection, task: Task) -> list[Fault]:
+    value = section.primary_metric
+    plain = (value or task.primary_metric).strip().lower().replace("_", "")
     if plain == task.primary_metric.replace("_", ""):
-        return
+        return []
     known = plain in [metric.replace("_", "") for metric in _METRICS_OF_OTHER_JOBS]
     reason = "is not supported for image tasks" if known else "is unknown"
-    top.fault("BAD_ENUM", "primary_metric", f"must be {task.primary_metric} for {task.value}; {value!r} {reason}")
-
-
-def _job_name(value: Any) -> str:
-    if not isinstance(value, str) or not JOB_NAME.fullmatch(value):
-        raise BadValue("BAD_TYPE", "must be 1 to 200 letters, digits, - and _, beginning with a letter or digit")
-    return value
+    message = f"must be {task.primary_metric} for {task.value}; {value!r} {reason}"
+    return [Fault("BAD_ENUM", "primary_metric", message)]

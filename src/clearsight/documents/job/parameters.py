@@ -1,21 +1,20 @@
 """`training_parameters`: what the user fixed, what Azure's defaults add, and which model can use what."""
 
+import functools
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field, make_dataclass
+from typing import Annotated, Any, Final, Literal
 
 from clearsight.catalogue.models import DEFAULT_MODELS, NATIVE_MODELS
+from clearsight.documents.fields import Integer, Number, OneOf, Section, Text, Truth, read, shown
 from clearsight.documents.job.hyperparameters import (
     HYPERPARAMETERS,
-    INFERENCE_ONLY,
-    LEGACY_NAMES,
-    NOT_FOR_TRAINING,
+    HyperparameterSection,
     Value,
 )
 from clearsight.documents.job.search_space import Expression, SubSpace
-from clearsight.documents.section import Section, boolean, integer, number, one_of, shown, text
 from clearsight.errors import Fault
 from clearsight.tasks import Task
 
@@ -25,7 +24,7 @@ __all__ = [
     "Origin",
     "Resolved",
     "candidate_models",
-    "read_advanced_settings",
+    "parameters_class",
     "read_parameters",
     "resolve_parameters",
 ]
@@ -46,98 +45,88 @@ class Resolved:
     origin: Origin
 
 
+_MAX_PROCESSES: Final = 64
+_Flag = Annotated[bool, Truth()]
+
+
 @dataclass(frozen=True, slots=True)
-class AdvancedSettings:
+class AdvancedSettings(Section):
     """`advanced_settings`; names with `x_` are ours and keep a job file valid for Azure."""
 
-    apply_mosaic_for_yolo: bool = True
-    apply_automl_train_augmentations: bool = True
+    apply_mosaic_for_yolo: _Flag = True
+    apply_automl_train_augmentations: _Flag = True
     """Detection and segmentation only."""
-    stream_image_files: bool = False
+    stream_image_files: _Flag = False
     """Changes nothing for images in local folders."""
-    x_pretrained: bool = True
+    x_pretrained: _Flag = True
     """False starts from random weights."""
-    x_weights_dir: str | None = None
-    """Folder with pretrained weights, relative to the job file; before `CLEARSIGHT_WEIGHTS`."""
-    x_min_crop_scale: float = 0.08
+    x_weights_dir: Annotated[str, Text()] | None = None
+    """Folder with pretrained weights, relative to the job file; takes precedence over `CLEARSIGHT_WEIGHTS`."""
+    x_min_crop_scale: Annotated[float, Number(0.01, 1.0)] = 0.08
     """Classification: smallest share of an image's area that a training crop covers. Small data sets without
     pretrained weights learn faster from milder crops (0.5 to 0.7)."""
-    x_light_detector: bool = False
-    """Faster and Mask R-CNN: look at few proposals of an image, for images with few objects on a CPU."""
-    x_model_size: str | None = None
-    """yolov5: `nano`, a size smaller than those that Azure's `model_size` knows; before it."""
-    x_num_processes: int | None = None
-    """On a machine without a GPU: how many processes train a model together, each on batches of its own."""
+    x_light_detector: _Flag = False
+    """Faster and Mask R-CNN: use few proposals per image, for images with few objects on a CPU."""
+    x_model_size: Annotated[str, OneOf(("nano",))] | None = None
+    """yolov5: `nano`, a size smaller than those of Azure's `model_size`, which it overrides."""
+    x_num_processes: Annotated[int, Integer(1, _MAX_PROCESSES)] | None = None
+    """On a machine without a GPU: number of processes that train a model together, each on its own batches."""
 
 
-def read_parameters(section: Section | None, task: Task) -> dict[str, Value]:
-    """Read `training_parameters` without `advanced_settings`; what is unset, or set to `none`, is left out."""
-    values: dict[str, Value] = {}
-    if section is None:
-        return values
-    for key in section.present():
-        row = HYPERPARAMETERS.get(key)
-        if key in INFERENCE_ONLY:
-            section.ignore(key)
-            section.fault("BAD_PARAM_FOR_TASK", key, NOT_FOR_TRAINING)
-        elif row is None or key == "advanced_settings":
-            continue
-        elif not row.is_known_to(task):
-            section.ignore(key)
-            section.fault("BAD_PARAM_FOR_TASK", key, f"is not a hyperparameter of {task.value}")
-        else:
-            value = section.take(key, row.read)
-            if value is not None:
-                values[key] = value
-    section.finish(LEGACY_NAMES, also_known=HYPERPARAMETERS)
-    return values
+@functools.cache
+def parameters_class(task: Task) -> type[HyperparameterSection]:
+    """The section `training_parameters` of a task; `advanced_settings` stays as it is written."""
+    keys: list[Any] = [
+        (name, Annotated[Any, row.rule] | None, field(default=None))
+        for name, row in HYPERPARAMETERS.items()
+        if row.is_known_to(task)
+    ]
+    made: type[HyperparameterSection] = make_dataclass(
+        "TrainingParameters", keys, bases=(HyperparameterSection,), namespace={"task": task}, frozen=True
+    )
+    return made
 
 
-_MAX_PROCESSES: Final = 64
+_PATH: Final = "training_parameters"
 _OF_DETECTORS: Final = (
     "apply_mosaic_for_yolo",
     "apply_automl_train_augmentations",
     "x_light_detector",
     "x_model_size",
 )
-_FLAGS: Final = tuple(field.name for field in fields(AdvancedSettings) if isinstance(field.default, bool))
 
 
-def read_advanced_settings(section: Section | None, task: Task, warnings: list[str]) -> AdvancedSettings:
-    """Read `advanced_settings`: a JSON object as text, as in Azure, or a mapping."""
-    value = None if section is None else section.raw("advanced_settings")
-    if section is None or value is None:
-        return AdvancedSettings()
+def read_parameters(
+    value: Mapping[str, Any], task: Task, faults: list[Fault], warnings: list[str]
+) -> tuple[dict[str, Value], AdvancedSettings]:
+    """Read `training_parameters`; what is unset, or set to `none`, is left out of the first result."""
+    section = read(parameters_class(task), value, _PATH, faults)
+    parameters = {} if section is None else section.values(value)
+    advanced = parameters.pop("advanced_settings", None)
+    if advanced is None:
+        return parameters, AdvancedSettings()
+    return parameters, _read_advanced_settings(advanced, task, faults, warnings)
+
+
+def _read_advanced_settings(value: Any, task: Task, faults: list[Fault], warnings: list[str]) -> AdvancedSettings:
+    """Read `advanced_settings`: a JSON object as text, as in Azure, or a mapping. Unknown settings are warnings."""
+    path = f"{_PATH}.advanced_settings"
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except ValueError as error:
-            section.fault("BAD_ADVANCED_SETTINGS", "advanced_settings", f"must hold a JSON object: {error}")
+            faults.append(Fault("BAD_ADVANCED_SETTINGS", path, f"must hold a JSON object: {error}"))
             return AdvancedSettings()
     if not isinstance(value, Mapping):
-        message = f"must hold a JSON object, but got {shown(value)}"
-        section.fault("BAD_ADVANCED_SETTINGS", "advanced_settings", message)
+        faults.append(Fault("BAD_ADVANCED_SETTINGS", path, f"must hold a JSON object, but got {shown(value)}"))
         return AdvancedSettings()
-    inner = Section(value, section.target("advanced_settings"), [])
-    known = {flag: inner.take(flag, boolean) for flag in _FLAGS}
-    weights_dir = inner.take("x_weights_dir", text)
-    crop_scale = inner.take("x_min_crop_scale", number(0.01, 1.0))
-    model_size = inner.take("x_model_size", one_of(("nano",)))
-    num_processes = inner.take("x_num_processes", integer(1, _MAX_PROCESSES))
-    section.faults += [Fault("BAD_ADVANCED_SETTINGS", fault.target, fault.message) for fault in inner.faults]
-    inner.faults.clear()
-    inner.finish()
-    warnings += [f"{fault.target}: {fault.message}; ignored" for fault in inner.faults]
+    found: list[Fault] = []
+    settings = read(AdvancedSettings, value, path, found, value_code="BAD_ADVANCED_SETTINGS")
+    warnings += [f"{fault.target}: {fault.message}; ignored" for fault in found if fault.code == "UNKNOWN_KEY"]
+    faults += [fault for fault in found if fault.code != "UNKNOWN_KEY"]
     if task.is_classification:
-        warnings += [f"{inner.target(key)}: has no effect on classification" for key in _OF_DETECTORS if key in value]
-    given: dict[str, Any] = {
-        **known,
-        "x_weights_dir": weights_dir,
-        "x_min_crop_scale": crop_scale,
-        "x_model_size": model_size,
-        "x_num_processes": num_processes,
-    }
-    return AdvancedSettings(**{name: setting for name, setting in given.items() if setting is not None})
+        warnings += [f"{path}.{key}: has no effect on classification" for key in _OF_DETECTORS if key in value]
+    return settings or AdvancedSettings()
 
 
 def candidate_models(task: Task, parameters: Mapping[str, Value], space: SubSpace | None = None) -> tuple[str, ...]:

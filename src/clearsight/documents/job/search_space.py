@@ -5,26 +5,42 @@ https://learn.microsoft.com/azure/machine-learning/reference-yaml-job-sweep#para
 `uniform(0.001,0.01)`, `choice('small','medium')`.
 """
 
+import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, make_dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from clearsight.documents.fields import (
+    ByType,
+    Integer,
+    Number,
+    OneOf,
+    Rule,
+    Section,
+    at_key,
+    broken_rule,
+    given_values,
+    read,
+    refused,
+    shown,
+)
 from clearsight.documents.job.hyperparameters import (
     HYPERPARAMETERS,
-    INFERENCE_ONLY,
-    LEGACY_NAMES,
-    NOT_FOR_TRAINING,
     Hyperparameter,
+    HyperparameterSection,
     Kind,
     Value,
 )
-from clearsight.documents.section import BadValue, Reader, Section, integer, number, one_of, shown
 from clearsight.errors import Fault
 from clearsight.tasks import Task
 
-__all__ = ["Expression", "SubSpace", "read_search_space"]
+__all__ = ["Expression", "SubSpace", "read_search_space", "sub_space_class"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,101 +80,140 @@ _ALLOWED: Final[Mapping[Kind, tuple[str, ...]]] = MappingProxyType(
 _CALL: Final = re.compile(rf"\s*({'|'.join(_FIELDS)})\s*\((.*)\)\s*", re.IGNORECASE | re.DOTALL)
 
 
+class _ExpressionSection(Section):
+    """Base class of the sections of expressions, one per type of expression and hyperparameter."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        values = given_values(self)
+        if "min_value" in values and values["min_value"] > values["max_value"]:
+            message = f"must be at most max_value, {values['max_value']}"
+            raise broken_rule("OUT_OF_RANGE", message, "min_value")
+
+
+def _to_expression(section: _ExpressionSection) -> Expression:
+    values = given_values(section)
+    return Expression(values.pop("type"), MappingProxyType(values))
+
+
+@dataclass(frozen=True, slots=True)
+class _FixedOrDrawn:
+    """An annotation of a key of a sub-space: a value of the hyperparameter, or an expression that draws one."""
+
+    row: Hyperparameter
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        if not self.row.sweepable:
+            return core_schema.no_info_plain_validator_function(_not_sweepable)
+        kinds = {kind: _expression_class(kind, self.row) for kind in _ALLOWED[self.row.kind]}
+        expression = core_schema.no_info_after_validator_function(
+            _to_expression, handler.generate_schema(Annotated[Any, ByType(kinds)])
+        )
+        either = core_schema.tagged_union_schema(
+            {"<value>": handler.generate_schema(Annotated[Any, self.row.rule]), "<expression>": expression},
+            discriminator=lambda value: "<expression>" if isinstance(value, Mapping) else "<value>",
+        )
+        return core_schema.no_info_before_validator_function(self._as_mapping, either)
+
+    def _as_mapping(self, value: Any) -> Any:
+        """An expression in text form as the mapping that means the same; everything else as it is."""
+        if isinstance(value, str) and (call := _CALL.fullmatch(value)):
+            kind, arguments = call[1].lower(), _arguments(call[2])
+            if kind != "choice" and len(arguments) > len(_FIELDS[kind]):
+                message = f"{kind} takes {', '.join(_FIELDS[kind])}, but got {len(arguments)} arguments: {shown(value)}"
+                raise broken_rule("BAD_SWEEP", message)
+            named = zip(_FIELDS[kind], [arguments] if kind == "choice" else arguments, strict=False)
+            value = {"type": kind, **dict(named)}
+        if isinstance(value, Mapping) and value.get("type") is not None:
+            try:
+                kind = OneOf(tuple(_FIELDS)).read(value["type"])
+            except PydanticCustomError as error:
+                raise at_key(error, "type", value["type"]) from None
+            allowed = _ALLOWED[self.row.kind]
+            if kind not in allowed:
+                message = f"{self.row.name} takes {', '.join(allowed)}, but got {kind!r}"
+                raise broken_rule("BAD_SWEEP", message, "type")
+        return value
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        if not self.row.sweepable:
+            return {"not": {}}
+        either = handler(schema)
+        return {"anyOf": [*either["oneOf"], {"type": "string", "pattern": rf"^\s*({'|'.join(_FIELDS)})\s*\("}]}
+
+
+def _not_sweepable(value: Any) -> Any:
+    raise broken_rule("BAD_SWEEP", "cannot be swept; put it under training_parameters")
+
+
+def _expression_class(kind: str, row: Hyperparameter) -> type[_ExpressionSection]:
+    keys: list[Any] = [("type", Annotated[str, OneOf((kind,))])]
+    keys += [(name, Annotated[Any, _argument_rule(name, row)]) for name in _FIELDS[kind]]
+    name = f"{kind}_of_{row.name}"
+    made: type[_ExpressionSection] = make_dataclass(name, keys, bases=(_ExpressionSection,), frozen=True)
+    return made
+
+
+@functools.cache
+def sub_space_class(task: Task) -> type[HyperparameterSection]:
+    """The section of one sub-space of a task's search space."""
+    keys: list[Any] = [
+        (name, Annotated[Any, _FixedOrDrawn(row)] | None, field(default=None))
+        for name, row in HYPERPARAMETERS.items()
+        if row.is_known_to(task) or not row.sweepable
+    ]
+    made: type[HyperparameterSection] = make_dataclass(
+        "SubSpace", keys, bases=(HyperparameterSection,), namespace={"task": task}, frozen=True
+    )
+    return made
+
+
 def read_search_space(value: Any, task: Task, faults: list[Fault]) -> tuple[SubSpace, ...]:
     """Read `search_space`, a list of mappings."""
     if not isinstance(value, list):
         faults.append(Fault("BAD_TYPE", "search_space", f"must be a list of mappings, but got {shown(value)}"))
         return ()
-    spaces = []
-    for index, item in enumerate(value):
-        path = f"search_space[{index}]"
-        if not isinstance(item, Mapping):
-            faults.append(Fault("BAD_TYPE", path, f"must be a mapping, but got {shown(item)}"))
-        else:
-            spaces.append(_sub_space(Section(item, path, faults), task))
-    return tuple(spaces)
+    kind = sub_space_class(task)
+    sections = [(item, read(kind, item, f"search_space[{index}]", faults)) for index, item in enumerate(value)]
+    return tuple(section.values(item) for item, section in sections if section is not None)
 
 
-def _sub_space(section: Section, task: Task) -> SubSpace:
-    space: dict[str, Value | Expression] = {}
-    for key in section.present():
-        if key in INFERENCE_ONLY:
-            section.ignore(key)
-            section.fault("BAD_PARAM_FOR_TASK", key, NOT_FOR_TRAINING)
-        row = HYPERPARAMETERS.get(key)
-        if row is None:
-            continue
-        value = section.raw(key)
-        if not row.sweepable:
-            section.fault("BAD_SWEEP", key, "cannot be swept; put it under training_parameters")
-        elif not row.is_known_to(task):
-            section.fault("BAD_PARAM_FOR_TASK", key, f"is not a hyperparameter of {task.value}")
-        else:
-            parsed = _expression_or_value(section, key, value, row)
-            if parsed is not None:
-                space[key] = parsed
-    section.finish(LEGACY_NAMES, also_known=HYPERPARAMETERS)
-    return space
-
-
-def _expression_or_value(section: Section, key: str, value: Any, row: Hyperparameter) -> Value | Expression | None:
-    if isinstance(value, str) and (call := _CALL.fullmatch(value)):
-        kind, arguments = call[1].lower(), _arguments(call[2])
-        if kind != "choice" and len(arguments) > len(_FIELDS[kind]):
-            takes = ", ".join(_FIELDS[kind])
-            section.fault("BAD_SWEEP", key, f"{kind} takes {takes}, but got {len(arguments)} arguments: {shown(value)}")
-            return None
-        named = zip(_FIELDS[kind], [arguments] if kind == "choice" else arguments, strict=False)
-        value = {"type": kind, **dict(named)}
-    if not isinstance(value, Mapping):
-        return section.read(key, value, row.read)
-    inner = Section(value, section.target(key), section.faults)
-    kind = inner.take("type", one_of(_FIELDS), required=True)
-    if kind is None:
-        return None
-    if kind not in _ALLOWED[row.kind]:
-        inner.fault("BAD_SWEEP", "type", f"{key} takes {', '.join(_ALLOWED[row.kind])}, but got {kind!r}")
-        inner.ignore(*inner.present())
-        return None
-    fields: dict[str, Any] = {name: inner.take(name, _field_reader(name, row), required=True) for name in _FIELDS[kind]}
-    inner.finish()
-    if any(field is None for field in fields.values()):
-        return None
-    if "min_value" in fields and fields["min_value"] > fields["max_value"]:
-        inner.fault("OUT_OF_RANGE", "min_value", f"must be at most max_value, {fields['max_value']}")
-        return None
-    return Expression(kind, MappingProxyType(fields))
-
-
-def _field_reader(name: str, row: Hyperparameter) -> Reader[Any]:
+def _argument_rule(name: str, row: Hyperparameter) -> Rule:
     if name == "values":
-        return lambda value: _choices(value, row)
+        return _Choices(row)
     if name == "upper":
-        return integer(1)
+        return Integer(1)
     low, low_open = (0, True) if name in ("sigma", "q") else (None, False)
     if row.kind == "int":
-        return integer(1 if low_open else None)
-    return number(low, low_open=low_open)
+        return Integer(1 if low_open else None)
+    return Number(low, low_open=low_open)
 
 
-def _choices(value: Any, row: Hyperparameter) -> tuple[Value, ...]:
-    if not isinstance(value, list) or not value:
-        raise BadValue("BAD_SWEEP", "must be a list of at least one value")
-    chosen = []
-    for member in value:
-        if member is None:
-            raise BadValue("BAD_SWEEP", "must hold no null")
+@dataclass(frozen=True, slots=True)
+class _Choices(Rule):
+    """A list of at least one value of a hyperparameter."""
+
+    row: Hyperparameter
+
+    def read(self, value: Any) -> tuple[Value, ...]:
+        if not isinstance(value, list) or not value:
+            raise refused("BAD_SWEEP", "must be a list of at least one value")
+        if any(member is None for member in value):
+            raise refused("BAD_SWEEP", "must hold no null")
         try:
-            parsed = row.read(member)
-            # `none` among the members of an enum means the default.
-            chosen.append(row.default if parsed is None and row.default is not None else parsed)
-        except BadValue as error:
-            raise BadValue(error.code, f"each value {error}") from None
-    return tuple(chosen)
+            chosen = [self.row.rule.read(member) for member in value]
+        except PydanticCustomError as error:
+            raise refused(error.type, f"each value {error.message()}") from None
+        # `none` among the members of an enum means the default.
+        return tuple(self.row.default if member is None else member for member in chosen)  # type: ignore[misc]
+
+    def json_schema(self) -> dict[str, Any]:
+        return {"type": "array", "items": self.row.rule.json_schema(), "minItems": 1}
 
 
 def _arguments(written: str) -> list[Any]:
-    """What stands between the parentheses of an expression in text form."""
+    """The arguments between the parentheses of an expression in text form."""
     return [_scalar(token) for token in re.findall(r"'[^']*'|\"[^\"]*\"|[^\s,]+", written)]
 
 

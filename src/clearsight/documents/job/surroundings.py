@@ -1,15 +1,20 @@
-"""What a job says about its surroundings: `outputs`, `properties`, `resources`, and keys that only Azure needs.
+"""Where a job runs and what it writes: `outputs`, `properties`, `resources`, and keys that only Azure needs.
 
 https://learn.microsoft.com/azure/machine-learning/reference-automl-images-cli-classification.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
-from clearsight.documents.section import BadValue, Reader, Section, integer, one_of, text, text_map
+from pydantic_core import PydanticCustomError
 
-__all__ = ["Output", "check_resources", "ignore_what_only_azure_needs", "read_outputs", "read_properties"]
+from clearsight.documents.fields import AnyMapping, Integer, ListOfText, OneOf, Rule, Section, Text, TextMap, at_key
+
+__all__ = ["NODE_COUNT", "Output", "OutputSection", "Properties", "QueueSection", "ResourcesSection"]
+
+NODE_COUNT: Final = "node_count_per_trial"
+"""The property that asks for several machines."""
 
 _OUTPUT_MODES: Final = ("mount", "upload", "rw_mount", "direct")
 _OUTPUT_TYPES: Final = ("mlflow_model", "uri_file", "uri_folder", "custom_model", "mltable", "triton_model")
@@ -23,76 +28,52 @@ class Output:
     path: str | None = None
 
 
-def read_outputs(top: Section, warnings: list[str]) -> dict[str, Output]:
-    """Read `outputs`; a name with nothing under it is an output with the defaults."""
-    section = top.mapping("outputs")
-    outputs: dict[str, Output] = {}
-    if section is None:
-        return outputs
-    for name in section.names():
-        if section.raw(name) is None:
-            outputs[name] = Output()
-        elif (entry := section.mapping(name)) is not None:
-            kind = entry.take("type", one_of(_OUTPUT_TYPES)) or "mlflow_model"
-            path = entry.take("path", text)
-            entry.take("mode", one_of(_OUTPUT_MODES))
-            entry.ignore("name", "version", "storage_uri", "description")
-            entry.finish()
-            outputs[name] = Output(kind, path)
-        if name != "best_model":
-            warnings.append(f"outputs.{name}: image jobs have one output, best_model; ignored")
-    return outputs
+@dataclass(frozen=True, slots=True)
+class OutputSection(Section):
+    """One entry of `outputs`."""
+
+    ignored_keys: ClassVar[tuple[str, ...]] = ("name", "version", "storage_uri", "description")
+
+    type: Annotated[str, OneOf(_OUTPUT_TYPES)] = "mlflow_model"
+    path: Annotated[str, Text()] | None = None
+    mode: Annotated[str, OneOf(_OUTPUT_MODES)] = "mount"
 
 
-def read_properties(top: Section, warnings: list[str]) -> dict[str, str | None]:
-    """Read `properties`; `node_count_per_trial` may be a whole number, although Azure's loader wants text."""
-    value = top.raw("properties")
-    nodes = value.get("node_count_per_trial") if isinstance(value, Mapping) else None
-    if isinstance(nodes, int) and not isinstance(nodes, bool):
-        value = {**value, "node_count_per_trial": str(nodes)}
-    properties = {} if value is None else top.read("properties", value, text_map) or {}
-    if properties.get("node_count_per_trial") is not None:
-        count = top.read("properties.node_count_per_trial", properties["node_count_per_trial"], integer(1))
-        if count is not None and count > 1:
-            warnings.append(
-                f"properties.node_count_per_trial: {count} machines were asked for; this machine is used alone"
-            )
-    return properties
+@dataclass(frozen=True, slots=True)
+class Properties(Rule):
+    """Text by name; `node_count_per_trial` may be a whole number, although Azure's loader wants text."""
+
+    def read(self, value: Any) -> dict[str, str | None]:
+        nodes = value.get(NODE_COUNT) if isinstance(value, Mapping) else None
+        if isinstance(nodes, int) and not isinstance(nodes, bool):
+            value = {**value, NODE_COUNT: str(nodes)}
+        properties = TextMap().read(value)
+        if (count := properties.get(NODE_COUNT)) is not None:
+            try:
+                Integer(1).read(count)
+            except PydanticCustomError as error:
+                raise at_key(error, NODE_COUNT, count) from None
+        return properties
+
+    def json_schema(self) -> dict[str, Any]:
+        return {**TextMap().json_schema(), "properties": {NODE_COUNT: Integer(1).json_schema()}}
 
 
-def check_resources(top: Section) -> None:
-    """Check `resources`, which describes machines to rent; nothing of it is used here."""
-    section = top.mapping("resources")
-    if section is None:
-        return
-    section.take("instance_type", text)
-    section.take("instance_count", integer(1))
-    section.take("max_instance_count", integer(1))
-    section.take("shm_size", text)
-    section.take("locations", _texts)
-    section.take("docker_args", _text_or_texts)
-    section.mapping("properties")
-    section.finish()
+@dataclass(frozen=True, slots=True)
+class ResourcesSection(Section):
+    """`resources`, which describes machines to rent; it changes nothing here."""
+
+    instance_type: Annotated[str, Text()] | None = None
+    instance_count: Annotated[int, Integer(1)] | None = None
+    max_instance_count: Annotated[int, Integer(1)] | None = None
+    shm_size: Annotated[str, Text()] | None = None
+    locations: Annotated[list[str], ListOfText()] | None = None
+    docker_args: Annotated[str | list[str], ListOfText(or_one=True)] | None = None
+    properties: Annotated[Mapping[str, Any], AnyMapping()] | None = None
 
 
-def ignore_what_only_azure_needs(top: Section) -> None:
-    """Accept `queue_settings`, `identity`, `environment_id` and `services` in their shapes, and forget them."""
-    queue = top.mapping("queue_settings")
-    if queue is not None:
-        queue.ignore("job_tier", "priority")
-        queue.finish()
-    top.mapping("identity")
-    top.mapping("services")
-    top.take("environment_id", text)
+@dataclass(frozen=True, slots=True)
+class QueueSection(Section):
+    """`queue_settings`, which changes nothing here."""
 
-
-def _texts(value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise BadValue("BAD_TYPE", "must be a list of text")
-    return value
-
-
-def _text_or_texts(value: Any) -> str | list[str]:
-    read: Reader[Any] = text if isinstance(value, str) else _texts
-    result: str | list[str] = read(value)
-    return result
+    ignored_keys: ClassVar[tuple[str, ...]] = ("job_tier", "priority")

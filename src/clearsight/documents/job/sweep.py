@@ -4,14 +4,25 @@ https://learn.microsoft.com/azure/machine-learning/reference-automl-images-cli-c
 https://learn.microsoft.com/azure/machine-learning/how-to-tune-hyperparameters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Annotated, Any, ClassVar, Final, Literal
 
+from clearsight.documents.fields import (
+    ByShape,
+    ByType,
+    Integer,
+    Number,
+    OneOf,
+    Section,
+    Truth,
+    broken_rule,
+    given_values,
+)
 from clearsight.documents.job.search_space import Expression, SubSpace
-from clearsight.documents.section import Section, boolean, integer, number, one_of
+from clearsight.errors import Fault
 
-__all__ = ["EarlyTermination", "JobLimits", "Sweep", "check_sweep", "read_limits", "read_sweep"]
+__all__ = ["EarlyTermination", "JobLimits", "Sweep", "SweepSection", "check_sweep"]
 
 Algorithm = Literal["random", "grid", "bayesian"]
 Policy = Literal["bandit", "median_stopping", "truncation_selection"]
@@ -22,12 +33,14 @@ _BAYESIAN_TYPES: Final = ("choice", "uniform", "quniform")
 
 
 @dataclass(frozen=True, slots=True)
-class JobLimits:
-    """What a job may use. The time counts from the job's start, in minutes."""
+class JobLimits(Section):
+    """What a job may use."""
 
-    max_trials: int = 1
-    max_concurrent_trials: int = 1
-    timeout_minutes: int = _WEEK_MINUTES
+    max_trials: Annotated[int, Integer(1, 1000)] = 1
+    max_concurrent_trials: Annotated[int, Integer(1, 100)] = 1
+    """At most `max_trials` in a job that was read from a file."""
+    timeout_minutes: Annotated[int, Integer(1, _MINUTES_IN_60_DAYS)] = _WEEK_MINUTES
+    """Time from the job's start until it is stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,78 +66,101 @@ class Sweep:
     early_termination: EarlyTermination | None = None
 
 
-def read_limits(section: Section | None) -> JobLimits:
-    """Read `limits`; `max_concurrent_trials` is lowered to `max_trials`."""
-    if section is None:
-        return JobLimits()
-    max_trials = section.take("max_trials", integer(1, 1000)) or 1
-    concurrent = section.take("max_concurrent_trials", integer(1, 100)) or 1
-    timeout = section.take("timeout_minutes", integer(1, _MINUTES_IN_60_DAYS)) or _WEEK_MINUTES
-    section.finish()
-    return JobLimits(max_trials, min(concurrent, max_trials), timeout)
+@dataclass(frozen=True, slots=True)
+class _Random(Section):
+    ignored_keys: ClassVar[tuple[str, ...]] = ("logbase",)
+
+    type: Annotated[Literal["random"], OneOf(("random",))]
+    seed: Annotated[int, Integer(0)] | None = None
+    rule: Annotated[Literal["random", "sobol"], OneOf(("random", "sobol"))] = "random"
 
 
-def read_sweep(section: Section | None) -> Sweep | None:
-    """Read `sweep`; None when absent or without a usable algorithm."""
-    if section is None:
-        return None
-    algorithms = one_of(("random", "grid", "bayesian"))
-    seed, rule = None, "random"
-    if isinstance(section.raw("sampling_algorithm"), Mapping):
-        inner = cast(Section, section.mapping("sampling_algorithm"))
-        algorithm = inner.take("type", algorithms, required=True)
-        if algorithm == "random":
-            seed = inner.take("seed", integer(0))
-            rule = inner.take("rule", one_of(("random", "sobol"))) or "random"
-            inner.ignore("logbase")
-        inner.finish()
-    else:
-        algorithm = section.take("sampling_algorithm", algorithms, required=True)
-    policy = _read_policy(section.mapping("early_termination"))
-    section.finish()
-    if algorithm is None:
-        return None
-    return Sweep(cast(Algorithm, algorithm), seed, cast(Any, rule), policy)
+@dataclass(frozen=True, slots=True)
+class _Grid(Section):
+    type: Annotated[Literal["grid"], OneOf(("grid",))]
 
 
-def _read_policy(section: Section | None) -> EarlyTermination | None:
-    if section is None:
-        return None
-    kind = section.take("type", one_of(("bandit", "median_stopping", "truncation_selection")), required=True)
-    # Azure's pages disagree on the default (0, 1); 0 can only mean "every report".
-    interval = section.take("evaluation_interval", integer(0)) or 1
-    delay = section.take("delay_evaluation", integer(0)) or 0
-    factor = amount = 0.0
-    percentage, exclude = 0, False
-    if kind == "bandit":
-        factor = section.take("slack_factor", number(0)) or 0.0
-        amount = section.take("slack_amount", number(0)) or 0.0
-        if bool(factor) == bool(amount):
-            given = "both" if factor else "neither"
-            section.fault(
-                "BAD_SWEEP", "", f"exactly one of slack_factor and slack_amount must be above 0, but {given} is"
-            )
-    elif kind == "truncation_selection":
-        percentage = section.take("truncation_percentage", integer(1, 99), required=True) or 0
-        exclude = section.take("exclude_finished_jobs", boolean) or False
-    elif kind is None:
-        section.ignore(*section.present())
-    section.finish()
-    if kind is None:
-        return None
-    return EarlyTermination(cast(Policy, kind), interval, delay, factor, amount, percentage, exclude)
+@dataclass(frozen=True, slots=True)
+class _Bayesian(Section):
+    type: Annotated[Literal["bayesian"], OneOf(("bayesian",))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Policy(Section):
+    type: Annotated[Policy, OneOf(("median_stopping",))]
+    evaluation_interval: Annotated[int, Integer(0)] = 1
+    """Azure's pages disagree on the default (0, 1); 0 can only mean "every report"."""
+    delay_evaluation: Annotated[int, Integer(0)] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Bandit(_Policy):
+    type: Annotated[Policy, OneOf(("bandit",))]
+    slack_factor: Annotated[float, Number(0)] = 0.0
+    slack_amount: Annotated[float, Number(0)] = 0.0
+
+    def __post_init__(self) -> None:
+        if bool(self.slack_factor) == bool(self.slack_amount):
+            given = "both" if self.slack_factor else "neither"
+            message = f"exactly one of slack_factor and slack_amount must be above 0, but {given} is"
+            raise broken_rule("BAD_SWEEP", message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Truncation(_Policy):
+    type: Annotated[Policy, OneOf(("truncation_selection",))]
+    truncation_percentage: Annotated[int, Integer(1, 99)]
+    exclude_finished_jobs: Annotated[bool, Truth()] = False
+
+
+_ALGORITHMS: Final = {"random": _Random, "grid": _Grid, "bayesian": _Bayesian}
+_AlgorithmName = Annotated[Algorithm, OneOf(tuple(_ALGORITHMS))]
+_AlgorithmOptions = Annotated[_Random | _Grid | _Bayesian, ByType(_ALGORITHMS)]
+_POLICIES: Final = {"bandit": _Bandit, "median_stopping": _Policy, "truncation_selection": _Truncation}
+
+
+@dataclass(frozen=True, slots=True)
+class SweepSection(Section):
+    """`sweep`. An algorithm is a word, or an object that also holds its options."""
+
+    required_keys: ClassVar[tuple[str, ...]] = ("sampling_algorithm",)
+
+    sampling_algorithm: (
+        Annotated[
+            Annotated[Algorithm, OneOf(tuple(_ALGORITHMS))]
+            | Annotated[_Random | _Grid | _Bayesian, ByType(_ALGORITHMS)],
+            ByShape(),
+        ]
+        | None
+    ) = None
+    early_termination: Annotated[_Bandit | _Policy | _Truncation, ByType(_POLICIES)] | None = None
+
+    def to_sweep(self) -> Sweep | None:
+        """The sweep of the job; None without a usable algorithm."""
+        if self.sampling_algorithm is None:
+            return None
+        policy = None
+        if self.early_termination is not None:
+            values = given_values(self.early_termination)
+            policy = EarlyTermination(**{**values, "evaluation_interval": values["evaluation_interval"] or 1})
+        if isinstance(self.sampling_algorithm, str):
+            return Sweep(self.sampling_algorithm, early_termination=policy)
+        options: dict[str, Any] = given_values(self.sampling_algorithm)
+        return Sweep(options.pop("type"), **options, early_termination=policy)
 
 
 def check_sweep(
-    sweep: Sweep | None, has_sweep: bool, spaces: tuple[SubSpace, ...], top: Section, warnings: list[str]
-) -> None:
-    """Check the rules that join `sweep` and `search_space`."""
-    if has_sweep and not spaces and not top.raw("search_space"):
-        top.fault("BAD_SWEEP", "sweep", "needs a search_space; for an automatic sweep give limits.max_trials alone")
+    sweep: Sweep | None, has_sweep: bool, has_space: bool, spaces: Sequence[SubSpace], warnings: list[str]
+) -> list[Fault]:
+    """Faults of the rules that join `sweep` and `search_space`."""
+    faults = []
+    if has_sweep and not has_space:
+        message = "needs a search_space; for an automatic sweep give limits.max_trials alone"
+        faults.append(Fault("BAD_SWEEP", "sweep", message))
     if spaces and not has_sweep:
         warnings.append("search_space without sweep: trials are sampled at random, none is stopped early")
     if sweep is None:
-        return
+        return faults
     expressions = [
         (index, name, expression)
         for index, space in enumerate(spaces)
@@ -137,8 +173,13 @@ def check_sweep(
             message = (
                 f"{sweep.sampling_algorithm} sampling takes {', '.join(allowed)} only, but got {expression.type!r}"
             )
-            top.fault("BAD_SWEEP", f"search_space[{index}].{name}", message)
+            faults.append(Fault("BAD_SWEEP", f"search_space[{index}].{name}", message))
     if sweep.sampling_algorithm == "bayesian" and len(spaces) > 1:
-        top.fault("BAD_SWEEP", "search_space", f"bayesian sampling takes one sub-space, but got {len(spaces)}")
+        faults.append(
+            Fault("BAD_SWEEP", "search_space", f"bayesian sampling takes one sub-space, but got {len(spaces)}")
+        )
     if sweep.sampling_algorithm == "bayesian" and sweep.early_termination is not None:
-        top.fault("BAD_SWEEP", "sweep.early_termination", "cannot be combined with bayesian sampling; leave one out")
+        faults.append(
+            Fault("BAD_SWEEP", "sweep.early_termination", "cannot be combined with bayesian sampling; leave one out")
+        )
+    return faults
