@@ -23,7 +23,7 @@ from clearsight.handlers.explain.objects.explainer import OBJECT_ALGORITHMS, Exp
 from clearsight.handlers.explain.parameters import parse_xai_parameters
 from clearsight.images.decode import decode_image
 from clearsight.tasks import Task
-from clearsight.wire.scoring import DetectionAnswer
+from clearsight.wire.answers import DetectionAnswer
 
 WIDTH: Final = 256
 """Of a tile, pixels."""

@@ -35,7 +35,7 @@ from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
 from clearsight.testing.localisation import grow, mass_inside, pointing_score, tolerance_px
 from clearsight.vision.preprocess import normalise, resize_and_crop
-from clearsight.wire.scoring import ClassificationAnswer
+from clearsight.wire.answers import ClassificationAnswer
 
 FULL: Final = "xrai, full"
 RANDOM, CENTRE = "random map", "centre of the picture"

@@ -23,7 +23,8 @@ from clearsight.images.files import InputImage, find_images, free_name, read_ima
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
-from clearsight.wire.scoring import Answer, DetectionAnswer, to_document
+from clearsight.wire.answers import Answer, DetectionAnswer
+from clearsight.wire.encoding import to_document
 
 __all__ = ["predict", "table_row"]
 

@@ -11,7 +11,7 @@ from clearsight.handlers.explain.parameters import wants_explanation
 from clearsight.handlers.scoring.scorer import Scorer, load_scorer
 from clearsight.handlers.worker.explain_lane import NO_OPTIONS, explainer_for_lane
 from clearsight.runs.package import ModelPackage
-from clearsight.wire.scoring import to_document
+from clearsight.wire.encoding import to_document
 
 __all__ = ["PackageModel"]
 

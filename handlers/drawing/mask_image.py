@@ -11,7 +11,7 @@ from PIL import Image
 from clearsight.documents.settings import ImageType, SegmentationSettings
 from clearsight.vision.polygons import polygons_to_mask
 from clearsight.vision.rle import decode_rle
-from clearsight.wire.scoring import DetectionAnswer
+from clearsight.wire.answers import DetectionAnswer
 
 __all__ = ["MAX_INSTANCES", "encode_numbers", "file_type", "instance_numbers"]
 

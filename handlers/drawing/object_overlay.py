@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from clearsight.handlers.drawing.canvas import INK, PAPER, Font, fit_image, shorten
-from clearsight.wire.scoring import DetectedObject, DetectionAnswer
+from clearsight.wire.answers import DetectedObject, DetectionAnswer
 
 __all__ = ["draw_objects"]
 

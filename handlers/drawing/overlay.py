@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clearsight.handlers.drawing.canvas import INK, PAPER, fit_image, shorten
 from clearsight.handlers.drawing.object_overlay import draw_objects
-from clearsight.wire.scoring import Answer, ClassificationAnswer
+from clearsight.wire.answers import Answer, ClassificationAnswer
 
 __all__ = ["draw_overlay", "to_jpeg"]
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, get_args
 
 from clearsight.errors import BadRequest
 from clearsight.tasks import Task
-from clearsight.wire.scoring import xai_parameters_of
+from clearsight.wire.cells import xai_parameters_of
 
 __all__ = [
     "AZURE_ALGORITHMS",

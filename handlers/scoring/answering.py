@@ -9,7 +9,10 @@ from clearsight.handlers.explain.parameters import wants_explanation
 from clearsight.handlers.explain.telemetry import observed
 from clearsight.handlers.scoring.scorer import Scorer
 from clearsight.handlers.worker.explain_lane import NO_OPTIONS, ExplainRows, RequestOptions
-from clearsight.wire.scoring import Answer, encode_answers, error_body, parse_request, row_error
+from clearsight.wire.answers import Answer
+from clearsight.wire.encoding import encode_answers
+from clearsight.wire.errors import error_body, row_error
+from clearsight.wire.requests import parse_request
 
 __all__ = ["Reply", "answer_bodies"]
 

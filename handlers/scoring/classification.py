@@ -13,7 +13,8 @@ from clearsight.handlers.scoring.batching import choose_rule, run_batches
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
-from clearsight.wire.scoring import ClassificationAnswer, shortest
+from clearsight.wire.answers import ClassificationAnswer
+from clearsight.wire.encoding import shortest
 
 __all__ = ["ClassificationPipeline", "probabilities", "to_answers"]
 

@@ -17,7 +17,8 @@ from clearsight.vision.boxes import has_area, shift_boxes, to_unit_boxes
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.letterbox import Placement
 from clearsight.vision.nms import batched_nms
-from clearsight.wire.scoring import DetectedObject, DetectionAnswer, shortest
+from clearsight.wire.answers import DetectedObject, DetectionAnswer
+from clearsight.wire.encoding import shortest
 
 __all__ = ["Detections", "find_objects", "to_detection_answer", "to_objects"]
 

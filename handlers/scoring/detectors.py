@@ -23,7 +23,7 @@ from clearsight.runs.package import ModelPackage
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.letterbox import Placement
 from clearsight.vision.preprocess import normalise
-from clearsight.wire.scoring import DetectionAnswer
+from clearsight.wire.answers import DetectionAnswer
 
 __all__ = ["MAX_INPUT_BYTES", "DetectionPipeline", "DetectorNetwork", "Prepared", "RcnnNetwork", "YoloNetwork"]
 

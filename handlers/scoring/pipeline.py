@@ -12,7 +12,7 @@ from clearsight.handlers.scoring.batching import BatchRule
 from clearsight.handlers.scoring.classification import ClassificationPipeline
 from clearsight.handlers.scoring.detectors import DetectionPipeline, RcnnNetwork, YoloNetwork
 from clearsight.runs.package import ModelPackage
-from clearsight.wire.scoring import Answer
+from clearsight.wire.answers import Answer
 
 __all__ = ["Pipeline", "open_pipeline"]
 

@@ -39,7 +39,8 @@ from clearsight.images.decode import DecodeLimits, decode_image
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.letterbox import Placement
-from clearsight.wire.scoring import Answer, XaiRequest, resolve_cell
+from clearsight.wire.answers import Answer
+from clearsight.wire.cells import XaiRequest, resolve_cell
 
 __all__ = ["MAX_BATCH_SIZE", "Scorer", "load_scorer"]
 

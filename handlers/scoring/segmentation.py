@@ -13,7 +13,8 @@ from clearsight.handlers.scoring.detection import Detections, to_objects
 from clearsight.vision.masks import CroppedMask, paste_mask
 from clearsight.vision.polygons import mask_to_polygons
 from clearsight.vision.rle import encode_rle
-from clearsight.wire.scoring import DetectedObject, DetectionAnswer, shortest
+from clearsight.wire.answers import DetectedObject, DetectionAnswer
+from clearsight.wire.encoding import shortest
 
 __all__ = ["image_mask", "to_segmentation_answer"]
 

@@ -21,7 +21,7 @@ from clearsight.handlers.scoring.segmentation import image_mask, to_segmentation
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.letterbox import Placement, letterbox, place, shorter_side
 from clearsight.vision.tiles import Tile, is_cut_off, merge_boxes, merge_masks, tile_grid
-from clearsight.wire.scoring import DetectionAnswer
+from clearsight.wire.answers import DetectionAnswer
 
 __all__ = ["View", "merge_views", "placement_of", "to_answer", "views_of"]
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from clearsight.vision.boxes import iou_matrix
 from clearsight.vision.masks import mask_iou
 from clearsight.vision.polygons import polygons_to_mask
-from clearsight.wire.scoring import DetectedObject, DetectionAnswer
+from clearsight.wire.answers import DetectedObject, DetectionAnswer
 
 __all__ = ["MIN_IOU", "Agreement", "match_objects"]
 

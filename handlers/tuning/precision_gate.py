@@ -28,7 +28,8 @@ from clearsight.handlers.backends import OpenOptions, Precision, open_backend
 from clearsight.handlers.tuning.object_agreement import MIN_IOU, Agreement
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
-from clearsight.wire.scoring import DetectedObject, DetectionAnswer, to_document
+from clearsight.wire.answers import DetectedObject, DetectionAnswer
+from clearsight.wire.encoding import to_document
 
 __all__ = [
     "MAX_MEAN_DIFFERENCE",

@@ -18,7 +18,7 @@ from clearsight import environment
 from clearsight.errors import UserError
 from clearsight.handlers.explain.deadline import OutOfTime
 from clearsight.handlers.explain.options import ExplainOptions
-from clearsight.wire.scoring import Answer
+from clearsight.wire.answers import Answer
 
 if TYPE_CHECKING:
     from clearsight.handlers.scoring.scorer import Scorer

@@ -29,7 +29,7 @@ from clearsight.networks.serving import to_serving_module
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import normalise
-from clearsight.wire.scoring import DetectionAnswer
+from clearsight.wire.answers import DetectionAnswer
 from loadtests.benchmarks.client import LoadTarget, measure
 from loadtests.benchmarks.in_process import WorkerLayout, in_process_limit
 from loadtests.benchmarks.online import MAX_DRIFT, Service, running_service, to_bodies

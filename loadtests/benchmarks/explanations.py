@@ -24,6 +24,7 @@ import skimage.data
 import torch
 from captum.attr import IntegratedGradients
 from captum.attr import visualization as captum_images
+from clearsight.handlers.explain.answering.image import explanation_image
 from PIL import Image
 from saliency.core import base as saliency_base
 from saliency.core import xrai as saliency_xrai
@@ -45,7 +46,8 @@ from clearsight.networks.families.detectors import build_detector
 from clearsight.networks.families.rcnn.selection import SelectionLimits
 from clearsight.networks.serving import to_serving_module
 from clearsight.vision.preprocess import normalise, resize_and_crop
-from clearsight.wire.scoring import ClassificationAnswer, encode_answers
+from clearsight.wire.answers import ClassificationAnswer
+from clearsight.wire.encoding import encode_answers
 
 __all__ = ["ExplanationRow", "measure_explanations"]
 

@@ -21,7 +21,7 @@ from clearsight.console import run
 from clearsight.handlers.backends import BACKENDS
 from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.runs.workspace import Workspace
-from clearsight.wire.scoring import ClassificationAnswer
+from clearsight.wire.answers import ClassificationAnswer
 
 TOLERANCE = 1e-4
 REPOSITORY = Path(__file__).parents[2]

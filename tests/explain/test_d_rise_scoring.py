@@ -22,7 +22,7 @@ from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.handlers.worker.explain_lane import ExplainHere, RequestOptions
 from clearsight.runs.package import ModelPackage
 from clearsight.vision.letterbox import shorter_side
-from clearsight.wire.scoring import encode_answers, to_document
+from clearsight.wire.encoding import encode_answers, to_document
 
 D_RISE = {"xai_algorithm": "d_rise", "masks": 12, "grid_size": 4}
 NUMBERS = {**D_RISE, "visualizations": False, "attributions": True}

@@ -17,7 +17,7 @@ from clearsight.handlers.explain.answering.scoring import ExplainingScorer, expl
 from clearsight.handlers.explain.deadline import OutOfTime
 from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.explain.telemetry import observed
-from clearsight.wire.scoring import encode_answers, to_document
+from clearsight.wire.encoding import encode_answers, to_document
 
 FAST = {"xai_algorithm": "guided_backprop"}
 """The cheapest algorithm, where the test is about something else."""
@@ -177,7 +177,7 @@ def test_bfloat16_gives_nearly_the_same_maps(explaining, images, cell, tmp_path)
 import json
 from pathlib import Path
 from clearsight.handlers.explain.answering.scoring import ExplainOptions, load_explaining_scorer
-from clearsight.wire.scoring import to_document
+from clearsight.wire.encoding import to_document
 options = ExplainOptions(dtype="bfloat16")
 scorer = load_explaining_scorer({str(explaining.package.root)!r}, device="cpu", num_threads=1, options=options)
 cells = json.loads(Path({str(tmp_path / "cells.json")!r}).read_text())
@@ -201,7 +201,7 @@ def test_another_process_gives_the_same_bytes(explaining, images, cell, tmp_path
 import hashlib, json, sys
 from pathlib import Path
 from clearsight.handlers.explain.answering.scoring import load_explaining_scorer
-from clearsight.wire.scoring import encode_answers
+from clearsight.wire.encoding import encode_answers
 scorer = load_explaining_scorer({str(explaining.package.root)!r}, device="cpu", num_threads=1)
 cells = json.loads(Path({str(tmp_path / "cells.json")!r}).read_text())
 print(hashlib.sha256(encode_answers(scorer.score(cells))).hexdigest())

@@ -7,7 +7,7 @@ from clearsight.errors import BadRequest
 from clearsight.handlers.explain.objects.explainer import OBJECT_ALGORITHMS
 from clearsight.handlers.explain.objects.selection import Match, by_view, choose_detections, find_match
 from clearsight.handlers.explain.parameters import XaiParameters, parse_xai_parameters
-from clearsight.wire.scoring import DetectedObject
+from clearsight.wire.answers import DetectedObject
 
 NO_BOXES = np.zeros((0, 4), np.float32)
 

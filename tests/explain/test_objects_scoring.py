@@ -21,7 +21,7 @@ from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.handlers.worker.explain_lane import RequestOptions, explainer_for_lane
 from clearsight.runs.package import ModelPackage
-from clearsight.wire.scoring import encode_answers, to_document
+from clearsight.wire.encoding import encode_answers, to_document
 
 NAMES = ("yolov5", "fasterrcnn_resnet18_fpn", "maskrcnn_resnet18_fpn")
 ODAM = {"xai_algorithm": "odam"}

@@ -17,7 +17,8 @@ from clearsight.handlers.explain.parameters import parse_xai_parameters
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.handlers.worker.explain_lane import NO_OPTIONS, RequestOptions, explainer_for_lane
-from clearsight.wire.scoring import ClassificationAnswer, encode_answers, to_document
+from clearsight.wire.answers import ClassificationAnswer
+from clearsight.wire.encoding import encode_answers, to_document
 
 FAST = {"xai_algorithm": "guided_backprop"}
 """The cheapest algorithm, where the test is about something else."""

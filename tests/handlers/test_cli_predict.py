@@ -13,7 +13,7 @@ from clearsight.handlers.cli_predict import find_images, table_row
 from clearsight.handlers.drawing.overlay import draw_overlay, to_jpeg
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
-from clearsight.wire.scoring import ClassificationAnswer, DetectedObject, DetectionAnswer
+from clearsight.wire.answers import ClassificationAnswer, DetectedObject, DetectionAnswer
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from clearsight.handlers.scoring.detection import Detections, find_objects, to_d
 from clearsight.handlers.scoring.views import placement_of, to_answer, views_of
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.letterbox import letterbox
-from clearsight.wire.scoring import DetectedObject
+from clearsight.wire.answers import DetectedObject
 
 LABELS = ("can", "carton", "milk_bottle")
 SAME_SIZE = letterbox(100, 100, 100)

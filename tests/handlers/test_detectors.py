@@ -20,7 +20,7 @@ from clearsight.errors import BadImage, BadRequest, InvalidPackage
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import Scorer, load_scorer
 from clearsight.runs.package import ModelPackage
-from clearsight.wire.scoring import DetectedObject, DetectionAnswer
+from clearsight.wire.answers import DetectedObject, DetectionAnswer
 
 BACKENDS = ["openvino", "onnxruntime", "torchscript", "eager"]
 MASKS = "maskrcnn_resnet18_fpn"

@@ -6,7 +6,7 @@ from PIL import Image
 
 from clearsight.documents.settings import SegmentationSettings
 from clearsight.handlers.drawing.mask_image import encode_numbers, file_type, instance_numbers
-from clearsight.wire.scoring import DetectedObject, DetectionAnswer
+from clearsight.wire.answers import DetectedObject, DetectionAnswer
 
 
 def rectangle(left: float, top: float, right: float, bottom: float, rle=None) -> DetectedObject:

@@ -4,7 +4,7 @@ import pytest
 
 from clearsight.handlers.tuning.object_agreement import Agreement, match_objects
 from clearsight.handlers.tuning.precision_gate import compare_objects
-from clearsight.wire.scoring import DetectedObject, DetectionAnswer
+from clearsight.wire.answers import DetectedObject, DetectionAnswer
 
 SQUARE = (0.1, 0.1, 0.5, 0.5)
 TRIANGLE = ((0.1, 0.1, 0.5, 0.1, 0.1, 0.5),)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from clearsight.handlers.drawing.overlay import draw_overlay, to_jpeg
-from clearsight.wire.scoring import DetectedObject, DetectionAnswer
+from clearsight.wire.answers import DetectedObject, DetectionAnswer
 
 LABELS = ("can", "a name that is much too long to fit into any of the small pictures at all", "Müsli 瓶", "")
 SIZES = [(1, 1), (48, 64), (3000, 2), (2, 3000), (480, 640), (3000, 4000)]

@@ -16,7 +16,7 @@ from clearsight.images.decode import DecodeLimits, decode_image
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
-from clearsight.wire.scoring import ClassificationAnswer
+from clearsight.wire.answers import ClassificationAnswer
 
 
 def reference_probs(package: ModelPackage, images: list[bytes]) -> np.ndarray:

@@ -17,7 +17,7 @@ from clearsight.networks.load import load_network
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
-from clearsight.wire.scoring import Answer
+from clearsight.wire.answers import Answer
 
 LABELS = ("a", "b", "c")
 ALIKE = ("resnet34", "resnet101", "resnet152", "resnest101", "vitb16r224", "vitl16r224")

@@ -11,7 +11,7 @@ from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.runs.package import ModelPackage
 from clearsight.serving.supervisor.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
-from clearsight.wire.scoring import encode_answers
+from clearsight.wire.encoding import encode_answers
 
 pytestmark = [pytest.mark.slow, pytest.mark.torchserve, pytest.mark.asyncio, pytest.mark.timeout(600)]
 

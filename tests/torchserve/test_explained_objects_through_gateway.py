@@ -20,7 +20,7 @@ from clearsight.handlers.explain.answering.scoring import ExplainingScorer, load
 from clearsight.runs.package import ModelPackage
 from clearsight.serving.supervisor.torchserve_files import ExplainPlan, ServingPlan
 from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
-from clearsight.wire.scoring import encode_answers
+from clearsight.wire.encoding import encode_answers
 
 pytestmark = [
     pytest.mark.slow,

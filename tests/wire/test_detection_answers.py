@@ -9,14 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clearsight.errors import ClearsightError
-from clearsight.wire.scoring import (
-    ClassificationAnswer,
-    DetectedObject,
-    DetectionAnswer,
-    encode_answers,
-    shortest,
-    to_document,
-)
+from clearsight.wire.answers import ClassificationAnswer, DetectedObject, DetectionAnswer
+from clearsight.wire.encoding import encode_answers, shortest, to_document
 
 CAN = DetectedObject((0.25, 0.25, 0.75, 0.75), "can", 0.97)
 CARTON = DetectedObject((0.0, 0.5, 0.25, 1.0), "carton", 0.41)

@@ -4,7 +4,8 @@ import json
 import pytest
 
 from clearsight.errors import ClearsightError
-from clearsight.wire.scoring import ClassificationAnswer, encode_answers, to_document
+from clearsight.wire.answers import ClassificationAnswer
+from clearsight.wire.encoding import encode_answers, to_document
 
 PROBS, LABELS = (0.25, 0.75), ("can", "Flasche \u00fc")
 PLAIN = b'{"probs":[0.25,0.75],"labels":["can","Flasche \\u00fc"]}'

@@ -6,16 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clearsight.errors import BadImage, BadRequest, ClearsightError, TooLarge
-from clearsight.wire.scoring import (
-    MAX_ROWS,
-    ClassificationAnswer,
-    XaiRequest,
-    encode_answers,
-    error_body,
-    parse_request,
-    resolve_cell,
-    row_error,
-)
+from clearsight.wire.answers import ClassificationAnswer
+from clearsight.wire.cells import XaiRequest, resolve_cell
+from clearsight.wire.encoding import encode_answers
+from clearsight.wire.errors import error_body, row_error
+from clearsight.wire.requests import MAX_ROWS, parse_request
 
 # The 8 x 4 image of Azure's documentation style examples, with the newline that encodebytes writes.
 PNG_TEXT = (

@@ -16,7 +16,7 @@ from clearsight.training.detection.metrics import GroundTruth, Predictions, Rle
 from clearsight.vision.masks import CroppedMask
 from clearsight.vision.polygons import mask_to_polygons
 from clearsight.vision.rle import decode_rle
-from clearsight.wire.scoring import DetectedObject, DetectionAnswer
+from clearsight.wire.answers import DetectedObject, DetectionAnswer
 
 __all__ = ["MAX_SAMPLES", "draw_sample", "write_samples"]
 

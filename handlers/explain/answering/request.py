@@ -15,7 +15,7 @@ from clearsight.handlers.explain.parameters import (
     wants_explanation,
 )
 from clearsight.tasks import Task
-from clearsight.wire.scoring import XaiRequest, resolve_cell
+from clearsight.wire.cells import XaiRequest, resolve_cell
 
 __all__ = ["ExplainRequest", "read_cell"]
 

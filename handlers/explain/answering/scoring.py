@@ -45,7 +45,7 @@ from clearsight.networks.load import load_network
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import resize_and_crop
-from clearsight.wire.scoring import Answer, ClassificationAnswer, DetectionAnswer, ObjectExplanation
+from clearsight.wire.answers import Answer, ClassificationAnswer, DetectionAnswer, ObjectExplanation
 
 __all__ = ["ExplainOptions", "ExplainingScorer", "explaining_scorer", "load_explaining_scorer"]
 

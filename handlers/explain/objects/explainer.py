@@ -28,7 +28,7 @@ from clearsight.handlers.explain.telemetry import checkpoint
 from clearsight.handlers.scoring.views import placement_of
 from clearsight.images.decode import DecodeLimits, decode_image
 from clearsight.images.headers import read_header
-from clearsight.wire.scoring import DetectedObject
+from clearsight.wire.answers import DetectedObject
 
 __all__ = ["OBJECT_ALGORITHMS", "ExplainedObject", "ObjectDetails", "ObjectExplainTask", "ObjectExplainer"]
 

@@ -23,7 +23,7 @@ from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.handlers.explain.telemetry import checkpoint
 from clearsight.handlers.scoring.detection import Detections
 from clearsight.vision.letterbox import Placement
-from clearsight.wire.scoring import DetectedObject
+from clearsight.wire.answers import DetectedObject
 
 __all__ = ["SCORE_THRESH", "Detect", "MaskedView", "explain_by_masking", "mask_image"]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from clearsight.errors import BadRequest
 from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.vision.boxes import iou_matrix
-from clearsight.wire.scoring import DetectedObject
+from clearsight.wire.answers import DetectedObject
 
 __all__ = ["SAME_BOX_IOU", "DetectionSelection", "Match", "by_view", "choose_detections", "find_match"]
 

@@ -14,7 +14,7 @@ from clearsight.handlers.explain.objects.selection import Match, find_match
 from clearsight.handlers.scoring.views import View, views_of
 from clearsight.vision.boxes import shift_boxes, to_pixel_boxes
 from clearsight.vision.preprocess import normalise
-from clearsight.wire.scoring import DetectedObject
+from clearsight.wire.answers import DetectedObject
 
 __all__ = ["ImageViews"]
 

@@ -1,0 +1,90 @@
+"""Request bodies: JSON in, one cell per row out.
+
+A request is `{"input_data": {"columns": ["image"], "data": [cell, …], "index"?: […]}, "params"?: {…}}` as Azure's
+AutoML for images takes it, or with a plain list as `input_data`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from clearsight.errors import BadRequest
+from clearsight.wire.errors import IMAGE_COLUMN, describe_columns, kind_of, row_error, to_ascii
+
+__all__ = ["MAX_ROWS", "parse_request"]
+
+MAX_ROWS: Final = 100
+"""Greatest number of rows of one request."""
+
+_EXPLANATION_KEYS: Final = ("model_explainability", "xai_parameters")
+
+
+def parse_request(body: bytes, max_rows: int = MAX_ROWS) -> list[object]:
+    """Parse a request body and return its image cells, one per row; `resolve_cell` reads them.
+
+    `params` may carry the keys of an explanation request, which then apply to every cell that is not one itself.
+    Raises `BadRequest`, with the message of Azure's scoring server where that server has one.
+    """
+    document = _parse_json(body)
+    if not isinstance(document, dict):
+        raise BadRequest("POST body should be a JSON dictionary.")
+    if document.get("input_data") is None:
+        raise BadRequest("A value is not provided for the 'input_data' parameter.")
+    params = document.get("params")
+    if params is not None and not isinstance(params, dict):
+        raise BadRequest(f"'params' must be a JSON object, but got {kind_of(params)}")
+    cells = _cells(document["input_data"])
+    if len(cells) > max_rows:
+        raise BadRequest(f"a request must have at most {max_rows} rows, but it has {len(cells)}; send several requests")
+    if params and any(params.get(key) is not None for key in _EXPLANATION_KEYS):
+        return [_with_params(cell, params) for cell in cells]
+    return cells
+
+
+def _parse_json(body: bytes) -> Any:
+    if not body.strip():
+        raise BadRequest("POST body is empty. Send a JSON object with the key 'input_data'.")
+    try:
+        return orjson.loads(body.removeprefix(b"\xef\xbb\xbf"))  # some clients write a byte order mark
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"POST body could not be decoded as JSON: {to_ascii(str(error))}") from None
+
+
+def _cells(input_data: object) -> list[object]:
+    if isinstance(input_data, list):
+        return [row[0] if isinstance(row, list) and len(row) == 1 else row for row in input_data]
+    if not isinstance(input_data, dict):
+        raise BadRequest(f"'input_data' must be an object with 'columns' and 'data', but got {kind_of(input_data)}")
+    columns, data, index = input_data.get("columns"), input_data.get("data"), input_data.get("index")
+    if not isinstance(columns, list) or IMAGE_COLUMN not in columns:
+        raise BadRequest(
+            f"'columns' of 'input_data' must be a list that holds {IMAGE_COLUMN!r}, but got {describe_columns(columns)}"
+        )
+    if not isinstance(data, list):
+        raise BadRequest(f"'data' of 'input_data' must be a list with one element per image, but got {kind_of(data)}")
+    if index is not None:
+        if not isinstance(index, list):
+            raise BadRequest(f"'index' of 'input_data' must be a list, but got {kind_of(index)}")
+        if len(index) != len(data):
+            raise BadRequest(
+                f"'index' of 'input_data' must have one element per row, but has {len(index)} for {len(data)} rows"
+            )
+    column, width = columns.index(IMAGE_COLUMN), len(columns)
+    return [_cell(row, number, column, width) for number, row in enumerate(data)]
+
+
+def _cell(row: object, number: int, column: int, width: int) -> object:
+    if isinstance(row, list):
+        if len(row) != width:
+            raise row_error(number, f"a row must have one value per column, {width}, but has {len(row)}")
+        return row[column]
+    if width > 1:
+        raise row_error(number, f"a row must be a list of {width} values, one per column, but got {kind_of(row)}")
+    return row
+
+
+def _with_params(cell: object, params: Mapping[str, Any]) -> object:
+    if isinstance(cell, dict) or (isinstance(cell, str) and cell.lstrip().startswith("{")):
+        return cell
+    return {"image_base64": cell, **{key: params[key] for key in _EXPLANATION_KEYS if key in params}}
