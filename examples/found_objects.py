@@ -52,8 +52,8 @@ def read_labels(folder: Path) -> dict[Path, list[tuple[str, Box]]]:
 def box_of(item: dict[str, Any]) -> Box:
     """Left, top, right, bottom as fractions, of a box or around a polygon."""
     if "polygon" in item:
-        xs = [x for ring in item["polygon"] for x in ring[0::2]]
-        ys = [y for ring in item["polygon"] for y in ring[1::2]]
+        xs = [x for polygon in item["polygon"] for x in polygon[0::2]]
+        ys = [y for polygon in item["polygon"] for y in polygon[1::2]]
         return min(xs), min(ys), max(xs), max(ys)
     left, top, right, bottom = (item[corner] for corner in CORNERS)
     return left, top, right, bottom

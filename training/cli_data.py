@@ -12,7 +12,7 @@ from clearsight.tasks import Task
 from clearsight.training.data.converters import (
     DEFAULT_VALIDATION_EVERY,
     LAYOUTS,
-    Request,
+    ConversionRequest,
     copy_images,
     split_by_fraction,
     split_by_lists,
@@ -93,7 +93,9 @@ def convert(
         raise click.UsageError(f"--from {layout_name} serves {', '.join(layout.tasks)}, but --task is {task}")
     if layout.names_classes == (label is not None):
         raise click.UsageError(f"--from {layout_name} {'names classes: leave out' if label else 'needs'} --label")
-    request = Request(source, Task(task) if task else None, images, label, lambda items: progress(items, "reading"))
+    request = ConversionRequest(
+        source, Task(task) if task else None, images, label, lambda items: progress(items, "reading")
+    )
     converted = layout.read(request)
     if validation_list is not None:
         train, validation = split_by_lists(converted.entries, validation_list, training_list)

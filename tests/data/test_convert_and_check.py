@@ -12,7 +12,7 @@ from clearsight.errors import InvalidData
 from clearsight.tasks import Task
 from clearsight.training.cli_data import data
 from clearsight.training.data.check import check_folder
-from clearsight.training.data.converters import Request, copy_images
+from clearsight.training.data.converters import ConversionRequest, copy_images
 from clearsight.training.data.converters.class_folders import read_class_folders
 from clearsight.training.data.converters.csv_list import read_csv
 from clearsight.training.data.table import load_table
@@ -44,12 +44,12 @@ def class_folders(tmp_path: Path, write_image: Callable[..., Path]) -> Path:
 
 def test_a_source_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="one folder per class"):
-        read_class_folders(Request(tmp_path))
+        read_class_folders(ConversionRequest(tmp_path))
     with pytest.raises(InvalidData, match="a folder per class"):
-        read_class_folders(Request(tmp_path / "none"))
+        read_class_folders(ConversionRequest(tmp_path / "none"))
     (tmp_path / "a.csv").write_text("image,labels\n")
     with pytest.raises(InvalidData, match="at least one row"):
-        read_csv(Request(tmp_path / "a.csv", Task.MULTI_LABEL))
+        read_csv(ConversionRequest(tmp_path / "a.csv", Task.MULTI_LABEL))
 
 
 def test_class_folders_become_two_data_folders(class_folders: Path, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_copied_images_move_with_the_output(class_folders: Path, tmp_path: Path)
 
 def test_a_copy_never_overwrites_another_image(tmp_path: Path, write_image: Callable[..., Path]) -> None:
     entries = [entry for top in ("a", "b") for entry in [write_image(f"{top}/can/1.jpg")]]
-    folders = [read_class_folders(Request(entry.parent.parent)).entries[0] for entry in entries]
+    folders = [read_class_folders(ConversionRequest(entry.parent.parent)).entries[0] for entry in entries]
     with pytest.raises(InvalidData, match=r"would both become can_1\.jpg"):
         copy_images(folders, tmp_path / "copies")
 
@@ -128,11 +128,11 @@ def test_every_bad_row_of_a_csv_list_is_named(tmp_path: Path, write_image: Calla
     source = tmp_path / "data" / "labels.csv"
     source.write_text("image,label\n1.jpg,a\nno.jpg,a\n1.jpg,\n1.jpg\n,a\n")
     with pytest.raises(InvalidData) as raised:
-        read_csv(Request(source, Task.MULTI_CLASS))
+        read_csv(ConversionRequest(source, Task.MULTI_CLASS))
     assert [fault.target.rsplit(":", 1)[1] for fault in raised.value.faults] == ["3", "4", "5", "6"]
     source.write_text("picture,class\n1.jpg,a\n")
     with pytest.raises(InvalidData, match="'image' or 'filename'"):
-        read_csv(Request(source, Task.MULTI_CLASS))
+        read_csv(ConversionRequest(source, Task.MULTI_CLASS))
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from PIL import Image
 from clearsight.errors import InvalidData
 from clearsight.tasks import Task
 from clearsight.training.cli_data import data
-from clearsight.training.data.converters import Request
+from clearsight.training.data.converters import ConversionRequest
 from clearsight.training.data.converters.coco import read_coco
 from clearsight.training.data.converters.masks import read_masks
-from clearsight.training.data.converters.outlines import rings_from_mask
+from clearsight.training.data.converters.outlines import polygons_from_mask
 from clearsight.training.data.converters.voc import read_voc
 
 MakeImage = Callable[..., Path]
@@ -65,22 +65,24 @@ def write_voc(tmp_path: Path) -> Callable[..., Path]:
 
 def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="XML"):
-        read_voc(Request(tmp_path))
+        read_voc(ConversionRequest(tmp_path))
     with pytest.raises(InvalidData, match="images/ and masks/"):
-        read_masks(Request(tmp_path, label="x"))
+        read_masks(ConversionRequest(tmp_path, label="x"))
     for content in ("", "[]", "{}", '{"images": [], "annotations": []}', '{"images": [1]}'):
         (tmp_path / "a.json").write_text(content)
         with pytest.raises(InvalidData):
-            read_coco(Request(tmp_path / "a.json"))
+            read_coco(ConversionRequest(tmp_path / "a.json"))
     (tmp_path / "a.json").write_text('{"images": [], "annotations": [], "categories": []}')
     with pytest.raises(InvalidData, match="at least one labelled picture"):
-        read_coco(Request(tmp_path / "a.json"))
+        read_coco(ConversionRequest(tmp_path / "a.json"))
 
 
 def test_voc_pixels_count_from_one_and_include_their_ends(write_voc: Any, write_image: MakeImage) -> None:
     write_image("JPEGImages/1.jpg", (100, 50))
     objects = (voc_object("can", 1, 1, 100, 50), voc_object("tin", 11, 6, 20, 30, difficult=1))
-    converted = read_voc(Request(write_voc("1", *objects, voc_object("lid", 51, 26, 51.5, 40, difficult=None))))
+    converted = read_voc(
+        ConversionRequest(write_voc("1", *objects, voc_object("lid", 51, 26, 51.5, 40, difficult=None)))
+    )
     assert (converted.task, converted.warnings) == (Task.DETECTION, ())
     assert label(converted.entries[0]) == [
         {"label": "can", "topX": 0, "topY": 0, "bottomX": 1, "bottomY": 1, "isCrowd": 0},
@@ -92,14 +94,14 @@ def test_voc_pixels_count_from_one_and_include_their_ends(write_voc: Any, write_
 
 def test_voc_boxes_of_a_scaled_image_keep_their_place(write_voc: Any, write_image: MakeImage) -> None:
     write_image("JPEGImages/1.jpg", (50, 25))
-    [entry] = read_voc(Request(write_voc("1", voc_object("can", 1, 1, 50, 25)))).entries
+    [entry] = read_voc(ConversionRequest(write_voc("1", voc_object("can", 1, 1, 50, 25)))).entries
     assert (label(entry)[0]["bottomX"], label(entry)[0]["bottomY"], entry.size_wh) == (0.5, 0.5, (50, 25))
 
 
 def test_voc_boxes_without_extent_are_dropped_and_counted(write_voc: Any, write_image: MakeImage) -> None:
     write_image("JPEGImages/1.jpg", (100, 50))
     objects = (voc_object("can", 5, 5, 5, 9), voc_object("can", 5, 9, 9, 5), voc_object("can", 1, 1, 9, 9))
-    converted = read_voc(Request(write_voc("1", *objects)))
+    converted = read_voc(ConversionRequest(write_voc("1", *objects)))
     assert len(label(converted.entries[0])) == 1
     [warning] = converted.warnings
     assert "dropped: 2" in warning
@@ -109,14 +111,14 @@ def test_voc_boxes_without_extent_are_dropped_and_counted(write_voc: Any, write_
 def test_voc_images_are_found_beside_and_by_stem(write_voc: Any, write_image: MakeImage, tmp_path: Path) -> None:
     image = write_image("images/1.png", (100, 50))
     source = write_voc("1", filename="C:\\photos\\1.tif")
-    assert [entry.image for entry in read_voc(Request(source)).entries] == [image]
-    assert label(read_voc(Request(source)).entries[0]) == []
+    assert [entry.image for entry in read_voc(ConversionRequest(source)).entries] == [image]
+    assert label(read_voc(ConversionRequest(source)).entries[0]) == []
     other = write_image("elsewhere/1.jpg", (100, 50))
-    assert [entry.image for entry in read_voc(Request(source, images=other.parent)).entries] == [other]
+    assert [entry.image for entry in read_voc(ConversionRequest(source, images=other.parent)).entries] == [other]
     xml = source / "Annotations" / "1.xml"
     xml.rename(source / "images" / "1.xml")
     xml.parent.rmdir()
-    assert [entry.image for entry in read_voc(Request(source / "images")).entries] == [image]
+    assert [entry.image for entry in read_voc(ConversionRequest(source / "images")).entries] == [image]
 
 
 def test_every_faulty_voc_file_is_named_with_its_object(write_voc: Any, write_image: MakeImage) -> None:
@@ -129,7 +131,7 @@ def test_every_faulty_voc_file_is_named_with_its_object(write_voc: Any, write_im
     write_voc("5", voc_object("can", 1, 1, 101, 50))  # within the tolerance
     source = write_voc("4", "<object>")
     with pytest.raises(InvalidData) as caught:
-        read_voc(Request(source))
+        read_voc(ConversionRequest(source))
     found = [message.partition("Annotations/")[2] for message in messages(caught)]
     for message, beginning in zip(
         found,
@@ -156,7 +158,7 @@ def test_every_faulty_voc_file_is_named_with_its_object(write_voc: Any, write_im
 def test_objects_can_label_whole_images(task: Task, expected: Any, write_voc: Any, write_image: MakeImage) -> None:
     write_image("JPEGImages/1.jpg", (100, 50))
     boxes = [voc_object(name, 1, 1, 9, 9) for name in ("tin", "can", "tin")]
-    request = Request(write_voc("1", *boxes), task)
+    request = ConversionRequest(write_voc("1", *boxes), task)
     if expected is None:
         with pytest.raises(InvalidData, match="one class per picture, but got can, tin"):
             read_voc(request)
@@ -190,7 +192,9 @@ def write_coco(tmp_path: Path, write_image: MakeImage) -> Callable[..., Path]:
 
 
 def test_coco_boxes_have_a_corner_and_a_size(write_coco: Any) -> None:
-    converted = read_coco(Request(write_coco({"bbox": [10, 5, 20, 30]}, {"bbox": [0, 0, 100, 50], "iscrowd": 1})))
+    converted = read_coco(
+        ConversionRequest(write_coco({"bbox": [10, 5, 20, 30]}, {"bbox": [0, 0, 100, 50], "iscrowd": 1}))
+    )
     assert converted.task is Task.DETECTION
     assert [label(entry) for entry in converted.entries] == [
         [
@@ -202,10 +206,10 @@ def test_coco_boxes_have_a_corner_and_a_size(write_coco: Any) -> None:
 
 
 def test_coco_fractions_are_told_by_the_largest_value_of_the_file(write_coco: Any) -> None:
-    [entry, _] = read_coco(Request(write_coco({"bbox": [0.1, 0.1, 0.2, 0.6]}))).entries
+    [entry, _] = read_coco(ConversionRequest(write_coco({"bbox": [0.1, 0.1, 0.2, 0.6]}))).entries
     assert label(entry)[0] == {"label": "can", "topX": 0.1, "topY": 0.1, "bottomX": 0.3, "bottomY": 0.7, "isCrowd": 0}
     # One pixel at the corner is no fraction when another box is not.
-    [entry, _] = read_coco(Request(write_coco({"bbox": [0, 0, 1, 1]}, {"bbox": [10, 5, 20, 30]}))).entries
+    [entry, _] = read_coco(ConversionRequest(write_coco({"bbox": [0, 0, 1, 1]}, {"bbox": [10, 5, 20, 30]}))).entries
     assert label(entry)[0]["bottomX"] == 0.01
 
 
@@ -215,16 +219,16 @@ SQUARE_UNIT = [0.1, 0.1, 0.3, 0.1, 0.3, 0.5, 0.1, 0.5]
 
 def test_coco_polygons_are_the_default_when_there_are_any(write_coco: Any) -> None:
     path = write_coco({"bbox": [10, 5, 20, 20], "segmentation": [SQUARE, [1, 2, 3, 4]], "category_id": 4})
-    converted = read_coco(Request(path))
+    converted = read_coco(ConversionRequest(path))
     assert converted.task is Task.SEGMENTATION
     assert label(converted.entries[0]) == [{"label": "tin", "polygon": [SQUARE_UNIT], "isCrowd": 0}]
     assert "fewer than 3 points dropped: 1" in converted.warnings[0]
-    boxes = read_coco(Request(path, Task.DETECTION))
+    boxes = read_coco(ConversionRequest(path, Task.DETECTION))
     assert "polygon" not in label(boxes.entries[0])[0]
 
 
 def test_coco_polygons_give_boxes_where_there_are_none(write_coco: Any) -> None:
-    [entry, _] = read_coco(Request(write_coco({"segmentation": [SQUARE]}), Task.DETECTION)).entries
+    [entry, _] = read_coco(ConversionRequest(write_coco({"segmentation": [SQUARE]}), Task.DETECTION)).entries
     assert label(entry)[0] == {"label": "can", "topX": 0.1, "topY": 0.1, "bottomX": 0.3, "bottomY": 0.5, "isCrowd": 0}
 
 
@@ -247,21 +251,21 @@ def runs_of(mask_HW: NDArray[np.bool_]) -> list[int]:
 
 def test_coco_masks_become_polygons(write_coco: Any) -> None:
     mask = {"size": [50, 100], "counts": runs_of(square_mask())}
-    converted = read_coco(Request(write_coco({"bbox": [10, 5, 20, 20], "segmentation": mask, "iscrowd": 1})))
+    converted = read_coco(ConversionRequest(write_coco({"bbox": [10, 5, 20, 20], "segmentation": mask, "iscrowd": 1})))
     [marked] = label(converted.entries[0])
     assert marked["isCrowd"] == 1
     assert corners(marked["polygon"][0]) == corners(SQUARE_UNIT)
     assert converted.warnings == ()
 
 
-def corners(ring: list[float]) -> set[tuple[float, float]]:
-    return set(zip(ring[0::2], ring[1::2], strict=True))
+def corners(polygon: list[float]) -> set[tuple[float, float]]:
+    return set(zip(polygon[0::2], polygon[1::2], strict=True))
 
 
 def test_holes_of_masks_are_filled_and_counted(write_coco: Any) -> None:
     mask = square_mask()
     mask[10:12, 15:17] = False
-    converted = read_coco(Request(write_coco({"segmentation": {"size": [50, 100], "counts": runs_of(mask)}})))
+    converted = read_coco(ConversionRequest(write_coco({"segmentation": {"size": [50, 100], "counts": runs_of(mask)}})))
     assert corners(label(converted.entries[0])[0]["polygon"][0]) == corners(SQUARE_UNIT)
     assert "holes, which polygons cannot have: filled: 1" in converted.warnings[0]
 
@@ -284,7 +288,7 @@ def test_holes_of_masks_are_filled_and_counted(write_coco: Any) -> None:
 )
 def test_faulty_coco_annotations_are_named(annotation: dict[str, Any], task: Any, words: str, write_coco: Any) -> None:
     with pytest.raises(InvalidData) as caught:
-        read_coco(Request(write_coco(annotation), task))
+        read_coco(ConversionRequest(write_coco(annotation), task))
     [message] = messages(caught)
     assert words in message
     assert "coco.json" in message
@@ -293,22 +297,22 @@ def test_faulty_coco_annotations_are_named(annotation: dict[str, Any], task: Any
 def test_faulty_coco_images_are_named(write_coco: Any) -> None:
     images = [{"id": 7, "file_name": "1.jpg", "width": 50, "height": 100}, {"id": 8, "file_name": "no.jpg"}, {"id": 9}]
     with pytest.raises(InvalidData) as caught:
-        read_coco(Request(write_coco(images=images)))
+        read_coco(ConversionRequest(write_coco(images=images)))
     first, second, third = messages(caught)
     assert "images[0]: the annotations are for 50x100 pixels" in first
     assert "images[1]: the picture 'no.jpg' is in none of" in second
     assert "images[2]: file_name must be the name of a picture" in third
     with pytest.raises(InvalidData, match="image_id 99"):
-        read_coco(Request(write_coco({"image_id": 99})))
+        read_coco(ConversionRequest(write_coco({"image_id": 99})))
 
 
-def even_odd(rings: list[list[float]], height: int, width: int) -> NDArray[np.bool_]:
-    """Pixels whose centre lies in any ring, by counting crossings: slow and plain."""
+def even_odd(polygons: list[list[float]], height: int, width: int) -> NDArray[np.bool_]:
+    """Pixels whose centre lies in any polygon, by counting crossings: slow and plain."""
     rows, columns = np.mgrid[0:height, 0:width] + 0.5
     covered = np.zeros((height, width), bool)
-    for ring in rings:
+    for polygon in polygons:
         inside = np.zeros((height, width), bool)
-        points = list(zip(ring[0::2], ring[1::2], strict=True))
+        points = list(zip(polygon[0::2], polygon[1::2], strict=True))
         for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1], strict=True):
             if y0 != y1:
                 crosses = (y0 <= rows) != (y1 <= rows)
@@ -318,15 +322,15 @@ def even_odd(rings: list[list[float]], height: int, width: int) -> NDArray[np.bo
 
 
 def test_the_outline_of_nothing_is_nothing() -> None:
-    assert rings_from_mask(np.zeros((5, 5), bool)) == ([], 0)
+    assert polygons_from_mask(np.zeros((5, 5), bool)) == ([], 0)
 
 
 def test_outlines_run_along_the_edges_of_pixels() -> None:
     mask = np.zeros((6, 8), bool)
     mask[2, 3] = True
-    [ring], num_holes = rings_from_mask(mask)
-    assert (corners(ring), num_holes) == ({(3, 2), (4, 2), (4, 3), (3, 3)}, 0)
-    [whole], _ = rings_from_mask(np.ones((6, 8), bool))
+    [polygon], num_holes = polygons_from_mask(mask)
+    assert (corners(polygon), num_holes) == ({(3, 2), (4, 2), (4, 3), (3, 3)}, 0)
+    [whole], _ = polygons_from_mask(np.ones((6, 8), bool))
     assert corners(whole) == {(0, 0), (8, 0), (8, 6), (0, 6)}
 
 
@@ -338,9 +342,9 @@ def test_outlines_filled_give_the_mask_back(seed: int) -> None:
     for _ in range(3):  # ellipses that overlap, or lie apart
         y, x = random.uniform(5, 55), random.uniform(5, 75)
         mask |= ((rows - y) / random.uniform(4, 15)) ** 2 + ((columns - x) / random.uniform(4, 15)) ** 2 < 1
-    rings, num_holes = rings_from_mask(mask)
+    polygons, num_holes = polygons_from_mask(mask)
     assert num_holes == 0
-    assert (even_odd(rings, 60, 80) == mask).all()
+    assert (even_odd(polygons, 60, 80) == mask).all()
 
 
 def test_holes_are_counted_and_filled_with_what_lies_in_them() -> None:
@@ -348,8 +352,8 @@ def test_holes_are_counted_and_filled_with_what_lies_in_them() -> None:
     mask[2:7, 2:7] = False
     mask[4, 4] = True
     mask[3, 9] = mask[4, 10] = False  # touch at a corner: the mask's parts join there, so these are two holes
-    rings, num_holes = rings_from_mask(mask)
-    assert ([corners(ring) for ring in rings], num_holes) == ([{(0, 0), (12, 0), (12, 9), (0, 9)}], 3)
+    polygons, num_holes = polygons_from_mask(mask)
+    assert ([corners(polygon) for polygon in polygons], num_holes) == ([{(0, 0), (12, 0), (12, 9), (0, 9)}], 3)
 
 
 def write_mask(path: Path, ids_HW: NDArray[np.uint8], palette: bool = False) -> None:
@@ -366,13 +370,13 @@ def test_a_file_per_object_gives_an_object_each(tmp_path: Path, write_image: Mak
     write_mask(tmp_path / "data/a/masks/1.png", square_mask().astype(np.uint8) * 255)
     write_mask(tmp_path / "data/a/masks/2.png", np.zeros((50, 100), np.uint8))
     (tmp_path / "data/b/masks").mkdir()
-    converted = read_masks(Request(tmp_path / "data", label="cell"))
+    converted = read_masks(ConversionRequest(tmp_path / "data", label="cell"))
     assert converted.task is Task.SEGMENTATION
     [marked] = label(converted.entries[0])
     assert (marked["label"], corners(marked["polygon"][0])) == ("cell", corners(SQUARE_UNIT))
     assert label(converted.entries[1]) == []
     assert "mask without an object: 1" in converted.warnings[0]
-    boxes = read_masks(Request(tmp_path / "data", Task.DETECTION, label="cell"))
+    boxes = read_masks(ConversionRequest(tmp_path / "data", Task.DETECTION, label="cell"))
     assert label(boxes.entries[0]) == [
         {"label": "cell", "topX": 0.1, "topY": 0.1, "bottomX": 0.3, "bottomY": 0.5, "isCrowd": 0}
     ]
@@ -391,7 +395,7 @@ def test_a_file_per_image_has_an_object_per_value(kind: str, tmp_path: Path, wri
     elif kind == "palette":
         ids[0, :] = 255  # void
     write_mask(path, ids.astype(np.uint16) * 100 if kind == "16 bit" else ids, palette=kind == "palette")
-    converted = read_masks(Request(tmp_path / "data", label="cell"))
+    converted = read_masks(ConversionRequest(tmp_path / "data", label="cell"))
     first, second = label(converted.entries[0])
     assert corners(first["polygon"][0]) == corners(SQUARE_UNIT)
     assert len(second["polygon"]) == 2
@@ -405,7 +409,7 @@ def test_faulty_masks_are_named(tmp_path: Path, write_image: MakeImage) -> None:
     write_mask(tmp_path / "data/masks/3.png", np.ones((50, 100), np.uint8))
     (tmp_path / "data/masks/2.png").write_text("no picture")
     with pytest.raises(InvalidData) as caught:
-        read_masks(Request(tmp_path / "data", label="x"))
+        read_masks(ConversionRequest(tmp_path / "data", label="x"))
     texts = "\n".join(messages(caught))
     assert "3.png: must have a picture of the same name" in texts
     assert "1.png: must have the size of the upright picture, 100x50, but has 50x100" in texts

@@ -13,7 +13,7 @@ from clearsight.documents.data.mltable import MLTABLE_TEXT
 from clearsight.runs.cli_job import job
 from clearsight.tasks import Task
 from clearsight.training.cli_data import data
-from clearsight.training.data.converters import Request
+from clearsight.training.data.converters import ConversionRequest
 from clearsight.training.data.converters.coco import read_coco
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -181,7 +181,7 @@ def test_real_labels_of_several_classes_make_a_job(
 def test_images_from_above_convert(layout: str, source: str, classes: dict[str, int], tmp_path: Path) -> None:
     task = "image_object_detection"
     if layout == "coco":  # one image cannot be split
-        converted = read_coco(Request(SHARED / source, Task(task)))
+        converted = read_coco(ConversionRequest(SHARED / source, Task(task)))
         assert len(json.loads(converted.entries[0].label)) == classes["car"]
     else:
         assert convert_and_check(SHARED / source, tmp_path, layout, task)["objects"] == classes
@@ -198,19 +198,19 @@ def test_cell_nuclei_convert_and_their_polygons_fill_the_masks(tmp_path: Path) -
             folder = (path.parent / record["image_url"]).parent.parent
             masks = [np.asarray(Image.open(file).convert("L")) > 0 for file in sorted((folder / "masks").glob("*.png"))]
             for mask, item in zip(masks, record["label"], strict=True):
-                rings = [np.reshape(ring, (-1, 2)) * [width, height] for ring in item["polygon"]]
-                again = centres_inside(rings, height, width)
+                polygons = [np.reshape(polygon, (-1, 2)) * [width, height] for polygon in item["polygon"]]
+                again = centres_inside(polygons, height, width)
                 worst = min(worst, (again & mask).sum() / (again | mask).sum())
     assert worst >= 0.98
 
 
-def centres_inside(rings: list[NDArray[np.float64]], height: int, width: int) -> NDArray[np.bool_]:
-    """Pixels whose centre lies in any ring, by counting crossings: slow and plain."""
+def centres_inside(polygons: list[NDArray[np.float64]], height: int, width: int) -> NDArray[np.bool_]:
+    """Pixels whose centre lies in any polygon, by counting crossings: slow and plain."""
     covered = np.zeros((height, width), bool)
     rows, columns = np.arange(height)[:, None] + 0.5, np.arange(width)[None] + 0.5
-    for ring in rings:
+    for polygon in polygons:
         inside = np.zeros((height, width), bool)
-        for (x0, y0), (x1, y1) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+        for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
             if y0 != y1:
                 top, bottom = sorted((round(y0), round(y1)))
                 part = slice(max(top - 1, 0), bottom + 2)

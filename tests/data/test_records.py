@@ -122,14 +122,14 @@ def test_a_box_below_one_pixel_is_dropped_and_counted() -> None:
     assert len(parse([thin], Task.DETECTION, size_wh=None).boxes) == 1
 
 
-def instance(*rings: list[float], **changes: object) -> dict[str, object]:
-    return {"label": "can", "polygon": list(rings), "bbox": "null"} | changes
+def instance(*polygons: list[float], **changes: object) -> dict[str, object]:
+    return {"label": "can", "polygon": list(polygons), "bbox": "null"} | changes
 
 
 def test_an_instance_keeps_its_rings_and_knows_its_box() -> None:
     labels = parse([instance([0.1, 0.2, 0.5, 0.2, 0.5, 0.6], [0.7, 0.1, 0.9, 0.1, 0.9, 0.3])], Task.SEGMENTATION)
     assert labels.names == ("can",)
-    assert len(labels.instances[0].rings_unit) == 2
+    assert len(labels.instances[0].polygons_unit) == 2
     assert labels.instances[0].xyxy_unit == (0.1, 0.1, 0.9, 0.6)
 
 
@@ -137,7 +137,7 @@ def test_short_and_odd_rings_are_dropped_and_so_is_an_instance_without_any() -> 
     tally: Counter[str] = Counter()
     good = [0.1, 0.2, 0.5, 0.2, 0.5, 0.6]
     labels = parse([instance([0.1, 0.2, 0.5, 0.2], good, good[:5]), instance([]), instance()], Task.SEGMENTATION, tally)
-    assert [item.rings_unit for item in labels.instances] == [(tuple(good),)]
+    assert [item.polygons_unit for item in labels.instances] == [(tuple(good),)]
     assert tally["ring with an odd count of numbers or fewer than 3 points dropped"] == 3
     assert tally["object without a usable ring dropped"] == 2
 

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from clearsight.demo.containers import CONTAINERS
-from clearsight.demo.outlines import box_from_rings, rings_from_coverage
+from clearsight.demo.outlines import box_from_polygons, polygons_from_coverage
 from clearsight.demo.rack import RACK_CLASSES, draw_rack
 from clearsight.demo.scene import EASY_COLOURS, draw_scene
 from clearsight.tasks import Task
@@ -32,11 +32,11 @@ PARTS = {
 }
 
 
-def fill(rings: list[list[float]], height: int, width: int) -> np.ndarray[Any, Any]:
-    """The rings filled at four times the size, then averaged: coverage per pixel."""
+def fill(polygons: list[list[float]], height: int, width: int) -> np.ndarray[Any, Any]:
+    """The polygons filled at four times the size, then averaged: coverage per pixel."""
     canvas = np.zeros((height * 4, width * 4), np.uint8)
-    for ring in rings:
-        points = np.array(ring).reshape(-1, 2) * [width * 4, height * 4] - 0.5
+    for polygon in polygons:
+        points = np.array(polygon).reshape(-1, 2) * [width * 4, height * 4] - 0.5
         cv2.fillPoly(canvas, [np.round(points).astype(np.int32)], 1)
     return canvas.reshape(height, 4, width, 4).mean(axis=(1, 3))
 
@@ -60,21 +60,21 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_nothing_covered_has_no_outline() -> None:
-    assert rings_from_coverage(np.zeros((20, 30), np.float32)) == []
-    assert rings_from_coverage(np.full((20, 30), 0.4, np.float32)) == []
+    assert polygons_from_coverage(np.zeros((20, 30), np.float32)) == []
+    assert polygons_from_coverage(np.full((20, 30), 0.4, np.float32)) == []
 
 
 def test_a_rectangle_comes_back_to_the_pixel() -> None:
     coverage = np.zeros((100, 200), np.float32)
     coverage[20:60, 30:90] = 1
-    [ring] = rings_from_coverage(coverage)
-    left, top, right, bottom = box_from_rings([ring])
+    [polygon] = polygons_from_coverage(coverage)
+    left, top, right, bottom = box_from_polygons([polygon])
     assert np.allclose([left * 200, top * 100, right * 200, bottom * 100], [30, 20, 90, 60], atol=0.3)
 
 
 def test_a_region_that_fills_the_image_reaches_its_edges() -> None:
-    rings = rings_from_coverage(np.ones((40, 50), np.float32))
-    assert np.allclose(box_from_rings(rings), [0, 0, 1, 1], atol=0.01)
+    polygons = polygons_from_coverage(np.ones((40, 50), np.float32))
+    assert np.allclose(box_from_polygons(polygons), [0, 0, 1, 1], atol=0.01)
 
 
 def test_separate_parts_are_separate_rings_and_specks_are_left_out() -> None:
@@ -82,15 +82,15 @@ def test_separate_parts_are_separate_rings_and_specks_are_left_out() -> None:
     coverage[5:15, 5:15] = 1
     coverage[30:50, 30:50] = 1
     coverage[55:57, 5:7] = 1
-    rings = rings_from_coverage(coverage)
-    assert [round(box_from_rings([ring])[0] * 60) for ring in rings] == [30, 5]
+    polygons = polygons_from_coverage(coverage)
+    assert [round(box_from_polygons([polygon])[0] * 60) for polygon in polygons] == [30, 5]
 
 
 @pytest.mark.parametrize("label", list(CONTAINERS))
 def test_polygons_give_the_visible_part_back(label: str) -> None:
     scene = draw_scene(np.random.default_rng([3, len(label)]), 240, 320, (label,))
     [thing] = scene.objects
-    refilled = fill(rings_from_coverage(thing.visible_HW), 240, 320) >= 0.5
+    refilled = fill(polygons_from_coverage(thing.visible_HW), 240, 320) >= 0.5
     visible = thing.visible_HW >= 0.5
     assert (refilled & visible).sum() / (refilled | visible).sum() > 0.97
 
@@ -146,7 +146,7 @@ def test_the_three_tasks_of_full_shelves_agree(demo: Path) -> None:
         assert names["label"] == sorted({item["label"] for item in boxes["label"]})
         for box, polygon in zip(boxes["label"], polygons["label"], strict=True):
             corners = [box[key] for key in ("topX", "topY", "bottomX", "bottomY")]
-            assert corners == list(box_from_rings(polygon["polygon"]))
+            assert corners == list(box_from_polygons(polygon["polygon"]))
 
 
 def test_default_images_are_the_scenes_of_their_seed_kind_and_number(demo: Path) -> None:
@@ -160,8 +160,8 @@ def test_default_images_are_the_scenes_of_their_seed_kind_and_number(demo: Path)
 def test_a_part_of_a_image_has_the_outline_that_it_has_in_the_whole() -> None:
     whole = np.zeros((90, 120), np.float32)
     cv2.ellipse(whole, (60, 40), (6, 9), 20, 0, 360, (1.0,), -1, cv2.LINE_AA)
-    part = rings_from_coverage(whole[20:60, 45:75], (45, 20), (120, 90))
-    assert np.allclose(part, rings_from_coverage(whole))
+    part = polygons_from_coverage(whole[20:60, 45:75], (45, 20), (120, 90))
+    assert np.allclose(part, polygons_from_coverage(whole))
 
 
 def test_racks_hold_many_small_objects_that_no_two_images_share(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_racks_hold_many_small_objects_that_no_two_images_share(tmp_path: Path) 
         assert len(boxes["label"]) >= 3
         for box, polygon in zip(boxes["label"], polygons["label"], strict=True):
             corners = [box[key] for key in ("topX", "topY", "bottomX", "bottomY")]
-            assert corners == list(box_from_rings(polygon["polygon"]))
+            assert corners == list(box_from_polygons(polygon["polygon"]))
             sides.append(((corners[2] - corners[0]) * 640, (corners[3] - corners[1]) * 480, box["label"]))
     assert {label for *_, label in sides} == set(RACK_CLASSES)
     assert min(max(width, height) for width, height, _ in sides) > 7
@@ -195,8 +195,8 @@ def test_the_objects_of_a_rack_are_where_their_outlines_are() -> None:
     rack = draw_rack(np.random.default_rng(4), 480, 640, (10, 16))
     image = rack.image_HW3.astype(float)
     differs = []
-    for _, rings in rack.objects:
-        left, top, right, bottom = (np.array(box_from_rings(rings)) * [640, 480, 640, 480]).round().astype(int)
+    for _, polygons in rack.objects:
+        left, top, right, bottom = (np.array(box_from_polygons(polygons)) * [640, 480, 640, 480]).round().astype(int)
         inside = image[top:bottom, left:right].reshape(-1, 3)
         beside = image[top:bottom, np.r_[left - 4 : left - 1, right + 1 : right + 4].clip(0, 639)].reshape(-1, 3)
         differs.append(np.abs(inside - np.median(beside, axis=0)).max(axis=1).mean() > 20)

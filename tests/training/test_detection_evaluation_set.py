@@ -46,8 +46,8 @@ def test_evaluation_with_tiles_has_one_input_for_each(records):
 
 
 def test_evaluation_knows_crowds_and_masks(records):
-    rings = ((0.0, 0.0, 0.5, 0.0, 0.5, 0.5, 0.0, 0.5),)
-    record = Record(records[0].image, ("cup",), "a:1", instances=(Instance("cup", rings, is_crowd=True),))
+    polygons = ((0.0, 0.0, 0.5, 0.0, 0.5, 0.5, 0.0, 0.5),)
+    record = Record(records[0].image, ("cup",), "a:1", instances=(Instance("cup", polygons, is_crowd=True),))
     truth = DetectionEvaluationSet([record], CLASSES, RcnnSettings(), 4, 0).load(0).truth
     assert truth.is_crowd_N.tolist() == [True]
     [mask] = truth.masks_N

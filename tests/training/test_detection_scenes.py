@@ -16,7 +16,7 @@ from clearsight.training.detection.data.affine import flip, random_affine
 from clearsight.training.detection.data.canvas import expand, put
 from clearsight.training.detection.data.crop import crop, random_crop
 from clearsight.training.detection.data.mosaic import mosaic
-from clearsight.training.detection.data.rings import bounds, cut_ring
+from clearsight.training.detection.data.polygons import bounds, cut_polygon
 from clearsight.training.detection.data.scene import Objects, Scene, make_scene
 from clearsight.training.detection.data.tiling import TileGrid, cut_tile, tiles_with_objects
 from clearsight.vision.letterbox import letterbox, shorter_side
@@ -30,12 +30,12 @@ CROWD_CLASS = 1
 Step = Callable[[Scene, np.random.Generator], Scene]
 
 
-def objects_of(*boxes: tuple[float, ...], rings: tuple = (), crowds: tuple[bool, ...] = ()) -> Objects:
+def objects_of(*boxes: tuple[float, ...], polygons: tuple = (), crowds: tuple[bool, ...] = ()) -> Objects:
     return Objects(
         np.array(boxes, np.float64).reshape(-1, 4),
         np.arange(len(boxes)),
         np.array(crowds or [False] * len(boxes), np.bool_),
-        rings or ((),) * len(boxes),
+        polygons or ((),) * len(boxes),
     )
 
 
@@ -60,26 +60,28 @@ def boxes_scenes(draw: st.DrawFn) -> Scene:
 
 @st.composite
 def outlined_scenes(draw: st.DrawFn) -> Scene:
-    """Up to three stars of two rings each, drawn by the rule that a pixel belongs to a ring with its centre."""
+    """Up to three stars of two polygons each, drawn by the rule that a pixel belongs to a polygon with its centre."""
     height, width = draw(st.integers(60, 110)), draw(st.integers(60, 110))
     image_HWC = np.full((height, width, 3), GREY, np.uint8)
     outlines = []
     for channel in range(draw(st.integers(0, 3))):
         random = np.random.default_rng(draw(st.integers(0, 10**6)))
-        rings = []
+        polygons = []
         for _ in range(2):
             angles_K = np.linspace(0, 2 * np.pi, 9)[:-1]
             radii_K = random.uniform(8, 30, 8)
-            ring_K2 = np.stack([np.cos(angles_K), np.sin(angles_K)], 1) * radii_K[:, None]
-            rings.append(np.clip(ring_K2 + random.uniform(10, 50, 2), 0, (width, height)))
-        outlines.append(tuple(rings))
-        image_HWC[mask_of(tuple(rings), height, width), channel] = LIGHT
+            polygon_K2 = np.stack([np.cos(angles_K), np.sin(angles_K)], 1) * radii_K[:, None]
+            polygons.append(np.clip(polygon_K2 + random.uniform(10, 50, 2), 0, (width, height)))
+        outlines.append(tuple(polygons))
+        image_HWC[mask_of(tuple(polygons), height, width), channel] = LIGHT
     crowds = tuple(channel == CROWD_CLASS for channel in range(len(outlines)))
-    return Scene(image_HWC, objects_of(*(bounds(rings) for rings in outlines), rings=tuple(outlines), crowds=crowds))
+    return Scene(
+        image_HWC, objects_of(*(bounds(polygons) for polygons in outlines), polygons=tuple(outlines), crowds=crowds)
+    )
 
 
-def mask_of(rings: tuple[np.ndarray, ...], height: int, width: int) -> np.ndarray:
-    mask = polygons_to_mask([(ring_K2 / (width, height)).ravel() for ring_K2 in rings], height, width)
+def mask_of(polygons: tuple[np.ndarray, ...], height: int, width: int) -> np.ndarray:
+    mask = polygons_to_mask([(polygon_K2 / (width, height)).ravel() for polygon_K2 in polygons], height, width)
     return mask.to_full_size(height, width)
 
 
@@ -168,7 +170,7 @@ def test_outlines_stay_where_the_image_shows_them(name, scene, seed):
             assert differing <= 2
         elif mask.area > 60:
             assert 1 - differing / np.count_nonzero(ours_HW | seen_HW) >= 0.8
-        assert np.allclose(box_4, bounds(after.objects.rings_N[list(after.objects.class_ids_N).index(class_id)]))
+        assert np.allclose(box_4, bounds(after.objects.polygons_N[list(after.objects.class_ids_N).index(class_id)]))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -187,7 +189,7 @@ def test_objects_lie_inside_the_image_with_their_flags_and_the_scene_before_is_u
     assert (right - left >= 0.999).all()
     assert (bottom - top >= 0.999).all()
     assert np.array_equal(after.objects.is_crowd_N, after.objects.class_ids_N == CROWD_CLASS)
-    assert len(after.objects.rings_N) == len(after.objects)
+    assert len(after.objects.polygons_N) == len(after.objects)
     assert after.image_HWC.dtype == np.uint8
 
 
@@ -197,9 +199,9 @@ def test_two_flips_are_none(scene):
     twice = flip(flip(scene))
     assert np.array_equal(twice.image_HWC, scene.image_HWC)
     assert np.allclose(twice.objects.boxes_xyxy_N4, scene.objects.boxes_xyxy_N4, atol=1e-12)
-    for rings, before in zip(twice.objects.rings_N, scene.objects.rings_N, strict=True):
-        for ring_K2, before_K2 in zip(rings, before, strict=True):
-            assert np.allclose(ring_K2, before_K2, atol=1e-12)
+    for polygons, before in zip(twice.objects.polygons_N, scene.objects.polygons_N, strict=True):
+        for polygon_K2, before_K2 in zip(polygons, before, strict=True):
+            assert np.allclose(polygon_K2, before_K2, atol=1e-12)
 
 
 @few
@@ -296,13 +298,13 @@ def test_slivers_are_dropped(box, kept):
 
 def test_a_box_is_drawn_around_what_is_left_of_an_outline():
     """A triangle with the right angle at (-6, 0) and sides of 10: right of x = 0 it is 4 wide and 4 high."""
-    ring = np.array([[-6, 0], [4, 0], [-6, 10.0]])
-    [box_4] = objects_of((-6, 0, 4, 10), rings=((ring,),)).cut(20, 20).boxes_xyxy_N4
+    polygon = np.array([[-6, 0], [4, 0], [-6, 10.0]])
+    [box_4] = objects_of((-6, 0, 4, 10), polygons=((polygon,),)).cut(20, 20).boxes_xyxy_N4
     assert box_4.tolist() == [0, 0, 4, 4]
 
 
 @pytest.mark.parametrize(
-    ("ring", "expected"),
+    ("polygon", "expected"),
     [
         ([(1, 1), (5, 1), (1, 5)], [(1, 1), (5, 1), (1, 5)]),
         ([(-5, -5), (-1, -5), (-1, -1)], []),
@@ -315,8 +317,8 @@ def test_a_box_is_drawn_around_what_is_left_of_an_outline():
         ),
     ],
 )
-def test_rings_are_cut_at_the_sides(ring, expected):
-    cut_K2 = cut_ring(np.array(ring, np.float64), 10, 10)
+def test_rings_are_cut_at_the_sides(polygon, expected):
+    cut_K2 = cut_polygon(np.array(polygon, np.float64), 10, 10)
     assert sorted(map(tuple, cut_K2.tolist())) == sorted(expected)
 
 
@@ -324,8 +326,8 @@ def test_rings_are_cut_at_the_sides(ring, expected):
 @given(st.lists(st.tuples(st.floats(-20, 40), st.floats(-20, 40)), min_size=3, max_size=9))
 @example([(-5.0, 2.0), (0.0, 2.0), (0.0, 4.0)])
 def test_a_cut_ring_covers_the_pixels_of_the_whole_one(points):
-    ring_K2 = np.array(points) * 0.9973 + 0.0137  # no edge through the middle of a pixel but by chance
-    whole_HW, cut_HW = (mask_of((ring,), 20, 20) for ring in (ring_K2, cut_ring(ring_K2, 20, 20)))
+    polygon_K2 = np.array(points) * 0.9973 + 0.0137  # no edge through the middle of a pixel but by chance
+    whole_HW, cut_HW = (mask_of((polygon,), 20, 20) for polygon in (polygon_K2, cut_polygon(polygon_K2, 20, 20)))
     assert np.count_nonzero(whole_HW != cut_HW) <= 1
 
 
@@ -353,7 +355,7 @@ def test_a_record_becomes_objects_in_pixels():
     record = Record(Path("a"), ("a",), "a:1", instances=(instance,))
     objects = make_scene(np.zeros((50, 80, 3), np.uint8), record, {"a": 0}).objects
     assert np.allclose(objects.boxes_xyxy_N4, [[8, 5, 80, 50]])
-    assert np.allclose(objects.rings_N[0][0], [(40, 25), (80, 25), (60, 50)])
+    assert np.allclose(objects.polygons_N[0][0], [(40, 25), (80, 25), (60, 50)])
     assert len(make_scene(np.zeros((50, 80, 3), np.uint8), Record(Path("a"), (), "a:1"), {}).objects) == 0
 
 

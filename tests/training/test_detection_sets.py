@@ -128,9 +128,9 @@ def test_a_cache_of_a_tiled_set_keeps_the_detail_of_tiles(records):
 
 
 def test_instances_come_with_masks(records):
-    rings = ((0.0, 0.0, 0.5, 0.0, 0.5, 0.5, 0.0, 0.5), (0.75, 0.75, 1.0, 0.75, 1.0, 1.0, 0.75, 1.0))
+    polygons = ((0.0, 0.0, 0.5, 0.0, 0.5, 0.5, 0.0, 0.5), (0.75, 0.75, 1.0, 0.75, 1.0, 1.0, 0.75, 1.0))
     thin = ((0.5, 0.505, 1.0, 0.505, 1.0, 0.53, 0.5, 0.53),)  # 1.2 pixels high, but across one row's middle only
-    instances = (Instance("cup", rings), Instance("can", rings, is_crowd=True), Instance("can", thin))
+    instances = (Instance("cup", polygons), Instance("can", polygons, is_crowd=True), Instance("can", thin))
     known = [
         Record(records[0].image, CLASSES, "a:1", instances=instances),
         Record(records[1].image, (), "a:2"),

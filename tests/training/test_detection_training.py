@@ -72,8 +72,8 @@ def to_record(file: Path, objects: list[tuple[int, list[float]]], task: Task) ->
     if task is Task.DETECTION:
         return Record(file, (), file.name, boxes=boxes)
     corners = [(box.label, *box.xyxy_unit) for box in boxes]
-    rings = [(label, ((x0, y0, x1, y0, x1, y1, x0, y1),)) for label, x0, y0, x1, y1 in corners]
-    return Record(file, (), file.name, instances=tuple(Instance(*one) for one in rings))
+    polygons = [(label, ((x0, y0, x1, y0, x1, y1, x0, y1),)) for label, x0, y0, x1, y1 in corners]
+    return Record(file, (), file.name, instances=tuple(Instance(*one) for one in polygons))
 
 
 SMALL = {"min_size": 64, "max_size": 96, "image_size": 96, "box_score_threshold": 0.01, "number_of_workers": 0}

@@ -15,12 +15,24 @@ from typing import Final
 
 from clearsight.tasks import Task
 
-__all__ = ["BadRecord", "Box", "Instance", "Labels", "Record", "SizeHint", "parse_labels", "parse_size_hint"]
+__all__ = [
+    "IMAGE_FORMATS",
+    "BadRecord",
+    "Box",
+    "Instance",
+    "Labels",
+    "Record",
+    "SizeHint",
+    "parse_labels",
+    "parse_size_hint",
+]
 
 CLIP_TOLERANCE: Final = 0.01
 """A coordinate outside [0, 1] by at most this is clipped (a rounding error), farther out it is a fault."""
 
 IMAGE_FORMATS: Final = ("jpg", "jpeg", "png", "jpe", "jfif", "bmp", "tif", "tiff")
+"""Values of `image_details.format` that Azure's schema lists."""
+
 TRUTHS: Final = MappingProxyType({"0": False, "1": True, "false": False, "true": True})
 PIXELS: Final = re.compile(r"\s*(\d{1,9})\s*(?:px)?\s*", re.IGNORECASE)
 
@@ -44,15 +56,15 @@ class Instance:
     """One object of an instance-segmentation record."""
 
     label: str
-    rings_unit: tuple[tuple[float, ...], ...]
-    """One ring per visible part, each x1, y1, x2, y2, … in [0, 1], at least 3 points; filled as a union."""
+    polygons_unit: tuple[tuple[float, ...], ...]
+    """One polygon per visible part, each x1, y1, x2, y2, … in [0, 1], at least 3 points; filled as a union."""
     is_crowd: bool = False
 
     @property
     def xyxy_unit(self) -> tuple[float, float, float, float]:
-        """The smallest box around all rings."""
-        xs = [x for ring in self.rings_unit for x in ring[0::2]]
-        ys = [y for ring in self.rings_unit for y in ring[1::2]]
+        """The smallest box around all polygons."""
+        xs = [x for polygon in self.polygons_unit for x in polygon[0::2]]
+        ys = [y for polygon in self.polygons_unit for y in polygon[1::2]]
         return min(xs), min(ys), max(xs), max(ys)
 
 
@@ -139,7 +151,7 @@ def _segmentation(value: object, size_wh: object, tally: Counter[str]) -> Labels
             instance = _instance(document, tally)
         except BadRecord as error:
             raise BadRecord(f"object {index + 1}: {error}") from None
-        if instance.rings_unit:
+        if instance.polygons_unit:
             instances.append(instance)
         else:
             tally["object without a usable ring dropped"] += 1
@@ -177,12 +189,12 @@ def _box(document: Mapping[str, object], tally: Counter[str]) -> Box:
 
 
 def _instance(document: Mapping[str, object], tally: Counter[str]) -> Instance:
-    rings = document.get("polygon")
-    if not isinstance(rings, list) or not all(isinstance(ring, list) for ring in rings):
-        raise BadRecord(f"polygon must be a list of rings [x1, y1, x2, y2, …], but got {_shown(rings)}")
+    polygons = document.get("polygon")
+    if not isinstance(polygons, list) or not all(isinstance(polygon, list) for polygon in polygons):
+        raise BadRecord(f"polygon must be a list of rings [x1, y1, x2, y2, …], but got {_shown(polygons)}")
     kept = []
-    for ring in rings:
-        points = tuple(_unit(value, "a polygon point", tally) for value in ring)
+    for polygon in polygons:
+        points = tuple(_unit(value, "a polygon point", tally) for value in polygon)
         if len(points) % 2 == 0 and len(points) >= 6:
             kept.append(points)
         else:

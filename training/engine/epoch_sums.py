@@ -23,11 +23,11 @@ class EpochSums:
         self._sums = torch.tensor(start, dtype=torch.float64, device=device) * float(ranks.is_first)
         self._diverged_step = torch.tensor(-1, device=device)
 
-    def add(self, learnt: StepOutput, step: int) -> None:
+    def add(self, output: StepOutput, step: int) -> None:
         """Count one batch; step counts from 0."""
-        loss = learnt.loss.detach()
-        count = torch.full_like(loss, learnt.num_images)
-        self._sums += torch.stack([count, *(learnt.sums[name] for name in self._names)])
+        loss = output.loss.detach()
+        count = torch.full_like(loss, output.num_images)
+        self._sums += torch.stack([count, *(output.sums[name] for name in self._names)])
         is_first_fault = ~torch.isfinite(loss) & (self._diverged_step < 0)
         self._diverged_step = torch.where(is_first_fault, step, self._diverged_step)
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Final, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -39,7 +40,16 @@ _CHECKPOINT_SHARE: Final = 0.02  # of the time at most: that of a large network 
 BatchT = TypeVar("BatchT", bound=WeightedBatch)
 
 _BATCH_NORM: Final = nn.modules.batchnorm._BatchNorm
-_SAVE, _STOP = 1, 2  # what a process may ask for between two steps; the highest wish wins
+
+
+class _Control(IntEnum):
+    """What a process requests between two optimizer steps; the highest request of all processes applies."""
+
+    CONTINUE = 0
+    SAVE = 1
+    """Write a checkpoint."""
+    STOP = 2
+    """Write a checkpoint and end the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +175,11 @@ class _Loop(Generic[BatchT]):
         reported_at = time.monotonic()
         batches = run.training.epoch(counters.epoch, first_batch=counters.batch)
         for group in _groups(batches, run.options.accumulation):
-            wish = run.ranks.all_reduce_max(self._control_flags())
-            if wish:
+            control = run.ranks.all_reduce_max(self._own_control())
+            if control != _Control.CONTINUE:
                 sums.write_total(counters)
                 self._save()
-            if wish == _STOP:
+            if control == _Control.STOP:
                 return False
             learning_rate = self._step(group, sums)
             counters.step += 1
@@ -180,12 +190,12 @@ class _Loop(Generic[BatchT]):
         sums.write_total(counters)
         return True
 
-    def _control_flags(self) -> int:
+    def _own_control(self) -> _Control:
         run = self._run
         if run.should_stop():
-            return _STOP
+            return _Control.STOP
         is_due = run.ranks.is_first and time.monotonic() - self._saved_at > self._pause_s
-        return _SAVE if is_due else 0
+        return _Control.SAVE if is_due else _Control.CONTINUE
 
     def _step(self, group: list[BatchT], sums: EpochSums) -> float:
         """One optimizer step; return its learning rate."""
@@ -211,12 +221,12 @@ class _Loop(Generic[BatchT]):
 
     def _accumulate_gradients(self, batch: BatchT, sums: EpochSums) -> None:
         run = self._run
-        learnt = run.objective.training_step(self._module, batch)
+        output = run.objective.training_step(self._module, batch)
         # The processes' gradients are averaged: a sum must grow by their number before.
         is_mean = run.objective.gradient == "mean"
         share = batch.weight / run.options.accumulation if is_mean else float(run.ranks.size)
-        self._scaler.scale(learnt.loss * share).backward()  # type: ignore[no-untyped-call]
-        sums.add(learnt, run.counters.step)
+        self._scaler.scale(output.loss * share).backward()  # type: ignore[no-untyped-call]
+        sums.add(output, run.counters.step)
 
     def _validate(self) -> None:
         run, counters, stopping = self._run, self._run.counters, self._run.early_stopping

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from clearsight.demo.containers import CONTAINERS
-from clearsight.demo.outlines import box_from_rings, rings_from_coverage
+from clearsight.demo.outlines import box_from_polygons, polygons_from_coverage
 from clearsight.demo.palette import Bytes
 from clearsight.demo.rack import Outlined, draw_rack
 from clearsight.demo.scene import DrawnScene, draw_scene
@@ -71,7 +71,7 @@ class DemoOptions:
 
 @dataclass(frozen=True, slots=True)
 class DrawnImage:
-    """One image on disk, and its objects as (class, rings)."""
+    """One image on disk, and its objects as (class, polygons)."""
 
     kind: str
     image: Path
@@ -116,8 +116,8 @@ def _jpeg(image_HW3: Bytes) -> bytes:
 
 
 def _outlines(scene: DrawnScene) -> tuple[Outlined, ...]:
-    outlined = ((thing.label, rings_from_coverage(thing.visible_HW)) for thing in scene.objects)
-    return tuple((label, rings) for label, rings in outlined if rings)
+    outlined = ((thing.label, polygons_from_coverage(thing.visible_HW)) for thing in scene.objects)
+    return tuple((label, polygons) for label, polygons in outlined if polygons)
 
 
 def write_tables(output: Path, options: DemoOptions, images: Sequence[DrawnImage]) -> dict[Task, dict[str, int]]:
@@ -138,7 +138,7 @@ def _target(task: Task, image: DrawnImage) -> Any:
             return sorted({label for label, _ in image.objects})
         case Task.DETECTION:
             keys = ("topX", "topY", "bottomX", "bottomY")
-            boxes = [(label, box_from_rings(rings)) for label, rings in image.objects]
+            boxes = [(label, box_from_polygons(polygons)) for label, polygons in image.objects]
             return [{"label": label, **dict(zip(keys, box, strict=True)), "isCrowd": 0} for label, box in boxes]
         case _:
-            return [{"label": label, "isCrowd": 0, "polygon": rings} for label, rings in image.objects]
+            return [{"label": label, "isCrowd": 0, "polygon": polygons} for label, polygons in image.objects]

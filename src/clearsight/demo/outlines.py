@@ -7,7 +7,7 @@ import numpy as np
 
 from clearsight.demo.palette import Floats
 
-__all__ = ["box_from_rings", "rings_from_coverage"]
+__all__ = ["box_from_polygons", "polygons_from_coverage"]
 
 ENLARGEMENT: Final = 4
 """The half-covered line is sought on a grid this much finer than the pixels."""
@@ -19,7 +19,7 @@ MIN_AREA_PX: Final = 12.0
 """Smaller parts are specks between other things, not parts of an object."""
 
 
-def rings_from_coverage(
+def polygons_from_coverage(
     coverage_HW: Floats, corner_xy: tuple[int, int] = (0, 0), image_wh: tuple[int, int] | None = None
 ) -> list[list[float]]:
     """Outer outlines of the region covered at least by half, as x1, y1, x2, y2, … in [0, 1], largest first.
@@ -35,7 +35,7 @@ def rings_from_coverage(
     crop = np.pad(coverage_HW[top : rows.max() + 3, left : columns.max() + 3], 1, mode="edge")
     fine = cv2.resize(crop, None, fx=ENLARGEMENT, fy=ENLARGEMENT, interpolation=cv2.INTER_LINEAR)
     contours, _ = cv2.findContours((fine >= 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    rings = []
+    polygons = []
     for contour in sorted(contours, key=cv2.contourArea, reverse=True):
         if cv2.contourArea(contour) < MIN_AREA_PX * ENLARGEMENT**2:
             break
@@ -44,12 +44,12 @@ def rings_from_coverage(
         points = (outline + 0.5) / ENLARGEMENT - 1 + [left + corner_xy[0], top + corner_xy[1]]
         if len(points) >= 3:
             unit = np.clip(points / [width, height], 0, 1)
-            rings.append(np.round(unit, 5).ravel().tolist())
-    return rings
+            polygons.append(np.round(unit, 5).ravel().tolist())
+    return polygons
 
 
-def box_from_rings(rings: list[list[float]]) -> tuple[float, float, float, float]:
-    """left, top, right, bottom of the smallest box around all rings."""
-    xs = [x for ring in rings for x in ring[0::2]]
-    ys = [y for ring in rings for y in ring[1::2]]
+def box_from_polygons(polygons: list[list[float]]) -> tuple[float, float, float, float]:
+    """left, top, right, bottom of the smallest box around all polygons."""
+    xs = [x for polygon in polygons for x in polygon[0::2]]
+    ys = [y for polygon in polygons for y in polygon[1::2]]
     return min(xs), min(ys), max(xs), max(ys)

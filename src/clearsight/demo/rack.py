@@ -12,14 +12,14 @@ import numpy as np
 
 from clearsight.demo.clutter import CLUTTER
 from clearsight.demo.containers import CONTAINERS
-from clearsight.demo.outlines import rings_from_coverage
+from clearsight.demo.outlines import polygons_from_coverage
 from clearsight.demo.palette import Bytes, Colour, Floats, neutral, pale, shaded
 from clearsight.demo.solids import Light, Sprite
 
 __all__ = ["RACK_CLASSES", "Outlined", "RackScene", "draw_rack"]
 
 Outlined = tuple[str, list[list[float]]]
-"""Class, and the outer rings of the visible part as x1, y1, x2, y2, … in [0, 1]."""
+"""Class, and the outer polygons of the visible part as x1, y1, x2, y2, … in [0, 1]."""
 
 RACK_CLASSES: Final = ("can", "water_bottle")
 
@@ -57,9 +57,9 @@ def draw_rack(rng: np.random.Generator, height: int, width: int, object_px: tupl
             label = RACK_CLASSES[rng.integers(len(RACK_CLASSES))] if is_object else None
             longer = rng.uniform(least, greatest)
             sprite = _reduced(_sprite(rng, label, pitch, light), longer)
-            rings = _put(canvas, sprite, left, shelf)
-            if label is not None and rings:
-                objects.append((label, rings))
+            polygons = _put(canvas, sprite, left, shelf)
+            if label is not None and polygons:
+                objects.append((label, polygons))
     return RackScene(_photograph(rng, canvas), tuple(objects))
 
 
@@ -134,7 +134,7 @@ def _put(canvas: Floats, sprite: Sprite, left: int, shelf: int) -> list[list[flo
     part = slice(cut, cut + window[0].stop - window[0].start)
     behind = canvas[window]
     behind += (sprite.rgb_HW3[part] - behind) * sprite.opacity_HW[part][..., None]
-    return rings_from_coverage(sprite.mask_HW[part], (left, top + cut), (width, height))
+    return polygons_from_coverage(sprite.mask_HW[part], (left, top + cut), (width, height))
 
 
 def _photograph(rng: np.random.Generator, canvas: Floats) -> Bytes:

@@ -35,13 +35,20 @@ from PIL import (
 
 from clearsight.documents.settings import ExifOrientation
 from clearsight.errors import BadImage
-from clearsight.images.headers import FORMATS, ImageHeader, exif_orientation_of, read_header, sniff_format
+from clearsight.images.headers import (
+    FORMATS,
+    MAX_PIXELS,
+    ORIENTATION_TAG,
+    ImageHeader,
+    exif_orientation_of,
+    read_header,
+    sniff_format,
+)
 
 __all__ = ["DecodeLimits", "decode_image", "sniff_format"]
 
 Pixels = npt.NDArray[np.uint8]
 
-_TIFF_ORIENTATION: Final = 274
 _TIFF_BITS_PER_SAMPLE: Final = 258
 _TIFF_PHOTOMETRIC: Final = 262
 
@@ -52,7 +59,7 @@ class DecodeLimits:
 
     max_bytes: int = 400 * 1024 * 1024
     """Of the file; 100 megapixels stored without compression fit."""
-    max_pixels: int = 100_000_000
+    max_pixels: int = MAX_PIXELS
     """Height times width, inclusive."""
     formats: tuple[str, ...] = FORMATS
 
@@ -163,7 +170,7 @@ def _orientation(image: ImageFile.ImageFile, header: ImageHeader) -> int:
     if header.format == "jpeg":
         return header.orientation
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        value = image.tag_v2.get(_TIFF_ORIENTATION, 1)
+        value = image.tag_v2.get(ORIENTATION_TAG, 1)
         return value if isinstance(value, int) and 1 <= value <= 8 else 1
     exif = image.info.get("exif")
     return exif_orientation_of(exif) if isinstance(exif, bytes) else 1

@@ -3,17 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from clearsight.errors import BadImage, BadRequest, UserError
 from clearsight.images.decode import DecodeLimits, sniff_format
+from clearsight.images.headers import IMAGE_SUFFIXES
 
-__all__ = ["IMAGE_SUFFIXES", "InputImage", "find_images", "free_name", "read_image"]
-
-IMAGE_SUFFIXES: Final = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".avif")
-)
-"""What is taken from a folder, in any case. A file named on the command line is taken whatever its name."""
+__all__ = ["InputImage", "find_images", "free_name", "read_image"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,40 @@ from typing import Final
 
 from clearsight.errors import BadImage
 
-__all__ = ["FORMATS", "ImageHeader", "exif_orientation_of", "read_header", "sniff_format"]
+__all__ = [
+    "FORMATS",
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "ORIENTATION_TAG",
+    "ImageHeader",
+    "exif_orientation_of",
+    "read_header",
+    "sniff_format",
+]
 
 FORMATS: Final = ("jpeg", "png", "gif", "bmp", "tiff", "webp", "avif")
+
+IMAGE_SUFFIXES: Final = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".webp",
+    ".gif",
+    ".mpo",
+    ".avif",
+)
+"""Suffixes, in lower case, of the files that count as images when a folder is searched."""
+
+MAX_PIXELS: Final = 100_000_000
+"""Greatest height times width of an image that is decoded, inclusive: 10 000 x 10 000."""
+
+ORIENTATION_TAG: Final = 274
+"""Number of the tag of the orientation, in EXIF 2.32 and TIFF 6.0."""
 
 MAX_BLOCKS: Final = 16_384
 """Chunks, segments or tags visited before a file is refused. A 100-megapixel PNG in 8 KiB chunks has about 12 000."""
@@ -83,7 +114,7 @@ def exif_orientation_of(exif: bytes) -> int:
         (count,) = struct.unpack_from(f"{order}H", exif, offset)
         for index in range(min(count, 512)):
             tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, offset + 2 + 12 * index)
-            if tag == 274:
+            if tag == ORIENTATION_TAG:
                 return value if kind == 3 and 1 <= value <= 8 else 1
     except (KeyError, struct.error):
         pass

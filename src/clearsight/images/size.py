@@ -4,12 +4,11 @@ import warnings
 from pathlib import Path
 from typing import Final
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from clearsight.images.headers import MAX_PIXELS, ORIENTATION_TAG
 
 __all__ = ["read_size"]
-
-MAX_PIXELS: Final = 100_000_000
-"""Largest image that is decoded, inclusive: 10 000 x 10 000."""
 
 SIDEWAYS: Final = (5, 6, 7, 8)
 """EXIF orientations that swap width and height (CIPA DC-008, table 4)."""
@@ -23,7 +22,7 @@ def read_size(image: Path) -> tuple[int, int]:
             with Image.open(image) as header:
                 width, height = header.size
                 # The method of the base class: that of PNG files decodes the whole image first.
-                orientation = Image.Image.getexif(header).get(ExifTags.Base.Orientation)
+                orientation = Image.Image.getexif(header).get(ORIENTATION_TAG)
     except FileNotFoundError:
         raise ValueError("there is no such file") from None
     except UnidentifiedImageError:

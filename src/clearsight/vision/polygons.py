@@ -2,9 +2,9 @@
 
 Outlines run along the edges of pixels: the rectangle of the pixels a to b has its corners at a and b + 1, so that a
 filled outline has the mask's area. Azure's answers and label files hold polygons as x0, y0, x1, y1, … in fractions of
-the image, one ring per part of an instance; a ring cannot express a hole.
+the image, one polygon per region of an instance; a polygon cannot express a hole.
 
-Shapes in names: K points of a ring, L steps of a contour, 2 their x and y, H height, W width.
+Shapes in names: K points of a polygon, L steps of a contour, 2 their x and y, H height, W width.
 """
 
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ _TOLERANCE_GROWTH: Final = 1.3
 
 
 def mask_to_polygons(mask: CroppedMask, height: int, width: int, max_points: int = 100) -> list[list[float]]:
-    """Azure's `polygon` of a mask in a `height` x `width` image: fractions in [0, 1], the largest part first.
+    """Azure's `polygon` of a mask in a `height` x `width` image: fractions in [0, 1], the largest region first.
 
-    One ring per 8-connected part, holes filled; no rings for an empty mask. A part keeps every corner when it has at
-    most `max_points` (3 or more) of them; else Douglas-Peucker with a growing tolerance brings it down to that.
+    One polygon per 8-connected region, holes filled; no polygons for an empty mask. A region keeps every corner when it
+    has at most `max_points` (3 or more) of them; else Douglas-Peucker with a growing tolerance reduces it to that.
     """
     if max_points < 3:
         raise ValueError(f"max_points must be at least 3, but got {max_points}")
@@ -41,30 +41,30 @@ def mask_to_polygons(mask: CroppedMask, height: int, width: int, max_points: int
 
 
 def trace_outlines(bitmap_HW: npt.NDArray[np.bool_]) -> list[Points]:
-    """The outline (K, 2) along the edges of the pixels of each 8-connected part that lies in no hole of another.
+    """The outline (K, 2) along the edges of the pixels of each 8-connected region that lies in no hole of another.
 
-    The pixels whose centre is inside (even-odd) are the part, its holes filled.
+    The pixels whose centre is inside (even-odd) are the region, its holes filled.
     """
     contours, _ = cv2.findContours(bitmap_HW.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return [_along_edges(np.asarray(contour_L12[:, 0], np.int32)) for contour_L12 in contours]
 
 
 def polygons_to_mask(polygons: Sequence[Sequence[float]], height: int, width: int) -> CroppedMask:
-    """The pixels of a `height` x `width` image whose centre lies in any of the rings (fractions of the image).
+    """The pixels of a `height` x `width` image whose centre lies in any of the polygons (fractions of the image).
 
-    Inside a single ring that crosses itself, even-odd decides. A centre on a left or an upper edge is inside, on a
-    right or a lower one outside. What leaves the image is cut off; no rings give an empty mask.
+    Inside a single polygon that crosses itself, even-odd decides. A centre on a left or an upper edge is inside, on a
+    right or a lower one outside. What leaves the image is cut off; no polygons give an empty mask.
     """
     size_wh = np.array([width, height], np.float64)
-    rings = [np.asarray(polygon, np.float64).reshape(-1, 2) * size_wh for polygon in polygons if len(polygon)]
-    if not rings:
+    outlines = [np.asarray(polygon, np.float64).reshape(-1, 2) * size_wh for polygon in polygons if len(polygon)]
+    if not outlines:
         return CroppedMask(0, 0, np.zeros((0, 0), np.bool_))
-    points = np.concatenate(rings)
+    points = np.concatenate(outlines)
     left, top = np.clip(np.floor(points.min(axis=0)), 0, size_wh).astype(int).tolist()
     right, bottom = np.clip(np.ceil(points.max(axis=0)), 0, size_wh).astype(int).tolist()
     bitmap_HW = np.zeros((bottom - top, right - left), np.bool_)
-    for ring_K2 in rings:
-        bitmap_HW |= _fill(ring_K2 - (left, top), *bitmap_HW.shape)
+    for polygon_K2 in outlines:
+        bitmap_HW |= _fill(polygon_K2 - (left, top), *bitmap_HW.shape)
     return CroppedMask(left, top, bitmap_HW)
 
 
@@ -78,7 +78,7 @@ _CORNER_OF_DIRECTION: Final = {1: (1, 0), 3: (0, 0), 5: (0, 1), 7: (1, 1)}
 def _corners_on_the_way() -> tuple[Points, npt.NDArray[np.bool_]]:
     """By 8 * incoming + outgoing direction: 4 corners, (64 * 4, 2), and which of them are passed, (64, 4).
 
-    A contour keeps the part on its left, so that the edge goes counter-clockwise around each pixel's outside: from
+    A contour keeps the region on its left, so that the edge goes counter-clockwise around each pixel's outside: from
     behind (the incoming direction turned by 180 degrees) to the outgoing direction. A corner that two pixels share
     counts for the first of them; those in the middle of a straight run are left out.
     """
@@ -143,19 +143,19 @@ def _inside_hull(outline_K2: Points, max_points: int) -> Points:
     return hull_K2
 
 
-def _fill(ring_K2: Floats, height: int, width: int) -> npt.NDArray[np.bool_]:
-    """(height, width): the pixels whose centre is inside a ring in pixels.
+def _fill(polygon_K2: Floats, height: int, width: int) -> npt.NDArray[np.bool_]:
+    """(height, width): the pixels whose centre is inside a polygon in pixels.
 
     Every edge toggles, in each row whose middle it crosses, all pixels from the crossing on.
     """
-    ends_K2 = np.roll(ring_K2, -1, axis=0)
-    lower, upper = np.minimum(ring_K2[:, 1], ends_K2[:, 1]), np.maximum(ring_K2[:, 1], ends_K2[:, 1])
+    ends_K2 = np.roll(polygon_K2, -1, axis=0)
+    lower, upper = np.minimum(polygon_K2[:, 1], ends_K2[:, 1]), np.maximum(polygon_K2[:, 1], ends_K2[:, 1])
     first_rows = np.clip(np.ceil(lower - 0.5), 0, height).astype(np.int64)
     num_rows = np.clip(np.ceil(upper - 0.5), 0, height).astype(np.int64) - first_rows
-    edges = np.repeat(np.arange(len(ring_K2)), num_rows)
+    edges = np.repeat(np.arange(len(polygon_K2)), num_rows)
     rows = np.arange(len(edges)) - np.repeat(np.cumsum(num_rows) - num_rows, num_rows) + first_rows[edges]
-    x, y = ring_K2[edges].T
-    run, rise = (ends_K2 - ring_K2)[edges].T
+    x, y = polygon_K2[edges].T
+    run, rise = (ends_K2 - polygon_K2)[edges].T
     crossings = x + (rows + 0.5 - y) * run / rise
     columns = np.clip(np.ceil(crossings - 0.5), 0, width).astype(np.int64)
     cells, times = np.unique(rows * (width + 1) + columns, return_counts=True)

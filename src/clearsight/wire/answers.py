@@ -36,7 +36,7 @@ class DetectedObject:
     label: str
     score: float
     polygon: tuple[tuple[float, ...], ...] | None = None
-    """Segmentation only: one flat list x0, y0, x1, y1, … of 3 or more points per region of the mask, largest region first."""
+    """Segmentation only: x0, y0, x1, y1, … of 3 or more points, one such list per region of the mask, largest first."""
     rle: Mapping[str, Any] | None = None
     """COCO's run-length encoding of the mask. An extension of Azure's answer, enabled by the package's settings."""
     view: int = field(default=0, compare=False)

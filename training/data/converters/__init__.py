@@ -8,16 +8,16 @@ from clearsight.training.data.converters.data_folders import (
     split_every,
     write_folders,
 )
-from clearsight.training.data.converters.entries import Converted, Entry, Request
+from clearsight.training.data.converters.entries import Conversion, ConversionRequest, Entry
 from clearsight.training.data.converters.layouts import LAYOUTS, LabelLayout
 
 __all__ = [
     "DEFAULT_VALIDATION_EVERY",
     "LAYOUTS",
-    "Converted",
+    "Conversion",
+    "ConversionRequest",
     "Entry",
     "LabelLayout",
-    "Request",
     "copy_images",
     "split_by_fraction",
     "split_by_lists",

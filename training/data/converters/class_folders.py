@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from clearsight.errors import Fault, InvalidData
+from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import SUFFIXES, Converted, Entry, Request
+from clearsight.training.data.converters.entries import Conversion, ConversionRequest, Entry
 
 __all__ = ["read_class_folders"]
 
 
-def read_class_folders(request: Request) -> Converted:
+def read_class_folders(request: ConversionRequest) -> Conversion:
     """One entry per image in `source/<class>/`, classes and file names in sorted order; other files are passed over.
 
     Raises `InvalidData` when there is no class folder with images.
@@ -22,9 +23,11 @@ def read_class_folders(request: Request) -> Converted:
         Entry(image, folder.name)
         for folder in request.progress(folders)
         for image in sorted(folder.iterdir())
-        if image.suffix.lower() in SUFFIXES and image.is_file()
+        if image.suffix.lower() in IMAGE_SUFFIXES and image.is_file()
     ]
     if not entries:
-        message = f"must hold one folder per class with pictures ({', '.join(SUFFIXES)}) in it, but there are none"
+        message = (
+            f"must hold one folder per class with pictures ({', '.join(IMAGE_SUFFIXES)}) in it, but there are none"
+        )
         raise InvalidData(f"{source}", [Fault("BAD_DATA", str(source), message)])
-    return Converted(Task.MULTI_CLASS, entries)
+    return Conversion(Task.MULTI_CLASS, entries)

@@ -14,18 +14,18 @@ from typing import Any, Final
 import orjson
 
 from clearsight.errors import Fault, InvalidData
-from clearsight.images.size import MAX_PIXELS
+from clearsight.images.headers import MAX_PIXELS
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import Converted, Notes, Request
+from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
 from clearsight.training.data.converters.objects import (
-    Annotated,
+    AnnotatedImage,
     BadAnnotation,
-    Marked,
+    MarkedObject,
     find_image,
     frame_size,
     to_entries,
 )
-from clearsight.training.data.converters.outlines import rings_from_mask
+from clearsight.training.data.converters.outlines import polygons_from_mask
 from clearsight.vision.rle import decode_rle
 
 __all__ = ["read_coco"]
@@ -33,13 +33,13 @@ __all__ = ["read_coco"]
 _LARGEST_FRACTION: Final = 1.5
 
 
-def read_coco(request: Request) -> Converted:
+def read_coco(request: ConversionRequest) -> Conversion:
     """One entry per image of the file, in its order. Raises `InvalidData` with every fault."""
     file = _load(request.source)
     task = request.task or (Task.SEGMENTATION if file.has_masks else Task.DETECTION)
-    notes = Notes(request.source)
+    notes = ConversionNotes(request.source)
     entries = to_entries(_images(file, task, request, notes), task, notes)
-    return Converted(task, entries, notes.finish(len(entries)))
+    return Conversion(task, entries, notes.finish(len(entries)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +89,28 @@ def _refusal(source: Path, message: str) -> InvalidData:
 
 
 def _coordinates(annotation: Mapping[str, Any]) -> Iterator[float]:
-    rings = annotation.get("segmentation")
-    for numbers in (annotation.get("bbox"), *(rings if isinstance(rings, list) else ())):
+    polygons = annotation.get("segmentation")
+    for numbers in (annotation.get("bbox"), *(polygons if isinstance(polygons, list) else ())):
         if isinstance(numbers, list):
             yield from (value for value in numbers if isinstance(value, (int, float)))
 
 
-def _images(file: _CocoFile, task: Task, request: Request, notes: Notes) -> Iterator[Annotated]:
+def _images(
+    file: _CocoFile, task: Task, request: ConversionRequest, notes: ConversionNotes
+) -> Iterator[AnnotatedImage]:
     beside = file.path.parent
     folders = [request.images] if request.images is not None else [beside, beside / "images"]
     for index, image in enumerate(request.progress(file.images)):
-        place = f"{file.path}: images[{index}]"
+        location = f"{file.path}: images[{index}]"
         try:
-            yield _image(file, image, place, folders, task, notes)
+            yield _image(file, image, location, folders, task, notes)
         except BadAnnotation as error:
-            notes.fault(place, str(error))
+            notes.fault(location, str(error))
 
 
 def _image(
-    file: _CocoFile, image: Mapping[str, Any], place: str, folders: list[Path], task: Task, notes: Notes
-) -> Annotated:
+    file: _CocoFile, image: Mapping[str, Any], location: str, folders: list[Path], task: Task, notes: ConversionNotes
+) -> AnnotatedImage:
     name = image.get("file_name")
     if not isinstance(name, str) or not name:
         raise BadAnnotation(f"file_name must be the name of a picture, but got {name!r}")
@@ -128,7 +130,7 @@ def _image(
             objects.append(_object(annotation, where, file.categories, scale_wh, frame_wh, task, notes))
         except BadAnnotation as error:
             notes.fault(where, str(error))
-    return Annotated(path, place, size_wh, frame_wh, objects)
+    return AnnotatedImage(path, location, size_wh, frame_wh, objects)
 
 
 def _object(
@@ -138,21 +140,21 @@ def _object(
     scale_wh: tuple[float, float],
     frame_wh: tuple[float, float],
     task: Task,
-    notes: Notes,
-) -> Marked:
+    notes: ConversionNotes,
+) -> MarkedObject:
     label = categories.get(annotation.get("category_id"))
     if not label:
         raise BadAnnotation(f"category_id must be one of categories, but got {annotation.get('category_id')!r}")
     is_crowd = annotation.get("iscrowd") in (1, True)
     if task.is_classification:
-        return Marked(where, label)
+        return MarkedObject(where, label)
     box = _box(annotation.get("bbox"), scale_wh)
-    needs_rings = task is Task.SEGMENTATION or box is None
-    rings = _rings(annotation.get("segmentation"), scale_wh, frame_wh, where, notes) if needs_rings else []
-    if task is Task.SEGMENTATION and not rings and annotation.get("segmentation"):
+    needs_polygons = task is Task.SEGMENTATION or box is None
+    polygons = _polygons(annotation.get("segmentation"), scale_wh, frame_wh, where, notes) if needs_polygons else []
+    if task is Task.SEGMENTATION and not polygons and annotation.get("segmentation"):
         notes.count("object with an empty mask dropped", where)
-        rings = [[]]
-    return Marked(where, label, box, rings, is_crowd)
+        polygons = [[]]
+    return MarkedObject(where, label, box, polygons, is_crowd)
 
 
 def _box(bbox: Any, scale_wh: tuple[float, float]) -> tuple[float, float, float, float] | None:
@@ -167,33 +169,34 @@ def _box(bbox: Any, scale_wh: tuple[float, float]) -> tuple[float, float, float,
     )
 
 
-def _rings(
-    segmentation: Any, scale_wh: tuple[float, float], frame_wh: tuple[float, float], where: str, notes: Notes
+def _polygons(
+    segmentation: Any, scale_wh: tuple[float, float], frame_wh: tuple[float, float], where: str, notes: ConversionNotes
 ) -> list[list[float]]:
     if isinstance(segmentation, dict):
-        return _rings_from_rle(segmentation, frame_wh, where, notes)
+        return _polygons_from_rle(segmentation, frame_wh, where, notes)
     if not isinstance(segmentation, list):
         return []
-    rings = segmentation if all(isinstance(ring, list) for ring in segmentation) else [segmentation]
+    polygons = segmentation if all(isinstance(polygon, list) for polygon in segmentation) else [segmentation]
     return [
-        [value * scale_wh[index % 2] for index, value in enumerate(_numbers(ring, "segmentation"))] for ring in rings
+        [value * scale_wh[index % 2] for index, value in enumerate(_numbers(polygon, "segmentation"))]
+        for polygon in polygons
     ]
 
 
-def _rings_from_rle(
-    rle: Mapping[str, Any], frame_wh: tuple[float, float], where: str, notes: Notes
+def _polygons_from_rle(
+    rle: Mapping[str, Any], frame_wh: tuple[float, float], where: str, notes: ConversionNotes
 ) -> list[list[float]]:
     height, width = (int(side) for side in _numbers(rle.get("size"), "segmentation.size", 2))
     if (width, height) != frame_wh or not 0 < width * height <= MAX_PIXELS:
         size = f"{frame_wh[1]:g}, {frame_wh[0]:g}"
         raise BadAnnotation(f"segmentation.size must be the picture's height and width, {size}, but got {rle['size']}")
     try:
-        rings, num_holes = rings_from_mask(decode_rle(rle.get("counts"), height, width))
+        polygons, num_holes = polygons_from_mask(decode_rle(rle.get("counts"), height, width))
     except ValueError as error:
         raise BadAnnotation(f"segmentation: {error}") from None
     if num_holes:
         notes.count("object with holes, which polygons cannot have: filled", where)
-    return rings
+    return polygons
 
 
 def _numbers(value: Any, name: str, count: int | None = None) -> list[float]:

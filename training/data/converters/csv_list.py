@@ -6,12 +6,12 @@ from pathlib import Path
 
 from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import Converted, Entry, Notes, Request
+from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest, Entry
 
 __all__ = ["read_csv"]
 
 
-def read_csv(request: Request) -> Converted:
+def read_csv(request: ConversionRequest) -> Conversion:
     """One entry per row, in file order. A column `labels` makes the task multi-label, unless the request names one.
 
     Multi-label: a row may hold no label. Raises `InvalidData` with every row that is short, lacks a label, or names a
@@ -29,7 +29,7 @@ def read_csv(request: Request) -> Converted:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         message = f"must be a CSV file in UTF-8, but: {error}"
         raise InvalidData(f"{source}", [Fault("BAD_DATA_REF", str(source), message)]) from error
-    notes = Notes(source)
+    notes = ConversionNotes(source)
     entries = []
     for line, name, text in request.progress(rows):
         image = (request.images or source.parent) / (name or "").strip()
@@ -42,7 +42,7 @@ def read_csv(request: Request) -> Converted:
             entries.append(Entry(image, labels if task is Task.MULTI_LABEL else labels[0]))
     if not rows:
         notes.fault(str(source), "must hold at least one row below the header")
-    return Converted(task, entries, notes.finish(len(entries)))
+    return Conversion(task, entries, notes.finish(len(entries)))
 
 
 def _column(lines: "csv.DictReader[str]", header: Sequence[str], names: Sequence[str], source: Path) -> str:

@@ -19,7 +19,7 @@ from clearsight.errors import Fault, InvalidData
 from clearsight.files import write_atomically
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import Entry, Progress
-from clearsight.training.data.records import Record
+from clearsight.training.data.records import IMAGE_FORMATS, Record
 from clearsight.training.data.table import split_indices
 
 __all__ = [
@@ -67,15 +67,15 @@ def split_by_lists(
     A list has one image per line, by its file name with or without suffix, as in VOC's `ImageSets`. Raises
     `InvalidData` for names of no or several images, images in both lists, and a part without images.
     """
-    places: dict[str, set[int]] = defaultdict(set)
+    indices_by_name: dict[str, set[int]] = defaultdict(set)
     for index, entry in enumerate(entries):
-        places[entry.image.name].add(index)
-        places[entry.image.stem].add(index)
+        indices_by_name[entry.image.name].add(index)
+        indices_by_name[entry.image.stem].add(index)
     faults: list[Fault] = []
-    validating = _listed(validation_list, places, faults)
+    validating = _listed(validation_list, indices_by_name, faults)
     training = set(range(len(entries))) - validating
     if training_list is not None:
-        training = _listed(training_list, places, faults)
+        training = _listed(training_list, indices_by_name, faults)
         if both := training & validating:
             message = f"must name no picture of {validation_list} too, but both name {entries[min(both)].image.name!r}"
             faults.append(Fault("BAD_DATA", str(training_list), message))
@@ -87,14 +87,14 @@ def split_by_lists(
     return [entries[index] for index in sorted(training)], [entries[index] for index in sorted(validating)]
 
 
-def _listed(file: Path, places: Mapping[str, set[int]], faults: list[Fault]) -> set[int]:
+def _listed(file: Path, indices_by_name: Mapping[str, set[int]], faults: list[Fault]) -> set[int]:
     """Indices of the images that a list names."""
     names = {line.strip(): number for number, line in enumerate(file.read_text().splitlines(), 1) if line.strip()}
     for name, number in names.items():
-        if (found := len(places.get(name, ()))) != 1:
+        if (found := len(indices_by_name.get(name, ()))) != 1:
             message = f"must name one labelled picture, but {found or 'none'} have the name {name!r}"
             faults.append(Fault("BAD_DATA", f"{file}: line {number}", message))
-    return {index for name in names for index in places.get(name, ())}
+    return {index for name in names for index in indices_by_name.get(name, ())}
 
 
 def copy_images(entries: Sequence[Entry], target: Path, progress: Progress = iter) -> list[Entry]:
@@ -138,7 +138,10 @@ def _document(folder: Path, entry: Entry) -> Mapping[str, Any]:
     document: dict[str, Any] = {"image_url": _location(folder, entry.image)}
     if entry.size_wh is not None:
         width, height = entry.size_wh
-        document["image_details"] = {"format": entry.image.suffix[1:].lower(), "width": width, "height": height}
+        details = {"width": width, "height": height}
+        suffix = entry.image.suffix[1:].lower()
+        # Readers refuse formats that Azure does not list.
+        document["image_details"] = {"format": suffix, **details} if suffix in IMAGE_FORMATS else details
     label = orjson.Fragment(entry.label) if isinstance(entry.label, bytes) else entry.label
     return {**document, "label": label}
 

@@ -4,14 +4,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
 
-__all__ = ["SUFFIXES", "Converted", "Entry", "Notes", "Progress", "Request"]
-
-SUFFIXES: Final = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+__all__ = ["Conversion", "ConversionNotes", "ConversionRequest", "Entry", "Progress"]
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 """Wraps a sequence while it is walked, to show a bar."""
@@ -28,7 +26,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ConversionRequest:
     """What to convert, and how."""
 
     source: Path
@@ -42,7 +40,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Converted:
+class Conversion:
     """What a layout yields."""
 
     task: Task
@@ -51,7 +49,7 @@ class Converted:
 
 
 @dataclass(slots=True)
-class Notes:
+class ConversionNotes:
     """Collects the faults of a source, and counts what was repaired or dropped."""
 
     source: Path
@@ -59,14 +57,14 @@ class Notes:
     tally: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
 
-    def fault(self, place: str, message: str) -> None:
-        """Note what keeps the source from being converted. `place` names the file, and the line or object."""
-        self.faults.append(Fault("BAD_DATA", place, message))
+    def fault(self, location: str, message: str) -> None:
+        """Note what keeps the source from being converted. `location` names the file, and the line or object."""
+        self.faults.append(Fault("BAD_DATA", location, message))
 
-    def count(self, what: str, place: str) -> None:
+    def count(self, what: str, location: str) -> None:
         """Note something repaired or dropped."""
         self.tally[what] += 1
-        self.examples.setdefault(what, place)
+        self.examples.setdefault(what, location)
 
     def finish(self, num_entries: int) -> tuple[str, ...]:
         """The counted warnings. Raises `InvalidData` with every fault, or when there is nothing to convert."""

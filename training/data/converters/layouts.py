@@ -9,7 +9,7 @@ from clearsight.tasks import Task
 from clearsight.training.data.converters.class_folders import read_class_folders
 from clearsight.training.data.converters.coco import read_coco
 from clearsight.training.data.converters.csv_list import read_csv
-from clearsight.training.data.converters.entries import Converted, Request
+from clearsight.training.data.converters.entries import Conversion, ConversionRequest
 from clearsight.training.data.converters.masks import read_masks
 from clearsight.training.data.converters.voc import read_voc
 
@@ -20,7 +20,7 @@ __all__ = ["LAYOUTS", "LabelLayout"]
 class LabelLayout:
     """How a layout is read, and what for."""
 
-    read: Callable[[Request], Converted]
+    read: Callable[[ConversionRequest], Conversion]
     tasks: tuple[Task, ...]
     """Tasks that its labels can serve."""
     names_classes: bool = True

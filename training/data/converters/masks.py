@@ -15,10 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from clearsight.errors import Fault, InvalidData
+from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import SUFFIXES, Converted, Notes, Request
-from clearsight.training.data.converters.objects import Annotated, BadAnnotation, Marked, frame_size, to_entries
-from clearsight.training.data.converters.outlines import rings_from_mask
+from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
+from clearsight.training.data.converters.objects import (
+    AnnotatedImage,
+    BadAnnotation,
+    MarkedObject,
+    frame_size,
+    to_entries,
+)
+from clearsight.training.data.converters.outlines import polygons_from_mask
 
 __all__ = ["read_masks"]
 
@@ -26,7 +33,7 @@ _VOID: Final = 255
 _MASK_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp")
 
 
-def read_masks(request: Request) -> Converted:
+def read_masks(request: ConversionRequest) -> Conversion:
     """One entry per image, in the order of their names; every object is of the class `request.label`.
 
     Raises `InvalidData` with every fault.
@@ -34,19 +41,19 @@ def read_masks(request: Request) -> Converted:
     if request.label is None:
         raise ValueError("masks name no class: request.label must")
     task = request.task or Task.SEGMENTATION
-    notes = Notes(request.source)
+    notes = ConversionNotes(request.source)
     pairs = _pairs(request, notes)
     entries = to_entries(_images(pairs, request, notes), task, notes)
-    return Converted(task, entries, notes.finish(len(entries)))
+    return Conversion(task, entries, notes.finish(len(entries)))
 
 
-def _pairs(request: Request, notes: Notes) -> list[tuple[Path, list[Path], bool]]:
+def _pairs(request: ConversionRequest, notes: ConversionNotes) -> list[tuple[Path, list[Path], bool]]:
     """Each image, its mask files, and whether each file is one object."""
     source = request.source
     if (source / "masks").is_dir():
         images = request.images or source / "images"
         masks = {path.stem: path for path in _files(source / "masks", _MASK_SUFFIXES)}
-        image_files = _files(images, SUFFIXES) if images.is_dir() else []
+        image_files = _files(images, IMAGE_SUFFIXES) if images.is_dir() else []
         for stem in sorted(masks.keys() - {image.stem for image in image_files}):
             notes.fault(str(masks[stem]), f"must have a picture of the same name in {images}, but there is none")
         return [(image, [masks[image.stem]] if image.stem in masks else [], False) for image in image_files]
@@ -56,7 +63,7 @@ def _pairs(request: Request, notes: Notes) -> list[tuple[Path, list[Path], bool]
         raise InvalidData(str(source), [Fault("BAD_DATA_REF", str(source), message)])
     pairs = []
     for folder in folders:
-        image_files = _files(folder / "images", SUFFIXES) if (folder / "images").is_dir() else []
+        image_files = _files(folder / "images", IMAGE_SUFFIXES) if (folder / "images").is_dir() else []
         if len(image_files) == 1:
             pairs.append((image_files[0], _files(folder / "masks", _MASK_SUFFIXES), True))
         else:
@@ -68,23 +75,27 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
 
 
-def _images(pairs: list[tuple[Path, list[Path], bool]], request: Request, notes: Notes) -> Iterator[Annotated]:
+def _images(
+    pairs: list[tuple[Path, list[Path], bool]], request: ConversionRequest, notes: ConversionNotes
+) -> Iterator[AnnotatedImage]:
     for image, files, is_one_object in request.progress(pairs):
         try:
             size_wh, frame_wh = frame_size(image, None)
         except BadAnnotation as error:
             notes.fault(str(image), str(error))
             continue
-        objects: list[Marked] = []
+        objects: list[MarkedObject] = []
         for file in files:
             try:
                 objects += _objects(file, size_wh, is_one_object, str(request.label), notes)
             except BadAnnotation as error:
                 notes.fault(str(file), str(error))
-        yield Annotated(image, str(image), size_wh, frame_wh, objects)
+        yield AnnotatedImage(image, str(image), size_wh, frame_wh, objects)
 
 
-def _objects(file: Path, size_wh: tuple[int, int], is_one_object: bool, label: str, notes: Notes) -> list[Marked]:
+def _objects(
+    file: Path, size_wh: tuple[int, int], is_one_object: bool, label: str, notes: ConversionNotes
+) -> list[MarkedObject]:
     ids_HW = _read_ids(file)
     height, width = ids_HW.shape
     if (width, height) != size_wh:
@@ -94,13 +105,13 @@ def _objects(file: Path, size_wh: tuple[int, int], is_one_object: bool, label: s
     numbers = [None] if is_one_object else [number for number in np.unique(ids_HW) if number != 0]
     objects = []
     for number in numbers:
-        place = str(file) if number is None else f"{file}: object {number}"
-        rings, num_holes = rings_from_mask(ids_HW != 0 if number is None else ids_HW == number)
-        if not rings:
+        location = str(file) if number is None else f"{file}: object {number}"
+        polygons, num_holes = polygons_from_mask(ids_HW != 0 if number is None else ids_HW == number)
+        if not polygons:
             continue
         if num_holes:
-            notes.count("object with holes, which polygons cannot have: filled", place)
-        objects.append(Marked(place, label, rings=rings))
+            notes.count("object with holes, which polygons cannot have: filled", location)
+        objects.append(MarkedObject(location, label, polygons=polygons))
     if not objects:
         notes.count("mask without an object", str(file))
     return objects

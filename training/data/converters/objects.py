@@ -10,12 +10,13 @@ from typing import Any, Final
 
 import orjson
 
+from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.images.size import read_size
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import SUFFIXES, Entry, Notes
+from clearsight.training.data.converters.entries import ConversionNotes, Entry
 from clearsight.training.data.records import CLIP_TOLERANCE
 
-__all__ = ["Annotated", "BadAnnotation", "Marked", "find_image", "frame_size", "to_entries"]
+__all__ = ["AnnotatedImage", "BadAnnotation", "MarkedObject", "find_image", "frame_size", "to_entries"]
 
 _DECIMALS: Final = 7
 """Of fractions: a thousandth of a pixel of the largest image."""
@@ -29,36 +30,36 @@ class BadAnnotation(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Marked:
+class MarkedObject:
     """One object. Coordinates are pixels from the top left corner, the image spans [0, width] x [0, height]."""
 
-    place: str
+    location: str
     """Where it stands, for messages: `10.xml: object 2`."""
     label: str
     box_xyxy: tuple[float, float, float, float] | None = None
-    rings: Sequence[Sequence[float]] = ()
+    polygons: Sequence[Sequence[float]] = ()
     """Each x1, y1, x2, y2, …"""
     is_crowd: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Annotated:
+class AnnotatedImage:
     """One image and everything marked on it."""
 
     image: Path
-    place: str
+    location: str
     size_wh: tuple[int, int]
     """Of the file, upright."""
     frame_wh: tuple[float, float]
     """Size that the pixels of the objects refer to: that of the file, or of a scaled copy."""
-    objects: Sequence[Marked]
+    objects: Sequence[MarkedObject]
 
 
 def find_image(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
     """The first file of one of the names in one of the folders, or of the same stem with another image suffix."""
     names, folders = list(names), list(folders)
     stems = [str(Path(name).with_suffix("")) for name in names]
-    candidates = [*names, *(stem + suffix for stem in dict.fromkeys(stems) for suffix in SUFFIXES)]
+    candidates = [*names, *(stem + suffix for stem in dict.fromkeys(stems) for suffix in IMAGE_SUFFIXES)]
     return next((path for name in candidates for folder in folders if (path := folder / name).is_file()), None)
 
 
@@ -82,18 +83,18 @@ def frame_size(image: Path, stated_wh: tuple[float, float] | None) -> tuple[tupl
     return (width, height), stated_wh
 
 
-def to_entries(images: Iterable[Annotated], task: Task, notes: Notes) -> list[Entry]:
+def to_entries(images: Iterable[AnnotatedImage], task: Task, notes: ConversionNotes) -> list[Entry]:
     """Labels of a task for all images that can have one; notes name the others."""
     entries = []
     for image in images:
         try:
             entries.append(Entry(image.image, _label(image, task, notes), image.size_wh))
         except BadAnnotation as error:
-            notes.fault(image.place, str(error))
+            notes.fault(image.location, str(error))
     return entries
 
 
-def _label(image: Annotated, task: Task, notes: Notes) -> Any:
+def _label(image: AnnotatedImage, task: Task, notes: ConversionNotes) -> Any:
     names = sorted({marked.label for marked in image.objects})
     match task:
         case Task.MULTI_LABEL:
@@ -111,38 +112,40 @@ def _label(image: Annotated, task: Task, notes: Notes) -> Any:
             geometry = _box if task is Task.DETECTION else _polygon
             document = geometry(marked, image.frame_wh, notes)
         except BadAnnotation as error:
-            notes.fault(marked.place, str(error))
+            notes.fault(marked.location, str(error))
             continue
         if document is not None:
             documents.append({"label": marked.label, **document, "isCrowd": int(marked.is_crowd)})
     return orjson.dumps(documents)
 
 
-def _box(marked: Marked, frame_wh: tuple[float, float], notes: Notes) -> dict[str, float] | None:
+def _box(marked: MarkedObject, frame_wh: tuple[float, float], notes: ConversionNotes) -> dict[str, float] | None:
     box_xyxy = marked.box_xyxy
-    if box_xyxy is None and marked.rings:
-        xs = [x for ring in marked.rings for x in ring[0::2]]
-        ys = [y for ring in marked.rings for y in ring[1::2]]
+    if box_xyxy is None and marked.polygons:
+        xs = [x for polygon in marked.polygons for x in polygon[0::2]]
+        ys = [y for polygon in marked.polygons for y in polygon[1::2]]
         box_xyxy = (min(xs), min(ys), max(xs), max(ys))
     if box_xyxy is None:
         raise BadAnnotation("must have a box, but has none")
     left, top, right, bottom = _unit(box_xyxy, frame_wh)
     if right <= left or bottom <= top:
-        notes.count("box without width or height dropped", marked.place)
+        notes.count("box without width or height dropped", marked.location)
         return None
     return {"topX": left, "topY": top, "bottomX": right, "bottomY": bottom}
 
 
-def _polygon(marked: Marked, frame_wh: tuple[float, float], notes: Notes) -> dict[str, list[list[float]]] | None:
-    if not marked.rings:
+def _polygon(
+    marked: MarkedObject, frame_wh: tuple[float, float], notes: ConversionNotes
+) -> dict[str, list[list[float]]] | None:
+    if not marked.polygons:
         raise BadAnnotation(f"must have a polygon or a mask, but has none; for boxes use --task {Task.DETECTION.value}")
-    usable = [ring for ring in marked.rings if len(ring) >= 6 and len(ring) % 2 == 0]
-    for _ in range(len(marked.rings) - len(usable)):
-        notes.count("ring with an odd count of numbers or fewer than 3 points dropped", marked.place)
+    usable = [polygon for polygon in marked.polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]
+    for _ in range(len(marked.polygons) - len(usable)):
+        notes.count("ring with an odd count of numbers or fewer than 3 points dropped", marked.location)
     if not usable:
-        notes.count("object without a usable ring dropped", marked.place)
+        notes.count("object without a usable ring dropped", marked.location)
         return None
-    return {"polygon": [_unit(ring, frame_wh) for ring in usable]}
+    return {"polygon": [_unit(polygon, frame_wh) for polygon in usable]}
 
 
 def _unit(pixels: Sequence[float], frame_wh: tuple[float, float]) -> list[float]:

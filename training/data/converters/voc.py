@@ -13,11 +13,11 @@ from xml.etree import ElementTree
 
 from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import Converted, Notes, Request
+from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
 from clearsight.training.data.converters.objects import (
-    Annotated,
+    AnnotatedImage,
     BadAnnotation,
-    Marked,
+    MarkedObject,
     find_image,
     frame_size,
     to_entries,
@@ -29,13 +29,13 @@ _ANNOTATION_FOLDERS: Final = ("Annotations", "annotations")
 _IMAGE_FOLDERS: Final = ("JPEGImages", "images", ".")
 
 
-def read_voc(request: Request) -> Converted:
+def read_voc(request: ConversionRequest) -> Conversion:
     """One entry per XML file, in the order of their names. Raises `InvalidData` with every fault."""
     task = request.task or Task.DETECTION
-    notes = Notes(request.source)
+    notes = ConversionNotes(request.source)
     files = _files(request.source)
     entries = to_entries(_images(files, request, notes), task, notes)
-    return Converted(task, entries, notes.finish(len(entries)))
+    return Conversion(task, entries, notes.finish(len(entries)))
 
 
 def _files(source: Path) -> list[Path]:
@@ -47,7 +47,7 @@ def _files(source: Path) -> list[Path]:
     return files
 
 
-def _images(files: list[Path], request: Request, notes: Notes) -> Iterator[Annotated]:
+def _images(files: list[Path], request: ConversionRequest, notes: ConversionNotes) -> Iterator[AnnotatedImage]:
     for file in request.progress(files):
         try:
             yield _image(file, request.images, notes)
@@ -55,7 +55,7 @@ def _images(files: list[Path], request: Request, notes: Notes) -> Iterator[Annot
             notes.fault(str(file), str(error))
 
 
-def _image(file: Path, images: Path | None, notes: Notes) -> Annotated:
+def _image(file: Path, images: Path | None, notes: ConversionNotes) -> AnnotatedImage:
     try:
         root = ElementTree.parse(file).getroot()  # noqa: S314 - expat refuses entities that expand without end
     except (ElementTree.ParseError, OSError, ValueError) as error:
@@ -70,15 +70,15 @@ def _image(file: Path, images: Path | None, notes: Notes) -> Annotated:
     size_wh, frame_wh = frame_size(image, stated)
     objects = []
     for index, element in enumerate(root.iter("object"), 1):
-        place = f"{file}: object {index}"
+        location = f"{file}: object {index}"
         try:
-            objects.append(_object(element, place))
+            objects.append(_object(element, location))
         except BadAnnotation as error:
-            notes.fault(place, str(error))
-    return Annotated(image, str(file), size_wh, frame_wh, objects)
+            notes.fault(location, str(error))
+    return AnnotatedImage(image, str(file), size_wh, frame_wh, objects)
 
 
-def _object(element: ElementTree.Element, place: str) -> Marked:
+def _object(element: ElementTree.Element, location: str) -> MarkedObject:
     label = (element.findtext("name") or "").strip()
     if not label:
         raise BadAnnotation("must have a name, but has none")
@@ -86,7 +86,7 @@ def _object(element: ElementTree.Element, place: str) -> Marked:
     is_crowd = (element.findtext("difficult") or "0").strip() == "1"
     # A box whose ends are equal would be one pixel wide: in practice a slip of the hand, without extent.
     box = (xmin, ymin, xmin, ymin) if xmax <= xmin or ymax <= ymin else (xmin - 1, ymin - 1, xmax, ymax)
-    return Marked(place, label, box_xyxy=box, is_crowd=is_crowd)
+    return MarkedObject(location, label, box_xyxy=box, is_crowd=is_crowd)
 
 
 def _number(element: ElementTree.Element, path: str, default: float | None = None) -> float:

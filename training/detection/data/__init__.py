@@ -1,6 +1,6 @@
 """Training and validation data of object detection and instance segmentation, as plain arrays.
 
-rings and scene (an image with its objects) -> crop, canvas, affine, mosaic (one geometric step each) and tiling ->
+polygons and scene (an image with its objects) -> crop, canvas, affine, mosaic (one geometric step each) and tiling ->
 augmentation (the two recipes) -> training_set, evaluation_set.
 """
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clearsight.training.data.records import Record
-from clearsight.training.detection.data.rings import Points, bounds, cut_ring
+from clearsight.training.detection.data.polygons import Points, bounds, cut_polygon
 from clearsight.vision.boxes import box_areas, clip_boxes, to_pixel_boxes
 from clearsight.vision.masks import CroppedMask
 from clearsight.vision.polygons import polygons_to_mask
@@ -37,7 +37,7 @@ class Objects:
     boxes_xyxy_N4: Floats
     class_ids_N: Indices
     is_crowd_N: Booleans
-    rings_N: tuple[tuple[Points, ...], ...]
+    polygons_N: tuple[tuple[Points, ...], ...]
     """Outlines (K, 2) of each object in pixels, filled as a union; none for an object that is labelled by a box."""
 
     def __len__(self) -> int:
@@ -50,45 +50,49 @@ class Objects:
 
     def take(self, kept: Indices) -> "Objects":
         """Those with these indices, in their order."""
-        rings = tuple(self.rings_N[index] for index in kept)
-        return Objects(self.boxes_xyxy_N4[kept], self.class_ids_N[kept], self.is_crowd_N[kept], rings)
+        polygons = tuple(self.polygons_N[index] for index in kept)
+        return Objects(self.boxes_xyxy_N4[kept], self.class_ids_N[kept], self.is_crowd_N[kept], polygons)
 
     def moved(self, left: float, top: float, scale_x: float = 1.0, scale_y: float = 1.0) -> "Objects":
         """Scaled about the upper left corner of the image, then moved right and down by pixels."""
         scale, offset = np.array([scale_x, scale_y]), np.array([left, top], np.float64)
         boxes_N4 = self.boxes_xyxy_N4 * np.tile(scale, 2) + np.tile(offset, 2)
-        rings = tuple(tuple(ring_K2 * scale + offset for ring_K2 in rings) for rings in self.rings_N)
-        return Objects(boxes_N4, self.class_ids_N, self.is_crowd_N, rings)
+        polygons = tuple(tuple(polygon_K2 * scale + offset for polygon_K2 in polygons) for polygons in self.polygons_N)
+        return Objects(boxes_N4, self.class_ids_N, self.is_crowd_N, polygons)
 
     def mirrored(self, width: int) -> "Objects":
         """As seen when left and right of an image of this width change places."""
         left, top, right, bottom = self.boxes_xyxy_N4.T
         boxes_N4 = np.stack([width - right, top, width - left, bottom], axis=1)
-        rings = tuple(tuple(ring_K2 * (-1, 1) + (width, 0) for ring_K2 in rings) for rings in self.rings_N)
-        return Objects(boxes_N4, self.class_ids_N, self.is_crowd_N, rings)
+        polygons = tuple(
+            tuple(polygon_K2 * (-1, 1) + (width, 0) for polygon_K2 in polygons) for polygons in self.polygons_N
+        )
+        return Objects(boxes_N4, self.class_ids_N, self.is_crowd_N, polygons)
 
     def cut(self, height: int, width: int) -> "Objects":
-        """The part inside an image of this size; the box of an object with rings is the box around what is left.
+        """The part inside an image of this size; the box of an object with polygons is the box around what is left.
 
         Objects below one pixel in width or height, or with less than a tenth of their box's area left, are dropped.
         """
         boxes_N4 = clip_boxes(self.boxes_xyxy_N4, height, width).astype(np.float64)
-        rings_N = list(self.rings_N)
+        polygons_N = list(self.polygons_N)
         for index in np.flatnonzero((boxes_N4 != self.boxes_xyxy_N4).any(axis=1)):
-            if rings_N[index]:
-                parts = (cut_ring(ring_K2, height, width) for ring_K2 in rings_N[index])
-                rings_N[index] = tuple(part_K2 for part_K2 in parts if len(part_K2))
-                boxes_N4[index] = bounds(rings_N[index])
+            if polygons_N[index]:
+                parts = (cut_polygon(polygon_K2, height, width) for polygon_K2 in polygons_N[index])
+                polygons_N[index] = tuple(part_K2 for part_K2 in parts if len(part_K2))
+                boxes_N4[index] = bounds(polygons_N[index])
         sides_N2 = boxes_N4[:, 2:] - boxes_N4[:, :2]
         stays_N = (sides_N2 >= _SMALLEST_SIDE_PX).all(axis=1)
         stays_N &= box_areas(boxes_N4) >= _SMALLEST_SHARE * box_areas(self.boxes_xyxy_N4)
-        return Objects(boxes_N4, self.class_ids_N, self.is_crowd_N, tuple(rings_N)).take(np.flatnonzero(stays_N))
+        return Objects(boxes_N4, self.class_ids_N, self.is_crowd_N, tuple(polygons_N)).take(np.flatnonzero(stays_N))
 
     def masks(self, height: int, width: int) -> list[CroppedMask]:
-        """The pixels of each object in an image of this size; none for an object without rings."""
+        """The pixels of each object in an image of this size; none for an object without polygons."""
         return [
-            polygons_to_mask([(ring_K2 / (width, height)).ravel().tolist() for ring_K2 in rings], height, width)
-            for rings in self.rings_N
+            polygons_to_mask(
+                [(polygon_K2 / (width, height)).ravel().tolist() for polygon_K2 in polygons], height, width
+            )
+            for polygons in self.polygons_N
         ]
 
     @staticmethod
@@ -98,7 +102,7 @@ class Objects:
             np.concatenate([part.boxes_xyxy_N4 for part in parts]),
             np.concatenate([part.class_ids_N for part in parts]),
             np.concatenate([part.is_crowd_N for part in parts]),
-            tuple(rings for part in parts for rings in part.rings_N),
+            tuple(polygons for part in parts for polygons in part.polygons_N),
         )
 
 
@@ -119,16 +123,18 @@ class Scene:
 
 
 def read_objects(record: Record, class_ids: Mapping[str, int], height: int, width: int) -> Objects:
-    """The objects of a record, in an image of this size: crowds too, instances with their rings."""
+    """The objects of a record, in an image of this size: crowds too, instances with their polygons."""
     labelled = record.instances or record.boxes
     boxes_unit_N4 = np.array([one.xyxy_unit for one in labelled], np.float64).reshape(-1, 4)
     size_wh = np.array([width, height], np.float64)
-    rings = [tuple(np.reshape(ring, (-1, 2)) * size_wh for ring in one.rings_unit) for one in record.instances]
+    polygons = [
+        tuple(np.reshape(polygon, (-1, 2)) * size_wh for polygon in one.polygons_unit) for one in record.instances
+    ]
     objects = Objects(
         to_pixel_boxes(boxes_unit_N4, height, width).astype(np.float64),
         np.array([class_ids[one.label] for one in labelled], np.int64),
         np.array([one.is_crowd for one in labelled], np.bool_),
-        tuple(rings) if rings else ((),) * len(labelled),
+        tuple(polygons) if polygons else ((),) * len(labelled),
     )
     return objects.cut(height, width)
 
