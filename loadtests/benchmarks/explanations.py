@@ -24,7 +24,6 @@ import skimage.data
 import torch
 from captum.attr import IntegratedGradients
 from captum.attr import visualization as captum_images
-from clearsight.handlers.explain.answering.image import explanation_image
 from PIL import Image
 from saliency.core import base as saliency_base
 from saliency.core import xrai as saliency_xrai
