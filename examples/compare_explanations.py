@@ -13,9 +13,9 @@ from typing import Final
 import click
 from PIL import Image, ImageDraw, ImageFont
 
+from clearsight.catalogue.algorithms import CLASSIFIER_ALGORITHMS
 from clearsight.console import run
 from clearsight.errors import BadRequest, UserError
-from clearsight.handlers.explain.algorithms.table import ALGORITHMS
 from clearsight.handlers.explain.answering.explainer import Explanation
 from clearsight.handlers.explain.answering.scoring import ExplainingScorer, load_explaining_scorer
 from clearsight.handlers.explain.parameters import parse_xai_parameters
@@ -38,7 +38,7 @@ def main(package: str, image: Path, sheet: str, labels: tuple[str, ...]) -> None
     if not scorer.task.is_classification:
         raise UserError(f"PACKAGE must be a classifier's, but {package} is of {scorer.task.value}")
     cells: list[Image.Image] = []
-    for algorithm in ALGORITHMS:
+    for algorithm in CLASSIFIER_ALGORITHMS:
         try:
             found = explain(scorer, image.read_bytes(), algorithm, list(labels))
         except BadRequest as error:
@@ -60,7 +60,7 @@ def main(package: str, image: Path, sheet: str, labels: tuple[str, ...]) -> None
 
 def explain(scorer: ExplainingScorer, image: bytes, algorithm: str, labels: list[str]) -> Explanation:
     wish = {"xai_algorithm": algorithm, "target_labels": labels or None, "details": True, "faithfulness": True}
-    _, explanations = scorer.explain(image, parse_xai_parameters(wish, algorithms=tuple(ALGORITHMS)))
+    _, explanations = scorer.explain(image, parse_xai_parameters(wish, algorithms=CLASSIFIER_ALGORITHMS))
     return explanations[0]
 
 

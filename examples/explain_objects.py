@@ -19,7 +19,7 @@ from clearsight.console import run
 from clearsight.errors import UserError
 from clearsight.handlers.drawing.overlay import draw_overlay
 from clearsight.handlers.explain.answering.scoring import load_explaining_scorer
-from clearsight.handlers.explain.objects.explainer import OBJECT_ALGORITHMS, ExplainedObject
+from clearsight.handlers.explain.objects.explainer import DETECTOR_ALGORITHMS, ExplainedObject
 from clearsight.handlers.explain.parameters import parse_xai_parameters
 from clearsight.images.decode import decode_image
 from clearsight.tasks import Task
@@ -46,12 +46,12 @@ def main(package: str, file: Path, sheet: str, count: int | None) -> None:
     rows: list[list[Image.Image]] = []
     for target in targets:
         wish = {
-            "xai_algorithm": OBJECT_ALGORITHMS[0],
+            "xai_algorithm": DETECTOR_ALGORITHMS[0],
             "detections": list(range(count)) if count else None,
             "target": target,
             "visualization_format": "overlay",
         }
-        answer, found = scorer.explain_objects(image, parse_xai_parameters(wish, algorithms=OBJECT_ALGORITHMS))
+        answer, found = scorer.explain_objects(image, parse_xai_parameters(wish, algorithms=DETECTOR_ALGORITHMS))
         if not rows:
             overlay = draw_overlay(decode_image(image), answer, scorer.labels)
             first = titled(f"found: {len(answer.boxes)}", overlay)

@@ -17,13 +17,13 @@ import numpy.typing as npt
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from clearsight.catalogue.algorithms import CLASSIFIER_ALGORITHMS
 from clearsight.console import AzCommand, emit, run, stderr
 from clearsight.demo.containers import CONTAINERS
 from clearsight.demo.scene import draw_scene
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.drawing.explanation_image import heat_map
-from clearsight.handlers.explain.algorithms.table import ALGORITHMS
 from clearsight.handlers.explain.answering.quality import measure_faithfulness
 from clearsight.handlers.explain.answering.scoring import ExplainingScorer, explaining_scorer
 from clearsight.handlers.explain.deadline import Deadline
@@ -39,7 +39,7 @@ from clearsight.wire.answers import ClassificationAnswer
 
 FULL: Final = "xrai, full"
 RANDOM, CENTRE = "random map", "centre of the picture"
-KINDS: Final = ("xrai", FULL, *(name for name in ALGORITHMS if name not in ("xrai", "rise", "occlusion")))
+KINDS: Final = ("xrai", FULL, *(name for name in CLASSIFIER_ALGORITHMS if name not in ("xrai", "rise", "occlusion")))
 HEIGHT, WIDTH = 240, 320
 SCENES: Final = 2
 """In the seed, beside the numbers of the kinds that `data demo` draws: no scene was trained on."""
@@ -114,8 +114,10 @@ def main(
       python examples/pointing_game.py azureml:fridge:1
       python examples/pointing_game.py outputs/mlflow-model --algorithm xrai guided_gradcam --num-objects 200 -o json
     """
-    if unknown := set(kinds) - {*KINDS, *ALGORITHMS}:
-        raise click.UsageError(f"--algorithm must be of {sorted({*KINDS, *ALGORITHMS})}, but got {sorted(unknown)}")
+    if unknown := set(kinds) - {*KINDS, *CLASSIFIER_ALGORITHMS}:
+        raise click.UsageError(
+            f"--algorithm must be of {sorted({*KINDS, *CLASSIFIER_ALGORITHMS})}, but got {sorted(unknown)}"
+        )
     scorer = load_scorer(ModelRegistry(Workspace.default()).resolve(package))
     if not isinstance(scorer.settings, ClassificationSettings) or set(scorer.labels) != set(CONTAINERS):
         raise UserError(
@@ -246,7 +248,7 @@ def explain(explaining: ExplainingScorer, kind: str, case: Case, n_steps: int | 
         "visualizations": False,
         "attributions": True,
     }
-    _, (found,) = explaining.explain(case.image, parse_xai_parameters(wish, algorithms=tuple(ALGORITHMS)))
+    _, (found,) = explaining.explain(case.image, parse_xai_parameters(wish, algorithms=CLASSIFIER_ALGORITHMS))
     return found.values
 
 

@@ -1,34 +1,40 @@
-"""`clearsight explain`: show what a model's decisions on images hang on, in this process."""
+"""`clearsight explain`: explain a model's decisions on images, in this process."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 import numpy as np
 import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from clearsight.catalogue.algorithms import (
+    ALGORITHMS,
+    CLASSIFIER_ALGORITHMS,
+    DETECTOR_ALGORITHMS,
+    PARAMETERS,
+    Choice,
+    Flag,
+    Indices,
+    Integer,
+    LabelName,
+    LabelNames,
+    Number,
+    ParameterRow,
+)
 from clearsight.console import AzCommand, emit, stderr
 from clearsight.errors import UserError
 from clearsight.files import write_atomically
 from clearsight.handlers.backends import BACKENDS
-from clearsight.handlers.explain.algorithms.table import ALGORITHMS
 from clearsight.handlers.explain.answering.explainer import Explanation
 from clearsight.handlers.explain.answering.scoring import load_explaining_scorer
-from clearsight.handlers.explain.objects.explainer import OBJECT_ALGORITHMS, ExplainedObject
+from clearsight.handlers.explain.objects.explainer import ExplainedObject
 from clearsight.handlers.explain.options import ExplainOptions
-from clearsight.handlers.explain.parameters import (
-    BaselineName,
-    MaskTarget,
-    Method,
-    VisualizationFormat,
-    XaiParameters,
-    parse_xai_parameters,
-)
+from clearsight.handlers.explain.parameters import XaiParameters, parse_xai_parameters
 from clearsight.images.files import InputImage, find_images, free_name, read_image
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.workspace import Workspace
@@ -38,10 +44,45 @@ __all__ = ["explain"]
 
 @dataclass(frozen=True, slots=True)
 class _Saved:
-    """Files of one explained label or box."""
+    """The two files written for one explained label or box."""
 
     image: Path
     array: Path
+
+
+def parameter_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add an option for each key of `xai_parameters` whose row names one; the argument is named like the key."""
+    for row in reversed(tuple(PARAMETERS.values())):
+        if row.option:
+            command = click.option(f"--{row.option}", row.key, **_option(row))(command)
+    return command
+
+
+def _option(row: ParameterRow) -> dict[str, Any]:
+    """Arguments of `click.option` for a row; None, or no value of a list, leaves the key out of the request.
+
+    A flag turns its key to the opposite of the default.
+    """
+    readers = ", ".join(row.algorithms)
+    is_for_all = set(row.algorithms) in ({*CLASSIFIER_ALGORITHMS}, {*DETECTOR_ALGORITHMS}, {*ALGORITHMS})
+    text = row.option_help if is_for_all else f"{readers}: {row.option_help}"
+    if row.default is not None and not isinstance(row.values, Flag):
+        text += f"  [default: {row.shown_default.replace('`', '')}]"
+    match row.values:
+        case Flag():
+            return {"help": text, "is_flag": True, "flag_value": not row.default, "default": None}
+        case Choice(allowed):
+            return {"help": text, "type": click.Choice(allowed)}
+        case Integer():
+            return {"help": text, "type": int}
+        case Number():
+            return {"help": text, "type": float}
+        case LabelNames():
+            return {"help": text, "multiple": True, "metavar": "LABEL"}
+        case LabelName():
+            return {"help": text, "metavar": "LABEL"}
+        case Indices():
+            return {"help": text, "metavar": "0,2|all"}
 
 
 @click.command(cls=AzCommand)
@@ -51,8 +92,9 @@ class _Saved:
 )
 @click.option(
     "--algorithm",
-    type=click.Choice([*ALGORITHMS, *OBJECT_ALGORITHMS]),
-    help="odam and d_rise explain detectors, the others explain classifiers.  [default: xrai; of a detector odam]",
+    type=click.Choice(tuple(ALGORITHMS)),
+    help=f"{' and '.join(DETECTOR_ALGORITHMS)} explain detectors, the others explain classifiers.  "
+    f"[default: {CLASSIFIER_ALGORITHMS[0]}; of a detector {DETECTOR_ALGORITHMS[0]}]",
 )
 @click.option(
     "--save",
@@ -60,25 +102,7 @@ class _Saved:
     type=click.Path(path_type=Path),
     help="Write an image (PNG) and an array (.npy, float32 of 3 x P x P; of a detector H x W) for each label or box.",
 )
-@click.option(
-    "--target-label",
-    "target_labels",
-    multiple=True,
-    metavar="LABEL",
-    help="Explain these labels instead of the predicted ones.",
-)
-@click.option("--contrast-label", metavar="LABEL", help="Explain what speaks for the label rather than for this one.")
-@click.option("--threshold", type=float, help="Multi-label: explain labels from this probability on.  [default: 0.5]")
-@click.option("--n-steps", type=int, help="Gradients along the path, per baseline.  [default: 50]")
-@click.option("--approximation-method", type=click.Choice(get_args(Method)))
-@click.option("--baseline", type=click.Choice(get_args(BaselineName)), help="Where the path starts.")
-@click.option("--full", is_flag=True, help="XRAI: rank the regions anew after each one.")
-@click.option("--detections", metavar="0,2|all", help="Detectors: which boxes, by descending score.  [default: 0,1,2]")
-@click.option("--target", type=click.Choice(get_args(MaskTarget)), help="Detectors: what of a box.  [default: score]")
-@click.option("--masks", type=int, help="rise, d_rise: covered images, at most 5000.  [default: 500]")
-@click.option("--max-seconds", type=float, help="For each image; then less is computed.")
-@click.option("--details", is_flag=True, help="Tell how each explanation came about, and how faithful it is.")
-@click.option("--format", "visualization_format", type=click.Choice(get_args(VisualizationFormat)), default="grid")
+@parameter_options
 @click.option("--output", "-o", default="json", show_default=True, type=click.Choice(["json", "jsonl", "table"]))
 @click.option("--backend", default="auto", show_default=True, type=click.Choice(["auto", *BACKENDS]))
 def explain(
@@ -108,14 +132,14 @@ def explain(
     """
     find_parameters = partial(_parameters, choices=choices, draws=save is not None)
     if algorithm is not None:
-        find_parameters(algorithm)  # told before anything is loaded
+        find_parameters(algorithm)  # faults are reported before anything is loaded
     found = find_images(images)
     if save is not None:
         _require_folder(save)
     scorer = load_explaining_scorer(
         ModelRegistry(Workspace.default()).resolve(package), backend, options=ExplainOptions(max_labels=1000)
     )
-    able = tuple(ALGORITHMS) if scorer.task.is_classification else OBJECT_ALGORITHMS
+    able = CLASSIFIER_ALGORITHMS if scorer.task.is_classification else DETECTOR_ALGORITHMS
     if algorithm is not None and algorithm not in able:
         raise UserError(f"--algorithm must be one of {', '.join(able)} for {scorer.task.value}, but got {algorithm}")
     parameters = find_parameters(algorithm or able[0])
@@ -151,38 +175,22 @@ def _require_folder(path: Path) -> None:
 
 
 def _parameters(algorithm: str, choices: Mapping[str, Any], draws: bool) -> XaiParameters:
-    """The flags as the keys of a request, which checks them and has the defaults."""
-    is_of_objects = algorithm in OBJECT_ALGORITHMS
+    """Write the options as the keys of a request, so that its checks and defaults apply."""
     document = {
+        **{row.key: choices[row.key] for row in PARAMETERS.values() if row.option},
         "xai_algorithm": algorithm,
         "visualizations": draws,
-        "xrai_fast": not choices["full"],
         "target_labels": list(choices["target_labels"]) or None,
-        "confidence_score_threshold_multilabel": choices["threshold"],
-        "faithfulness": choices["details"] and not is_of_objects,
         "detections": _indices(choices["detections"]),
-        **{
-            key: choices[key]
-            for key in (
-                "contrast_label",
-                "n_steps",
-                "approximation_method",
-                "baseline",
-                "masks",
-                "max_seconds",
-                "details",
-                "visualization_format",
-                "target",
-            )
-        },
+        "faithfulness": choices["details"] and "faithfulness" in ALGORITHMS[algorithm].parameters,
     }
     return parse_xai_parameters(document, algorithms=(algorithm,))
 
 
 def _indices(text: str | None) -> list[int] | str | None:
-    """`0,2` as numbers; anything else as it is, for the check of parameters to judge."""
-    parts = [part.strip() for part in (text or "").split(",")]
-    return [int(part) for part in parts] if all(map(str.isdecimal, parts)) else text
+    """Read `0,2` as numbers; other text stays as it is, for the check of the parameters."""
+    words = [word.strip() for word in (text or "").split(",")]
+    return [int(word) for word in words] if all(map(str.isdecimal, words)) else text
 
 
 def _documents(
@@ -192,7 +200,7 @@ def _documents(
     save: Path | None,
     used: set[Path],
 ) -> Iterator[dict[str, Any]]:
-    """What is told of each label or box, after its files are written."""
+    """Write the files of each label or box, then give the object that describes it."""
     for found in explanations:
         document: dict[str, Any] = {"file": str(image.file)}
         algorithm = parameters.algorithm

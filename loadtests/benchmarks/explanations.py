@@ -29,10 +29,11 @@ from saliency.core import base as saliency_base
 from saliency.core import xrai as saliency_xrai
 from torchvision.models import resnet18, resnet50
 
+from clearsight.catalogue.algorithms import CLASSIFIER_ALGORITHMS
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.handlers.drawing.explanation_image import explanation_image
 from clearsight.handlers.explain.algorithms.context import ExplainContext
-from clearsight.handlers.explain.algorithms.table import ALGORITHMS, compute_attributions
+from clearsight.handlers.explain.algorithms.table import compute_attributions
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
 from clearsight.handlers.explain.answering.numbers import encode_attribution
 from clearsight.handlers.explain.deadline import Deadline
@@ -249,7 +250,7 @@ def _context(
         probabilities=lambda points: model.logits(points).softmax(dim=1),
         x_13PP=x_13PP,
         targets=tuple(targets),
-        parameters=parse_xai_parameters(parameters, algorithms=ALGORITHMS),
+        parameters=parse_xai_parameters(parameters, algorithms=CLASSIFIER_ALGORITHMS),
         deadline=Deadline(None),
         mean=SETTINGS.mean,
         std=SETTINGS.std,

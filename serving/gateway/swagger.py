@@ -7,6 +7,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
+from clearsight.catalogue.algorithms import ALGORITHMS, PARAMETERS
 from clearsight.serving.gateway.answers import HttpAnswer, container_error
 
 __all__ = ["VERSIONS", "swagger_document"]
@@ -52,9 +53,22 @@ def _document(endpoint: str, version: str) -> bytes:
                         "data": {"type": "array", "items": {"type": "string"}},
                     },
                 },
-                "params": {"type": "object"},
+                "params": {
+                    "type": "object",
+                    "properties": {
+                        "model_explainability": {"type": "boolean"},
+                        "xai_parameters": {"$ref": _schemas(is_v2) + "ExplanationParameters"},
+                    },
+                },
             },
             "example": EXAMPLE_INPUT,
+        },
+        "ExplanationParameters": {
+            "type": "object",
+            "properties": {
+                "xai_algorithm": {"type": "string", "enum": list(ALGORITHMS)},
+                **{row.key: row.schema() for row in PARAMETERS.values()},
+            },
         },
         "ServiceOutput": {"type": "array", "items": {"type": "object"}},
         "Job": {

@@ -1,4 +1,4 @@
-"""Explanations by name: what every algorithm keeps to, and what happens when time or a part is missing."""
+"""Explanations by name: the contract of every algorithm, and what happens when time or a part is missing."""
 
 import sys
 from dataclasses import replace
@@ -7,19 +7,23 @@ import numpy as np
 import pytest
 import torch
 
+from clearsight.catalogue.algorithms import ALGORITHMS, CLASSIFIER_ALGORITHMS
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.explain.algorithms.context import ExplainContext
 from clearsight.handlers.explain.algorithms.rise import random_masks, rise
-from clearsight.handlers.explain.algorithms.table import ALGORITHMS, BLACK_BOX, compute_attributions
+from clearsight.handlers.explain.algorithms.table import compute_attributions
 from clearsight.handlers.explain.deadline import Deadline, OutOfTime
 from clearsight.handlers.explain.network.functions import ExplainTarget
 from clearsight.handlers.explain.network.model import ExplainModel
-from clearsight.handlers.explain.parameters import XaiParameters
+from clearsight.handlers.explain.parameters import XaiParameters, parse_xai_parameters
 from clearsight.networks.families.classifiers import build_network
+from clearsight.testing.algorithms import AlgorithmContract
 
-FOR_TRANSFORMERS = {"attention_relevance", "attention_relevance_ig"}
 PAIRS = [
-    (kind, name) for kind in ("conv", "vit") for name in ALGORITHMS if kind == "vit" or name not in FOR_TRANSFORMERS
+    (kind, name)
+    for kind in ("conv", "vit")
+    for name in CLASSIFIER_ALGORITHMS
+    if kind == "vit" or not ALGORITHMS[name].needs_attention
 ]
 
 
@@ -62,23 +66,20 @@ def context_of(model, algorithm, deadline=None, x=None, **parameters):
     )
 
 
-@pytest.mark.parametrize(("kind", "name"), PAIRS)
-def test_every_algorithm_gives_one_finite_map_per_target_the_same_each_time(models, kind, name):
-    first, second = (compute_attributions(context_of(models[kind], name)) for _ in range(2))
-    assert len(first) == 2
-    for attribution, again in zip(first, second, strict=True):
-        assert attribution.values.dtype == np.float32
-        assert attribution.values.shape in ((3, 32, 32), (32, 32))
-        assert np.isfinite(attribution.values).all()
-        assert attribution.values.tobytes() == again.values.tobytes()
-        assert not attribution.degraded
+@pytest.mark.parametrize(("kind", "algorithm"), PAIRS)
+class TestContract(AlgorithmContract):
+    @pytest.fixture
+    def algorithm(self, algorithm):
+        return algorithm
 
+    @pytest.fixture
+    def make_context(self, models, kind, algorithm):
+        def make(document):
+            small = {"n_steps": 8, "masks": 6, "grid_size": 4, "xai_algorithm": algorithm}
+            parameters = parse_xai_parameters({**small, **document}, algorithms=(algorithm,))
+            return replace(context_of(models[kind], algorithm), parameters=parameters)
 
-@pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
-@pytest.mark.parametrize("name", sorted(ALGORITHMS))
-def test_images_of_one_colour_are_explained_without_nan(models, name, value):
-    for attribution in compute_attributions(context_of(models["vit"], name, x=image(value), details=True)):
-        assert np.isfinite(attribution.values).all()
+        return make
 
 
 def test_a_map_without_evidence_is_zero_and_says_so(models):
@@ -122,16 +123,10 @@ def test_captum_stops_at_the_deadline(models):
         compute_attributions(context_of(models["vit"], "integrated_gradients", deadline, engine="captum"))
 
 
-@pytest.mark.parametrize("name", sorted(set(ALGORITHMS) - BLACK_BOX))
-def test_without_weights_only_black_boxes_work(models, name):
-    context = context_of(models["vit"], name)
-    with pytest.raises(BadRequest, match="use 'rise'"):
-        compute_attributions(replace(context, model=None))
-
-
-def test_relevance_of_a_convolutional_network_is_refused(models):
+@pytest.mark.parametrize("name", [row.name for row in ALGORITHMS.values() if row.needs_attention])
+def test_relevance_of_a_convolutional_network_is_refused(models, name):
     with pytest.raises(BadRequest, match=r"transformer.*use 'gradcam'"):
-        compute_attributions(context_of(models["conv"], "attention_relevance"))
+        compute_attributions(context_of(models["conv"], name))
 
 
 def test_an_unknown_name_lists_the_known_ones(models):

@@ -7,9 +7,9 @@ import torch
 from clearsight.errors import BadRequest
 from clearsight.handlers.explain.algorithms.rise import random_masks
 from clearsight.handlers.explain.deadline import Deadline
-from clearsight.handlers.explain.objects.d_rise import d_rise, require_short, similarity
+from clearsight.handlers.explain.objects.d_rise import d_rise, similarity
 from clearsight.handlers.explain.objects.masking import mask_image
-from clearsight.handlers.explain.parameters import XaiParameters, parse_xai_parameters
+from clearsight.handlers.explain.parameters import XaiParameters, parse_xai_parameters, require_short
 from clearsight.handlers.explain.telemetry import watched
 from clearsight.handlers.scoring.detection import Detections
 from clearsight.vision.letterbox import letterbox

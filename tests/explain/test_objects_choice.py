@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from clearsight.catalogue.algorithms import DETECTOR_ALGORITHMS
 from clearsight.errors import BadRequest
-from clearsight.handlers.explain.objects.explainer import OBJECT_ALGORITHMS
 from clearsight.handlers.explain.objects.selection import Match, by_view, choose_detections, find_match
 from clearsight.handlers.explain.parameters import XaiParameters, parse_xai_parameters
 from clearsight.wire.answers import DetectedObject
@@ -92,7 +92,7 @@ def test_only_models_with_masks_explain_masks():
 )
 def test_wrong_values_are_refused_with_what_is_allowed(document, message):
     with pytest.raises(BadRequest, match=message):
-        parse_xai_parameters(document, algorithms=OBJECT_ALGORITHMS)
+        parse_xai_parameters(document, algorithms=DETECTOR_ALGORITHMS)
 
 
 def test_a_box_is_the_candidate_that_overlaps_it_most_and_has_its_score():

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clearsight.catalogue.algorithms import AZURE_ALGORITHMS
 from clearsight.errors import BadRequest
 from clearsight.handlers.explain.answering.scoring import ExplainingScorer, explaining_scorer
 from clearsight.handlers.explain.deadline import OutOfTime
 from clearsight.handlers.explain.objects import explainer
 from clearsight.handlers.explain.objects.heat import heat_of
 from clearsight.handlers.explain.options import ExplainOptions
-from clearsight.handlers.explain.parameters import AZURE_ALGORITHMS
 from clearsight.handlers.explain.telemetry import observed
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import load_scorer

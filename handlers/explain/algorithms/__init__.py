@@ -1,1 +1,5 @@
-"""Algorithms that explain: functions from an image and a network to attributions."""
+"""Explanation algorithms of classifiers.
+
+To add one: a row in `clearsight.catalogue.algorithms`, a function from `ExplainContext` to attributions, and its line
+in `table`. The contract suite `clearsight.testing.algorithms` then runs on it; docs/35-explanations.md shows its row.
+"""

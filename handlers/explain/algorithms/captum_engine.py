@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from clearsight.catalogue.algorithms import Method
 from clearsight.errors import UserError
 from clearsight.handlers.explain.deadline import Deadline, OutOfTime
 from clearsight.handlers.explain.network.functions import Score
-from clearsight.handlers.explain.parameters import Method
 from clearsight.handlers.explain.telemetry import checkpoint
 
 __all__ = ["captum_integrated_gradients", "captum_occlusion"]

@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 import torch
 
+from clearsight.catalogue.algorithms import Method
 from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.network.functions import DEFAULT_CHUNK, Gradient, Gradients, Score, in_chunks
-from clearsight.handlers.explain.parameters import Method
 from clearsight.handlers.explain.telemetry import checkpoint
 
 __all__ = [

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch.nn import functional
 
+from clearsight.catalogue.algorithms import BaselineName
 from clearsight.handlers.explain.algorithms.cam_family import guided_gradcam, relevance
 from clearsight.handlers.explain.algorithms.captum_engine import captum_integrated_gradients
 from clearsight.handlers.explain.algorithms.context import Attribution, ExplainContext
@@ -22,7 +23,6 @@ from clearsight.handlers.explain.algorithms.integrated_gradients import (
     integrated_gradients_of_labels,
 )
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
-from clearsight.handlers.explain.parameters import BaselineName
 
 __all__ = ["baselines_for", "gradients_along_path", "integrated_gradients", "relevance_along_path", "xrai"]
 

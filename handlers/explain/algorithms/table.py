@@ -1,4 +1,7 @@
-"""Algorithms by public name: from an image and the labels to explain to one attribution per label."""
+"""Binds the explanation algorithms of classifiers to their names, and runs them.
+
+Their properties stand in `clearsight.catalogue.algorithms`; a test holds both tables together.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from clearsight.catalogue.algorithms import ALGORITHMS
 from clearsight.errors import BadRequest
 from clearsight.handlers.explain.algorithms.cam_family import (
     cam,
@@ -30,34 +34,32 @@ from clearsight.handlers.explain.algorithms.integrated_gradients_family import (
 from clearsight.handlers.explain.algorithms.rise import rise
 from clearsight.handlers.explain.deadline import OutOfTime
 
-__all__ = ["ALGORITHMS", "BLACK_BOX", "Algorithm", "compute_attributions"]
+__all__ = ["ALGORITHM_FUNCTIONS", "AlgorithmFunction", "compute_attributions"]
 
-Algorithm = Callable[[ExplainContext], tuple[Attribution, ...]]
-"""Gives one attribution per target, in their order. Raises `BadRequest` where the model is of the wrong kind, and
+AlgorithmFunction = Callable[[ExplainContext], tuple[Attribution, ...]]
+"""Returns one attribution per target, in their order. Raises `BadRequest` for a model of the wrong kind, and
 `OutOfTime`."""
 
-BLACK_BOX: Final = frozenset({"rise"})
-"""Algorithms that need no differentiable model."""
-
-_OCCLUSION_SHARE: Final = 8  # of the image's side, a covering square has one in so many
+_OCCLUSION_SHARE: Final = 8
+"""Side of the image divided by the side of the masking square."""
 
 
 def compute_attributions(context: ExplainContext) -> tuple[Attribution, ...]:
-    """Run the algorithm that the parameters name; with `smooth_samples`, on so many noisy copies of the image."""
+    """Run the algorithm that the parameters name; with `smooth_samples`, average it over noisy copies of the image."""
     name = context.parameters.algorithm
     try:
-        algorithm = ALGORITHMS[name]
+        algorithm = ALGORITHM_FUNCTIONS[name]
     except KeyError:
-        raise BadRequest(f"'xai_algorithm' must be one of {sorted(ALGORITHMS)}, but got {name!a}") from None
-    if name in BLACK_BOX or not context.parameters.smooth_samples:
+        raise BadRequest(f"'xai_algorithm' must be one of {sorted(ALGORITHM_FUNCTIONS)}, but got {name!a}") from None
+    if ALGORITHMS[name].is_black_box or not context.parameters.smooth_samples:
         return algorithm(context)
     return _smoothed(algorithm, context)
 
 
-def _smoothed(algorithm: Algorithm, context: ExplainContext) -> tuple[Attribution, ...]:
+def _smoothed(algorithm: AlgorithmFunction, context: ExplainContext) -> tuple[Attribution, ...]:
     """Average over noisy copies (SmoothGrad, arXiv 1706.03825); as many as the deadline allows, at least one.
 
-    Each takes its share of the time left. What is told of the way, warnings too, is that of the last copy.
+    Each copy gets an equal share of the time left. All fields but the values are those of the last copy.
     """
     parameters = context.parameters
     generator = torch.Generator().manual_seed(parameters.seed)
@@ -76,21 +78,21 @@ def _smoothed(algorithm: Algorithm, context: ExplainContext) -> tuple[Attributio
         except OutOfTime:
             if done or not context.may_degrade:
                 break
-            # No share is long enough: one copy with all the time that is left is better than none.
+            # No share is long enough: one copy with all the time left is better than none.
             found = algorithm(replace(noisy, deadline=context.deadline))
         sums = sums or [np.zeros(attribution.values.shape) for attribution in found]
         for total, attribution in zip(sums, found, strict=True):
             total += attribution.values
         done += 1
-    hurried = done < parameters.smooth_samples
-    if not done or (hurried and not context.may_degrade):
+    is_cut_short = done < parameters.smooth_samples
+    if not done or (is_cut_short and not context.may_degrade):
         raise context.out_of_time()
     return tuple(
         replace(
             attribution,
             values=(total / done).astype(np.float32),
-            deadline_hit=attribution.deadline_hit or hurried,
-            degraded=attribution.degraded or hurried,
+            deadline_hit=attribution.deadline_hit or is_cut_short,
+            degraded=attribution.degraded or is_cut_short,
         )
         for total, attribution in zip(sums, found, strict=True)
     )
@@ -139,7 +141,7 @@ def _occlusion(context: ExplainContext) -> tuple[Attribution, ...]:
     )
 
 
-ALGORITHMS: Final[Mapping[str, Algorithm]] = MappingProxyType(
+ALGORITHM_FUNCTIONS: Final[Mapping[str, AlgorithmFunction]] = MappingProxyType(
     {
         "xrai": xrai,
         "integrated_gradients": integrated_gradients,

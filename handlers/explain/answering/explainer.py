@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from clearsight.catalogue.algorithms import ALGORITHMS
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.handlers.drawing.explanation_image import explanation_image, heat_map
 from clearsight.handlers.explain.algorithms.context import Attribution, ExplainContext
@@ -31,8 +32,6 @@ from clearsight.vision.preprocess import normalise
 __all__ = ["ClassExplainer", "ExplainTask", "Explanation"]
 
 GPU_CHUNK: Final = 32
-PATH_ALGORITHMS: Final = frozenset({"xrai", "integrated_gradients", "attention_relevance_ig"})
-"""Those that walk from a baseline to the image."""
 
 _UNMEASURED: Final = "the time did not suffice for the deletion and insertion scores"
 
@@ -109,7 +108,7 @@ class ClassExplainer:
         clock = _Clock(deadline)
         x_3PP = normalise(explain_task.crop_PPC, self._settings.mean, self._settings.std)
         regions = None
-        if parameters.algorithm == "xrai":
+        if ALGORITHMS[parameters.algorithm].needs_regions:
             regions = self._regions_of(explain_task.digest, x_3PP)
             clock.note("regions")
         context = ExplainContext(
@@ -175,7 +174,7 @@ class ClassExplainer:
         parameters, targets = explain_task.parameters, explain_task.targets
         class_id = targets.class_ids[index]
         algorithm = found.algorithm or parameters.algorithm
-        is_path = algorithm in PATH_ALGORITHMS
+        is_path = ALGORITHMS[algorithm].has_path
         is_unmeasured = parameters.faithfulness and faithfulness is None
         warnings = (*found.warnings, _UNMEASURED) if is_unmeasured else found.warnings
         if targets.num_left_out:

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import orjson
 import pybase64
 
+from clearsight.catalogue.algorithms import AttributionsFormat
 from clearsight.errors import BadRequest, ClearsightError
-from clearsight.handlers.explain.parameters import AttributionsFormat
 
 __all__ = ["DIGITS", "AnswerTooLarge", "encode_attribution", "first_too_many"]
 

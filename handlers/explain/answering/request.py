@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from clearsight.handlers.explain.algorithms.table import ALGORITHMS
-from clearsight.handlers.explain.objects.explainer import OBJECT_ALGORITHMS
+from clearsight.catalogue.algorithms import CLASSIFIER_ALGORITHMS, DETECTOR_ALGORITHMS
 from clearsight.handlers.explain.parameters import (
     XaiLimits,
     XaiParameters,
@@ -46,7 +45,7 @@ def read_cell(cell: object, always: bool, limits: XaiLimits, task: Task) -> Expl
     found = resolve_cell(cell)
     if not isinstance(found, XaiRequest):
         return None
-    algorithms = tuple(ALGORITHMS) if task.is_classification else OBJECT_ALGORITHMS
+    algorithms = CLASSIFIER_ALGORITHMS if task.is_classification else DETECTOR_ALGORITHMS
     return ExplainRequest(found.image, parse_xai_parameters(found.parameters, limits, algorithms))
 
 

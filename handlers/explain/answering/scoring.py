@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from clearsight.catalogue.algorithms import MAX_DETECTIONS
 from clearsight.documents.settings import ClassificationSettings, DetectorSettings, SegmentationSettings
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.backends import Device, Precision
@@ -32,12 +33,11 @@ from clearsight.handlers.explain.answering.targets import choose_targets
 from clearsight.handlers.explain.deadline import Deadline, OutOfTime
 from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.handlers.explain.network.precision import require_bfloat16
-from clearsight.handlers.explain.objects.d_rise import require_short
 from clearsight.handlers.explain.objects.explainer import ExplainedObject, ObjectExplainer, ObjectExplainTask
 from clearsight.handlers.explain.objects.network import ObjectModel
 from clearsight.handlers.explain.objects.selection import choose_detections
 from clearsight.handlers.explain.options import DEFAULT_OPTIONS, ExplainOptions
-from clearsight.handlers.explain.parameters import XaiParameters
+from clearsight.handlers.explain.parameters import XaiParameters, require_short
 from clearsight.handlers.explain.telemetry import ExplainedRow, note_row, note_rows_done
 from clearsight.handlers.scoring.scorer import DEFAULT_LIMITS, Scorer, load_scorer
 from clearsight.images.decode import DecodeLimits, decode_image
@@ -244,7 +244,7 @@ class ExplainingScorer:
         choice = choose_detections(
             [found.score for found in answer.boxes],
             parsed.parameters,
-            self._options.limits.max_detections,
+            MAX_DETECTIONS,
             isinstance(self._settings, SegmentationSettings),
             self._options.allow_degradation,
         )

@@ -1,8 +1,7 @@
-"""Explanations of what a detector found: which places of the image one box, or its mask, hangs on.
+"""Explanations of a detector's answer: which locations of the image one box, or its mask, depends on.
 
-serving backend --> boxes, in order --> choice: which are explained
-eager copy --> network: candidates of one view, differentiable --> match: the candidate that a box came from
-gradients --> heat: a map of the image --> explainer: image, numbers, details
-
-serving backend --> covering: what it finds in covered images --> d_rise: a map of the image --> explainer
+serving backend --> boxes, in order --> selection: which are explained
+odam: eager copy --> network: candidates of one view, differentiable --> selection: the candidate of each box
+      gradients --> heat: a map of the image --> explainer: image, numbers, details
+d_rise: serving backend --> masking: detections in masked images --> d_rise: a map of the image --> explainer
 """

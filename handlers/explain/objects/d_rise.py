@@ -5,27 +5,21 @@ Shapes in names: J masks, K explained objects, N found behind a mask, H height, 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from clearsight.errors import BadRequest
 from clearsight.handlers.explain.algorithms.rise import random_masks
 from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.network.functions import DEFAULT_CHUNK, in_chunks
-from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.handlers.scoring.detection import Detections
 from clearsight.vision.boxes import iou_matrix
 
-__all__ = ["MAX_AWAITED_MASKS", "DRiseResult", "Detect", "d_rise", "require_short", "similarity"]
+__all__ = ["DRiseResult", "Detect", "d_rise", "similarity"]
 
 Floats = npt.NDArray[np.floating]
 Indices = npt.NDArray[np.int64]
-
-MAX_AWAITED_MASKS: Final = 100
-"""That a request may ask for. Published practice is 5000, which takes minutes: too long for anybody to wait."""
 
 Detect = Callable[[Sequence[Floats]], Iterable[Detections]]
 """What is found in the image behind each of the masks (H, W), in order; 1 leaves a pixel as it is, 0 covers it."""
@@ -38,15 +32,6 @@ class DRiseResult:
     maps_KHW: npt.NDArray[np.float32]
     masks_used: int
     deadline_hit: bool
-
-
-def require_short(parameters: XaiParameters) -> None:
-    """Refuse what takes longer than a request may. Raises `BadRequest`."""
-    if parameters.algorithm == "d_rise" and parameters.masks > MAX_AWAITED_MASKS:
-        raise BadRequest(
-            f"'masks' of d_rise must be at most {MAX_AWAITED_MASKS} in a request, but is {parameters.masks}; post the "
-            "same body as a job, to /endpoints/NAME/jobs/explain, or use 'clearsight explain'"
-        )
 
 
 def d_rise(

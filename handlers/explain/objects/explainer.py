@@ -4,15 +4,17 @@ Shapes in names: H height, W width, C colour channel.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from clearsight.catalogue.algorithms import ALGORITHMS
 from clearsight.documents.settings import DetectorSettings, SegmentationSettings
 from clearsight.handlers.drawing.explanation_image import explanation_image
 from clearsight.handlers.explain.deadline import Deadline, OutOfTime
@@ -30,12 +32,11 @@ from clearsight.images.decode import DecodeLimits, decode_image
 from clearsight.images.headers import read_header
 from clearsight.wire.answers import DetectedObject
 
-__all__ = ["OBJECT_ALGORITHMS", "ExplainedObject", "ObjectDetails", "ObjectExplainTask", "ObjectExplainer"]
-
-OBJECT_ALGORITHMS: Final = ("odam", "d_rise")
-"""Names by which a request asks for explanations of a detector; Azure's own names get its plain answer."""
+__all__ = ["OBJECT_ALGORITHM_METHODS", "ExplainedObject", "ObjectDetails", "ObjectExplainTask", "ObjectExplainer"]
 
 Floats = npt.NDArray[np.float32]
+ObjectAlgorithm = Callable[["ObjectExplainer", "ObjectExplainTask", ImageViews, Deadline], dict[int, "ExplainedObject"]]
+"""Returns explanations by index of the object; fewer than asked for when the deadline comes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,7 +135,7 @@ class ObjectExplainer:
 
     def can(self, algorithm: str) -> bool:
         """Whether there is all that an algorithm needs."""
-        return self._model is not None or algorithm == "d_rise"
+        return self._model is not None or ALGORITHMS[algorithm].is_black_box
 
     def num_cells(self, image: bytes) -> int:
         """Numbers in the map of an image that can be decoded, told from its header."""
@@ -150,10 +151,8 @@ class ObjectExplainer:
             return []
         image_HWC = decode_image(explain_task.image, self._limits, self._settings.exif_orientation)
         pictured = ImageViews(image_HWC, self._settings)
-        if explain_task.parameters.algorithm == "d_rise":
-            found = self._explain_by_masking(explain_task, pictured, deadline)
-        else:
-            found = self._explain_by_gradients(explain_task, pictured, deadline)
+        method = OBJECT_ALGORITHM_METHODS[explain_task.parameters.algorithm]
+        found = method(self, explain_task, pictured, deadline)
         return self._notes(explain_task, [found[index] for index in chosen if index in found])
 
     def _explain_by_masking(
@@ -300,6 +299,11 @@ class ObjectExplainer:
             part.details.degraded |= is_less
             part.details.warnings += tuple(notes)
         return found
+
+
+OBJECT_ALGORITHM_METHODS: Final[Mapping[str, ObjectAlgorithm]] = MappingProxyType(
+    {"odam": ObjectExplainer._explain_by_gradients, "d_rise": ObjectExplainer._explain_by_masking}
+)
 
 
 def _details_of(

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from clearsight.catalogue.algorithms import ALGORITHMS
 from clearsight.errors import BadRequest
 from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.vision.boxes import iou_matrix
@@ -53,8 +54,13 @@ def choose_detections(
     `BadRequest` for an index that the answer does not have, and for a target that there is not: masks of a model that
     has none, anything but the score where parts are covered.
     """
-    if parameters.algorithm == "d_rise" and parameters.target != "score":
-        raise BadRequest(f"'target' must be score for d_rise, but got {parameters.target!r}; 'odam' explains others")
+    targets = ALGORITHMS[parameters.algorithm].targets
+    if targets and parameters.target not in targets:
+        other = next(row.name for row in ALGORITHMS.values() if parameters.target in row.targets)
+        raise BadRequest(
+            f"'target' must be {', '.join(targets)} for {parameters.algorithm}, but got {parameters.target!r}; "
+            f"{other!r} explains others"
+        )
     if parameters.target == "mask" and not has_masks:
         raise BadRequest("'target' must be one of score, box for a model without masks, but got 'mask'")
     count, wanted = len(scores), parameters.detections
