@@ -9,15 +9,9 @@ from pathlib import Path
 import pytest
 
 from clearsight.errors import BadImage, TooLarge
-from clearsight.wire.scoring import (
-    ClassificationAnswer,
-    DetectedObject,
-    DetectionAnswer,
-    ObjectExplanation,
-    encode_answers,
-    error_body,
-    row_error,
-)
+from clearsight.wire.answers import ClassificationAnswer, DetectedObject, DetectionAnswer, ObjectExplanation
+from clearsight.wire.encoding import encode_answers
+from clearsight.wire.errors import error_body, row_error
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "wire"
 
