@@ -24,36 +24,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from clearsight.wire.lane_protocol import (
+    ANSWER_HEADER,
+    DEADLINE_HEADER,
+    DEADLINE_SHARE,
+    DEGRADED_HEADER,
+    JOB_HEADER,
+    LANE_HEADER,
+    MAX_ANSWER_BYTES,
+    MAX_TELEMETRY_CHARS,
+    TELEMETRY_HEADER,
+    WRONG_LANE_STATUS,
+)
+
 __all__ = ["TorchServeHandler", "handle"]
-
-ANSWER_HEADER: Final = "x-clearsight-answer"
-"""Marks an answer of ours, so that the gateway can tell it from an error of TorchServe."""
-
-LANE_HEADER: Final = "x-clearsight-lane"
-"""With status 421: the lane whose worker answers the request."""
-
-DEGRADED_HEADER: Final = "x-explanation-degraded"
-TELEMETRY_HEADER: Final = "x-clearsight-explained"
-"""JSON of what the explanations cost, for the gateway's metrics; see `explain.telemetry`."""
-
-DEADLINE_HEADER: Final = "x-clearsight-deadline"
-"""From the gateway: when an explanation has to end, in seconds of the machine's monotonic clock."""
-
-JOB_HEADER: Final = "x-clearsight-job"
-"""From the gateway: `start <id>`, `poll <id>` or `end <id>`. In the answer: `running`, `done`, `busy` or `unknown`."""
-
-MAX_TELEMETRY_CHARS: Final = 16 * 1024
-"""100 rows are about 12 000; a request whose rows say more goes uncounted."""
 
 EXPLAIN_HEADER: Final = "explain"
 """TorchServe sets it to `True` for `/explanations/<model>` and `/v1/models/<model>:explain`, and nothing else tells
 the handler of the path."""
-
-EXPLAIN_SHARE: Final = 0.85
-"""Of the response timeout, after which TorchServe kills the worker, for an explanation without a gateway."""
-
-MAX_ANSWER_BYTES: Final = 96 * 1024 * 1024
-"""Default limit of one answer: a few MiB below `max_response_size` (100 MiB), which kills the worker."""
 
 LOG_PREFIX: Final = "clearsight | "
 
@@ -159,7 +147,7 @@ class TorchServeHandler:
 
         lane = self.lane = config.get("lane") or "all"
         self.explain = explainer_for_lane(
-            lane, self.scorer, EXPLAIN_SHARE * response_timeout_s or None, self.max_answer_bytes
+            lane, self.scorer, DEADLINE_SHARE * response_timeout_s or None, self.max_answer_bytes
         )
         if lane != "all":
             log.info("this worker is of the %s lane", lane)
@@ -273,7 +261,7 @@ class TorchServeHandler:
             context.set_response_status(status, _phrase(status), index)
         else:
             context.set_response_header(index, "x-ms-run-fn-exec-ms", f"{elapsed_ms:.3f}")
-        if status == 421:
+        if status == WRONG_LANE_STATUS:
             context.set_response_header(index, LANE_HEADER, "explain")
         if answer.is_degraded and status == 200:
             context.set_response_header(index, DEGRADED_HEADER, "1")

@@ -18,7 +18,7 @@ from typing import Final
 import yaml
 
 from clearsight.files import write_atomically
-from clearsight.handlers.worker.explain_lane import Lane
+from clearsight.wire.lane_protocol import Lane
 
 __all__ = ["HANDLER", "HandlerConfig", "WorkerConfig", "archive_files", "write_folder"]
 

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, Self, get_args
 
 from clearsight.errors import Fault, InvalidDocument
 from clearsight.handlers.explain.parameters import XaiLimits
+from clearsight.wire.lane_protocol import MAX_ANSWER_BYTES
 
 __all__ = ["DEFAULT_OPTIONS", "PREFIX", "ExplainDtype", "ExplainOptions"]
 
@@ -42,7 +43,7 @@ class ExplainOptions:
     warm_up: bool = True
     """Whether an explain worker loads what explanations need as soon as it has started, instead of with the first one:
     0.4 GB, and the first client does not wait for it."""
-    max_answer_bytes: int = 96 * 1024 * 1024
+    max_answer_bytes: int = MAX_ANSWER_BYTES
     """Of one request; set by the worker that sends the answer."""
 
     @classmethod

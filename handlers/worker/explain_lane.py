@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Final, Protocol, get_args
 
 from clearsight import environment
 from clearsight.errors import UserError
 from clearsight.handlers.explain.deadline import OutOfTime
 from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.wire.answers import Answer
+from clearsight.wire.lane_protocol import WRONG_LANE_STATUS, Lane
 
 if TYPE_CHECKING:
     from clearsight.handlers.scoring.scorer import Scorer
@@ -27,7 +28,6 @@ __all__ = [
     "NO_OPTIONS",
     "ExplainHere",
     "ExplainRows",
-    "Lane",
     "RequestOptions",
     "WrongLane",
     "explainer_for_lane",
@@ -35,15 +35,13 @@ __all__ = [
     "reject_explanations",
 ]
 
-Lane = Literal["all", "predict", "explain"]
-
 log = logging.getLogger(__name__)
 
 
 class WrongLane(UserError):
     """A row asks for an explanation in the predict lane; the gateway sends the request to the other lane."""
 
-    status = 421
+    status = WRONG_LANE_STATUS
 
 
 @dataclass(frozen=True, slots=True)

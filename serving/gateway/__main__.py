@@ -10,7 +10,8 @@ import uvloop
 
 from clearsight.errors import ClearsightError
 from clearsight.serving.gateway.explanation_jobs import DEFAULT_EXPLANATION_JOB_LIMITS, ExplanationJobLimits
-from clearsight.serving.gateway.process import DRAIN_LIMIT_S, MAX_BODY_BYTES, MEMORY_BUDGET_BYTES, Options, serve
+from clearsight.serving.gateway.process import DRAIN_LIMIT_S, MEMORY_BUDGET_BYTES, Options, serve
+from clearsight.wire.lane_protocol import MAX_BODY_BYTES
 
 __all__ = ["main"]
 

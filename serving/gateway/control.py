@@ -10,20 +10,18 @@
 """
 
 import asyncio
-import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from clearsight.errors import Conflict, InvalidDocument
+from clearsight.errors import InvalidDocument
 from clearsight.files import write_atomically
 from clearsight.serving.gateway.dataplane import DataPlane
 from clearsight.serving.gateway.table import RoutingTable
 
-__all__ = ["ControlPlane", "bind_private_socket"]
+__all__ = ["ControlPlane"]
 
 MAX_TABLE_BYTES = 4 * 1024 * 1024
 
@@ -82,30 +80,3 @@ class ControlPlane:
 
     async def _get_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics_page(), headers={"Content-Type": "text/plain; version=0.0.4"})
-
-
-def bind_private_socket(path: Path) -> socket.socket:
-    """Listen on a unix socket that only this user can open, replacing one that nobody listens on any more.
-
-    Raises Conflict when somebody does.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path.is_socket():
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                if probe.connect_ex(str(path)) == 0:
-                    raise Conflict(f"the control socket {path} must be free, but a running gateway listens on it")
-            path.unlink()
-        # The mask is the process's, so this must happen before any thread starts; bind() makes the file.
-        mask = os.umask(0o177)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(mask)
-        listener.listen(16)
-        listener.setblocking(False)
-    except BaseException:
-        listener.close()
-        raise
-    return listener

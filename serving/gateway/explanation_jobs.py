@@ -30,12 +30,12 @@ from clearsight.serving.gateway.lane import ModelUnreachable, Overloaded
 from clearsight.serving.gateway.limits import ByteBudget
 from clearsight.serving.gateway.mapping import map_answer, unreachable
 from clearsight.serving.gateway.request import Request
+from clearsight.wire.lane_protocol import DEGRADED_HEADER, JOB_HEADER
 
 __all__ = ["DEFAULT_EXPLANATION_JOB_LIMITS", "ExplainJobs", "ExplanationJobLimits"]
 
 logger = logging.getLogger(__name__)
 
-STATE_HEADER: Final = "x-clearsight-job"
 OVERHEAD_BYTES: Final = 4096
 """Counted for a job beside its body or result, so that their number is bounded too."""
 
@@ -178,8 +178,8 @@ class ExplainJobs:
         job = self._job(endpoint, job_id)
         if job is None:
             return _unknown(endpoint)
-        is_degraded = job.answer is not None and "x-explanation-degraded" in job.answer.headers
-        return HttpAnswer(200, job.to_body(), headers={"x-explanation-degraded": "1"} if is_degraded else {})
+        is_degraded = job.answer is not None and DEGRADED_HEADER in job.answer.headers
+        return HttpAnswer(200, job.to_body(), headers={DEGRADED_HEADER: "1"} if is_degraded else {})
 
     def delete(self, endpoint: str, job_id: str) -> HttpAnswer:
         """Cancel a job that has not ended; forget one that has."""
@@ -261,7 +261,7 @@ class ExplainJobs:
                     answer = await generation.command("poll", job.id, job.request_id)
                 else:
                     answer = await generation.command("start", job.id, job.request_id, job.chunks, job.num_bytes)
-                state = answer.headers.get(STATE_HEADER)
+                state = answer.headers.get(JOB_HEADER)
                 if state == "unknown":
                     return LOST
                 if state not in ("running", "busy"):

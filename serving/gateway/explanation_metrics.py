@@ -12,6 +12,7 @@ import orjson
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from clearsight.serving.gateway.answers import HttpAnswer
+from clearsight.wire.lane_protocol import DEGRADED_HEADER
 
 __all__ = ["ExplanationMetrics", "JobMetrics"]
 
@@ -68,7 +69,7 @@ class ExplanationMetrics:
         if answer.status != 200:
             self._refused.labels(*place, str(answer.model_status or answer.status)).inc()
             return
-        if "x-explanation-degraded" in answer.headers:
+        if DEGRADED_HEADER in answer.headers:
             self._degraded.labels(*place).inc()
         if answer.telemetry:
             try:

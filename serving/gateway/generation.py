@@ -2,26 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from clearsight.serving.gateway.lane import Lane
 from clearsight.serving.gateway.table import Deployment
 from clearsight.serving.gateway.upstream import UpstreamAnswer
+from clearsight.wire.lane_protocol import DEADLINE_HEADER, DEADLINE_SHARE, JOB_HEADER, JobCommand
 
 __all__ = ["Generation"]
 
-DEADLINE_SHARE: Final = 0.85
-"""Of the request timeout, for the worker: it ends with the best map so far before the gateway gives up."""
+REQUEST_ID_HEADER: Final = "x-request-id"
 
-ORDER_MARGIN_S: Final = 30.0
-"""An order about a job takes no time, but may wait behind one explanation, or for TorchServe to start a worker."""
+COMMAND_MARGIN_S: Final = 30.0
+"""Added to the time limit of a job command, which takes no time itself but may wait behind one explanation, or for
+TorchServe to start a worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobCommandLimits:
-    """Of the orders about jobs: one job runs at a time, and the end of the one before may still be under way."""
+    """Limits of job commands: one job runs at a time, and the end of the one before may still be under way."""
 
     request_timeout_s: float
     max_running: int = 2
@@ -59,7 +60,7 @@ class Generation:
         self._predict.configure(deployment.upstream, deployment)
         if deployment.explain is None:
             return  # a lane that is no longer there finishes what it has
-        limits = JobCommandLimits(deployment.explain.request_timeout_s + ORDER_MARGIN_S)
+        limits = JobCommandLimits(deployment.explain.request_timeout_s + COMMAND_MARGIN_S)
         if self._explain is None or self._commands is None:
             self._explain = Lane(deployment.upstream, deployment.explain, self._max_answer_bytes, self._loop)
             self._commands = Lane(deployment.upstream, limits, self._max_answer_bytes, self._loop)
@@ -77,7 +78,7 @@ class Generation:
         self, chunks: Sequence[bytes | memoryview], num_bytes: int, request_id: str, started: float
     ) -> UpstreamAnswer:
         """Send a body into the predict lane. Raises what `Lane.forward` raises."""
-        headers = b"x-request-id: %s\r\n" % request_id.encode()
+        headers = _lines({REQUEST_ID_HEADER: request_id})
         return await self._predict.forward(self.deployment.upstream.path, headers, chunks, num_bytes, started)
 
     async def explain(
@@ -99,29 +100,32 @@ class Generation:
             raise RuntimeError("the deployment has no explain lane")
         elapsed_s = self._loop.time() - started
         deadline = time.monotonic() - elapsed_s + DEADLINE_SHARE * lane.request_timeout_s
-        headers = b"x-request-id: %s\r\nx-clearsight-deadline: %.3f\r\n" % (request_id.encode(), deadline)
+        headers = _lines({REQUEST_ID_HEADER: request_id, DEADLINE_HEADER: f"{deadline:.3f}"})
         path = lane.implied_path if is_implied else lane.path
         return await self._explain.forward(path, headers, chunks, num_bytes, started)
 
     async def command(
         self,
-        verb: Literal["start", "poll", "end"],
+        verb: JobCommand,
         job_id: str,
         request_id: str,
         chunks: Sequence[bytes | memoryview] = (b"{}",),
         num_bytes: int = 2,
     ) -> UpstreamAnswer:
-        """Tell the explain lane's worker to start a job with a body, to say how far it is, or to end and forget it.
+        """Send a job command to the worker of the explain lane.
 
-        The header `x-clearsight-job` of the answer is `running` (how far is in the body), `done` (this is the job's
-        answer), `busy` (not started, since another one computes) or `unknown`. A job is started once, however often
-        that is ordered. Raises what `Lane.forward` raises.
+        The header `JOB_HEADER` of the answer is a `JobState`. Repeating `start` starts a job only once. Raises what
+        `Lane.forward` raises.
         """
         lane = self.deployment.explain
         if lane is None or self._commands is None:
             raise RuntimeError("the deployment has no explain lane")
-        headers = b"x-request-id: %s\r\nx-clearsight-job: %s %s\r\n" % (
-            request_id.encode(), verb.encode(), job_id.encode())  # fmt: skip
+        headers = {REQUEST_ID_HEADER: request_id, JOB_HEADER: f"{verb} {job_id}"}
         if verb == "start":
-            headers += b"x-clearsight-deadline: %.3f\r\n" % (time.monotonic() + lane.job_timeout_s)
-        return await self._commands.forward(lane.implied_path, headers, chunks, num_bytes, self._loop.time())
+            headers[DEADLINE_HEADER] = f"{time.monotonic() + lane.job_timeout_s:.3f}"
+        return await self._commands.forward(lane.implied_path, _lines(headers), chunks, num_bytes, self._loop.time())
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    """Header lines of a request to a worker."""
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("ascii")

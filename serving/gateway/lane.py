@@ -11,6 +11,7 @@ import orjson
 from clearsight.errors import ClearsightError, ServerUnavailable
 from clearsight.serving.gateway.table import Upstream
 from clearsight.serving.gateway.upstream import ConnectionBroken, UpstreamAnswer, UpstreamPool
+from clearsight.wire.lane_protocol import ANSWER_HEADER, WRONG_LANE_STATUS
 
 __all__ = [
     "Lane",
@@ -49,7 +50,7 @@ class ModelUnreachable(ServerUnavailable):
 
 def is_handlers_own(answer: UpstreamAnswer) -> bool:
     """Whether our handler made the answer; an answer without its mark is TorchServe's own."""
-    return "x-clearsight-answer" in answer.headers
+    return ANSWER_HEADER in answer.headers
 
 
 def is_queue_full(answer: UpstreamAnswer) -> bool:
@@ -59,7 +60,7 @@ def is_queue_full(answer: UpstreamAnswer) -> bool:
 
 def is_wrong_lane(answer: UpstreamAnswer) -> bool:
     """Whether our handler met a row that belongs into the explain lane."""
-    return answer.status == 421 and is_handlers_own(answer)
+    return answer.status == WRONG_LANE_STATUS and is_handlers_own(answer)
 
 
 def _is_bad_token(answer: UpstreamAnswer) -> bool:

@@ -6,12 +6,12 @@ from dataclasses import replace
 from clearsight.serving.gateway.answers import JSON, REASONS, HttpAnswer, error, model_error
 from clearsight.serving.gateway.lane import is_handlers_own, is_queue_full, is_wrong_lane
 from clearsight.serving.gateway.upstream import UpstreamAnswer
+from clearsight.wire.lane_protocol import DEGRADED_HEADER, TELEMETRY_HEADER
 
 __all__ = ["OVERLOADED", "map_answer", "unreachable"]
 
 MAX_REASON_CHARS = 80
-TELEMETRY_HEADER = "x-clearsight-explained"
-PASSED_HEADER = re.compile(r"x-ms-run-[a-z0-9-]+|x-explanation-degraded")
+PASSED_HEADER = re.compile(rf"x-ms-run-[a-z0-9-]+|{DEGRADED_HEADER}")
 NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 OVERLOADED = error(

@@ -14,7 +14,7 @@ import orjson
 from aiohttp import web
 
 from clearsight.errors import UserError
-from clearsight.serving.gateway.control import ControlPlane, bind_private_socket
+from clearsight.serving.gateway.control import ControlPlane
 from clearsight.serving.gateway.dataplane import DataPlane
 from clearsight.serving.gateway.explanation_jobs import DEFAULT_EXPLANATION_JOB_LIMITS, ExplanationJobLimits
 from clearsight.serving.gateway.limits import HttpLimits
@@ -22,11 +22,12 @@ from clearsight.serving.gateway.metrics import GatewayMetrics
 from clearsight.serving.gateway.request_log import RequestLog
 from clearsight.serving.gateway.server import HttpServer
 from clearsight.serving.gateway.table import RoutingTable
+from clearsight.unix_sockets import bind_private_socket
+from clearsight.wire.lane_protocol import MAX_BODY_BYTES
 
-__all__ = ["DRAIN_LIMIT_S", "MAX_BODY_BYTES", "MEMORY_BUDGET_BYTES", "Options", "serve"]
+__all__ = ["DRAIN_LIMIT_S", "MEMORY_BUDGET_BYTES", "Options", "serve"]
 
 BACKLOG = 1024
-MAX_BODY_BYTES = 100 * 1024 * 1024
 MEMORY_BUDGET_BYTES = 512 * 1024 * 1024
 DRAIN_LIMIT_S = 30.0
 
@@ -56,7 +57,9 @@ async def serve(options: Options) -> bool:
     """
     loop = asyncio.get_running_loop()
     _allow_many_files()
-    control_listener = bind_private_socket(options.control)
+    control_listener = bind_private_socket(
+        options.control, f"the control socket {options.control} must be free, but a running gateway listens on it"
+    )
     metrics = GatewayMetrics()
     request_log = RequestLog(options.request_log)
     try:

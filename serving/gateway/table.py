@@ -22,6 +22,7 @@ import orjson
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from clearsight.errors import Fault, InvalidDocument
+from clearsight.unix_sockets import MAX_SOCKET_PATH_BYTES
 
 __all__ = [
     "JOB_TIMEOUT_S",
@@ -48,9 +49,6 @@ AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
 MAX_JOBS: Final = 8
 JOB_TIMEOUT_S: Final = 900.0
 """Of explanations that nobody waits for in a request, where a deployment says nothing."""
-
-MAX_SOCKET_PATH_BYTES = 107
-"""`sun_path` of a Linux unix socket holds 108 bytes, the last of them zero (unix(7))."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ import aiohttp
 from clearsight.errors import ClearsightError, Conflict, NotFound, ServerUnavailable, UserError
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.workspace import Workspace
-from clearsight.serving.management.control import VERBS, reachable_path
+from clearsight.serving.management.control import VERBS
 from clearsight.serving.management.service import EndpointService, Step
 from clearsight.serving.management.store import DeploymentRecord, EndpointStore, StoreInUse
+from clearsight.unix_sockets import reachable_path
 
 __all__ = ["NothingServes", "call"]
 

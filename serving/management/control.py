@@ -8,20 +8,18 @@ A client that goes away does not stop what it asked for.
 import asyncio
 import json
 import logging
-import os
-import socket
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from aiohttp import web
 
-from clearsight.errors import ClearsightError, Conflict
+from clearsight.errors import ClearsightError
 from clearsight.serving.management.service import RESOLVING, EndpointService
+from clearsight.unix_sockets import bind_private_socket
 
-__all__ = ["LONG_VERBS", "VERBS", "ControlServer", "is_served", "reachable_path"]
+__all__ = ["LONG_VERBS", "VERBS", "ControlServer"]
 
 log = logging.getLogger(__name__)
 
@@ -45,21 +43,6 @@ VERBS: Final[Mapping[str, Callable[..., Coroutine[Any, Any, Any]]]] = MappingPro
 LONG_VERBS: Final = frozenset({"create_deployment", "update_deployment"})
 """Verbs that report steps."""
 
-MAX_SOCKET_PATH_BYTES: Final = 107
-
-
-@contextmanager
-def reachable_path(path: Path) -> Iterator[str]:
-    """A name for a socket that fits into a socket address; long ones go through a descriptor of their folder."""
-    if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
-        yield str(path)
-        return
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{path.name}"
-    finally:
-        os.close(descriptor)
-
 
 class ControlServer:
     """Serves an `EndpointService` on a unix socket that only its owner can open."""
@@ -76,7 +59,10 @@ class ControlServer:
         application.router.add_post("/{verb}", self._handle)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
-        await web.SockSite(self._runner, _bind(self._path)).start()
+        listener = bind_private_socket(
+            self._path, f"a `clearsight serve` is already running on this workspace ({self._path})"
+        )
+        await web.SockSite(self._runner, listener).start()
 
     async def stop(self) -> None:
         """Stop listening, and cancel what still runs."""
@@ -122,28 +108,3 @@ class ControlServer:
             log.exception("%s failed", verb)
             message = f"{type(error).__name__}: {error} (the server's log has the rest)"
             events.put_nowait({"error": {"status": 500, "message": message}})
-
-
-def is_served(path: Path) -> bool:
-    """True when a server listens on this socket; False when there is none, or only the file of a killed one."""
-    if not path.is_socket():
-        return False
-    with reachable_path(path) as name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        return probe.connect_ex(name) == 0
-
-
-def _bind(path: Path) -> socket.socket:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if is_served(path):
-        raise Conflict(f"a `clearsight serve` is already running on this workspace ({path})")
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with reachable_path(path) as name:
-        mask = os.umask(0o177)
-        try:
-            listener.bind(name)
-        finally:
-            os.umask(mask)
-    listener.listen(16)
-    listener.setblocking(False)
-    return listener

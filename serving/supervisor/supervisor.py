@@ -17,13 +17,14 @@ from typing import Final
 from clearsight.errors import Conflict, ServerUnavailable
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.workspace import Workspace
-from clearsight.serving.management.control import ControlServer, is_served
+from clearsight.serving.management.control import ControlServer
 from clearsight.serving.management.service import EndpointService
 from clearsight.serving.management.store import EndpointStore
 from clearsight.serving.supervisor.fleet import Fleet
 from clearsight.serving.supervisor.gateway_process import GatewayProcess
 from clearsight.serving.supervisor.java import java_home
 from clearsight.serving.supervisor.ledger import ProcessLedger
+from clearsight.unix_sockets import is_listening
 
 __all__ = ["ServeOptions", "serve"]
 
@@ -54,7 +55,7 @@ async def serve(workspace: Workspace, options: ServeOptions, report: Report) -> 
     """
     java_home()  # a missing Java is told now, not with the first deployment
     store = EndpointStore(workspace)
-    if is_served(workspace.control_socket):
+    if is_listening(workspace.control_socket):
         raise Conflict(f"a `clearsight serve` already serves the workspace {workspace.root} on {store.base_url}")
     with store.lock():
         stopping = asyncio.Event()

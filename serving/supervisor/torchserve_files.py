@@ -30,13 +30,10 @@ from clearsight.files import write_atomically
 from clearsight.handlers.torchserve_folder import HandlerConfig, WorkerConfig, write_folder
 from clearsight.serving.gateway.table import JOB_TIMEOUT_S, MAX_JOBS
 from clearsight.serving.supervisor.java import java_home
+from clearsight.unix_sockets import MAX_SOCKET_PATH_BYTES
+from clearsight.wire.lane_protocol import MAX_ANSWER_BYTES, MAX_BODY_BYTES
 
 __all__ = ["ExplainPlan", "RunFolder", "ServingPlan"]
-
-MAX_SOCKET_PATH_BYTES: Final = 107
-"""Of `sun_path` in Linux's `struct sockaddr_un`: 108 bytes with the closing zero."""
-
-MAX_BODY_BYTES: Final = 100 * 1024 * 1024
 
 RESPONSE_MARGIN_S: Final = 10
 """TorchServe kills a worker at its response timeout, so that one must come well after the gateway's 408."""
@@ -53,7 +50,6 @@ One collector thread and the first compiler only: the JVM hands bytes on, and sh
 compute. Measured on 2 cores beside a busy worker: 0.4 ms less per request than with the JVM's defaults.
 """
 
-MAX_ANSWER_BYTES: Final = 96 * 1024 * 1024
 BATCH_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """Of all answers of a batch, shared equally. TorchServe decodes a batch of answers in quadratic time: 4 x 5 MB took
 2 s, 4 x 12 MB 9 s, and 4 x 24 MB ran into the response timeout, which kills the worker (measured)."""

@@ -195,11 +195,11 @@ async def test_a_request_that_outlives_the_drain_limit_is_cut_and_the_exit_code_
 
 
 def test_a_private_socket_is_private_whatever_the_mask_of_the_process(folder):
-    from clearsight.serving.gateway.control import bind_private_socket
+    from clearsight.unix_sockets import bind_private_socket
 
     mask = os.umask(0)
     try:
-        listener = bind_private_socket(folder / "c.sock")
+        listener = bind_private_socket(folder / "c.sock", "in use")
     finally:
         os.umask(mask)
     assert stat.S_IMODE((folder / "c.sock").stat().st_mode) == 0o600
