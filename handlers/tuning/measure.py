@@ -30,6 +30,7 @@ from PIL import Image
 
 from clearsight.documents.settings import DetectorSettings, YoloSettings
 from clearsight.errors import UserError
+from clearsight.executor.call import last_error
 from clearsight.handlers.backends import BACKENDS, OpenOptions, Precision, candidates, open_backend, require_able
 from clearsight.runs.package import ModelPackage
 
@@ -185,15 +186,13 @@ def _measure_layout(
 
 
 def _expect_line(child: subprocess.Popen[str]) -> str:
-    """Read one line of a worker; a worker that ended instead raises `UserError` with its last words."""
+    """Read one line of a worker; a worker that ended instead raises `UserError` with its last line of stderr."""
     assert child.stdout is not None  # noqa: S101  a pipe was asked for
     line = child.stdout.readline()
     if line:
         return line
     _, errors = child.communicate(timeout=_START_TIMEOUT_S)
-    last = (errors.strip().splitlines() or [""])[-1]
-    how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit status {child.returncode}"
-    raise UserError(last.removeprefix("error: ") or f"the process ended with {how}")
+    raise UserError(last_error(errors, child.returncode))
 
 
 def example_body() -> bytes:

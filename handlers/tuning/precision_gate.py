@@ -9,7 +9,6 @@ machine cannot compute may kill its process). The result can be recorded in the 
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -23,6 +22,7 @@ import orjson
 
 from clearsight.documents.settings import DetectorSettings
 from clearsight.errors import BadRequest, UserError
+from clearsight.executor import call_module
 from clearsight.files import write_atomically
 from clearsight.handlers.backends import OpenOptions, Precision, open_backend
 from clearsight.handlers.tuning.object_agreement import MIN_IOU, Agreement
@@ -50,6 +50,7 @@ both found. An object that only one found does not count up to this far above th
 MIN_IMAGES: Final = 16
 
 _TIMEOUT_S: Final = 1800
+_MODULE: Final = "clearsight.handlers.tuning.precision_gate"
 _BACKEND: Final = "openvino"  # the only backend with a precision below f32
 
 
@@ -135,21 +136,14 @@ def record_gate(package: ModelPackage, result: Mapping[str, Any]) -> None:
 
 
 def _answers(root: Path, images: Sequence[Path], precision: Precision, threads: int) -> list[dict[str, Any]]:
-    """Score in a process of its own: an answer's JSON per image. Raises `UserError` with its last words."""
+    """Score in a process of its own: an answer's JSON per image. Raises `UserError` with its last line of stderr."""
     job = {"package": str(root), "precision": precision, "threads": threads, "pictures": [str(p) for p in images]}
-    child = subprocess.run(
-        [sys.executable, "-m", "clearsight.handlers.tuning.precision_gate", str(root), "--child"],
-        input=orjson.dumps(job),
-        capture_output=True,
-        check=False,
-        timeout=_TIMEOUT_S,
-    )
-    if child.returncode < 0:
-        raise UserError(f"precision {precision} killed its process with signal {-child.returncode} on this machine")
-    if child.returncode != 0:
-        last = (child.stderr.decode(errors="replace").strip().splitlines() or ["unknown failure"])[-1]
-        raise UserError(last.removeprefix("error: "))
-    answers: list[dict[str, Any]] = orjson.loads(child.stdout)
+    result = call_module(_MODULE, str(root), "--child", stdin=orjson.dumps(job), timeout_s=_TIMEOUT_S)
+    if result.code < 0:
+        raise UserError(f"precision {precision} killed its process with signal {-result.code} on this machine")
+    if result.code != 0:
+        raise UserError(result.error)
+    answers: list[dict[str, Any]] = orjson.loads(result.output)
     return answers
 
 

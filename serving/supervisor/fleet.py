@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from clearsight.documents.deployment.document import DeploymentDocument, Probe
 from clearsight.errors import ClearsightError, ServerUnavailable
+from clearsight.executor import BackOff
 from clearsight.runs.package import ModelPackage
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.gateway.table import Deployment, Endpoint, ExplainLane, RoutingTable, Upstream
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 
 DRAIN_MARGIN_S: Final = 10.0
 DRAIN_POLL_S: Final = 0.05
-MAX_BACK_OFF_S: Final = 30.0
 
 
 @dataclass(slots=True)
@@ -50,6 +50,7 @@ class DeploymentProcesses:
     num_restarts: int = 0
     num_lost_workers: int = 0
     started_at: float = field(default_factory=time.monotonic)
+    back_off: BackOff = field(default_factory=BackOff)
 
 
 class Fleet:
@@ -266,29 +267,23 @@ class Fleet:
         await self.publish()
 
     async def _restart(self, instance: DeploymentProcesses) -> None:
-        """Replace a dead process by a new one of the same plan, after a pause that doubles with each try."""
+        """Replace a dead process by a new one of the same plan."""
         await self._set_ready(instance, False)
         await self._stop(instance.process)
-        base = instance.generation.partition("+")[0]
-        back_off_s = 0.0 if time.monotonic() - instance.started_at > MAX_BACK_OFF_S else 1.0
-        while True:
-            await asyncio.sleep(back_off_s)
-            back_off_s = min(MAX_BACK_OFF_S, max(1.0, 2 * back_off_s))
-            process = TorchServeProcess(instance.process.plan, instance.process.log_file)
-            try:
-                await self._start(process)
-                break
-            except ClearsightError as error:
-                log.error("%s did not come back: %s", instance.generation, error)
-                await self._stop(process)
-            except BaseException:
-                await self._stop(process)
-                raise
+        await instance.back_off.restart(partial(self._replace, instance), instance.generation)
+        await self._set_ready(instance, True)
+
+    async def _replace(self, instance: DeploymentProcesses) -> None:
+        process = TorchServeProcess(instance.process.plan, instance.process.log_file)
+        try:
+            await self._start(process)
+        except BaseException:
+            await self._stop(process)
+            raise
         instance.num_restarts += 1
         instance.process = process
         instance.started_at = time.monotonic()
-        instance.generation = f"{base}+{instance.num_restarts}"
-        await self._set_ready(instance, True)
+        instance.generation = f"{instance.generation.partition('+')[0]}+{instance.num_restarts}"
 
 
 def _explain_lane(instance: DeploymentProcesses) -> ExplainLane | None:

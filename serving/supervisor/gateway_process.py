@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import signal
 import sys
 import tempfile
 import time
@@ -13,6 +11,7 @@ from typing import Any, Final
 import aiohttp
 
 from clearsight.errors import ServerUnavailable
+from clearsight.executor import ManagedProcess
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.gateway.table import RoutingTable
 
@@ -34,50 +33,32 @@ class GatewayProcess:
         self.port = port
         self.metrics_port = metrics_port
         self.folder = Path(tempfile.mkdtemp(prefix="clearsight-"))
-        self.log_file = workspace.logs / "gateway.log"
+        self.process = ManagedProcess(workspace.logs / "gateway.log")
         self._control = self.folder / "g.sock"
         self._state = workspace.endpoints / "routing.json"
         self._request_log = workspace.logs / "requests.jsonl"
-        self._process: asyncio.subprocess.Process | None = None
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
 
     async def start(self) -> None:
-        """Start and wait until it listens. Raises ServerUnavailable with its last words."""
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        """Start and wait until it listens. Raises ServerUnavailable with the end of its output."""
         self._state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self.log_file.open("ab") as log:
-            log_start = log.tell()
-            self._process = await asyncio.create_subprocess_exec(
+        await self.process.start(
+            [
                 *[sys.executable, "-m", "clearsight.serving.gateway", "--host", self.host, "--port", str(self.port)],
                 *["--state", str(self._state), "--control", str(self._control)],
                 *["--request-log", str(self._request_log), "--drain-limit", str(DRAIN_LIMIT_S)],
                 *([] if self.metrics_port is None else ["--metrics-port", str(self.metrics_port)]),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            ]
+        )
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             with contextlib.suppress(ServerUnavailable):
                 await self._call("GET", "/health")
                 return
-            if self._process.returncode is not None or time.monotonic() > deadline:
-                with self.log_file.open("rb") as log:
-                    log.seek(log_start)
-                    words = log.read().decode(errors="replace").strip()
+            if self.process.returncode is not None or time.monotonic() > deadline:
+                output = self.process.output().strip()
                 await self.stop()
-                raise ServerUnavailable(f"the gateway did not start on {self.host}:{self.port}: {words[-2000:]}")
+                raise ServerUnavailable(f"the gateway did not start on {self.host}:{self.port}: {output[-2000:]}")
             await asyncio.sleep(0.05)
-
-    async def wait(self) -> int:
-        """Wait until the process has ended; its exit code."""
-        if self._process is None:
-            raise RuntimeError("the gateway was not started")
-        return await self._process.wait()
 
     async def put_table(self, table: RoutingTable) -> None:
         """Make the gateway follow `table`. Raises ServerUnavailable."""
@@ -102,15 +83,7 @@ class GatewayProcess:
 
     async def stop(self) -> None:
         """Let it drain (it refuses new requests and finishes the running ones), then end it."""
-        process = self._process
-        if process is not None:
-            if process.returncode is None:
-                process.terminate()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(process.wait(), DRAIN_LIMIT_S + 5)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+        await self.process.stop(DRAIN_LIMIT_S + 5)
         with contextlib.suppress(OSError):
             self._control.unlink(missing_ok=True)
             self.folder.rmdir()

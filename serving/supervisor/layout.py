@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import platform
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -22,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from clearsight.documents.deployment.document import DeploymentDocument
 from clearsight.errors import ClearsightError, Fault, InvalidDocument
+from clearsight.executor import PythonCall
 from clearsight.files import write_atomically
 from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.tuning.measure import NEARLY_AS_FAST
@@ -224,26 +224,17 @@ async def measure_package(
 
 
 async def _run_measurement(package: Path, precision: str) -> bytes:
-    command = [sys.executable, "-m", "clearsight.handlers.tuning.measure", str(package), "--precision", precision]
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
+    call = PythonCall(["-m", "clearsight.handlers.tuning.measure", str(package), "--precision", precision])
     try:
-        async with asyncio.timeout(MEASURE_TIMEOUT_S):
-            output, errors = await process.communicate()
+        result = await asyncio.to_thread(call.wait, MEASURE_TIMEOUT_S)
     except TimeoutError:
         raise ClearsightError(f"measuring {package} must end within {MEASURE_TIMEOUT_S:.0f} s, but did not") from None
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)
-    if process.returncode != 0:
-        tail = "\n".join(errors.decode(errors="replace").splitlines()[-5:])
-        raise ClearsightError(f"measuring {package} failed with exit code {process.returncode}:\n{tail}")
-    return output
+        call.kill()  # the thread's wait ends with it
+    if result.code != 0:
+        tail = "\n".join(result.errors.splitlines()[-5:])
+        raise ClearsightError(f"measuring {package} failed with exit code {result.code}:\n{tail}")
+    return result.output
 
 
 def _machine_fingerprint() -> str:

@@ -9,12 +9,13 @@ import contextlib
 import logging
 import os
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from clearsight.errors import Conflict, ServerUnavailable
+from clearsight.errors import Conflict
+from clearsight.executor import BackOff
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.management.control import ControlServer
@@ -31,7 +32,6 @@ __all__ = ["ServeOptions", "serve"]
 log = logging.getLogger(__name__)
 
 TOKEN_CHECK_S: Final = 5.0
-MAX_BACK_OFF_S: Final = 30.0
 
 Report = Callable[[str], None]
 
@@ -100,31 +100,21 @@ def _base_url(options: ServeOptions) -> str:
 
 async def _start_gateway(gateway: GatewayProcess, fleet: Fleet, ledger: ProcessLedger) -> None:
     await gateway.start()
-    if gateway.pid is not None:
-        ledger.add(gateway.pid, gateway.folder)
+    if gateway.process.pid is not None:
+        ledger.add(gateway.process.pid, gateway.folder)
     await fleet.publish()
 
 
 async def _watch_gateway(gateway: GatewayProcess, fleet: Fleet, ledger: ProcessLedger) -> None:
     """Start the gateway anew whenever it ends, after a pause that doubles while it does not stay up."""
-    back_off_s = 0.0
+    back_off = BackOff()
     while True:
-        started = time.monotonic()
-        pid = gateway.pid
-        code = await gateway.wait()
+        pid = gateway.process.pid
+        code = await gateway.process.wait()
         log.error("the gateway ended with exit code %d; starting it again", code)
         if pid is not None:
             ledger.remove(pid)
-        while True:
-            back_off_s = (
-                0.0 if time.monotonic() - started > MAX_BACK_OFF_S else min(MAX_BACK_OFF_S, 2 * back_off_s + 0.5)
-            )
-            await asyncio.sleep(back_off_s)
-            try:
-                await _start_gateway(gateway, fleet, ledger)
-                break
-            except ServerUnavailable as error:
-                log.error("%s", error)
+        await back_off.restart(partial(_start_gateway, gateway, fleet, ledger), "the gateway")
 
 
 async def _expire_tokens(fleet: Fleet) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import os
-import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ import psutil
 from PIL import Image
 
 from clearsight.errors import ServerUnavailable
+from clearsight.executor import ManagedProcess
 from clearsight.serving.supervisor.torchserve_files import RunFolder, ServingPlan
 
 __all__ = ["TorchServeProcess", "WorkersFailed", "warm_up_body"]
@@ -42,12 +42,12 @@ class TorchServeProcess:
         self.plan = plan
         self.log_file = log_file.absolute()
         self.folder = RunFolder.create()
-        self._process: asyncio.subprocess.Process | None = None
+        self._process = ManagedProcess(self.log_file)
         self._is_stopped = False
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+        return self._process.pid
 
     @property
     def path(self) -> str:
@@ -65,24 +65,16 @@ class TorchServeProcess:
         return f"/explanations/{self.plan.explain_name}"
 
     async def start(self) -> None:
-        """Start Java, in a session of its own: a Ctrl-C in the terminal must not reach it before the drain."""
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        """Write the folder and start Java; the log file gets what it prints."""
         self.folder.write(self.plan, self.log_file)
-        with self.log_file.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *self.folder.command(),
-                cwd=self.folder.work,
-                env=self.folder.environment(self.plan, os.environ),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        await self._process.start(
+            self.folder.command(),
+            folder=self.folder.work,
+            environment=self.folder.environment(self.plan, os.environ),
+        )
 
     async def wait(self) -> int:
         """Wait until Java has ended; its exit code."""
-        if self._process is None:
-            raise RuntimeError("TorchServe was not started")
         return await self._process.wait()
 
     async def wait_ready(self, timeout_s: float = 150.0, on_step: Callable[[str], None] = lambda step: None) -> None:
@@ -100,8 +92,7 @@ class TorchServeProcess:
     def _check_alive(self) -> None:
         with contextlib.suppress(OSError):
             raise WorkersFailed(self.folder.diagnostic_file.read_text().partition("\n")[0])
-        if self._process is None or self._process.returncode is not None:
-            code = None if self._process is None else self._process.returncode
+        if (code := self._process.returncode) is not None:
             raise WorkersFailed(f"TorchServe ended with exit code {code}\n{self._tail()}")
 
     async def worker_states(self, model_name: str | None = None) -> list[tuple[int, str]]:
@@ -178,15 +169,7 @@ class TorchServeProcess:
         if self._is_stopped:
             return
         self._is_stopped = True
-        process = self._process
-        if process is not None:
-            if process.returncode is None:
-                process.terminate()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # the session's group: Java and every worker
-            await process.wait()
+        await self._process.stop(STOP_TIMEOUT_S)
         self.folder.remove()
 
     def _tail(self) -> str:

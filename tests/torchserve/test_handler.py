@@ -17,6 +17,7 @@ from clearsight.handlers.scoring.answering import Reply
 from clearsight.handlers.torchserve import LineFormatter, TorchServeHandler
 from clearsight.handlers.worker.background import Background
 from clearsight.handlers.worker.explain_lane import RequestOptions
+from clearsight.wire import lane_protocol
 
 RequestAnswer = tuple[int, str, dict[str, str], bytes]
 
@@ -313,7 +314,11 @@ def test_threads_are_set_from_the_configuration_and_logged(
 
 
 def test_the_module_imports_nothing_heavy_and_never_torchserves_base_handler() -> None:
-    source = Path(torchserve.__file__).read_text()
+    """Of ours it imports names that are shared with the gateway, from a module that imports nothing but `typing`."""
+    source, shared = Path(torchserve.__file__).read_text(), Path(lane_protocol.__file__).read_text()
     top = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
-    assert not [line for line in top if "clearsight" in line or "torch" in line.split()[1]]
+    assert [line for line in top if "clearsight" in line] == ["from clearsight.wire.lane_protocol import ("]
+    assert not [line for line in top if "torch" in line.split()[1]]
+    imports = [line for line in shared.splitlines() if line.startswith(("import ", "from "))]
+    assert imports == ["from typing import Final, Literal"]
     assert "base_handler" not in source

@@ -1,9 +1,26 @@
 """Where a command runs. Only argv and environment travel; all state sits in the run folder."""
 
+from clearsight.executor.call import PythonCall, call_module
 from clearsight.executor.gpus import count_gpus
 from clearsight.executor.inline import Inline
 from clearsight.executor.local import Local
+from clearsight.executor.managed import BackOff, ManagedProcess
 from clearsight.executor.process import ProcessIdentity
 from clearsight.executor.protocol import Executor, Exited, TaskSpec
+from clearsight.executor.table import EXECUTORS, executor_for
 
-__all__ = ["Executor", "Exited", "Inline", "Local", "ProcessIdentity", "TaskSpec", "count_gpus"]
+__all__ = [
+    "EXECUTORS",
+    "BackOff",
+    "Executor",
+    "Exited",
+    "Inline",
+    "Local",
+    "ManagedProcess",
+    "ProcessIdentity",
+    "PythonCall",
+    "TaskSpec",
+    "call_module",
+    "count_gpus",
+    "executor_for",
+]

@@ -6,7 +6,7 @@ from typing import Any, Final
 import click
 
 from clearsight.console import AzCommand, parse_assignments, result_options, stderr
-from clearsight.executor import Local
+from clearsight.executor import executor_for
 from clearsight.runs.control import JobEvents, cancel_job, follow_job
 from clearsight.runs.describe import describe_job, how_to_resume, list_jobs
 from clearsight.runs.job_process import exit_code
@@ -148,7 +148,7 @@ def _run(
         view.show_plan()
         for event in JobEvents(workspace, record).new():
             view.recall(event)
-        result = run_job(workspace, name, Local(), view.on_event, stop)
+        result = run_job(workspace, name, executor_for(record.document.get("compute")), view.on_event, stop)
     return _conclude(ctx, workspace, result)
 
 

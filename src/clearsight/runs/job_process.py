@@ -12,7 +12,7 @@ from typing import Final
 
 from clearsight.console import stderr
 from clearsight.errors import ClearsightError
-from clearsight.executor import Local
+from clearsight.executor import executor_for
 from clearsight.runs.job_run import run_job
 from clearsight.runs.lock import RunLock
 from clearsight.runs.progress_view import JobView
@@ -38,7 +38,8 @@ def main(args: Sequence[str]) -> int:
         try:
             record = read_record(workspace, folder.name)
             with JobView(stderr, workspace, record) as view:
-                result = run_job(workspace, folder.name, Local(), view.on_event, stop)
+                executor = executor_for(record.document.get("compute"))
+                result = run_job(workspace, folder.name, executor, view.on_event, stop)
         except ClearsightError as error:
             sys.stderr.write(f"error: {error}\n")
             return 1
