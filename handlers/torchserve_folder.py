@@ -9,7 +9,7 @@ package/                   only in a `.mar`; a folder archive points to the pack
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -17,43 +17,34 @@ from typing import Final
 
 import yaml
 
+from clearsight.documents.deployment.layout import ServingLayout
 from clearsight.files import write_atomically
 from clearsight.wire.lane_protocol import Lane
 
-__all__ = ["HANDLER", "HandlerConfig", "WorkerConfig", "archive_files", "write_folder"]
+__all__ = ["HANDLER", "HandlerConfig", "QueueLimits", "archive_files", "write_folder"]
 
 HANDLER: Final = "clearsight.handlers.torchserve"
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerConfig:
-    """How a worker runs the package; section `clearsight` of `model-config.yaml`. None leaves it to the handler."""
+    """What a worker needs to know beside its layout; section `clearsight` of `model-config.yaml`."""
 
     package: str = "package"
     """Folder of the package, absolute or relative to the archive."""
-    backend: str = "auto"
-    device: str = "auto"
-    precision: str = "f32"
-    num_threads: int | None = None
-    """Compute threads of one worker. Default: cores / workers."""
     max_answer_bytes: int | None = None
-    """Largest answer to one request; must stay below TorchServe's `max_response_size`."""
+    """Greatest size of the answer to one request, below TorchServe's `max_response_size`. None: `MAX_ANSWER_BYTES`."""
     diagnostic_file: str | None = None
-    """Where a worker that cannot load writes the reason."""
+    """Where a worker that cannot load writes the reason. None: into the archive's folder."""
     lane: Lane = "all"
-    """What the worker answers: `predict` turns explanations away with 421, which the gateway understands. A worker that
-    answers `explain` computes while others leave it the cores."""
+    """Which requests the worker answers: `predict` rejects explanations with 421, upon which the gateway sends them to
+    the other lane. A worker of `explain` computes while others leave it the cores."""
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerConfig:
-    """TorchServe's own settings of one model."""
+class QueueLimits:
+    """How many requests TorchServe queues for the workers of one model entry, and how long it waits for a worker."""
 
-    workers: int = 1
-    batch_size: int = 1
-    """Most requests that TorchServe hands to a worker at once."""
-    max_batch_delay_ms: int = 1
-    """How long a batch waits to fill: a lone client pays it, when `batch_size` is above 1."""
     job_queue_size: int = 16
     """Requests that wait for a worker. The gateway admits no more, so TorchServe's own 503 is never met."""
     response_timeout_s: int = 120
@@ -63,7 +54,9 @@ class WorkerConfig:
     """For how long TorchServe restarts a worker that dies while loading."""
 
 
-def archive_files(model_name: str, created_on: str, workers: WorkerConfig, handler: HandlerConfig) -> Mapping[str, str]:
+def archive_files(
+    model_name: str, created_on: str, layout: ServingLayout, limits: QueueLimits, handler: HandlerConfig
+) -> Mapping[str, str]:
     """The text files of an archive: path inside it -> content. `created_on` is only shown."""
     manifest = {
         "createdOn": created_on,
@@ -76,16 +69,26 @@ def archive_files(model_name: str, created_on: str, workers: WorkerConfig, handl
         },
         "archiverVersion": "0.12.0",
     }
+    section = {
+        "package": handler.package,
+        "backend": layout.backend,
+        "device": layout.device,
+        "precision": layout.precision,
+        "num_threads": layout.num_threads,
+        "max_answer_bytes": handler.max_answer_bytes,
+        "diagnostic_file": handler.diagnostic_file,
+        "lane": handler.lane,
+    }
     config = {
-        "minWorkers": workers.workers,
-        "maxWorkers": workers.workers,
-        "batchSize": workers.batch_size,
-        "maxBatchDelay": workers.max_batch_delay_ms,
-        "jobQueueSize": workers.job_queue_size,
-        "responseTimeout": workers.response_timeout_s,
-        "startupTimeout": workers.startup_timeout_s,
-        "maxRetryTimeoutInSec": workers.max_retry_timeout_s,
-        "clearsight": {key: value for key, value in asdict(handler).items() if value is not None},
+        "minWorkers": layout.workers,
+        "maxWorkers": layout.workers,
+        "batchSize": layout.batch_size,
+        "maxBatchDelay": layout.max_batch_delay_ms,
+        "jobQueueSize": limits.job_queue_size,
+        "responseTimeout": limits.response_timeout_s,
+        "startupTimeout": limits.startup_timeout_s,
+        "maxRetryTimeoutInSec": limits.max_retry_timeout_s,
+        "clearsight": {key: value for key, value in section.items() if value is not None},
     }
     return MappingProxyType(
         {
@@ -95,7 +98,9 @@ def archive_files(model_name: str, created_on: str, workers: WorkerConfig, handl
     )
 
 
-def write_folder(folder: Path, model_name: str, workers: WorkerConfig, handler: HandlerConfig) -> None:
+def write_folder(
+    folder: Path, model_name: str, layout: ServingLayout, limits: QueueLimits, handler: HandlerConfig
+) -> None:
     """Write a folder archive, which TorchServe loads without zipping when it lies in its model store."""
-    for path, content in archive_files(model_name, datetime.now(UTC).isoformat(), workers, handler).items():
+    for path, content in archive_files(model_name, datetime.now(UTC).isoformat(), layout, limits, handler).items():
         write_atomically(folder / path, content)

@@ -5,8 +5,9 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from clearsight.documents.deployment.layout import ServingLayout
 from clearsight.errors import UserError
-from clearsight.handlers.torchserve_folder import HandlerConfig, WorkerConfig, archive_files
+from clearsight.handlers.torchserve_folder import HandlerConfig, QueueLimits, archive_files
 from clearsight.runs.package import ModelPackage
 
 __all__ = ["write_mar"]
@@ -36,7 +37,8 @@ def write_mar(package: ModelPackage, path: Path, model_name: str) -> None:
 
 
 def _descriptions(package: ModelPackage, model_name: str) -> Mapping[str, str]:
-    return archive_files(model_name, str(package.manifest["created_at"]), WorkerConfig(), HandlerConfig())
+    created_on = str(package.manifest["created_at"])
+    return archive_files(model_name, created_on, ServingLayout(), QueueLimits(), HandlerConfig())
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypedDict
 
@@ -28,13 +28,14 @@ import numpy as np
 import orjson
 from PIL import Image
 
+from clearsight.documents.deployment.layout import MeasuredLayout, ServingLayout
 from clearsight.documents.settings import DetectorSettings, YoloSettings
 from clearsight.errors import UserError
 from clearsight.executor.call import last_error
 from clearsight.handlers.backends import BACKENDS, OpenOptions, Precision, candidates, open_backend, require_able
 from clearsight.runs.package import ModelPackage
 
-__all__ = ["NEARLY_AS_FAST", "Row", "TuningMeasurement", "layouts", "measure"]
+__all__ = ["NEARLY_AS_FAST", "TuningMeasurement", "layouts", "measure"]
 
 CLASSIFIER_BATCH_SIZES: Final = (1, 8)
 YOLO_BATCH_SIZES: Final = (1, 4)
@@ -45,24 +46,6 @@ MAX_TOTAL_S: Final = 120.0
 NEARLY_AS_FAST: Final = 0.95
 """Rows from this share of the highest throughput on count as equally fast: short measurements are no more certain."""
 _START_TIMEOUT_S: Final = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What one candidate reached."""
-
-    backend: str
-    precision: Precision
-    workers: int
-    """Processes."""
-    threads: int
-    """Of each worker."""
-    batch_size: int
-    """Requests per call of a worker."""
-    images_per_s: float
-    """Of all workers together."""
-    latency_ms: float
-    """Median time of one call of `batch_size` images."""
 
 
 class TuningMeasurement(TypedDict):
@@ -102,7 +85,7 @@ def _plan(package: ModelPackage, num_cores: int) -> tuple[list[tuple[int, int]],
     return _detector_layouts(num_cores), YOLO_BATCH_SIZES if is_yolo else RCNN_BATCH_SIZES
 
 
-def choose(rows: Sequence[Row]) -> Row:
+def choose(rows: Sequence[MeasuredLayout]) -> MeasuredLayout:
     """Pick the row with the highest throughput; of nearly equal ones that with the lowest latency."""
     best = max(row.images_per_s for row in rows)
     return min((row for row in rows if row.images_per_s >= NEARLY_AS_FAST * best), key=lambda row: row.latency_ms)
@@ -125,7 +108,7 @@ def measure(
     able = candidates(package, "cpu", precision)
     names = list(backends) or [name for name in able if BACKENDS[name].needs != "torch"] or able
     num_cores = len(os.sched_getaffinity(0))
-    rows: list[Row] = []
+    rows: list[MeasuredLayout] = []
     failed: list[dict[str, Any]] = []
     able_layouts, batch_sizes = _plan(package, num_cores)
     started = time.monotonic()
@@ -143,9 +126,9 @@ def measure(
         raise UserError(f"no backend can run {package.root} in {precision} on this machine: {reasons}")
     return {
         "num_cores": num_cores,
-        "rows": [asdict(row) for row in rows],
+        "rows": [row.to_document() for row in rows],
         "failed": failed,
-        "choice": asdict(choose(rows)),
+        "choice": choose(rows).to_document(),
     }
 
 
@@ -157,7 +140,7 @@ def _measure_layout(
     threads: int,
     seconds: float,
     batch_sizes: Sequence[int],
-) -> list[Row]:
+) -> list[MeasuredLayout]:
     """Start the workers, run every batch size in all of them at once, and add up."""
     command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, str(root), "--worker"]
     command += [f"--backend={backend}", f"--precision={precision}", f"--threads={threads}", f"--seconds={seconds}"]
@@ -177,7 +160,10 @@ def _measure_layout(
             results = [orjson.loads(_expect_line(child)) for child in children]
             rate = sum(result["images_per_s"] for result in results)
             latency = max(result["latency_ms"] for result in results)
-            rows.append(Row(backend, precision, workers, threads, batch_size, round(rate, 2), round(latency, 3)))
+            layout = ServingLayout(
+                backend, precision, workers=workers, num_threads=threads, batch_size=batch_size, source="measured"
+            )
+            rows.append(MeasuredLayout(layout, round(rate, 2), round(latency, 3)))
         return rows
     finally:
         for child in children:

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Final
 
 from clearsight.documents.deployment.document import DeploymentDocument, Probe
+from clearsight.documents.deployment.layout import MeasuredLayout
 from clearsight.errors import ClearsightError, ServerUnavailable
 from clearsight.executor import BackOff
 from clearsight.runs.package import ModelPackage
@@ -20,7 +21,6 @@ from clearsight.serving.management.store import DeploymentRecord, EndpointRecord
 from clearsight.serving.supervisor.deployment_logs import log_file
 from clearsight.serving.supervisor.gateway_process import GatewayProcess
 from clearsight.serving.supervisor.layout import (
-    LayoutMeasurement,
     choose_explain_lane,
     choose_layout,
     measure_package,
@@ -85,10 +85,10 @@ class Fleet:
         document = record.document
         on_step("verifying the package")
         package = await asyncio.to_thread(ModelPackage.open, record.package)
-        measurement: LayoutMeasurement | None = None
+        measured: Sequence[MeasuredLayout] = ()
         if self._measure and needs_measurement(document):
-            measurement = await measure_package(record.package, document, self._workspace, on_step)
-        layout = choose_layout(document, measurement, self._num_cores)
+            measured = await measure_package(record.package, document, self._workspace, on_step)
+        layout = choose_layout(document, measured, self._num_cores)
         explain = choose_explain_lane(document, package.task, self._num_cores)
         process = TorchServeProcess(
             serving_plan(document, record.package, layout, explain),
@@ -110,7 +110,7 @@ class Fleet:
         if predecessor is not None:
             on_step("draining the previous version")
             await self._end(predecessor)
-        return {**layout.to_document(), "explain": asdict(explain) if explain else None}
+        return {**layout.to_record(), "explain": asdict(explain) if explain else None}
 
     async def publish(self) -> None:
         """Send the gateway a table made of the store and the running processes.
@@ -295,7 +295,7 @@ def _explain_lane(instance: DeploymentProcesses) -> ExplainLane | None:
         implied_path=process.implied_path,
         max_running=1,
         max_in_flight=plan.explain.max_in_flight,
-        request_timeout_s=plan.request_timeout_s,
+        request_timeout_s=plan.admission.request_timeout_s,
         max_jobs=plan.explain.max_jobs,
         job_timeout_s=plan.explain.job_timeout_s,
     )

@@ -11,15 +11,17 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from clearsight.documents.deployment.document import DeploymentDocument
+from clearsight.documents.deployment.layout import MeasuredLayout, ServingLayout
 from clearsight.errors import ClearsightError, Fault, InvalidDocument
 from clearsight.executor import PythonCall
 from clearsight.files import write_atomically
@@ -28,23 +30,20 @@ from clearsight.handlers.tuning.measure import NEARLY_AS_FAST
 from clearsight.runs.package import MANIFEST_FILE, sha256_of
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.gateway.table import JOB_TIMEOUT_S, MAX_JOBS
-from clearsight.serving.supervisor.torchserve_files import ExplainPlan, ServingPlan
+from clearsight.serving.supervisor.torchserve_files import Admission, ExplainPlan, ServingPlan
 from clearsight.tasks import Task
 
 __all__ = [
-    "LayoutMeasurement",
-    "ServingLayout",
     "choose_explain_lane",
     "choose_layout",
     "measure_package",
+    "read_measurement",
     "serving_plan",
 ]
 
 MEASURE_TIMEOUT_S: Final = 300.0
-BATCH_DELAY_MS: Final = 1
-"""How long a batch waits to fill, which every lone client pays. The least there is: TorchServe reads 0 as its default,
-100 ms. A busy worker needs no more, since the next batch fills while it works."""
 
+UNREADABLE: Final = (KeyError, TypeError, ValueError)
 
 DEFAULT_EXPLAIN_MAX_IN_FLIGHT: Final = 8
 """One runs, the others wait: at seconds each, more would only wait for their time-out."""
@@ -61,6 +60,7 @@ class Overrides(BaseModel):
     WORKER_COUNT: PositiveInt = 1
     CLEARSIGHT_BACKEND: str | None = None
     CLEARSIGHT_PRECISION: str = "f32"
+    CLEARSIGHT_DEVICE: str = "auto"
     CLEARSIGHT_BATCH_SIZE: PositiveInt | None = None
     CLEARSIGHT_NUM_THREADS: PositiveInt | None = None
     CLEARSIGHT_EXPLAIN: bool | None = None
@@ -71,46 +71,8 @@ class Overrides(BaseModel):
     CLEARSIGHT_EXPLAIN_JOB_SECONDS: Annotated[float, Field(gt=0, le=86_400)] = JOB_TIMEOUT_S
 
 
-class MeasuredRow(BaseModel):
-    """One row of `python -m clearsight.handlers.tuning.measure`."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    backend: str
-    precision: str
-    workers: PositiveInt
-    threads: PositiveInt
-    batch_size: PositiveInt
-    images_per_s: PositiveFloat
-    latency_ms: PositiveFloat
-
-
-class LayoutMeasurement(BaseModel):
-    """What `python -m clearsight.handlers.tuning.measure` prints."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    rows: tuple[MeasuredRow, ...]
-    choice: MeasuredRow
-
-
-@dataclass(frozen=True, slots=True)
-class ServingLayout:
-    """How a package runs. `source` says where the numbers come from."""
-
-    backend: str
-    precision: str
-    workers: int
-    num_threads: int
-    batch_size: int
-    source: Literal["measured", "deployment", "default"]
-
-    def to_document(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def choose_layout(document: DeploymentDocument, measurement: LayoutMeasurement | None, num_cores: int) -> ServingLayout:
-    """Combine what the deployment fixes with the best measured row for as many workers.
+def choose_layout(document: DeploymentDocument, measured: Sequence[MeasuredLayout], num_cores: int) -> ServingLayout:
+    """Combine what the deployment fixes with the best measured layout of as many workers.
 
     Workers are `instance_count` x `WORKER_COUNT`. Without a measurement of as many workers, workers x threads stays
     within the cores. A batch is never larger than the number of requests that may run at the same time. Raises
@@ -120,35 +82,32 @@ def choose_layout(document: DeploymentDocument, measurement: LayoutMeasurement |
     workers = document.instance_count * given.WORKER_COUNT
     settings = document.request_settings
     max_batch = max(1, settings.max_concurrent_requests_per_instance * document.instance_count // workers)
-    row = _best_row(measurement, given.CLEARSIGHT_BACKEND, workers) if measurement else None
-    source: Literal["measured", "deployment", "default"] = "measured" if row else "default"
-    if given.CLEARSIGHT_BACKEND and given.CLEARSIGHT_BATCH_SIZE:
-        source = "deployment"
-    batch_size = given.CLEARSIGHT_BATCH_SIZE or (row.batch_size if row else 1)
-    return ServingLayout(
-        backend=given.CLEARSIGHT_BACKEND or (row.backend if row else "auto"),
+    best = _best_layout(measured, given.CLEARSIGHT_BACKEND, workers)
+    layout = best or ServingLayout()
+    num_threads = layout.num_threads if layout.workers == workers and best else max(1, num_cores // workers)
+    return replace(
+        layout,
+        backend=given.CLEARSIGHT_BACKEND or layout.backend,
         precision=given.CLEARSIGHT_PRECISION,
+        device=given.CLEARSIGHT_DEVICE,
         workers=workers,
-        num_threads=given.CLEARSIGHT_NUM_THREADS or _num_threads(row, workers, num_cores),
-        batch_size=min(batch_size, max_batch),
-        source=source,
+        num_threads=given.CLEARSIGHT_NUM_THREADS or num_threads,
+        batch_size=min(given.CLEARSIGHT_BATCH_SIZE or layout.batch_size, max_batch),
+        source="deployment" if given.CLEARSIGHT_BACKEND and given.CLEARSIGHT_BATCH_SIZE else layout.source,
     )
 
 
-def _best_row(measurement: LayoutMeasurement, backend: str | None, workers: int) -> MeasuredRow | None:
-    """The fastest row of that backend with that many workers; without one, the fastest of the backend at all.
+def _best_layout(measured: Sequence[MeasuredLayout], backend: str | None, workers: int) -> ServingLayout | None:
+    """The fastest layout of that backend with that many workers; without one, the fastest of the backend at all.
 
     Among nearly equal ones the most threads win, which a lone client has to itself.
     """
-    rows = [row for row in measurement.rows if backend in (None, row.backend)]
-    able = [row for row in rows if row.workers == workers] or rows
-    best = max((row.images_per_s for row in able), default=0.0)
-    equal = [row for row in able if row.images_per_s >= NEARLY_AS_FAST * best]
-    return max(equal, key=lambda row: (row.threads, row.images_per_s), default=None)
-
-
-def _num_threads(row: MeasuredRow | None, workers: int, num_cores: int) -> int:
-    return row.threads if row and row.workers == workers else max(1, num_cores // workers)
+    of_backend = [each for each in measured if backend in (None, each.layout.backend)]
+    able = [each for each in of_backend if each.layout.workers == workers] or of_backend
+    highest = max((each.images_per_s for each in able), default=0.0)
+    equal = [each for each in able if each.images_per_s >= NEARLY_AS_FAST * highest]
+    best = max(equal, key=lambda each: (each.layout.num_threads or 0, each.images_per_s), default=None)
+    return best.layout if best else None
 
 
 def read_overrides(document: DeploymentDocument) -> Overrides:
@@ -191,14 +150,11 @@ def serving_plan(
     return ServingPlan(
         model_name=document.name,
         package=package,
-        workers=layout.workers,
-        num_threads=layout.num_threads,
-        batch_size=layout.batch_size,
-        max_batch_delay_ms=BATCH_DELAY_MS,
-        backend=layout.backend,
-        precision=layout.precision,
-        request_timeout_s=settings.request_timeout_ms / 1000,
-        max_running=settings.max_concurrent_requests_per_instance * document.instance_count,
+        layout=layout,
+        admission=Admission(
+            max_running=settings.max_concurrent_requests_per_instance * document.instance_count,
+            request_timeout_s=settings.request_timeout_ms / 1000,
+        ),
         environment=document.environment_variables,
         explain=explain,
     )
@@ -206,25 +162,34 @@ def serving_plan(
 
 async def measure_package(
     package: Path, document: DeploymentDocument, workspace: Workspace, on_step: Callable[[str], None]
-) -> LayoutMeasurement:
+) -> Sequence[MeasuredLayout]:
     """The measurement of this package on this machine, from the workspace or made now. Raises ClearsightError."""
-    precision = read_overrides(document).CLEARSIGHT_PRECISION
-    fingerprint = f"{sha256_of(package / MANIFEST_FILE)[:16]}-{_machine_fingerprint()}-{precision}"
+    given = read_overrides(document)
+    options = ["--precision", given.CLEARSIGHT_PRECISION]
+    fingerprint = f"{sha256_of(package / MANIFEST_FILE)[:16]}-{_machine_fingerprint()}-{given.CLEARSIGHT_PRECISION}"
+    if given.CLEARSIGHT_DEVICE != "auto":
+        options += ["--device", given.CLEARSIGHT_DEVICE]
+        fingerprint += f"-{re.sub(r'[^a-z0-9]', '', given.CLEARSIGHT_DEVICE)}"
     cached = workspace.endpoints / "measurements" / f"{fingerprint}.json"
-    with contextlib.suppress(OSError, ValidationError):
-        return LayoutMeasurement.model_validate_json(cached.read_bytes())
+    with contextlib.suppress(OSError, *UNREADABLE):
+        return read_measurement(cached.read_bytes())
     on_step("measuring")
-    content = await _run_measurement(package, precision)
+    content = await _run_measurement(package, options)
     try:
-        measurement = LayoutMeasurement.model_validate_json(content)
-    except ValidationError as error:
+        measured = read_measurement(content)
+    except UNREADABLE as error:
         raise ClearsightError(f"the measurement of {package} cannot be read: {error}") from error
     write_atomically(cached, content)
-    return measurement
+    return measured
 
 
-async def _run_measurement(package: Path, precision: str) -> bytes:
-    call = PythonCall(["-m", "clearsight.handlers.tuning.measure", str(package), "--precision", precision])
+def read_measurement(content: bytes) -> Sequence[MeasuredLayout]:
+    """The rows of what `python -m clearsight.handlers.tuning.measure` prints. Raises one of `UNREADABLE`."""
+    return tuple(MeasuredLayout.from_document(row) for row in json.loads(content)["rows"])
+
+
+async def _run_measurement(package: Path, options: Sequence[str]) -> bytes:
+    call = PythonCall(["-m", "clearsight.handlers.tuning.measure", str(package), *options])
     try:
         result = await asyncio.to_thread(call.wait, MEASURE_TIMEOUT_S)
     except TimeoutError:

@@ -25,15 +25,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
+from clearsight.documents.deployment.layout import ServingLayout
 from clearsight.errors import ServerUnavailable, UserError
 from clearsight.files import write_atomically
-from clearsight.handlers.torchserve_folder import HandlerConfig, WorkerConfig, write_folder
+from clearsight.handlers.torchserve_folder import HandlerConfig, QueueLimits, write_folder
 from clearsight.serving.gateway.table import JOB_TIMEOUT_S, MAX_JOBS
 from clearsight.serving.supervisor.java import java_home
 from clearsight.unix_sockets import MAX_SOCKET_PATH_BYTES
 from clearsight.wire.lane_protocol import MAX_ANSWER_BYTES, MAX_BODY_BYTES
 
-__all__ = ["ExplainPlan", "RunFolder", "ServingPlan"]
+__all__ = ["Admission", "ExplainPlan", "RunFolder", "ServingPlan"]
 
 RESPONSE_MARGIN_S: Final = 10
 """TorchServe kills a worker at its response timeout, so that one must come well after the gateway's 408."""
@@ -72,24 +73,27 @@ class ExplainPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Admission:
+    """What the predict lane of a deployment admits."""
+
+    max_running: int = 1
+    """Requests that the gateway sends at the same time; as many again may wait, 429 beyond."""
+    request_timeout_s: float = 5.0
+    """From the last byte of a request to its answer; 408 beyond. Holds for explanations too."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServingPlan:
     """What one TorchServe process serves, and how."""
 
     model_name: str
     package: Path
-    workers: int = 1
-    num_threads: int = 1
-    batch_size: int = 1
-    max_batch_delay_ms: int = 1
-    backend: str = "auto"
-    precision: str = "f32"
-    device: str = "auto"
-    request_timeout_s: float = 5.0
-    max_running: int = 1
-    """Requests that the gateway sends at the same time."""
+    layout: ServingLayout = field(default_factory=ServingLayout)
+    admission: Admission = field(default_factory=Admission)
     environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the worker processes, in addition to those of the supervisor."""
     explain: ExplainPlan | None = None
-    """None: the deployment has no explain lane, and its workers turn explanations away."""
+    """None: the deployment has no explain lane, and its workers reject explanations."""
 
     @property
     def explain_name(self) -> str:
@@ -158,37 +162,24 @@ class RunFolder:
         for folder in (self.work, self.root / "tmp"):
             folder.mkdir(exist_ok=True)
         self.diagnostic_file.unlink(missing_ok=True)
-        queue_size = max(4, 2 * plan.workers * plan.batch_size, plan.max_running + plan.workers)
-        response_timeout_s = int(plan.request_timeout_s) + 1 + RESPONSE_MARGIN_S
+        layout, admission = plan.layout, plan.admission
+        queue_size = max(4, 2 * layout.workers * layout.batch_size, admission.max_running + layout.workers)
+        response_timeout_s = int(admission.request_timeout_s) + 1 + RESPONSE_MARGIN_S
         handler = HandlerConfig(
             package=str(plan.package.absolute()),
-            backend=plan.backend,
-            device=plan.device,
-            precision=plan.precision,
-            num_threads=plan.num_threads,
-            max_answer_bytes=MAX_ANSWER_BYTES if plan.batch_size == 1 else BATCH_ANSWER_BYTES // plan.batch_size,
+            max_answer_bytes=MAX_ANSWER_BYTES if layout.batch_size == 1 else BATCH_ANSWER_BYTES // layout.batch_size,
             diagnostic_file=str(self.diagnostic_file),
             lane="predict",
         )
-        workers = WorkerConfig(
-            workers=plan.workers,
-            batch_size=plan.batch_size,
-            max_batch_delay_ms=plan.max_batch_delay_ms,
-            job_queue_size=queue_size,
-            response_timeout_s=response_timeout_s,
-        )
-        write_folder(self.root / "store" / plan.model_name, plan.model_name, workers, handler)
+        limits = QueueLimits(queue_size, response_timeout_s)
+        write_folder(self.root / "store" / plan.model_name, plan.model_name, layout, limits, handler)
         if plan.explain:
             write_folder(
                 self.root / "store" / plan.explain_name,
                 plan.explain_name,
-                WorkerConfig(job_queue_size=max(4, plan.explain.max_in_flight), response_timeout_s=response_timeout_s),
-                replace(
-                    handler,
-                    num_threads=plan.explain.num_threads,
-                    max_answer_bytes=MAX_ANSWER_BYTES,
-                    lane="explain",
-                ),
+                replace(layout, workers=1, num_threads=plan.explain.num_threads, batch_size=1, max_batch_delay_ms=1),
+                QueueLimits(max(4, plan.explain.max_in_flight), response_timeout_s),
+                replace(handler, max_answer_bytes=MAX_ANSWER_BYTES, lane="explain"),
             )
         properties = self._properties(plan, queue_size, response_timeout_s)
         write_atomically(self.config_file, "".join(f"{key}={value}\n" for key, value in properties.items()), 0o600)
@@ -213,7 +204,7 @@ class RunFolder:
             "install_py_dep_per_model": "false",
             "model_store": self.root / "store",
             "load_models": ",".join([plan.model_name, plan.explain_name] if plan.explain else [plan.model_name]),
-            "default_workers_per_model": plan.workers,
+            "default_workers_per_model": plan.layout.workers,
             "job_queue_size": queue_size,
             "default_response_timeout": response_timeout_s,
             "max_request_size": MAX_BODY_BYTES + 1024 * 1024,
@@ -253,7 +244,7 @@ class RunFolder:
     def environment(self, plan: ServingPlan, inherited: Mapping[str, str]) -> dict[str, str]:
         """The environment of TorchServe and its workers."""
         kept = {name: value for name, value in inherited.items() if not SECRET_NAME.search(name)}
-        threads = str(plan.num_threads)
+        threads = str(plan.layout.num_threads or 1)
         return {
             **kept,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)]),

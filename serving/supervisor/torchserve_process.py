@@ -110,7 +110,7 @@ class TorchServeProcess:
         """Call `on_lost` whenever workers of the predict lane have died. Never returns."""
         living: set[int] = set()
         while True:
-            if len(living) < self.plan.workers:  # TorchServe starts others
+            if len(living) < self.plan.layout.workers:  # TorchServe starts others
                 with contextlib.suppress(ServerUnavailable):
                     living |= {pid for pid, _ in await self.worker_states() if psutil.pid_exists(pid)}
             dead = {pid for pid in living if not psutil.pid_exists(pid)}
@@ -120,7 +120,7 @@ class TorchServeProcess:
             await asyncio.sleep(FOLLOW_S)
 
     async def _are_workers_ready(self) -> bool:
-        wanted = {self.plan.model_name: self.plan.workers}
+        wanted = {self.plan.model_name: self.plan.layout.workers}
         if self.plan.explain:
             wanted[self.plan.explain_name] = 1
         try:
@@ -136,7 +136,7 @@ class TorchServeProcess:
         """Send images until each worker has had some. TorchServe hands queued batches to idle workers."""
         body = warm_up_body()
         for _ in range(2):
-            calls = [self.predict(body) for _ in range(self.plan.workers * self.plan.batch_size)]
+            calls = [self.predict(body) for _ in range(self.plan.layout.workers * self.plan.layout.batch_size)]
             if self.plan.explain:
                 calls.append(self.predict(body, self.explain_path))
             try:

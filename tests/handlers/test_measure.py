@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clearsight.documents.deployment.layout import MeasuredLayout, ServingLayout
 from clearsight.errors import UserError
 from clearsight.handlers.scoring.scorer import load_scorer
-from clearsight.handlers.tuning.measure import Row, choose, layouts, measure
+from clearsight.handlers.tuning.measure import choose, layouts, measure
 from clearsight.handlers.tuning.precision_gate import compare, precision_gate, record_gate
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
@@ -23,7 +24,7 @@ def test_layouts_fill_the_cores_once_or_with_two_workers_twice(num_cores, expect
 
 def test_the_choice_is_the_fastest_and_among_equals_the_quickest_to_answer():
     def row(images_per_s, latency_ms):
-        return Row("openvino", "f32", 1, 2, 8, images_per_s, latency_ms)
+        return MeasuredLayout(ServingLayout("openvino", num_threads=2, batch_size=8), images_per_s, latency_ms)
 
     assert choose([row(10, 5)]) == row(10, 5)
     assert choose([row(10, 5), row(20, 300)]) == row(20, 300)

@@ -1,3 +1,5 @@
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -5,16 +7,19 @@ import pytest
 import yaml
 
 from clearsight.documents.deployment.document import DeploymentDocument, parse_deployment
+from clearsight.documents.deployment.layout import MeasuredLayout
 from clearsight.errors import InvalidDocument
 from clearsight.serving.supervisor.layout import (
-    LayoutMeasurement,
     choose_explain_lane,
     choose_layout,
     needs_measurement,
+    read_measurement,
     serving_plan,
 )
 from clearsight.serving.supervisor.torchserve_files import ExplainPlan, RunFolder
 from clearsight.tasks import Task
+
+Measured = Sequence[MeasuredLayout]
 
 
 def document(blue: dict[str, Any], instances: int = 1, concurrent: int = 16, **variables: object) -> DeploymentDocument:
@@ -41,7 +46,7 @@ def row(backend: str, workers: int, threads: int, batch_size: int, images_per_s:
 
 
 @pytest.fixture
-def measurement() -> LayoutMeasurement:
+def measurement() -> Measured:
     rows = [
         row("openvino", 1, 2, 1, 25),
         row("openvino", 1, 2, 8, 29),
@@ -49,11 +54,11 @@ def measurement() -> LayoutMeasurement:
         row("onnxruntime", 1, 2, 2, 24),
         row("onnxruntime", 2, 1, 1, 30),
     ]
-    return LayoutMeasurement.model_validate({"rows": rows, "choice": rows[2]})
+    return read_measurement(json.dumps({"rows": rows, "choice": rows[0]}).encode())
 
 
 def test_an_unmeasured_package_runs_unbatched_on_the_default_backend(blue: dict[str, Any]) -> None:
-    layout = choose_layout(document(blue), None, num_cores=2)
+    layout = choose_layout(document(blue), (), num_cores=2)
     assert (layout.backend, layout.workers, layout.num_threads, layout.batch_size) == ("auto", 1, 2, 1)
     assert layout.source == "default"
 
@@ -69,7 +74,7 @@ def test_an_unmeasured_package_runs_unbatched_on_the_default_backend(blue: dict[
 )
 def test_the_fastest_row_with_as_many_workers_counts(
     blue: dict[str, Any],
-    measurement: LayoutMeasurement,
+    measurement: Measured,
     instances: int,
     cores: int,
     expected: tuple[str, int, int, int],
@@ -81,12 +86,12 @@ def test_the_fastest_row_with_as_many_workers_counts(
 
 def test_among_nearly_equal_rows_the_one_with_the_most_threads_counts(blue: dict[str, Any]) -> None:
     rows = [row("openvino", 2, 1, 4, 30), row("openvino", 2, 2, 4, 29), row("openvino", 2, 2, 8, 25)]
-    measurement = LayoutMeasurement.model_validate({"rows": rows, "choice": rows[0]})
+    measurement = read_measurement(json.dumps({"rows": rows, "choice": rows[0]}).encode())
     layout = choose_layout(document(blue, 2), measurement, 2)
     assert (layout.workers, layout.num_threads, layout.batch_size) == (2, 2, 4)
 
 
-def test_a_batch_is_no_larger_than_what_may_run_at_once(blue: dict[str, Any], measurement: LayoutMeasurement) -> None:
+def test_a_batch_is_no_larger_than_what_may_run_at_once(blue: dict[str, Any], measurement: Measured) -> None:
     assert [choose_layout(document(blue, 1, concurrent), measurement, 2).batch_size for concurrent in (1, 3, 100)] == [
         1,
         3,
@@ -94,15 +99,24 @@ def test_a_batch_is_no_larger_than_what_may_run_at_once(blue: dict[str, Any], me
     ]
 
 
-def test_a_deployment_may_fix_what_would_be_measured(blue: dict[str, Any], measurement: LayoutMeasurement) -> None:
+def test_a_deployment_may_fix_what_would_be_measured(blue: dict[str, Any], measurement: Measured) -> None:
     fixed = document(blue, 1, 16, CLEARSIGHT_BACKEND="onnxruntime", CLEARSIGHT_BATCH_SIZE=3, WORKER_COUNT=2)
     assert not needs_measurement(fixed)
-    layout = choose_layout(fixed, None, num_cores=4)
+    layout = choose_layout(fixed, (), num_cores=4)
     assert (layout.backend, layout.workers, layout.num_threads, layout.batch_size) == ("onnxruntime", 2, 2, 3)
     assert layout.source == "deployment"
     half = document(blue, 1, 16, CLEARSIGHT_BACKEND="onnxruntime")
     assert needs_measurement(half)
     assert choose_layout(half, measurement, 2).batch_size == 2
+
+
+def test_the_device_comes_from_the_deployment_and_reaches_the_workers(blue: dict[str, Any], tmp_path: Path) -> None:
+    assert choose_layout(document(blue), (), 2).device == "auto"
+    fixed = document(blue, CLEARSIGHT_DEVICE="cuda")
+    plan = serving_plan(fixed, tmp_path / "package", choose_layout(fixed, (), 2))
+    RunFolder(tmp_path).write(plan, tmp_path / "blue.log")
+    entry = yaml.safe_load((tmp_path / "store" / "blue" / "model-config.yaml").read_text())
+    assert entry["clearsight"]["device"] == "cuda"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +161,7 @@ def test_what_the_explain_worker_would_refuse_is_refused_before_it_is_started(bl
 def test_each_lane_is_a_model_entry_of_its_own(
     blue: dict[str, Any], tmp_path: Path, explain: ExplainPlan | None
 ) -> None:
-    layout = choose_layout(document(blue), None, num_cores=2)
+    layout = choose_layout(document(blue), (), num_cores=2)
     folder = RunFolder(tmp_path)
     folder.write(serving_plan(document(blue), tmp_path / "package", layout, explain), tmp_path / "blue.log")
     entries = {
@@ -173,4 +187,4 @@ def test_each_lane_is_a_model_entry_of_its_own(
 )
 def test_a_count_that_is_no_positive_number_is_refused(blue: dict[str, Any], variable: str) -> None:
     with pytest.raises(InvalidDocument, match=f"environment_variables.{variable}"):
-        choose_layout(document(blue, **{variable: "0"}), None, 2)
+        choose_layout(document(blue, **{variable: "0"}), (), 2)

@@ -31,7 +31,7 @@ class Front:
         self.gateway = GatewayProcess(self.workspace, "127.0.0.1", port)
         self.url = f"http://127.0.0.1:{port}/endpoints/fridge/"
         self.headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
-        timeout_s, explain = process.plan.request_timeout_s, process.plan.explain
+        timeout_s, explain = process.plan.admission.request_timeout_s, process.plan.explain
         upstream = Upstream(str(process.folder.inference_socket), process.path, str(process.folder.key_file))
         lane = explain and ExplainLane(process.explain_path, process.implied_path, 1, explain.max_in_flight, timeout_s)
         self._deployment = Deployment(True, "blue-1", upstream, 4, 8, timeout_s, lane)

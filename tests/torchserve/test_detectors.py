@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from clearsight.documents.deployment.layout import ServingLayout
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.runs.package import ModelPackage
@@ -42,7 +43,9 @@ async def test_every_form_of_a_request_gets_the_scorers_bytes(
     expected = [(reply.status, reply.body) for reply in answer_bodies(scorer, asked)]
     assert [status for status, _ in expected] == [200] * 5 + [400]
     plan = ServingPlan(
-        model_name="blue", package=package.root, batch_size=4, max_batch_delay_ms=50, backend="onnxruntime"
+        model_name="blue",
+        package=package.root,
+        layout=ServingLayout("onnxruntime", num_threads=1, batch_size=4, max_batch_delay_ms=50),
     )
     process = TorchServeProcess(plan, tmp_path / "blue.log")
     try:

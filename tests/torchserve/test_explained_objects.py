@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from clearsight.documents.deployment.layout import ServingLayout
 from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.runs.package import ModelPackage
-from clearsight.serving.supervisor.torchserve_files import ExplainPlan, ServingPlan
+from clearsight.serving.supervisor.torchserve_files import Admission, ExplainPlan, ServingPlan
 from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 from clearsight.wire.encoding import encode_answers
 
@@ -33,8 +34,8 @@ async def test_a_detector_is_explained_in_its_lane_and_answers_azures_names_plai
     plan = ServingPlan(
         model_name="blue",
         package=package.root,
-        backend="onnxruntime",
-        request_timeout_s=170.0,
+        layout=ServingLayout("onnxruntime", num_threads=1),
+        admission=Admission(request_timeout_s=170.0),
         explain=ExplainPlan(num_threads=1, max_in_flight=4),
     )
     process = TorchServeProcess(plan, tmp_path / "blue.log")

@@ -16,9 +16,10 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
+from clearsight.documents.deployment.layout import ServingLayout
 from clearsight.handlers.explain.answering.scoring import ExplainingScorer, load_explaining_scorer
 from clearsight.runs.package import ModelPackage
-from clearsight.serving.supervisor.torchserve_files import ExplainPlan, ServingPlan
+from clearsight.serving.supervisor.torchserve_files import Admission, ExplainPlan, ServingPlan
 from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 from clearsight.wire.encoding import encode_answers
 
@@ -81,9 +82,8 @@ async def serving(package: ModelPackage, folder: Path, behind_gateway: Callable[
     plan = ServingPlan(
         "blue",
         package.root,
-        backend="onnxruntime",
-        device="cpu",
-        request_timeout_s=TIMEOUT_S,
+        ServingLayout("onnxruntime", device="cpu", num_threads=1),
+        Admission(request_timeout_s=TIMEOUT_S),
         explain=ExplainPlan(num_threads=1, max_in_flight=4),
     )
     process = TorchServeProcess(plan, folder / "blue.log")

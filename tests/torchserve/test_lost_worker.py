@@ -11,7 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from clearsight.serving.supervisor.torchserve_files import ServingPlan
+from clearsight.documents.deployment.layout import ServingLayout
+from clearsight.serving.supervisor.torchserve_files import Admission, ServingPlan
 from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 
 
@@ -27,9 +28,8 @@ async def test_requests_of_a_batch_that_a_killed_worker_was_collecting(
     plan = ServingPlan(
         "blue",
         scripted_scorer,
-        batch_size=4,
-        max_batch_delay_ms=2000,
-        request_timeout_s=60,
+        ServingLayout(num_threads=1, batch_size=4, max_batch_delay_ms=2000),
+        Admission(request_timeout_s=60),
         environment={"PYTHONPATH": str(scripted_scorer)},
     )
     process = TorchServeProcess(plan, tmp_path / "blue.log")

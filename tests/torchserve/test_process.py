@@ -14,6 +14,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from clearsight.documents.deployment.layout import ServingLayout
 from clearsight.serving.supervisor.torchserve_files import ServingPlan
 from clearsight.serving.supervisor.torchserve_process import TorchServeProcess, WorkersFailed
 
@@ -24,8 +25,7 @@ def plan(scripted_scorer: Path, **environment: str) -> ServingPlan:
     return ServingPlan(
         model_name="blue",
         package=scripted_scorer,
-        batch_size=4,
-        max_batch_delay_ms=100,
+        layout=ServingLayout(num_threads=1, batch_size=4, max_batch_delay_ms=100),
         environment={"PYTHONPATH": str(scripted_scorer), **environment},
     )
 

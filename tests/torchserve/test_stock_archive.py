@@ -18,11 +18,12 @@ from typing import Any
 import psutil
 import pytest
 
+from clearsight.documents.deployment.layout import ServingLayout
 from clearsight.errors import UserError
 from clearsight.exporters.formats.mar import write_mar
 from clearsight.runs.package import ModelPackage
 from clearsight.serving.supervisor.java import java_home
-from clearsight.serving.supervisor.torchserve_files import ExplainPlan, ServingPlan
+from clearsight.serving.supervisor.torchserve_files import Admission, ExplainPlan, ServingPlan
 from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 
 CONFIG = Path(__file__).resolve().parents[2] / "config.properties"
@@ -160,7 +161,11 @@ async def test_every_way_to_ask_for_an_explanation_gives_the_same_answer(
     )
     threads = len(os.sched_getaffinity(0))  # as the stock worker has: the order of sums decides the last digits
     plan = ServingPlan(
-        "blue", tiny_package.root, num_threads=threads, request_timeout_s=AMPLE_S, explain=ExplainPlan(threads, 4)
+        "blue",
+        tiny_package.root,
+        ServingLayout(num_threads=threads),
+        Admission(request_timeout_s=AMPLE_S),
+        explain=ExplainPlan(threads, 4),
     )
     async with behind_gateway(TorchServeProcess(plan, tmp_path / "blue.log"), tmp_path / "home", 150) as front:
 
