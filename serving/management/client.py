@@ -15,6 +15,7 @@ from clearsight.runs.workspace import Workspace
 from clearsight.serving.management.control import VERBS
 from clearsight.serving.management.service import EndpointService, Step
 from clearsight.serving.management.store import DeploymentRecord, EndpointStore, StoreInUse
+from clearsight.serving.management.views import view_of
 from clearsight.unix_sockets import reachable_path
 
 __all__ = ["NothingServes", "call"]
@@ -82,7 +83,7 @@ def _call_store(workspace: Workspace, verb: str, arguments: Mapping[str, Any]) -
     with store.lock():
         service = EndpointService(store, ModelRegistry(workspace), NothingServes())
         given = {name: value for name, value in arguments.items() if name != "no_wait"}
-        return asyncio.run(VERBS[verb](service, **given))
+        return view_of(asyncio.run(VERBS[verb](service, **given)), store.base_url)
 
 
 async def _call_server(workspace: Workspace, verb: str, arguments: Mapping[str, Any], on_step: Step) -> Any:

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from clearsight.errors import ClearsightError
 from clearsight.serving.management.service import RESOLVING, EndpointService
+from clearsight.serving.management.views import view_of
 from clearsight.unix_sockets import bind_private_socket
 
 __all__ = ["LONG_VERBS", "VERBS", "ControlServer"]
@@ -99,7 +100,8 @@ class ControlServer:
         if verb in LONG_VERBS:
             arguments["on_step"] = lambda step: events.put_nowait({"step": step})
         try:
-            events.put_nowait({"result": await VERBS[verb](self._service, **arguments)})
+            result = await VERBS[verb](self._service, **arguments)
+            events.put_nowait({"result": view_of(result, self._service.store.base_url)})
         except ClearsightError as error:
             events.put_nowait({"error": {"status": error.status, "message": str(error)}})
         except asyncio.CancelledError:

@@ -21,12 +21,14 @@ from clearsight.serving.management.store import (
     DeploymentRecord,
     EndpointRecord,
     EndpointStore,
+    Failure,
+    Keys,
     Token,
     new_key,
 )
-from clearsight.serving.management.views import deployment_view, endpoint_view, failure_of
 from clearsight.serving.supervisor.deployment_logs import read_logs
 from clearsight.serving.supervisor.layout import read_overrides
+from clearsight.serving.supervisor.torchserve_process import WorkersFailed
 
 __all__ = ["RESOLVING", "EndpointService", "Runtime", "Step"]
 
@@ -75,7 +77,7 @@ class EndpointService:
         self.clock = clock
         self._busy: set[tuple[str, str]] = set()
 
-    async def create_endpoint(self, document: Mapping[str, Any]) -> dict[str, Any]:
+    async def create_endpoint(self, document: Mapping[str, Any]) -> EndpointRecord:
         """Create an endpoint, or replace one of that name.
 
         The keys and deployments of a present one stay, and its traffic unless the document speaks of traffic.
@@ -96,7 +98,7 @@ class EndpointService:
         overrides: Mapping[str, Any] | None = None,
         traffic: Mapping[str, Any] | None = None,
         mirror_traffic: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
+    ) -> EndpointRecord:
         """Change keys of an endpoint; `traffic` replaces the whole table, names not given become 0."""
         record = self.store.get(name)
         document = apply_overrides(record.document.to_document(), overrides or {})
@@ -109,7 +111,7 @@ class EndpointService:
             raise UserError(f"an endpoint must keep its name, but got {parsed.name!r} for {name!r}")
         return await self._put_endpoint(record, parsed)
 
-    async def _put_endpoint(self, record: EndpointRecord, document: EndpointDocument) -> dict[str, Any]:
+    async def _put_endpoint(self, record: EndpointRecord, document: EndpointDocument) -> EndpointRecord:
         traffic = document.traffic or {}
         for name in traffic:
             record.deployment(name)  # raises NotFound
@@ -119,13 +121,13 @@ class EndpointService:
             raise UserError("auth_mode must be key or aml_token here, but got aad_token, which needs a directory")
         stored = self.store.put(replace(record, document=document))
         await self.runtime.publish()
-        return endpoint_view(stored, self.store.base_url)
+        return stored
 
-    async def show_endpoint(self, name: str) -> dict[str, Any]:
-        return endpoint_view(self.store.get(name), self.store.base_url)
+    async def show_endpoint(self, name: str) -> EndpointRecord:
+        return self.store.get(name)
 
-    async def list_endpoints(self) -> list[dict[str, Any]]:
-        return [endpoint_view(record, self.store.base_url) for record in self.store.endpoints()]
+    async def list_endpoints(self) -> list[EndpointRecord]:
+        return self.store.endpoints()
 
     async def delete_endpoint(self, name: str) -> None:
         """Delete an endpoint and its deployments."""
@@ -138,11 +140,11 @@ class EndpointService:
         for deployment in record.deployments:
             await self.runtime.retire(name, deployment)
 
-    async def get_credentials(self, name: str) -> dict[str, Any]:
-        """The keys, or a token, of an endpoint, in Azure's words."""
+    async def get_credentials(self, name: str) -> Keys | Token:
+        """The keys of an endpoint, or a token; a new one when the last has passed half of its life."""
         record = self.store.get(name)
         if record.document.auth_mode == "key":
-            return {"primaryKey": record.primary_key, "secondaryKey": record.secondary_key}
+            return Keys(record.primary_key, record.secondary_key)
         now = int(self.clock())
         current = [token for token in record.tokens if token.refresh_after > now]
         if not current:
@@ -151,12 +153,7 @@ class EndpointService:
             self.store.put(replace(record, tokens=(*kept, token)))
             await self.runtime.publish()
             current = [token]
-        return {
-            "accessToken": current[-1].value,
-            "expiryTimeUtc": current[-1].expires_at,
-            "refreshAfterTimeUtc": current[-1].refresh_after,
-            "tokenType": "Bearer",
-        }
+        return current[-1]
 
     async def regenerate_keys(self, name: str, key_type: str = "primary") -> None:
         """Replace one key at once; the other one goes on working."""
@@ -173,7 +170,7 @@ class EndpointService:
 
     async def create_deployment(
         self, document: Mapping[str, Any], all_traffic: bool = False, on_step: Step = lambda step: None
-    ) -> dict[str, Any]:
+    ) -> DeploymentRecord:
         """Create a deployment and wait until it serves. A failed one of that name is replaced."""
         parsed = parse_deployment(document)
         read_overrides(parsed)
@@ -200,7 +197,7 @@ class EndpointService:
             if all_traffic:
                 endpoint = self.store.get(parsed.endpoint_name)
                 await self._put_endpoint(endpoint, replace(endpoint.document, traffic={parsed.name: 100}))
-            return deployment_view(record)
+            return record
         finally:
             self._busy.discard((parsed.endpoint_name, parsed.name))
 
@@ -211,7 +208,7 @@ class EndpointService:
         overrides: Mapping[str, Any] | None = None,
         document: Mapping[str, Any] | None = None,
         on_step: Step = lambda step: None,
-    ) -> dict[str, Any]:
+    ) -> DeploymentRecord:
         """Change a deployment. The present process serves until the new one is ready, and if that fails, on.
 
         Without any change the same is started anew, for example after an edit of `settings.json`.
@@ -230,7 +227,7 @@ class EndpointService:
             is_asked_for = bool(overrides or document)
             is_same = _runs_like(parsed, present.document) and package == present.package
             if is_asked_for and is_same and present.state == "Succeeded":
-                return deployment_view(self.store.put_deployment(replace(present, document=parsed)))
+                return self.store.put_deployment(replace(present, document=parsed))
             updated = replace(
                 present,
                 document=parsed,
@@ -239,7 +236,7 @@ class EndpointService:
                 generation=present.generation + 1,
             )
             self.store.put_deployment(replace(present, state="Updating", generation=updated.generation))
-            return deployment_view(await self._roll_out(updated, on_step, previous=present))
+            return await self._roll_out(updated, on_step, previous=present)
         finally:
             self._busy.discard((endpoint_name, name.lower()))
 
@@ -252,7 +249,7 @@ class EndpointService:
         try:
             serving = await self.runtime.roll_out(record, on_step)
         except BaseException as error:
-            failure = failure_of(error)
+            failure = _failure_of(error)
             kept = record if previous is None else replace(previous, generation=record.generation)
             is_serving_still = previous is not None and previous.state == "Succeeded"
             self.store.put_deployment(
@@ -263,11 +260,11 @@ class EndpointService:
         await self.runtime.publish()
         return stored
 
-    async def show_deployment(self, endpoint_name: str, name: str) -> dict[str, Any]:
-        return deployment_view(self.store.get(endpoint_name).deployment(name.lower()))
+    async def show_deployment(self, endpoint_name: str, name: str) -> DeploymentRecord:
+        return self.store.get(endpoint_name).deployment(name.lower())
 
-    async def list_deployments(self, endpoint_name: str) -> list[dict[str, Any]]:
-        return [deployment_view(record) for _, record in sorted(self.store.get(endpoint_name).deployments.items())]
+    async def list_deployments(self, endpoint_name: str) -> list[DeploymentRecord]:
+        return [record for _, record in sorted(self.store.get(endpoint_name).deployments.items())]
 
     async def delete_deployment(self, endpoint_name: str, name: str) -> None:
         """Delete a deployment that has no traffic."""
@@ -329,3 +326,20 @@ def _runs_like(one: DeploymentDocument, other: DeploymentDocument) -> bool:
     """True when a change from one to the other needs no new process."""
     quiet: dict[str, Any] = {"description": None, "tags": {}, "properties": {}, "inert": {}, "warnings": ()}
     return replace(one, **quiet) == replace(other, **quiet)
+
+
+def _failure_of(error: BaseException) -> Failure:
+    """Azure's code for what went wrong while a deployment was made."""
+    match error:
+        case WorkersFailed():
+            return Failure("ResourceNotReady", str(error))
+        case NotFound():
+            return Failure("ResourceNotFound", str(error))
+        case UserError():
+            return Failure("BadArgument", str(error))
+        case ClearsightError():
+            return Failure("InternalServerError", str(error))
+        case Exception():
+            return Failure("InternalServerError", f"{type(error).__name__}: {error}")
+        case _:
+            return Failure("OperationCanceled", "the server was stopped")

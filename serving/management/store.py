@@ -29,6 +29,7 @@ __all__ = [
     "EndpointRecord",
     "EndpointStore",
     "Failure",
+    "Keys",
     "ProvisioningState",
     "StoreInUse",
     "Token",
@@ -72,6 +73,14 @@ class DeploymentRecord:
     @property
     def name(self) -> str:
         return self.document.name
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The two lasting credentials of an endpoint with `auth_mode: key`; one can be replaced while the other works."""
+
+    primary: str
+    secondary: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,32 @@
-"""What the verbs print, in `az ml`'s words, and Azure's codes for what went wrong."""
+"""What the verbs print, in `az ml`'s words: made at the edge from the records that the service returns."""
 
 from typing import Any
 
-from clearsight.errors import ClearsightError, NotFound, UserError
-from clearsight.serving.management.store import DeploymentRecord, EndpointRecord, Failure
-from clearsight.serving.supervisor.torchserve_process import WorkersFailed
+from clearsight.serving.management.store import DeploymentRecord, EndpointRecord, Keys, Token
 
-__all__ = ["deployment_view", "endpoint_view", "failure_of"]
+__all__ = ["deployment_view", "endpoint_view", "view_of"]
+
+
+def view_of(result: object, base_url: str) -> Any:
+    """Plain data for a record or a list of records; anything else is plain data already."""
+    match result:
+        case EndpointRecord():
+            return endpoint_view(result, base_url)
+        case DeploymentRecord():
+            return deployment_view(result)
+        case Keys():
+            return {"primaryKey": result.primary, "secondaryKey": result.secondary}
+        case Token():
+            return {
+                "accessToken": result.value,
+                "expiryTimeUtc": result.expires_at,
+                "refreshAfterTimeUtc": result.refresh_after,
+                "tokenType": "Bearer",
+            }
+        case list():
+            return [view_of(each, base_url) for each in result]
+        case _:
+            return result
 
 
 def endpoint_view(record: EndpointRecord, base_url: str) -> dict[str, Any]:
@@ -42,20 +62,3 @@ def deployment_view(record: DeploymentRecord) -> dict[str, Any]:
     if record.failure:
         view["error"] = {"code": record.failure.code, "message": record.failure.message}
     return view
-
-
-def failure_of(error: BaseException) -> Failure:
-    """Azure's code for what went wrong while a deployment was made."""
-    match error:
-        case WorkersFailed():
-            return Failure("ResourceNotReady", str(error))
-        case NotFound():
-            return Failure("ResourceNotFound", str(error))
-        case UserError():
-            return Failure("BadArgument", str(error))
-        case ClearsightError():
-            return Failure("InternalServerError", str(error))
-        case Exception():
-            return Failure("InternalServerError", f"{type(error).__name__}: {error}")
-        case _:
-            return Failure("OperationCanceled", "the server was stopped")

@@ -8,8 +8,10 @@ import pytest
 
 from clearsight.errors import ClearsightError
 from clearsight.runs.workspace import Workspace
+from clearsight.serving.management.control import VERBS
 from clearsight.serving.management.service import EndpointService, Step
 from clearsight.serving.management.store import DeploymentRecord, EndpointStore
+from clearsight.serving.management.views import view_of
 
 
 class Registry:
@@ -43,6 +45,20 @@ class NotedRuntime:
         self.notes.append(f"retire {deployment}")
 
 
+class ShownService(EndpointService):
+    """The service with the results of its verbs as the control socket shows them."""
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name not in VERBS:
+            return value
+
+        async def shown(*args: Any, **options: Any) -> Any:
+            return view_of(await value(*args, **options), self.store.base_url)
+
+        return shown
+
+
 @pytest.fixture
 def runtime() -> NotedRuntime:
     return NotedRuntime()
@@ -51,7 +67,7 @@ def runtime() -> NotedRuntime:
 @pytest.fixture
 def service(workspace: Workspace, runtime: NotedRuntime) -> EndpointService:
     """With the clock at 1000 s."""
-    return EndpointService(EndpointStore(workspace), Registry(), runtime, clock=lambda: 1000.0)  # type: ignore[arg-type]
+    return ShownService(EndpointStore(workspace), Registry(), runtime, clock=lambda: 1000.0)  # type: ignore[arg-type]
 
 
 @pytest.fixture
