@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clearsight.executor import Executor, Inline, Local, ProcessIdentity, executor_for
+from clearsight.executor import Executor, Inline, Local, ProcessIdentity, Resources, executor_for
 from clearsight.testing.executors import ExecutorContract, MakeTask, ProcessExecutorContract, wait_for
 
 
@@ -19,7 +19,7 @@ class TestInline(ExecutorContract):
 
     def test_it_refuses_several_processes(self, executor: Executor, task: MakeTask) -> None:
         with pytest.raises(ValueError, match="num_processes=2"):
-            executor.submit(replace(task("exit", "0"), num_processes=2))
+            executor.submit(replace(task("exit", "0"), resources=Resources(num_processes=2)))
 
 
 PARENT = """

@@ -6,7 +6,7 @@ from clearsight.executor.inline import Inline
 from clearsight.executor.local import Local
 from clearsight.executor.managed import BackOff, ManagedProcess
 from clearsight.executor.process import ProcessIdentity
-from clearsight.executor.protocol import Executor, Exited, TaskSpec
+from clearsight.executor.protocol import Executor, Exited, Resources, TaskSpec
 from clearsight.executor.table import EXECUTORS, executor_for
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "ManagedProcess",
     "ProcessIdentity",
     "PythonCall",
+    "Resources",
     "TaskSpec",
     "call_module",
     "count_gpus",

@@ -1,8 +1,9 @@
-"""Where every process of `Local` begins: `python -m clearsight.executor.child LIFELINE MODULE ARGS…`.
+"""Entry point of every process of `Local`: `python -m clearsight.executor.child PARENT_PIPE MODULE ARGS…`.
 
-LIFELINE is the read end of a pipe that only the parent holds open. When the parent is gone, however it ended, the pipe
-ends too, and this process asks itself to stop with SIGTERM; if it does not listen, it is ended. (Linux could send a
-signal by itself, `PR_SET_PDEATHSIG`, but it does so already when the parent's *thread* ends, and only there.)
+PARENT_PIPE is the file descriptor of the read end of a pipe that only the parent process holds open. When the parent
+ends, for whatever reason, the pipe closes, and this process sends itself SIGTERM, then kills its process group after a
+grace period. (Linux's `PR_SET_PDEATHSIG` would send a signal too, but already when the parent's *thread* ends, and only
+on Linux.)
 """
 
 import os
@@ -17,7 +18,7 @@ from typing import Final
 __all__ = ["ORPHAN_GRACE_S", "main"]
 
 ORPHAN_GRACE_S: Final = 120.0
-"""How long an orphan may take to write its checkpoint, or to finish what comes after training."""
+"""Grace period of a process without a parent: time to write a checkpoint, or to finish what follows training."""
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
 
 
 def _watch(parent_pipe: int) -> None:
-    os.read(parent_pipe, 1)  # nothing is ever written: returns when the parent is gone
+    os.read(parent_pipe, 1)  # nothing is ever written: returns when the parent has ended
     with suppress(OSError):  # a log on a full disk must not keep an orphan going
         sys.stderr.write("the parent process is gone: stopping\n")
     os.kill(os.getpid(), signal.SIGTERM)

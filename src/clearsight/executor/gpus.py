@@ -1,4 +1,4 @@
-"""How many GPUs a process of this machine can use, told without importing torch, which takes seconds."""
+"""Counts the GPUs that a process of this machine can use, without importing torch, which takes seconds."""
 
 import re
 import shutil
@@ -17,9 +17,9 @@ _LISTED: Final = re.compile(r"^GPU \d+:", re.MULTILINE)
 
 
 def count_gpus() -> int:
-    """NVIDIA GPUs that `CUDA_VISIBLE_DEVICES` leaves visible; 0 when the installed torch cannot use any.
+    """Number of NVIDIA GPUs that `CUDA_VISIBLE_DEVICES` leaves visible; 0 when the installed torch cannot use any.
 
-    As CUDA reads that variable: everything after the first index that does not exist is invisible.
+    CUDA's own rule for that variable holds: everything after the first index that does not exist is invisible.
     """
     if not _torch_knows_cuda():
         return 0

@@ -18,8 +18,9 @@ class Inline:
         self._count = 0
 
     def submit(self, task: TaskSpec) -> str:
-        if task.num_processes > 1:
-            raise ValueError(f"one process runs one process's work, but got num_processes={task.num_processes}")
+        num_processes = task.resources.num_processes
+        if num_processes > 1:
+            raise ValueError(f"one process runs one process's work, but got num_processes={num_processes}")
         task_id = f"inline-{self._count}"
         self._count += 1
         main: Callable[[list[str]], int] = import_module(task.module).main
@@ -32,7 +33,7 @@ class Inline:
         return ended
 
     def cancel(self, task_id: str, grace_s: float) -> None:
-        """Does nothing: a task has always ended."""
+        """Do nothing: every task has ended when `submit` returns."""
 
 
 @contextmanager

@@ -11,13 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from clearsight.executor.protocol import Exited, TaskSpec
+from clearsight import environment
+from clearsight.executor.protocol import Exited, Resources, TaskSpec
 
 __all__ = ["Local"]
 
 _POLL_S: Final = 0.05
 _PEER_GRACE_S: Final = 10.0
-"""How long the others of a gang may take after one of them has failed; they often wait for it in vain."""
+"""Grace period of the other processes of a task after one has failed: they often wait for it and would not end."""
 
 
 @dataclass(slots=True)
@@ -26,11 +27,11 @@ class _ProcessGroup:
 
     processes: list[subprocess.Popen[bytes]]
     parent_pipe: int
-    """Write end of the pipe whose end tells the processes that this one is gone."""
+    """Write end of a pipe that the processes watch: it closes when this process ends."""
     failure: int | None = None
     """Exit code of the process that failed first."""
     kill_at: float | None = None
-    """When those that still run are ended; None: they were not asked to stop."""
+    """Monotonic time at which those that still run are killed; None: no SIGTERM was sent."""
 
     def stop(self, grace_s: float) -> None:
         if self.kill_at is None:
@@ -41,7 +42,7 @@ class _ProcessGroup:
             self.kill_at = min(self.kill_at, time.monotonic() + grace_s)
 
     def has_ended(self) -> bool:
-        """Look once; end the others of a failed process, and those whose grace is over."""
+        """Poll once. Stops the others after a failure, and kills those whose grace period is over."""
         if self.kill_at is not None and time.monotonic() >= self.kill_at:
             self._signal(signal.SIGKILL)
         codes = [process.poll() for process in self.processes]
@@ -53,7 +54,7 @@ class _ProcessGroup:
         return None not in codes
 
     def _signal(self, number: signal.Signals) -> None:
-        """Send to the whole group of each process that still runs, so that what it started ends with it."""
+        """Send to the process group of each process that still runs, so that its children end too."""
         for process in self.processes:
             if process.poll() is None:
                 with suppress(ProcessLookupError):
@@ -63,8 +64,8 @@ class _ProcessGroup:
 class Local:
     """An executor of child processes.
 
-    A child has its own session, so that Ctrl-C in a terminal reaches only the parent, which decides what it means.
-    A child whose parent is gone stops by itself (`clearsight.executor.child`).
+    Each child has its own session, so that Ctrl-C in a terminal reaches only the parent, which then stops the children
+    in order. A child whose parent process has ended stops by itself (`clearsight.executor.child`).
     """
 
     def __init__(self) -> None:
@@ -76,7 +77,7 @@ class Local:
         group = _ProcessGroup([], write_end)
         try:
             with task.log_file.open("ab") as log:
-                for variables in _rank_variables(task.num_processes):
+                for variables in _rank_variables(task.resources.num_processes):
                     group.processes.append(
                         subprocess.Popen(
                             [
@@ -90,13 +91,13 @@ class Local:
                             stdin=subprocess.DEVNULL,
                             stdout=log,
                             stderr=subprocess.STDOUT,
-                            env={**os.environ, **task.environment, **variables},
+                            env={**os.environ, **_thread_variables(task.resources), **task.environment, **variables},
                             start_new_session=True,
                             pass_fds=(parent_pipe,),
                         )
                     )
         except BaseException:
-            os.close(write_end)  # those that were started stop by themselves
+            os.close(write_end)  # the processes already started stop by themselves
             raise
         finally:
             os.close(parent_pipe)
@@ -122,8 +123,16 @@ class Local:
             self._running[task_id].stop(grace_s)
 
 
+def _thread_variables(resources: Resources) -> Mapping[str, str]:
+    """Divide the cores among the processes, unless the environment already limits the threads of each."""
+    if environment.num_threads() is not None or (resources.num_processes == 1 and resources.num_cores is None):
+        return {}
+    num_cores = resources.num_cores or len(os.sched_getaffinity(0))
+    return {"OMP_NUM_THREADS": str(max(1, num_cores // resources.num_processes))}
+
+
 def _rank_variables(num_processes: int) -> list[Mapping[str, str]]:
-    """The variables of torch's `env://` initialisation, one mapping per process; nothing for a process alone."""
+    """Variables of torch's `env://` initialisation, one mapping per process; empty for a single process."""
     if num_processes == 1:
         return [{}]
     with socket.socket() as listener:

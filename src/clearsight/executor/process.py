@@ -1,4 +1,4 @@
-"""Which process is meant, beyond its number: numbers are given again to others."""
+"""Identifies a process beyond its id, which the system reuses."""
 
 import os
 import signal
@@ -15,20 +15,20 @@ _START_TIME: Final = 19  # of the fields after the name: field 22 of /proc/<pid>
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """A process number with what makes it unique: the boot of the machine and the start in ticks since then."""
+    """A process id with what makes it unique: the boot of the machine and the start time in ticks since then."""
 
     pid: int
     boot_id: str
     started_at_tick: int
     host: str = field(compare=False)
-    """For people: a machine may change its name."""
+    """Host name, for messages; not compared, since a machine may be renamed."""
 
     @classmethod
     def of(cls, pid: int) -> Self | None:
-        """The process that has this number now; None when there is none, or no /proc to tell."""
+        """The running process with this id; None when there is none, or no /proc."""
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # a name may hold anything
-            if fields[0] in ("Z", "X"):  # ended, and only waiting for its parent to hear of it
+            if fields[0] in ("Z", "X"):  # ended, and not yet waited for by its parent
                 return None
             boot_id = _BOOT_ID.read_text().strip()
             return cls(pid, boot_id, int(fields[_START_TIME]), socket.gethostname())
@@ -37,24 +37,24 @@ class ProcessIdentity:
 
     @classmethod
     def from_document(cls, document: Any) -> Self | None:
-        """The inverse of `dataclasses.asdict`; None when it is something else."""
+        """The inverse of `dataclasses.asdict`; None for anything else."""
         try:
             return cls(**document)
         except TypeError:
             return None
 
     def is_alive(self) -> bool:
-        """Whether that very process runs, on this machine and visible from here."""
+        """Whether exactly this process runs, on this machine and visible from here."""
         return ProcessIdentity.of(self.pid) == self
 
     def is_here(self) -> bool:
-        """Whether it is a process of this machine, since it was started; it may be in another container."""
+        """Whether it belongs to the present boot of this machine; it may run in another container."""
         return self.boot_id == _BOOT_ID.read_text().strip()
 
     def send(self, number: signal.Signals) -> bool:
-        """Send a signal to that very process; False when it is gone. Never reaches another one of the same number."""
+        """Send a signal to exactly this process, never to another one with its id; False when it has ended."""
         try:
-            handle = os.pidfd_open(self.pid)  # means one process, whatever becomes of its number after the check
+            handle = os.pidfd_open(self.pid)  # refers to one process, even when its id is reused after the check
         except ProcessLookupError:
             return False
         try:

@@ -5,7 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Executor", "Exited", "TaskSpec"]
+__all__ = ["Executor", "Exited", "Resources", "TaskSpec"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a task needs; where it gets that is the executor's choice."""
+
+    num_processes: int = 1
+    """Processes that run the same command line together. With more than one, each gets torch's variables `RANK`,
+    `LOCAL_RANK`, `WORLD_SIZE`, `LOCAL_WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT`."""
+    num_cores: int | None = None
+    """Processor cores for all processes together; None: all that this process may use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,20 +26,18 @@ class TaskSpec:
     module: str
     args: tuple[str, ...]
     log_file: Path
-    """What the program prints goes here, from all of its processes."""
+    """File to which stdout and stderr of all its processes are appended."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables set in addition to the present ones."""
-    num_processes: int = 1
-    """How many processes run the same command line as one gang. With more than one, each gets torch's variables
-    `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `LOCAL_WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT`."""
+    """Environment variables, in addition to those of this process."""
+    resources: Resources = Resources()
 
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """A task has ended, with all of its processes.
+    """A task that has ended, with all of its processes.
 
-    `code` is its exit code, or minus the number of the signal that killed it; of a gang, the code of the process that
-    failed first, 0 when none did.
+    `code` is its exit code, or minus the number of the signal that killed it. Of several processes it is the code of
+    the first that failed; 0 when none did.
     """
 
     task_id: str
@@ -36,9 +45,9 @@ class Exited:
 
 
 class Executor(Protocol):
-    """Starts tasks and tells how they end. One owner; not safe to share between threads.
+    """Starts tasks and reports their exit codes. Not safe to share between threads.
 
-    `wait` also does what has become due (it ends tasks whose grace is over), so it must be called again and again.
+    `wait` also kills tasks whose grace period is over, so it must be called regularly.
     """
 
     def submit(self, task: TaskSpec) -> str:
@@ -48,8 +57,7 @@ class Executor(Protocol):
         """Return the tasks that have ended and were not returned before; wait up to `timeout_s` for the first."""
 
     def cancel(self, task_id: str, grace_s: float) -> None:
-        """Ask a task to stop with SIGTERM and return at once; after `grace_s` seconds `wait` ends it.
+        """Send SIGTERM to a task and return at once; `wait` kills it `grace_s` seconds later.
 
-        Called again, the grace can only become shorter, and nothing is asked twice. Unknown or ended tasks are left
-        alone.
+        A second call sends no second signal, and can only shorten the grace period. Unknown or ended tasks are ignored.
         """

@@ -3,12 +3,10 @@
 All of it happens in the process of the job. The trial is a process of its own, which locks its run folder.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from clearsight import environment
-from clearsight.executor import Executor, TaskSpec
+from clearsight.executor import Executor, Resources, TaskSpec
 from clearsight.runs.kinds import JOB_KINDS, TrialFacts
 from clearsight.runs.mlflow_mirror import MlflowMirror
 from clearsight.runs.record import JobRecord
@@ -48,16 +46,13 @@ class TrialRun:
         """Start the program of the trial; return the id of its task."""
         record = self._record
         variables = {name: value or "" for name, value in record.environment_variables.items()}
-        threads = {}
-        if record.num_processes > 1 and environment.num_threads() is None:
-            threads = {"OMP_NUM_THREADS": str(max(1, _num_cores() // record.num_processes))}
         return executor.submit(
             TaskSpec(
                 self._module,
                 (str(self.folder.root),),
                 self.folder.log_file,
-                {**_ENVIRONMENT, **threads, **variables},
-                record.num_processes,
+                {**_ENVIRONMENT, **variables},
+                Resources(record.num_processes),
             )
         )
 
@@ -78,7 +73,3 @@ class TrialRun:
         if status != reported:
             self.folder.write_status(status)
         return status
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

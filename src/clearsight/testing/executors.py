@@ -21,7 +21,7 @@ from typing import Final
 
 import pytest
 
-from clearsight.executor import Executor, Exited, ProcessIdentity, TaskSpec
+from clearsight.executor import Executor, Exited, ProcessIdentity, Resources, TaskSpec
 
 __all__ = ["ExecutorContract", "MakeTask", "ProcessExecutorContract", "wait_for"]
 
@@ -52,6 +52,8 @@ def main(args):
         case "rank":
             names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
             print(*(os.environ.get(name, "-") for name in names), flush=True)
+        case "threads":
+            print(os.environ.get("OMP_NUM_THREADS", "-"), flush=True)
         case "fail-second":
             if os.environ["RANK"] == "1":
                 return 5
@@ -165,7 +167,7 @@ class ProcessExecutorContract(ExecutorContract):
     def test_processes_of_one_task_meet_at_one_free_port_with_ranks_of_their_own(
         self, executor: Executor, task: MakeTask, tmp_path: Path
     ) -> None:
-        task_id = executor.submit(replace(task("rank"), num_processes=2))
+        task_id = executor.submit(replace(task("rank"), resources=Resources(num_processes=2)))
         assert executor.wait(30) == [Exited(task_id, 0)]
         first, second = sorted((tmp_path / "log").read_text().splitlines())
         assert first.split()[:5] == ["0", "0", "2", "2", "127.0.0.1"]
@@ -176,13 +178,40 @@ class ProcessExecutorContract(ExecutorContract):
     def test_a_task_ends_with_its_first_process_that_fails_and_with_its_code(
         self, executor: Executor, task: MakeTask
     ) -> None:
-        task_id = executor.submit(replace(task("fail-second"), num_processes=2))
+        task_id = executor.submit(replace(task("fail-second"), resources=Resources(num_processes=2)))
         assert executor.wait(30) == [Exited(task_id, 5)]  # the other one would sleep for a minute
+
+    @pytest.mark.parametrize(
+        ("resources", "limit", "expected"),
+        [
+            (Resources(), None, ["-"]),
+            (Resources(num_cores=3), None, ["3"]),
+            (Resources(num_processes=2, num_cores=6), None, ["3", "3"]),
+            (Resources(num_processes=2, num_cores=1), None, ["1", "1"]),
+            (Resources(num_processes=2, num_cores=6), "5", ["5", "5"]),
+        ],
+    )
+    def test_the_processes_of_a_task_share_its_cores_unless_the_environment_sets_the_threads(
+        self,
+        executor: Executor,
+        task: MakeTask,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        resources: Resources,
+        limit: str | None,
+        expected: list[str],
+    ) -> None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if limit is not None:
+            monkeypatch.setenv("OMP_NUM_THREADS", limit)
+        executor.submit(replace(task("threads"), resources=resources))
+        assert executor.wait(30)
+        assert (tmp_path / "log").read_text().split() == expected
 
     def test_all_processes_of_a_task_are_asked_to_stop(
         self, executor: Executor, task: MakeTask, tmp_path: Path
     ) -> None:
-        task_id = executor.submit(replace(task("wait", str(tmp_path / "ready")), num_processes=2))
+        task_id = executor.submit(replace(task("wait", str(tmp_path / "ready")), resources=Resources(num_processes=2)))
         wait_for((tmp_path / "ready").exists)
         executor.cancel(task_id, grace_s=30)
         [ended] = executor.wait(30)
