@@ -1,3 +1,4 @@
+# ruff: noqa: S101
 """What every executor keeps: a contract suite to inherit from.
 
 ```python
