@@ -31,8 +31,11 @@ PUBLIC = [
     "clearsight.runs.package",
     "clearsight.runs.workspace",
     "clearsight.tasks",
-    "clearsight.wire.scoring",
-    *(f"clearsight.testing.{file.stem}" for file in (SOURCE / "clearsight" / "testing").glob("[!_]*.py")),
+    *(
+        f"clearsight.{folder}.{file.stem}"
+        for folder in ("testing", "wire")
+        for file in (SOURCE / "clearsight" / folder).glob("[!_]*.py")
+    ),
 ]
 """The modules whose names are a promise. Others may change with any version."""
 
