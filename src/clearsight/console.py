@@ -1,4 +1,4 @@
-"""What every verb of the command line shares: az-like flags, result printing, one-line errors.
+"""What all commands share: az-like flags, result printing, one-line errors.
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted.
 """
@@ -45,7 +45,7 @@ stderr = Console(stderr=True, highlight=False)
 
 
 def progress(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-    """Pass items on and show how far they are on stderr, when it is a terminal."""
+    """Yield the items, with a progress bar on stderr when that is a terminal."""
     return track(items, description, total, console=stderr, transient=True, disable=not stderr.is_terminal)
 
 

@@ -1,4 +1,4 @@
-"""The environment variables of the product. Nothing else reads `os.environ` for settings of ours."""
+"""The environment variables of the product. No other module reads `os.environ` for the product's settings."""
 
 import os
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ def num_threads() -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """The place of this process among several that were started for one task, and where they meet."""
+    """The rank of this process in a group started for one task, and the address of the group's first process."""
 
     rank: int
     local_rank: int

@@ -146,6 +146,6 @@ class TrainingError(ClearsightError):
 
 
 class ServerUnavailable(ClearsightError):
-    """A server of ours does not answer."""
+    """A gateway or worker does not answer."""
 
     status = 503

@@ -1,4 +1,4 @@
-"""The four tasks and their names in every format that has a word for them."""
+"""The four tasks and their names in every format that names them."""
 
 from enum import StrEnum
 

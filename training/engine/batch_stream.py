@@ -1,4 +1,4 @@
-"""An epoch in batches: which image comes when, which process takes it, and threads that work ahead.
+"""An epoch in batches: the order of the images, the share of each process, and threads that prefetch.
 
 Everything random is a function of (seed, epoch, image or batch), never of the order of work: equal seeds give equal
 batches for any number of workers, and a resumed epoch goes on where it stopped. Several processes share each batch:
@@ -29,17 +29,17 @@ _BATCHES_AHEAD: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Part(Generic[View]):
-    """What one process has of a batch."""
+    """The share of a batch that one process trains on."""
 
     indices_N: Indices
     views: list[View]
     """In the order of `indices_N`."""
     weight: float
-    """Of its mean loss: the size of this process's part over the mean part. Only in an unevenly cut batch not 1."""
+    """Factor of the mean loss: size of this process's share over the mean share; 1 unless a batch divides unevenly."""
 
 
 class BatchStream:
-    """Shuffled batches of `num_items`: the part of process `rank` among `num_ranks`.
+    """Shuffled batches of `num_items`: the share of process `rank` among `num_ranks`.
 
     A last batch of which a process would get fewer than `smallest_batch` items is left out.
     """

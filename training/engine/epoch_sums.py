@@ -1,4 +1,4 @@
-"""What is summed over the training images of an epoch: losses, correct answers, whatever the objective names."""
+"""Sums over the training images of an epoch: losses, correct answers and whatever else the objective names."""
 
 from collections.abc import Sequence
 

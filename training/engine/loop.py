@@ -1,10 +1,9 @@
-"""The training loop: batches, loss, step, evaluation, checkpoint. Stops at the end, early, or when asked.
+"""The training loop: batches, loss, step, evaluation, checkpoint. Stops at the last epoch, early, or on request.
 
-What is learnt and how it is judged is the `Objective`'s matter. Everything that a run remembers between two optimizer
-steps is in the network, the average of its weights, the optimizer, the gradient scaler and `Counters`; a checkpoint
-holds exactly these, so an interrupted run ends as an undisturbed one. What is random is drawn anew at each step from
-(seed, step, rank). Several processes (`Ranks`) walk through this file in step: they ask each other at the same lines,
-and the first one writes.
+The `Objective` defines the loss and the evaluation. All state of a run between two optimizer steps is in the network,
+the average of its weights, the optimizer, the gradient scaler and `Counters`; a checkpoint holds exactly these, so an
+interrupted run ends as an undisturbed one. What is random is drawn anew at each step from (seed, step, rank). Several
+processes (`Ranks`) execute this file in lockstep: they communicate at the same lines, and the first one writes.
 """
 
 import logging
@@ -67,11 +66,11 @@ class LoopOptions:
     checkpoint_frequency: int | None = None
     """Epochs between kept weights."""
     seed: int = 0
-    """Of what the network draws in training, such as dropout."""
+    """Seed of the random numbers that the network draws in training, such as dropout."""
 
 
 class Listener(Protocol):
-    """Hears of progress."""
+    """Receives events of progress."""
 
     def progress(self, counters: Counters, num_batches: int, loss: float, learning_rate: float) -> None:
         """About twice a second. `loss` is the mean of the epoch so far, of this process's images."""
@@ -85,7 +84,7 @@ class Listener(Protocol):
 
 @dataclass(slots=True)
 class TrainingRun(Generic[BatchT]):
-    """Everything the loop works on."""
+    """The objects that the loop works with."""
 
     objective: Objective[BatchT]
     network: nn.Module
@@ -100,27 +99,27 @@ class TrainingRun(Generic[BatchT]):
     listener: Listener
     should_stop: Callable[[], bool]
     average: WeightAverage | None = None
-    """What is validated and kept instead of the network, where there is one."""
+    """Moving average of the weights, validated and saved instead of the network; None: no average."""
     ranks: Ranks = field(default_factory=Ranks)
     counters: Counters = field(default_factory=Counters)
 
     @property
     def eval_model(self) -> nn.Module:
-        """The network whose answers count: the average of the weights where there is one."""
+        """The network that is evaluated and saved: the average of the weights where there is one."""
         return self.network if self.average is None else self.average.network
 
 
 def train(run: TrainingRun[BatchT]) -> Ending:
-    """Train until the last epoch, until the metric stops rising, or until `should_stop` says so.
+    """Train until the last epoch, until the metric stops rising, or until `should_stop` returns True.
 
-    `run.counters` says afterwards which pass was the best; its weights are in the checkpoint folder. Raises
+    Afterwards `run.counters` names the best pass; its weights are in the checkpoint folder. Raises
     `TrainingError` when the loss is no longer finite.
     """
     return _Loop(run).run_to_end()
 
 
 class _Loop(Generic[BatchT]):
-    """The run at work."""
+    """State of the loop while a run is training."""
 
     def __init__(self, run: TrainingRun[BatchT]) -> None:
         self._run = run

@@ -1,4 +1,4 @@
-"""The task's side of training: what the loop asks for, whatever the network is to learn."""
+"""The interface between the training loop and a task: batches, losses and evaluation."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ __all__ = ["Batches", "Evaluation", "NotFinite", "Objective", "StepOutput", "Wei
 
 
 class WeightedBatch(Protocol):
-    """What the loop itself reads of a batch."""
+    """The attributes of a batch that the training loop reads."""
 
     @property
     def weight(self) -> float:
-        """Of its mean loss, see `clearsight.training.engine.batch_stream.Part`."""
+        """Factor of the batch's mean loss, see `clearsight.training.engine.batch_stream.Part`."""
 
 
 BatchT = TypeVar("BatchT", bound=WeightedBatch)
@@ -30,7 +30,7 @@ class Batches(Protocol[BatchT_co]):
 
     @property
     def num_batches(self) -> int:
-        """Of each epoch."""
+        """Number of batches of each epoch."""
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[BatchT_co]:
         """The batches of one epoch, from `first_batch` on; a function of its arguments alone."""
@@ -38,13 +38,13 @@ class Batches(Protocol[BatchT_co]):
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What came of one batch."""
+    """Result of the forward pass of one batch."""
 
     loss: torch.Tensor
     """What to differentiate: a mean or a sum over the images, as `Objective.gradient` says."""
     num_images: int
     sums: Mapping[str, torch.Tensor]
-    """Under each of `Objective.sum_names` a number summed over the images; detached, on the device."""
+    """One number per name of `Objective.sum_names`, summed over the images; detached, on the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +53,15 @@ class Evaluation:
 
     metrics: dict[str, float]
     per_label: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Class to metrics of its own; of tasks that have such a table."""
+    """Metrics of each class; empty for tasks without such a table."""
 
 
 class NotFinite(Exception):
-    """The network's answers are not finite numbers. The loop says when that was."""
+    """The network's outputs are not finite numbers. The loop adds the epoch and the step."""
 
 
 class Objective(Protocol[BatchT_contra]):
-    """How a network learns a task, and how well it does it. Several processes ask at the same moments."""
+    """Loss and evaluation of a task. In a group of processes, all call its methods at the same steps."""
 
     @property
     def primary_metric(self) -> str | None:
@@ -73,7 +73,7 @@ class Objective(Protocol[BatchT_contra]):
 
     @property
     def sum_names(self) -> tuple[str, ...]:
-        """Of what is summed over the images of an epoch and reported as their mean, the first being the loss."""
+        """Names of the quantities summed over an epoch's images and reported as means; the loss is first."""
 
     def training_step(self, module: nn.Module, batch: BatchT_contra) -> StepOutput:
         """One forward pass in training mode. `module` is the network as the processes share it."""
@@ -81,5 +81,5 @@ class Objective(Protocol[BatchT_contra]):
     def evaluate(self, network: nn.Module, ranks: Ranks) -> Evaluation:
         """A validation pass, in float32, as the package predicts; the network is in evaluation mode afterwards.
 
-        The processes take a part each, and all get the whole. Raises `NotFinite`, in all of them.
+        Each process evaluates its share, and all return the whole result. Raises `NotFinite`, in all of them.
         """

@@ -3,7 +3,7 @@
 One process alone needs none of this. Several are started by the executor with the variables of `environment.launch`;
 they find each other through a store that the first process keeps. Gradients are averaged by torch's
 `DistributedDataParallel`. A process that fails leaves its reason in the store before it ends, so that the first
-process, which alone writes the run folder, can tell it; its closed connections end the others' waiting at once.
+process, which alone writes the run folder, can report it; its closed connections end the others' waiting at once.
 """
 
 import atexit
@@ -59,7 +59,7 @@ class Ranks:
         return self.rank == 0
 
     def all_reduce_max(self, value: int) -> int:
-        """The highest value that a process gives; all must ask. About 0.1 ms among processes of one machine."""
+        """Return the highest value of all processes; all must call it. About 0.1 ms among processes of one machine."""
         if self.store is None:
             return value
         tensor = torch.tensor(value)
@@ -67,14 +67,14 @@ class Ranks:
         return int(tensor)
 
     def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Sums over all processes; all must ask."""
+        """Return the sums over all processes; all must call it."""
         if self.store is not None:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
     def share(self, num_items: int) -> range:
-        """The indices of 0 .. `num_items` - 1 that are this process's part of a job."""
+        """The indices of 0 .. `num_items` - 1 that are this process's share of a job."""
         return range(self.rank, num_items, self.size)
 
     def all_gather_rows(self, rows: npt.NDArray[np.float32], num_rows: int) -> npt.NDArray[np.float32]:
@@ -130,7 +130,7 @@ class Ranks:
             return reason, message
         if not self.is_first:
             word = json.dumps([reason, f"process {self.rank} of {self.size}: {message}"])
-            with suppress(dist.DistError):  # the first process is gone: it has told its own reason
+            with suppress(dist.DistError):  # the first process is gone: it has recorded its own reason
                 self.store.compare_set(_FAILURE, "", word)
         elif reason == "internal_error" and self.store.check([_FAILURE]):
             reason, message = json.loads(self.store.get(_FAILURE))
@@ -139,9 +139,9 @@ class Ranks:
 
 @contextmanager
 def joined(launch: Launch | None) -> Iterator[Ranks]:
-    """Meet the other processes; leave them at the end. Without a launch of several, a process alone.
+    """Join the group of training processes; leave it at the end. Without several processes, yield a group of one.
 
-    Raises `TrainingError` when they do not all come.
+    Raises `TrainingError` when not all of them join within `TIMEOUT`.
     """
     if launch is None or launch.world_size == 1:
         yield Ranks()

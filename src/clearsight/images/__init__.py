@@ -1,1 +1,1 @@
-"""Images: what a file says of itself, and its bytes turned into RGB pixels within limits."""
+"""Images: reading the headers of image files, and decoding them to RGB pixels within limits."""

@@ -58,7 +58,7 @@ class DecodeLimits:
     """What an image may cost. Checked on the header, before anything is decoded."""
 
     max_bytes: int = 400 * 1024 * 1024
-    """Of the file; 100 megapixels stored without compression fit."""
+    """Greatest size of the file; an uncompressed image of 100 megapixels fits."""
     max_pixels: int = MAX_PIXELS
     """Height times width, inclusive."""
     formats: tuple[str, ...] = FORMATS
@@ -67,7 +67,7 @@ class DecodeLimits:
 def decode_image(
     data: bytes, limits: DecodeLimits = DecodeLimits(), exif_orientation: ExifOrientation = "apply"
 ) -> Pixels:
-    """Decode the first frame of an image file: uint8 (H, W, 3), RGB, C-contiguous, upright unless told otherwise.
+    """Decode the first frame of an image file: uint8 (H, W, 3), RGB, C-contiguous; upright by default.
 
     Raises `BadImage` for bytes that are no image, damaged or truncated files and anything beyond `limits`.
     """
@@ -114,7 +114,7 @@ def _check_size(height: int, width: int, limits: DecodeLimits) -> None:
 def _decode_with_pillow(data: bytes, header: ImageHeader, limits: DecodeLimits) -> tuple[Pixels, int]:
     """Decode with the one plugin that the signature names; return pixels and EXIF orientation."""
     if header.format == "jpeg":
-        # Metadata is read by us; without it a malformed block cannot disturb the decoder.
+        # The metadata is read already; without it a malformed block cannot disturb the decoder.
         data = b"".join(data[start:stop] for start, stop in header.jpeg_segments)
     try:
         # The plugin itself, not Image.open: that one compares the size with a limit of its own, for the whole process.
@@ -132,7 +132,7 @@ def _decode_with_pillow(data: bytes, header: ImageHeader, limits: DecodeLimits) 
 
 
 def _load(image: ImageFile.ImageFile) -> None:
-    """Decode the pixels. Pillow's own limit must not decide: ours is checked already, and is above its warning."""
+    """Decode the pixels. The size is checked already, against a limit above the one at which Pillow warns."""
     if Image.MAX_IMAGE_PIXELS is None or image.height * image.width <= Image.MAX_IMAGE_PIXELS:
         image.load()
         return
@@ -162,7 +162,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _is_white_zero(image: Image.Image) -> bool:
-    """Whether a TIFF counts from white; Pillow turns 8-bit samples round, but not 16-bit ones."""
+    """Whether 0 means white in a TIFF; Pillow inverts 8-bit samples of that kind, but not 16-bit ones."""
     return isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
 
 
@@ -177,7 +177,7 @@ def _orientation(image: ImageFile.ImageFile, header: ImageHeader) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """One short ASCII line."""
+    """Return the first line of the message, in ASCII and at most 200 characters."""
     lines = str(error).splitlines() or [""]
     return (lines[0] or type(error).__name__).encode("ascii", "replace").decode()[:200]
 

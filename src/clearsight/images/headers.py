@@ -1,4 +1,4 @@
-"""What an image file says about itself, read without decoding a pixel.
+"""Format, size and orientation of an image file, read without decoding a pixel.
 
 Every walk through a file is bounded, so that a hostile file costs microseconds per visited block and a fixed number
 of blocks, whatever it claims: a decoder is only started on files that passed here.
@@ -56,7 +56,7 @@ _MAX_RLE_BYTES: Final = 4 * 1024 * 1024  # Pillow decodes run-length BMP in Pyth
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """Format and claimed size. The size is of the stored pixels, before any EXIF turn."""
+    """Format and claimed size. The size is that of the stored pixels, before EXIF orientation is applied."""
 
     format: str
     """One of `FORMATS`."""
@@ -68,11 +68,11 @@ class ImageHeader:
     is_plain_jpeg: bool = False
     """8-bit JPEG with one or three colour components: what simplejpeg decodes exactly as Pillow does."""
     jpeg_segments: tuple[tuple[int, int], ...] = ()
-    """(start, stop) of the parts of a JPEG that decoding needs: no EXIF, ICC, comments."""
+    """(start, stop) of the segments of a JPEG that decoding needs: without EXIF, ICC profile and comments."""
 
 
 def sniff_format(data: bytes) -> str | None:
-    """Name the format by its signature; None for bytes that are no image we know."""
+    """Name the format by its signature; None for bytes of no known format."""
     if data[:3] == b"\xff\xd8\xff":
         return "jpeg"
     if data[:4] == b"\x89PNG":

@@ -1,4 +1,4 @@
-"""The size of an image from its header, as it stands upright."""
+"""The size of an image after EXIF orientation, read from its header."""
 
 import warnings
 from pathlib import Path
