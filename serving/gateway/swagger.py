@@ -57,18 +57,17 @@ def _document(endpoint: str, version: str) -> bytes:
                     "type": "object",
                     "properties": {
                         "model_explainability": {"type": "boolean"},
-                        "xai_parameters": {"$ref": _schemas(is_v2) + "ExplanationParameters"},
+                        "xai_parameters": {
+                            "type": "object",
+                            "properties": {
+                                "xai_algorithm": {"type": "string", "enum": list(ALGORITHMS)},
+                                **{row.key: row.schema() for row in PARAMETERS.values()},
+                            },
+                        },
                     },
                 },
             },
             "example": EXAMPLE_INPUT,
-        },
-        "ExplanationParameters": {
-            "type": "object",
-            "properties": {
-                "xai_algorithm": {"type": "string", "enum": list(ALGORITHMS)},
-                **{row.key: row.schema() for row in PARAMETERS.values()},
-            },
         },
         "ServiceOutput": {"type": "array", "items": {"type": "object"}},
         "Job": {
