@@ -18,6 +18,7 @@ NOUNS: Final[Mapping[str, LazyCommand]] = {
     "explain": LazyCommand(
         "clearsight.handlers.cli_explain:explain", "Show what decisions on images hang on.", "explain"
     ),
+    "schema": LazyCommand("clearsight.documents.cli:schema", "Print the JSON Schema of a document.", "serve"),
     "serve": LazyCommand("clearsight.serving.cli:serve", "Run gateway and workers in the foreground.", "serve"),
     "online-endpoint": LazyCommand(
         "clearsight.serving.cli:online_endpoint", "Endpoints: a URL, keys and a traffic table.", "serve"

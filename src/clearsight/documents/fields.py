@@ -432,6 +432,8 @@ class Section:
         own = handler.resolve_ref_schema(reference)
         properties = own.setdefault("properties", {})
         required = [key for key in cls.field_names() if key in (*own.get("required", ()), *cls.required_keys)]
+        for key in required:
+            properties[key].pop("default", None)
         if cls.null_is_absent:
             for key in properties.keys() - set(required):
                 properties[key] = _or_null(properties[key])

@@ -140,7 +140,8 @@ class _FixedOrDrawn:
         if not self.row.sweepable:
             return {"not": {}}
         either = handler(schema)
-        return {"anyOf": [*either["oneOf"], {"type": "string", "pattern": rf"^\s*({'|'.join(_FIELDS)})\s*\("}]}
+        names = ("".join(f"[{letter}{letter.upper()}]" for letter in kind) for kind in _FIELDS)
+        return {"anyOf": [*either["oneOf"], {"type": "string", "pattern": rf"^\s*({'|'.join(names)})\s*\("}]}
 
 
 def _not_sweepable(value: Any) -> Any:
