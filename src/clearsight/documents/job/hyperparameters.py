@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Literal
 
+from pydantic import ConfigDict
 from pydantic_core import PydanticCustomError
 
 from clearsight.catalogue.models import Family
@@ -216,6 +217,7 @@ class HyperparameterSection(Section):
     """Base class of sections whose keys are the hyperparameters of one task."""
 
     __slots__ = ()
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # made classes have no source to search
     task: ClassVar[Task]
 
     @classmethod
