@@ -1,5 +1,6 @@
 """JSON Schemas accept what the readers accept, and refuse unknown keys where the readers refuse them."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,7 @@ MISSPELT: list[tuple[str, list[Any]]] = [
 ]
 
 
+@functools.cache
 def validator(document: str, task: Task | None = None) -> Any:
     schema = document_schema(document, task)
     jsonschema.Draft202012Validator.check_schema(schema)
