@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from clearsight.documents.settings import ClassificationSettings
+from clearsight.errors import UserError
 from clearsight.exporters.formats.onnx import NormalisedNetwork, export_onnx
 from clearsight.exporters.graphs import Graph, run_onnxruntime
 from clearsight.exporters.parity.classification import WANTED_IMAGES, check_parity
 from clearsight.exporters.serving_graphs import open_serving_graphs
-from clearsight.exporters.trained import TrainedModel, read_some
-from clearsight.networks.families.classifiers import spec_for
-from clearsight.networks.serving import GraphSignature, signature_of
+from clearsight.exporters.trained import BatchOptions, TrainedModel, read_some
+from clearsight.networks.serving import GraphSignature
 from clearsight.vision.preprocess import preprocess
 
 __all__ = ["ClassifierExport"]
@@ -26,22 +26,9 @@ __all__ = ["ClassifierExport"]
 class ClassifierExport:
     """`Export` of a network that gives logits_NK."""
 
-    def __init__(self, model: TrainedModel, settings: ClassificationSettings) -> None:
+    def __init__(self, model: TrainedModel[nn.Module, ClassificationSettings]) -> None:
         self._model = model
-        self._settings = settings
-        self._spec = spec_for(model.model_name)
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        return {"library": self._spec.library, "builder": self._spec.builder}
-
-    @property
-    def signature(self) -> GraphSignature:
-        return signature_of(self._model.network, fixed_size=self._spec.fixed_size)
-
-    def example(self) -> tuple[torch.Tensor, ...]:
-        size = self._settings.valid_crop_size
-        return (torch.zeros(2, 3, size, size),)
+        self._settings = model.settings
 
     def write_contract(self, folder: Path, normalise: bool) -> dict[str, Any]:
         """`input1` (N, 3, P, P) -> `output1` (N, K), logits; N is free."""
@@ -50,7 +37,8 @@ class ClassifierExport:
         if normalise:
             network = NormalisedNetwork(network, self._settings.mean, self._settings.std).eval()
         signature = GraphSignature(("input1",), ("output1",), {"input1": {0: "batch"}, "output1": {0: "batch"}})
-        record = export_onnx(network, self.example(), folder / "model.onnx", signature)
+        size = self._settings.valid_crop_size
+        record = export_onnx(network, (torch.zeros(2, 3, size, size),), folder / "model.onnx", signature)
         return {**record, "normalisation_inside": normalise}
 
     def check(self, package: Path, contract: Path | None, normalise: bool, files: Sequence[Path]) -> Mapping[str, Any]:
@@ -61,6 +49,11 @@ class ClassifierExport:
         images = [preprocess(image, self._settings) for image in read_some(files, WANTED_IMAGES, exif)]
         images_NCHW = np.stack(images) if images else np.empty((0, 3, size, size), np.float32)
         return check_parity(self._model.network, graphs, images_NCHW, self._model.task, len(self._model.labels))
+
+    def write_batch_graph(self, file: Path, options: BatchOptions) -> dict[str, Any]:
+        raise UserError(
+            "the options of a batch are for detectors: a classifier's graphs take any batch; leave them out"
+        )
 
     def _open_contract(self, folder: Path, normalise: bool) -> Graph:
         graph = run_onnxruntime(folder / "model.onnx", "train_artifacts")

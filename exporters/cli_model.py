@@ -235,7 +235,8 @@ def export(
 
 def _write_batch(package: ModelPackage, file: Path, batch_size: int, given: dict[str, Any]) -> dict[str, Any] | None:
     """Return what was written; None when there is nothing to write."""
-    from clearsight.exporters.formats.batch_graph import BatchOptions, write_batch_graph  # brings torch
+    from clearsight.exporters.formats.batch_graph import write_batch_graph  # brings torch
+    from clearsight.exporters.trained import BatchOptions
 
     used = {name: value for name, value in given.items() if name not in ("min_size", "max_size")}
     options = BatchOptions(batch_size=batch_size, **used)

@@ -1,56 +1,68 @@
 """What is exported: a trained network with its settings, and images to show that its graphs are right."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from clearsight.documents.settings import ExifOrientation, Settings
 from clearsight.images.decode import decode_image
-from clearsight.networks.serving import GraphSignature
 from clearsight.tasks import Task
 
-__all__ = ["Export", "TrainedModel", "evenly", "read_some"]
+__all__ = ["BatchOptions", "Export", "TrainedModel", "evenly", "read_some"]
+
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 @dataclass(frozen=True, slots=True)
-class TrainedModel:
+class TrainedModel(Generic[NetworkT, SettingsT]):
     """What is being written."""
 
     task: Task
     model_name: str
     labels: tuple[str, ...]
-    network: nn.Module
+    network: NetworkT
     """A copy, on the CPU, in evaluation mode."""
-    settings: Settings
+    settings: SettingsT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchOptions:
+    """What a graph for several images is to be; `None` takes the value of the settings, for sizes Azure's default."""
+
+    batch_size: int
+    height: int | None = None
+    """Of the graph's input, pixels."""
+    width: int | None = None
+    """Of the graph's input, pixels."""
+    box_score_thresh: float | None = None
+    nms_iou_thresh: float | None = None
+    box_detections_per_img: int | None = None
+    img_size: int | None = None
+    """yolov5: height and width in one."""
+    model_size: str | None = None
+    """yolov5: must be the package's own."""
+
+    @property
+    def is_the_default_graph(self) -> bool:
+        """Whether a trial's `train_artifacts/model.onnx` is this graph already."""
+        others = (value for key, value in asdict(self).items() if key != "batch_size")
+        return self.batch_size < 1 or (self.batch_size == 1 and all(value is None for value in others))
 
 
 class Export(Protocol):
-    """How networks of one kind are exported."""
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """Which library's network this is."""
-        ...
-
-    @property
-    def signature(self) -> GraphSignature:
-        """The serving graph's."""
-        ...
-
-    def example(self) -> tuple[torch.Tensor, ...]:
-        """Inputs to trace the serving graph with."""
-        ...
+    """How networks of one family are exported, beside the serving graph, which `networks.families.Family` describes."""
 
     def write_contract(self, folder: Path, normalise: bool) -> dict[str, Any]:
         """Write what Azure's clients read, `model.onnx` and `labels.json`; return what made the graph.
 
-        `normalise` puts mean and deviation inside the graph.
+        `normalise` puts mean and std inside the graph.
         """
         ...
 
@@ -58,6 +70,13 @@ class Export(Protocol):
         """Compare the graphs in the folder of a package, and of the contract, with the network on images.
 
         Returns `manifest["parity"]`. Raises `ExportError` naming the graph that disagrees.
+        """
+        ...
+
+    def write_batch_graph(self, file: Path, options: BatchOptions) -> dict[str, Any]:
+        """Write the contract's graph for several images, compared with the network on noise; return what it is.
+
+        Raises `UserError` when the options do not fit the model, `ExportError` when the graph disagrees.
         """
         ...
 

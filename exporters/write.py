@@ -14,23 +14,20 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from safetensors.torch import save_file
 from torch import nn
 
-from clearsight.documents.settings import ClassificationSettings, Settings, YoloSettings, to_document
-from clearsight.errors import ExportError, UserError
-from clearsight.exporters.classifier import ClassifierExport
-from clearsight.exporters.detector import RcnnExport, YoloExport
+from clearsight.catalogue.models import find_row
+from clearsight.documents.settings import Settings, to_document
+from clearsight.errors import UserError
+from clearsight.exporters.families import export_of
 from clearsight.exporters.formats.mlflow_folder import write_mlflow_files
 from clearsight.exporters.serving_graphs import export_serving_graphs
-from clearsight.exporters.trained import Export, TrainedModel, evenly
+from clearsight.exporters.trained import TrainedModel, evenly
 from clearsight.handlers.tuning.precision_gate import precision_gate, record_gate
-from clearsight.networks.families.rcnn.detector import Detector
-from clearsight.networks.families.yolov5.network import Yolov5
-from clearsight.networks.serving import to_serving_module
+from clearsight.networks.families.table import FAMILIES
 from clearsight.runs.package import (
     GUARDED_FILES,
     LABELS_FILE,
@@ -65,37 +62,37 @@ def write_package(
     parity_images: Sequence[Path],
     run_id: str,
     pretrained: Mapping[str, Any],
-    architecture: Mapping[str, Any] = MappingProxyType({}),
     train_artifacts: Path | None = None,
     enable_onnx_normalization: bool = False,
     gate_bf16: bool = True,
 ) -> ModelPackage:
     """Export a trained network as the package `target`, which appears complete or not at all.
 
-    `network` is left as it came; `architecture` is what building it again takes beyond name and classes
-    (`networks.detectors.architecture_of`; nothing for classifiers). `parity_images` are images of the run's
-    validation set: at least 1, 16 wanted for classifiers and 4 for detectors (of more, that many evenly spread ones are
-    taken). `pretrained` says where training started and is recorded. With `train_artifacts` that folder gets the graph
-    of Azure's contract, `model.onnx`, and `labels.json`; `enable_onnx_normalization` puts mean and deviation inside
-    that graph, which then takes values in [0, 1]. With `gate_bf16`, on a processor that announces bf16 matrix units,
-    the accuracy of bf16 on up to 64 of the images (16 for detectors) is recorded; it enables nothing. An older
-    package at `target` is replaced. Raises `ExportError` when a graph cannot be made or disagrees with the network.
+    `network` is left as it came. `parity_images` are images of the run's validation set: at least 1, 16 wanted for
+    classifiers and 4 for detectors (of more, that many evenly spread ones are taken). `pretrained` says where training
+    started and is recorded. With `train_artifacts` that folder gets the graph of Azure's contract, `model.onnx`, and
+    `labels.json`; `enable_onnx_normalization` puts mean and std inside that graph, which then takes values in [0, 1].
+    With `gate_bf16`, on a processor that announces bf16 matrix units, the accuracy of bf16 on up to 64 of the images
+    (16 for detectors) is recorded; it enables nothing. An older package at `target` is replaced. Raises `ExportError`
+    when a graph cannot be made or disagrees with the network.
     """
     model = TrainedModel(task, model_name, tuple(labels), copy.deepcopy(network).cpu().eval(), settings)
-    export = _export_of(model)
+    row, export = find_row(model_name), export_of(model)
+    family = FAMILIES[row.family]
     work = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     folder, contract = work / "package", work / "train_artifacts"
     try:
         (folder / "artifacts").mkdir(parents=True)
         _write_weights(model.network, folder / WEIGHTS_FILE)
-        graphs = export_serving_graphs(to_serving_module(model.network), export.example(), export.signature, folder)
+        module, example = family.serving_module(model.network), family.example_inputs(settings.crop_size)
+        graphs = export_serving_graphs(module, example, family.signature(row), folder)
         if train_artifacts is not None:
             contract.mkdir()
             graphs["train_artifacts/model.onnx"] = export.write_contract(contract, enable_onnx_normalization)
         contract_or_none = None if train_artifacts is None else contract
         parity = export.check(folder, contract_or_none, enable_onnx_normalization, parity_images)
-        described = {**export.architecture, **architecture}
-        _write_documents(model, folder, run_id, described, pretrained, graphs, parity)
+        architecture = {"library": row.library, "builder": row.builder, **family.architecture(model.network)}
+        _write_documents(model, folder, run_id, architecture, pretrained, graphs, parity)
         if gate_bf16 and has_bf16_units() and find_spec("openvino") is not None:
             count = GATE_IMAGES if task.is_classification else _GATE_IMAGES_OF_DETECTORS
             record_gate(ModelPackage.open(folder, verify=False), _gate_bf16(folder, evenly(parity_images, count)))
@@ -109,27 +106,13 @@ def write_package(
     return ModelPackage.open(target)
 
 
-def _export_of(model: TrainedModel) -> Export:
-    network, settings = model.network, model.settings
-    if isinstance(settings, ClassificationSettings):
-        return ClassifierExport(model, settings)
-    if isinstance(network, Yolov5) and isinstance(settings, YoloSettings):
-        return YoloExport(model, network, settings)
-    if isinstance(network, Detector) and not isinstance(settings, YoloSettings):
-        return RcnnExport(model, network, settings)
-    raise ExportError(
-        f"a network must come with settings of its kind, but got a {type(network).__name__} with "
-        f"{type(settings).__name__}"
-    )
-
-
 def _write_weights(network: nn.Module, file: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, file)
     file.chmod(0o644)  # safetensors creates it readable by its owner only
 
 
 def _write_documents(
-    model: TrainedModel,
+    model: TrainedModel[Any, Any],
     folder: Path,
     run_id: str,
     architecture: Mapping[str, Any],

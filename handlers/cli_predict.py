@@ -11,7 +11,6 @@ import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clearsight.console import AzCommand, emit, stderr
-from clearsight.documents.settings import SegmentationSettings
 from clearsight.errors import BadRequest, UserError
 from clearsight.files import write_atomically
 from clearsight.handlers.backends import BACKENDS
@@ -136,18 +135,18 @@ def _save_overlay(target: Path, scorer: Scorer, image: InputImage, answer: Answe
 
 
 def _require_masks(scorer: Scorer) -> None:
-    if not isinstance(scorer.settings, SegmentationSettings):
+    if (settings := scorer.settings.masks) is None:
         raise UserError(
             f"--save-masks needs a package of instance segmentation, but {scorer.package.root} is one of "
             f"{scorer.task.value}; leave it out"
         )
-    if file_type(scorer.settings) != scorer.settings.image_type:
+    if file_type(settings) != settings.image_type:
         stderr.print("masks are written as PNG: JPG would change their numbers (see mask_image_allow_lossy)")
 
 
 def _save_masks(folder: Path, used: set[Path], scorer: Scorer, image: InputImage, answer: Answer) -> None:
-    settings = scorer.settings
-    assert isinstance(settings, SegmentationSettings)  # noqa: S101  checked before the first image
+    settings = scorer.settings.masks
+    assert settings is not None  # noqa: S101  checked before the first image
     assert isinstance(answer, DetectionAnswer)  # noqa: S101  what packages of segmentation answer
     kind = file_type(settings)
     height, width = decode_image(image.file.read_bytes(), exif_orientation=settings.exif_orientation).shape[:2]

@@ -157,7 +157,7 @@ def _write(target: Path, task: Task, images: list[Path]) -> ModelPackage:
     import torch  # seconds: only tests that ask for a package pay them
 
     from clearsight.exporters.write import write_package
-    from clearsight.networks.families.classifiers import build_network
+    from clearsight.networks.families.table import build_network
 
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -202,16 +202,19 @@ def detector_package(made_once: MadeOnce, drawn_images: list[Path]) -> DetectorP
 
 
 def _write_detector(target: Path, model_name: str, images: list[Path]) -> ModelPackage:
+    from dataclasses import asdict
+
     import torch
 
     from clearsight.exporters.write import write_package
-    from clearsight.networks.families.detectors import architecture_of, build_detector
     from clearsight.networks.families.rcnn.options import RcnnOptions
+    from clearsight.networks.families.table import build_network
 
     options = RcnnOptions(proposals_before_nms=16, proposals=4)
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        network = build_detector(model_name, len(FRIDGE_LABELS), model_size="nano", options=options)
+        architecture = {"model_size": "nano", "options": asdict(options)}
+        network = build_network(model_name, len(FRIDGE_LABELS), architecture=architecture)
         # Answers that differ from place to place, with scores between 0 and 1.
         for name, module in network.named_modules():
             if hasattr(module, "downsample"):  # else answers of random weights explode
@@ -244,7 +247,6 @@ def _write_detector(target: Path, model_name: str, images: list[Path]) -> ModelP
         labels=FRIDGE_LABELS,
         network=network,
         settings=settings,
-        architecture=architecture_of(model_name, model_size="nano", options=options),
         parity_images=images[:2],
         run_id="tiny_HD_0",
         pretrained={"source": "none", "file": None, "sha256": None, "tag": None, "licence": None},

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clearsight import environment
-from clearsight.catalogue.models import NATIVE_MODELS
+from clearsight.catalogue.models import find_row
 from clearsight.documents.data.locations import BadLocation, resolve_location
 from clearsight.documents.job import (
     DataInput,
@@ -79,11 +79,11 @@ def _warn_of_idle_extensions(job: JobDocument, warnings: list[str]) -> None:
     if job.task.is_classification:
         return  # such warnings were added when the document was read
     [model_name] = candidate_models(job.task, job.parameters)
-    is_yolo = NATIVE_MODELS[job.task][model_name].family == "yolov5"
+    row = find_row(model_name)
     where = "training_parameters.advanced_settings"
-    if job.advanced.x_model_size is not None and not is_yolo:
+    if job.advanced.x_model_size is not None and not row.has_model_sizes:
         warnings.append(f"{where}.x_model_size: has no effect on {model_name}; sizes are yolov5's")
-    if job.advanced.x_light_detector and (is_yolo or model_name.startswith("retinanet")):
+    if job.advanced.x_light_detector and not row.has_proposals:
         warnings.append(f"{where}.x_light_detector: has no effect on {model_name}, which has no proposals")
 
 

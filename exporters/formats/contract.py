@@ -22,17 +22,26 @@ import torch
 from torch import nn
 from torchvision.models.detection.roi_heads import paste_masks_in_image  # type: ignore[import-untyped]
 
+from clearsight.catalogue.models import YOLO_STRIDE
 from clearsight.errors import UserError
 from clearsight.exporters.formats.onnx import NormalisedNetwork
 from clearsight.networks.families.rcnn.detector import Detector
 from clearsight.networks.families.rcnn.selection import LimitTensors, SelectionLimits
 from clearsight.networks.families.rcnn.serving import find_within
-from clearsight.networks.families.rcnn.two_stage import TwoStageDetector
-from clearsight.networks.families.yolov5.head import STRIDES
 from clearsight.networks.families.yolov5.network import Yolov5
 from clearsight.networks.serving import GraphSignature
 
-__all__ = ["BACKGROUND", "LIMIT_NAMES", "Contract", "contract_of", "first_label", "labels_of", "outputs_of_image"]
+__all__ = [
+    "BACKGROUND",
+    "LIMIT_NAMES",
+    "Contract",
+    "Normalisation",
+    "first_label",
+    "labels_of",
+    "outputs_of_image",
+    "rcnn_contract",
+    "yolo_contract",
+]
 
 BACKGROUND: Final = "--bg--"
 """The label that no detection has."""
@@ -41,6 +50,9 @@ LIMIT_NAMES: Final = ("score_threshold", "nms_iou_threshold", "max_detections")
 """Constants of an R-CNN's graph, by the names that they have in its file."""
 
 _INPUT: Final = "input"
+
+Normalisation = tuple[Sequence[float], Sequence[float]]
+"""Mean and std, per channel, that are inside a graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +65,7 @@ class Contract:
 
 
 class RcnnContract(nn.Module):
-    """Images of one size -> the outputs of each, in turn, as `output_names` calls them."""
+    """Images of one size -> the outputs of each, in turn, as `outputs_of_image` calls them."""
 
     score_threshold: torch.Tensor
     nms_iou_threshold: torch.Tensor
@@ -74,62 +86,67 @@ class RcnnContract(nn.Module):
         limits = LimitTensors(self.score_threshold, self.nms_iou_threshold, self.max_detections)
         outputs: list[torch.Tensor] = []
         for boxes_D4, scores_D, class_ids_D, masks_DMM in find_within(self.network, images_NCHW, limits):
-            labels_D = class_ids_D + self.first_label
-            if not isinstance(self.network, TwoStageDetector):
-                outputs += [boxes_D4, scores_D, labels_D]
-                continue
-            outputs += [boxes_D4, labels_D, scores_D]
+            named = {"boxes": boxes_D4, "scores": scores_D, "labels": class_ids_D + self.first_label}
+            outputs += [named[name] for name in self.network.output_order]
             if masks_DMM is not None:
                 height, width = images_NCHW.shape[2:]
                 outputs.append(paste_masks_in_image(masks_DMM[:, None], boxes_D4, (height, width)))
         return tuple(outputs)
 
 
-def contract_of(
-    network: Yolov5 | Detector,
+def yolo_contract(
+    network: Yolov5, height: int, width: int, batch_size: int = 1, normalisation: Normalisation | None = None
+) -> Contract:
+    """The contract's graph of a yolov5 in evaluation mode, for `batch_size` images of `height` x `width`.
+
+    With `normalisation` the graph takes values in [0, 1] and normalises them itself. Raises `UserError` when the size
+    does not fit the network.
+    """
+    if height % YOLO_STRIDE or width % YOLO_STRIDE:
+        raise UserError(f"height and width must be multiples of {YOLO_STRIDE} for yolov5, but got {height} x {width}")
+    module, example_NCHW = _wrapped(network, normalisation), _noise(batch_size, height, width)
+    return Contract(module, (example_NCHW,), GraphSignature((_INPUT,), ("output",), {}))
+
+
+def rcnn_contract(
+    network: Detector,
     limits: SelectionLimits,
     height: int,
     width: int,
     batch_size: int = 1,
-    normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+    normalisation: Normalisation | None = None,
 ) -> Contract:
-    """The contract's graph of a network in evaluation mode, for `batch_size` images of `height` x `width`.
-
-    yolov5's has no `limits`. With `normalisation`, mean and deviation, the graph takes values in [0, 1] and normalises
-    them itself. Raises `UserError` when the size does not fit the network.
-    """
-    if isinstance(network, Yolov5) and (height % STRIDES[-1] or width % STRIDES[-1]):
-        raise UserError(f"height and width must be multiples of {STRIDES[-1]} for yolov5, but got {height} x {width}")
-    module: nn.Module = network if isinstance(network, Yolov5) else RcnnContract(network, limits)
-    if normalisation is not None:
-        module = NormalisedNetwork(module, *normalisation)
-    generator = torch.Generator().manual_seed(0)
-    example_NCHW = torch.rand(batch_size, 3, height, width, generator=generator)
-    if normalisation is None and not isinstance(network, Yolov5):
+    """The same for Faster R-CNN, Mask R-CNN and RetinaNet, whose graph finds boxes within `limits`."""
+    module, example_NCHW = _wrapped(RcnnContract(network, limits), normalisation), _noise(batch_size, height, width)
+    if normalisation is None:
         example_NCHW = (example_NCHW - 0.5) * 4  # as wide as normalised images: a trace needs boxes in every branch
-    return Contract(module.eval(), (example_NCHW,), _signature(network, batch_size))
+    return Contract(module, (example_NCHW,), _signature(network, batch_size))
 
 
-def first_label(network: Yolov5 | Detector) -> int:
+def _wrapped(module: nn.Module, normalisation: Normalisation | None) -> nn.Module:
+    return module.eval() if normalisation is None else NormalisedNetwork(module, *normalisation).eval()
+
+
+def _noise(batch_size: int, height: int, width: int) -> torch.Tensor:
+    return torch.rand(batch_size, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def first_label(network: Detector) -> int:
     """What the contract's graph calls class 0."""
-    return 1 if isinstance(network, TwoStageDetector) else 0
+    return int(network.has_background)
 
 
-def labels_of(network: Yolov5 | Detector, labels: Sequence[str]) -> list[str]:
+def labels_of(network: Detector, labels: Sequence[str]) -> list[str]:
     """The names by the numbers that the contract's graph gives."""
     return [BACKGROUND] * first_label(network) + list(labels)
 
 
 def outputs_of_image(network: Detector) -> tuple[str, ...]:
     """Names of one image's outputs, without its number."""
-    if not isinstance(network, TwoStageDetector):
-        return ("boxes", "scores", "labels")
-    return ("boxes", "labels", "scores", "masks") if network.has_masks else ("boxes", "labels", "scores")
+    return (*network.output_order, "masks") if network.has_masks else network.output_order
 
 
-def _signature(network: Yolov5 | Detector, batch_size: int) -> GraphSignature:
-    if isinstance(network, Yolov5):
-        return GraphSignature((_INPUT,), ("output",), {})
+def _signature(network: Detector, batch_size: int) -> GraphSignature:
     axes: dict[str, Any] = {}
     names = []
     for index in range(batch_size):

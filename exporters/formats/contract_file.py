@@ -3,7 +3,6 @@
 Shapes in names: N images, C candidates.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from clearsight.exporters.formats.contract import LIMIT_NAMES, first_label, outputs_of_image
+from clearsight.exporters.formats.contract import LIMIT_NAMES, Normalisation, first_label, outputs_of_image
 from clearsight.exporters.graphs import Graph, run_onnxruntime
 from clearsight.exporters.parity.answers import GraphAnswer
 from clearsight.networks.families.rcnn.detector import Detector
 from clearsight.networks.families.rcnn.selection import SelectionLimits
 from clearsight.networks.families.yolov5.serving import best_classes
 
-__all__ = ["Normalisation", "RcnnContractFile", "YoloContractFile"]
+__all__ = ["RcnnContractFile", "YoloContractFile"]
 
 Floats = npt.NDArray[np.float32]
-Normalisation = tuple[Sequence[float], Sequence[float]]
-"""Mean and deviation that are inside a graph."""
 
 
 class RcnnContractFile:
-    """A file written from `contract.contract_of`."""
+    """A file written from `contract.rcnn_contract`."""
 
     def __init__(
         self, network: Detector, file: Path, own_limits: SelectionLimits, normalisation: Normalisation | None = None

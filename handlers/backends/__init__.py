@@ -42,7 +42,7 @@ class Backend(Protocol):
     """A loaded network. Not safe in threads: the caller holds a lock."""
 
     def run(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        """Compute the graph's outputs, new arrays, in the order of `networks.serving.signature_of`, as the inputs are.
+        """Compute the graph's outputs, new arrays, in the order of `Family.signature`, as the inputs are.
 
         Inputs are C-contiguous and have the types of the graph; images are (N, 3, H, W) with N >= 1.
         """

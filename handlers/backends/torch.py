@@ -7,7 +7,7 @@ from importlib import import_module
 import numpy as np
 import torch
 
-from clearsight.documents.settings import RcnnSettings
+from clearsight.catalogue.models import find_row
 from clearsight.errors import InvalidPackage, UserError
 from clearsight.handlers.backends import Array, Backend, Device, OpenOptions
 from clearsight.runs.package import ModelPackage
@@ -32,7 +32,7 @@ class TorchBackend:
 def open_torchscript(package: ModelPackage, options: OpenOptions) -> Backend:
     """Load the frozen graph."""
     _configure(options)
-    if isinstance(package.settings(), RcnnSettings):
+    if find_row(package.model_name).needs_torchvision:
         import_module("torchvision")  # registers the operators of such graphs; 4 s that the others need not wait
     with warnings.catch_warnings():
         # torch deprecates TorchScript in favour of torch.export; it stays the format that TorchServe users ask for.
@@ -50,11 +50,12 @@ def open_torchscript(package: ModelPackage, options: OpenOptions) -> Backend:
 
 def open_eager(package: ModelPackage, options: OpenOptions) -> Backend:
     """Build the network and load its weights."""
-    from clearsight.networks.load import load_network  # torchvision: another 4 s
-    from clearsight.networks.serving import to_serving_module
+    from clearsight.networks.families.table import family_of  # torchvision: another 4 s
+    from clearsight.networks.load import load_network
 
     _configure(options)
-    return TorchBackend(to_serving_module(load_network(package)).to(options.device), options.device)
+    module = family_of(package.model_name).serving_module(load_network(package))
+    return TorchBackend(module.to(options.device), options.device)
 
 
 def _configure(options: OpenOptions) -> None:

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from clearsight.documents.settings import DetectorSettings, RcnnSettings, SegmentationSettings, YoloSettings
+from clearsight.documents.settings import DetectorSettings, RcnnSettings, YoloSettings
 from clearsight.errors import InvalidPackage
 from clearsight.handlers.backends import Array, Backend, OpenOptions
 from clearsight.handlers.scoring.batching import BatchRule, choose_rule, run_batches
@@ -103,7 +103,7 @@ class RcnnNetwork:
             np.array([settings.nms_iou_thresh], np.float32),
             np.array([settings.max_detections], np.int64),
         )
-        num_outputs = 4 if isinstance(settings, SegmentationSettings) else 3
+        num_outputs = 3 if settings.masks is None else 4
         noise_1CHW = np.random.default_rng(0).standard_normal((1, 3, _TRIAL_SIDE, _TRIAL_SIDE), np.float32)
         _check(backend.run([noise_1CHW, np.zeros(1, np.float32), *self._limits[1:]]), num_outputs, package)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from clearsight.documents.settings import DetectorSettings, RcnnSettings, SegmentationSettings, YoloSettings
+from clearsight.documents.settings import DetectorSettings
 from clearsight.handlers.scoring.detection import Detections, find_objects, to_detection_answer
 from clearsight.handlers.scoring.segmentation import image_mask, to_segmentation_answer
 from clearsight.vision.candidates import Candidates
@@ -30,10 +30,10 @@ Bytes = npt.NDArray[np.uint8]
 
 def placement_of(height: int, width: int, settings: DetectorSettings) -> Placement:
     """Where an image lies in the network's input."""
-    if isinstance(settings, YoloSettings):
-        return letterbox(height, width, settings.img_size)
-    assert isinstance(settings, RcnnSettings)  # noqa: S101  there are two families
-    return shorter_side(height, width, settings.min_size, settings.max_size)
+    size = settings.input_size
+    if size.is_square:
+        return letterbox(height, width, size.longer)
+    return shorter_side(height, width, size.shorter, size.longer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,9 @@ def merge_views(views: Sequence[View], found: Sequence[Detections], settings: De
         joined, sources_N = joined.take(np.flatnonzero(~is_rest_N)), sources_N[~is_rest_N]
     compared = (joined.boxes_xyxy_N4, joined.scores_N, joined.class_ids_N, sources_N)
     limits = (settings.tile_predictions_nms_thresh, settings.max_detections)
-    if not isinstance(settings, SegmentationSettings):
+    if settings.masks is None:
         return joined.take(merge_boxes(*compared, *limits))
-    threshold = settings.mask_pixel_score_threshold
+    threshold = settings.masks.mask_pixel_score_threshold
     kept = merge_masks(
         *compared,
         lambda index: image_mask(joined, index, whole.height, whole.width, threshold),
@@ -111,6 +111,6 @@ def to_answer(
 ) -> DetectionAnswer:
     """Azure's answer about the image that the views are of."""
     merged, whole = merge_views(views, found, settings), views[0].tile
-    if isinstance(settings, SegmentationSettings):
-        return to_segmentation_answer(merged, whole.height, whole.width, labels, settings)
+    if settings.masks is not None:
+        return to_segmentation_answer(merged, whole.height, whole.width, labels, settings.masks)
     return to_detection_answer(merged, whole.height, whole.width, labels)

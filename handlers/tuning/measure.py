@@ -29,7 +29,6 @@ import orjson
 from PIL import Image
 
 from clearsight.documents.deployment.layout import MeasuredLayout, ServingLayout
-from clearsight.documents.settings import DetectorSettings, YoloSettings
 from clearsight.errors import UserError
 from clearsight.executor.call import last_error
 from clearsight.handlers.backends import BACKENDS, OpenOptions, Precision, candidates, open_backend, require_able
@@ -81,8 +80,9 @@ def _plan(package: ModelPackage, num_cores: int) -> tuple[list[tuple[int, int]],
     """Layouts and batch sizes worth measuring."""
     if package.task.is_classification:
         return layouts(num_cores), CLASSIFIER_BATCH_SIZES
-    is_yolo = isinstance(package.settings(), YoloSettings)
-    return _detector_layouts(num_cores), YOLO_BATCH_SIZES if is_yolo else RCNN_BATCH_SIZES
+    detection = package.settings().detection
+    takes_batches = detection is not None and detection.input_size.is_square
+    return _detector_layouts(num_cores), YOLO_BATCH_SIZES if takes_batches else RCNN_BATCH_SIZES
 
 
 def choose(rows: Sequence[MeasuredLayout]) -> MeasuredLayout:
@@ -202,8 +202,8 @@ def _work(root: Path, backend: str, precision: Precision, threads: int, seconds:
     package = ModelPackage.open(root, verify=False)  # the parent verified it
     options = OpenOptions("cpu", precision, threads)
     settings = package.settings()
-    if isinstance(settings, DetectorSettings):
-        settings = replace(settings, tile_grid_size=None)
+    if settings.detection is not None:
+        settings = replace(settings.detection, tile_grid_size=None)
     scorer = Scorer(package, open_backend(backend, package, options), backend, options, settings=settings)
     body = example_body()
     answer_bodies(scorer, [body])

@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from clearsight.documents.settings import DetectorSettings
 from clearsight.errors import BadRequest, UserError
 from clearsight.executor import call_module
 from clearsight.files import write_atomically
@@ -74,10 +73,10 @@ def precision_gate(
     except UserError as error:
         return {**header, "num_images": len(images), "passed": False, "reason": str(error)}
     settings = package.settings()
-    if isinstance(settings, DetectorSettings):
+    if settings.detection is not None:
         return {
             **header,
-            **compare_objects([*map(_objects, expected)], [*map(_objects, found)], settings.box_score_thresh),
+            **compare_objects([*map(_objects, expected)], [*map(_objects, found)], settings.detection.box_score_thresh),
         }
     return {**header, **compare(_probs(expected), _probs(found), package.task)}
 

@@ -9,8 +9,8 @@ import io
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -24,8 +24,8 @@ from clearsight.handlers.backends import OpenOptions, open_backend
 from clearsight.handlers.scoring.scorer import MAX_BATCH_SIZE, Scorer
 from clearsight.handlers.scoring.views import views_of
 from clearsight.images.decode import decode_image
-from clearsight.networks.families.detectors import architecture_of, build_detector
-from clearsight.networks.serving import to_serving_module
+from clearsight.networks.families.rcnn.options import DEFAULT
+from clearsight.networks.families.table import FAMILIES, build_network
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import normalise
@@ -245,8 +245,8 @@ def _random_package(
     for file, image in zip(files, images, strict=False):
         file.write_bytes(image)
     torch.manual_seed(0)
-    size: Mapping[str, Any] = {"model_size": YOLO_SIZE} if model_name == YOLO else {}
-    network = build_detector(model_name, len(LABELS), **size).eval()
+    architecture = {"model_size": YOLO_SIZE, "options": asdict(DEFAULT)}
+    network = build_network(model_name, len(LABELS), architecture=architecture).eval()
     if model_name == MASK_RCNN:
         _fill_masks(network)
     else:
@@ -261,7 +261,6 @@ def _random_package(
         parity_images=files,
         run_id="benchmark",
         pretrained={"source": "random"},
-        architecture=architecture_of(model_name, **size),
     )
 
 
@@ -270,7 +269,7 @@ def _score_exceeded_by(count: int, network: torch.nn.Module, image: bytes, setti
     view, *_ = views_of(480, 640, settings)
     canvas_HWC = view.network_input(decode_image(_resized(image, 640, 480)))
     images_NCHW = torch.from_numpy(normalise(canvas_HWC, settings.mean, settings.std))[None]
-    _, scores_NC, _ = to_serving_module(network)(images_NCHW)
+    _, scores_NC, _ = FAMILIES["yolov5"].serving_module(network)(images_NCHW)
     return float(scores_NC[0].sort(descending=True).values[count])
 
 

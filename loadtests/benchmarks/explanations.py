@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from saliency.core import xrai as saliency_xrai
 from torchvision.models import resnet18, resnet50
 
 from clearsight.catalogue.algorithms import CLASSIFIER_ALGORITHMS
+from clearsight.catalogue.models import find_row
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.handlers.drawing.explanation_image import explanation_image
 from clearsight.handlers.explain.algorithms.context import ExplainContext
@@ -42,9 +43,9 @@ from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.handlers.explain.objects.heat import heat_of
 from clearsight.handlers.explain.objects.network import DetectorForward, ObjectModel
 from clearsight.handlers.explain.parameters import parse_xai_parameters
-from clearsight.networks.families.detectors import build_detector
+from clearsight.networks.families.rcnn.options import DEFAULT
 from clearsight.networks.families.rcnn.selection import SelectionLimits
-from clearsight.networks.serving import to_serving_module
+from clearsight.networks.families.table import build_network, family_of
 from clearsight.vision.preprocess import normalise, resize_and_crop
 from clearsight.wire.answers import ClassificationAnswer
 from clearsight.wire.encoding import encode_answers
@@ -209,8 +210,10 @@ def _objects(passes: int) -> list[ExplanationRow]:
     for name in DETECTORS:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            network = build_detector(name, NUM_CLASSES, model_size="small").eval()
-        model, served = ObjectModel(network), to_serving_module(network)
+            architecture = {"model_size": "small", "options": asdict(DEFAULT)}
+            network = build_network(name, NUM_CLASSES, architecture=architecture).eval()
+        model = ObjectModel(network, find_row(name).family)
+        served = family_of(name).serving_module(network)
         limits = () if name == "yolov5" else SelectionLimits(0.0, 0.5, 100).to_tensors(torch.device("cpu"))
 
         def forward(served: torch.nn.Module = served, limits: Sequence[torch.Tensor] = limits) -> object:

@@ -26,7 +26,7 @@ import torch
 
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.exporters.write import write_package
-from clearsight.networks.families.classifiers import build_network
+from clearsight.networks.families.table import build_network
 from clearsight.runs.package import MANIFEST_FILE
 from clearsight.tasks import Task
 from loadtests.benchmarks.client import LoadMeasurement, LoadTarget, measure

@@ -23,8 +23,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from clearsight.catalogue.models import find_row
 from clearsight.documents.settings import ClassificationSettings
-from clearsight.networks.families.classifiers import build_network, spec_for
+from clearsight.networks.families.table import build_network
 from clearsight.tasks import Task
 from clearsight.training.classification.augmentation import Augmentation
 from clearsight.training.classification.datasets import EvaluationSet, ImageCache, TrainingSet
@@ -139,7 +140,7 @@ def _our_rate(
     num_workers: int,
     hardware: Hardware,
 ) -> float:
-    spec = spec_for(model_name)
+    spec = find_row(model_name)
     stopwatch = _Stopwatch()
     network = network.to(memory_format=torch.channels_last)
     options = OptimizerOptions("sgd", LEARNING_RATE, WEIGHT_DECAY, MOMENTUM)

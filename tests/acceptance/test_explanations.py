@@ -40,7 +40,7 @@ def package(tmp_path_factory: pytest.TempPathFactory, drawn_images: list[Path]) 
     import torch
 
     from clearsight.exporters.write import write_package
-    from clearsight.networks.families.classifiers import build_network
+    from clearsight.networks.families.table import build_network
     from clearsight.tasks import Task
 
     with torch.random.fork_rng():

@@ -16,7 +16,7 @@ from clearsight.handlers.explain.deadline import Deadline, OutOfTime
 from clearsight.handlers.explain.network.functions import ExplainTarget
 from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.handlers.explain.parameters import XaiParameters, parse_xai_parameters
-from clearsight.networks.families.classifiers import build_network
+from clearsight.networks.families.table import build_network
 from clearsight.testing.algorithms import AlgorithmContract
 
 PAIRS = [

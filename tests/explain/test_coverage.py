@@ -20,7 +20,7 @@ from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.network.functions import ExplainTarget
 from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.handlers.explain.parameters import XaiParameters
-from clearsight.networks.families.classifiers import build_network
+from clearsight.networks.families.table import build_network
 from clearsight.wire.encoding import to_document
 
 MANY_EXPLANATIONS = Path(__file__).parent / "many_explanations.py"

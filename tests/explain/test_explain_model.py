@@ -16,7 +16,7 @@ from clearsight.handlers.explain.network.activations import guided_copy
 from clearsight.handlers.explain.network.functions import ExplainTarget
 from clearsight.handlers.explain.network.model import ExplainModel, Features, Tokens, Transformer
 from clearsight.handlers.explain.network.preparation import steady_pointwise
-from clearsight.networks.families.classifiers import build_network
+from clearsight.networks.families.table import build_network
 
 SLOW = ("resnet34", "resnet50", "resnet101", "resnet152", "resnest101", "vitb16r224", "vitl16r224")
 NAMES = ("mobilenetv2", "resnet18", "resnest50", "seresnext", "vits16r224", *SLOW)

@@ -1,28 +1,36 @@
 """Derivatives of what a detector sees, beside torch.autograd on the network's own way to its answer."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
 
+from clearsight.catalogue.models import MODELS
 from clearsight.handlers.explain.objects.heat import heat_of
 from clearsight.handlers.explain.objects.network import ObjectModel
 from clearsight.handlers.explain.objects.selection import find_match
-from clearsight.networks.families.detectors import DETECTOR_NAMES, build_detector
 from clearsight.networks.families.rcnn.options import RcnnOptions
 from clearsight.networks.families.rcnn.selection import SelectionLimits
+from clearsight.networks.families.table import build_network
 from clearsight.networks.families.yolov5.decode import boxes_and_scores
 
 FEW = RcnnOptions(proposals_before_nms=64, proposals=16)
 SMALL = ("yolov5", "retinanet_resnet50_fpn", "fasterrcnn_resnet18_fpn", "maskrcnn_resnet18_fpn")
-NAMES = [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in DETECTOR_NAMES]
+DETECTORS = [name for name, row in MODELS.items() if not row.tasks[0].is_classification]
+NAMES = [
+    name if name in SMALL else pytest.param(name, marks=pytest.mark.slow)
+    for name, row in MODELS.items()
+    if not row.tasks[0].is_classification
+]
 
 
 def build(model_name):
     """Random weights whose scores differ from place to place and are not all 0."""
     with torch.random.fork_rng():
         torch.manual_seed(4)
-        network = build_detector(model_name, 2, model_size="nano", options=FEW)
+        network = build_network(model_name, 2, architecture={"model_size": "nano", "options": asdict(FEW)})
         for name, module in network.named_modules():
             if hasattr(module, "downsample"):
                 torch.nn.init.constant_((module.bn3 if hasattr(module, "bn3") else module.bn2).weight, 0.2)
@@ -58,7 +66,7 @@ def assert_same_gradients(found, expected):
 def test_every_detector_gives_a_finite_map_of_its_score_and_its_box(model_name, image):
     network = build(model_name)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    seen = ObjectModel(network).forward(image)
+    seen = ObjectModel(network, MODELS[model_name].family).forward(image)
     _, scores_C = seen.candidates(1)
     best = int(scores_C.argmax())
     for value in (seen.score(best, 1), seen.box(best, 1)[2]):
@@ -85,7 +93,7 @@ def test_yolov5_has_the_derivatives_of_its_own_forward_pass(image):
     predictions_1CV = network(torch.from_numpy(image)[None])
     handle.remove()
     boxes_1C4, scores_1CK = boxes_and_scores(predictions_1CV)
-    seen = ObjectModel(network).forward(image)
+    seen = ObjectModel(network, "yolov5").forward(image)
     boxes_C4, scores_C = seen.candidates(0)
     np.testing.assert_allclose(scores_C, scores_1CK[0, :, 0].detach(), atol=1e-6)
     for anchor in (0, int(scores_C.argmax()), len(scores_C) - 1):
@@ -108,7 +116,7 @@ def test_pyramid_networks_have_the_derivatives_of_their_own_way_to_the_answer(mo
     limits = SelectionLimits(0.0, 0.5, 5).to_tensors(torch.device("cpu"))
     (found,) = network.find(features, images, limits)
     assert len(found.scores_C)
-    seen = ObjectModel(network).forward(image)
+    seen = ObjectModel(network, MODELS[model_name].family).forward(image)
     for place, class_id in enumerate(found.class_ids_C.tolist()):
         boxes_C4, scores_C = seen.candidates(class_id)
         clipped_C4 = boxes_C4.clip(0, [96, 64, 96, 64])
@@ -127,4 +135,4 @@ def test_pyramid_networks_have_the_derivatives_of_their_own_way_to_the_answer(mo
 
 def test_a_classifier_is_no_detector():
     with pytest.raises(TypeError, match="expected a detector"):
-        ObjectModel(torch.nn.Linear(2, 2))
+        ObjectModel(torch.nn.Linear(2, 2), "classifier")

@@ -1,12 +1,14 @@
 """Does a map point at its own object? Small detectors learn to find drawn rectangles."""
 
 import io
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from clearsight.catalogue.models import MODELS
 from clearsight.documents.settings import RcnnSettings, YoloSettings
 from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.objects.explainer import ObjectExplainer, ObjectExplainTask
@@ -16,10 +18,10 @@ from clearsight.handlers.explain.options import DEFAULT_OPTIONS
 from clearsight.handlers.explain.parameters import XaiParameters
 from clearsight.handlers.scoring.views import to_answer, views_of
 from clearsight.images.decode import DecodeLimits
-from clearsight.networks.families.detectors import build_detector
 from clearsight.networks.families.rcnn.batch import TrainingTarget
 from clearsight.networks.families.rcnn.options import LIGHT
 from clearsight.networks.families.rcnn.selection import to_candidates
+from clearsight.networks.families.table import build_network
 from clearsight.networks.families.yolov5.loss import Yolov5Loss
 from clearsight.networks.families.yolov5.serving import best_classes
 from clearsight.vision.candidates import Candidates
@@ -63,7 +65,8 @@ def train(model_name):
     random = np.random.default_rng(0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = build_detector(model_name, len(LABELS), model_size="nano", options=LIGHT).train()
+        architecture = {"model_size": "nano", "options": asdict(LIGHT)}
+        network = build_network(model_name, len(LABELS), architecture=architecture).train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
         steps = NUM_STEPS[model_name]
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
@@ -105,7 +108,14 @@ def covers_nothing(*_):
 @pytest.mark.parametrize("model_name", list(SETTINGS))
 def test_the_strongest_place_lies_inside_the_own_box(model_name):
     network, settings = train(model_name), SETTINGS[model_name]
-    explainer = ObjectExplainer(ObjectModel(network), covers_nothing, LABELS, settings, DecodeLimits(), DEFAULT_OPTIONS)
+    explainer = ObjectExplainer(
+        ObjectModel(network, MODELS[model_name].family),
+        covers_nothing,
+        LABELS,
+        settings,
+        DecodeLimits(),
+        DEFAULT_OPTIONS,
+    )
     random = np.random.default_rng(1)
     num_right = num_objects = num_truths = 0
     parameters = XaiParameters(algorithm="odam", visualizations=False)

@@ -4,7 +4,7 @@ import functools
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from clearsight.catalogue.models import MODELS
 from clearsight.cli import root
 from clearsight.console import run
 from clearsight.documents.settings import RcnnSettings, SegmentationSettings, Settings, YoloSettings
@@ -24,16 +25,16 @@ from clearsight.exporters import detector
 from clearsight.exporters.formats import contract
 from clearsight.exporters.graphs import run_onnxruntime
 from clearsight.exporters.write import write_package
-from clearsight.networks.families.detectors import DETECTOR_NAMES, architecture_of, detector_from_architecture
 from clearsight.networks.families.rcnn.batch import TrainingTarget, pad_together
 from clearsight.networks.families.rcnn.options import RcnnOptions
+from clearsight.networks.families.table import build_network, family_of
 from clearsight.networks.families.yolov5.loss import Yolov5Loss
 from clearsight.networks.families.yolov5.network import Yolov5
 from clearsight.networks.load import load_network
-from clearsight.networks.serving import to_serving_module
 from clearsight.runs.package import MANIFEST_FILE, ModelPackage
 from clearsight.tasks import Task
 
+DETECTOR_NAMES = [name for name, row in MODELS.items() if not row.tasks[0].is_classification]
 LABELS = ("cell", "spot")
 SMALL = RcnnOptions(64, 32, 64, 32, 64, 32)
 HEIGHT, WIDTH = 96, 128
@@ -51,15 +52,12 @@ def settings_of(model_name: str) -> Settings:
     return RcnnSettings(min_size=96, max_size=128)
 
 
-def architecture(model_name: str) -> dict[str, Any]:
-    return architecture_of(model_name, model_size="nano", options=SMALL)
-
-
 def build_and_step(model_name: str) -> nn.Module:
     """A network after one optimizer step; what random weights do to rounding is calmed as for classifiers."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = detector_from_architecture(model_name, len(LABELS), architecture(model_name)).train()
+        architecture = {"model_size": "nano", "options": asdict(SMALL)}
+        network = build_network(model_name, len(LABELS), architecture=architecture).train()
         for block in network.modules():
             if hasattr(block, "downsample"):
                 nn.init.constant_((block.bn3 if hasattr(block, "bn3") else block.bn2).weight, 0.2)
@@ -96,7 +94,6 @@ def write_detector(target: Path, model_name: str, images: list[Path], **changes:
         "parity_images": images[:2],
         "run_id": "every_HD_0",
         "pretrained": {"source": "none"},
-        "architecture": architecture(model_name),
         "gate_bf16": False,
     }
     return write_package(target, **{**arguments, **changes})
@@ -358,15 +355,13 @@ def test_a_package_that_describes_no_network_of_ours_is_named(made: MakeOnce, tm
 def test_a_detector_of_full_size_goes_the_same_way(model_name: str, drawn_images: list[Path], tmp_path: Path) -> None:
     """Azure's sizes and torchvision's numbers of proposals."""
     settings = {"yolov5": YoloSettings(), "maskrcnn_resnet50_fpn": SegmentationSettings()}
-    described = architecture_of(model_name)
-    network = detector_from_architecture(model_name, len(LABELS), described).eval()
-    to_serving_module(network)
+    network = build_network(model_name, len(LABELS)).eval()
+    family_of(model_name).serving_module(network)
     package = write_detector(
         tmp_path / "m",
         model_name,
         drawn_images,
         network=network,
-        architecture=described,
         settings=settings.get(model_name, RcnnSettings()),
         train_artifacts=tmp_path / "contract",
     )

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from clearsight.catalogue.models import MODELS
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import BadImage, Conflict, ExportError, InvalidPackage
 from clearsight.exporters import serving_graphs, write
@@ -21,8 +22,9 @@ from clearsight.exporters.formats.torchscript import export_torchscript
 from clearsight.exporters.graphs import run_onnxruntime
 from clearsight.exporters.write import has_bf16_units, write_package
 from clearsight.images.decode import decode_image
+from clearsight.networks.families.table import FAMILIES
 from clearsight.networks.load import load_network
-from clearsight.networks.serving import GraphSignature, signature_of
+from clearsight.networks.serving import GraphSignature
 from clearsight.runs.package import ONNX_FILE, TORCHSCRIPT_FILE, ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
@@ -268,7 +270,7 @@ class Untraceable(nn.Module):
 def test_a_network_that_cannot_be_exported_says_why(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cannot be exported to TorchScript: no forward"):
         export_torchscript(Untraceable(), (torch.zeros(1),), tmp_path / "m.pt")
-    signature = signature_of(Untraceable())
+    signature = FAMILIES["classifier"].signature(MODELS["resnet18"])
     with pytest.raises(ExportError, match="cannot be exported to ONNX: torchscript: RuntimeError: no forward"):
         export_onnx(Untraceable(), (torch.zeros(1),), tmp_path / "m.onnx", signature, exporters=("torchscript",))
     assert list(tmp_path.iterdir()) == []
@@ -284,7 +286,13 @@ def test_a_normalised_network_takes_values_from_zero_to_one() -> None:
 def test_the_second_exporter_writes_the_same_graph(tiny_package: ModelPackage, tmp_path: Path) -> None:
     network = load_network(tiny_package)
     example = (torch.zeros(2, 3, 64, 64),)
-    record = export_onnx(network, example, tmp_path / "m.onnx", signature_of(network), exporters=("dynamo",))
+    record = export_onnx(
+        network,
+        example,
+        tmp_path / "m.onnx",
+        FAMILIES["classifier"].signature(MODELS["resnet18"]),
+        exporters=("dynamo",),
+    )
     assert record["exporter"] == "dynamo"
     graph, first = run_onnxruntime(tmp_path / "m.onnx"), run_onnxruntime(tiny_package.onnx_file)
     random = np.random.default_rng(0)

@@ -3,15 +3,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from urllib.error import URLError
 
 import pytest
 import torch
 
-from clearsight.networks.families import classifiers as registry
-from clearsight.networks.families.classifiers import MODELS, NetworkSpec
+from clearsight.catalogue import models
+from clearsight.catalogue.models import MODELS, ModelRow
 
 # Narrower or fewer layers through arguments that the libraries' builders have.
 _NARROW: dict[str, dict[str, Any]] = {
@@ -29,12 +28,12 @@ _NARROW: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], NetworkSpec]:
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModelRow]:
     """Makes the product build a narrow network under a model name; returns its row."""
 
-    def make(model_name: str) -> NetworkSpec:
+    def make(model_name: str) -> ModelRow:
         spec = replace(MODELS[model_name], options=_NARROW.get(model_name, {}))
-        monkeypatch.setattr(registry, "MODELS", MappingProxyType({**MODELS, model_name: spec}))
+        monkeypatch.setitem(models._ROWS, model_name, spec)
         return spec
 
     return make

@@ -8,17 +8,19 @@ import pytest
 import torch
 from torch import nn
 
+from clearsight.catalogue.models import ModelRow, models_of
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.exporters.write import write_package
 from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.images.decode import decode_image
-from clearsight.networks.families.classifiers import MODELS, NetworkSpec, build_network
+from clearsight.networks.families.table import build_network
 from clearsight.networks.load import load_network
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
 from clearsight.wire.answers import Answer
 
+MODELS = models_of(Task.MULTI_CLASS)
 LABELS = ("a", "b", "c")
 ALIKE = ("resnet34", "resnet101", "resnet152", "resnest101", "vitb16r224", "vitl16r224")
 """Other depths and widths of networks in the fast suite: of resnet18, resnet50, resnest50 and vits16r224."""
@@ -62,7 +64,7 @@ def _calm_residuals(network: nn.Module) -> None:
 
 
 def require_whole_way(
-    spec: NetworkSpec, crop_size: int, rgb_images: list[Path], folder: Path, backends: tuple[str, ...]
+    spec: ModelRow, crop_size: int, rgb_images: list[Path], folder: Path, backends: tuple[str, ...]
 ) -> None:
     """Also compares the graphs on all runtimes, which is what writing a package does; `backends` load it to score."""
     settings = ClassificationSettings(
@@ -109,7 +111,7 @@ def require_whole_way(
     "model_name", [pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in MODELS]
 )
 def test_a_network_learns_is_packaged_and_answers_as_itself(
-    model_name: str, narrow: Callable[[str], NetworkSpec], drawn_images: list[Path], tmp_path: Path
+    model_name: str, narrow: Callable[[str], ModelRow], drawn_images: list[Path], tmp_path: Path
 ) -> None:
     require_whole_way(narrow(model_name), 32, drawn_images[:6], tmp_path, ("eager", "openvino"))
 

@@ -3,6 +3,7 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7  # type: ignor
 
 from clearsight.networks.families.rcnn.batch import TrainingTarget, pad_together
 from clearsight.networks.families.rcnn.detector import Detector, keep_float32
-from clearsight.networks.families.rcnn.models import build_rcnn
 from clearsight.networks.families.rcnn.options import RcnnOptions
 from clearsight.networks.families.rcnn.selection import MAX_CANDIDATES, SelectionLimits, to_candidates
+from clearsight.networks.families.table import build_network
 
 NUM_CLASSES = 3
 OPTIONS = RcnnOptions(32, 16, 64, 32, 64, 32)
@@ -44,7 +45,7 @@ def pair() -> Callable[[str], tuple[Detector, nn.Module]]:
 def build_pair(model_name: str) -> tuple[Detector, nn.Module]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        ours = build_rcnn(model_name, NUM_CLASSES, OPTIONS)
+        ours = build_network(model_name, NUM_CLASSES, architecture={"options": asdict(OPTIONS)})
     calm_residuals(ours)
     if model_name.startswith("retinanet"):
         nn.init.normal_(ours.head.classification_head.cls_logits.weight, std=0.1)
@@ -196,7 +197,7 @@ def test_training_names_what_is_wrong_with_its_input(pair: Callable[[str], tuple
 
 
 def test_frozen_norms_neither_learn_nor_follow_the_batch() -> None:
-    network = build_rcnn("fasterrcnn_resnet18_fpn", NUM_CLASSES, OPTIONS)
+    network = build_network("fasterrcnn_resnet18_fpn", NUM_CLASSES, architecture={"options": asdict(OPTIONS)})
     network.freeze_norms()
     before = {name: tensor.clone() for name, tensor in network.backbone.state_dict().items()}
     losses = network.train()(*pad_together(rgb_images()), targets())

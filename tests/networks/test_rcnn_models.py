@@ -7,11 +7,14 @@ import torch
 import torchvision  # type: ignore[import-untyped]
 from torch import nn
 
+from clearsight.catalogue.models import MODELS
 from clearsight.errors import UserError
 from clearsight.networks.families.rcnn.batch import pad_together
-from clearsight.networks.families.rcnn.models import FREEZE_GROUPS, RCNN_MODELS, build_rcnn
 from clearsight.networks.families.rcnn.selection import MAX_CANDIDATES, Found, SelectionLimits, choose, to_candidates
+from clearsight.networks.families.table import build_network
 from clearsight.vision.nms import batched_nms
+
+RCNN_MODELS = {name: row for name, row in MODELS.items() if row.backbone is not None}
 
 # Classes of the published weights: COCO's numbers go up to 90; RetinaNet keeps an unused place for the background.
 PUBLISHED = {"fasterrcnn_resnet50_fpn": 90, "maskrcnn_resnet50_fpn": 90, "retinanet_resnet50_fpn": 91}
@@ -35,7 +38,7 @@ MILLIONS = {
 def on_paper(model_name: str, num_classes: int) -> nn.Module:
     """A network without memory or arithmetic, for names and counts."""
     with torch.device("meta"):
-        return build_rcnn(model_name, num_classes)
+        return build_network(model_name, num_classes)
 
 
 def count(module: nn.Module) -> int:
@@ -67,7 +70,7 @@ def test_parameters_are_those_of_the_backbone_the_pyramid_and_the_heads(model_na
         meta = torchvision.models.get_model_weights(model_name)["COCO_V1"].meta
         published = on_paper(model_name, PUBLISHED[model_name])
         assert count(published) - count_norms(published) == meta["num_params"]
-    if row.family != "retinanet":
+    if row.has_proposals:
         classifier = torchvision.models.get_model_weights(row.backbone)["IMAGENET1K_V1"].meta["num_params"]
         wide = 512 if row.backbone in ("resnet18", "resnet34") else 2048
         pyramid = sum(conv(wide // 2**level, 256, 1) for level in range(4)) + 4 * conv(256, 256, 3)
@@ -79,21 +82,24 @@ def test_parameters_are_those_of_the_backbone_the_pyramid_and_the_heads(model_na
 def test_freeze_groups_and_heads_name_parameters_of_every_network(model_name: str) -> None:
     names = [name for name, _ in on_paper(model_name, 4).named_parameters()]
     body = [name for name in names if name.startswith("backbone.body.")]
-    assert len(FREEZE_GROUPS) == 5
-    assert body == [name for group in FREEZE_GROUPS for name in body if name.startswith(group)]
+    groups = RCNN_MODELS[model_name].freeze_groups
+    assert len(groups) == 5
+    assert body == [name for group in groups for name in body if name.startswith(group)]
     shapes = [
         {name: tensor.shape for name, tensor in on_paper(model_name, classes).state_dict().items()}
         for classes in (3, 4)
     ]
     differing = {name for name in shapes[0] if shapes[0][name] != shapes[1][name]}
-    assert differing == {name for name in shapes[0] if name.startswith(RCNN_MODELS[model_name].head)}
+    assert differing == {
+        name for name in shapes[0] if name.startswith(tuple(f"{module}." for module in RCNN_MODELS[model_name].head))
+    }
 
 
 def test_an_unknown_name_and_no_classes_are_refused() -> None:
     with pytest.raises(UserError, match=r"model_name must be one of .* but got 'fasterrcnn'"):
-        build_rcnn("fasterrcnn", 3)
+        build_network("fasterrcnn", 3)
     with pytest.raises(UserError, match="num_classes must be at least 1, but got 0"):
-        build_rcnn("fasterrcnn_resnet18_fpn", 0)
+        build_network("fasterrcnn_resnet18_fpn", 0)
 
 
 def test_images_are_padded_to_the_right_and_below_with_zeros() -> None:

@@ -1,6 +1,7 @@
 """Exported graphs answer as the network does, at sizes and thresholds that they were not traced with."""
 
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ import torch
 from torch import nn
 
 from clearsight.networks.families.rcnn.detector import Detector
-from clearsight.networks.families.rcnn.models import build_rcnn
 from clearsight.networks.families.rcnn.options import RcnnOptions
 from clearsight.networks.families.rcnn.selection import SelectionLimits
 from clearsight.networks.families.rcnn.serving import (
@@ -22,6 +22,7 @@ from clearsight.networks.families.rcnn.serving import (
     example_inputs,
     output_names,
 )
+from clearsight.networks.families.table import build_network
 from clearsight.vision.boxes import iou_matrix
 
 NUM_CLASSES = 3
@@ -34,10 +35,13 @@ ASKED = [
 ]
 
 
+OPTIONS = RcnnOptions(proposals_before_nms=32, proposals=16)
+
+
 def make_network(model_name: str) -> Detector:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = build_rcnn(model_name, NUM_CLASSES, RcnnOptions(proposals_before_nms=32, proposals=16))
+        network = build_network(model_name, NUM_CLASSES, architecture={"options": asdict(OPTIONS)})
         for block in network.modules():
             if hasattr(block, "downsample"):  # else answers of random weights explode
                 nn.init.constant_((block.bn3 if hasattr(block, "bn3") else block.bn2).weight, 0.2)

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -12,11 +11,10 @@ from torchvision.models.detection import FasterRCNN  # type: ignore[import-untyp
 from torchvision.models.detection._utils import overwrite_eps  # type: ignore[import-untyped]
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone  # type: ignore[import-untyped]
 
+from clearsight.catalogue import models
 from clearsight.errors import UserError, WeightsMissing
-from clearsight.networks.families.rcnn import models, weights
 from clearsight.networks.families.rcnn.detector import Detector
-from clearsight.networks.families.rcnn.models import RCNN_MODELS, build_rcnn
-from clearsight.networks.families.rcnn.weights import load_pretrained_rcnn
+from clearsight.networks.families.table import build_network, load_pretrained
 from clearsight.networks.library_files import TorchvisionFile
 
 NAME, COCO_NAME = "fasterrcnn_resnet18_fpn", "fasterrcnn_resnet50_fpn"
@@ -43,9 +41,7 @@ def donor() -> Any:
 @pytest.fixture
 def small_coco_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row with published weights, on a small backbone."""
-    rows = MappingProxyType({**RCNN_MODELS, COCO_NAME: replace(RCNN_MODELS[COCO_NAME], backbone="resnet18")})
-    monkeypatch.setattr(models, "RCNN_MODELS", rows)
-    monkeypatch.setattr(weights, "RCNN_MODELS", rows)
+    monkeypatch.setitem(models._ROWS, COCO_NAME, replace(models.MODELS[COCO_NAME], backbone="resnet18"))
 
 
 def equal_tensors(network: Detector, state: dict[str, torch.Tensor]) -> set[str]:
@@ -64,9 +60,9 @@ def test_published_weights_answer_as_in_torchvision_and_their_head_stays_when_it
     assert older.keys() != state.keys()
     torch.save(older, tmp_path / COCO_FILE)
     monkeypatch.setattr(TorchvisionFile, "is_published", lambda *_: True)
-    network = build_rcnn(COCO_NAME, num_classes)
+    network = build_network(COCO_NAME, num_classes)
 
-    record = load_pretrained_rcnn(network, COCO_NAME, tmp_path)
+    record = load_pretrained(network, COCO_NAME, tmp_path)
     assert (record.source, record.file, record.tag) == ("folder", COCO_FILE, "COCO_V1")
     assert record.licence == "BSD-3-Clause"
     assert record.new_head is (num_classes != 3)
@@ -86,10 +82,10 @@ def test_published_weights_answer_as_in_torchvision_and_their_head_stays_when_it
 def test_a_backbones_weights_leave_the_rest_at_random_and_norms_frozen(tmp_path: Path) -> None:
     state = {name: tensor + 1 for name, tensor in torchvision.models.resnet18(num_classes=5).state_dict().items()}
     torch.save(state, tmp_path / "resnet18_mine.pth")
-    network = build_rcnn(NAME, 2)
+    network = build_network(NAME, 2)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
-    record = load_pretrained_rcnn(network, NAME, tmp_path)
+    record = load_pretrained(network, NAME, tmp_path)
     assert (record.source, record.file, record.tag) == ("folder", "resnet18_mine.pth", None)
     assert record.new_head
     assert record.backbone_only
@@ -103,16 +99,16 @@ def test_a_backbones_weights_leave_the_rest_at_random_and_norms_frozen(tmp_path:
 def test_a_file_named_after_the_model_comes_before_its_backbones(donor: Any, tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18(num_classes=5).state_dict(), tmp_path / "resnet18-f37072fd.pth")
     torch.save(donor.state_dict(), tmp_path / f"{NAME}.pth")
-    network = build_rcnn(NAME, 3)
-    record = load_pretrained_rcnn(network, NAME, tmp_path)
+    network = build_network(NAME, 3)
+    record = load_pretrained(network, NAME, tmp_path)
     assert (record.file, record.tag, record.new_head, record.backbone_only) == (f"{NAME}.pth", None, False, False)
     assert equal_tensors(network, donor.state_dict()) == donor.state_dict().keys()
 
 
 def test_random_weights_come_only_when_asked_for_and_norms_learn(no_network: list[str]) -> None:
-    network = build_rcnn(NAME, 2)
+    network = build_network(NAME, 2)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    assert load_pretrained_rcnn(network, NAME, pretrained=False).source == "none"
+    assert load_pretrained(network, NAME, pretrained=False).source == "none"
     assert equal_tensors(network, before) == before.keys()
     assert network.backbone.body.bn1.training  # type: ignore[union-attr]
     assert all(parameter.requires_grad for parameter in network.parameters())
@@ -124,7 +120,7 @@ def test_nothing_found_gives_one_line_that_names_the_file(
     model_name: str, file: str, tmp_path: Path, no_network: list[str]
 ) -> None:
     with pytest.raises(WeightsMissing) as caught:
-        load_pretrained_rcnn(build_rcnn(NAME, 2), model_name, tmp_path)
+        load_pretrained(build_network(NAME, 2), model_name, tmp_path)
     assert "\n" not in str(caught.value)
     for part in (f"weights of {model_name} must", f"holds no {file}", f"Put {file}", "x_pretrained: false"):
         assert part in str(caught.value)
@@ -134,7 +130,7 @@ def test_nothing_found_gives_one_line_that_names_the_file(
 def test_weights_of_another_architecture_are_refused(donor: Any, tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet34(num_classes=5).state_dict(), tmp_path / "resnet18_wrong.pth")
     with pytest.raises(UserError, match=r"weights of fasterrcnn_resnet18_fpn .*, but 0 tensors are missing and 9"):
-        load_pretrained_rcnn(build_rcnn(NAME, 2), NAME, tmp_path)
+        load_pretrained(build_network(NAME, 2), NAME, tmp_path)
     torch.save(donor.state_dict(), tmp_path / "maskrcnn_resnet18_fpn.pth")
     with pytest.raises(UserError, match=r"but \d+ tensors are missing and 0 are unknown, for example 'roi_heads.mask"):
-        load_pretrained_rcnn(build_rcnn("maskrcnn_resnet18_fpn", 2), "maskrcnn_resnet18_fpn", tmp_path)
+        load_pretrained(build_network("maskrcnn_resnet18_fpn", 2), "maskrcnn_resnet18_fpn", tmp_path)

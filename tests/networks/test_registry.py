@@ -8,8 +8,12 @@ import timm
 import torch
 import torchvision
 
+from clearsight.catalogue.models import find_row, models_of
 from clearsight.errors import UserError
-from clearsight.networks.families.classifiers import MODELS, build_network, frozen_prefixes, spec_for
+from clearsight.networks.families.table import build_network
+from clearsight.tasks import Task
+
+MODELS = models_of(Task.MULTI_CLASS)
 
 
 def test_a_network_without_classes_is_refused() -> None:
@@ -51,7 +55,7 @@ def test_a_network_has_the_parameters_published_for_its_architecture(model_name:
         published = torchvision.models.get_model_weights(spec.builder)[spec.weights_tag].meta["num_params"]
     with torch.device("meta"):
         network = build_network(model_name, 4)
-    width = network.get_submodule(spec.head).in_features
+    width = network.get_submodule(*spec.head).in_features
     assert isinstance(width, int)
     assert sum(parameter.numel() for parameter in network.parameters()) == published - 996 * (width + 1)
 
@@ -77,7 +81,7 @@ def test_preprocessing_numbers_are_those_of_timms_pretrained_weights(model_name:
     assert spec.resize_size == math.floor(spec.crop_size / published.crop_pct)  # as timm's create_transform has it
     assert (spec.mean, spec.std) == (published.mean, published.std)
     assert spec.interpolation == published.interpolation
-    assert spec.head == published.classifier
+    assert spec.head == (published.classifier,)
     assert published.hf_hub_id == f"timm/{spec.builder}.{spec.weights_tag}"
 
 
@@ -95,7 +99,7 @@ def test_preprocessing_numbers_are_those_the_pretrained_weights_were_made_with(m
 @pytest.mark.parametrize("model_name", MODELS)
 def test_every_parameter_is_in_one_freeze_group_or_is_named_as_always_trained(model_name: str) -> None:
     spec = MODELS[model_name]
-    groups = [*spec.freeze_groups, (f"{spec.head}.",)]
+    groups = [*spec.freeze_groups, (f"{spec.head[0]}.",)]
     if spec.fixed_size:
         beyond = tuple(f"blocks.{index}." for index in range(12, 24)) if model_name == "vitl16r224" else ()
         groups.append(("cls_token", "pos_embed", "norm.", *beyond))
@@ -119,7 +123,7 @@ def test_every_parameter_is_in_one_freeze_group_or_is_named_as_always_trained(mo
     ],
 )
 def test_freezing_goes_from_the_input_on(model_name: str, layers: int, prefixes: tuple[str, ...]) -> None:
-    assert frozen_prefixes(model_name, layers) == prefixes
+    assert find_row(model_name).frozen_prefixes(layers) == prefixes
 
 
 @pytest.mark.parametrize(
@@ -127,9 +131,9 @@ def test_freezing_goes_from_the_input_on(model_name: str, layers: int, prefixes:
 )
 def test_freezing_more_than_there_is_names_the_limit(model_name: str, layers: int, limit: int) -> None:
     with pytest.raises(UserError, match=f"must be 0 to {limit} for {model_name}, but got {layers}"):
-        frozen_prefixes(model_name, layers)
+        find_row(model_name).frozen_prefixes(layers)
 
 
 def test_an_unknown_name_lists_the_known_ones_and_suggests_the_near_one() -> None:
     with pytest.raises(UserError, match=r"one of \['mobilenetv2', .*'vits16r224'\], but got 'ResNet18'; did you mean"):
-        spec_for("ResNet18")
+        find_row("ResNet18", Task.MULTI_CLASS)

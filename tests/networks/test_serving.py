@@ -3,24 +3,25 @@
 import torch
 from torch import nn
 
-from clearsight.networks.families.rcnn.models import build_rcnn
+from clearsight.catalogue.models import MODELS
+from clearsight.networks.families.table import FAMILIES
 from clearsight.networks.families.yolov5.network import build_yolov5
-from clearsight.networks.serving import signature_of, to_serving_module
 
 
 def test_a_classifier_is_served_as_it_is() -> None:
     network = nn.Conv2d(3, 2, 1).train()
-    assert to_serving_module(network) is network
+    family = FAMILIES["classifier"]
+    assert family.serving_module(network) is network
     assert not network.training
-    signature = signature_of(network)
+    signature = family.signature(MODELS["resnet18"])
     assert (signature.inputs, signature.outputs) == (("images",), ("logits",))
     assert signature.free_axes["images"] == {0: "batch", 2: "height", 3: "width"}
-    assert signature_of(network, fixed_size=True).free_axes["images"] == {0: "batch"}
+    assert family.signature(MODELS["vitb16r224"]).free_axes["images"] == {0: "batch"}
 
 
 def test_yolov5_answers_every_candidate_with_its_best_class() -> None:
     network = build_yolov5("nano", 3)
-    graph = to_serving_module(network)
+    graph = FAMILIES["yolov5"].serving_module(network)
     images_NCHW = torch.rand(2, 3, 64, 96)
     with torch.inference_mode():
         boxes_NC4, scores_NC, class_ids_NC = graph(images_NCHW)
@@ -34,17 +35,16 @@ def test_yolov5_answers_every_candidate_with_its_best_class() -> None:
     torch.testing.assert_close(boxes_NC4[1, 100], torch.tensor(expected))
     assert class_ids_NC[1, 100] == probs.index(max(probs))
     torch.testing.assert_close(float(scores_NC[1, 100]), objectness * max(probs))
-    signature = signature_of(network)
+    signature = FAMILIES["yolov5"].signature(MODELS["yolov5"])
     assert (signature.inputs, signature.outputs) == (("images",), ("boxes", "scores", "class_ids"))
     assert signature.free_axes["boxes"] == {0: "batch", 1: "candidates"}
 
 
 def test_only_mask_rcnn_has_masks() -> None:
-    with torch.device("meta"):
-        boxes, masks = (build_rcnn(f"{family}_resnet18_fpn", 2) for family in ("fasterrcnn", "maskrcnn"))
+    boxes, masks = (FAMILIES["rcnn"].signature(MODELS[f"{kind}_resnet18_fpn"]) for kind in ("fasterrcnn", "maskrcnn"))
     inputs = ("image", "score_threshold", "nms_iou_threshold", "max_detections")
-    assert signature_of(boxes).inputs == signature_of(masks).inputs == inputs
-    assert signature_of(boxes).outputs == ("boxes", "scores", "class_ids")
-    assert signature_of(masks).outputs == ("boxes", "scores", "class_ids", "masks")
-    assert "masks" not in signature_of(boxes).free_axes
-    assert signature_of(masks).free_axes["image"] == {2: "height", 3: "width"}
+    assert boxes.inputs == masks.inputs == inputs
+    assert boxes.outputs == ("boxes", "scores", "class_ids")
+    assert masks.outputs == ("boxes", "scores", "class_ids", "masks")
+    assert "masks" not in boxes.free_axes
+    assert masks.free_axes["image"] == {2: "height", 3: "width"}

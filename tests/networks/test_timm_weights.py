@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from clearsight.catalogue.models import ModelRow
 from clearsight.errors import UserError, WeightsMissing
-from clearsight.networks.families.classifiers import NetworkSpec, build_network
-from clearsight.networks.weights import load_pretrained
+from clearsight.networks.families.table import build_network, load_pretrained
 
 VIT = "vits16r224"
 REPOSITORY = "timm/vit_small_patch16_224.augreg_in21k_ft_in1k"
@@ -36,7 +36,7 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[An
 
 
 @pytest.fixture
-def vit_state(narrow: Callable[[str], NetworkSpec]) -> dict[str, torch.Tensor]:
+def vit_state(narrow: Callable[[str], ModelRow]) -> dict[str, torch.Tensor]:
     """A narrow ViT for images of 32 with 3 classes; its position embeddings count the places, row by row."""
     narrow(VIT)
     state = build_network(VIT, 3, crop_size=32).state_dict()

@@ -17,9 +17,8 @@ from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import UserError, WeightsMissing
 from clearsight.images.decode import decode_image
 from clearsight.networks import weights
-from clearsight.networks.families.classifiers import build_network
+from clearsight.networks.families.table import build_network, load_pretrained
 from clearsight.networks.library_files import TorchvisionFile
-from clearsight.networks.weights import load_pretrained
 from clearsight.vision.preprocess import preprocess
 
 pytestmark = pytest.mark.usefixtures("no_network")

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from clearsight.catalogue.models import MODELS
 from clearsight.errors import UserError
-from clearsight.networks.families.yolov5.network import FREEZE_GROUPS, SIZES, Yolov5, build_yolov5
+from clearsight.networks.families.yolov5.network import SIZES, Yolov5, build_yolov5
 from clearsight.networks.families.yolov5.parameters import parameter_groups
 
 # Published for 80 classes; the others by hand: 3 anchors x (input channels + 1) fewer per class and level.
@@ -127,9 +128,10 @@ def test_biases_start_at_the_rates_of_the_published_recipe(num_classes: int, cla
 def test_freeze_groups_are_the_ten_layers_of_the_backbone() -> None:
     network = on_paper("small", 4)
     names = [name for name, _ in network.named_parameters()]
-    assert list(FREEZE_GROUPS) == [(f"model.{index}.",) for index in range(10)]
-    assert all(any(name.startswith(prefixes) for name in names) for prefixes in FREEZE_GROUPS)
-    backbone = tuple(prefix for prefixes in FREEZE_GROUPS for prefix in prefixes)
+    groups = MODELS["yolov5"].freeze_groups
+    assert list(groups) == [(f"model.{index}.",) for index in range(10)]
+    assert all(any(name.startswith(prefixes) for name in names) for prefixes in groups)
+    backbone = tuple(prefix for prefixes in groups for prefix in prefixes)
     assert sum(p.numel() for name, p in network.named_parameters() if name.startswith(backbone)) == 4_171_456
 
 

@@ -15,11 +15,11 @@ from clearsight.documents.job import resolve_parameters
 from clearsight.documents.settings import RcnnSettings, SegmentationSettings, YoloSettings
 from clearsight.errors import InvalidData, TrainingError
 from clearsight.handlers.scoring.views import merge_views
-from clearsight.networks.serving import to_serving_module
+from clearsight.networks.families.table import family_of
 from clearsight.tasks import Task
 from clearsight.training.data.records import Box, Instance, Record
 from clearsight.training.detection import find_all
-from clearsight.training.detection.family import Examined
+from clearsight.training.detection.family import ValidationOutput
 from clearsight.training.detection.trial import DetectionTrial
 from clearsight.training.engine.checkpoint import Checkpoints
 from clearsight.training.engine.hardware import Hardware
@@ -219,8 +219,8 @@ def test_evaluation_finds_what_serving_finds_one_view_after_the_other(make: Make
     # One image at a time, for the scores of a network that has learnt nothing are ties but for their last digits.
     parts = make("yolov5", tile_grid_size=tiles, box_score_threshold=0.001, validation_batch_size=1)
     objective = parts.run.objective
-    graph, settings = to_serving_module(parts.trial.network), parts.trial.settings
-    found = find_all(parts.trial.network, objective.family, objective.validation, settings)
+    graph, settings = family_of("yolov5").serving_module(parts.trial.network), parts.trial.settings
+    found = find_all(parts.trial.network, objective.steps, objective.validation, settings)
     assert sum(len(one.scores_N) for one in found.predictions) > 0
     for index, ours in enumerate(found.predictions):
         image = objective.validation.load(index)
@@ -245,10 +245,10 @@ def test_views_of_one_size_go_through_the_network_together_and_tiles_apart(make:
 
         def validation_step(
             self, network: object, images_HWC: list[np.ndarray], targets: list[object] | None
-        ) -> Examined:
+        ) -> ValidationOutput:
             seen.append((len(images_HWC), targets is not None))
             nothing = Candidates(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-            return Examined([nothing] * len(images_HWC), None if targets is None else torch.tensor(2.0))
+            return ValidationOutput([nothing] * len(images_HWC), None if targets is None else torch.tensor(2.0))
 
     data = parts.run.objective.validation
     found = find_all(parts.trial.network, Nothing(), data, parts.trial.settings, with_loss=True)

@@ -1,15 +1,15 @@
 """The parts of a classification trial."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from clearsight.catalogue.models import find_row
 from clearsight.documents.settings import ClassificationSettings
-from clearsight.networks.families.classifiers import build_network, frozen_prefixes
-from clearsight.networks.weights import PretrainedRecord, load_pretrained
+from clearsight.networks.families.table import build_network, load_pretrained
+from clearsight.networks.weights import PretrainedRecord
 from clearsight.training.charts import write_charts
 from clearsight.training.classification.datasets import EvaluationSet, ImageCache, TrainingSet, encode_targets
 from clearsight.training.classification.losses import build_loss
@@ -40,8 +40,6 @@ __all__ = ["ClassificationTrial"]
 class ClassificationTrial:
     """Multi-class or multi-label; `TrialTask` tells what the methods do."""
 
-    architecture: ClassVar[Mapping[str, Any]] = {}
-
     def __init__(self, spec: TrialSpec, records: TrialRecords) -> None:
         self._spec = spec
         self._classes = records.classes
@@ -51,7 +49,7 @@ class ClassificationTrial:
             self._model_name, len(records.classes), int(spec.value("training_crop_size"))
         )
         self.settings: ClassificationSettings = settings_of(spec)
-        self.frozen_prefixes = frozen_prefixes(self._model_name, int(spec.value("layers_to_freeze")))
+        self.frozen_prefixes = find_row(self._model_name).frozen_prefixes(int(spec.value("layers_to_freeze")))
 
     def load_weights(self, is_first: bool) -> PretrainedRecord | None:
         if not is_first:

@@ -1,28 +1,37 @@
-"""What differs between families of detectors: the loss of a batch, and how one is asked for candidates.
+"""What differs between families of detectors in training: their objects, and the steps of one trial.
 
 Shapes in names: H height, W width, C colour channel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from clearsight.training.detection.data import DetectionBatch, DetectionTarget
+from clearsight.documents.settings import DetectorSettings
+from clearsight.training.detection.data import (
+    DetectionAugmentation,
+    DetectionBatch,
+    DetectionTarget,
+    DetectionTrainingSet,
+)
+from clearsight.training.engine.hardware import Hardware
+from clearsight.training.engine.optimizer import ParameterGroup
+from clearsight.training.engine.ranks import Ranks
 from clearsight.vision.candidates import Candidates
 
-__all__ = ["Bytes", "Examined", "Family", "to_boxes"]
+__all__ = ["Bytes", "DetectorSteps", "DetectorTraining", "TrialParts", "ValidationOutput", "to_boxes"]
 
 Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
-    """What a network says about images of one size."""
+class ValidationOutput:
+    """What a network finds in images of one size."""
 
     candidates: list[Candidates]
     """Of each image, in pixels of the network's input."""
@@ -30,8 +39,8 @@ class Examined:
     """Mean over the images; None when it was not asked for."""
 
 
-class Family(Protocol):
-    """A family of detectors."""
+class DetectorSteps(Protocol):
+    """The steps of one trial of a detector."""
 
     @property
     def gradient(self) -> Literal["mean", "sum"]:
@@ -42,8 +51,50 @@ class Family(Protocol):
 
     def validation_step(
         self, network: nn.Module, images_HWC: Sequence[Bytes], targets: Sequence[DetectionTarget] | None
-    ) -> Examined:
-        """Look at images of one size in evaluation mode; with `targets`, also take the loss. No gradients."""
+    ) -> ValidationOutput:
+        """Run images of one size in evaluation mode, without gradients; with `targets`, also compute the loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialParts:
+    """Parts of a trial that the steps are made from."""
+
+    data: DetectionTrainingSet
+    seed: int
+    hardware: Hardware
+    ranks: Ranks
+    publish: Callable[..., None]
+    """Event sink: name of the event, then its fields by keyword."""
+
+
+NetworkT_contra = TypeVar("NetworkT_contra", bound=nn.Module, contravariant=True)
+SettingsT_contra = TypeVar("SettingsT_contra", bound=DetectorSettings, contravariant=True)
+
+
+class DetectorTraining(Protocol[NetworkT_contra, SettingsT_contra]):
+    """How a family of detectors is trained. It has no state."""
+
+    averages_weights: ClassVar[bool]
+    """Whether a moving average of the weights is validated and kept in place of the network."""
+
+    def architecture(self, model_size: str, is_light: bool) -> dict[str, Any]:
+        """The architecture record, as `networks.families.Family.build` takes it, of what a job asks for."""
+
+    def augmentation(
+        self, settings: SettingsT_contra, *, with_geometry: bool, with_mosaic: bool, multi_scale: bool
+    ) -> DetectionAugmentation:
+        """How training images vary. What a family does not know, it ignores."""
+
+    def steps(self, network: NetworkT_contra, settings: SettingsT_contra, parts: TrialParts) -> DetectorSteps:
+        """The steps of a trial. Changes the network, which is on the CPU, where the data ask for it."""
+
+    def parameters(
+        self, network: NetworkT_contra, weight_decay: float, images_per_step: int
+    ) -> Iterable[nn.Parameter] | Sequence[ParameterGroup]:
+        """The parameters for the optimizer, in groups where they differ in weight decay.
+
+        `images_per_step` counts those of all processes and accumulated batches.
+        """
 
 
 def to_boxes(target: DetectionTarget, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,7 @@ from clearsight.handlers.scoring.detection import Detections
 from clearsight.handlers.scoring.segmentation import image_mask
 from clearsight.handlers.scoring.views import merge_views
 from clearsight.training.detection.data import DetectionEvaluationSet, EvaluationImage
-from clearsight.training.detection.family import Family
+from clearsight.training.detection.family import DetectorSteps
 from clearsight.training.detection.metrics import GroundTruth, Predictions
 from clearsight.training.engine.objective import NotFinite
 from clearsight.training.engine.ranks import Ranks
@@ -38,7 +38,7 @@ class Findings:
 
 def find_all(
     network: nn.Module,
-    family: Family,
+    steps: DetectorSteps,
     data: DetectionEvaluationSet,
     settings: DetectorSettings,
     ranks: Ranks | None = None,
@@ -56,7 +56,7 @@ def find_all(
     is_finite = True
     with torch.inference_mode():
         for batch in data.batches(share):
-            looked = _look_at(network, family, batch, data.batch_size, with_loss)
+            looked = _look_at(network, steps, batch, data.batch_size, with_loss)
             is_finite = looked is not None
             if looked is None:
                 break
@@ -83,7 +83,7 @@ class _Looked:
 
 
 def _look_at(
-    network: nn.Module, family: Family, batch: Sequence[EvaluationImage], batch_size: int, with_loss: bool
+    network: nn.Module, steps: DetectorSteps, batch: Sequence[EvaluationImage], batch_size: int, with_loss: bool
 ) -> _Looked | None:
     """Run views of equal size together, up to `batch_size` of them; None for numbers that are not finite.
 
@@ -100,7 +100,7 @@ def _look_at(
             chosen = members[start : start + batch_size]
             images = [batch[index].images_HWC[view] for index, view in chosen]
             targets = [batch[index].target for index, _ in chosen] if with_loss and are_whole else None
-            examined = family.validation_step(network, images, targets)
+            examined = steps.validation_step(network, images, targets)
             if examined.loss is not None:
                 loss = float(examined.loss)
                 if not np.isfinite(loss):
@@ -123,7 +123,7 @@ def _find(image: EvaluationImage, candidates: Sequence[Candidates], settings: De
         merged.boxes_xyxy_N4,
         merged.class_ids_N,
         merged.scores_N,
-        _masks(merged, whole.height, whole.width, settings) if isinstance(settings, SegmentationSettings) else None,
+        None if settings.masks is None else _masks(merged, whole.height, whole.width, settings.masks),
     )
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from clearsight.documents.settings import DetectorSettings
 from clearsight.tasks import Task
 from clearsight.training.detection.data import DetectionBatch, DetectionEvaluationSet
-from clearsight.training.detection.family import Family
+from clearsight.training.detection.family import DetectorSteps
 from clearsight.training.detection.findings import Findings, find_all
 from clearsight.training.detection.metrics import DetectionMetrics, MetricOptions, detection_metrics
 from clearsight.training.engine.objective import Evaluation, StepOutput
@@ -23,7 +23,7 @@ class DetectionObjective:
     """Object detection or instance segmentation; `Objective` tells what it does."""
 
     task: Task
-    family: Family
+    steps: DetectorSteps
     classes: tuple[str, ...]
     settings: DetectorSettings
     options: MetricOptions
@@ -36,14 +36,14 @@ class DetectionObjective:
 
     @property
     def gradient(self) -> Literal["mean", "sum"]:
-        return self.family.gradient
+        return self.steps.gradient
 
     @property
     def primary_metric(self) -> str | None:
         return None if self.options.validation_metric_type == "none" else self.task.primary_metric
 
     def training_step(self, module: nn.Module, batch: DetectionBatch) -> StepOutput:
-        loss, num_images = self.family.training_step(module, batch), len(batch.images_HWC)
+        loss, num_images = self.steps.training_step(module, batch), len(batch.images_HWC)
         total: torch.Tensor = loss.detach()
         if self.gradient == "mean":
             total = total * num_images
@@ -59,13 +59,13 @@ class DetectionObjective:
             if findings.loss is not None:
                 values["validation_loss"] = findings.loss
         if self.training_images is not None and self.primary_metric is not None:
-            findings = find_all(network, self.family, self.training_images, self.settings, ranks)
+            findings = find_all(network, self.steps, self.training_images, self.settings, ranks)
             values |= {f"{name}_train": value for name, value in self._measure(findings).values.items()}
         return Evaluation(values, per_label)
 
     def find(self, network: nn.Module, ranks: Ranks | None = None, with_loss: bool = False) -> Findings:
         """What the network finds in the validation images."""
-        return find_all(network, self.family, self.validation, self.settings, ranks, with_loss)
+        return find_all(network, self.steps, self.validation, self.settings, ranks, with_loss)
 
     def _measure(self, findings: Findings) -> DetectionMetrics:
         return detection_metrics(findings.predictions, findings.truths, self.classes, self.options, self.task)

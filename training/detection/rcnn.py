@@ -5,7 +5,7 @@ Shapes in names: M objects, H height, W width.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Final, Literal, cast
 
 import numpy as np
@@ -16,23 +16,23 @@ from torchvision.models.detection.image_list import ImageList  # type: ignore[im
 from clearsight.documents.settings import RcnnSettings
 from clearsight.networks.families.rcnn.batch import Size, TrainingTarget, pad_together
 from clearsight.networks.families.rcnn.detector import Detector
+from clearsight.networks.families.rcnn.options import DEFAULT, LIGHT
 from clearsight.networks.families.rcnn.selection import SelectionLimits, to_candidates
-from clearsight.training.detection.data import DetectionBatch, DetectionTarget
-from clearsight.training.detection.family import Bytes, Examined, to_boxes
+from clearsight.training.detection.data import DetectionBatch, DetectionTarget, RcnnAugmentation
+from clearsight.training.detection.family import Bytes, TrialParts, ValidationOutput, to_boxes
 from clearsight.training.engine.hardware import Hardware
 from clearsight.vision.preprocess import normalise
 
-__all__ = ["RcnnFamily"]
+__all__ = ["RcnnSteps", "RcnnTraining"]
 
 _SEED: Final = 0
 
 
 @dataclass(slots=True)
-class RcnnFamily:
-    """`Family` tells what it does. The loss is the sum of the network's own, each a mean over the batch."""
+class RcnnSteps:
+    """`DetectorSteps` of the R-CNN families. The loss is the sum of the network's own, each a mean over the batch."""
 
     settings: RcnnSettings
-    has_masks: bool
     hardware: Hardware
 
     gradient: ClassVar[Literal["mean"]] = "mean"
@@ -46,7 +46,7 @@ class RcnnFamily:
 
     def validation_step(
         self, network: nn.Module, images_HWC: Sequence[Bytes], targets: Sequence[DetectionTarget] | None
-    ) -> Examined:
+    ) -> ValidationOutput:
         detector = cast(Detector, network)
         images_NCHW, sizes = self._to_input(images_HWC)
         features, images = detector.backbone(images_NCHW), ImageList(images_NCHW, sizes)
@@ -58,7 +58,7 @@ class RcnnFamily:
         if targets is not None:
             with _heads_in_training(detector, self.hardware.device):
                 loss = _sum(detector.losses(features, images, self._to_targets(targets, images_HWC)))
-        return Examined([to_candidates(one) for one in found], loss)
+        return ValidationOutput([to_candidates(one) for one in found], loss)
 
     def _to_input(self, images_HWC: Sequence[Bytes]) -> tuple[torch.Tensor, list[Size]]:
         images = [torch.from_numpy(normalise(image, self.settings.mean, self.settings.std)) for image in images_HWC]
@@ -73,12 +73,34 @@ class RcnnFamily:
         ]
 
     def _to_masks(self, target: DetectionTarget, height: int, width: int) -> torch.Tensor | None:
-        if not self.has_masks:
+        if self.settings.masks is None:
             return None
         masks_MHW = np.zeros((len(target.boxes_xyxy_N4), height, width), np.uint8)
         for mask_HW, mask in zip(masks_MHW, target.masks_N or (), strict=True):
             mask_HW[:] = mask.to_full_size(height, width)
         return torch.from_numpy(masks_MHW).to(self.hardware.device)
+
+
+class RcnnTraining:
+    """`DetectorTraining` of Faster R-CNN, Mask R-CNN and RetinaNet."""
+
+    averages_weights: ClassVar[bool] = False
+
+    def architecture(self, model_size: str, is_light: bool) -> dict[str, Any]:
+        return {"options": asdict(LIGHT if is_light else DEFAULT)}
+
+    def augmentation(
+        self, settings: RcnnSettings, *, with_geometry: bool, with_mosaic: bool, multi_scale: bool
+    ) -> RcnnAugmentation:
+        return RcnnAugmentation(
+            min_size=settings.min_size, max_size=settings.max_size, with_geometry=with_geometry, mean=settings.mean
+        )
+
+    def steps(self, network: Detector, settings: RcnnSettings, parts: TrialParts) -> RcnnSteps:
+        return RcnnSteps(settings, parts.hardware)
+
+    def parameters(self, network: Detector, weight_decay: float, images_per_step: int) -> Iterator[nn.Parameter]:
+        return network.parameters()
 
 
 @contextmanager

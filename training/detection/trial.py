@@ -8,40 +8,28 @@ from typing import Final
 import torch
 from torch import nn
 
-from clearsight.documents.settings import RcnnSettings, SegmentationSettings, YoloSettings
+from clearsight.catalogue.models import find_row
+from clearsight.documents.settings import DetectorSettings
 from clearsight.errors import Fault, InvalidData
 from clearsight.images.decode import decode_image
-from clearsight.networks.families.detectors import (
-    architecture_of,
-    build_detector,
-    detector_frozen_prefixes,
-    load_pretrained_detector,
-)
-from clearsight.networks.families.rcnn.detector import Detector
-from clearsight.networks.families.rcnn.options import DEFAULT, LIGHT
-from clearsight.networks.families.yolov5.loss import LOSS_OPTIONS, Yolov5Loss
-from clearsight.networks.families.yolov5.network import Yolov5
-from clearsight.networks.families.yolov5.parameters import parameter_groups
+from clearsight.networks.families.table import build_network, family_of, load_pretrained
 from clearsight.networks.weights import PretrainedRecord
-from clearsight.tasks import Task
 from clearsight.training.charts import write_detection_charts, write_samples
 from clearsight.training.charts.samples import MAX_SAMPLES
 from clearsight.training.classification.datasets import ImageCache
 from clearsight.training.data.records import Record
-from clearsight.training.detection import DetectionObjective, Family, RcnnFamily, Yolov5Family, autofit_anchors_to
+from clearsight.training.detection import DETECTOR_FAMILIES, DetectionObjective
 from clearsight.training.detection.data import (
-    DetectionAugmentation,
     DetectionEvaluationSet,
     DetectionTrainingSet,
-    RcnnAugmentation,
     TileGrid,
-    YoloAugmentation,
     useful_side,
 )
+from clearsight.training.detection.family import TrialParts
 from clearsight.training.engine.early_stopping import EarlyStopping
 from clearsight.training.engine.hardware import Hardware
 from clearsight.training.engine.loop import LoopOptions
-from clearsight.training.engine.optimizer import ParameterGroup, build_optimizer
+from clearsight.training.engine.optimizer import build_optimizer
 from clearsight.training.engine.ranks import Ranks
 from clearsight.training.engine.weight_average import WeightAverage
 from clearsight.training.trial.data import Sets, TrialRecords
@@ -58,8 +46,6 @@ from clearsight.training.trial.task import EventSink
 
 __all__ = ["DetectionTrial"]
 
-_NOMINAL_BATCH: Final = 64
-"""Images of a step for which yolov5's weight decay is meant (the published recipe)."""
 _GRADIENT_NORM: Final = 10.0
 """Longer gradients of a step are shortened to this: yolov5's recipe, whose gradients are sums over images.
 
@@ -76,27 +62,30 @@ class DetectionTrial:
         self._spec = spec
         self._classes = records.classes
         self._model_name = str(spec.value("model_name"))
-        self._options = LIGHT if spec.light_detector else DEFAULT
-        size = model_size_of(spec)
-        self.architecture = architecture_of(self._model_name, model_size=size, options=self._options)
-        self.network: nn.Module = build_detector(
-            self._model_name, len(records.classes), model_size=size, options=self._options
-        )
-        self.settings: YoloSettings | RcnnSettings | SegmentationSettings = detector_settings_of(spec)
-        self.frozen_prefixes = detector_frozen_prefixes(self._model_name, int(spec.value("layers_to_freeze")))
+        row = find_row(self._model_name, spec.task)
+        self._family = DETECTOR_FAMILIES[row.family]
+        architecture = self._family.architecture(model_size_of(spec), spec.light_detector)
+        self.network: nn.Module = build_network(self._model_name, len(records.classes), architecture=architecture)
+        self.settings: DetectorSettings = detector_settings_of(spec)
+        self.frozen_prefixes = row.frozen_prefixes(int(spec.value("layers_to_freeze")))
         self._grid = None
         if self.settings.tile_grid_size is not None:
             self._grid = TileGrid(*self.settings.tile_grid_size, self.settings.tile_overlap_ratio)
-        self._augmentation = _augmentation(spec, self.settings)
+        multi_scale = spec.hyperparameters.get("multi_scale")
+        self._augmentation = self._family.augmentation(
+            self.settings,
+            with_geometry=spec.apply_automl_train_augmentations,
+            with_mosaic=spec.apply_mosaic_for_yolo,
+            multi_scale=multi_scale is not None and bool(multi_scale.value),
+        )
 
     def load_weights(self, is_first: bool) -> PretrainedRecord | None:
         spec, network = self._spec, self.network
-        assert isinstance(network, Yolov5 | Detector)  # noqa: S101  what build_detector makes
         if not is_first:
-            if spec.pretrained and isinstance(network, Detector):
-                network.freeze_norms()  # as loading does
+            if spec.pretrained:
+                family_of(self._model_name).prepare_pretrained(network)
             return None
-        return load_pretrained_detector(network, self._model_name, spec.weights_dir, spec.pretrained)
+        return load_pretrained(network, self._model_name, spec.weights_dir, spec.pretrained)
 
     @property
     def largest_useful_side(self) -> int:
@@ -136,7 +125,11 @@ class DetectionTrial:
         with_training = self._spec.value("log_training_metrics") == "Enable"
         return DetectionObjective(
             self._spec.task,
-            self._family(sets.training, hardware, ranks, publish),
+            self._family.steps(
+                self.network,
+                self.settings,
+                TrialParts(sets.training, int(self._spec.value("random_seed")), hardware, ranks, publish),
+            ),
             self._classes,
             self.settings,
             metric_options_of(self._spec),
@@ -145,43 +138,16 @@ class DetectionTrial:
             training_images=self.evaluation_set(sets.training_records, max_bytes=0) if with_training else None,
         )
 
-    def _family(self, data: DetectionTrainingSet, hardware: Hardware, ranks: Ranks, publish: EventSink) -> Family:
-        network, settings = self.network, self.settings
-        if not isinstance(network, Yolov5):
-            assert isinstance(settings, RcnnSettings)  # noqa: S101  there are two kinds
-            return RcnnFamily(settings, self._spec.task is Task.SEGMENTATION, hardware)
-        assert isinstance(settings, YoloSettings)  # noqa: S101  as above
-        if ranks.is_first:
-            check = autofit_anchors_to(data, network, settings.img_size, int(self._spec.value("random_seed")))
-            publish("anchors", changed=check.changed, recall_before=check.recall_before, recall=check.recall)
-        [anchors, *_] = ranks.all_gather_documents(
-            "anchors", network.head.anchors.tolist()
-        )  # the first process's weights may have own
-        network.head.anchors.copy_(torch.tensor(anchors))
-        options = LOSS_OPTIONS[model_size_of(self._spec)]
-        loss = Yolov5Loss(network.head.anchors, network.num_classes, settings.img_size, options)
-        return Yolov5Family(loss.to(hardware.device), settings, hardware)
-
     def optimizer(self, num_processes: int) -> torch.optim.Optimizer:
         options = optimizer_options_of(self._spec)
-        if not isinstance(self.network, Yolov5):
-            return build_optimizer(self.network.parameters(), options)
-        groups = parameter_groups(self.network)
         batch_size, accumulation = (
             int(self._spec.value(name)) for name in ("training_batch_size", "gradient_accumulation_step")
         )
-        decay = options.weight_decay * batch_size * num_processes * accumulation / _NOMINAL_BATCH
-        return build_optimizer(
-            (
-                ParameterGroup(groups.weights, decay),
-                ParameterGroup(groups.norms, 0.0),
-                ParameterGroup(groups.biases, 0.0),
-            ),
-            options,
-        )
+        images_per_step = batch_size * num_processes * accumulation
+        return build_optimizer(self._family.parameters(self.network, options.weight_decay, images_per_step), options)
 
     def average(self, num_updates: int) -> WeightAverage | None:
-        return WeightAverage(self.network, num_updates) if isinstance(self.network, Yolov5) else None
+        return WeightAverage(self.network, num_updates) if self._family.averages_weights else None
 
     def loop_options(self) -> LoopOptions:
         return replace(loop_options_of(self._spec), max_gradient_norm=_GRADIENT_NORM)
@@ -203,22 +169,6 @@ class DetectionTrial:
             )
         ]
         return [*files, *write_samples(folder, shown, classes)]
-
-
-def _augmentation(spec: TrialSpec, settings: YoloSettings | RcnnSettings) -> DetectionAugmentation:
-    if isinstance(settings, YoloSettings):
-        return YoloAugmentation(
-            image_size=settings.img_size,
-            with_mosaic=spec.apply_mosaic_for_yolo,
-            with_geometry=spec.apply_automl_train_augmentations,
-            multi_scale=bool(spec.value("multi_scale")),
-        )
-    return RcnnAugmentation(
-        min_size=settings.min_size,
-        max_size=settings.max_size,
-        with_geometry=spec.apply_automl_train_augmentations,
-        mean=settings.mean,
-    )
 
 
 def _require_objects(records: TrialRecords, needs_validation: bool) -> None:

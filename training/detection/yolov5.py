@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal, cast
+from typing import Any, ClassVar, Final, Literal, cast
 
 import numpy as np
 import torch
@@ -12,23 +12,27 @@ from clearsight.documents.settings import YoloSettings
 from clearsight.networks.families.yolov5.anchors import AnchorCheck, autofit_anchors
 from clearsight.networks.families.yolov5.decode import decode
 from clearsight.networks.families.yolov5.head import STRIDES
-from clearsight.networks.families.yolov5.loss import Losses, Yolov5Loss
-from clearsight.networks.families.yolov5.network import Yolov5
+from clearsight.networks.families.yolov5.loss import LOSS_OPTIONS, Losses, Yolov5Loss
+from clearsight.networks.families.yolov5.network import Yolov5, name_of_size
+from clearsight.networks.families.yolov5.parameters import parameter_groups
 from clearsight.networks.families.yolov5.serving import best_classes
-from clearsight.training.detection.data import DetectionBatch, DetectionTarget, DetectionTrainingSet
-from clearsight.training.detection.family import Bytes, Examined, to_boxes
+from clearsight.training.detection.data import DetectionBatch, DetectionTarget, DetectionTrainingSet, YoloAugmentation
+from clearsight.training.detection.family import Bytes, TrialParts, ValidationOutput, to_boxes
 from clearsight.training.engine.hardware import Hardware
+from clearsight.training.engine.optimizer import ParameterGroup
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.preprocess import normalise
 
-__all__ = ["Yolov5Family", "autofit_anchors_to"]
+__all__ = ["Yolov5Steps", "Yolov5Training", "autofit_anchors_to"]
 
+_NOMINAL_BATCH: Final = 64
+"""Images of a step for which the weight decay is meant (the published recipe)."""
 _ANCHOR_STREAM: Final = 7  # of random numbers, beside those of order and views
 
 
 @dataclass(slots=True)
-class Yolov5Family:
-    """`Family` tells what it does."""
+class Yolov5Steps:
+    """`DetectorSteps` of yolov5."""
 
     loss: Yolov5Loss
     settings: YoloSettings
@@ -44,7 +48,7 @@ class Yolov5Family:
 
     def validation_step(
         self, network: nn.Module, images_HWC: Sequence[Bytes], targets: Sequence[DetectionTarget] | None
-    ) -> Examined:
+    ) -> ValidationOutput:
         yolov5 = cast(Yolov5, network)
         levels = yolov5.levels(self._to_input(images_HWC))
         boxes_NC4, scores_NC, class_ids_NC = best_classes(decode(levels, yolov5.head.anchors))
@@ -52,7 +56,7 @@ class Yolov5Family:
             boxes_NC4.numpy(force=True), scores_NC.numpy(force=True), class_ids_NC.numpy(force=True), strict=True
         )
         loss = None if targets is None else self._losses(levels, targets).total / len(images_HWC)
-        return Examined([Candidates(*part) for part in parts], loss)
+        return ValidationOutput([Candidates(*part) for part in parts], loss)
 
     def _to_input(self, images_HWC: Sequence[Bytes]) -> torch.Tensor:
         images = np.stack([normalise(image, self.settings.mean, self.settings.std) for image in images_HWC])
@@ -62,6 +66,42 @@ class Yolov5Family:
         boxes, class_ids = zip(*(to_boxes(target, self.hardware.device) for target in targets), strict=True)
         losses: Losses = self.loss(levels, boxes, class_ids)
         return losses
+
+
+class Yolov5Training:
+    """`DetectorTraining` of yolov5."""
+
+    averages_weights: ClassVar[bool] = True
+
+    def architecture(self, model_size: str, is_light: bool) -> dict[str, Any]:
+        return {"model_size": model_size}
+
+    def augmentation(
+        self, settings: YoloSettings, *, with_geometry: bool, with_mosaic: bool, multi_scale: bool
+    ) -> YoloAugmentation:
+        return YoloAugmentation(
+            image_size=settings.img_size, with_mosaic=with_mosaic, with_geometry=with_geometry, multi_scale=multi_scale
+        )
+
+    def steps(self, network: Yolov5, settings: YoloSettings, parts: TrialParts) -> Yolov5Steps:
+        """The first process fits the anchors to the data, for all: its weights may have brought their own."""
+        if parts.ranks.is_first:
+            check = autofit_anchors_to(parts.data, network, settings.img_size, parts.seed)
+            parts.publish("anchors", changed=check.changed, recall_before=check.recall_before, recall=check.recall)
+        [anchors, *_] = parts.ranks.all_gather_documents("anchors", network.head.anchors.tolist())
+        network.head.anchors.copy_(torch.tensor(anchors))
+        options = LOSS_OPTIONS[name_of_size(network.size)]
+        loss = Yolov5Loss(network.head.anchors, network.num_classes, settings.img_size, options)
+        return Yolov5Steps(loss.to(parts.hardware.device), settings, parts.hardware)
+
+    def parameters(self, network: Yolov5, weight_decay: float, images_per_step: int) -> Sequence[ParameterGroup]:
+        groups = parameter_groups(network)
+        decay = weight_decay * images_per_step / _NOMINAL_BATCH
+        return (
+            ParameterGroup(groups.weights, decay),
+            ParameterGroup(groups.norms, 0.0),
+            ParameterGroup(groups.biases, 0.0),
+        )
 
 
 def autofit_anchors_to(data: DetectionTrainingSet, network: Yolov5, image_size: int, seed: int) -> AnchorCheck:

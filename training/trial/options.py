@@ -6,15 +6,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from clearsight.catalogue.models import find_row
 from clearsight.documents.settings import (
     ClassificationSettings,
-    RcnnSettings,
-    SegmentationSettings,
-    YoloSettings,
+    DetectorSettings,
     parse_settings,
 )
 from clearsight.documents.settings.document import ALIASES
-from clearsight.networks.families.classifiers import spec_for
 from clearsight.training.classification.augmentation import Augmentation
 from clearsight.training.classification.losses import class_weights
 from clearsight.training.data.records import Record
@@ -57,13 +55,13 @@ _SETTINGS: Final = (
 
 def settings_of(spec: TrialSpec) -> ClassificationSettings:
     """How validation images, and those of serving, become the network's input."""
-    network = spec_for(str(spec.value("model_name")))
+    row = find_row(str(spec.value("model_name")))
     return ClassificationSettings(
         valid_resize_size=int(spec.value("validation_resize_size")),
         valid_crop_size=int(spec.value("validation_crop_size")),
-        mean=network.mean,
-        std=network.std,
-        interpolation=network.interpolation,
+        mean=row.mean,
+        std=row.std,
+        interpolation=row.interpolation,
     )
 
 
@@ -142,7 +140,7 @@ def model_size_of(spec: TrialSpec) -> str:
     return "xlarge" if size == "extra_large" else size
 
 
-def detector_settings_of(spec: TrialSpec) -> YoloSettings | RcnnSettings | SegmentationSettings:
+def detector_settings_of(spec: TrialSpec) -> DetectorSettings:
     """How validation images, and those of serving, become the network's input, and its candidates an answer.
 
     Raises `InvalidDocument` for a value that a package could not have.
@@ -154,8 +152,8 @@ def detector_settings_of(spec: TrialSpec) -> YoloSettings | RcnnSettings | Segme
     if "model_size" in document:
         document["model_size"] = model_size_of(spec)
     settings, _ = parse_settings(document, spec.task, str(spec.value("model_name")))
-    assert isinstance(settings, YoloSettings | RcnnSettings)  # noqa: S101  the task is one of detectors
-    return settings
+    assert settings.detection is not None  # noqa: S101  the task is one of detectors
+    return settings.detection
 
 
 def metric_options_of(spec: TrialSpec) -> MetricOptions:

@@ -205,7 +205,6 @@ def _export(
             labels=records.classes,
             network=run.network,
             settings=task.settings,
-            architecture=task.architecture,
             parity_images=files,
             run_id=spec.run_id,
             pretrained=pretrained.to_document(),

@@ -1,6 +1,6 @@
 """What a task brings to a trial: network, sets, objective, charts. `trial` tells the story that uses them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -36,10 +36,6 @@ class TrialTask(SetMaker[TrainingT, EvaluationT], Protocol[TrainingT, Evaluation
     @property
     def settings(self) -> Settings:
         """Of serving, and so of validation."""
-
-    @property
-    def architecture(self) -> Mapping[str, Any]:
-        """What a package must remember to build the network again."""
 
     def load_weights(self, is_first: bool) -> PretrainedRecord | None:
         """Start the network from pretrained weights.

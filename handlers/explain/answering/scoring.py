@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from clearsight.catalogue.algorithms import MAX_DETECTIONS
-from clearsight.documents.settings import ClassificationSettings, DetectorSettings, SegmentationSettings
+from clearsight.catalogue.models import find_row
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.backends import Device, Precision
 from clearsight.handlers.explain.answering.cache import ByteCache
@@ -117,11 +117,12 @@ class ExplainingScorer:
         self._settings = scorer.settings
         self._explainer: ClassExplainer | None = None
         self._objects: ObjectExplainer | None = None
-        if isinstance(scorer.settings, DetectorSettings):
+        detection, classification = scorer.settings.detection, scorer.settings.classification
+        if detection is not None:
             eager = model if isinstance(model, ObjectModel) else None
-            self._objects = ObjectExplainer(eager, scorer.detect, self.labels, scorer.settings, scorer.limits, options)
-        elif not isinstance(model, ObjectModel):
-            self._explainer = ClassExplainer(scorer, model, self.labels, scorer.settings, options)
+            self._objects = ObjectExplainer(eager, scorer.detect, self.labels, detection, scorer.limits, options)
+        elif classification is not None and not isinstance(model, ObjectModel):
+            self._explainer = ClassExplainer(scorer, model, self.labels, classification, options)
 
     def score(
         self,
@@ -214,10 +215,11 @@ class ExplainingScorer:
             return error
 
     def _parse_request(self, request: ExplainRequest) -> _ParsedRequest | ExplainRequest:
-        if not isinstance(self._settings, ClassificationSettings):
+        settings = self._settings.classification
+        if settings is None:
             return request
-        image_HWC = decode_image(request.image, self._scorer.limits, self._settings.exif_orientation)
-        return _ParsedRequest(request.digest, resize_and_crop(image_HWC, self._settings), request.parameters)
+        image_HWC = decode_image(request.image, self._scorer.limits, settings.exif_orientation)
+        return _ParsedRequest(request.digest, resize_and_crop(image_HWC, settings), request.parameters)
 
     def _task_of(self, parsed: _ParsedRequest | ExplainRequest, answer: Answer) -> ExplainTask | ObjectExplainTask:
         options = self._options
@@ -245,7 +247,7 @@ class ExplainingScorer:
             [found.score for found in answer.boxes],
             parsed.parameters,
             MAX_DETECTIONS,
-            isinstance(self._settings, SegmentationSettings),
+            self._settings.masks is not None,
             self._options.allow_degradation,
         )
         num_cells = self._objects.num_cells(parsed.image)
@@ -362,7 +364,8 @@ def explaining_scorer(scorer: Scorer, options: ExplainOptions = DEFAULT_OPTIONS)
     torch.set_num_threads(scorer.num_threads)
     device: Device = scorer.device if torch.cuda.is_available() else "cpu"
     if not scorer.task.is_classification:
-        return ExplainingScorer(scorer, ObjectModel(load_network(scorer.package).to(device)), options)
+        family = find_row(scorer.package.model_name).family
+        return ExplainingScorer(scorer, ObjectModel(load_network(scorer.package).to(device), family), options)
     if options.dtype == "bfloat16":
         require_bfloat16(torch.device(device))
     model = ExplainModel(load_network(scorer.package).to(device), scorer.package.model_name)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from clearsight.catalogue.algorithms import ALGORITHMS
-from clearsight.documents.settings import DetectorSettings, SegmentationSettings
+from clearsight.documents.settings import DetectorSettings
 from clearsight.handlers.drawing.explanation_image import explanation_image
 from clearsight.handlers.explain.deadline import Deadline, OutOfTime
 from clearsight.handlers.explain.network.functions import DEFAULT_CHUNK
@@ -271,8 +271,9 @@ class ObjectExplainer:
         if parameters.target == "score":
             return _derive(seen.score(index, class_id), seen)
         probs_MM = seen.mask(index, class_id)
-        assert isinstance(self._settings, SegmentationSettings)  # noqa: S101  only these models are asked for masks
-        is_inside_MM = probs_MM.detach() > self._settings.mask_pixel_score_threshold
+        masks = self._settings.masks
+        assert masks is not None  # noqa: S101  only models with masks are asked for them
+        is_inside_MM = probs_MM.detach() > masks.mask_pixel_score_threshold
         if not is_inside_MM.any():
             return [None] * len(seen.levels)
         return _derive(probs_MM[is_inside_MM].mean(), seen)

@@ -11,7 +11,9 @@ W width of the network's input.
 """
 
 import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -28,7 +30,7 @@ from clearsight.networks.families.yolov5.decode import boxes_and_scores, decode
 from clearsight.networks.families.yolov5.head import STRIDES
 from clearsight.networks.families.yolov5.network import Yolov5
 
-__all__ = ["DetectorForward", "Level", "ObjectModel"]
+__all__ = ["FORWARDS", "DetectorForward", "Level", "ObjectModel"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -71,9 +73,11 @@ class DetectorForward(Protocol):
 class ObjectModel:
     """An eager copy of a detector with frozen parameters. The network given is never changed. Safe in threads."""
 
-    def __init__(self, network: nn.Module) -> None:
-        if not isinstance(network, Yolov5 | RetinaDetector | TwoStageDetector):
+    def __init__(self, network: nn.Module, family: str) -> None:
+        """`family` is the network's, as `ModelRow.family` names it."""
+        if family not in FORWARDS:
             raise TypeError(f"expected a detector, but got {type(network).__name__}")
+        self._forward = FORWARDS[family]
         self._network = copy.deepcopy(network)
         self._network.eval().requires_grad_(False)
 
@@ -83,13 +87,7 @@ class ObjectModel:
 
     def forward(self, image_CHW: Floats) -> DetectorForward:
         """Run the network on a normalised view, as the serving graph takes it."""
-        image_1CHW = torch.from_numpy(image_CHW)[None].to(self.device)
-        network = self._network
-        if isinstance(network, Yolov5):
-            return _YoloForward(network, image_1CHW)
-        if isinstance(network, RetinaDetector):
-            return _RetinaForward(network, image_1CHW)
-        return _TwoStageForward(network, image_1CHW)
+        return self._forward(self._network, torch.from_numpy(image_CHW)[None].to(self.device))
 
 
 class _YoloForward:
@@ -192,6 +190,16 @@ class _TwoStageForward:
         logits, regression = heads.box_predictor(pooled)
         boxes = heads.box_coder.decode_single(regression, proposals_C4).reshape(len(proposals_C4), -1, 4)
         return logits.softmax(dim=1)[:, 1:], boxes[:, 1:]
+
+
+_FORWARDS: Final[dict[str, Callable[[Any, torch.Tensor], DetectorForward]]] = {
+    "yolov5": _YoloForward,
+    "rcnn": _TwoStageForward,
+    "retinanet": _RetinaForward,
+}
+
+FORWARDS: Final[Mapping[str, Callable[[Any, torch.Tensor], DetectorForward]]] = MappingProxyType(_FORWARDS)
+"""How a family of detectors is run for explanations, by `ModelRow.family`: of the network and a view, (1, C, H, W)."""
 
 
 def _pyramid(network: Any, image_1CHW: torch.Tensor) -> tuple[Any, dict[str, torch.Tensor]]:

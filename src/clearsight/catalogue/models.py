@@ -1,91 +1,267 @@
-"""Model names that job files may give, per task, with the defaults that depend on them.
+"""The models that this version trains and serves: one row per model, with every fact that needs no network.
+
+Job documents, defaults, `settings.json`, weights and serving all read these rows; code that builds networks is bound to
+a row by the name of its family (`clearsight.networks.families.table`). A rule asks a field of the row, never a name.
 
 https://learn.microsoft.com/azure/machine-learning/reference-automl-images-hyperparameters ("Model-specific defaults")
 and https://learn.microsoft.com/azure/machine-learning/how-to-auto-train-image-models (names, default models).
 """
 
+import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
+from clearsight.errors import UserError
 from clearsight.tasks import Task
 
-__all__ = ["DEFAULT_MODELS", "HUGGING_FACE_NAMES", "NATIVE_MODELS", "TRAINABLE", "Family", "ModelFacts"]
+__all__ = [
+    "DEFAULT_MODELS",
+    "HUGGING_FACE_NAMES",
+    "MODELS",
+    "YOLO_STRIDE",
+    "ModelRow",
+    "UnknownModel",
+    "find_row",
+    "models_of",
+]
 
-Family = Literal["cnn", "vit", "yolov5", "rcnn", "maskrcnn"]
+YOLO_STRIDE: Final = 32
+"""Pixels of the network's input in a cell of yolov5's coarsest grid; sides of its input are multiples of this."""
+
+_IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+_IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+_HALF: Final = (0.5, 0.5, 0.5)
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What a job file's defaults and checks need to know about a network, without building it."""
+class UnknownModel(UserError):
+    """No row has this name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRow:
+    """A model: what job documents, settings, weights and serving need to know of it."""
 
     model_name: str
-    family: Family
-    num_freeze_groups: int
-    """Longest `layers_to_freeze`."""
+    """As in job files, case-sensitive."""
+    tasks: tuple[Task, ...]
+    """Tasks that it is trained for."""
+    family: str
+    """Key of the tables of families in `networks`, `handlers`, `exporters` and `training`."""
+    settings: Literal["classification", "yolov5", "rcnn", "segmentation"]
+    """Which keys its `settings.json` has: key of `documents.settings.SETTINGS_TYPES`."""
+    parameter_groups: tuple[str, ...]
+    """Groups of hyperparameters that it uses, beside those that every model uses."""
+
+    library: Literal["torchvision", "timm", "clearsight"]
+    builder: str
+    """Name of the builder in the library; also the prefix of its weight files."""
+    weights_tag: str | None = None
+    """The library's name of the published weights of the whole network; None where there are none."""
+    licence: str | None = None
+    """SPDX id of the published weights, those of `backbone` included."""
+    backbone: str | None = None
+    """Name of the classifier that a detector is built on; its published weights can start the detector."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the library's builder beyond the number of classes."""
+    head: tuple[str, ...]
+    """Names of the modules whose shape follows the number of classes."""
+    freeze_groups: tuple[tuple[str, ...], ...]
+    """Prefixes of parameter names, from the input on: `layers_to_freeze: n` freezes the first n groups."""
+
     learning_rate: float
-    multilabel_learning_rate: float
+    multilabel_learning_rate: float | None = None
+    """Default rate of multi-label classification; None: the same as `learning_rate`."""
     training_batch_size: int
+    """Images of a step, of one process."""
     validation_batch_size: int
     number_of_epochs: int = 15
+    box_score_threshold: float | None = None
+    """Default of the hyperparameter of that name where the model has its own, in [0, 1]."""
+
     resize_size: int = 256
     """Shorter side before the centre crop, pixels, that the published weights were evaluated with."""
     crop_size: int = 224
+    """Side of the centre crop, pixels, that the published weights were evaluated with."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Filter of the resize, as for the published weights."""
+    mean: tuple[float, float, float] = _IMAGENET_MEAN
+    """Per channel, of values in [0, 1], as for the published weights."""
+    std: tuple[float, float, float] = _IMAGENET_STD
+    """Per channel, of values in [0, 1], as for the published weights."""
+    size_multiple: int = 1
+    """Sides of the network's input are multiples of this, pixels."""
+    smallest_size: int = 32
+    """Smallest side of a classifier's input, pixels."""
+    fixed_size: bool = False
+    """Whether a network, once built, takes images of one size only."""
+
+    needs_torchvision: bool = False
+    """Whether the serving graph in TorchScript needs torchvision's operators, an import of 4 seconds."""
+    has_masks: bool = False
+    """Whether it finds instance masks beside boxes."""
+    has_proposals: bool = False
+    """Whether a first stage proposes boxes, whose number `x_light_detector` lowers."""
+    has_model_sizes: bool = False
+    """Whether it comes in several sizes, which `model_size` chooses from."""
+
+    def uses(self, parameter_group: str) -> bool:
+        """Whether the model uses the hyperparameters of a group; `all` are used by every model."""
+        return parameter_group == "all" or parameter_group in self.parameter_groups
+
+    def frozen_prefixes(self, layers_to_freeze: int) -> tuple[str, ...]:
+        """Parameter-name prefixes of the first `layers_to_freeze` groups; 0 freezes nothing. Raises `UserError`."""
+        count = len(self.freeze_groups)
+        if not 0 <= layers_to_freeze <= count:
+            raise UserError(f"layers_to_freeze must be 0 to {count} for {self.model_name}, but got {layers_to_freeze}")
+        return tuple(prefix for group in self.freeze_groups[:layers_to_freeze] for prefix in group)
 
 
-def _cnn(model_name: str, num_freeze_groups: int, resize_size: int = 256, crop_size: int = 224) -> ModelFacts:
-    return ModelFacts(
-        model_name, "cnn", num_freeze_groups, 0.01, 0.035, 78, 78, resize_size=resize_size, crop_size=crop_size
+_STEM: Final = ("conv1.", "bn1.")
+_STAGES: Final = tuple((f"layer{stage}.",) for stage in range(1, 5))
+_CLASSIFICATION: Final = (Task.MULTI_CLASS, Task.MULTI_LABEL)
+
+
+def _cnn(model_name: str, **facts: Any) -> ModelRow:
+    """Make the row of a convolutional classifier, by default one with the stem and four stages of a ResNet.
+
+    Azure calls the stem of SE-ResNeXt `layer0`; in timm it is conv1 and bn1, as in every ResNet.
+    """
+    row: dict[str, Any] = {
+        "tasks": _CLASSIFICATION,
+        "family": "classifier",
+        "settings": "classification",
+        "parameter_groups": ("classifier",),
+        "builder": model_name,
+        "head": ("fc",),
+        "freeze_groups": (_STEM, *_STAGES),
+        "learning_rate": 0.01,
+        "multilabel_learning_rate": 0.035,
+        "training_batch_size": 78,
+        "validation_batch_size": 78,
+    }
+    return ModelRow(model_name=model_name, **{**row, **facts})
+
+
+def _torchvision_cnn(model_name: str, weights_tag: str, resize_size: int, **facts: Any) -> ModelRow:
+    """Make a row.
+
+    The deep ResNets take the later weights, 80.9 against 76.1 % top-1 for resnet50 (torchvision's tables of weights);
+    the shallow ones have only the first.
+    """
+    published = {"library": "torchvision", "weights_tag": weights_tag, "licence": "BSD-3-Clause"}
+    return _cnn(model_name, resize_size=resize_size, **published, **facts)
+
+
+def _timm_cnn(model_name: str, builder: str, weights_tag: str, **facts: Any) -> ModelRow:
+    published = {"library": "timm", "builder": builder, "weights_tag": weights_tag, "licence": "Apache-2.0"}
+    return _cnn(model_name, **published, **facts)
+
+
+def _vit(
+    model_name: str, builder: str, learning_rate: float, multilabel_learning_rate: float, batch_size: int
+) -> ModelRow:
+    """Make a row. Azure names 13 groups to freeze, for ViT-L too: the patch embedding and the first twelve blocks.
+
+    Class token and position embeddings are in none, so that positions made for another image size go on learning.
+    """
+    return _timm_cnn(
+        model_name,
+        builder,
+        "augreg_in21k_ft_in1k",
+        head=("head",),
+        freeze_groups=(("patch_embed.",), *((f"blocks.{index}.",) for index in range(12))),
+        learning_rate=learning_rate,
+        multilabel_learning_rate=multilabel_learning_rate,
+        training_batch_size=batch_size,
+        validation_batch_size=batch_size,
+        resize_size=248,
+        interpolation="bicubic",
+        mean=_HALF,
+        std=_HALF,
+        size_multiple=16,  # side of the patches that it cuts an image into
+        fixed_size=True,
     )
 
 
-def _vit(model_name: str, learning_rate: float, multilabel_learning_rate: float, batch_size: int) -> ModelFacts:
-    return ModelFacts(
-        model_name, "vit", 13, learning_rate, multilabel_learning_rate, batch_size, batch_size, resize_size=248
+def _rcnn(kind: Literal["fasterrcnn", "maskrcnn", "retinanet"], depth: int) -> ModelRow:
+    """Make the row of a detector on a ResNet with a feature pyramid; torchvision has COCO weights for depth 50."""
+    model_name, has_masks, has_proposals = f"{kind}_resnet{depth}_fpn", kind == "maskrcnn", kind != "retinanet"
+    masks = ("roi_heads.mask_predictor.mask_fcn_logits",) if has_masks else ()
+    return ModelRow(
+        model_name=model_name,
+        tasks=(Task.SEGMENTATION if has_masks else Task.DETECTION,),
+        family="rcnn" if has_proposals else "retinanet",
+        settings="segmentation" if has_masks else "rcnn",
+        parameter_groups=("detector", "rcnn"),
+        library="torchvision",
+        builder=model_name,
+        weights_tag="COCO_V1" if depth == 50 else None,
+        licence="BSD-3-Clause",
+        backbone=f"resnet{depth}",
+        head=("roi_heads.box_predictor", *masks) if has_proposals else ("head.classification_head.cls_logits",),
+        freeze_groups=tuple(tuple(f"backbone.body.{prefix}" for prefix in group) for group in (_STEM, *_STAGES)),
+        learning_rate=0.005,
+        training_batch_size=2,
+        validation_batch_size=1,
+        needs_torchvision=True,
+        has_masks=has_masks,
+        has_proposals=has_proposals,
     )
-
-
-def _detector(model_name: str, family: Family) -> ModelFacts:
-    return ModelFacts(model_name, family, 5, 0.005, 0.005, 2, 1)
 
 
 _DEPTHS: Final = (18, 34, 50, 101, 152)
 
-_CLASSIFIERS: Final = (
-    _cnn("mobilenetv2", 19, resize_size=232),
-    _cnn("resnet18", 5),
-    _cnn("resnet34", 5),
-    _cnn("resnet50", 5, resize_size=232),
-    _cnn("resnet101", 5, resize_size=232),
-    _cnn("resnet152", 5, resize_size=232),
-    _cnn("resnest50", 5),
-    _cnn("resnest101", 5, resize_size=292, crop_size=256),
-    _cnn("seresnext", 5),
-    _vit("vits16r224", 0.0125, 0.025, 128),
-    _vit("vitb16r224", 0.0125, 0.025, 48),
-    _vit("vitl16r224", 0.001, 0.002, 10),
+_ALL: Final = (
+    _torchvision_cnn(
+        "mobilenetv2",
+        "IMAGENET1K_V2",
+        232,
+        builder="mobilenet_v2",
+        head=("classifier.1",),
+        freeze_groups=tuple((f"features.{index}.",) for index in range(19)),
+    ),
+    _torchvision_cnn("resnet18", "IMAGENET1K_V1", 256),
+    _torchvision_cnn("resnet34", "IMAGENET1K_V1", 256),
+    _torchvision_cnn("resnet50", "IMAGENET1K_V2", 232),
+    _torchvision_cnn("resnet101", "IMAGENET1K_V2", 232),
+    _torchvision_cnn("resnet152", "IMAGENET1K_V2", 232),
+    _timm_cnn("resnest50", "resnest50d", "in1k"),
+    _timm_cnn("resnest101", "resnest101e", "in1k", resize_size=292, crop_size=256),
+    _timm_cnn(
+        "seresnext", "seresnext50_32x4d", "racm_in1k", interpolation="bicubic", size_multiple=32, smallest_size=64
+    ),
+    _vit("vits16r224", "vit_small_patch16_224", 0.0125, 0.025, 128),
+    _vit("vitb16r224", "vit_base_patch16_224", 0.0125, 0.025, 48),
+    _vit("vitl16r224", "vit_large_patch16_224", 0.001, 0.002, 10),
+    ModelRow(
+        model_name="yolov5",
+        tasks=(Task.DETECTION,),
+        family="yolov5",
+        settings="yolov5",
+        parameter_groups=("detector", "yolov5"),
+        library="clearsight",
+        builder="yolov5",
+        head=("model.24.m",),
+        freeze_groups=tuple((f"model.{index}.",) for index in range(10)),  # the layers of the backbone
+        learning_rate=0.01,
+        training_batch_size=16,
+        validation_batch_size=16,
+        number_of_epochs=30,
+        box_score_threshold=0.1,  # its score is objectness times class probability
+        size_multiple=YOLO_STRIDE,
+        has_model_sizes=True,
+    ),
+    *(_rcnn("fasterrcnn", depth) for depth in _DEPTHS),
+    _rcnn("retinanet", 50),
+    *(_rcnn("maskrcnn", depth) for depth in _DEPTHS),
 )
-_DETECTORS: Final = (
-    ModelFacts("yolov5", "yolov5", 10, 0.01, 0.01, 16, 16, number_of_epochs=30),
-    *(_detector(f"fasterrcnn_resnet{depth}_fpn", "rcnn") for depth in _DEPTHS),
-    _detector("retinanet_resnet50_fpn", "rcnn"),
-)
-_SEGMENTERS: Final = tuple(_detector(f"maskrcnn_resnet{depth}_fpn", "maskrcnn") for depth in _DEPTHS)
 
+_ROWS: Final[dict[str, ModelRow]] = {row.model_name: row for row in _ALL}
 
-def _by_name(rows: tuple[ModelFacts, ...]) -> Mapping[str, ModelFacts]:
-    return MappingProxyType({facts.model_name: facts for facts in rows})
-
-
-NATIVE_MODELS: Final[Mapping[Task, Mapping[str, ModelFacts]]] = MappingProxyType(
-    {
-        Task.MULTI_CLASS: _by_name(_CLASSIFIERS),
-        Task.MULTI_LABEL: _by_name(_CLASSIFIERS),
-        Task.DETECTION: _by_name(_DETECTORS),
-        Task.SEGMENTATION: _by_name(_SEGMENTERS),
-    }
-)
+MODELS: Final[Mapping[str, ModelRow]] = MappingProxyType(_ROWS)
+"""The rows by model name."""
 
 DEFAULT_MODELS: Final[Mapping[Task, str]] = MappingProxyType(
     {
@@ -104,5 +280,17 @@ HUGGING_FACE_NAMES: Final = (
 )
 """Curated by Azure; its registry writes them with `-` for `/`. Any other `owner/name` is legal too."""
 
-TRAINABLE: Final = tuple(facts.model_name for facts in (*_CLASSIFIERS, *_DETECTORS, *_SEGMENTERS))
-"""What this version trains; the names that `clearsight.networks` builds."""
+
+def models_of(task: Task) -> dict[str, ModelRow]:
+    """The rows of a task by model name."""
+    return {name: row for name, row in MODELS.items() if task in row.tasks}
+
+
+def find_row(model_name: str, task: Task | None = None) -> ModelRow:
+    """Look up a row, with `task` among those of the task; an unknown name raises `UnknownModel` listing the known."""
+    rows = MODELS if task is None else models_of(task)
+    if model_name not in rows:
+        near = difflib.get_close_matches(model_name, rows, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UnknownModel(f"model_name must be one of {sorted(rows)}, but got {model_name!r}{hint}")
+    return rows[model_name]

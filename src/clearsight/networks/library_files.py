@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import torch
 import torchvision  # type: ignore[import-untyped]
 
-from clearsight.networks.families.classifiers import NetworkSpec
+from clearsight.catalogue.models import ModelRow
 
 __all__ = ["DownloadFailed", "LibraryFile", "TimmFile", "TorchvisionFile", "library_file"]
 
@@ -47,11 +47,11 @@ class LibraryFile(Protocol):
         ...
 
 
-def library_file(spec: NetworkSpec) -> LibraryFile:
+def library_file(row: ModelRow) -> LibraryFile:
     """The file of a row's published weights."""
-    if spec.library == "timm":
-        return TimmFile(f"{spec.builder}.{spec.weights_tag}")
-    return TorchvisionFile(str(torchvision.models.get_model_weights(spec.builder)[spec.weights_tag].url))
+    if row.library == "timm":
+        return TimmFile(f"{row.builder}.{row.weights_tag}")
+    return TorchvisionFile(str(torchvision.models.get_model_weights(row.builder)[row.weights_tag].url))
 
 
 class TorchvisionFile:

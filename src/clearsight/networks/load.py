@@ -4,10 +4,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from clearsight.documents.settings import ClassificationSettings
+from clearsight.catalogue.models import find_row
 from clearsight.errors import InvalidPackage, UserError
-from clearsight.networks.families.classifiers import build_network
-from clearsight.networks.families.detectors import detector_from_architecture
+from clearsight.networks.families.table import FAMILIES
 from clearsight.runs.package import ModelPackage
 
 __all__ = ["load_network"]
@@ -33,8 +32,9 @@ def load_network(package: ModelPackage) -> nn.Module:
 def _build(package: ModelPackage) -> nn.Module:
     settings = package.settings()
     try:
-        if isinstance(settings, ClassificationSettings):
-            return build_network(package.model_name, package.num_classes, settings.valid_crop_size)
-        return detector_from_architecture(package.model_name, package.num_classes, package.manifest["architecture"])
+        row = find_row(package.model_name, package.task)
+        architecture = package.manifest["architecture"]
+        network: nn.Module = FAMILIES[row.family].build(row, package.num_classes, architecture, settings.crop_size)
     except UserError as error:
         raise InvalidPackage(f"{package.manifest_file} must describe a network of this product: {error}") from error
+    return network

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from clearsight import environment
+from clearsight.catalogue.models import ModelRow
 from clearsight.errors import UserError, WeightsMissing
-from clearsight.networks.families.classifiers import NetworkSpec, spec_for
 from clearsight.networks.library_files import DownloadFailed, LibraryFile, library_file
 from clearsight.runs.package import sha256_of
 
@@ -28,7 +28,7 @@ __all__ = [
     "find_weights",
     "find_whole_weights",
     "licence_beside",
-    "load_pretrained",
+    "load_classifier",
     "read_state_dict",
     "same_width",
 ]
@@ -71,10 +71,10 @@ class FoundWeights:
     source: Literal["folder", "cache", "download"]
 
 
-def load_pretrained(
-    network: nn.Module, model_name: str, weights_dir: Path | None = None, pretrained: bool = True
+def load_classifier(
+    network: nn.Module, row: ModelRow, weights_dir: Path | None = None, pretrained: bool = True
 ) -> PretrainedRecord:
-    """Load pretrained weights into a network made by `build_network`; return what was loaded.
+    """Load pretrained weights into a classifier made by `ClassifierFamily.build`; return what was loaded.
 
     Searched in order: `weights_dir` (without one, the folder of `CLEARSIGHT_WEIGHTS`), the library's cache, its
     download (unless `CLEARSIGHT_OFFLINE`). In a folder these names count, in this order: the library's own
@@ -86,22 +86,21 @@ def load_pretrained(
     `pretrained=False` leaves the network as it is. Raises `WeightsMissing` when nothing is found, `UserError` when a
     file is not a state dict of this architecture. Files are read without running code of theirs.
     """
-    spec = spec_for(model_name)
     if not pretrained:
         return PretrainedRecord("none", None, None, None, None, new_head=True)
-    published = library_file(spec)
-    names = (spec.model_name, spec.builder)
-    found = find_weights(model_name, names, published, weights_dir)
-    state, resized_positions = _with_resized_positions(network, spec, read_state_dict(found.file))
-    new_head = _load(network, spec, state, found.file)
+    published = library_file(row)
+    names = (row.model_name, row.builder)
+    found = find_weights(row.model_name, names, published, weights_dir)
+    state, resized_positions = _with_resized_positions(network, row, read_state_dict(found.file))
+    new_head = _load(network, row, state, found.file)
     sha256 = sha256_of(found.file)
-    tag = spec.weights_tag if published.is_published(found.file, sha256) else None
+    tag = row.weights_tag if published.is_published(found.file, sha256) else None
     return PretrainedRecord(
         source=found.source,
         file=found.file.name,
         sha256=sha256,
         tag=tag,
-        licence=spec.licence if tag else licence_beside(found.file, names),
+        licence=row.licence if tag else licence_beside(found.file, names),
         new_head=new_head,
         resized_positions=resized_positions,
     )
@@ -110,7 +109,7 @@ def load_pretrained(
 def find_weights(
     model_name: str, names: Sequence[str], published: LibraryFile, weights_dir: Path | None = None
 ) -> FoundWeights:
-    """Find the file that `load_pretrained` would load; `names` are prefixes that count in a folder, in this order.
+    """Find the file to load; `names` are prefixes that count in a folder, in this order.
 
     Raises `WeightsMissing`, which names every way out.
     """
@@ -187,14 +186,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _with_resized_positions(
-    network: nn.Module, spec: NetworkSpec, state: Mapping[str, torch.Tensor]
+    network: nn.Module, row: ModelRow, state: Mapping[str, torch.Tensor]
 ) -> tuple[Mapping[str, torch.Tensor], bool]:
     """Interpolate a ViT's position embeddings, (1, 1 + side * side, D), to the image size of the network.
 
     Bicubic, as for the published fine-tunings at other sizes (https://arxiv.org/abs/2010.11929, section 3.2).
     """
     own, given = network.state_dict().get("pos_embed"), state.get("pos_embed")
-    if not spec.fixed_size or own is None or given is None or own.shape == given.shape:
+    if not row.fixed_size or own is None or given is None or own.shape == given.shape:
         return state, False
     old_side, new_side = (math.isqrt(tensor.shape[1] - 1) for tensor in (given, own))
     if given.dim() != 3 or given.shape[-1] != own.shape[-1] or given.shape[1] != old_side**2 + 1:
@@ -203,10 +202,10 @@ def _with_resized_positions(
     return {**state, "pos_embed": resized}, True
 
 
-def _load(network: nn.Module, spec: NetworkSpec, state: Mapping[str, torch.Tensor], file: Path) -> bool:
+def _load(network: nn.Module, row: ModelRow, state: Mapping[str, torch.Tensor], file: Path) -> bool:
     """Load strictly, the head excepted when its number of classes differs; return whether the head is new."""
     own = network.state_dict()
-    head = {name for name in own if name.startswith(f"{spec.head}.")}
+    head = {name for name in own if name.startswith(tuple(f"{module}." for module in row.head))}
     # Batch counters are absent from state dicts of old PyTorch versions and change no answer.
     counters = {name for name in own if name.endswith(".num_batches_tracked")}
     missing = sorted(own.keys() - state.keys() - counters)
@@ -216,7 +215,7 @@ def _load(network: nn.Module, spec: NetworkSpec, state: Mapping[str, torch.Tenso
     if missing or unexpected or (differing and not new_head):
         first = (missing or unexpected or differing)[0]
         raise UserError(
-            f"{file} must hold weights of {spec.model_name} ({spec.library} {spec.builder}), but "
+            f"{file} must hold weights of {row.model_name} ({row.library} {row.builder}), but "
             f"{len(missing)} tensors are missing, {len(unexpected)} are unknown and {len(differing)} have another "
             f"shape, for example {first!r}; use weights of this architecture or another model_name"
         )

@@ -28,7 +28,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from clearsight.documents.settings import ALIASES, ClassificationSettings, Settings, parse_settings
+from clearsight.documents.settings import ALIASES, Settings, parse_settings
 from clearsight.errors import Conflict, Fault, InvalidDocument, InvalidPackage
 from clearsight.tasks import Task
 
@@ -209,9 +209,9 @@ class ModelPackage:
         trained = {key: value for key, value in self.manifest["settings"].items() if key not in given}
         settings, warnings = parse_settings({**trained, **edited}, self.task, self.model_name)
         side = self._side_of_graphs()
-        if isinstance(settings, ClassificationSettings) and side not in (None, settings.valid_crop_size):
+        if settings.crop_size is not None and side not in (None, settings.crop_size):
             message = f"must be {side}, the only size that the graphs of this {self.model_name} take"
-            fault = Fault("BAD_VALUE", "valid_crop_size", f"{message}, but got {settings.valid_crop_size}")
+            fault = Fault("BAD_VALUE", "valid_crop_size", f"{message}, but got {settings.crop_size}")
             raise InvalidDocument(str(self.settings_file), [fault])
         return settings, warnings
 

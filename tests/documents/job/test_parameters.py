@@ -1,10 +1,8 @@
 import pytest
 
-from clearsight.catalogue.models import DEFAULT_MODELS, NATIVE_MODELS, TRAINABLE
+from clearsight.catalogue.models import DEFAULT_MODELS, models_of
 from clearsight.documents.job import parse_job, require_supported, resolve_parameters
 from clearsight.errors import UserError
-from clearsight.networks.families.classifiers import MODELS
-from clearsight.networks.families.detectors import DETECTOR_NAMES
 from clearsight.tasks import Task
 
 
@@ -44,19 +42,8 @@ def test_a_trial_has_no_parameters_of_other_families() -> None:
     assert "weighted_loss" not in resolve_parameters(Task.DETECTION, {}, "yolov5")
 
 
-@pytest.mark.parametrize("model_name", sorted(MODELS))
-def test_sizes_and_freezing_agree_with_the_networks(model_name: str) -> None:
-    facts, spec = NATIVE_MODELS[Task.MULTI_CLASS][model_name], MODELS[model_name]
-    assert (facts.resize_size, facts.crop_size) == (spec.resize_size, spec.crop_size)
-    assert facts.num_freeze_groups == len(spec.freeze_groups)
-
-
-def test_what_is_said_to_be_trainable_has_a_network() -> None:
-    assert set(TRAINABLE) == {*MODELS, *DETECTOR_NAMES}
-
-
 def test_default_models_are_models_of_their_task() -> None:
-    assert all(name in NATIVE_MODELS[task] for task, name in DEFAULT_MODELS.items())
+    assert all(name in models_of(task) for task, name in DEFAULT_MODELS.items())
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import ConfigDict
 from pydantic_core import PydanticCustomError
 
-from clearsight.catalogue.models import Family
 from clearsight.documents.fields import (
     Anything,
     Integer,
@@ -37,11 +36,8 @@ Value = bool | int | float | str
 Kind = Literal["bool", "int", "float", "enum", "text"]
 Group = Literal["common", "classification", "detection"]
 
-_ALL: Final[frozenset[Family]] = frozenset(("cnn", "vit", "yolov5", "rcnn", "maskrcnn"))
-_CLASSIFIERS: Final[frozenset[Family]] = frozenset(("cnn", "vit"))
-_DETECTORS: Final[frozenset[Family]] = frozenset(("yolov5", "rcnn", "maskrcnn"))
-_RCNN: Final[frozenset[Family]] = frozenset(("rcnn", "maskrcnn"))
-_YOLO: Final[frozenset[Family]] = frozenset(("yolov5",))
+_RCNN: Final = "rcnn"
+_YOLO: Final = "yolov5"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +48,10 @@ class Hyperparameter:
     kind: Kind
     rule: Rule
     default: Value | None = None
-    """None: unset, or dependent on the model (`ModelFacts`) or the machine."""
+    """None: unset, or dependent on the model (`ModelRow`) or the machine."""
     group: Group = "common"
-    families: frozenset[Family] = _ALL
-    """Models that use it; for the others it is ignored with a warning."""
+    used_by: str = "all"
+    """Models that use it, a group of `ModelRow.parameter_groups`; for the others it is ignored with a warning."""
     legacy_name: str | None = None
     """Name in Azure's older SDK and in `settings.json`; not accepted in job files."""
     sweepable: bool = True
@@ -88,7 +84,7 @@ def _enum(name: str, members: tuple[str, ...], default: Value | None = None, **m
 
 
 def _classification(name: str, kind: Kind, rule: Rule, default: Value | None, legacy: str | None) -> Any:
-    return _row(name, kind, rule, default, group="classification", families=_CLASSIFIERS, legacy_name=legacy)
+    return _row(name, kind, rule, default, group="classification", used_by="classifier", legacy_name=legacy)
 
 
 def _detection(
@@ -97,10 +93,10 @@ def _detection(
     rule: Rule,
     default: Value | None,
     legacy_name: str | None = None,
-    families: frozenset[Family] = _DETECTORS,
+    used_by: str = "detector",
     sweepable: bool = True,
 ) -> Hyperparameter:
-    return Hyperparameter(name, kind, rule, default, "detection", families, legacy_name, sweepable)
+    return Hyperparameter(name, kind, rule, default, "detection", used_by, legacy_name, sweepable)
 
 
 _GRID: Final = re.compile(r"(\d{1,3})[xX](\d{1,3})|\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)")
@@ -171,8 +167,8 @@ _ROWS: Final = (
     _classification("training_crop_size", "int", _count, None, "train_crop_size"),
     _classification("validation_crop_size", "int", _count, None, "valid_crop_size"),
     _classification("validation_resize_size", "int", _count, None, "valid_resize_size"),
-    _detection("min_size", "int", _count, 600, families=_RCNN),
-    _detection("max_size", "int", _count, 1333, families=_RCNN),
+    _detection("min_size", "int", _count, 600, used_by=_RCNN),
+    _detection("max_size", "int", _count, 1333, used_by=_RCNN),
     _detection("box_score_threshold", "float", _fraction, 0.3, "box_score_thresh"),
     _detection("nms_iou_threshold", "float", _fraction, 0.5, "nms_iou_thresh"),
     _detection("box_detections_per_image", "int", _count, 100, "box_detections_per_img", _RCNN),

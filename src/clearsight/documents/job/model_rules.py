@@ -5,19 +5,15 @@ https://learn.microsoft.com/azure/machine-learning/reference-automl-images-hyper
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
-from clearsight.catalogue.models import HUGGING_FACE_NAMES, NATIVE_MODELS, ModelFacts
+from clearsight.catalogue.models import HUGGING_FACE_NAMES, ModelRow, models_of
 from clearsight.documents.job.hyperparameters import HYPERPARAMETERS, Value
-from clearsight.documents.job.parameters import YOLO_STRIDE, candidate_models
+from clearsight.documents.job.parameters import candidate_models
 from clearsight.documents.job.search_space import Expression, SubSpace
 from clearsight.errors import Fault
 from clearsight.tasks import Task
 
 __all__ = ["check_parameters"]
-
-_SMALLEST_CROP: Final = 32
-_SMALLEST_SERESNEXT_CROP: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +24,10 @@ class _Branch:
     space: SubSpace
     models: tuple[str, ...]
 
-    def native(self, task: Task) -> list[ModelFacts]:
-        return [NATIVE_MODELS[task][name] for name in self.models if name in NATIVE_MODELS[task]]
+    def rows(self, task: Task) -> list[ModelRow]:
+        """The models that this version knows."""
+        known = models_of(task)
+        return [known[name] for name in self.models if name in known]
 
 
 def check_parameters(
@@ -58,15 +56,18 @@ def check_parameters(
             warnings.append(f"training_parameters.{key}: overridden in {', '.join(overriding)}")
     broken: list[Fault] = []
     for branch in branches:
-        by_model = [_model_rules(branch, parameters, facts) for facts in branch.native(task)]
+        by_model = [_model_rules(branch, parameters, facts) for facts in branch.rows(task)]
         if is_automatic and not all(by_model):
             warnings += [f"{fault.target}: {fault.message}" for found in by_model for fault in found]
         else:
             broken += [fault for found in by_model for fault in found]
-        if "yolov5" in branch.models:
-            size = branch.space.get("image_size", parameters.get("image_size"))
-            if isinstance(size, int) and size % YOLO_STRIDE:
-                warnings.append(f"image_size: {size} is rounded up to a multiple of {YOLO_STRIDE}")
+        size = branch.space.get("image_size", parameters.get("image_size"))
+        use = HYPERPARAMETERS["image_size"].used_by
+        multiples = {facts.size_multiple for facts in branch.rows(task) if facts.uses(use)}
+        if isinstance(size, int):
+            warnings += [
+                f"image_size: {size} is rounded up to a multiple of {step}" for step in multiples if size % step
+            ]
     faults += dict.fromkeys(broken)
 
 
@@ -74,7 +75,7 @@ def _branches(
     task: Task, parameters: Mapping[str, Value], spaces: Sequence[SubSpace], is_automatic: bool
 ) -> list[_Branch]:
     if is_automatic and "model_name" not in parameters:
-        return [_Branch("training_parameters", {}, tuple(NATIVE_MODELS[task]))]
+        return [_Branch("training_parameters", {}, tuple(models_of(task)))]
     if not spaces:
         return [_Branch("training_parameters", {}, candidate_models(task, parameters))]
     return [
@@ -87,10 +88,10 @@ def _check_use(
     target: str, key: str, task: Task, branches: Sequence[_Branch], faults: list[Fault], warnings: list[str]
 ) -> None:
     """Note a parameter that no model of the branches uses, or that some do not use."""
-    if any(name not in NATIVE_MODELS[task] for branch in branches for name in branch.models):
+    if any(name not in models_of(task) for branch in branches for name in branch.models):
         return  # what a model that is not ours uses is not known here
-    models = {facts.model_name: facts.family for branch in branches for facts in branch.native(task)}
-    idle = [name for name, family in models.items() if family not in HYPERPARAMETERS[key].families]
+    models = {facts.model_name: facts for branch in branches for facts in branch.rows(task)}
+    idle = [name for name, facts in models.items() if not facts.uses(HYPERPARAMETERS[key].used_by)]
     if len(idle) == len(models):
         faults.append(Fault("BAD_PARAM_FOR_MODEL", target, f"is not used by {', '.join(idle)}"))
     elif idle:
@@ -98,7 +99,7 @@ def _check_use(
 
 
 def _model_fault(task: Task, name: str) -> str | None:
-    if name in NATIVE_MODELS[task]:
+    if name in models_of(task):
         return None
     if task.is_classification and (
         "/" in name or name in [curated.replace("/", "-") for curated in HUGGING_FACE_NAMES]
@@ -107,10 +108,10 @@ def _model_fault(task: Task, name: str) -> str | None:
     # MMDetection names end with the data that the weights come from: `atss_r50_fpn_1x_coco`.
     if not task.is_classification and (name.startswith("mmd-3x-") or name.endswith("_coco")):
         return f"{name!r} needs the MMDetection backend, which is not installed"
-    return f"must be one of {', '.join(NATIVE_MODELS[task])}, but got {name!r}"
+    return f"must be one of {', '.join(models_of(task))}, but got {name!r}"
 
 
-def _model_rules(branch: _Branch, parameters: Mapping[str, Value], facts: ModelFacts) -> list[Fault]:
+def _model_rules(branch: _Branch, parameters: Mapping[str, Value], facts: ModelRow) -> list[Fault]:
     """Faults of a model with the branch's values; a value that is drawn is one only if no draw could be right."""
     chosen: dict[str, Value | Expression] = {**parameters, **branch.space}
     faults: list[Fault] = []
@@ -127,9 +128,9 @@ def _model_rules(branch: _Branch, parameters: Mapping[str, Value], facts: ModelF
         faults.append(Fault("BAD_PARAM_FOR_MODEL", f"{section}.{key}", f"{message} for {facts.model_name}"))
 
     freeze = possible("layers_to_freeze", 0)
-    if freeze is not None and min(freeze) > facts.num_freeze_groups:
-        fault("layers_to_freeze", f"must be at most {facts.num_freeze_groups}, but got {_listed(freeze)},")
-    if facts.family not in ("cnn", "vit"):
+    if freeze is not None and min(freeze) > len(facts.freeze_groups):
+        fault("layers_to_freeze", f"must be at most {len(facts.freeze_groups)}, but got {_listed(freeze)},")
+    if not facts.uses(HYPERPARAMETERS["training_crop_size"].used_by):
         return faults
     train = possible("training_crop_size", facts.crop_size)
     validation = possible("validation_crop_size", facts.crop_size)
@@ -138,13 +139,11 @@ def _model_rules(branch: _Branch, parameters: Mapping[str, Value], facts: ModelF
         own = "" if "validation_resize_size" in chosen else " (the model's own)"
         message = f"must be at least validation_crop_size, {_listed(validation)}, but is {_listed(resize)}{own}"
         fault("validation_resize_size", message)
-    if facts.family == "vit" and train is not None and validation is not None and not set(train) & set(validation):
+    if facts.fixed_size and train is not None and validation is not None and not set(train) & set(validation):
         fault(
             "training_crop_size", f"must equal validation_crop_size, {_listed(validation)}, but got {_listed(train)},"
         )
-    is_seresnext = facts.model_name == "seresnext"
-    step = 16 if facts.family == "vit" else 32 if is_seresnext else 1
-    smallest = _SMALLEST_SERESNEXT_CROP if is_seresnext else _SMALLEST_CROP
+    step, smallest = facts.size_multiple, facts.smallest_size
     for key, sizes in (("training_crop_size", train), ("validation_crop_size", validation)):
         if sizes is None:
             continue

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass
 from typing import Annotated, Any, Final, Literal
 
-from clearsight.catalogue.models import DEFAULT_MODELS, NATIVE_MODELS
+from clearsight.catalogue.models import DEFAULT_MODELS, models_of
 from clearsight.documents.fields import Integer, Number, OneOf, Section, Text, Truth, read, shown
 from clearsight.documents.job.hyperparameters import (
     HYPERPARAMETERS,
@@ -19,7 +19,6 @@ from clearsight.errors import Fault
 from clearsight.tasks import Task
 
 __all__ = [
-    "YOLO_STRIDE",
     "AdvancedSettings",
     "Origin",
     "Resolved",
@@ -30,11 +29,6 @@ __all__ = [
 ]
 
 Origin = Literal["user", "azure-default", "model-default", "machine"]
-
-YOLO_STRIDE: Final = 32
-"""`image_size` of yolov5 is rounded up to a multiple of this, the size of a cell of its coarsest grid in pixels."""
-_YOLO_SCORE_THRESHOLD: Final = 0.1
-"""Default of `box_score_threshold` for yolov5, whose score is objectness times class probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,29 +131,29 @@ def candidate_models(task: Task, parameters: Mapping[str, Value], space: SubSpac
 
 def resolve_parameters(task: Task, parameters: Mapping[str, Value], model_name: str) -> dict[str, Resolved]:
     """Every hyperparameter that a trial of `model_name` uses, with its value and origin, in the table's order."""
-    facts = NATIVE_MODELS[task][model_name]
-    multilabel = task is Task.MULTI_LABEL
+    facts = models_of(task)[model_name]
+    multilabel_rate = facts.multilabel_learning_rate if task is Task.MULTI_LABEL else None
     derived: dict[str, tuple[Value, Origin]] = {
         "model_name": (model_name, "azure-default"),
         "number_of_epochs": (facts.number_of_epochs, "azure-default"),
         "training_batch_size": (facts.training_batch_size, "azure-default"),
         "validation_batch_size": (facts.validation_batch_size, "azure-default"),
-        "learning_rate": (facts.multilabel_learning_rate if multilabel else facts.learning_rate, "azure-default"),
+        "learning_rate": (multilabel_rate or facts.learning_rate, "azure-default"),
         "training_crop_size": (facts.crop_size, "model-default"),
         "validation_crop_size": (facts.crop_size, "model-default"),
         "validation_resize_size": (facts.resize_size, "model-default"),
         "number_of_workers": (min(4, max(0, (os.cpu_count() or 1) - 1)), "machine"),
     }
-    if facts.family == "yolov5":
-        derived["box_score_threshold"] = (_YOLO_SCORE_THRESHOLD, "azure-default")
+    if facts.box_score_threshold is not None:
+        derived["box_score_threshold"] = (facts.box_score_threshold, "azure-default")
     resolved = {}
     for name, row in HYPERPARAMETERS.items():
-        if not row.is_known_to(task) or facts.family not in row.families or name == "advanced_settings":
+        if not row.is_known_to(task) or not facts.uses(row.used_by) or name == "advanced_settings":
             continue
         if name in parameters:
             value = parameters[name]
             if name == "image_size":
-                value = -(-int(value) // YOLO_STRIDE) * YOLO_STRIDE
+                value = -(-int(value) // facts.size_multiple) * facts.size_multiple
             resolved[name] = Resolved(value, "user")
         elif name in derived:
             resolved[name] = Resolved(*derived[name])

@@ -1,6 +1,6 @@
 """What this version runs, of all that a job file can ask for."""
 
-from clearsight.catalogue.models import TRAINABLE
+from clearsight.catalogue.models import MODELS
 from clearsight.documents.job.document import JobDocument
 from clearsight.documents.job.parameters import candidate_models
 from clearsight.errors import UserError
@@ -21,10 +21,10 @@ def require_supported(job: JobDocument) -> None:
             "job; set limits.max_trials to 1"
         )
     [model_name] = candidate_models(job.task, job.parameters)
-    if model_name not in TRAINABLE:
+    if model_name not in MODELS:
         chosen = "" if "model_name" in job.parameters else " (the default of the task)"
         raise UserError(
-            f"model_name {model_name!r}{chosen} cannot be trained yet; this version trains {', '.join(TRAINABLE)}: "
+            f"model_name {model_name!r}{chosen} cannot be trained yet; this version trains {', '.join(MODELS)}: "
             f"set training_parameters.model_name"
         )
     if "checkpoint_run_id" in job.parameters:

@@ -7,19 +7,22 @@ from clearsight.documents.settings.classification import ClassificationSettings,
 from clearsight.documents.settings.detection import (
     DetectorSettings,
     ImageType,
+    InputSize,
     ModelSize,
     RcnnSettings,
     SegmentationSettings,
     YoloSettings,
 )
-from clearsight.documents.settings.document import ALIASES, Settings, parse_settings, to_document
+from clearsight.documents.settings.document import ALIASES, SETTINGS_TYPES, Settings, parse_settings, to_document
 
 __all__ = [
     "ALIASES",
+    "SETTINGS_TYPES",
     "ClassificationSettings",
     "DetectorSettings",
     "ExifOrientation",
     "ImageType",
+    "InputSize",
     "Interpolation",
     "ModelSize",
     "RcnnSettings",

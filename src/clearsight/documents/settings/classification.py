@@ -1,9 +1,10 @@
 """How an image becomes the input of a classifier."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Final, Literal, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
 from clearsight.documents.fields import Integer, Number, OneOf, Rule, Section, refused
+from clearsight.errors import Fault
 
 __all__ = ["Channels", "ClassificationSettings", "Exif", "ExifOrientation", "Interpolation", "PositiveChannels"]
 
@@ -60,3 +61,27 @@ class ClassificationSettings(Section):
     """Filter of the resize; both are antialiased."""
     exif_orientation: Exif = "apply"
     """Whether images are turned upright as their EXIF tag says; must equal what training did."""
+
+    detection: ClassVar[None] = None
+    masks: ClassVar[None] = None
+
+    @property
+    def classification(self) -> Self:
+        """These settings, as those of a classifier; None of a detector's."""
+        return self
+
+    @property
+    def crop_size(self) -> int:
+        """Side, in pixels, of the images that the network takes; None of a detector's settings, which takes many."""
+        return self.valid_crop_size
+
+    def faults(self) -> list[Fault]:
+        """What is wrong with values that are each right by themselves."""
+        if self.valid_crop_size <= self.valid_resize_size:
+            return []
+        message = f"must be at most valid_resize_size, {self.valid_resize_size}, but got {self.valid_crop_size}"
+        return [Fault("BAD_VALUE", "valid_crop_size", message)]
+
+    def rounded(self) -> tuple[Self, list[str]]:
+        """These settings with values that the network can run with, and one sentence for each that was changed."""
+        return self, []

@@ -6,13 +6,23 @@ and, for tiling, `how-to-use-automl-small-object-detect`); what is ours is marke
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Final, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
+from clearsight.catalogue.models import YOLO_STRIDE
 from clearsight.documents.fields import Integer, Number, OneOf, Rule, Section, Truth, refused
 from clearsight.documents.settings.classification import Channels, Exif, PositiveChannels
+from clearsight.errors import Fault
 
-__all__ = ["DetectorSettings", "ImageType", "ModelSize", "RcnnSettings", "SegmentationSettings", "YoloSettings"]
+__all__ = [
+    "DetectorSettings",
+    "ImageType",
+    "InputSize",
+    "ModelSize",
+    "RcnnSettings",
+    "SegmentationSettings",
+    "YoloSettings",
+]
 
 ModelSize = Literal["nano", "small", "medium", "large", "xlarge"]
 ImageType = Literal["JPG", "PNG", "BMP"]
@@ -61,6 +71,18 @@ _Margin = Number(0, must="must be a number of pixels, at least 0, or null", stri
 _LARGEST: Final = {"extra_large": "xlarge", "ExtraLarge": "xlarge"}
 
 
+@dataclass(frozen=True, slots=True)
+class InputSize:
+    """How large an image is in the network's input, pixels."""
+
+    shorter: int
+    """The shorter side is scaled to this …"""
+    longer: int
+    """… unless the longer side would exceed this."""
+    is_square: bool
+    """Whether the image lies in the middle of a square canvas of the longer side; else there is nothing around it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorSettings(Section, ABC):
     """What all detectors share. Fractions are in [0, 1]."""
@@ -91,6 +113,32 @@ class DetectorSettings(Section, ABC):
     def max_detections(self) -> int:
         """Greatest number of boxes in an answer, all classes together."""
 
+    @property
+    @abstractmethod
+    def input_size(self) -> InputSize:
+        """How an image is placed in the network's input."""
+
+    classification: ClassVar[None] = None
+    crop_size: ClassVar[None] = None
+
+    @property
+    def detection(self) -> Self:
+        """These settings, as those of a detector; None of a classifier's."""
+        return self
+
+    @property
+    def masks(self) -> "SegmentationSettings | None":
+        """These settings, where the model finds masks; else None."""
+        return None
+
+    def faults(self) -> list[Fault]:
+        """What is wrong with values that are each right by themselves."""
+        return []
+
+    def rounded(self) -> tuple[Self, list[str]]:
+        """These settings with values that the network can run with, and one sentence for each that was changed."""
+        return self, []
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RcnnSettings(DetectorSettings):
@@ -106,6 +154,10 @@ class RcnnSettings(DetectorSettings):
     @property
     def max_detections(self) -> int:
         return self.box_detections_per_img
+
+    @property
+    def input_size(self) -> InputSize:
+        return InputSize(self.min_size, self.max_size, is_square=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +176,17 @@ class YoloSettings(DetectorSettings):
     def max_detections(self) -> int:
         return _YOLO_MAX_DETECTIONS
 
+    @property
+    def input_size(self) -> InputSize:
+        return InputSize(self.img_size, self.img_size, is_square=True)
+
+    def rounded(self) -> tuple[Self, list[str]]:
+        side = -(-self.img_size // YOLO_STRIDE) * YOLO_STRIDE
+        if side == self.img_size:
+            return self, []
+        warning = f"img_size {self.img_size} is rounded up to {side}, a multiple of {YOLO_STRIDE}"
+        return replace(self, img_size=side), [f"settings.json: {warning}"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentationSettings(RcnnSettings):
@@ -141,3 +204,7 @@ class SegmentationSettings(RcnnSettings):
     """Ours. JPG destroys instance numbers, so that PNG is written instead unless this is set."""
     mask_rle: _Switch = False
     """Ours. Answers also carry each mask as COCO's compressed run-length encoding (`rle`), exact and with its holes."""
+
+    @property
+    def masks(self) -> "SegmentationSettings":
+        return self

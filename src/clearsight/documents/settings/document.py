@@ -6,19 +6,33 @@ spelling. A missing key takes its default.
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from types import MappingProxyType
-from typing import Any, Final, get_args
+from typing import Any, Final
 
+from clearsight.catalogue.models import models_of
 from clearsight.documents.fields import read
 from clearsight.documents.settings.classification import ClassificationSettings
-from clearsight.documents.settings.detection import RcnnSettings, SegmentationSettings, YoloSettings
+from clearsight.documents.settings.detection import DetectorSettings, RcnnSettings, SegmentationSettings, YoloSettings
 from clearsight.errors import Fault, InvalidDocument
 from clearsight.tasks import Task
 
-__all__ = ["ALIASES", "Settings", "parse_settings", "settings_class", "to_document"]
+__all__ = ["ALIASES", "SETTINGS_TYPES", "Settings", "parse_settings", "settings_class", "to_document"]
 
-Settings = ClassificationSettings | RcnnSettings | YoloSettings | SegmentationSettings
+Settings = ClassificationSettings | DetectorSettings
+
+SETTINGS_TYPES: Final[Mapping[str, type[Settings]]] = MappingProxyType(
+    {
+        "classification": ClassificationSettings,
+        "yolov5": YoloSettings,
+        "rcnn": RcnnSettings,
+        "segmentation": SegmentationSettings,
+    }
+)
+"""By `ModelRow.settings`."""
+
+_DEFAULT_TYPES: Final = {Task.DETECTION: "rcnn", Task.SEGMENTATION: "segmentation"}
+"""For a model that the catalogue does not know; every other task is one of classification."""
 
 INFORMATIONAL: Final = ("task_type", "model_name", "labels", "schema_version")
 """Keys that describe the package. They are accepted in the file and change nothing."""
@@ -38,14 +52,12 @@ ALIASES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Azure's other spellings -> the spelling of the settings file (hyperparameter page, ONNX sample, component pages)."""
 
-_YOLO_STRIDE: Final = 32  # pixels of a cell of yolov5's coarsest grid
-
 
 def parse_settings(document: Mapping[str, Any], task: Task, model_name: str = "") -> tuple[Settings, list[str]]:
     """Read a settings document; the second value has one sentence for each key that changes nothing or was changed.
 
-    `model_name` tells `yolov5`, whose keys are its own, from the other detectors. Raises `InvalidDocument` listing
-    every bad value with its key, two spellings of a key that disagree included.
+    The model's row in the catalogue says which keys there are; without a known name, the task does. Raises
+    `InvalidDocument` listing every bad value with its key, two spellings of a key that disagree included.
     """
     kind = settings_class(task, model_name)
     own = kind.field_names()
@@ -54,15 +66,12 @@ def parse_settings(document: Mapping[str, Any], task: Task, model_name: str = ""
     warnings = [_unused(key, own, model_name or task.value) for key in others]
     known = {key: value for key, value in values.items() if key in own}
     settings: Settings | None = read(kind, known, "", faults, value_code="BAD_VALUE")
-    if isinstance(settings, ClassificationSettings) and not faults:
-        faults += _crop_faults(settings)
+    if settings is not None and not faults:
+        faults += settings.faults()
     if settings is None or faults:
         raise InvalidDocument("settings.json", faults)
-    if isinstance(settings, YoloSettings) and settings.img_size % _YOLO_STRIDE:
-        side = -(-settings.img_size // _YOLO_STRIDE) * _YOLO_STRIDE
-        warnings.append(f"settings.json: img_size {settings.img_size} is rounded up to {side}, a multiple of 32")
-        settings = replace(settings, img_size=side)
-    return settings, warnings
+    settings, changes = settings.rounded()
+    return settings, warnings + changes
 
 
 def to_document(settings: Settings) -> dict[str, Any]:
@@ -74,27 +83,17 @@ def to_document(settings: Settings) -> dict[str, Any]:
 
 
 def settings_class(task: Task, model_name: str = "") -> type[Settings]:
-    """The settings of a model, which are yolov5's own for `yolov5`."""
-    if task.is_classification:
-        return ClassificationSettings
-    if task is Task.SEGMENTATION:
-        return SegmentationSettings
-    return YoloSettings if model_name == "yolov5" else RcnnSettings
+    """The settings of a model: those that its row names, else the task's."""
+    row = models_of(task).get(model_name)
+    return SETTINGS_TYPES[_DEFAULT_TYPES.get(task, "classification") if row is None else row.settings]
 
 
 def _unused(key: str, own: list[str], model: str) -> str:
-    if any(key in kind.field_names() for kind in get_args(Settings)):
+    if any(key in kind.field_names() for kind in SETTINGS_TYPES.values()):
         return f"settings.json: {key!r} is ignored: {model} does not use it"
     near = difflib.get_close_matches(str(key), [*own, *ALIASES], n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"settings.json: unknown key {key!r} is ignored{hint}"
-
-
-def _crop_faults(settings: ClassificationSettings) -> list[Fault]:
-    if settings.valid_crop_size <= settings.valid_resize_size:
-        return []
-    message = f"must be at most valid_resize_size, {settings.valid_resize_size}"
-    return [Fault("BAD_VALUE", "valid_crop_size", f"{message}, but got {settings.valid_crop_size}")]
 
 
 def _canonical(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[Fault]]:

@@ -5,13 +5,14 @@ Shapes in names: N images, C colour channels, H height, W width.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torchvision.models.detection.image_list import ImageList  # type: ignore[import-untyped]
 
 from clearsight.networks.families.rcnn.batch import SIDE_MULTIPLE, Size, TrainingTarget
+from clearsight.networks.families.rcnn.options import DEFAULT, RcnnOptions
 from clearsight.networks.families.rcnn.selection import Found, LimitTensors, SelectionLimits
 
 __all__ = ["Detector", "Features", "keep_float32"]
@@ -37,6 +38,12 @@ class Detector(nn.Module, ABC):
     """Without a background class."""
     has_masks: bool
     backbone: nn.Module
+    options: RcnnOptions = DEFAULT
+    """What it was built with."""
+    has_background: ClassVar[bool]
+    """Whether class 0 of the network's own head is the background, so that Azure's clients count labels from 1."""
+    output_order: ClassVar[tuple[str, ...]]
+    """Order of torchvision's outputs about an image, in which Azure's clients read them; masks come last."""
 
     def __init__(self, num_classes: int, backbone: nn.Module, has_masks: bool) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ Shapes in names: A anchors, C candidates, K classes.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from torchvision.models.detection._utils import _topk_min  # type: ignore[import-untyped]
@@ -23,6 +23,9 @@ _NO_OBJECT: Final = -1
 
 class RetinaDetector(Detector):
     """Class and box of each anchor. Losses: `classification` (focal), `bbox_regression`."""
+
+    has_background: ClassVar[bool] = False
+    output_order: ClassVar[tuple[str, ...]] = ("boxes", "scores", "labels")
 
     def __init__(self, num_classes: int, built: Any) -> None:
         """`built` is torchvision's `RetinaNet` for `num_classes`; it has no background class."""

@@ -75,6 +75,6 @@ def example_inputs(height: int, width: int, limits: SelectionLimits) -> tuple[to
     return (torch.randn(1, 3, height, width, generator=generator), *limits.to_tensors(torch.device("cpu")))
 
 
-def output_names(network: Detector) -> tuple[str, ...]:
+def output_names(has_masks: bool) -> tuple[str, ...]:
     """Names of the graph's outputs, in order."""
-    return ("boxes", "scores", "class_ids", "masks") if network.has_masks else ("boxes", "scores", "class_ids")
+    return ("boxes", "scores", "class_ids", "masks") if has_masks else ("boxes", "scores", "class_ids")

@@ -5,7 +5,7 @@ W width.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from torchvision.models.detection._utils import _topk_min  # type: ignore[import-untyped]
@@ -29,6 +29,9 @@ class TwoStageDetector(Detector):
 
     Losses: `loss_objectness`, `loss_rpn_box_reg`, `loss_classifier`, `loss_box_reg` and, with masks, `loss_mask`.
     """
+
+    has_background: ClassVar[bool] = True
+    output_order: ClassVar[tuple[str, ...]] = ("boxes", "labels", "scores")
 
     def __init__(self, num_classes: int, built: Any) -> None:
         """`built` is torchvision's `FasterRCNN` or `MaskRCNN` for `num_classes` and a background class, number 0."""

@@ -4,14 +4,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-import torchvision  # type: ignore[import-untyped]
 from torch import nn
 
+from clearsight.catalogue.models import ModelRow, find_row
 from clearsight.errors import UserError
-from clearsight.networks.families.classifiers import spec_for
 from clearsight.networks.families.rcnn.detector import Detector
-from clearsight.networks.families.rcnn.models import RCNN_MODELS, RcnnModel
-from clearsight.networks.library_files import LibraryFile, TorchvisionFile, library_file
+from clearsight.networks.library_files import LibraryFile, library_file
 from clearsight.networks.weights import (
     PretrainedRecord,
     find_weights,
@@ -23,17 +21,15 @@ from clearsight.runs.package import sha256_of
 
 __all__ = ["load_pretrained_rcnn"]
 
-_COCO_TAG: Final = "COCO_V1"
-_LICENCE: Final = "BSD-3-Clause"
 _CLASSIFIER: Final = "fc."
 
 
 def load_pretrained_rcnn(
-    network: Detector, model_name: str, weights_dir: Path | None = None, pretrained: bool = True
+    network: Detector, row: ModelRow, weights_dir: Path | None = None, pretrained: bool = True
 ) -> PretrainedRecord:
-    """Load pretrained weights into a network made by `build_rcnn`, freeze its norms, return what was loaded.
+    """Load pretrained weights into a network made by `RcnnFamily.build`, freeze its norms, return what was loaded.
 
-    Searched as by `weights.load_pretrained`. Rows with published COCO weights (those on ResNet-50) take these; the
+    Searched as by `weights.find_weights`. Rows with published COCO weights (those on ResNet-50) take these; the
     others take the classification weights of their backbone, whose last layer is left out. In a folder a file named
     after the model comes first for those too. Whether a file holds a whole detector or a backbone, its content says.
     Layers whose shape follows the number of classes keep their random start when the number differs.
@@ -42,11 +38,11 @@ def load_pretrained_rcnn(
     """
     if not pretrained:
         return PretrainedRecord("none", None, None, None, None, new_head=True)
-    row = RCNN_MODELS[model_name]
     published, tag = _published(row)
-    names = (model_name,) if row.has_coco_weights else (model_name, row.backbone)
-    found = find_whole_weights(model_name, weights_dir) if not row.has_coco_weights else None
-    found = found or find_weights(model_name, names, published, weights_dir)
+    is_whole_published = row.weights_tag is not None
+    names = (row.model_name,) if is_whole_published else (row.model_name, str(row.backbone))
+    found = None if is_whole_published else find_whole_weights(row.model_name, weights_dir)
+    found = found or find_weights(row.model_name, names, published, weights_dir)
     sha256 = sha256_of(found.file)
     is_published = published.is_published(found.file, sha256)
     state = read_state_dict(found.file)
@@ -64,24 +60,22 @@ def load_pretrained_rcnn(
         file=found.file.name,
         sha256=sha256,
         tag=tag if is_published else None,
-        licence=_LICENCE if is_published else licence_beside(found.file, names),
+        licence=row.licence if is_published else licence_beside(found.file, names),
         new_head=new_head,
         backbone_only=not is_whole,
     )
 
 
-def _published(row: RcnnModel) -> tuple[LibraryFile, str]:
-    if row.has_coco_weights:
-        weights = torchvision.models.get_model_weights(row.model_name)[_COCO_TAG]
-        return TorchvisionFile(str(weights.url)), _COCO_TAG
-    spec = spec_for(row.backbone)
-    return library_file(spec), spec.weights_tag
+def _published(row: ModelRow) -> tuple[LibraryFile, str | None]:
+    """The published file to start from, of the whole network or of its backbone, and the library's name of it."""
+    source = row if row.weights_tag is not None else find_row(str(row.backbone))
+    return library_file(source), source.weights_tag
 
 
-def _load_whole(network: Detector, row: RcnnModel, state: dict[str, torch.Tensor], file: Path) -> bool:
+def _load_whole(network: Detector, row: ModelRow, state: dict[str, torch.Tensor], file: Path) -> bool:
     """Return whether layers of the head are new. Published files have older names, which torchvision translates."""
     own = network.state_dict()
-    head = {name for name in own if name.startswith(row.head)}
+    head = {name for name in own if name.startswith(tuple(f"{module}." for module in row.head))}
     differing = {name for name in head & state.keys() if own[name].shape != state[name].shape}
     new_head = bool(differing)
     left_out = head if new_head else set()
@@ -89,12 +83,12 @@ def _load_whole(network: Detector, row: RcnnModel, state: dict[str, torch.Tensor
     return new_head
 
 
-def _load_backbone(network: Detector, row: RcnnModel, state: dict[str, torch.Tensor], file: Path) -> None:
+def _load_backbone(network: Detector, row: ModelRow, state: dict[str, torch.Tensor], file: Path) -> None:
     body: Any = network.backbone.body
     _load(body, {name: state[name] for name in state if not name.startswith(_CLASSIFIER)}, set(), row, file)
 
 
-def _load(module: nn.Module, state: dict[str, torch.Tensor], left_out: set[str], row: RcnnModel, file: Path) -> None:
+def _load(module: nn.Module, state: dict[str, torch.Tensor], left_out: set[str], row: ModelRow, file: Path) -> None:
     try:
         missing, unexpected = module.load_state_dict(state, strict=False)
     except RuntimeError as error:  # its first line names the class, the next a tensor of another shape

@@ -11,9 +11,11 @@ from typing import Final
 import torch
 from torch import nn
 
+from clearsight.catalogue.models import YOLO_STRIDE
+
 __all__ = ["ANCHORS_PER_LEVEL", "BOX_VALUES", "STRIDES", "Head"]
 
-STRIDES: Final = (8, 16, 32)
+STRIDES: Final = (8, 16, YOLO_STRIDE)
 """Input pixels per cell of the three levels."""
 ANCHORS_PER_LEVEL: Final = 3
 BOX_VALUES: Final = 5

@@ -19,10 +19,7 @@ from clearsight.networks.families.yolov5.blocks import Concat, ConvBlock, CrossS
 from clearsight.networks.families.yolov5.decode import decode
 from clearsight.networks.families.yolov5.head import STRIDES, Head
 
-__all__ = ["FREEZE_GROUPS", "SIZES", "Size", "Yolov5", "build_yolov5"]
-
-FREEZE_GROUPS: Final = tuple((f"model.{index}.",) for index in range(10))
-"""Parameter-name prefixes of the backbone's layers, from the input on."""
+__all__ = ["SIZES", "Size", "Yolov5", "build_yolov5", "name_of_size"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,3 +143,8 @@ def build_yolov5(size: str, num_classes: int) -> Yolov5:
     if name not in SIZES:
         raise UserError(f"model_size of yolov5 must be one of {sorted(SIZES)}, but got {size!r}")
     return Yolov5(SIZES[name], num_classes)
+
+
+def name_of_size(size: Size) -> str:
+    """The key of `SIZES` under which a size stands."""
+    return next(name for name, other in SIZES.items() if other == size)

@@ -8,7 +8,7 @@ from typing import Final
 import torch
 
 from clearsight.errors import UserError
-from clearsight.networks.families.yolov5.network import SIZES, Yolov5
+from clearsight.networks.families.yolov5.network import SIZES, Yolov5, name_of_size
 from clearsight.networks.weights import (
     PretrainedRecord,
     find_whole_weights,
@@ -42,7 +42,7 @@ def load_own_yolov5(network: Yolov5, weights_dir: Path | None = None, pretrained
     """
     if not pretrained:
         return PretrainedRecord("none", None, None, None, None, new_head=True)
-    size = next(name for name, size in SIZES.items() if size == network.size)
+    size = name_of_size(network.size)
     names = (_LETTERS[size], _MODEL_NAME)
     found = next((found for name in names if (found := find_whole_weights(name, weights_dir)) is not None), None)
     if found is None:

@@ -1,0 +1,73 @@
+"""What every family of networks can do: the protocol behind which its code stands.
+
+A family serves one or more rows of `clearsight.catalogue.models`, whose field `family` names it. Code outside asks the
+object and never tests the type of a network. What needs code of a higher layer stands in that layer's own table, under
+the same name: `handlers.scoring.pipeline.PIPELINES`, `handlers.explain.objects.network.FORWARDS` (detectors),
+`exporters.families.EXPORTS` and `training.families.FAMILIES`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from clearsight.catalogue.models import ModelRow
+from clearsight.networks.serving import GraphSignature
+from clearsight.networks.weights import PretrainedRecord
+
+__all__ = ["Family", "NetworkT"]
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+class Family(Protocol[NetworkT]):
+    """A family of networks. It has no state, and its methods are safe in threads."""
+
+    default_architecture: ClassVar[Mapping[str, Any]]
+    """The architecture record of a network that nothing special is asked of."""
+
+    def build(
+        self, row: ModelRow, num_classes: int, architecture: Mapping[str, Any], crop_size: int | None = None
+    ) -> NetworkT:
+        """Build a network with random weights (drawn from torch's global generator), on the CPU, in training mode.
+
+        `num_classes` counts no background. `architecture` is what `architecture` returned, perhaps long ago, as plain
+        data from a package's manifest; keys of others are left alone. `crop_size` is the side, in pixels, of the images
+        of a classifier; by default that of its published weights. Raises `UserError` when something is wrong.
+        """
+        ...
+
+    def architecture(self, network: NetworkT) -> dict[str, Any]:
+        """What a package must record to build the network again, beyond model name and classes, as plain data."""
+        ...
+
+    def load_pretrained(
+        self, network: NetworkT, row: ModelRow, weights_dir: Path | None, pretrained: bool
+    ) -> PretrainedRecord:
+        """Load pretrained weights into a network that `build` made; return what was loaded.
+
+        Searched as `networks.weights.find_weights` says. `pretrained=False` leaves the network as it is. Raises
+        `WeightsMissing`, and `UserError` when a file does not hold weights of this architecture.
+        """
+        ...
+
+    def prepare_pretrained(self, network: NetworkT) -> None:
+        """Change a network, except for its weights, as `load_pretrained` does when it loads some."""
+        ...
+
+    def serving_module(self, network: NetworkT) -> nn.Module:
+        """The module that is served: tensors in, tensors out, as `signature` names them.
+
+        It shares the network, which is put into evaluation mode.
+        """
+        ...
+
+    def signature(self, row: ModelRow) -> GraphSignature:
+        """The tensors of the serving module."""
+        ...
+
+    def example_inputs(self, crop_size: int | None) -> tuple[torch.Tensor, ...]:
+        """Inputs to trace the serving module with; `crop_size` as for `build`."""
+        ...
