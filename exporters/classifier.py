@@ -13,7 +13,7 @@ from torch import nn
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import UserError
 from clearsight.exporters.formats.onnx import NormalisedNetwork, export_onnx
-from clearsight.exporters.graphs import Graph, run_onnxruntime
+from clearsight.exporters.graphs import Graph, run_graph
 from clearsight.exporters.parity.classification import WANTED_IMAGES, check_parity
 from clearsight.exporters.serving_graphs import open_serving_graphs
 from clearsight.exporters.trained import BatchOptions, TrainedModel, read_some
@@ -56,7 +56,7 @@ class ClassifierExport:
         )
 
     def _open_contract(self, folder: Path, normalise: bool) -> Graph:
-        graph = run_onnxruntime(folder / "model.onnx", "train_artifacts")
+        graph = replace(run_graph("onnxruntime", folder / "model.onnx"), name="train_artifacts")
         if not normalise:
             return graph
         mean = np.asarray(self._settings.mean, np.float32).reshape(1, 3, 1, 1)

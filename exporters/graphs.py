@@ -1,22 +1,18 @@
-"""Exported graphs on the runtimes that will carry them: arrays in, arrays out, in the order of the signature."""
+"""Graphs to compare with a network: the runtimes of `handlers.backends` on exported files, and the network itself."""
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-import onnxruntime  # type: ignore[import-untyped]
 import torch
 from torch import nn
 
-__all__ = ["Array", "Graph", "Run", "run_eager", "run_in_batches", "run_onnxruntime", "run_openvino", "run_torchscript"]
+from clearsight.handlers.backends import BACKENDS, Array, Backend, Device, OpenOptions, open_graph
 
-Array = npt.NDArray[Any]
+__all__ = ["Graph", "Run", "graph_of", "open_options", "run_eager", "run_graph", "run_in_batches"]
+
 Run = Callable[[Sequence[Array]], tuple[Array, ...]]
 
 _BATCH_SIZE: Final = 8
@@ -44,54 +40,23 @@ def run_eager(module: nn.Module) -> Run:
     return run
 
 
-def run_torchscript(file: Path) -> Graph:
-    """Load a saved TorchScript graph on the CPU."""
-    with warnings.catch_warnings():
-        # torch deprecates TorchScript in favour of torch.export; it stays the format that TorchServe users ask for.
-        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
-        module = torch.jit.load(str(file), map_location="cpu").eval()  # type: ignore[no-untyped-call]
-    return Graph("torchscript", run_eager(module), f"torch {torch.__version__}")
+def open_options(device: Device = "cpu") -> OpenOptions:
+    """How graphs are opened for a comparison: in f32, with as many threads as torch uses in this process."""
+    return OpenOptions(device, "f32", torch.get_num_threads())
 
 
-def run_onnxruntime(
-    file: Path,
-    name: str = "onnxruntime",
-    *,
-    outputs: Sequence[str] | None = None,
-    constants: Mapping[str, Array] | None = None,
-) -> Graph:
-    """Load an ONNX file in ONNX Runtime on the CPU.
-
-    `outputs` asks for these, in this order, instead of all of them. `constants` stand, by name, for those of the file.
-    """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    held = {key: onnxruntime.OrtValue.ortvalue_from_numpy(value) for key, value in (constants or {}).items()}
-    for key, value in held.items():
-        options.add_initializer(key, value)
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    input_names = [node.name for node in session.get_inputs()]
-    output_names = list(outputs) if outputs is not None else [node.name for node in session.get_outputs()]
-
-    def run(inputs: Sequence[Array], _alive: object = held) -> tuple[Array, ...]:
-        return tuple(session.run(output_names, dict(zip(input_names, inputs, strict=True))))
-
-    return Graph(name, run, f"onnxruntime {onnxruntime.__version__}")
+def run_graph(backend_name: str, file: Path, device: Device = "cpu") -> Graph:
+    """Open an exported file on a runtime, under the runtime's name."""
+    return graph_of(backend_name, open_graph(backend_name, file, open_options(device)))
 
 
-def run_openvino(file: Path) -> Graph | None:
-    """Compile an ONNX file with OpenVINO in float32 on the CPU; `None` when OpenVINO is not installed."""
-    if find_spec("openvino") is None:
-        return None
-    import openvino  # type: ignore[import-untyped]  # half a second, and not needed to write a package
-
-    compiled = openvino.compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+def graph_of(backend_name: str, backend: Backend) -> Graph:
+    """An open backend as a graph to compare; inputs may have any memory layout."""
 
     def run(inputs: Sequence[Array]) -> tuple[Array, ...]:
-        results = compiled(list(inputs))
-        return tuple(np.array(results[index]) for index in range(len(compiled.outputs)))
+        return backend.run([np.asarray(array, order="C") for array in inputs])
 
-    return Graph("openvino", run, f"openvino {version('openvino')}")
+    return Graph(backend_name, run, BACKENDS[backend_name].runtime())
 
 
 def run_in_batches(run: Run, images_NCHW: Array) -> tuple[Array, ...]:

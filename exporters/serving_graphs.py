@@ -8,7 +8,8 @@ from torch import nn
 
 from clearsight.exporters.formats.onnx import export_onnx
 from clearsight.exporters.formats.torchscript import export_torchscript
-from clearsight.exporters.graphs import Graph, run_onnxruntime, run_openvino, run_torchscript
+from clearsight.exporters.graphs import Graph, run_graph
+from clearsight.handlers.backends import BACKENDS, device_exists
 from clearsight.networks.serving import GraphSignature
 from clearsight.runs.package import ONNX_FILE, TORCHSCRIPT_FILE
 
@@ -18,7 +19,7 @@ __all__ = ["export_serving_graphs", "open_serving_graphs"]
 def export_serving_graphs(
     module: nn.Module, example: tuple[torch.Tensor, ...], signature: GraphSignature, folder: Path
 ) -> dict[str, Any]:
-    """Write both files into the folder of a package; return, by file, what made it."""
+    """Write both files into the folder of a package; return, by file, which exporter made it."""
     return {
         TORCHSCRIPT_FILE: export_torchscript(module, example, folder / TORCHSCRIPT_FILE),
         ONNX_FILE: export_onnx(module, example, folder / ONNX_FILE, signature),
@@ -26,7 +27,14 @@ def export_serving_graphs(
 
 
 def open_serving_graphs(folder: Path) -> list[Graph]:
-    """The graphs on each runtime that is installed, under the names of `handlers.backends`."""
-    graphs = [run_torchscript(folder / TORCHSCRIPT_FILE), run_onnxruntime(folder / ONNX_FILE)]
-    openvino = run_openvino(folder / ONNX_FILE)
-    return graphs if openvino is None else [*graphs, openvino]
+    """The graphs of a package on every installed runtime, each on its first device that this machine has.
+
+    A runtime without such a device is left out, so that `auto` does not take it for this package. The order is the
+    reverse of `BACKENDS`: the runtimes nearest to the network come first.
+    """
+    graphs = []
+    for spec in reversed(list(BACKENDS.values())):
+        devices = [device for device in spec.devices if device_exists(device)]
+        if spec.file_kind != "package" and devices and spec.is_installed():
+            graphs.append(run_graph(spec.name, spec.file_in(folder), devices[0]))
+    return graphs

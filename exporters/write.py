@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ from clearsight.exporters.families import export_of
 from clearsight.exporters.formats.mlflow_folder import write_mlflow_files
 from clearsight.exporters.serving_graphs import export_serving_graphs
 from clearsight.exporters.trained import TrainedModel, evenly
+from clearsight.handlers.backends import able_backends
 from clearsight.handlers.tuning.precision_gate import precision_gate, record_gate
 from clearsight.networks.families.table import FAMILIES
 from clearsight.runs.package import (
@@ -93,7 +93,7 @@ def write_package(
         parity = export.check(folder, contract_or_none, enable_onnx_normalization, parity_images)
         architecture = {"library": row.library, "builder": row.builder, **family.architecture(model.network)}
         _write_documents(model, folder, run_id, architecture, pretrained, graphs, parity)
-        if gate_bf16 and has_bf16_units() and find_spec("openvino") is not None:
+        if gate_bf16 and has_bf16_units() and able_backends("cpu", "bf16"):
             count = GATE_IMAGES if task.is_classification else _GATE_IMAGES_OF_DETECTORS
             record_gate(ModelPackage.open(folder, verify=False), _gate_bf16(folder, evenly(parity_images, count)))
         publish_package(folder, target)

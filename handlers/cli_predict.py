@@ -71,8 +71,12 @@ def predict(
       clearsight predict --package azureml:nuclei:1 slides/ -o jsonl --save-masks masks/
     """
     found = find_images(images)
+    workspace = Workspace.default()
     scorer = load_scorer(
-        ModelRegistry(Workspace.default()).resolve(package), backend=backend, max_batch_size=batch_size
+        ModelRegistry(workspace).resolve(package),
+        backend=backend,
+        max_batch_size=batch_size,
+        cache_dir=workspace.cache,
     )
     if save_masks is not None:
         _require_masks(scorer)

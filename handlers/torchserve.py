@@ -128,6 +128,7 @@ class TorchServeHandler:
             device=config.get("device") or "auto",
             precision=config.get("precision") or "f32",
             num_threads=num_threads,
+            cache_dir=Path(config["cache_dir"]) if config.get("cache_dir") else None,
         )
         self.scorer.warm_up()
         log.info(

@@ -32,6 +32,8 @@ class HandlerConfig:
 
     package: str = "package"
     """Folder of the package, absolute or relative to the archive."""
+    cache_dir: str | None = None
+    """Folder for compiled graphs, which make the next start of a worker faster. None: nothing is cached."""
     max_answer_bytes: int | None = None
     """Greatest size of the answer to one request, below TorchServe's `max_response_size`. None: `MAX_ANSWER_BYTES`."""
     diagnostic_file: str | None = None

@@ -1,4 +1,4 @@
-"""The graph that Azure's clients expect of a detector, `train_artifacts/model.onnx`, and its labels.
+"""The detector graph that Azure's clients expect, `train_artifacts/model.onnx`, and its labels.
 
 Names and shapes as published (https://learn.microsoft.com/azure/machine-learning/how-to-inference-onnx-automl-image-models
 and the batch generator of its samples):
@@ -44,10 +44,10 @@ __all__ = [
 ]
 
 BACKGROUND: Final = "--bg--"
-"""The label that no detection has."""
+"""Label of class 0 in Azure's numbering, which no detection has."""
 
 LIMIT_NAMES: Final = ("score_threshold", "nms_iou_threshold", "max_detections")
-"""Constants of an R-CNN's graph, by the names that they have in its file."""
+"""Names of the constants in the ONNX file of an R-CNN's graph, in the order of `SelectionLimits`."""
 
 _INPUT: Final = "input"
 
@@ -57,7 +57,7 @@ Normalisation = tuple[Sequence[float], Sequence[float]]
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What is to be exported."""
+    """A module to export, with an example to trace it with and the names of its tensors."""
 
     module: nn.Module
     example: tuple[torch.Tensor]
@@ -65,7 +65,7 @@ class Contract:
 
 
 class RcnnContract(nn.Module):
-    """Images of one size -> the outputs of each, in turn, as `outputs_of_image` calls them."""
+    """Images of one size -> the outputs of each image in turn, in the order of `outputs_of_image`."""
 
     score_threshold: torch.Tensor
     nms_iou_threshold: torch.Tensor
@@ -77,7 +77,7 @@ class RcnnContract(nn.Module):
         self.first_label = first_label(network)
         tensors = limits.to_tensors(torch.device("cpu"))
         self.register_buffer("score_threshold", tensors.score_threshold_1)
-        # Of another shape, since the exporter makes one constant of equal ones.
+        # A scalar, unlike the score threshold: the exporter would merge two equal constants into one.
         self.register_buffer("nms_iou_threshold", tensors.nms_iou_threshold_1[0].clone())
         self.register_buffer("max_detections", tensors.max_detections_1)
         self.eval()
@@ -119,7 +119,7 @@ def rcnn_contract(
     """The same for Faster R-CNN, Mask R-CNN and RetinaNet, whose graph finds boxes within `limits`."""
     module, example_NCHW = _wrapped(RcnnContract(network, limits), normalisation), _noise(batch_size, height, width)
     if normalisation is None:
-        example_NCHW = (example_NCHW - 0.5) * 4  # as wide as normalised images: a trace needs boxes in every branch
+        example_NCHW = (example_NCHW - 0.5) * 4  # the range of normalised images: a trace needs boxes in every branch
     return Contract(module, (example_NCHW,), _signature(network, batch_size))
 
 
@@ -132,17 +132,17 @@ def _noise(batch_size: int, height: int, width: int) -> torch.Tensor:
 
 
 def first_label(network: Detector) -> int:
-    """What the contract's graph calls class 0."""
+    """The label number that the contract's graph gives to class 0."""
     return int(network.has_background)
 
 
 def labels_of(network: Detector, labels: Sequence[str]) -> list[str]:
-    """The names by the numbers that the contract's graph gives."""
+    """Class names, indexed by the label numbers of the contract's graph."""
     return [BACKGROUND] * first_label(network) + list(labels)
 
 
 def outputs_of_image(network: Detector) -> tuple[str, ...]:
-    """Names of one image's outputs, without its number."""
+    """Names of one image's outputs, without the image's number."""
     return (*network.output_order, "masks") if network.has_masks else network.output_order
 
 

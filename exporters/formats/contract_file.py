@@ -1,4 +1,4 @@
-"""Contract graphs of detectors in ONNX Runtime, asked in the terms of the network that they were made from.
+"""Run contract graphs of detectors in ONNX Runtime, with inputs and outputs in the form of the original network.
 
 Shapes in names: N images, C candidates.
 """
@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 
 from clearsight.exporters.formats.contract import LIMIT_NAMES, Normalisation, first_label, outputs_of_image
-from clearsight.exporters.graphs import Graph, run_onnxruntime
+from clearsight.exporters.graphs import Graph, graph_of, open_options, run_graph
 from clearsight.exporters.parity.answers import GraphAnswer
+from clearsight.handlers.backends.onnxruntime import open_onnxruntime
 from clearsight.networks.families.rcnn.detector import Detector
 from clearsight.networks.families.rcnn.selection import SelectionLimits
 from clearsight.networks.families.yolov5.serving import best_classes
@@ -23,7 +24,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class RcnnContractFile:
-    """A file written from `contract.rcnn_contract`."""
+    """A contract graph of an R-CNN family, written from `contract.rcnn_contract`."""
 
     def __init__(
         self, network: Detector, file: Path, own_limits: SelectionLimits, normalisation: Normalisation | None = None
@@ -31,11 +32,11 @@ class RcnnContractFile:
         self._network = network
         self._file = file
         self._normalisation = normalisation
-        self._graphs = {own_limits: run_onnxruntime(file)}
+        self._graphs = {own_limits: run_graph("onnxruntime", file)}
         self.runtime = self._graphs[own_limits].runtime
 
     def answers(self, images_NCHW: Floats, limits: SelectionLimits) -> list[GraphAnswer]:
-        """One per image, normalised. Limits that are not the file's own stand for its constants."""
+        """Answers for normalised images, one each; other limits than the file's own replace its constants."""
         graph = self._graphs.get(limits) or self._graphs.setdefault(limits, self._open_with(limits))
         outputs = graph.run([_without(self._normalisation, images_NCHW)])
         names = outputs_of_image(self._network)
@@ -48,7 +49,7 @@ class RcnnContractFile:
         # `NormalisedNetwork` calls what it wraps `network`.
         names = LIMIT_NAMES if self._normalisation is None else [f"network.{name}" for name in LIMIT_NAMES]
         constants = dict(zip(names, (value.numpy() for value in values), strict=True))
-        return run_onnxruntime(self._file, constants=constants)
+        return graph_of("onnxruntime", open_onnxruntime(self._file, open_options(), constants))
 
     def _to_answer(self, found: dict[str, npt.NDArray[Any]]) -> GraphAnswer:
         masks = found["masks"][:, 0] if self._network.has_masks else None
@@ -56,10 +57,10 @@ class RcnnContractFile:
 
 
 class YoloContractFile:
-    """The same for yolov5, whose graph has no limits."""
+    """A contract graph of yolov5, which has no limits."""
 
     def __init__(self, file: Path, batch_size: int = 1, normalisation: Normalisation | None = None) -> None:
-        self._graph = run_onnxruntime(file)
+        self._graph = run_graph("onnxruntime", file)
         self._batch_size = batch_size
         self._normalisation = normalisation
         self.runtime = self._graph.runtime
@@ -75,7 +76,7 @@ class YoloContractFile:
 
 
 def _without(normalisation: Normalisation | None, images_NCHW: Floats) -> Floats:
-    """Values in [0, 1] of normalised images, when the graph normalises them itself."""
+    """Undo the normalisation when the graph does it itself: values in [0, 1]; otherwise the images as they are."""
     if normalisation is None:
         return images_NCHW
     mean, std = (np.asarray(values, np.float32).reshape(1, 3, 1, 1) for values in normalisation)

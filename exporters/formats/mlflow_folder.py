@@ -1,6 +1,6 @@
 """The MLflow side of a package: `MLmodel` and the environment files, written without importing MLflow.
 
-The flavour is `python_function` with a loader module of ours, so that MLflow opens the package without a pickle.
+The flavour is `python_function` with Clearsight's own loader module, so that MLflow opens the package without a pickle.
 Format: https://mlflow.org/docs/latest/ml/model/ ("MLmodel" file), checked with MLflow 3.17.
 """
 

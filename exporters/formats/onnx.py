@@ -1,4 +1,4 @@
-"""ONNX export of what a network serves, or of what Azure's clients expect."""
+"""ONNX export of serving graphs and of the graphs that Azure's clients expect."""
 
 import warnings
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def export_onnx(
     *,
     exporters: Sequence[Exporter] = ("torchscript", "dynamo"),
 ) -> dict[str, Any]:
-    """Write a module in evaluation mode as one self-contained ONNX file; return what made it.
+    """Write a module in evaluation mode as one self-contained ONNX file; return which exporter made it, and how.
 
     `example` are inputs to trace with: axes that `signature` does not free keep their lengths. The exporters are tried
     in turn and the one that made the file is recorded. The TorchScript-based one comes first: on ResNet-18 and
@@ -80,8 +80,8 @@ def _write_with_torchscript(
     with torch.no_grad(), warnings.catch_warnings():
         # torch deprecates this exporter; it is still the one that exports all our networks (see `export_onnx`).
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        # What a trace may lose: timm's ViT asserts its image size in `forward`, and a graph of one size is what is
-        # wanted there; torchvision iterates over images. Parity on real images shows what it has lost.
+        # A trace may lose branches: timm's ViT asserts its image size in `forward`, where a graph of one size is what
+        # we want; torchvision iterates over images. The parity check on real images finds what was lost.
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.filterwarnings(
             "ignore", "To copy construct from a tensor", UserWarning
@@ -105,7 +105,7 @@ def _write_with_dynamo(
     dynamic = torch.export.Dim.DYNAMIC
     axes = tuple(dict.fromkeys(signature.free_axes.get(name, {}), dynamic) for name in signature.inputs)
     with torch.no_grad(), warnings.catch_warnings():
-        # Deprecations inside torch and onnxscript, between their own parts.
+        # Deprecations of torch's own code, used by torch and onnxscript themselves.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
         torch.onnx.export(

@@ -1,4 +1,4 @@
-"""TorchScript export of what a network serves."""
+"""TorchScript export of serving graphs."""
 
 import warnings
 from pathlib import Path
@@ -13,17 +13,17 @@ __all__ = ["export_torchscript"]
 
 
 def export_torchscript(module: nn.Module, example: tuple[torch.Tensor, ...], file: Path) -> dict[str, Any]:
-    """Trace, freeze and save a module in evaluation mode; return what made the file.
+    """Trace, freeze and save a module in evaluation mode; return which exporter made the file.
 
-    A trace holds the branches that `example` takes. Lengths of axes stay free wherever the module's code keeps them
-    so. Raises `ExportError`.
+    A trace holds the branches that `example` takes. Lengths of axes stay free where the module's code does not fix
+    them. Raises `ExportError`.
     """
     try:
         with torch.no_grad(), warnings.catch_warnings():
             # torch deprecates TorchScript in favour of torch.export; it stays the format that TorchServe users ask for.
             warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
-            # What a trace may lose: timm's ViT asserts its image size in `forward`, and a graph of one size is what
-            # is wanted there; torchvision iterates over images. Parity on real images shows what it has lost.
+            # A trace may lose branches: timm's ViT asserts its image size in `forward`, where a graph of one size is
+            # what we want; torchvision iterates over images. The parity check on real images finds what was lost.
             warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
             warnings.filterwarnings(
                 "ignore", "To copy construct from a tensor", UserWarning

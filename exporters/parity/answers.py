@@ -1,7 +1,8 @@
-"""What a detector's graph answers about an image, and how two answers to one question differ.
+"""The detections of a graph in one image, and the differences of two such answers.
 
 Detections are compared as sets. Rounding decides between candidates of equal score and at thresholds, so that two right
-answers may hold different boxes: those are ties, told from wrong boxes with the help of all that the network proposes.
+answers may hold different boxes: those are ties, distinguished from wrong boxes by means of all that the network
+proposes.
 
 Shapes in names: N and M boxes, H and W sides of a mask.
 """
@@ -18,17 +19,17 @@ from clearsight.vision.boxes import iou_matrix
 __all__ = ["BOX_TOLERANCE_PX", "Differences", "GraphAnswer", "compare_answers"]
 
 BOX_TOLERANCE_PX: Final = 1.0
-"""Largest difference of a side's place, pixels of the network's input."""
+"""Largest difference of a box's side, in pixels of the network's input."""
 
 _IOU_ROUNDING: Final = 0.01
-"""How near two boxes are to the threshold of suppression when rounding may decide."""
+"""Rounding may decide about two boxes whose IoU is this near to the threshold of suppression."""
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class GraphAnswer:
-    """Boxes of one image, by descending score."""
+    """Boxes of one image, sorted by descending score."""
 
     boxes_xyxy_N4: Floats
     scores_N: Floats
@@ -42,21 +43,22 @@ class GraphAnswer:
 
 @dataclass(slots=True)
 class Differences:
-    """Sums and extremes over images."""
+    """Differences of two answers: sums and largest values over images."""
 
     num_boxes: int = 0
-    """That were expected."""
+    """Number of expected boxes."""
     num_ties: int = 0
-    """Boxes in one of both answers where rounding decides."""
+    """Number of boxes in only one of the answers, because rounding decides about them."""
     num_wrong: int = 0
-    """Boxes in one of both answers for no such reason."""
+    """Number of boxes in only one of the answers for no such reason."""
     score: float = 0.0
     """Largest difference of a score."""
     box_px: float = 0.0
-    """Largest difference of a side's place."""
+    """Largest difference of a box's side, pixels."""
     masks: float = 0.0
-    """Sum of each mask's mean difference of probability, over the cells in which there is any."""
+    """Sum over masks of the mean difference of probability, taken over the cells above 0 in either mask."""
     num_masks: int = 0
+    """Number of masks compared."""
 
     def add(self, other: "Differences") -> None:
         self.num_boxes += other.num_boxes
@@ -83,11 +85,11 @@ class Differences:
 def compare_answers(
     expected: GraphAnswer, found: GraphAnswer, proposed: GraphAnswer, limits: SelectionLimits, score_tolerance: float
 ) -> Differences:
-    """Pair the boxes of two answers within `limits`: same class, score and place within tolerance, each box once.
+    """Pair the boxes of two answers within `limits`: same class, score and sides within tolerance, each box once.
 
     `proposed` is all that the network proposes. A box of `found` without a partner is a tie when the network proposes
-    it and nothing in `found` should have suppressed it; a box of `expected` is one when a box in `found` suppresses it
-    or its score is that of the last box.
+    it and no box of `found` should have suppressed it; a box of `expected` without a partner is a tie when a box of
+    `found` suppresses it or its score is that of the last box.
     """
     cost_NM = _cost(expected, found, score_tolerance)
     pairs = _pair(cost_NM)
@@ -110,7 +112,7 @@ def compare_answers(
 
 
 def _cost(first: GraphAnswer, second: GraphAnswer, score_tolerance: float) -> npt.NDArray[np.float64]:
-    """How far each pair is apart, (N, M); at most 1 within both tolerances; infinite for different classes."""
+    """Distance of each pair, (N, M): at most 1 within both tolerances, infinite for different classes."""
     scores_NM = np.abs(first.scores_N[:, None].astype(np.float64) - second.scores_N[None]) / score_tolerance
     boxes_NM = np.zeros_like(scores_NM)
     for side in range(4):
@@ -122,7 +124,11 @@ def _cost(first: GraphAnswer, second: GraphAnswer, score_tolerance: float) -> np
 
 
 def _pair(cost_NM: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
-    """The nearest first, each row and column once."""
+    """Pairs of a cost of at most 1, the nearest first, each row and column once.
+
+    Not `vision.matching.match_greedily`, which goes row by row: both answers count alike here, and a row's nearest
+    column may be nearer to a later row.
+    """
     rows, columns = np.nonzero(cost_NM <= 1)
     order = np.argsort(cost_NM[rows, columns], kind="stable")
     pairs, used_rows, used_columns = [], set(), set()
@@ -154,10 +160,10 @@ def _added_in_ties(
 ) -> int:
     if not added:
         return 0
-    some = GraphAnswer(found.boxes_xyxy_N4[added], found.scores_N[added], found.class_ids_N[added])
-    is_proposed_A = (_cost(some, proposed, score_tolerance) <= 1).any(axis=1)
-    overlaps_AM = iou_matrix(some.boxes_xyxy_N4, found.boxes_xyxy_N4)
-    overlaps_AM[some.class_ids_N[:, None] != found.class_ids_N[None]] = 0
+    alone = GraphAnswer(found.boxes_xyxy_N4[added], found.scores_N[added], found.class_ids_N[added])
+    is_proposed_A = (_cost(alone, proposed, score_tolerance) <= 1).any(axis=1)
+    overlaps_AM = iou_matrix(alone.boxes_xyxy_N4, found.boxes_xyxy_N4)
+    overlaps_AM[alone.class_ids_N[:, None] != found.class_ids_N[None]] = 0
     overlaps_AM[np.arange(len(added)), added] = 0
     is_clear_A = overlaps_AM.max(axis=1) <= limits.nms_iou_threshold + _IOU_ROUNDING
     return int((is_proposed_A & is_clear_A).sum())

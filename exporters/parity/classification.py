@@ -1,4 +1,4 @@
-"""The promise behind every exported graph of a classifier: it computes what the network computes."""
+"""Check that an exported graph of a classifier computes the same numbers as the network."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -10,6 +10,7 @@ from torch import nn
 from clearsight.errors import ExportError
 from clearsight.exporters.graphs import Graph, run_eager, run_in_batches
 from clearsight.tasks import Task
+from clearsight.vision.probabilities import probabilities
 
 __all__ = ["LOGIT_TOLERANCE", "PROB_TOLERANCE", "WANTED_IMAGES", "check_parity"]
 
@@ -19,9 +20,10 @@ PROB_TOLERANCE: Final = 1e-4
 """Largest difference of any probability. Measured on ImageNet networks: 1e-6 for every float32 runtime."""
 
 LOGIT_TOLERANCE: Final = 1e-3
-"""Largest difference of any logit over the largest logit: finds a broken graph whose probabilities are flat."""
+"""Largest difference of any logit relative to the largest logit: finds a broken graph with flat probabilities."""
 
 WANTED_IMAGES: Final = 16
+"""Images to compare, where that many are given."""
 
 
 def check_parity(
@@ -62,18 +64,10 @@ def _compare(name: str, expected_NK: Floats, found_NK: Floats, task: Task) -> di
         raise ExportError(f"{name} must answer logits of shape {expected_NK.shape}, but got {found_NK.shape}")
     logit_limit = LOGIT_TOLERANCE * max(1.0, float(np.abs(expected_NK).max()))
     logit_diff = float(np.abs(expected_NK - found_NK).max())
-    prob_diff = float(np.abs(_probs(expected_NK, task) - _probs(found_NK, task)).max())
+    prob_diff = float(np.abs(probabilities(expected_NK, task) - probabilities(found_NK, task)).max())
     if not (prob_diff <= PROB_TOLERANCE and logit_diff <= logit_limit):  # in this form, NaN fails too
         raise ExportError(
             f"{name} must agree with the network within {PROB_TOLERANCE:g} on probabilities and {logit_limit:g} on "
             f"logits, but the largest differences are {prob_diff:g} and {logit_diff:g}"
         )
     return {"max_abs_diff_logits": logit_diff, "max_abs_diff_probs": prob_diff}
-
-
-def _probs(logits_NK: Floats, task: Task) -> npt.NDArray[np.float64]:
-    logits = logits_NK.astype(np.float64)
-    if task is Task.MULTI_LABEL:
-        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))

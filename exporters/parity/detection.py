@@ -1,8 +1,8 @@
-"""The promise behind every exported graph of a detector: it finds what the network finds.
+"""Check that an exported graph of a detector finds the same objects as the network.
 
-A graph of the R-CNN families is asked with a score threshold of 0, so that every image has boxes to compare, also
-with a network that has learned little; and once with other limits, which shows that they are inputs and no constants.
-A graph of yolov5 gives all its candidates in one order, so that they are compared one by one.
+A graph of the R-CNN families is run with a score threshold of 0, so that every image has boxes to compare even with a
+network that has learned little, and once with other limits, which shows that limits are inputs and not constants. A
+graph of yolov5 gives all candidates in a fixed order, so that they are compared one by one.
 
 Shapes in names: N images, C candidates, K classes.
 """
@@ -41,18 +41,18 @@ __all__ = [
 Floats = npt.NDArray[np.float32]
 
 SCORE_TOLERANCE: Final = 1e-3
-"""Largest difference of a score over the largest score: finds a broken graph whose scores are all low, too."""
+"""Largest difference of a score relative to the largest score: also finds a broken graph whose scores are all low."""
 
 MASK_TOLERANCE: Final = 1e-2
-"""Largest mean difference of a mask's probabilities, over all masks."""
+"""Largest difference of probability, averaged over the cells of each mask and over all masks."""
 
 WANTED_IMAGES: Final = 4
-"""Images: each gives a hundred boxes, or thousands of candidates."""
+"""Images to compare, where that many are given: each has a hundred boxes, or thousands of candidates."""
 
 _LARGEST_SHARE_OF_TIES: Final = 0.1
 _LARGEST_SHARE_OF_WRONG: Final = 0.01
-"""A proposal of the first stage that rounding suppresses changes a few boxes of the second: seen with full-size
-networks, whose stages look at a thousand proposals."""
+"""A first-stage proposal that is suppressed by rounding changes a few boxes of the second stage: seen with full-size
+networks, which have a thousand proposals."""
 
 _MAX_BOXES: Final = 100
 _MAX_MASKS: Final = 30
@@ -61,7 +61,7 @@ _MAX_MASKS: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class RcnnGraph:
-    """A graph to compare, and how to ask it about an image, normalised, (1, 3, H, W)."""
+    """A graph to compare; `ask` runs it on a normalised image, (1, 3, H, W), within limits."""
 
     name: str
     runtime: str
@@ -70,22 +70,22 @@ class RcnnGraph:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """An image, normalised, (1, 3, H, W), about which some graphs are asked."""
+    """A normalised image, (1, 3, H, W), and the graphs and limits that it is run with."""
 
     image_1CHW: Floats
     limits: Sequence[SelectionLimits]
     graphs: Sequence[RcnnGraph]
     are_masks_pasted: bool = False
-    """Whether these graphs give masks of the whole image instead of in the cells of their boxes."""
+    """Whether these graphs give masks of the whole image instead of cells inside the box."""
 
 
 def all_boxes(network: Detector, nms_iou_threshold: float) -> SelectionLimits:
-    """Limits that leave boxes on every image."""
+    """Limits that keep boxes on every image: a score threshold of 0."""
     return SelectionLimits(0.0, nms_iou_threshold, _MAX_MASKS if network.has_masks else _MAX_BOXES)
 
 
 def other_limits(network: Detector, image_1CHW: Floats, limits: SelectionLimits) -> SelectionLimits:
-    """Limits that differ from others in each value, under which a few boxes of the image are left."""
+    """Limits that differ from the given ones in every value and keep a few boxes of the image."""
     scores_N = _Reference(network, image_1CHW).answer(limits, are_masks_pasted=False).scores_N
     middle = float(scores_N[len(scores_N) // 2]) if len(scores_N) else 0.0
     return SelectionLimits(middle, 0.3 if limits.nms_iou_threshold > 0.4 else 0.6, max(len(scores_N) // 3, 1))
@@ -124,7 +124,7 @@ def check_rcnn(network: Detector, rounds: Sequence[Round]) -> dict[str, Any]:
 
 
 class _Reference:
-    """What the eager network says about one image; its features are computed once."""
+    """The eager network's answers about one image; its features are computed once."""
 
     def __init__(self, network: Detector, image_1CHW: Floats) -> None:
         self._network = network
@@ -178,7 +178,7 @@ def _require_equal(name: str, total: Differences) -> None:
 
 @dataclass(frozen=True, slots=True)
 class YoloGraph:
-    """A graph to compare: images of one size -> boxes (N, C, 4), scores (N, C), class_ids (N, C)."""
+    """A graph to compare; `ask` maps images of one size to boxes (N, C, 4), scores (N, C), class_ids (N, C)."""
 
     name: str
     runtime: str

@@ -1,13 +1,13 @@
-"""PyTorch: the TorchScript graph of a package, or its network as Python code."""
+"""PyTorch: a TorchScript graph, or a package's network as Python code."""
 
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from clearsight.catalogue.models import find_row
 from clearsight.errors import InvalidPackage, UserError
 from clearsight.handlers.backends import Array, Backend, Device, OpenOptions
 from clearsight.runs.package import ModelPackage
@@ -29,31 +29,36 @@ class TorchBackend:
             return tuple(np.array(output.cpu().numpy()) for output in outputs)
 
 
-def open_torchscript(package: ModelPackage, options: OpenOptions) -> Backend:
-    """Load the frozen graph."""
+def open_torchscript(file: Path, options: OpenOptions) -> Backend:
+    """Load a saved graph."""
     _configure(options)
-    if find_row(package.model_name).needs_torchvision:
-        import_module("torchvision")  # registers the operators of such graphs; 4 s that the others need not wait
     with warnings.catch_warnings():
         # torch deprecates TorchScript in favour of torch.export; it stays the format that TorchServe users ask for.
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
         try:
-            graph = torch.jit.load(  # type: ignore[no-untyped-call]
-                str(package.torchscript_file), map_location=options.device
-            )
-        except RuntimeError as error:
-            raise InvalidPackage(
-                f"TorchScript cannot load {package.torchscript_file}: {str(error).strip().splitlines()[0]}"
-            ) from error
+            graph = _load(file, options.device)
+        except (RuntimeError, ValueError) as error:
+            raise InvalidPackage(f"TorchScript cannot load {file}: {str(error).strip().splitlines()[0]}") from error
     return TorchBackend(graph.eval(), options.device)
 
 
-def open_eager(package: ModelPackage, options: OpenOptions) -> Backend:
-    """Build the network and load its weights."""
+def _load(file: Path, device: Device) -> torch.jit.ScriptModule:
+    try:
+        return torch.jit.load(str(file), map_location=device)  # type: ignore[no-untyped-call, no-any-return]
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    import_module("torchvision")  # registers the operators of such graphs; takes 4 s, so only where they occur
+    return torch.jit.load(str(file), map_location=device)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def open_eager(package_root: Path, options: OpenOptions) -> Backend:
+    """Build the network of a package, which the caller has verified, and load its weights."""
     from clearsight.networks.families.table import family_of  # torchvision: another 4 s
     from clearsight.networks.load import load_network
 
     _configure(options)
+    package = ModelPackage.open(package_root, verify=False)
     module = family_of(package.model_name).serving_module(load_network(package))
     return TorchBackend(module.to(options.device), options.device)
 

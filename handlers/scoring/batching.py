@@ -1,13 +1,14 @@
-"""Run images in batches so that nobody's answer depends on who else is in the batch.
+"""Run images in batches such that an image's outputs do not depend on the other images of the batch.
 
-A runtime may pick another kernel for another batch size, and then the last bits of an image's outputs change with its
+A runtime may choose another kernel for another batch size, and then the last bits of an image's outputs change with its
 neighbours. Measured on CPU at float32 (ResNet-18, MobileNetV2; OpenVINO 2026.4, ONNX Runtime 1.31, torch 2.13):
-OpenVINO and ONNX Runtime give the same bits in every batch size, torch does not (up to 1e-6). It is a property of
-runtime, network and machine, so it is measured when a package is loaded, and decides:
+OpenVINO and ONNX Runtime give the same bits in every batch size, torch does not (up to 1e-6). This is a property of
+runtime, network and machine, so it is measured when a package is loaded, and decides the rule:
 
-- `together`: the bits are the same; images are batched.
-- `alone`: they are not; every image is its own call. On the CPU that costs torch 10 to 20 %.
-- `padded`: on a GPU, where single calls waste it: every call has exactly `max_batch_size` images, zeros behind.
+- `together`: the bits are the same, so images are batched.
+- `alone`: the bits differ, so every image is its own call. On the CPU that costs torch 10 to 20 %.
+- `padded`: on a GPU, which single calls would leave idle: every call has exactly `max_batch_size` images, the last ones
+  zeros.
 """
 
 from typing import Final, Literal
@@ -21,13 +22,13 @@ __all__ = ["BatchRule", "choose_rule", "run_batches"]
 BatchRule = Literal["together", "alone", "padded"]
 
 _SETTLING_RUNS: Final = 2
-"""Calls after which a runtime has specialised itself to a shape (TorchScript profiles its first two)."""
+"""Calls after which a runtime has finished optimising for a shape (TorchScript profiles the first two)."""
 
 
 def choose_rule(backend: Backend, height: int, width: int, max_batch_size: int, options: OpenOptions) -> BatchRule:
-    """Compare noise images of one size alone, three together and in the largest batch, bit by bit, all outputs."""
+    """Choose by comparing the outputs of noise images, bit by bit: alone, three together, in the largest batch."""
     if options.precision != "f32":
-        return "together"  # speed was asked for; the promise of equal bits holds for f32
+        return "together"  # the promise of equal bits holds for f32 only; lower precisions are chosen for speed
     if options.device == "cuda":
         return "padded"
     noise_NCHW = np.random.default_rng(0).standard_normal((max_batch_size, 3, height, width), np.float32)
@@ -42,7 +43,7 @@ def choose_rule(backend: Backend, height: int, width: int, max_batch_size: int, 
 
 
 def run_batches(backend: Backend, images_NCHW: Floats, rule: BatchRule, max_batch_size: int) -> tuple[Array, ...]:
-    """Compute a graph's outputs, whose first axis is the image's, of any number of images (at least one)."""
+    """Compute a graph's outputs for any number of images (at least one); the first axis of each is the image."""
     step = 1 if rule == "alone" else max_batch_size
     parts = []
     for start in range(0, len(images_NCHW), step):

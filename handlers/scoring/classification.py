@@ -1,4 +1,4 @@
-"""From images to class scores."""
+"""Classifiers: from images to class probabilities."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -13,16 +13,17 @@ from clearsight.handlers.scoring.batching import choose_rule, run_batches
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
+from clearsight.vision.probabilities import probabilities
 from clearsight.wire.answers import ClassificationAnswer
 from clearsight.wire.encoding import shortest
 
-__all__ = ["ClassificationPipeline", "probabilities", "to_answers"]
+__all__ = ["ClassificationPipeline", "to_answers"]
 
 _BATCHES_IN_MEMORY: Final = 4  # preprocessed at once, so that memory does not grow with the number of images
 
 
 class ClassificationPipeline:
-    """A `pipeline.Pipeline`: images become network inputs side by side, and go through in batches."""
+    """The `pipeline.Pipeline` of classifiers: images are preprocessed in parallel and run in batches."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class ClassificationPipeline:
         return to_answers(logits_NK, self._task, self._labels)
 
     def class_probabilities(self, inputs_N3PP: Floats) -> npt.NDArray[np.float64]:
-        """What the network says of prepared images, (N, number of classes)."""
+        """Probabilities of prepared images, (N, number of classes)."""
         (logits_NK,) = run_batches(self._backend, inputs_N3PP, self.batch_rule, self._max_batch_size)
         return np.stack([probabilities(logits_K, self._task) for logits_K in logits_NK])
 
@@ -60,17 +61,8 @@ class ClassificationPipeline:
             self.answer([self.prepare(image_HWC)] * count)
 
 
-def probabilities(logits_K: Floats, task: Task) -> npt.NDArray[np.float64]:
-    """Softmax for multi-class, independent sigmoids for multi-label. Of one image, in float64."""
-    logits = logits_K.astype(np.float64)
-    if task is Task.MULTI_LABEL:
-        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))  # the sigmoid, without overflow
-    exponentials = np.exp(logits - logits.max())
-    return np.asarray(exponentials / exponentials.sum())
-
-
 def to_answers(logits_NK: Floats, task: Task, labels: tuple[str, ...]) -> list[ClassificationAnswer]:
-    """Make one answer per row. Rows are treated one by one, so that none depends on another.
+    """Make one answer per row. Rows are computed one by one, so that no row depends on another.
 
     Raises `ClearsightError` when logits are not finite.
     """

@@ -21,12 +21,15 @@ from clearsight.documents.settings import Settings
 from clearsight.errors import BadImage, BadRequest, InvalidPackage, UserError
 from clearsight.handlers.backends import (
     BACKENDS,
+    DEVICES,
+    PRECISIONS,
     Array,
     Backend,
     Device,
     OpenOptions,
     Precision,
     candidates,
+    device_exists,
     open_backend,
 )
 from clearsight.handlers.explain.parameters import wants_explanation
@@ -77,7 +80,7 @@ class Scorer:
         limits: DecodeLimits = DEFAULT_LIMITS,
         settings: Settings | None = None,
     ) -> None:
-        """`settings` stand in for the package's own."""
+        """`settings` replace the package's own settings."""
         self.package = package
         self.task: Task = package.task
         self.labels: tuple[str, ...] = package.labels
@@ -94,7 +97,7 @@ class Scorer:
         self.batch_rule: BatchRule = self._pipeline.batch_rule
 
     def score(self, cells: Sequence[object]) -> list[Answer | BadRequest]:
-        """Answer every cell, in order. A cell that cannot be scored gets the error at its place."""
+        """Answer every cell, in order; a cell that cannot be scored has its error instead of an answer."""
         results: list[Answer | BadRequest] = []
         step = self._pipeline.images_at_once
         for start in range(0, len(cells), step):
@@ -111,7 +114,7 @@ class Scorer:
         return [item if isinstance(item, BadRequest) else next(answers) for item in prepared]
 
     def _prepare(self, cell: object) -> Any | BadRequest:
-        """From the cell to what the pipeline's network takes."""
+        """Decode a cell and make the input of the pipeline's network, or return the error of a bad cell."""
         try:
             data = resolve_cell(cell)
             if isinstance(data, XaiRequest):
@@ -125,9 +128,9 @@ class Scorer:
             return BadImage("decoding the picture needs more memory than this process may use; send a smaller one")
 
     def class_probabilities(self, inputs_N3PP: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """What a classifier says of prepared inputs, at least one: (N, number of classes).
+        """A classifier's probabilities for prepared inputs, at least one: (N, number of classes).
 
-        For explanations, which ask about images that they alter. Equal to what `score` answers, before rounding.
+        For explanations, which score altered images. Equal to the probabilities of `score`, before rounding.
         """
         if not isinstance(self._pipeline, ClassificationPipeline):
             raise TypeError(f"a package of {self.task.value} has no probabilities of classes")
@@ -136,16 +139,16 @@ class Scorer:
     def detect(
         self, canvases: Iterable[npt.NDArray[np.uint8]], placement: Placement, box_score_thresh: float
     ) -> Iterator[Detections]:
-        """What a detector finds in prepared images; see `DetectionPipeline.detect`.
+        """A detector's detections in prepared images; see `DetectionPipeline.detect`.
 
-        For explanations, which ask about images that they alter.
+        For explanations, which detect in altered images.
         """
         if not isinstance(self._pipeline, DetectionPipeline):
             raise TypeError(f"a package of {self.task.value} finds no boxes")
         return self._pipeline.detect(canvases, placement, box_score_thresh)
 
     def warm_up(self) -> None:
-        """Score a drawn image, in the sizes that clients will meet, so that the first does not wait for caches."""
+        """Score an image of noise, so that the first client does not wait while the runtime prepares itself."""
         noise_HWC = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
         stream = io.BytesIO()
         Image.fromarray(noise_HWC).save(stream, "JPEG")
@@ -161,33 +164,35 @@ def load_scorer(
     *,
     max_batch_size: int = MAX_BATCH_SIZE,
     limits: DecodeLimits = DEFAULT_LIMITS,
+    cache_dir: Path | None = None,
 ) -> Scorer:
     """Load a package for scoring.
 
-    `backend` "auto" takes the first of openvino, onnxruntime, torchscript, eager that is installed and agreed with
-    the network when the package was written; a deployment passes the one that `handlers.measure` found fastest.
-    `device` "auto" is a CUDA device where there is one. `num_threads` defaults to the cores this process may use.
-    `precision` "bf16" needs a passed gate in the package. Raises `UserError`, `InvalidPackage` or `InvalidDocument`.
+    `backend` "auto" takes the first of `handlers.backends.BACKENDS` that is installed and agreed with the network when
+    the package was written; a deployment passes the one that `handlers.tuning.measure` found fastest. `device` "auto"
+    is a CUDA device where there is one. `num_threads` defaults to the cores this process may use. `precision` "bf16"
+    needs a passed gate in the package, and is served by the backend that passed it. `cache_dir` is a folder for
+    compiled graphs (`OpenOptions.cache_dir`). Raises `UserError`, `InvalidPackage` or `InvalidDocument`.
     """
     if not isinstance(package, ModelPackage):
         package = ModelPackage.open(package)
-    if precision not in ("f32", "bf16"):
-        raise UserError(f"precision must be f32 or bf16, but got {precision!r}")
-    if device not in ("auto", "cpu", "cuda"):
+    if precision not in PRECISIONS:
+        raise UserError(f"precision must be {' or '.join(PRECISIONS)}, but got {precision!r}")
+    if device not in ("auto", *DEVICES):
         raise UserError(f"device must be auto, cpu or cuda, but got {device!r}")
     threads = num_threads if num_threads is not None else len(os.sched_getaffinity(0))
     if threads < 1 or max_batch_size < 1:
         raise UserError(f"num_threads and max_batch_size must be at least 1, but got {threads} and {max_batch_size}")
     if precision != "f32":
-        _require_gate(package, precision)
+        _require_gate(package, precision, backend)
     on = device if device != "auto" else _best_device(backend)
     try:
-        return _load(package, backend, OpenOptions(on, precision, threads), max_batch_size, limits)
+        return _load(package, backend, OpenOptions(on, precision, threads, cache_dir), max_batch_size, limits)
     except (UserError, InvalidPackage) as error:
         if device != "auto" or on == "cpu":
             raise
         log.warning("the GPU cannot be used (%s); scoring on the CPU", error)
-        return _load(package, backend, OpenOptions("cpu", precision, threads), max_batch_size, limits)
+        return _load(package, backend, OpenOptions("cpu", precision, threads, cache_dir), max_batch_size, limits)
 
 
 def _load(
@@ -202,11 +207,13 @@ def _load(
 def _best_device(backend: str) -> Device:
     """A CUDA device where the driver offers one and the backend can use it."""
     able = backend == "auto" or (backend in BACKENDS and "cuda" in BACKENDS[backend].devices)
-    return "cuda" if able and Path("/dev/nvidia0").exists() else "cpu"
+    return "cuda" if able and device_exists("cuda") else "cpu"
 
 
 def _best_backend(package: ModelPackage, options: OpenOptions) -> str:
-    names = candidates(package, options.device, options.precision)
+    gate = package.manifest.get("precision_gates", {}).get(options.precision, {})
+    proven = gate.get("backend")  # None in f32, which needs no proof
+    names = [name for name in candidates(package, options.device, options.precision) if proven in (None, name)]
     if not names:
         raise UserError(
             f"no installed backend can run {package.root} on {options.device} in {options.precision}; "
@@ -215,11 +222,19 @@ def _best_backend(package: ModelPackage, options: OpenOptions) -> str:
     return names[0]
 
 
-def _require_gate(package: ModelPackage, precision: Precision) -> None:
+def _require_gate(package: ModelPackage, precision: Precision, backend: str) -> None:
+    """Raise `UserError` unless the package has passed the gate of a precision with this backend, or any for `auto`."""
     gate = package.manifest.get("precision_gates", {}).get(precision)
     if not gate or not gate.get("passed"):
         found = "it has none" if not gate else f"it failed ({gate.get('reason', 'see the manifest')})"
         raise UserError(
             f"precision {precision} needs a passed accuracy gate in {package.manifest_file}, but {found}; use f32, "
             f"or run the gate: python -m clearsight.handlers.tuning.precision_gate {package.root} PICTURES --record"
+        )
+    proven = gate.get("backend", backend)
+    spec = BACKENDS.get(backend)
+    if spec is not None and precision in spec.precisions and backend != proven:
+        raise UserError(
+            f"precision {precision} passed its gate in {package.manifest_file} with the backend {proven}, but got "
+            f"backend {backend!r}; use {proven}, or run the gate with --backend {backend}"
         )

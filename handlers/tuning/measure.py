@@ -2,14 +2,15 @@
 
 Which layout wins depends on runtime, network and processor, so it is measured where the package is deployed:
 
-    python -m clearsight.handlers.tuning.measure PACKAGE [--seconds 0.3] [--precision f32]
+    python -m clearsight.handlers.tuning.measure PACKAGE [--seconds 0.3] [--precision f32] [--device cpu]
 
-Every candidate runs in processes of its own, as many as it has workers, at the same time; each answers whole request
-bodies (base64 in, JSON out), so decoding counts. Torch's backends are measured only where asked for or where there is
-no other: loading torch takes longer than all other candidates together, and they were never the fastest.
+A candidate is a backend with a number of workers and of threads. Its workers are child processes that run at the same
+time; each answers whole request bodies (base64 in, JSON out), so decoding counts. Backends that need torch are measured
+only when they are named or when there is no other: loading torch takes longer than all other candidates together, and
+they were never the fastest.
 
-A detector takes seconds for an image. So there are fewer candidates of it, images are scored whole (tiles multiply
-everyone's time by the same number), and after `MAX_TOTAL_S` no further candidate is begun.
+A detector takes seconds per image. So it has fewer candidates, its images are scored whole (tiles multiply the time of
+every candidate by the same number), and after `MAX_TOTAL_S` no further candidate is started.
 """
 
 import base64
@@ -31,7 +32,17 @@ from PIL import Image
 from clearsight.documents.deployment.layout import MeasuredLayout, ServingLayout
 from clearsight.errors import UserError
 from clearsight.executor.call import last_error
-from clearsight.handlers.backends import BACKENDS, OpenOptions, Precision, candidates, open_backend, require_able
+from clearsight.handlers.backends import (
+    BACKENDS,
+    DEVICES,
+    PRECISIONS,
+    Device,
+    OpenOptions,
+    Precision,
+    candidates,
+    open_backend,
+    require_able,
+)
 from clearsight.runs.package import ModelPackage
 
 __all__ = ["NEARLY_AS_FAST", "TuningMeasurement", "layouts", "measure"]
@@ -39,16 +50,16 @@ __all__ = ["NEARLY_AS_FAST", "TuningMeasurement", "layouts", "measure"]
 CLASSIFIER_BATCH_SIZES: Final = (1, 8)
 YOLO_BATCH_SIZES: Final = (1, 4)
 RCNN_BATCH_SIZES: Final = (1,)
-"""The R-CNN family takes one image a call: a batch would only wait for itself."""
+"""The R-CNN families take one image per call, so that a larger batch gains nothing."""
 MAX_TOTAL_S: Final = 120.0
-"""Of a measurement that has found a way to serve already; well below the time limit that deployments give it."""
+"""Time limit of a whole measurement once one candidate has run; well below the time limit of deployments."""
 NEARLY_AS_FAST: Final = 0.95
-"""Rows from this share of the highest throughput on count as equally fast: short measurements are no more certain."""
+"""Rows with at least this share of the highest throughput count as equally fast: short measurements vary that much."""
 _START_TIMEOUT_S: Final = 120.0
 
 
 class TuningMeasurement(TypedDict):
-    """Plain data, as printed."""
+    """The printed JSON document."""
 
     num_cores: int
     rows: list[dict[str, Any]]
@@ -58,10 +69,11 @@ class TuningMeasurement(TypedDict):
 
 
 def layouts(num_cores: int) -> list[tuple[int, int]]:
-    """(workers, threads of each): one worker with all cores, a worker per core, pairs, and two workers that share all.
+    """Pairs (workers, threads of each) to measure on this number of cores, ascending.
 
-    Two workers with all cores each overlap decoding with computing, and still answer a lone client with all cores.
-    Whether a runtime's threads bear that differs: measured, ResNet-50 on two cores, OpenVINO's do.
+    One worker with all cores, one worker per core, workers of two cores, and two workers that share all cores. The
+    last overlaps decoding with computing and still answers a single client with all cores. Whether a runtime's threads
+    tolerate such sharing differs: measured with ResNet-50 on two cores, OpenVINO's do.
     """
     found = {(1, num_cores), (num_cores, 1)}
     if num_cores >= 2:
@@ -72,12 +84,12 @@ def layouts(num_cores: int) -> list[tuple[int, int]]:
 
 
 def _detector_layouts(num_cores: int) -> list[tuple[int, int]]:
-    """Fewer: a worker may need gigabytes, and where two share all cores each waits seconds for the other."""
+    """The same for detectors, fewer: a worker may need gigabytes, and two that share all cores slow each other down."""
     return sorted({(1, num_cores), (min(2, num_cores), max(1, num_cores // 2))})
 
 
 def _plan(package: ModelPackage, num_cores: int) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
-    """Layouts and batch sizes worth measuring."""
+    """Layouts and batch sizes to measure."""
     if package.task.is_classification:
         return layouts(num_cores), CLASSIFIER_BATCH_SIZES
     detection = package.settings().detection
@@ -86,7 +98,7 @@ def _plan(package: ModelPackage, num_cores: int) -> tuple[list[tuple[int, int]],
 
 
 def choose(rows: Sequence[MeasuredLayout]) -> MeasuredLayout:
-    """Pick the row with the highest throughput; of nearly equal ones that with the lowest latency."""
+    """Choose the row with the highest throughput; among nearly equal ones (`NEARLY_AS_FAST`) the lowest latency."""
     best = max(row.images_per_s for row in rows)
     return min((row for row in rows if row.images_per_s >= NEARLY_AS_FAST * best), key=lambda row: row.latency_ms)
 
@@ -97,15 +109,16 @@ def measure(
     precision: Precision = "f32",
     backends: Sequence[str] = (),
     max_total_s: float = MAX_TOTAL_S,
+    device: Device = "cpu",
 ) -> TuningMeasurement:
     """Measure every candidate for `seconds` per batch size, at least one call. Raises `UserError` when none runs.
 
-    Once one has run and `max_total_s` are over, the others are left out, and `failed` says so.
+    After `max_total_s`, and once one candidate has run, the others are skipped and listed in `failed`.
 
     `precision` below f32 is measured whether or not the package has passed its gate; serving it needs the gate.
     """
     package = ModelPackage.open(path)
-    able = candidates(package, "cpu", precision)
+    able = candidates(package, device, precision)
     names = list(backends) or [name for name in able if BACKENDS[name].needs != "torch"] or able
     num_cores = len(os.sched_getaffinity(0))
     rows: list[MeasuredLayout] = []
@@ -115,10 +128,11 @@ def measure(
     for name in names:
         for workers, threads in able_layouts:
             try:
-                require_able(name, OpenOptions("cpu", precision, threads))
+                options = OpenOptions(device, precision, threads)
+                require_able(name, options)
                 if rows and time.monotonic() - started > max_total_s:
                     raise UserError(f"not measured: the measurement has taken more than {max_total_s:.0f} s")
-                rows += _measure_layout(package.root, name, precision, workers, threads, seconds, batch_sizes)
+                rows += _measure_layout(package.root, name, options, workers, seconds, batch_sizes)
             except UserError as error:
                 failed.append({"backend": name, "workers": workers, "threads": threads, "reason": str(error)})
     if not rows:
@@ -135,15 +149,16 @@ def measure(
 def _measure_layout(
     root: Path,
     backend: str,
-    precision: Precision,
+    options: OpenOptions,
     workers: int,
-    threads: int,
     seconds: float,
     batch_sizes: Sequence[int],
 ) -> list[MeasuredLayout]:
-    """Start the workers, run every batch size in all of them at once, and add up."""
+    """Start the workers, run each batch size in all of them at the same time, and add up their throughput."""
+    precision, threads = options.precision, options.num_threads
     command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, str(root), "--worker"]
-    command += [f"--backend={backend}", f"--precision={precision}", f"--threads={threads}", f"--seconds={seconds}"]
+    command += [f"--backend={backend}", f"--device={options.device}", f"--precision={precision}"]
+    command += [f"--threads={threads}", f"--seconds={seconds}"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
     children = [
         subprocess.Popen(command, env=environment, text=True, stdin=-1, stdout=-1, stderr=-1) for _ in range(workers)
@@ -182,7 +197,7 @@ def _expect_line(child: subprocess.Popen[str]) -> str:
 
 
 def example_body() -> bytes:
-    """Make a request like a real one: one 640 x 480 JPEG of about 60 KB."""
+    """A request body with one image like a photograph: 640 x 480, JPEG, about 60 KB."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[0:480, 0:640]
     image_HWC = np.stack([rows * 255 // 479, columns * 255 // 639, (rows + columns) % 256], axis=-1)
@@ -194,13 +209,12 @@ def example_body() -> bytes:
     return orjson.dumps({"input_data": {"columns": ["image"], "data": [text]}})
 
 
-def _work(root: Path, backend: str, precision: Precision, threads: int, seconds: float) -> None:
-    """Be one worker: load, say so, then measure each batch size that comes on stdin."""
+def _work(root: Path, backend: str, options: OpenOptions, seconds: float) -> None:
+    """Run as one worker: load, print `ready`, then measure each batch size that comes on stdin."""
     from clearsight.handlers.scoring.answering import answer_bodies
     from clearsight.handlers.scoring.scorer import Scorer
 
     package = ModelPackage.open(root, verify=False)  # the parent verified it
-    options = OpenOptions("cpu", precision, threads)
     settings = package.settings()
     if settings.detection is not None:
         settings = replace(settings.detection, tile_grid_size=None)
@@ -225,19 +239,26 @@ def _work(root: Path, backend: str, precision: Precision, threads: int, seconds:
 @click.command()
 @click.argument("package", type=click.Path(path_type=Path))
 @click.option("--seconds", default=0.3, show_default=True, help="Per batch size of each candidate.")
-@click.option("--precision", default="f32", show_default=True, type=click.Choice(["f32", "bf16"]))
+@click.option("--precision", default="f32", show_default=True, type=click.Choice(PRECISIONS))
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(DEVICES))
 @click.option("--backend", multiple=True, type=click.Choice(list(BACKENDS)), help="Only these.")
 @click.option("--worker", is_flag=True, hidden=True)
 @click.option("--threads", default=1, hidden=True)
 def main(
-    package: Path, seconds: float, precision: Precision, backend: tuple[str, ...], worker: bool, threads: int
+    package: Path,
+    seconds: float,
+    precision: Precision,
+    device: Device,
+    backend: tuple[str, ...],
+    worker: bool,
+    threads: int,
 ) -> None:
     """Measure how to serve PACKAGE fastest on this machine; print JSON."""
     try:
         if worker:
-            _work(package, backend[0], precision, threads, seconds)
+            _work(package, backend[0], OpenOptions(device, precision, threads), seconds)
         else:
-            result = measure(package, seconds, precision, backend)
+            result = measure(package, seconds, precision, backend, device=device)
             click.echo(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode())
     except UserError as error:
         click.echo(f"error: {error}", err=True)

@@ -1,4 +1,4 @@
-"""How far two answers about the same images agree, for boxes and masks: the decision of a precision gate.
+"""Agreement of two detection answers about the same images, in boxes and masks, on which a precision gate decides.
 
 Shapes in names: N objects of one answer, M of the other, 4 sides of a box.
 """
@@ -10,23 +10,24 @@ import numpy as np
 import numpy.typing as npt
 
 from clearsight.vision.boxes import iou_matrix
-from clearsight.vision.masks import mask_iou
+from clearsight.vision.masks import CroppedMask, mask_iou
+from clearsight.vision.matching import match_greedily
 from clearsight.vision.polygons import polygons_to_mask
 from clearsight.wire.answers import DetectedObject, DetectionAnswer
 
 __all__ = ["MIN_IOU", "Agreement", "match_objects"]
 
 MIN_IOU: Final = 0.9
-"""Of two boxes, and of two masks, that show one object."""
+"""Two boxes, or two masks, with at least this IoU show the same object."""
 
 _GRID: Final = 128  # cells along each side of the rectangle around two masks in which they are compared
 
 
 class Agreement:
-    """Counts over images: objects that both have, that only one of them has, and how far scores differ."""
+    """Counts over images: objects in both answers, objects in only one of them, and differences of scores."""
 
     def __init__(self, score_threshold: float, margin: float) -> None:
-        """Objects of only one answer are forgiven up to `margin` above the score threshold: a rounding decides them."""
+        """Objects of one answer only do not count up to `margin` above the score threshold: rounding decides there."""
         self._lowest = score_threshold + margin
         self.num_matched = self.num_unmatched = 0
         self.score_differences: list[float] = []
@@ -35,9 +36,9 @@ class Agreement:
         pairs = match_objects(expected.boxes, found.boxes)
         self.num_matched += len(pairs)
         self.score_differences += [abs(one.score - other.score) for one, other in pairs]
-        matched = {id(thing) for pair in pairs for thing in pair}
-        lonely = [thing for thing in (*expected.boxes, *found.boxes) if id(thing) not in matched]
-        self.num_unmatched += sum(thing.score > self._lowest for thing in lonely)
+        matched = {id(one) for pair in pairs for one in pair}
+        unmatched = [one for one in (*expected.boxes, *found.boxes) if id(one) not in matched]
+        self.num_unmatched += sum(one.score > self._lowest for one in unmatched)
 
     @property
     def f1(self) -> float | None:
@@ -51,34 +52,31 @@ def match_objects(
 ) -> list[tuple[DetectedObject, DetectedObject]]:
     """Pairs of one class whose boxes, and masks where there are some, have an IoU of at least `MIN_IOU`.
 
-    Each object of `expected`, by descending score, takes the best one that is left.
+    Each object of `expected`, by descending score, takes the one with the largest IoU that is left.
     """
+    expected = sorted(expected, key=lambda one: -one.score)
     ious_NM = iou_matrix(_boxes(expected), _boxes(found))
-    pairs, free = [], set(range(len(found)))
-    for row in sorted(range(len(expected)), key=lambda index: -expected[index].score):
-        one = expected[row]
-        for column in sorted(free, key=lambda index: -ious_NM[row, index]):
-            if ious_NM[row, column] < MIN_IOU:
-                break
-            if found[column].label == one.label and _same_mask(one, found[column]):
-                pairs.append((one, found[column]))
-                free.remove(column)
-                break
-    return pairs
+    for row, column in np.argwhere(ious_NM >= MIN_IOU):
+        one, other = expected[row], found[column]
+        if one.label != other.label or not _same_mask(one, other):
+            ious_NM[row, column] = 0
+    columns = match_greedily(ious_NM, MIN_IOU)
+    return [(one, found[column]) for one, column in zip(expected, columns, strict=True) if column >= 0]
 
 
 def _boxes(objects: Sequence[DetectedObject]) -> npt.NDArray[np.float64]:
-    """(N, 4), fractions of the image: IoU is the same as in pixels."""
+    """Boxes, (N, 4), as fractions of the image: their IoU is the same as in pixels."""
     return np.array([one.box_xyxy_unit for one in objects], np.float64).reshape(-1, 4)
 
 
 def _same_mask(one: DetectedObject, other: DetectedObject) -> bool:
     if not one.polygon or not other.polygon:
         return True
-    points = np.array([number for part in (*one.polygon, *other.polygon) for number in part]).reshape(-1, 2)
+    points = np.concatenate([*one.polygon, *other.polygon]).reshape(-1, 2)
     corner, size = points.min(axis=0), np.ptp(points, axis=0)
-    masks = (
-        polygons_to_mask([((np.reshape(part, (-1, 2)) - corner) / size).ravel() for part in parts], _GRID, _GRID)
-        for parts in (one.polygon, other.polygon)
-    )
-    return mask_iou(*masks) >= MIN_IOU
+
+    def to_mask(polygons: Sequence[Sequence[float]]) -> CroppedMask:
+        moved = [((np.reshape(polygon, (-1, 2)) - corner) / size).ravel() for polygon in polygons]
+        return polygons_to_mask(moved, _GRID, _GRID)
+
+    return mask_iou(to_mask(one.polygon), to_mask(other.polygon)) >= MIN_IOU

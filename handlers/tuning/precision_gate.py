@@ -2,16 +2,16 @@
 
     python -m clearsight.handlers.tuning.precision_gate PACKAGE PICTURES… [--precision bf16] [--record]
 
-Real images are scored in float32 and in the lower precision, each in a process of its own (a precision that the
-machine cannot compute may kill its process). The result can be recorded in the package's manifest, where
-`load_scorer` looks for it.
+Real images are scored in float32 and in the lower precision, each in a child process (a precision that the machine
+cannot compute may kill its process). The result can be recorded in the package's manifest, where `load_scorer` reads
+it.
 """
 
 import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +23,17 @@ import orjson
 from clearsight.errors import BadRequest, UserError
 from clearsight.executor import call_module
 from clearsight.files import write_atomically
-from clearsight.handlers.backends import OpenOptions, Precision, open_backend
+from clearsight.handlers.backends import (
+    BACKENDS,
+    DEVICES,
+    PRECISIONS,
+    Device,
+    OpenOptions,
+    Precision,
+    able_backends,
+    open_backend,
+    require_able,
+)
 from clearsight.handlers.tuning.object_agreement import MIN_IOU, Agreement
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
@@ -41,35 +51,44 @@ __all__ = [
 ]
 
 MIN_AGREEMENT: Final = 0.99
-"""Share of images with the same decision: the top class, or for multi-label the set of classes at 0.5 and above.
-Of detectors the F1 of their objects: same class, boxes and masks with an IoU of at least 0.9."""
+"""Least share of images with the same decision: the top class, or for multi-label the set of classes at 0.5 and above.
+For detectors the least F1 of objects: same class, boxes and masks with an IoU of at least 0.9."""
 MAX_MEAN_DIFFERENCE: Final = 0.01
-"""Mean absolute difference of the probabilities of the images' decided classes, or of the scores of objects that
-both found. An object that only one found does not count up to this far above the score threshold."""
+"""Largest mean absolute difference of the probabilities of the images' decided classes, or of the scores of objects in
+both answers. An object in one answer only does not count when its score is at most this far above the threshold."""
 MIN_IMAGES: Final = 16
+"""Least number of images for a verdict."""
 
 _TIMEOUT_S: Final = 1800
 _MODULE: Final = "clearsight.handlers.tuning.precision_gate"
-_BACKEND: Final = "openvino"  # the only backend with a precision below f32
+_BELOW_F32: Final = tuple(precision for precision in PRECISIONS if precision != "f32")
 
 
 def precision_gate(
-    path: Path | str, images: Sequence[Path], precision: Precision = "bf16", num_threads: int | None = None
+    path: Path | str,
+    images: Sequence[Path],
+    precision: Precision = "bf16",
+    num_threads: int | None = None,
+    *,
+    backend: str | None = None,
+    device: Device = "cpu",
 ) -> dict[str, Any]:
     """Compare a lower precision with float32 on real images; return what the manifest records.
 
-    `passed` says whether the agreement reaches `MIN_AGREEMENT` and the difference stays within
-    `MAX_MEAN_DIFFERENCE`. A precision that this machine cannot run fails with a `reason`. Raises `UserError` for too
-    few or unreadable images.
+    Both are computed by `backend`; None takes the first installed one that has the precision on `device`. `passed`
+    says whether the agreement reaches `MIN_AGREEMENT` and the difference stays within `MAX_MEAN_DIFFERENCE`. A
+    precision that this machine cannot run fails with a `reason`. Raises `UserError` for too few or unreadable images,
+    and where no such backend is installed.
     """
     if len(images) < MIN_IMAGES:
         raise UserError(f"the accuracy gate needs at least {MIN_IMAGES} pictures, but got {len(images)}")
     package = ModelPackage.open(path)
-    threads = num_threads or len(os.sched_getaffinity(0))
-    header = {"precision": precision, "backend": _BACKEND, "runtime": f"{_BACKEND} {version(_BACKEND)}"}
-    expected = _answers(package.root, images, "f32", threads)
+    options = OpenOptions(device, precision, num_threads or len(os.sched_getaffinity(0)))
+    name = backend or _first_able(device, precision)
+    header = {"precision": precision, "backend": name, "runtime": require_able(name, options).runtime()}
+    expected = _answers(package.root, images, name, replace(options, precision="f32"))
     try:
-        found = _answers(package.root, images, precision, threads)
+        found = _answers(package.root, images, name, options)
     except UserError as error:
         return {**header, "num_images": len(images), "passed": False, "reason": str(error)}
     settings = package.settings()
@@ -79,6 +98,13 @@ def precision_gate(
             **compare_objects([*map(_objects, expected)], [*map(_objects, found)], settings.detection.box_score_thresh),
         }
     return {**header, **compare(_probs(expected), _probs(found), package.task)}
+
+
+def _first_able(device: Device, precision: Precision) -> str:
+    able = able_backends(device, precision)
+    if not able:
+        raise UserError(f"no installed backend computes in {precision} on {device}; known are {list(BACKENDS)}")
+    return able[0].name
 
 
 def compare(expected_NK: npt.NDArray[np.float64], found_NK: npt.NDArray[np.float64], task: Task) -> dict[str, Any]:
@@ -105,7 +131,7 @@ def compare(expected_NK: npt.NDArray[np.float64], found_NK: npt.NDArray[np.float
 def compare_objects(
     expected: Sequence[DetectionAnswer], found: Sequence[DetectionAnswer], score_threshold: float
 ) -> dict[str, Any]:
-    """The same for answers of detectors; images without a single object prove nothing."""
+    """Compare answers of detectors, with the verdict; images without any object do not pass."""
     agreement = Agreement(score_threshold, MAX_MEAN_DIFFERENCE)
     for one, other in zip(expected, found, strict=True):
         agreement.add(one, other)
@@ -134,12 +160,19 @@ def record_gate(package: ModelPackage, result: Mapping[str, Any]) -> None:
     write_atomically(package.manifest_file, json.dumps(document, indent=2) + "\n")
 
 
-def _answers(root: Path, images: Sequence[Path], precision: Precision, threads: int) -> list[dict[str, Any]]:
-    """Score in a process of its own: an answer's JSON per image. Raises `UserError` with its last line of stderr."""
-    job = {"package": str(root), "precision": precision, "threads": threads, "pictures": [str(p) for p in images]}
+def _answers(root: Path, images: Sequence[Path], backend: str, options: OpenOptions) -> list[dict[str, Any]]:
+    """Score in a child process: an answer's JSON per image. Raises `UserError` with its last line of standard error."""
+    job = {
+        "package": str(root),
+        "backend": backend,
+        "device": options.device,
+        "precision": options.precision,
+        "num_threads": options.num_threads,
+        "images": [str(image) for image in images],
+    }
     result = call_module(_MODULE, str(root), "--child", stdin=orjson.dumps(job), timeout_s=_TIMEOUT_S)
     if result.code < 0:
-        raise UserError(f"precision {precision} killed its process with signal {-result.code} on this machine")
+        raise UserError(f"precision {options.precision} killed its process with signal {-result.code} on this machine")
     if result.code != 0:
         raise UserError(result.error)
     answers: list[dict[str, Any]] = orjson.loads(result.output)
@@ -147,12 +180,12 @@ def _answers(root: Path, images: Sequence[Path], precision: Precision, threads: 
 
 
 def _probs(documents: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float64]:
-    """(N, K)."""
+    """Probabilities of all answers, (N, K)."""
     return np.array([document["probs"] for document in documents], np.float64)
 
 
 def _objects(document: Mapping[str, Any]) -> DetectionAnswer:
-    """Read back what `wire.to_document` wrote."""
+    """Parse a document that `wire.encoding.to_document` wrote."""
     return DetectionAnswer(
         tuple(
             DetectedObject(tuple(row["box"].values()), row["label"], row["score"], row.get("polygon"))
@@ -166,10 +199,10 @@ def _score_child() -> list[dict[str, Any]]:
 
     job = orjson.loads(sys.stdin.buffer.read())
     package = ModelPackage.open(job["package"], verify=False)  # the parent verified it
-    options = OpenOptions("cpu", job["precision"], job["threads"])
-    scorer = Scorer(package, open_backend(_BACKEND, package, options), _BACKEND, options)
+    options = OpenOptions(job["device"], job["precision"], job["num_threads"])
+    scorer = Scorer(package, open_backend(job["backend"], package, options), job["backend"], options)
     answers = []
-    for name in job["pictures"]:
+    for name in job["images"]:
         (result,) = scorer.score([Path(name).read_bytes()])
         if isinstance(result, BadRequest):
             raise UserError(f"{name}: {result}")
@@ -180,16 +213,26 @@ def _score_child() -> list[dict[str, Any]]:
 @click.command()
 @click.argument("package", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--precision", default="bf16", show_default=True, type=click.Choice(["bf16"]))
+@click.option("--precision", default="bf16", show_default=True, type=click.Choice(_BELOW_F32))
+@click.option("--backend", type=click.Choice(list(BACKENDS)), help="Without it the first that has the precision.")
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(DEVICES))
 @click.option("--record", is_flag=True, help="Write the result into the package's manifest.")
 @click.option("--child", is_flag=True, hidden=True)
-def main(package: Path, images: tuple[Path, ...], precision: Precision, record: bool, child: bool) -> None:
+def main(
+    package: Path,
+    images: tuple[Path, ...],
+    precision: Precision,
+    backend: str | None,
+    device: Device,
+    record: bool,
+    child: bool,
+) -> None:
     """Compare a lower precision of PACKAGE with float32 on PICTURES; print JSON. Exit 1 when it does not pass."""
     try:
         if child:
             click.echo(orjson.dumps(_score_child()))
             return
-        result = precision_gate(package, images, precision)
+        result = precision_gate(package, images, precision, backend=backend, device=device)
         if record:
             record_gate(ModelPackage.open(package, verify=False), result)
     except (UserError, OSError) as error:

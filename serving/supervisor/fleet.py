@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -91,7 +91,7 @@ class Fleet:
         layout = choose_layout(document, measured, self._num_cores)
         explain = choose_explain_lane(document, package.task, self._num_cores)
         process = TorchServeProcess(
-            serving_plan(document, record.package, layout, explain),
+            replace(serving_plan(document, record.package, layout, explain), cache_dir=self._workspace.cache),
             log_file(self._workspace, record),
         )
         try:

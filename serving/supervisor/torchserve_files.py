@@ -90,6 +90,8 @@ class ServingPlan:
     package: Path
     layout: ServingLayout = field(default_factory=ServingLayout)
     admission: Admission = field(default_factory=Admission)
+    cache_dir: Path | None = None
+    """Folder for compiled graphs (`handlers.backends.OpenOptions.cache_dir`)."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of the worker processes, in addition to those of the supervisor."""
     explain: ExplainPlan | None = None
@@ -167,6 +169,7 @@ class RunFolder:
         response_timeout_s = int(admission.request_timeout_s) + 1 + RESPONSE_MARGIN_S
         handler = HandlerConfig(
             package=str(plan.package.absolute()),
+            cache_dir=None if plan.cache_dir is None else str(plan.cache_dir.absolute()),
             max_answer_bytes=MAX_ANSWER_BYTES if layout.batch_size == 1 else BATCH_ANSWER_BYTES // layout.batch_size,
             diagnostic_file=str(self.diagnostic_file),
             lane="predict",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from clearsight.bf16 import Bf16Fault
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.explain.answering.numbers import AnswerTooLarge
 from clearsight.handlers.explain.answering.scoring import ExplainingScorer, explaining_scorer
@@ -163,7 +164,8 @@ def test_numbers_beyond_the_answers_limit_are_refused_before_they_are_computed(e
 
 
 def test_bfloat16_is_refused_where_the_machine_cannot_compute_in_it(scorer, monkeypatch):
-    monkeypatch.setattr("clearsight.handlers.explain.network.precision._processor_works", lambda: False)
+    fault = Bf16Fault(is_illegal_instruction=True, message="exit status -4")
+    monkeypatch.setattr("clearsight.handlers.explain.network.precision.find_bf16_fault", lambda runtime: fault)
     with pytest.raises(UserError, match="ONEDNN_MAX_CPU_ISA"):
         explaining_scorer(scorer, ExplainOptions(dtype="bfloat16"))
 

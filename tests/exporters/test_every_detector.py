@@ -23,7 +23,7 @@ from clearsight.documents.settings import RcnnSettings, SegmentationSettings, Se
 from clearsight.errors import ExportError, InvalidPackage
 from clearsight.exporters import detector
 from clearsight.exporters.formats import contract
-from clearsight.exporters.graphs import run_onnxruntime
+from clearsight.exporters.graphs import run_graph
 from clearsight.exporters.write import write_package
 from clearsight.networks.families.rcnn.batch import TrainingTarget, pad_together
 from clearsight.networks.families.rcnn.options import RcnnOptions
@@ -249,7 +249,7 @@ def test_weights_changed_by_a_hundredth_are_found(
             folder / "artifacts/model.onnx", lambda _, values: values * (1 + random.normal(0, 0.01, values.shape))
         )
         changed.append(file)
-        return [run_onnxruntime(file)]
+        return [run_graph("onnxruntime", file)]
 
     monkeypatch.setattr(detector, "open_serving_graphs", open_altered)
     with pytest.raises(ExportError, match="onnxruntime must"):

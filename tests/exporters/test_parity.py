@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from clearsight.errors import ExportError
-from clearsight.exporters.graphs import Graph, run_eager, run_onnxruntime, run_openvino, run_torchscript
+from clearsight.exporters.graphs import Graph, run_eager, run_graph
 from clearsight.exporters.parity.classification import check_parity
+from clearsight.exporters.serving_graphs import open_serving_graphs
 from clearsight.networks.load import load_network
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
@@ -106,15 +107,14 @@ def test_a_network_that_answers_nan_or_another_number_of_classes_is_not_exported
 
 
 def test_all_runtimes_agree_on_a_package_at_other_batches_and_sizes_too(tiny_package: ModelPackage) -> None:
-    graphs = [run_torchscript(tiny_package.torchscript_file), run_onnxruntime(tiny_package.onnx_file)]
-    openvino = run_openvino(tiny_package.onnx_file)
-    assert openvino is not None
+    graphs = open_serving_graphs(tiny_package.root)
+    assert [graph.name for graph in graphs] == ["torchscript", "onnxruntime", "openvino"]
     eager = run_eager(load_network(tiny_package))
     random = np.random.default_rng(1)
     for shape in [(7, 3, 64, 64), (2, 3, 96, 80)]:
         batch = random.normal(size=shape).astype(np.float32)
         [expected] = eager([batch])
-        for graph in [*graphs, openvino]:
+        for graph in graphs:
             np.testing.assert_allclose(graph.run([batch])[0], expected, atol=1e-4, err_msg=f"{graph.name} {shape}")
 
 
@@ -129,7 +129,7 @@ def test_an_altered_onnx_initializer_is_found(tiny_package: ModelPackage, tmp_pa
     with pytest.raises(ExportError, match="onnxruntime must agree"):
         check_parity(
             load_network(tiny_package),
-            [run_onnxruntime(tmp_path / "altered.onnx")],
+            [run_graph("onnxruntime", tmp_path / "altered.onnx")],
             batch,
             tiny_package.task,
             tiny_package.num_classes,

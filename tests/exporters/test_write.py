@@ -19,7 +19,7 @@ from clearsight.errors import BadImage, Conflict, ExportError, InvalidPackage
 from clearsight.exporters import serving_graphs, write
 from clearsight.exporters.formats.onnx import NormalisedNetwork, export_onnx
 from clearsight.exporters.formats.torchscript import export_torchscript
-from clearsight.exporters.graphs import run_onnxruntime
+from clearsight.exporters.graphs import run_graph
 from clearsight.exporters.write import has_bf16_units, write_package
 from clearsight.images.decode import decode_image
 from clearsight.networks.families.table import FAMILIES
@@ -159,7 +159,7 @@ def test_azures_graph_has_azures_names_and_gives_logits(tiny_package: ModelPacka
 def test_normalisation_can_live_inside_azures_graph(tmp_path: Path, drawn_images: list[Path]) -> None:
     settings = ClassificationSettings(40, 32, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
     write_thumbnail(tmp_path / "m", drawn_images, settings=settings, enable_onnx_normalization=True)
-    graph = run_onnxruntime(tmp_path / "train_artifacts" / "model.onnx")
+    graph = run_graph("onnxruntime", tmp_path / "train_artifacts" / "model.onnx")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layer = Thumbnail(2).fc
@@ -294,7 +294,7 @@ def test_the_second_exporter_writes_the_same_graph(tiny_package: ModelPackage, t
         exporters=("dynamo",),
     )
     assert record["exporter"] == "dynamo"
-    graph, first = run_onnxruntime(tmp_path / "m.onnx"), run_onnxruntime(tiny_package.onnx_file)
+    graph, first = run_graph("onnxruntime", tmp_path / "m.onnx"), run_graph("onnxruntime", tiny_package.onnx_file)
     random = np.random.default_rng(0)
     for shape in [(1, 3, 64, 64), (5, 3, 96, 80)]:
         batch = random.normal(size=shape).astype(np.float32)

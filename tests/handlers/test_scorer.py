@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from clearsight.errors import BadImage, BadRequest, InvalidDocument, InvalidPackage, UserError
-from clearsight.handlers.scoring.classification import probabilities
 from clearsight.handlers.scoring.scorer import Scorer, load_scorer
 from clearsight.images.decode import DecodeLimits, decode_image
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
+from clearsight.vision.probabilities import probabilities
 from clearsight.wire.answers import ClassificationAnswer
 
 

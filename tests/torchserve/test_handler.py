@@ -305,6 +305,7 @@ def test_threads_are_set_from_the_configuration_and_logged(
         "device": "auto",
         "precision": "f32",
         "num_threads": 3,
+        "cache_dir": None,
         "warm": True,
     }
     assert (

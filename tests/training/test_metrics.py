@@ -8,7 +8,8 @@ from sklearn import metrics as sk
 
 from clearsight.errors import TrainingError
 from clearsight.tasks import Task
-from clearsight.training.classification.metrics import classification_metrics, probabilities
+from clearsight.training.classification.metrics import classification_metrics
+from clearsight.vision.probabilities import probabilities
 
 MULTI_CLASS, MULTI_LABEL = Task.MULTI_CLASS, Task.MULTI_LABEL
 

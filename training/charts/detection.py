@@ -15,7 +15,8 @@ from clearsight.training.charts.curves import Curve, Curves, thin
 from clearsight.training.detection.metrics import GroundTruth, Predictions
 from clearsight.training.detection.metrics.metrics import averages_of
 from clearsight.training.detection.metrics.regions import Shape, overlap_matrix
-from clearsight.training.detection.metrics.voc import ClassMatches, taken_objects
+from clearsight.training.detection.metrics.voc import ClassMatches
+from clearsight.vision.matching import match_greedily
 
 __all__ = [
     "BACKGROUND",
@@ -92,7 +93,7 @@ def detection_confusion(
         predicted_N = detections.class_ids_N[order].astype(np.int64)
         is_crowd = truth.is_crowd_N.astype(np.bool_)
         true_M = truth.class_ids_N[~is_crowd].astype(np.int64)
-        taken_N = taken_objects(overlaps_NM[:, ~is_crowd], iou_threshold)
+        taken_N = match_greedily(overlaps_NM[:, ~is_crowd], iou_threshold)
         own_crowd_NC = predicted_N[:, None] == truth.class_ids_N[is_crowd][None, :]
         in_crowd_N = ((overlaps_NM[:, is_crowd] >= iou_threshold) & own_crowd_NC).any(axis=1)
         hits = taken_N >= 0

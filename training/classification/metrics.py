@@ -13,7 +13,7 @@ from sklearn import metrics  # type: ignore[import-untyped]
 from clearsight.errors import TrainingError
 from clearsight.tasks import Task
 
-__all__ = ["classification_metrics", "indicators", "probabilities"]
+__all__ = ["classification_metrics", "indicators"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -22,15 +22,6 @@ Bits = npt.NDArray[np.int8]
 AVERAGES: Final = ("macro", "micro", "weighted")
 MULTI_LABEL_THRESHOLD: Final = 0.5
 """A class is predicted when its probability is at least this (Azure)."""
-
-
-def probabilities(logits_NK: npt.NDArray[np.float32], task: Task) -> Floats:
-    """Softmax for multi-class, sigmoid for multi-label; float64 (N, K)."""
-    logits = logits_NK.astype(np.float64)
-    if task is Task.MULTI_LABEL:
-        return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
 def indicators(targets: npt.NDArray[np.generic], probs_NK: Floats, task: Task) -> tuple[Bits, Bits]:

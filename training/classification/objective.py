@@ -10,10 +10,11 @@ from torch import nn
 
 from clearsight.tasks import Task
 from clearsight.training.classification.datasets import Batch, EvaluationSet
-from clearsight.training.classification.metrics import classification_metrics, probabilities
+from clearsight.training.classification.metrics import classification_metrics
 from clearsight.training.engine.hardware import Hardware
 from clearsight.training.engine.objective import Evaluation, NotFinite, StepOutput
 from clearsight.training.engine.ranks import Ranks
+from clearsight.vision.probabilities import probabilities
 
 __all__ = ["ClassificationObjective", "predict"]
 

@@ -13,7 +13,6 @@ from clearsight.networks.weights import PretrainedRecord
 from clearsight.training.charts import write_charts
 from clearsight.training.classification.datasets import EvaluationSet, ImageCache, TrainingSet, encode_targets
 from clearsight.training.classification.losses import build_loss
-from clearsight.training.classification.metrics import probabilities
 from clearsight.training.classification.objective import ClassificationObjective, predict
 from clearsight.training.data.records import Record
 from clearsight.training.engine.early_stopping import EarlyStopping
@@ -33,6 +32,7 @@ from clearsight.training.trial.options import (
 )
 from clearsight.training.trial.spec import TrialSpec
 from clearsight.training.trial.task import EventSink
+from clearsight.vision.probabilities import probabilities
 
 __all__ = ["ClassificationTrial"]
 

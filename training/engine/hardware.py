@@ -9,11 +9,8 @@ nowhere, so it is always used.
 """
 
 import os
-import subprocess
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +19,7 @@ import torch
 from torch import nn
 
 from clearsight import environment
+from clearsight.bf16 import find_bf16_fault
 from clearsight.errors import UserError
 
 __all__ = ["Hardware", "choose_hardware", "is_dense", "usable_memory_bytes"]
@@ -92,20 +90,9 @@ def _cpu_precision(network: nn.Module) -> tuple[torch.dtype | None, str]:
         return None, "no matrix units"
     if not is_dense(network):
         return None, "depthwise convolutions gain nothing"
-    if not _matrix_units_work():
+    if find_bf16_fault("torch") is not None:
         return None, "the processor announces matrix units, but using them ends the process"
     return torch.bfloat16, "the processor has matrix units and the network is dense"
-
-
-@cache
-def _matrix_units_work() -> bool:
-    """Try a bfloat16 product in a process of its own.
-
-    Some virtual machines announce matrix units (AMX) and pass no tile state on: the first use is an illegal
-    instruction, which no exception handler sees. Seen with torch 2.13 on a Xeon under a hypervisor.
-    """
-    probe = "import torch; square = torch.ones(64, 64, dtype=torch.bfloat16); assert (square @ square)[0, 0] == 64"
-    return subprocess.run([sys.executable, "-c", probe], capture_output=True, check=False).returncode == 0
 
 
 def is_dense(network: nn.Module) -> bool:

@@ -102,7 +102,8 @@ def find_match(
 ) -> Match | None:
     """The candidate that a box came from: the largest IoU, less the difference of the scores; None without candidates.
 
-    Of many candidates around one object it is the score that tells them apart. All boxes are compared with half a
+    Unlike in `vision.matching.match_greedily`, two boxes may have the same candidate, and among many candidates around
+    one object the score distinguishes them. All boxes are compared with half a
     pixel more on each side: of one much thinner than that, rounding alone would decide.
     """
     if not len(boxes_xyxy_C4):

@@ -97,8 +97,6 @@ class ModelRow:
     fixed_size: bool = False
     """Whether a network, once built, takes images of one size only."""
 
-    needs_torchvision: bool = False
-    """Whether the serving graph in TorchScript needs torchvision's operators, an import of 4 seconds."""
     has_masks: bool = False
     """Whether it finds instance masks beside boxes."""
     has_proposals: bool = False
@@ -205,7 +203,6 @@ def _rcnn(kind: Literal["fasterrcnn", "maskrcnn", "retinanet"], depth: int) -> M
         learning_rate=0.005,
         training_batch_size=2,
         validation_batch_size=1,
-        needs_torchvision=True,
         has_masks=has_masks,
         has_proposals=has_proposals,
     )

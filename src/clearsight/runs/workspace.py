@@ -9,6 +9,7 @@
     mlflow.db              MLflow's SQLite store, a mirror of runs/
     endpoints/             endpoint store (0600) and generated TorchServe folders
     logs/                  request log, server logs
+    cache/                 compiled graphs of runtimes; may be deleted at any time
     control.sock           management socket (0600) of a running `clearsight serve`
 ```
 """
@@ -67,6 +68,10 @@ class Workspace:
     @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
 
     @property
     def control_socket(self) -> Path:

@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from clearsight.training.detection.metrics.objects import GroundTruth, Predictions
 from clearsight.training.detection.metrics.regions import Shape, overlap_matrix
+from clearsight.vision.matching import match_greedily
 
-__all__ = ["ClassMatches", "Outcome", "average_precision", "match_classes", "match_predictions", "taken_objects"]
+__all__ = ["ClassMatches", "Outcome", "average_precision", "match_classes", "match_predictions"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Outcomes = npt.NDArray[np.int8]
-Positions = npt.NDArray[np.intp]
 
 
 class Outcome(IntEnum):
@@ -100,26 +100,15 @@ def match_classes(
 
 
 def match_predictions(overlaps_NM: Floats, is_crowd_M: Bools, iou_threshold: float) -> Outcomes:
-    """`Outcome` of each prediction of one class in one image, in the order of the rows: by descending score."""
+    """`Outcome` of each prediction of one class in one image, in the order of the rows: by descending score.
+
+    Crowds are not part of the greedy matching: any number of predictions may lie in one crowd, and taking an object
+    counts before lying in a crowd.
+    """
     in_crowd_N = (overlaps_NM[:, is_crowd_M] >= iou_threshold).any(axis=1)
     outcomes = np.where(in_crowd_N, Outcome.IGNORED, Outcome.FALSE_POSITIVE).astype(np.int8)
-    outcomes[taken_objects(overlaps_NM[:, ~is_crowd_M], iou_threshold) >= 0] = Outcome.TRUE_POSITIVE
+    outcomes[match_greedily(overlaps_NM[:, ~is_crowd_M], iou_threshold) >= 0] = Outcome.TRUE_POSITIVE
     return outcomes
-
-
-def taken_objects(overlaps_NM: Floats, iou_threshold: float) -> Positions:
-    """Column of the object that each prediction takes, or -1; rows by descending score, no crowds among the columns.
-
-    Each takes the free object that it overlaps most, of equal ones the first, if by `iou_threshold` (> 0) at least.
-    """
-    free_NM = overlaps_NM.copy()
-    taken_N = np.full(len(free_NM), -1, np.intp)
-    for row in np.flatnonzero((free_NM >= iou_threshold).any(axis=1)):
-        best = free_NM[row].argmax()
-        if free_NM[row, best] >= iou_threshold:
-            taken_N[row] = best
-            free_NM[:, best] = 0
-    return taken_N
 
 
 def _join(num_truths: int, scores_N: Floats, outcomes_N: Outcomes) -> ClassMatches:
