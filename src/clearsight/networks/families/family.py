@@ -3,7 +3,7 @@
 A family serves one or more rows of `clearsight.catalogue.models`, whose field `family` names it. Code outside asks the
 object and never tests the type of a network. What needs code of a higher layer stands in that layer's own table, under
 the same name: `handlers.scoring.pipeline.PIPELINES`, `handlers.explain.objects.network.FORWARDS` (detectors),
-`exporters.families.EXPORTS` and `training.families.FAMILIES`.
+`exporters.families.EXPORTS` and `training.detection.DETECTOR_FAMILIES` (detectors).
 """
 
 from collections.abc import Mapping
