@@ -1,6 +1,6 @@
 """Compares what `clearsight predict` found with the labels of a data folder; used by examples/demo.sh.
 
-    python examples/found_objects.py images FOLDER              the images of the folder, one per line
+    python examples/found_objects.py pictures FOLDER            the images of the folder, one per line
     python examples/found_objects.py compare FOLDER ANSWERS.json  objects found with the right class at IoU 0.5 or more
 
 The second exits with 1 when no object was found.

@@ -3,7 +3,7 @@
 Run against an endpoint of ours (or of Azure: nothing here is ours but the defaults):
 
     locust -f loadtests/locustfile.py --headless -u 4 -r 4 -t 30s \
-        --host http://127.0.0.1:8000 --endpoint fridge --key "$KEY" --images demo-output/data/images
+        --host http://127.0.0.1:8000 --endpoint fridge --key "$KEY" --pictures demo-output/data/images
 
 Each user sends one image after the other, without waiting (closed loop). A 429 is backpressure, not a fault: it
 is counted in its own row and the user waits for `Retry-After`. Any other status, or an answer of the wrong shape,
@@ -43,7 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 @events.test_start.add_listener
 def read_images(environment: Environment, **_: Any) -> None:
-    folder = Path(environment.parsed_options.images)
+    folder = Path(environment.parsed_options.pictures)
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not files:
         raise SystemExit(f"--pictures must be a folder with .jpg or .png files, but {folder} has none")

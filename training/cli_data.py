@@ -36,7 +36,7 @@ def data() -> None:
 
 @data.command(cls=AzCommand, short_help="Write data folders from other layouts.")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("--from", "layout_name", type=click.Choice(list(LAYOUTS)), required=True, help="LabelLayout of SOURCE.")
+@click.option("--from", "layout_name", type=click.Choice(list(LAYOUTS)), required=True, help="Layout of SOURCE.")
 @click.option("--output", "output", type=OUTPUT, required=True, help="Folder to write both data folders to.")
 @click.option("--task", type=TASK, help="Default: what SOURCE says, for example polygons for COCO with segmentations.")
 @click.option("--label", help="masks: class of every object.")
