@@ -100,6 +100,7 @@ class FamilyContract:
         assert any(not torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))
 
     def test_its_settings_are_read_as_they_are_written(self, row: ModelRow) -> None:
-        settings = SETTINGS_TYPES[row.settings]()
         for task in row.tasks:
+            settings, _ = parse_settings({}, task, row.model_name)
+            assert isinstance(settings, SETTINGS_TYPES[row.settings])
             assert parse_settings(to_document(settings), task, row.model_name) == (settings, [])
