@@ -77,6 +77,7 @@ def archive_files(
         "device": layout.device,
         "precision": layout.precision,
         "num_threads": layout.num_threads,
+        "cache_dir": handler.cache_dir,
         "max_answer_bytes": handler.max_answer_bytes,
         "diagnostic_file": handler.diagnostic_file,
         "lane": handler.lane,

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from clearsight.exporters.formats.mar import write_mar
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import load_scorer
-from clearsight.handlers.torchserve_folder import HandlerConfig, WorkerConfig, archive_files
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.package import ModelPackage
 from clearsight.runs.workspace import Workspace
@@ -82,10 +82,10 @@ def test_an_archive_names_a_handler_that_is_there_and_is_written_as_before(folde
     manifest = json.loads((folder / "mar/MAR-INF/MANIFEST.json").read_bytes())
     assert callable(import_module(manifest["model"]["handler"]).handle)
     config = yaml.safe_load((folder / "mar/model-config.yaml").read_bytes())
-    created_on = str(package.manifest["created_at"])
-    written = archive_files(manifest["model"]["modelName"], created_on, WorkerConfig(), HandlerConfig())
-    assert json.loads(written["MAR-INF/MANIFEST.json"]) == manifest
-    assert yaml.safe_load(written["model-config.yaml"]) == config
+    write_mar(package, folder / "golden.mar", manifest["model"]["modelName"])
+    with zipfile.ZipFile(folder / "golden.mar") as archive:
+        assert json.loads(archive.read("MAR-INF/MANIFEST.json")) == manifest
+        assert yaml.safe_load(archive.read("model-config.yaml")) == config
 
 
 def test_the_endpoint_store_keeps_keys_traffic_and_how_a_deployment_runs(folder: Path, workspace: Workspace) -> None:
