@@ -41,7 +41,7 @@ test: $(READY)  ## Run the test suite (about 10 minutes on 2 cores; JOBS=4 uses 
 test-slow: $(READY)  ## Run the tests that take minutes; SLOW="slow and not full_size" (25 minutes) leaves out the largest networks.
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=$(DURATIONS) -m "$(SLOW) and not gpu"
 
-# In one process, without training and servers: on Python 3.11 coverage doubles the time of what it watches.
+# In one process, without training and servers: on Python 3.11 coverage slows what it watches.
 COVERED := $(wildcard $(addprefix tests/,architecture catalogue core data documents executor gateway images vision wire))
 
 coverage: $(READY)  ## Print which lines the quick folders of the suite reach.
