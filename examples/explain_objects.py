@@ -15,11 +15,12 @@ import click
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from clearsight.catalogue.algorithms import DETECTOR_ALGORITHMS
 from clearsight.console import run
 from clearsight.errors import UserError
 from clearsight.handlers.drawing.overlay import draw_overlay
 from clearsight.handlers.explain.answering.scoring import load_explaining_scorer
-from clearsight.handlers.explain.objects.explainer import DETECTOR_ALGORITHMS, ExplainedObject
+from clearsight.handlers.explain.objects.explainer import ExplainedObject
 from clearsight.handlers.explain.parameters import parse_xai_parameters
 from clearsight.images.decode import decode_image
 from clearsight.tasks import Task
