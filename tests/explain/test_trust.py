@@ -313,8 +313,8 @@ def test_the_sum_of_a_map_is_the_rise_of_the_score(kind, baseline):
     run = trained(kind)
     model = ExplainModel(run.network, kind)
     # Midpoints err where a rectifier switches: by less, the more of them there are. Worst seen of a trained ResNet-18:
-    # 0.0015 and 0.0005; of this one, a quarter as wide, 0.0028 and 0.0007, and 0.0054 where another processor trained
-    # it (the same training gives another network there): means may have twice the bar, single maps four times.
+    # 0.0015 and 0.0005; of this one, a quarter as wide, 0.0028 and 0.0007, and on one machine 0.0054 (most
+    # likely since training adds up in another order there): means may have twice the bar, single maps four times.
     for n_steps, bar in ((50, 0.002), (200, 0.0005)):
         deltas = []
         for index, class_id in run.objects[:6]:
