@@ -7,8 +7,9 @@ from pathlib import Path
 
 __all__ = ["describe_machine"]
 
-PACKAGES = ("clearsight", "torch", "torchvision", "onnxruntime-gpu", "openvino", "torchserve", "aiohttp", "uvloop",
-            "pillow", "simplejpeg", "opencv-python-headless", "scikit-image", "captum", "saliency")  # fmt: skip
+PACKAGES = ("clearsight", "torch", "torchvision", "onnxruntime-gpu", "openvino", "torchserve", "aiohttp", "httptools",
+            "uvloop", "pillow", "simplejpeg", "opencv-python-headless", "scikit-image", "captum",
+            "saliency")  # fmt: skip
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
 
 

@@ -231,14 +231,14 @@ class DataPlane:
             if method not in ("POST", "GET"):
                 return _not_allowed("GET, OPTIONS, POST")
             request.auth_type = route.auth_mode
-            if not route.accepts(request.headers.get("Authorization")):
+            if not route.accepts(request.headers.get("authorization")):
                 return UNAUTHORIZED
             return NO_INPUT if method == "GET" else self._refuse_body(request)
         if leaf == "swagger.json":
             if method not in ("GET", "HEAD"):
                 return _not_allowed("GET, HEAD")
             request.auth_type = route.auth_mode
-            if not route.accepts(request.headers.get("Authorization")):
+            if not route.accepts(request.headers.get("authorization")):
                 return UNAUTHORIZED
             return swagger_document(route.name, query)
         if leaf == "":
@@ -254,7 +254,7 @@ class DataPlane:
         if request.method not in methods:
             return _not_allowed(", ".join(methods))
         request.auth_type = route.auth_mode
-        if not route.accepts(request.headers.get("Authorization")):
+        if not route.accepts(request.headers.get("authorization")):
             return UNAUTHORIZED
         if job_id is None:
             request.is_explanation = request.is_job = True
@@ -273,7 +273,7 @@ class DataPlane:
         return (generation, route.is_ready(deployment)) if route and generation else None
 
     def _refuse_body(self, request: Request) -> HttpAnswer | None:
-        content_type = request.headers.get("Content-Type", "")
+        content_type = request.headers.get("content-type", "")
         if content_type != "application/json" and content_type.partition(";")[0].strip().lower() != "application/json":
             return NOT_JSON
         length = request.content_length

@@ -18,7 +18,7 @@ from enum import Enum, auto
 from math import inf
 from typing import Protocol, cast
 
-from aiohttp.http import HttpProcessingError
+from httptools import HttpParserError
 
 from clearsight.serving.gateway.answers import REASONS, HttpAnswer, error
 from clearsight.serving.gateway.head import ChunkedDecoder, Head, HeadParser, HeadRefused
@@ -178,20 +178,20 @@ class Connection(asyncio.Protocol):
         return True
 
     def _begin(self, head: Head) -> None:
-        message, length = head.message, head.content_length
+        length = head.content_length
         now = self._loop.time()
         request = self._request = Request(
-            method=message.method,
+            method=head.method,
             target=head.target,
-            headers=message.headers,
+            headers=head.headers,
             protocol="HTTP/1.0" if head.is_http10 else "HTTP/1.1",
-            keep_alive=not message.should_close and length is not None and message.method != "CONNECT",
+            keep_alive=head.keep_alive and length is not None and head.method != "CONNECT",
             content_length=length,
             started=now,
             id=self._server.request_ids.next(),
         )
         self._num_left = inf if length is None else length
-        self._decoder = head.decoder
+        self._decoder = ChunkedDecoder(self._limits.max_head_bytes) if length is None else None
         self._state = State.BODY
         refusal = self._service.begin(request)
         if refusal:
@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
         self.deadline = now + min(self._limits.body_idle_timeout_s, self._limits.body_timeout_s)
         if length == 0:
             self._run(request)
-        elif self._transport and not self._pending and message.headers.get("Expect", "").lower() == "100-continue":
+        elif self._transport and not self._pending and head.headers.get("expect", "").lower() == "100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _read_body(self, request: Request) -> None:
@@ -208,7 +208,7 @@ class Connection(asyncio.Protocol):
             data, self._pending = bytes(self._pending), b""
             try:
                 chunk: bytes | memoryview = self._decoder.decode(data)
-            except HttpProcessingError:
+            except HttpParserError:
                 self._refuse(request, error(400, "BadRequest", "The chunked body is malformed.", must_close=True))
                 return
             if self._decoder.is_at_end:
@@ -283,7 +283,7 @@ class Connection(asyncio.Protocol):
         is_early = self._state is not State.ANSWERING
         self._closes = answer.must_close or not request.keep_alive or self._server.is_draining
         if is_early and self._num_left:
-            self._closes |= self._num_left > self._limits.max_kept_discard_bytes or "Expect" in request.headers
+            self._closes |= self._num_left > self._limits.max_kept_discard_bytes or "expect" in request.headers
         else:
             self._num_left = 0
         lines = [

@@ -1,16 +1,13 @@
 """One request as the gateway passes it around, and what decides about it."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
-
-from multidict import CIMultiDict, CIMultiDictProxy
+from typing import Protocol
 
 from clearsight.serving.gateway.answers import HttpAnswer
 
-__all__ = ["NO_HEADERS", "Request", "RequestIds", "Service"]
-
-NO_HEADERS: Final = CIMultiDictProxy(CIMultiDict[str]())
+__all__ = ["Request", "RequestIds", "Service"]
 
 
 @dataclass(slots=True, eq=False)
@@ -19,7 +16,8 @@ class Request:
 
     method: str
     target: str
-    headers: CIMultiDictProxy[str]
+    headers: Mapping[str, str]
+    """By lower-case name."""
     protocol: str
     keep_alive: bool
     content_length: int | None

@@ -89,7 +89,7 @@ class RequestLog:
             "ModelStatusReason": answer.model_reason if answer else "",
             "RequestPayloadSize": request.num_bytes,
             "ResponsePayloadSize": num_bytes,
-            "UserAgent": _clean(request.headers.get("User-Agent", ""), MAX_USER_AGENT_CHARS),
+            "UserAgent": _clean(request.headers.get("user-agent", ""), MAX_USER_AGENT_CHARS),
             "XRequestId": request.id,
             "XMSClientRequestId": request.client_request_id,
             "TotalDurationMs": round((now - request.started) * 1000, 3),

@@ -7,7 +7,7 @@ from email.utils import formatdate
 from clearsight.serving.gateway.head import HeadParser
 from clearsight.serving.gateway.http1 import Connection
 from clearsight.serving.gateway.limits import HttpLimits
-from clearsight.serving.gateway.request import NO_HEADERS, Request, RequestIds, Service
+from clearsight.serving.gateway.request import Request, RequestIds, Service
 
 __all__ = ["HttpServer"]
 
@@ -21,7 +21,7 @@ class HttpServer:
         self.loop = loop
         self.connections: set[Connection] = set()
         self.is_draining = False
-        self.heads = HeadParser(limits.max_head_bytes, limits.max_headers, loop)
+        self.heads = HeadParser(limits.max_head_bytes, limits.max_headers)
         self.tasks: set[asyncio.Task[None]] = set()
         self.request_ids = RequestIds()
         self._date = ("", 0)
@@ -40,7 +40,7 @@ class HttpServer:
 
     def blank_request(self) -> Request:
         """Stand-in for a request whose head cannot be read."""
-        return Request("", "", NO_HEADERS, "HTTP/1.1", False, None, self.loop.time(), self.request_ids.next())
+        return Request("", "", {}, "HTTP/1.1", False, None, self.loop.time(), self.request_ids.next())
 
     async def drain(self, limit_s: float, idle_grace_s: float = 1.0) -> bool:
         """Finish what runs, for at most `limit_s`, then close every connection. True when nothing was cut.

@@ -36,7 +36,9 @@ LAYERS: dict[str, set[str]] = {
 # A few modules see less than their layer.
 GATEWAY = "clearsight.serving.gateway"
 MLFLOW_MIRROR = "clearsight.runs.mlflow_mirror"
-NO_TORCH_OR_HTTP = {"torch", "torchvision", "aiohttp", "ts", "mlflow", "onnxruntime", "openvino", "ray", "uvloop"}
+NO_TORCH_OR_HTTP = {
+    "torch", "torchvision", "aiohttp", "httptools", "ts", "mlflow", "onnxruntime", "openvino", "ray", "uvloop",
+}  # fmt: skip
 
 
 def modules() -> list[tuple[str, Path]]:

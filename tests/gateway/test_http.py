@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from clearsight.serving.gateway.head import ChunkedDecoder
+
 SCORE = b"POST /endpoints/fridge/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
@@ -21,6 +23,7 @@ def statuses(received: bytes) -> list[int]:
     return [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]]
 
 
+# By the rule of RFC 9112 (or RFC 9110, where it says so) that a server keeps by answering 400.
 MALFORMED = {
     "nothing but line ends": b"\r\n\r\n\r\n\r\n",
     "no version": b"GET /\r\n\r\n",
@@ -49,15 +52,78 @@ MALFORMED = {
     "chunked twice": SCORE + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "hidden chunked": SCORE + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
     "chunked in HTTP/1.0": SCORE.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "2.2: space before the first field": b"GET / HTTP/1.1\r\n Host: x\r\n\r\n",
+    "2.2: carriage return before the end of a line": b"GET / HTTP/1.1\r\r\nHost: x\r\n\r\n",
+    "2.3: lower-case protocol": b"GET / http/1.1\r\nHost: x\r\n\r\n",
+    "2.3: another protocol": b"GET / RTSP/1.0\r\nHost: x\r\n\r\n",
+    "2.3: a third protocol": b"SOURCE / ICE/1.1\r\nHost: x\r\n\r\n",
+    "3: tab between target and protocol": b"GET /\tHTTP/1.1\r\nHost: x\r\n\r\n",
+    "3.1: lower-case method": b"get / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "3.2: space in the target": b"GET /a b HTTP/1.1\r\nHost: x\r\n\r\n",
+    "3.2: control character in the target": b"GET /a\x7f HTTP/1.1\r\nHost: x\r\n\r\n",
+    "3.2: target beyond ASCII": b"GET /\xc3\xa9 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "3.2.1: no slash": b"GET a HTTP/1.1\r\nHost: x\r\n\r\n",
+    "3.2.2: no host": b"GET http:///a HTTP/1.1\r\nHost: x\r\n\r\n",
+    "3.2.2: host without end": b"GET http://[::1/a HTTP/1.1\r\nHost: x\r\n\r\n",
+    "3.2.2: port out of range": b"GET http://x:99999/a HTTP/1.1\r\nHost: x\r\n\r\n",
+    "3.2.3: a path to connect to": b"CONNECT / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "3.2.3: a port that is no number": b"CONNECT x:y HTTP/1.1\r\nHost: x\r\n\r\n",
+    "3.2.4: asterisk of another method": b"GET * HTTP/1.1\r\nHost: x\r\n\r\n",
+    "5: no colon": b"GET / HTTP/1.1\r\nHost: x\r\nX\r\n\r\n",
+    "5: no name": b"GET / HTTP/1.1\r\nHost: x\r\n: a\r\n\r\n",
+    "5.2: folding with a tab": b"GET / HTTP/1.1\r\nHost: x\r\nX: a\r\n\tb\r\n\r\n",
+    "9110, 5.1: parenthesis in a name": b"GET / HTTP/1.1\r\nHost: x\r\nX(a): b\r\n\r\n",
+    "9110, 5.1: name beyond ASCII": b"GET / HTTP/1.1\r\nHost: x\r\nX\xe9: b\r\n\r\n",
+    "9110, 5.3: two content types": SCORE + b"Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{}",
+    "9110, 5.5: line feed in a value": b"GET / HTTP/1.1\r\nHost: x\r\nX: a\nY: b\r\n\r\n",
+    "6.1: empty coding": SCORE + b"Transfer-Encoding:\r\n\r\n0\r\n\r\n",
+    "6.1: coding after chunked": SCORE + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+    "6.1: identity": SCORE + b"Transfer-Encoding: identity\r\n\r\n",
+    "7: parameter of chunked": SCORE + b"Transfer-Encoding: chunked;a=b\r\n\r\n0\r\n\r\n",
+    "6.3: no digits": SCORE + b"Content-Length:\r\n\r\n",
+    "6.3: fraction": SCORE + b"Content-Length: 4.0\r\n\r\nabcd",
+    "6.3: digits apart": SCORE + b"Content-Length: 1 2\r\n\r\nabcd",
+    "6.3: digits beyond ASCII": SCORE + b"Content-Length: \xd9\xa4\r\n\r\nabcd",
 }
 
 
-@pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
-async def test_a_malformed_head_is_400_and_ends_the_connection(gateway, data):
-    received = await gateway.raw(data)
-    assert statuses(received) == [400]
-    assert b"connection: close" in received
+async def test_a_malformed_head_is_400_and_ends_the_connection(gateway):
+    for rule, data in MALFORMED.items():
+        received = await gateway.raw(data)
+        assert statuses(received) == [400], rule
+        assert b"connection: close" in received, rule
     assert not gateway.upstreams["blue"].requests
+
+
+# By the rule of RFC 9112 (or RFC 9110) that makes a server take it; the status is the route's.
+UNUSUAL = {
+    "2.2: empty line before the request": (b"\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+    "3.2.2: absolute form": (b"GET http://a.b:80/endpoints/fridge/swagger.json HTTP/1.1\r\nHost: x\r\n\r\n", 401),
+    "3.2.2: absolute form without a path": (b"GET http://a_b HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+    "3.2.3: authority form": (b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n", 405),
+    "3.2.4: asterisk form": (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+    "3.2: no host in HTTP/1.0": (b"GET / HTTP/1.0\r\n\r\n", 200),
+    "3.2: empty host": (b"GET / HTTP/1.1\r\nHost:\r\n\r\n", 200),
+    "5: whitespace around a value": (b"GET / HTTP/1.1\r\nHost:\t x \t\r\nContent-Length: 0 \r\n\r\n", 200),
+    "9110, 5.1: unknown field": (b"GET / HTTP/1.1\r\nHost: x\r\nSec-WebSocket-Key1: a\r\n\r\n", 200),
+    "9110, 5.3: a list in two fields": (b"GET / HTTP/1.1\r\nHost: x\r\nAccept: a/b\r\nAccept: c/d\r\n\r\n", 200),
+    "9110, 5.5: value beyond ASCII": (b"GET / HTTP/1.1\r\nHost: x\r\nX: \xe9\r\n\r\n", 200),
+    "9110, 7.8: upgrade ignored": (b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: a\r\nConnection: upgrade\r\n\r\n", 200),
+    "as many fields as allowed": (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 99 + b"\r\n", 200),
+    "one field too many": (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: a\r\n" * 100 + b"\r\n", 400),
+}  # fmt: skip
+
+
+async def test_an_unusual_head_is_understood(gateway):
+    for rule, (data, status) in UNUSUAL.items():
+        assert statuses(await gateway.raw(data, wait_s=0.1)) == [status], rule
+
+
+async def test_the_body_of_a_request_that_asks_for_an_upgrade_is_scored(gateway, authorized):
+    upgrade = b"Upgrade: websocket\r\nConnection: upgrade, close\r\n"
+    for framing in (b"Content-Length: 2\r\n\r\n{}", b"Transfer-Encoding: CHUNKED\r\n\r\n2\r\n{}\r\n0\r\n\r\n"):
+        assert statuses(await gateway.raw(authorized + upgrade + framing)) == [200]
+    assert [body for _, body in gateway.upstreams["blue"].requests] == [b"{}", b"{}"]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +136,13 @@ async def test_a_malformed_head_is_400_and_ends_the_connection(gateway, data):
         b"ffffffffffffffffff\r\nabc\r\n",
         b"3\r\nabc0\r\n\r\n",
         b"3;" + b"\x00" * 100,
+        b"\r\nabc\r\n0\r\n\r\n",
+        b" 3\r\nabc\r\n0\r\n\r\n",
+        b"3 \r\nabc\r\n0\r\n\r\n",
+        b"0x3\r\nabc\r\n0\r\n\r\n",
+        b"3;a\nb\r\nabc\r\n0\r\n\r\n",
+        b"3\r\nabc\r\n0\r\nX : trailer\r\n\r\n",
+        b"3\r\nabc\r\n0\r\nContent-Length: 3\r\n\r\n",
     ],
 )
 async def test_malformed_chunks_are_refused(gateway, authorized, chunks):
@@ -90,10 +163,24 @@ async def test_a_chunked_body_is_reframed_with_its_length(gateway, authorized, p
 
 
 async def test_what_follows_a_chunked_request_is_never_run(gateway, authorized):
-    follower = authorized + b"Content-Length: 1\r\n\r\n2"
-    data = authorized + b"Transfer-Encoding: chunked\r\n\r\n1\r\n1\r\n0\r\n\r\n" + follower
-    assert statuses(await gateway.raw(data)) == [200]
-    assert [body for _, body in gateway.upstreams["blue"].requests] == [b"1"]
+    chunked = authorized + b"Transfer-Encoding: chunked\r\n\r\n1\r\n1\r\n0\r\n\r\n"
+    for follower in (authorized + b"Content-Length: 1\r\n\r\n2", b"\x00 neither a request nor anything else"):
+        assert statuses(await gateway.raw(chunked + follower)) == [200]
+    assert [body for _, body in gateway.upstreams["blue"].requests] == [b"1", b"1"]
+
+
+async def test_trailer_fields_beyond_the_size_of_a_head_are_refused(gateway, authorized):
+    trailer = b"X: " + b"a" * 1000 + b"\r\n"
+    data = authorized + b"Transfer-Encoding: chunked\r\n\r\n1\r\n1\r\n0\r\n"
+    assert statuses(await gateway.raw(data + trailer * 14 + b"\r\n", pieces=9)) == [200]
+    assert statuses(await gateway.raw(data + trailer * 2000, pieces=9)) == [400]
+
+
+def test_a_chunked_body_may_arrive_with_the_next_size_line_behind_each_chunk():
+    decoder = ChunkedDecoder(max_trailer_bytes=100)
+    pieces = [decoder.decode(data) for data in (b"5\r\n", *[b"hello\r\n5\r\n"] * 50, b"world\r\n0\r\n", b"\r\n")]
+    assert b"".join(pieces) == b"hello" * 50 + b"world"
+    assert decoder.is_at_end
 
 
 @pytest.mark.parametrize("pieces", [1, 3, 100])
