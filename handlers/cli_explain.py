@@ -17,17 +17,13 @@ from clearsight.catalogue.algorithms import (
     CLASSIFIER_ALGORITHMS,
     DETECTOR_ALGORITHMS,
     PARAMETERS,
-    Choice,
-    Flag,
     Indices,
-    Integer,
-    LabelName,
     LabelNames,
-    Number,
     ParameterRow,
 )
 from clearsight.console import AzCommand, emit, stderr
 from clearsight.errors import UserError
+from clearsight.fields import Integer, Number, OneOf, Truth
 from clearsight.files import write_atomically
 from clearsight.handlers.backends import BACKENDS
 from clearsight.handlers.explain.answering.explainer import Explanation
@@ -66,23 +62,21 @@ def _option(row: ParameterRow) -> dict[str, Any]:
     readers = ", ".join(row.algorithms)
     is_for_all = set(row.algorithms) in ({*CLASSIFIER_ALGORITHMS}, {*DETECTOR_ALGORITHMS}, {*ALGORITHMS})
     text = row.option_help if is_for_all else f"{readers}: {row.option_help}"
-    if row.default is not None and not isinstance(row.values, Flag):
+    if row.default is not None and not isinstance(row.rule, Truth):
         text += f"  [default: {row.shown_default.replace('`', '')}]"
-    match row.values:
-        case Flag():
+    match row.rule:
+        case Truth():
             return {"help": text, "is_flag": True, "flag_value": not row.default, "default": None}
-        case Choice(allowed):
-            return {"help": text, "type": click.Choice(allowed)}
+        case OneOf(members):
+            return {"help": text, "type": click.Choice(members)}
         case Integer():
             return {"help": text, "type": int}
         case Number():
             return {"help": text, "type": float}
         case LabelNames():
             return {"help": text, "multiple": True, "metavar": "LABEL"}
-        case LabelName():
-            return {"help": text, "metavar": "LABEL"}
-        case Indices():
-            return {"help": text, "metavar": "0,2|all"}
+        case _:
+            return {"help": text, "metavar": "0,2|all" if isinstance(row.rule, Indices) else "LABEL"}
 
 
 @click.command(cls=AzCommand)

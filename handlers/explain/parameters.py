@@ -6,8 +6,10 @@ wrong value is an error that names what is allowed. A key with the value null co
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal
+
+from pydantic_core import PydanticCustomError
 
 from clearsight.catalogue.algorithms import (
     ALGORITHMS,
@@ -16,17 +18,16 @@ from clearsight.catalogue.algorithms import (
     PARAMETERS,
     AttributionsFormat,
     BaselineName,
-    Choice,
     Engine,
-    Integer,
     Localizer,
     MaskTarget,
     Method,
     ParameterRow,
-    ValueType,
     VisualizationFormat,
+    integer_within,
 )
 from clearsight.errors import BadRequest
+from clearsight.fields import Integer, OneOf, Rule
 from clearsight.tasks import Task
 from clearsight.wire.cells import xai_parameters_of
 
@@ -114,7 +115,7 @@ def parse_xai_parameters(
     }
     name = document.get("xai_algorithm")
     algorithm = ALGORITHMS[
-        DEFAULT_ALGORITHM if name is None else _read("xai_algorithm", Choice(tuple(algorithms)), name)
+        DEFAULT_ALGORITHM if name is None else _read("xai_algorithm", OneOf(tuple(algorithms), strict=True), name)
     ]
     values = {
         **{key: row.default for key, row in PARAMETERS.items()},
@@ -150,17 +151,17 @@ def wants_explanation(cell: object, task: Task) -> bool:
     return task.is_classification or parameters.get("xai_algorithm") not in (None, *AZURE_ALGORITHMS)
 
 
-def _limited(row: ParameterRow, limits: XaiLimits) -> ValueType:
-    """The values of a key that a deployment allows."""
-    if not row.upper_limit or not isinstance(row.values, Integer):
-        return row.values
-    return replace(row.values, high=getattr(limits, row.upper_limit))
+def _limited(row: ParameterRow, limits: XaiLimits) -> Rule:
+    """The rule of a key, with the upper end that the deployment sets."""
+    if not row.upper_limit or not isinstance(row.rule, Integer):
+        return row.rule
+    return integer_within(row.rule.low or 0, getattr(limits, row.upper_limit))
 
 
-def _read(key: str, values: ValueType, value: object) -> Any:
+def _read(key: str, rule: Rule, value: object) -> Any:
     try:
-        return values.parse(value)
-    except ValueError:
+        return rule.read(value)
+    except PydanticCustomError as error:
         shown = ascii(value)
         shown = shown if len(shown) <= 80 else shown[:80] + "..."
-        raise BadRequest(f"{key!r} must be {values.expected}, but got {shown}") from None
+        raise BadRequest(f"{key!r} {error.message()}, but got {shown}") from None

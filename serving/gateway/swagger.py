@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from clearsight.catalogue.algorithms import ALGORITHMS, PARAMETERS
+from clearsight.catalogue.algorithms import ALGORITHMS, PARAMETERS, ParameterRow
 from clearsight.serving.gateway.answers import HttpAnswer, container_error
 
 __all__ = ["VERSIONS", "swagger_document"]
@@ -61,7 +61,7 @@ def _document(endpoint: str, version: str) -> bytes:
                             "type": "object",
                             "properties": {
                                 "xai_algorithm": {"type": "string", "enum": list(ALGORITHMS)},
-                                **{row.key: row.schema() for row in PARAMETERS.values()},
+                                **{row.key: _parameter(row, version) for row in PARAMETERS.values()},
                             },
                         },
                     },
@@ -114,6 +114,21 @@ def _document(endpoint: str, version: str) -> bytes:
             "paths": paths, "components": {"securitySchemes": security, "schemas": schemas},
         }  # fmt: skip
     return orjson.dumps(document)
+
+
+def _parameter(row: ParameterRow, version: str) -> dict[str, Any]:
+    """The schema of a key of `xai_parameters` in the words of a version.
+
+    Before OpenAPI 3.1 an open end of a range is a flag beside the bound; Swagger 2.0 cannot say "a list or one word".
+    """
+    schema = row.json_schema()
+    if version == "2":
+        schema.pop("anyOf", None)
+    for bound in ("minimum", "maximum") if version != "3.1" else ():
+        flag = f"exclusive{bound.capitalize()}"
+        if flag in schema:
+            schema |= {bound: schema[flag], flag: True}
+    return schema
 
 
 def _operation(operation_id: str, summary: str, responses: dict[str, Any]) -> dict[str, Any]:

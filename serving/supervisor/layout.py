@@ -13,17 +13,16 @@ import os
 import platform
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Final
-
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from clearsight.documents.deployment.document import DeploymentDocument
 from clearsight.documents.deployment.layout import MeasuredLayout, ServingLayout
 from clearsight.errors import ClearsightError, Fault, InvalidDocument
 from clearsight.executor import PythonCall
+from clearsight.fields import Integer, Number, Section, Text, Truth, read
 from clearsight.files import write_atomically
 from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.tuning.measure import NEARLY_AS_FAST
@@ -49,26 +48,28 @@ DEFAULT_EXPLAIN_MAX_IN_FLIGHT: Final = 8
 """One runs, the others wait: at seconds each, more would only wait for their time-out."""
 
 
-class Overrides(BaseModel):
+_Count = Annotated[int, Integer(1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides(Section):
     """What a deployment may fix through `environment_variables`; what is given is not measured.
 
     `WORKER_COUNT` is Azure's own variable: workers per instance.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    WORKER_COUNT: PositiveInt = 1
-    CLEARSIGHT_BACKEND: str | None = None
-    CLEARSIGHT_PRECISION: str = "f32"
-    CLEARSIGHT_DEVICE: str = "auto"
-    CLEARSIGHT_BATCH_SIZE: PositiveInt | None = None
-    CLEARSIGHT_NUM_THREADS: PositiveInt | None = None
-    CLEARSIGHT_EXPLAIN: bool | None = None
+    WORKER_COUNT: _Count = 1
+    CLEARSIGHT_BACKEND: Annotated[str, Text(may_be_empty=True)] | None = None
+    CLEARSIGHT_PRECISION: Annotated[str, Text(may_be_empty=True)] = "f32"
+    CLEARSIGHT_DEVICE: Annotated[str, Text(may_be_empty=True)] = "auto"
+    CLEARSIGHT_BATCH_SIZE: _Count | None = None
+    CLEARSIGHT_NUM_THREADS: _Count | None = None
+    CLEARSIGHT_EXPLAIN: Annotated[bool, Truth()] | None = None
     """Whether there is an explain lane. None: for classification."""
-    CLEARSIGHT_EXPLAIN_THREADS: PositiveInt | None = None
-    CLEARSIGHT_EXPLAIN_MAX_IN_FLIGHT: PositiveInt | None = None
-    CLEARSIGHT_EXPLAIN_MAX_JOBS: PositiveInt = MAX_JOBS
-    CLEARSIGHT_EXPLAIN_JOB_SECONDS: Annotated[float, Field(gt=0, le=86_400)] = JOB_TIMEOUT_S
+    CLEARSIGHT_EXPLAIN_THREADS: _Count | None = None
+    CLEARSIGHT_EXPLAIN_MAX_IN_FLIGHT: _Count | None = None
+    CLEARSIGHT_EXPLAIN_MAX_JOBS: _Count = MAX_JOBS
+    CLEARSIGHT_EXPLAIN_JOB_SECONDS: Annotated[float, Number(0, 86_400, low_open=True)] = JOB_TIMEOUT_S
 
 
 def choose_layout(document: DeploymentDocument, measured: Sequence[MeasuredLayout], num_cores: int) -> ServingLayout:
@@ -111,16 +112,13 @@ def _best_layout(measured: Sequence[MeasuredLayout], backend: str | None, worker
 
 
 def read_overrides(document: DeploymentDocument) -> Overrides:
-    try:
-        return Overrides.model_validate(dict(document.environment_variables))
-    except ValidationError as error:
-        faults = [
-            Fault(
-                "BAD_VALUE", f"environment_variables.{entry['loc'][0]}", f"{entry['msg']}, but got {entry['input']!r}"
-            )
-            for entry in error.errors(include_url=False, include_context=False)
-        ]
-        raise InvalidDocument(f"deployment {document.name}", faults) from None
+    variables = document.environment_variables
+    given = {name: variables[name] for name in Overrides.field_names() if name in variables}
+    faults: list[Fault] = []
+    overrides = read(Overrides, given, "environment_variables", faults, value_code="BAD_VALUE")
+    if overrides is None or faults:
+        raise InvalidDocument(f"deployment {document.name}", faults)
+    return overrides
 
 
 def needs_measurement(document: DeploymentDocument) -> bool:

@@ -209,6 +209,23 @@ def test_all_faults_of_an_mltable_file_are_listed_at_once(write_folder: Callable
     ]
 
 
+def test_faults_of_options_say_what_must_hold(write_folder: Callable[..., Path]) -> None:
+    steps = "- read_json_lines: {encodings: utf8}\n- take_random_sample: {seed: 1.5}\n- convert_column_types:\n"
+    steps += "  - {columns: a, column_type: real}\n  - {columns: a, column_type: {}}\n  - 3"
+    found = [text.split(": ", 1) for _, text in faults(write_folder([], steps))]
+    assert [(place.removeprefix("MLTable transformations"), message) for place, message in found] == [
+        ("[0].read_json_lines.encodings", "unknown key; did you mean 'encoding'?"),
+        ("[1].take_random_sample.probability", "is required"),
+        ("[1].take_random_sample.seed", "must be a whole number, but got 1.5"),
+        (
+            "[2].convert_column_types[0].column_type",
+            "must be one of int, float, string, boolean, datetime, stream_info, but got 'real'",
+        ),
+        ("[2].convert_column_types[1].column_type", "must hold one of datetime and boolean"),
+        ("[2].convert_column_types[2]", "must be a mapping, but got 3"),
+    ]
+
+
 @pytest.mark.parametrize("steps", ["- take: 1", "- take: 1\n- read_json_lines", "- read_json_lines\n- read_json_lines"])
 def test_read_json_lines_stands_first_and_once(write_folder: Callable[..., Path], steps: str) -> None:
     assert "read_json_lines exactly once" in faults(write_folder([], steps))[0][1]

@@ -32,7 +32,7 @@ def test_a_row_names_keys_and_values_that_exist(row):
     assert set(row.parameters) <= set(PARAMETERS)
     assert len(set(row.parameters)) == len(row.parameters)
     for key, value in {**row.defaults, **row.fixed}.items():
-        assert PARAMETERS[key].values.parse(value) == value
+        assert PARAMETERS[key].rule.read(value) == value
     assert set(row.limit_defaults.values()) <= {field.name for field in fields(XaiLimits)}
     assert bool(row.targets) == (row.explains == "detector")
 
@@ -56,6 +56,10 @@ def test_swagger_describes_every_key(version):
     assert properties["target"]["enum"] == ["score", "mask", "box"]
     assert (properties["grid_size"]["minimum"], properties["grid_size"]["maximum"]) == (2, 64)
     assert "maximum" not in properties["n_steps"]  # a deployment sets it
+    open_ends = {"2": (0, True), "3": (0, True), "3.1": (None, 0)}
+    max_seconds = properties["max_seconds"]
+    assert (max_seconds.get("minimum"), max_seconds["exclusiveMinimum"]) == open_ends[version]
+    assert ("anyOf" in properties["detections"]) == (version != "2")
 
 
 def test_the_docs_have_the_table_of_algorithms():

@@ -110,6 +110,20 @@ def test_a_deployment_may_fix_what_would_be_measured(blue: dict[str, Any], measu
     assert choose_layout(half, measurement, 2).batch_size == 2
 
 
+def test_every_faulty_variable_of_a_deployment_is_named_with_its_rule(blue: dict[str, Any]) -> None:
+    faulty = document(blue, CLEARSIGHT_BATCH_SIZE="none", CLEARSIGHT_EXPLAIN="maybe", CLEARSIGHT_EXPLAIN_JOB_SECONDS=0)
+    with pytest.raises(InvalidDocument) as raised:
+        choose_layout(faulty, (), 2)
+    assert [(fault.code, fault.target, fault.message) for fault in raised.value.faults] == [
+        ("BAD_VALUE", f"environment_variables.{name}", message)
+        for name, message in (
+            ("CLEARSIGHT_BATCH_SIZE", "must be a whole number, but got 'none'"),
+            ("CLEARSIGHT_EXPLAIN", "must be true or false (or 1, 0), but got 'maybe'"),
+            ("CLEARSIGHT_EXPLAIN_JOB_SECONDS", "must be in (0, 86400], but got '0'"),
+        )
+    ]
+
+
 def test_the_device_comes_from_the_deployment_and_reaches_the_workers(blue: dict[str, Any], tmp_path: Path) -> None:
     assert choose_layout(document(blue), (), 2).device == "auto"
     fixed = document(blue, CLEARSIGHT_DEVICE="cuda")

@@ -8,9 +8,10 @@ from these rows. The code of an algorithm is bound to its name in `clearsight.ha
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf, isfinite
 from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
+
+from clearsight.fields import Integer, Number, OneOf, Rule, Text, Truth, refused
 
 __all__ = [
     "ALGORITHMS",
@@ -22,20 +23,15 @@ __all__ = [
     "AlgorithmRow",
     "AttributionsFormat",
     "BaselineName",
-    "Choice",
     "Engine",
-    "Flag",
     "Indices",
-    "Integer",
-    "LabelName",
     "LabelNames",
     "Localizer",
     "MaskTarget",
     "Method",
-    "Number",
     "ParameterRow",
-    "ValueType",
     "VisualizationFormat",
+    "integer_within",
 ]
 
 AttributionsFormat = Literal["nested", "float32_base64", "float16_base64"]
@@ -52,141 +48,53 @@ MAX_DETECTIONS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Flag:
-    """true or false."""
-
-    expected = "true or false"
-
-    def parse(self, value: object) -> bool:
-        if not isinstance(value, bool):
-            raise ValueError
-        return value
-
-    def schema(self) -> dict[str, Any]:
-        return {"type": "boolean"}
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One of several words."""
-
-    allowed: tuple[str, ...]
-
-    @property
-    def expected(self) -> str:
-        return f"one of {', '.join(self.allowed)}"
-
-    def parse(self, value: object) -> str:
-        if not isinstance(value, str) or value not in self.allowed:
-            raise ValueError
-        return value
-
-    def schema(self) -> dict[str, Any]:
-        return {"type": "string", "enum": list(self.allowed)}
-
-
-@dataclass(frozen=True, slots=True)
-class Integer:
-    """A whole number in [low, high]."""
-
-    low: int
-    high: int
-
-    @property
-    def expected(self) -> str:
-        return f"an integer from {self.low} to {self.high}"
-
-    def parse(self, value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not self.low <= value <= self.high:
-            raise ValueError
-        return value
-
-    def schema(self) -> dict[str, Any]:
-        return {"type": "integer", "minimum": self.low, "maximum": self.high}
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A finite number between `low` and `high`; `excludes_low` and `excludes_high` take the ends out of the range."""
-
-    expected: str
-    low: float
-    high: float = inf
-    excludes_low: bool = False
-    excludes_high: bool = False
-
-    def parse(self, value: object) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
-            raise ValueError
-        is_above = value > self.low if self.excludes_low else value >= self.low
-        is_below = value < self.high if self.excludes_high else value <= self.high
-        if not (is_above and is_below):
-            raise ValueError
-        return float(value)
-
-    def schema(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"type": "number", "minimum": self.low}
-        return found if self.high == inf else {**found, "maximum": self.high}
-
-
-@dataclass(frozen=True, slots=True)
-class LabelName:
-    """The name of a class."""
-
-    expected = "the name of a label"
-
-    def parse(self, value: object) -> str:
-        if not isinstance(value, str):
-            raise ValueError
-        return value
-
-    def schema(self) -> dict[str, Any]:
-        return {"type": "string"}
-
-
-@dataclass(frozen=True, slots=True)
-class LabelNames:
+class LabelNames(Rule):
     """Names of classes, at least one, each once."""
 
-    expected = "a list of at least one name of a label, each once"
-
-    def parse(self, value: object) -> tuple[str, ...]:
-        if not isinstance(value, list | tuple) or not value or not all(isinstance(label, str) for label in value):
-            raise ValueError
-        if len(set(value)) < len(value):
-            raise ValueError
+    def read(self, value: Any) -> tuple[str, ...]:
+        is_list_of_text = isinstance(value, list | tuple) and all(isinstance(label, str) for label in value)
+        if not is_list_of_text or not 0 < len(set(value)) == len(value):
+            raise refused("BAD_VALUE", "must be a list of at least one name of a label, each once")
         return tuple(value)
 
-    def schema(self) -> dict[str, Any]:
+    def json_schema(self) -> dict[str, Any]:
         return {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True}
 
 
 @dataclass(frozen=True, slots=True)
-class Indices:
+class Indices(Rule):
     """The word `all`, or at most `most` indices of boxes from 0 on, each once."""
 
     most: int
 
-    @property
-    def expected(self) -> str:
-        return f"'all' or a list of at most {self.most} indices of boxes, each once"
-
-    def parse(self, value: object) -> tuple[int, ...] | str:
+    def read(self, value: Any) -> tuple[int, ...] | str:
         if value == "all":
             return "all"
-        if not isinstance(value, list | tuple) or len(value) > self.most or len(set(map(repr, value))) < len(value):
-            raise ValueError
-        if not all(isinstance(index, int) and not isinstance(index, bool) and index >= 0 for index in value):
-            raise ValueError
+        is_list = isinstance(value, list | tuple) and len(value) <= self.most
+        if not is_list or not all(type(index) is int and index >= 0 for index in value) or len(set(value)) < len(value):
+            message = f"must be 'all' or a list of at most {self.most} indices of boxes, each once"
+            raise refused("BAD_VALUE", message)
         return tuple(value)
 
-    def schema(self) -> dict[str, Any]:
-        """Without a type: Swagger 2.0 has no way to say "a list or one word"."""
-        return {}
+    def json_schema(self) -> dict[str, Any]:
+        indices = {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": self.most}
+        return {"anyOf": [{"enum": ["all"]}, {**indices, "uniqueItems": True}]}
 
 
-ValueType = Flag | Choice | Integer | Number | LabelName | LabelNames | Indices
-"""What a key accepts: `parse` raises ValueError, `expected` completes "must be ...", `schema` gives JSON Schema."""
+def integer_within(low: int, high: int) -> Integer:
+    """The rule of a key that takes a JSON integer in [low, high]."""
+    return Integer(low, high, f"must be an integer from {low} to {high}", strict=True)
+
+
+def _number(must: str, low: float, high: float | None = None, **more: bool) -> Number:
+    return Number(low, high, must=f"must be a number {must}", strict=True, **more)
+
+
+def _choice(values: Any) -> OneOf:
+    return OneOf(get_args(values), strict=True)
+
+
+_FLAG: Final = Truth("must be true or false", strict=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +102,8 @@ class ParameterRow:
     """One key of `xai_parameters`."""
 
     key: str
-    values: ValueType
+    rule: Rule
+    """What a value must meet."""
     default: Any
     """Value when the key is absent; the row of an algorithm may have another one."""
     meaning: str
@@ -231,15 +140,12 @@ class ParameterRow:
         )
         return ", ".join((*others, own))
 
-    def schema(self) -> dict[str, Any]:
-        """JSON Schema of the value, as far as Swagger 2.0 has words for it.
-
-        Without the upper end of a range that a deployment can set.
-        """
-        found = self.values.schema()
+    def json_schema(self) -> dict[str, Any]:
+        """JSON Schema of the value, without the upper end of a range that a deployment can set."""
+        schema = self.rule.json_schema()
         if self.upper_limit:
-            del found["maximum"]
-        return {**found, "description": self.meaning.replace("`", "")}
+            del schema["maximum"]
+        return {**schema, "description": self.meaning.replace("`", "")}
 
 
 def _shown(value: object) -> str:
@@ -255,29 +161,29 @@ def _by_key(*rows: ParameterRow) -> Mapping[str, ParameterRow]:
 
 
 PARAMETERS: Final = _by_key(
-    ParameterRow("visualizations", Flag(), True, "the image, base64 of a PNG", is_azures=True),
+    ParameterRow("visualizations", _FLAG, True, "the image, base64 of a PNG", is_azures=True),
     ParameterRow(
-        "attributions", Flag(), False,
+        "attributions", _FLAG, False,
         "the numbers, [3][P][P] per label; a map without colours is repeated three times", is_azures=True,
     ),
     ParameterRow(
-        "confidence_score_threshold_multilabel", Number("a number from 0 to 1", 0, 1), 0.5,
+        "confidence_score_threshold_multilabel", _number("from 0 to 1", 0, 1), 0.5,
         "multi-label: every class from this probability on is explained, in the order of `labels`; none gives empty "
         "lists", is_azures=True, attribute="threshold", option="threshold",
         option_help="Multi-label: explain labels from this probability on.",
     ),
     ParameterRow(
-        "n_steps", Integer(2, 1000), 50, "gradients along the path, per baseline: 2 to 1000",
+        "n_steps", integer_within(2, 1000), 50, "gradients along the path, per baseline: 2 to 1000",
         is_azures=True, upper_limit="max_n_steps", option="n-steps",
         option_help="Gradients along the path, per baseline.",
     ),
     ParameterRow(
-        "xrai_fast", Flag(), True, "rank regions once; `false` ranks anew after each one",
+        "xrai_fast", _FLAG, True, "rank regions once; `false` ranks anew after each one",
         is_azures=True, option="full",
         option_help="Rank the regions anew after each one.",
     ),
     ParameterRow(
-        "approximation_method", Choice(get_args(Method)), "riemann_middle",
+        "approximation_method", _choice(Method), "riemann_middle",
         "or `gausslegendre`: better on smooth networks only", is_azures=True, option="approximation-method",
         option_help="Quadrature rule of the path.",
     ),
@@ -288,49 +194,52 @@ PARAMETERS: Final = _by_key(
         option_help="Explain these labels instead of the predicted ones.",
     ),
     ParameterRow(
-        "contrast_label", LabelName(), None, "explain the score of the target minus this one's",
+        "contrast_label", Text(may_be_empty=True, must="must be the name of a label"), None,
+        "explain the score of the target minus this one's",
         option="contrast-label",
         option_help="Explain what speaks for the label rather than for this one.",
     ),
     ParameterRow(
-        "baseline", Choice(get_args(BaselineName)), "mean", "or `black`, `white`, `blur`: where the path starts",
+        "baseline", _choice(BaselineName), "mean", "or `black`, `white`, `blur`: where the path starts",
         option="baseline",
         option_help="Where the path starts.",
     ),
     ParameterRow(
         "convergence_tolerance",
-        Number("a number above 0 and below 1", 0, 1, excludes_low=True, excludes_high=True), None,
+        _number("above 0 and below 1", 0, 1, low_open=True, high_open=True), None,
         "stop early, once the map changes by less than this fraction",
     ),
-    ParameterRow("smooth_samples", Integer(0, 50), 0, "mean over so many noisy copies of the image; 0: no noise"),
     ParameterRow(
-        "smooth_stdev", Number("a number above 0, at most 10", 0, 10, excludes_low=True), 0.2,
+        "smooth_samples", integer_within(0, 50), 0, "mean over so many noisy copies of the image; 0: no noise",
+    ),
+    ParameterRow(
+        "smooth_stdev", _number("above 0, at most 10", 0, 10, low_open=True), 0.2,
         "standard deviation of that noise, in units of the normalised input",
     ),
-    ParameterRow("seed", Integer(0, 2**32 - 1), 0, "seed of that noise and of random masks"),
-    ParameterRow("localizer", Choice(get_args(Localizer)), "auto", "`gradcam` forces a CAM on transformers"),
-    ParameterRow("engine", Choice(get_args(Engine)), "builtin", "`captum` computes the map with Captum"),
-    ParameterRow("masks", Integer(1, 5000), 500, "random masks, at most 5000", option="masks",
+    ParameterRow("seed", integer_within(0, 2**32 - 1), 0, "seed of that noise and of random masks"),
+    ParameterRow("localizer", _choice(Localizer), "auto", "`gradcam` forces a CAM on transformers"),
+    ParameterRow("engine", _choice(Engine), "builtin", "`captum` computes the map with Captum"),
+    ParameterRow("masks", integer_within(1, 5000), 500, "random masks, at most 5000", option="masks",
         option_help="Number of masked images, at most 5000."),
-    ParameterRow("grid_size", Integer(2, 64), 16, "cells along a side of such a mask, 2 to 64"),
+    ParameterRow("grid_size", integer_within(2, 64), 16, "cells along a side of such a mask, 2 to 64"),
     ParameterRow(
-        "visualization_format", Choice(get_args(VisualizationFormat)), "grid",
+        "visualization_format", _choice(VisualizationFormat), "grid",
         "`overlay`, `heatmap`: one of the tiles, P x P", option="format",
         option_help="Image to draw: all four tiles, or one of them.",
     ),
     ParameterRow(
-        "attributions_format", Choice(get_args(AttributionsFormat)), "nested",
+        "attributions_format", _choice(AttributionsFormat), "nested",
         "`float32_base64`, `float16_base64`: 1.4, 0.8 and 0.4 MB at P = 224",
     ),
     ParameterRow(
-        "max_seconds", Number("a number above 0", 0, excludes_low=True), None, "time limit of this row, in seconds",
+        "max_seconds", _number("above 0", 0, low_open=True), None, "time limit of this row, in seconds",
         default_text="the deployment's", option="max-seconds",
         option_help="Time limit for each image; less is computed when it ends.",
     ),
-    ParameterRow("details", Flag(), False, "adds `explanation_details`", option="details",
+    ParameterRow("details", _FLAG, False, "adds `explanation_details`", option="details",
         option_help="Add how each explanation was computed, and how faithful it is."),
     ParameterRow(
-        "faithfulness", Flag(), False,
+        "faithfulness", _FLAG, False,
         "adds the deletion and insertion scores to them; where the time ends before, they are `null` and the row is "
         "degraded",
     ),
@@ -341,7 +250,7 @@ PARAMETERS: Final = _by_key(
         option_help="Detectors: indices of boxes, by descending score; the best three if left out.",
     ),
     ParameterRow(
-        "target", Choice(get_args(MaskTarget)), "score",
+        "target", _choice(MaskTarget), "score",
         "what of the box: its score; `mask`, the mean probability inside its mask (Mask R-CNN only); `box`, its four "
         "sides", option="target",
         option_help="Detectors: what of a box.",

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 
 from clearsight.documents.deployment.schema import AzureSection, AzureText, FreeMapping
-from clearsight.documents.fields import OneOf, Rule, Text, read, refused
 from clearsight.errors import Fault, InvalidDocument
+from clearsight.fields import OneOf, Rule, Text, read, refused
 
 __all__ = ["ModelDocument", "ModelSection", "parse_model"]
 

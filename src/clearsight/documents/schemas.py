@@ -5,12 +5,12 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from clearsight.documents.deployment.schema import DeploymentSection, EndpointSection
-from clearsight.documents.fields import json_schema
 from clearsight.documents.job.document import JobSection
 from clearsight.documents.job.parameters import AdvancedSettings, parameters_class
 from clearsight.documents.job.search_space import sub_space_class
 from clearsight.documents.model import ModelSection
 from clearsight.documents.settings.document import ALIASES, INFORMATIONAL, settings_class
+from clearsight.fields import json_schema
 from clearsight.tasks import Task
 
 __all__ = ["DOCUMENTS", "document_schema"]

@@ -21,8 +21,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from clearsight.catalogue.algorithms import ALGORITHMS, PARAMETERS, Choice, Flag, Integer, Number
+from clearsight.catalogue.algorithms import ALGORITHMS, PARAMETERS
 from clearsight.errors import BadRequest
+from clearsight.fields import Integer, Number, OneOf, Truth
 from clearsight.handlers.explain.algorithms.context import Attribution, ExplainContext
 from clearsight.handlers.explain.algorithms.table import compute_attributions
 from clearsight.handlers.explain.deadline import Deadline, OutOfTime
@@ -134,13 +135,13 @@ def _ended() -> Deadline:
 def _other_value(key: str) -> Any:
     """A legal value of a key that is not its default; None for keys of labels and boxes, which depend on the model."""
     row = PARAMETERS[key]
-    match row.values:
-        case Flag():
+    match row.rule:
+        case Truth():
             return not row.default
-        case Choice(allowed):
-            return next(value for value in allowed if value != row.default)
-        case Integer(low, high):
-            return low if row.default != low else min(low + 1, high)
-        case Number(low=low):
+        case OneOf(members):
+            return next(value for value in members if value != row.default)
+        case Integer(int(low)):
+            return low if row.default != low else low + 1
+        case Number(low=int(low)):
             return low + 0.25
     return None

@@ -4,19 +4,31 @@ https://learn.microsoft.com/azure/machine-learning/reference-yaml-mltable. Those
 are applied; the others are refused by name.
 """
 
-import difflib
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from clearsight.documents.data.label_lines import Encoding, Row
 from clearsight.errors import Fault
+from clearsight.fields import (
+    ByShape,
+    Integer,
+    ListOfText,
+    Number,
+    OneOf,
+    Section,
+    Truth,
+    broken_rule,
+    nearest,
+    read,
+    shown,
+    truth,
+)
 
 __all__ = ["ReadJsonLines", "Step", "apply_step", "document_fault", "parse_steps", "stream_info_columns"]
 
@@ -27,64 +39,73 @@ REFUSED: Final = (
     "read_delta_lake",
     "extract_columns_from_partition_format",
 )
-BOOLEANS: Final = MappingProxyType({"true": True, "1": True, "false": False, "0": False})
+
+_ListOfText = Annotated[list[str], ListOfText()]
+_Columns = Annotated[str | list[str], ListOfText(or_one=True)]
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ReadJsonLines(_Options):
+@dataclass(frozen=True, slots=True)
+class ReadJsonLines(Section):
     """How label files are read."""
 
-    encoding: Encoding = "utf8"
-    invalid_lines: Literal["error", "drop"] = "error"
-    include_path_column: bool = False
+    encoding: Annotated[Encoding, OneOf(get_args(Encoding))] = "utf8"
+    invalid_lines: Annotated[Literal["error", "drop"], OneOf(("error", "drop"))] = "error"
+    include_path_column: Annotated[bool, Truth()] = False
 
 
-class _Sample(_Options):
-    probability: Annotated[float, Field(ge=0, le=1)]
-    seed: int = 0
+@dataclass(frozen=True, slots=True)
+class _Sample(Section):
+    probability: Annotated[float, Number(0, 1)]
+    seed: Annotated[int, Integer()] = 0
 
 
-class _DatetimeOptions(_Options):
-    formats: list[str]
+@dataclass(frozen=True, slots=True)
+class _Datetime(Section):
+    formats: _ListOfText
 
 
-class _Datetime(_Options):
-    datetime: _DatetimeOptions
+@dataclass(frozen=True, slots=True)
+class _Boolean(Section):
+    true_values: _ListOfText = field(default_factory=lambda: ["true", "1"])
+    false_values: _ListOfText = field(default_factory=lambda: ["false", "0"])
+    mismatch_as: Annotated[str, OneOf(("error",))] = "error"
 
 
-class _BooleanOptions(_Options):
-    true_values: list[str] = Field(default_factory=lambda: ["true", "1"])
-    false_values: list[str] = Field(default_factory=lambda: ["false", "0"])
-    mismatch_as: Literal["error"] = "error"
+@dataclass(frozen=True, slots=True)
+class _TypeWithOptions(Section):
+    datetime: _Datetime | None = None
+    boolean: _Boolean | None = None
+
+    def __post_init__(self) -> None:
+        if (self.datetime is None) == (self.boolean is None):
+            raise broken_rule("BAD_VALUE", "must hold one of datetime and boolean")
 
 
-class _Boolean(_Options):
-    boolean: _BooleanOptions
+_TypeName = Annotated[str, OneOf(("int", "float", "string", "boolean", "datetime", "stream_info"))]
 
 
-class _Conversion(_Options):
-    columns: str | list[str]
-    column_type: Literal["int", "float", "string", "boolean", "datetime", "stream_info"] | _Datetime | _Boolean
+@dataclass(frozen=True, slots=True)
+class _Conversion(Section):
+    columns: _Columns
+    column_type: Annotated[_TypeName | _TypeWithOptions, ByShape()]
 
     @property
     def column_names(self) -> list[str]:
         return [self.columns] if isinstance(self.columns, str) else self.columns
 
 
-OPTIONS: Final[Mapping[str, TypeAdapter[Any]]] = MappingProxyType(
+OPTIONS: Final[Mapping[str, Any]] = MappingProxyType(
     {
-        "read_json_lines": TypeAdapter(ReadJsonLines),
-        "convert_column_types": TypeAdapter(list[_Conversion]),
-        "take": TypeAdapter(Annotated[int, Field(ge=0)]),
-        "skip": TypeAdapter(Annotated[int, Field(ge=0)]),
-        "take_random_sample": TypeAdapter(_Sample),
-        "keep_columns": TypeAdapter(str | list[str]),
-        "drop_columns": TypeAdapter(str | list[str]),
+        "read_json_lines": ReadJsonLines,
+        "convert_column_types": list[_Conversion],
+        "take": Annotated[int, Integer(0)],
+        "skip": Annotated[int, Integer(0)],
+        "take_random_sample": _Sample,
+        "keep_columns": _Columns,
+        "drop_columns": _Columns,
     }
 )
+"""Transformation -> the type of its options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,23 +147,18 @@ def _parse_step(name: str, options: Any, place: str, faults: list[Fault]) -> Ste
         faults.append(Fault("BAD_DATA_REF", f"MLTable {place}", f"{message}; supported are {', '.join(OPTIONS)}"))
         return None
     if name not in OPTIONS:
-        near = difflib.get_close_matches(name, OPTIONS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; supported are {', '.join(OPTIONS)}"
+        hint = nearest(name, OPTIONS) or f"; supported are {', '.join(OPTIONS)}"
         faults.append(Fault("BAD_DATA_REF", f"MLTable {place}", f"there is no transformation {name!r}{hint}"))
         return None
-    try:
-        return Step(name, OPTIONS[name].validate_python(options))
-    except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            key = ".".join([place, *(str(part) for part in detail["loc"])])
-            faults.append(document_fault(key, detail["msg"], detail["input"]))
-        return None
+    found: list[Fault] = []
+    parsed = read(OPTIONS[name], options, f"MLTable {place}", found)
+    faults += (Fault("BAD_DATA_REF", fault.target, fault.message) for fault in found)
+    return None if found else Step(name, parsed)
 
 
 def document_fault(place: str, rule: str, value: object) -> Fault:
     """A fault of the `MLTable` file itself."""
-    text = repr(value)
-    return Fault("BAD_DATA_REF", f"MLTable {place}", f"{rule}, but got {text if len(text) <= 80 else text[:77] + '…'}")
+    return Fault("BAD_DATA_REF", f"MLTable {place}", f"{rule}, but got {shown(value)}")
 
 
 def stream_info_columns(steps: Sequence[Step]) -> list[str]:
@@ -189,28 +205,28 @@ def _convert(row: Row, conversion: _Conversion, faults: list[Fault]) -> Row:
         try:
             values[column] = _converted(values[column], conversion.column_type)
         except (ValueError, TypeError, KeyError):
-            message = (
-                f"column {column!r} must convert to {_type_name(conversion)}, but got {str(values[column])[:60]!r}"
-            )
+            rule = f"column {column!r} must convert to {_type_name(conversion.column_type)}"
+            message = f"{rule}, but got {str(values[column])[:60]!r}"
             faults.append(Fault("BAD_DATA", row.source, message))
     return Row(values, row.file, row.line)
 
 
-def _type_name(conversion: _Conversion) -> str:
-    kind = conversion.column_type
-    return kind if isinstance(kind, str) else type(kind).__name__.strip("_").lower()
+def _type_name(kind: str | _TypeWithOptions) -> str:
+    if isinstance(kind, str):
+        return kind
+    return "boolean" if kind.datetime is None else "datetime"
 
 
-def _converted(value: Any, kind: str | _Datetime | _Boolean) -> Any:
+def _converted(value: Any, kind: str | _TypeWithOptions) -> Any:
     """One cell in the column type; date and time become ISO text, since JSON has no such type."""
-    if isinstance(kind, _Datetime):
+    if isinstance(kind, _TypeWithOptions) and kind.datetime is not None:
         for form in kind.datetime.formats:
             try:
                 return datetime.strptime(value, form).isoformat()
             except ValueError:
                 continue
         raise ValueError(value)
-    if isinstance(kind, _Boolean):
+    if isinstance(kind, _TypeWithOptions) and kind.boolean is not None:
         words = dict.fromkeys(kind.boolean.true_values, True) | dict.fromkeys(kind.boolean.false_values, False)
         return words[str(value)]
     match kind:
@@ -221,6 +237,9 @@ def _converted(value: Any, kind: str | _Datetime | _Boolean) -> Any:
         case "string":
             return value if isinstance(value, str) else orjson.dumps(value).decode()
         case "boolean":
-            return BOOLEANS[str(value).lower()]
+            known = truth(value)
+            if known is None:
+                raise ValueError(value)
+            return known
         case _:
             return datetime.fromisoformat(value).isoformat()

@@ -16,8 +16,8 @@ import yaml
 
 from clearsight.documents.deployment.schema import AuthMode, DeploymentSection, EndpointSection, Probe, RequestSettings
 from clearsight.documents.deployment.traffic import traffic_faults
-from clearsight.documents.fields import given_values, read
 from clearsight.errors import Fault, InvalidDocument
+from clearsight.fields import given_values, read
 
 __all__ = [
     "DeploymentDocument",

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic_core import PydanticCustomError
 
 from clearsight.documents.deployment.traffic import read_percentages
-from clearsight.documents.fields import (
+from clearsight.fields import (
     AnyMapping,
     ByShape,
     Integer,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic_core import PydanticCustomError
 
-from clearsight.documents.fields import OneOf, Section, Text, broken_rule, refused
+from clearsight.fields import OneOf, Section, Text, broken_rule, refused
 from clearsight.tasks import Task
 
 __all__ = ["DataInput", "DataSection", "InputSection"]

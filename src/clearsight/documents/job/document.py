@@ -14,19 +14,6 @@ from typing import Annotated, Any, ClassVar, Final
 import yaml
 from pydantic_core import PydanticCustomError
 
-from clearsight.documents.fields import (
-    AnyMapping,
-    Anything,
-    Number,
-    OneOf,
-    Rule,
-    Section,
-    Text,
-    TextMap,
-    broken_rule,
-    read,
-    refused,
-)
 from clearsight.documents.job.data_section import DataInput, DataSection, InputSection
 from clearsight.documents.job.hyperparameters import Value
 from clearsight.documents.job.model_rules import check_parameters
@@ -43,6 +30,19 @@ from clearsight.documents.job.surroundings import (
 )
 from clearsight.documents.job.sweep import JobLimits, Sweep, SweepSection, check_sweep
 from clearsight.errors import Fault, InvalidDocument
+from clearsight.fields import (
+    AnyMapping,
+    Anything,
+    Number,
+    OneOf,
+    Rule,
+    Section,
+    Text,
+    TextMap,
+    broken_rule,
+    read,
+    refused,
+)
 from clearsight.tasks import Task
 
 __all__ = ["JobDocument", "JobReading", "load_document", "parse_job", "read_job"]

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import ConfigDict
 from pydantic_core import PydanticCustomError
 
-from clearsight.documents.fields import (
+from clearsight.fields import (
     Anything,
     Integer,
     Number,

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, make_dataclass
 from typing import Annotated, Any, Final, Literal
 
 from clearsight.catalogue.models import DEFAULT_MODELS, models_of
-from clearsight.documents.fields import Integer, Number, OneOf, Section, Text, Truth, read, shown
 from clearsight.documents.job.hyperparameters import (
     HYPERPARAMETERS,
     HyperparameterSection,
@@ -16,6 +15,7 @@ from clearsight.documents.job.hyperparameters import (
 )
 from clearsight.documents.job.search_space import Expression, SubSpace
 from clearsight.errors import Fault
+from clearsight.fields import Integer, Number, OneOf, Section, Text, Truth, read, shown
 from clearsight.tasks import Task
 
 __all__ = [

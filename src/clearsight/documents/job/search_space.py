@@ -16,7 +16,15 @@ from pydantic import ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from clearsight.documents.fields import (
+from clearsight.documents.job.hyperparameters import (
+    HYPERPARAMETERS,
+    Hyperparameter,
+    HyperparameterSection,
+    Kind,
+    Value,
+)
+from clearsight.errors import Fault
+from clearsight.fields import (
     ByType,
     Integer,
     Number,
@@ -30,14 +38,6 @@ from clearsight.documents.fields import (
     refused,
     shown,
 )
-from clearsight.documents.job.hyperparameters import (
-    HYPERPARAMETERS,
-    Hyperparameter,
-    HyperparameterSection,
-    Kind,
-    Value,
-)
-from clearsight.errors import Fault
 from clearsight.tasks import Task
 
 __all__ = ["Expression", "SubSpace", "read_search_space", "sub_space_class"]

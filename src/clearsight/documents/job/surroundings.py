@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic_core import PydanticCustomError
 
-from clearsight.documents.fields import AnyMapping, Integer, ListOfText, OneOf, Rule, Section, Text, TextMap, at_key
+from clearsight.fields import AnyMapping, Integer, ListOfText, OneOf, Rule, Section, Text, TextMap, at_key
 
 __all__ = ["NODE_COUNT", "Output", "OutputSection", "Properties", "QueueSection", "ResourcesSection"]
 

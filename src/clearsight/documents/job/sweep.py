@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from clearsight.documents.fields import (
+from clearsight.documents.job.search_space import Expression, SubSpace
+from clearsight.errors import Fault
+from clearsight.fields import (
     ByShape,
     ByType,
     Integer,
@@ -19,8 +21,6 @@ from clearsight.documents.fields import (
     broken_rule,
     given_values,
 )
-from clearsight.documents.job.search_space import Expression, SubSpace
-from clearsight.errors import Fault
 
 __all__ = ["EarlyTermination", "JobLimits", "Sweep", "SweepSection", "check_sweep"]
 

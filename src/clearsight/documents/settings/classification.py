@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
-from clearsight.documents.fields import Integer, Number, OneOf, Rule, Section, refused
 from clearsight.errors import Fault
+from clearsight.fields import Integer, Number, OneOf, Rule, Section, refused
 
 __all__ = ["Channels", "ClassificationSettings", "Exif", "ExifOrientation", "Interpolation", "PositiveChannels"]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
 from clearsight.catalogue.models import YOLO_STRIDE
-from clearsight.documents.fields import Integer, Number, OneOf, Rule, Section, Truth, refused
 from clearsight.documents.settings.classification import Channels, Exif, PositiveChannels
 from clearsight.errors import Fault
+from clearsight.fields import Integer, Number, OneOf, Rule, Section, Truth, refused
 
 __all__ = [
     "DetectorSettings",

@@ -11,10 +11,10 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from clearsight.catalogue.models import models_of
-from clearsight.documents.fields import read
 from clearsight.documents.settings.classification import ClassificationSettings
 from clearsight.documents.settings.detection import DetectorSettings, RcnnSettings, SegmentationSettings, YoloSettings
 from clearsight.errors import Fault, InvalidDocument
+from clearsight.fields import read
 from clearsight.tasks import Task
 
 __all__ = ["ALIASES", "SETTINGS_TYPES", "Settings", "parse_settings", "settings_class", "to_document"]

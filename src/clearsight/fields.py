@@ -226,12 +226,13 @@ class Text(Rule):
 
     may_be_empty: bool = False
     converts: bool = False
+    must: str = "must be text"
 
     def read(self, value: Any) -> str:
         if self.converts and isinstance(value, (bool, int, float)):
             return str(value).lower() if isinstance(value, bool) else str(value)
         if not isinstance(value, str) or not (self.may_be_empty or value.strip()):
-            raise refused("BAD_TYPE", "must be text")
+            raise refused("BAD_TYPE", self.must)
         return value
 
     def json_schema(self) -> JsonSchema:
@@ -263,7 +264,7 @@ class OneOf(Rule):
 
     def json_schema(self) -> JsonSchema:
         if self.strict:
-            return {"enum": [*self.members, *self.aliases]}
+            return {"type": "string", "enum": [*self.members, *self.aliases]}
         return {"anyOf": [{"enum": list(self.members)}, _any_case(self._spellings())]}
 
 
@@ -536,6 +537,8 @@ def _fault(entry: Any, path: str, value_code: str) -> Fault:
     key = context.get("key")
     for part in [*_keys(entry["loc"]), *([key] if key else [])]:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    if code == "list_type":
+        code, message = "BAD_TYPE", "must be a list"
     if key is None:
         message = f"{message}, but got {shown(entry['input'])}"
     if value_code and code not in ("UNKNOWN_KEY", "MISSING_KEY"):
