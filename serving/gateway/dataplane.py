@@ -9,7 +9,6 @@ one that chose the old is counted in flight there.
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable
 from importlib.metadata import version
 from random import Random
 from typing import Final
@@ -68,10 +67,7 @@ def _not_allowed(methods: str) -> HttpAnswer:
 
 
 class DataPlane:
-    """The decisions and the state behind them: the table, the running generations, the memory budget, the jobs.
-
-    `clock` tells when results of jobs expire; by default the loop's.
-    """
+    """The decisions and the state behind them: the table, the running generations, the memory budget, the jobs."""
 
     def __init__(
         self,
@@ -83,7 +79,6 @@ class DataPlane:
         random: Random,
         loop: asyncio.AbstractEventLoop,
         job_limits: ExplanationJobLimits = DEFAULT_EXPLANATION_JOB_LIMITS,
-        clock: Callable[[], float] | None = None,
     ) -> None:
         self.table = RoutingTable()
         self._max_body_bytes = max_body_bytes
@@ -96,7 +91,7 @@ class DataPlane:
         self._routes: dict[str, Route] = {}
         self._generations: dict[tuple[str, str, str], Generation] = {}
         self._retired: set[Generation] = set()
-        self.jobs = ExplainJobs(self._find_generation, metrics.jobs, loop, job_limits, clock)
+        self.jobs = ExplainJobs(self._find_generation, metrics.jobs, loop, job_limits)
 
     # The control plane calls these
 

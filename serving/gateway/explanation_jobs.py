@@ -76,7 +76,7 @@ class ExplanationJob:
     reason: str = ""
     """Why it was canceled."""
     expires: float | None = None
-    """When it is forgotten, by the clock of the jobs; None while it has not ended."""
+    """When it is forgotten, by the clock of the event loop; None while it has not ended."""
     expires_at: datetime | None = None
     task: "asyncio.Task[None] | None" = None
 
@@ -133,13 +133,11 @@ class ExplainJobs:
         metrics: JobMetrics,
         loop: asyncio.AbstractEventLoop,
         limits: ExplanationJobLimits = DEFAULT_EXPLANATION_JOB_LIMITS,
-        clock: Callable[[], float] | None = None,
     ) -> None:
         self._find = find
         self._metrics = metrics
         self._loop = loop
         self._limits = limits
-        self._clock = clock or loop.time
         self._budget = ByteBudget(limits.max_bytes)
         self._jobs: dict[str, ExplanationJob] = {}
         self._turns: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -295,7 +293,7 @@ class ExplainJobs:
 
     def _end(self, job: ExplanationJob, status: Status, answer: HttpAnswer | None) -> None:
         """Drop the body, keep the answer until it expires."""
-        job.expires = self._clock() + self._limits.result_kept_s
+        job.expires = self._loop.time() + self._limits.result_kept_s
         job.expires_at = datetime.now(UTC) + timedelta(seconds=self._limits.result_kept_s)
         self._move(job, status)
         self._metrics.ended(job.endpoint, job.deployment, status, answer)
@@ -312,7 +310,7 @@ class ExplainJobs:
         return job if job is not None and job.endpoint == endpoint else None
 
     def _forget_expired(self) -> None:
-        now = self._clock()
+        now = self._loop.time()
         for job in [job for job in self._jobs.values() if job.expires is not None and job.expires <= now]:
             self._forget(job)
 

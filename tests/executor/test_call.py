@@ -1,6 +1,5 @@
 """Code that runs in a process of its own: its output, its last line of stderr, its end in time."""
 
-import time
 from pathlib import Path
 
 import psutil
@@ -8,6 +7,7 @@ import pytest
 
 from clearsight.executor import PythonCall, call_module
 from clearsight.executor.call import last_error
+from clearsight.testing.executors import wait_for
 
 
 @pytest.mark.parametrize(
@@ -32,19 +32,18 @@ def test_a_module_gets_arguments_and_stdin_and_its_output_is_collected() -> None
 
 
 def test_a_call_that_takes_too_long_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
     child = "import time; time.sleep(60)"
     program = (
         "import pathlib, subprocess, sys\n"
         f"child = subprocess.Popen([sys.executable, '-c', {child!r}])\n"
-        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
+        f"pathlib.Path({str(pid_file)!r}).write_text(str(child.pid))\n"
         "child.wait()\n"
     )
     call = PythonCall(["-c", program])
-    with pytest.raises(TimeoutError, match="within 5 s"):
-        call.wait(5)
-    pid = int((tmp_path / "pid").read_text())
-    deadline = time.monotonic() + 30
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: pid_file.exists() and pid_file.read_text() != "")
+    with pytest.raises(TimeoutError, match=r"within 0\.1 s"):
+        call.wait(0.1)
+    pid = int(pid_file.read_text())
+    wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     call.kill()  # once more does nothing

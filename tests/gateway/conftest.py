@@ -40,6 +40,31 @@ def reply(status: int = 200, body: bytes = ANSWER, *, phrase: str = "", mark: bo
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
+class LoopClock:
+    """The clock of the running event loop, which a test moves: timers and time limits pass without waiting."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._real_time = loop.time
+        self._moved_s = 0.0
+        loop.time = self.time  # type: ignore[method-assign]
+
+    def time(self) -> float:
+        return self._real_time() + self._moved_s
+
+    async def advance(self, seconds: float) -> None:
+        """Move on by `seconds`, between two turns in which everything happens that is possible then."""
+        await settle()
+        self._moved_s += seconds
+        await settle()
+
+
+async def settle() -> None:
+    """Let the event loop do what can be done without waiting."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
 class FakeUpstream:
     """A unix-socket HTTP server. `behave` gets head and body and returns raw bytes; b"" closes the connection."""
 
@@ -99,12 +124,11 @@ class Gateway:
     http: HttpServer
     metrics: GatewayMetrics
     log: RequestLog
+    clock: LoopClock
     client: aiohttp.ClientSession
     url: str
     port: int
     tables: list[RoutingTable] = field(default_factory=list)
-    job_time_s: float = 0.0
-    """What the jobs' clock shows."""
 
     def deployment(self, name: str, **changes: Any) -> Deployment:
         upstream = self.upstreams[name]
@@ -195,8 +219,8 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 async def gateway(folder: Path) -> AsyncIterator[Gateway]:
-    """Small limits: 64 KiB bodies, a budget of 256 KiB, waits below a second."""
-    loop = asyncio.get_running_loop()
+    """Small limits: 64 KiB bodies, a budget of 256 KiB, 5 s for a request to arrive."""
+    loop, clock = asyncio.get_running_loop(), LoopClock()
     upstreams = {name: FakeUpstream(folder, name) for name in ("blue", "green")}
     for upstream in upstreams.values():
         await upstream.start()
@@ -210,13 +234,13 @@ async def gateway(folder: Path) -> AsyncIterator[Gateway]:
         random=Random(7),
         loop=loop,
         job_limits=ExplanationJobLimits(max_bytes=64 * 1024, result_kept_s=60.0, poll_s=0.01),
-        clock=lambda: made.job_time_s,
     )
     http = HttpServer(data_plane, LIMITS, loop)
     server = await loop.create_server(http, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
-        made = Gateway(folder, upstreams, data_plane, http, metrics, log, client, f"http://127.0.0.1:{port}", port)
+        url = f"http://127.0.0.1:{port}"
+        made = Gateway(folder, upstreams, data_plane, http, metrics, log, clock, client, url, port)
         made.route()
         yield made
     server.close()

@@ -75,11 +75,13 @@ async def test_waiting_requests_run_first_in_first_out(gateway, gate):
 
 
 async def test_waiting_counts_against_the_time_limit_and_a_late_request_is_never_sent(gateway, gate):
-    gateway.route(blue=gateway.deployment("blue", max_running=1, max_in_flight=20, request_timeout_s=0.2))
-    replies = await asyncio.gather(gateway.score(b"a"), gateway.score(b"b"))
-    assert [reply.status for reply in replies] == [408, 408]
+    gateway.route(blue=gateway.deployment("blue", max_running=1, max_in_flight=20))
+    requests = asyncio.gather(gateway.score(b"a"), gateway.score(b"b"))
+    await until(lambda: gateway.data_plane.in_flight()["blue-1"] == 2)
+    await gateway.clock.advance(5.0)
+    assert [reply.status for reply in await requests] == [408, 408]
     gate.open.set()
-    await asyncio.sleep(0.05)
+    await gateway.clock.advance(1.0)
     assert len(gate.arrived) == 1
 
 

@@ -174,7 +174,7 @@ async def test_many_cancellations_that_wait_for_a_busy_worker_fail_no_other_job(
     for _ in range(5):
         await ask(await post(gateway), "DELETE")
     path = await post(gateway, BODY + b" ")
-    await asyncio.sleep(0.05)
+    await gateway.clock.advance(1.0)
     assert json.loads((await ask(path)).body)["status"] == "Queued"
     free.set()
     await until(path, "Running")
@@ -189,9 +189,9 @@ async def test_results_expire_and_a_delete_forgets_them_at_once(gateway, blue, a
     await until(deleted, "Completed")
     assert (await ask(deleted, "DELETE")).status == 200
     assert (await ask(deleted)).status == 404
-    gateway.job_time_s = 59.9
+    await gateway.clock.advance(59.9)
     assert (await ask(kept)).status == 200
-    gateway.job_time_s = 60.0
+    await gateway.clock.advance(0.1)
     assert (await ask(kept)).status == 404
     assert gateway.data_plane.jobs.num_bytes == 0
 

@@ -4,14 +4,9 @@ import asyncio
 
 import pytest
 
-from clearsight.serving.gateway import lane
+from clearsight.serving.gateway.lane import SECOND_COPY_AFTER_S
 
 BODY = b'{"input_data":["a"]}'
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch):
-    monkeypatch.setattr(lane, "SECOND_COPY_AFTER_S", 0.05)
 
 
 @pytest.fixture
@@ -51,6 +46,7 @@ async def sent_twice(gateway, blue, **changes):
     gateway.route(blue=gateway.deployment("blue", **changes))
     request = await ask(gateway, blue)
     lose(gateway, **changes)
+    await gateway.clock.advance(SECOND_COPY_AFTER_S)
     await copies(blue, 2)
     return request
 
@@ -80,7 +76,7 @@ async def test_a_request_that_was_not_forgotten_gets_its_own_answer(gateway, blu
 async def test_torchserves_own_refusal_of_the_copy_does_not_count(gateway, blue, make_reply):
     request = await sent_twice(gateway, blue)
     blue.answers[1].set_result(make_reply(503, b'{"message":"no worker"}', mark=False))
-    await asyncio.sleep(0.1)
+    await gateway.clock.advance(SECOND_COPY_AFTER_S)
     assert not request.done()
     blue.answers[0].set_result(make_reply(body=b"[1]"))
     assert (await request).body == b"[1]"
@@ -89,15 +85,16 @@ async def test_torchserves_own_refusal_of_the_copy_does_not_count(gateway, blue,
 async def test_the_next_lost_worker_brings_a_third_copy(gateway, blue, make_reply):
     request = await sent_twice(gateway, blue)
     lose(gateway, 2)
+    await gateway.clock.advance(SECOND_COPY_AFTER_S)
     await copies(blue, 3)
     blue.answers[2].set_result(make_reply(body=b"[3]"))
     assert (await request).body == b"[3]"
 
 
 async def test_a_copy_does_not_outlive_the_time_of_its_request(gateway, blue):
-    request = await sent_twice(gateway, blue, request_timeout_s=0.5)
+    request = await sent_twice(gateway, blue)
+    await gateway.clock.advance(5.0)
     assert (await request).status == 408
-    await asyncio.sleep(0.05)
     assert not [task for task in asyncio.all_tasks() if "_send_copy" in str(task.get_coro())]
 
 
@@ -108,7 +105,7 @@ async def test_nothing_is_sent_again_without_need(gateway, blue, make_reply):
     assert (await request).body == b"[1]"
     request = await ask(gateway, blue)  # after the worker was lost
     lose(gateway)  # the same one
-    await asyncio.sleep(0.15)
+    await gateway.clock.advance(2 * SECOND_COPY_AFTER_S)
     assert len(blue.requests) == 2
     blue.answers[1].set_result(make_reply(body=b"[2]"))
     assert (await request).body == b"[2]"
@@ -120,7 +117,7 @@ async def test_explanations_are_not_sent_again(gateway, blue, make_reply):
     gateway.route(blue=gateway.deployment("blue", explain=explain))
     request = await ask(gateway, blue, path="/endpoints/fridge/explain")
     lose(gateway, explain=explain)
-    await asyncio.sleep(0.15)
+    await gateway.clock.advance(2 * SECOND_COPY_AFTER_S)
     assert len(blue.requests) == 1
     blue.answers[0].set_result(make_reply())
     assert (await request).status == 200

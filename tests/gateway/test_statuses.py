@@ -252,24 +252,28 @@ async def test_a_missing_token_file_is_424(gateway):
 
 
 async def test_a_slow_upstream_is_408_close_to_the_limit_and_the_late_answer_meets_nobody(gateway, make_reply):
-    gateway.route(blue=gateway.deployment("blue", request_timeout_s=0.2))
+    arrived, late = asyncio.Event(), asyncio.Event()
 
     async def slow(head, body):
-        await asyncio.sleep(0.6)
+        arrived.set()
+        await late.wait()
         return make_reply(200, b"[late]")
 
     async def prompt(head, body):
         return make_reply(200, b"[prompt]")
 
     gateway.upstreams["blue"].behave = slow
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    reply = await gateway.score(BODY)
+    request = asyncio.create_task(gateway.score(BODY))
+    await arrived.wait()
+    await gateway.clock.advance(4.8)
+    assert not request.done()
+    await gateway.clock.advance(0.2)
+    reply = await request
     assert (reply.status, reply.code) == (408, "RequestTimeout")
-    assert 0.19 <= loop.time() - started < 0.5
     gateway.upstreams["blue"].behave = prompt
     assert (await gateway.score(BODY)).body == b"[prompt]"
-    await asyncio.sleep(0.5)
+    late.set()
+    await gateway.clock.advance(1.0)
     assert (await gateway.score(BODY)).body == b"[prompt]"
 
 

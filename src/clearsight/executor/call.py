@@ -56,7 +56,7 @@ class PythonCall:
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.communicate()
-            raise TimeoutError(f"the process must end within {timeout_s:.0f} s, but did not") from None
+            raise TimeoutError(f"the process must end within {timeout_s:g} s, but did not") from None
         return PythonResult(self._process.returncode, output, errors.decode(errors="replace"))
 
     def kill(self) -> None:
