@@ -1,4 +1,4 @@
-"""`clearsight serve`, `online-endpoint` and `online-deployment`: `az ml`'s verbs, on this machine."""
+"""`clearsight serve`, `online-endpoint` and `online-deployment`: the verbs of `az ml` on this machine."""
 
 import asyncio
 import logging
@@ -74,8 +74,8 @@ def online_deployment() -> None:
     """Deployments: a model behind an endpoint."""
 
 
-def _speak(verb: str, **arguments: Any) -> Any:
-    """Speak a verb with a spinner for what takes time; say so when nothing serves yet."""
+def _run_verb(verb: str, **arguments: Any) -> Any:
+    """Run a verb, with a spinner that shows its steps; print a note when no server runs."""
 
     def note() -> None:
         if verb not in READ_ONLY_VERBS:
@@ -93,7 +93,7 @@ def _show_step(status: Any, step: str) -> None:
 
 
 def _document(file: Path | None, overrides: Mapping[str, Any], **flags: Any) -> dict[str, Any]:
-    """The file, then `--set`, then flags."""
+    """The document of the file, changed by `--set`, then by flags."""
     document = apply_overrides(read_document(file) if file else {}, overrides)
     return {**document, **{key: value for key, value in flags.items() if value is not None}}
 
@@ -141,7 +141,7 @@ def create_endpoint(
     """
     document = _document(file, parse_assignments(assignments), name=name, auth_mode=auth_mode)
     parsed = parse_endpoint(document, str(file) if file else "endpoint")
-    return _speak("create_endpoint", document=parsed.to_document())
+    return _run_verb("create_endpoint", document=parsed.to_document())
 
 
 @online_endpoint.command("update", cls=AzCommand)
@@ -169,7 +169,7 @@ def update_endpoint(
       clearsight online-endpoint update --name fridge --traffic "blue=90 green=10"
       clearsight online-endpoint update --name fridge --set tags.team=vision
     """
-    return _speak(
+    return _run_verb(
         "update_endpoint",
         name=name,
         overrides={**(read_document(file) if file else {}), **parse_assignments(assignments)},
@@ -189,7 +189,7 @@ def show_endpoint(name: str, local: bool) -> Any:
     Example:
       clearsight online-endpoint show -n fridge -o tsv --query scoring_uri
     """
-    return _speak("show_endpoint", name=name)
+    return _run_verb("show_endpoint", name=name)
 
 
 @online_endpoint.command("list", cls=AzCommand)
@@ -197,7 +197,7 @@ def show_endpoint(name: str, local: bool) -> Any:
 @result_options
 def list_endpoints(local: bool) -> Any:
     """Print all endpoints."""
-    return _speak("list_endpoints")
+    return _run_verb("list_endpoints")
 
 
 @online_endpoint.command("delete", cls=AzCommand)
@@ -208,7 +208,7 @@ def list_endpoints(local: bool) -> Any:
 @result_options
 def delete_endpoint(name: str, yes: bool, no_wait: bool, local: bool) -> Any:
     """Delete an endpoint and its deployments."""
-    return _speak("delete_endpoint", name=name)
+    return _run_verb("delete_endpoint", name=name)
 
 
 @online_endpoint.command("get-credentials", cls=AzCommand)
@@ -221,7 +221,7 @@ def get_credentials(name: str) -> Any:
     Example:
       clearsight online-endpoint get-credentials -n fridge -o tsv --query primaryKey
     """
-    return _speak("get_credentials", name=name)
+    return _run_verb("get_credentials", name=name)
 
 
 @online_endpoint.command("regenerate-keys", cls=AzCommand)
@@ -231,7 +231,7 @@ def get_credentials(name: str) -> Any:
 @result_options
 def regenerate_keys(name: str, key_type: str, no_wait: bool) -> Any:
     """Replace one key at once; the other one goes on working."""
-    return _speak("regenerate_keys", name=name, key_type=key_type)
+    return _run_verb("regenerate_keys", name=name, key_type=key_type)
 
 
 @online_endpoint.command("invoke", cls=AzCommand)
@@ -254,8 +254,8 @@ def invoke(name: str, request_file: Path, deployment_name: str | None, local: bo
         orjson.loads(body)
     except (OSError, orjson.JSONDecodeError) as error:
         raise UserError(f"--request-file must be a JSON file, but {request_file}: {error}") from None
-    endpoint = _speak("show_endpoint", name=name)
-    credentials = _speak("get_credentials", name=name)
+    endpoint = _run_verb("show_endpoint", name=name)
+    credentials = _run_verb("get_credentials", name=name)
     headers = {
         "Authorization": f"Bearer {credentials.get('primaryKey') or credentials.get('accessToken')}",
         "Content-Type": "application/json",
@@ -320,7 +320,7 @@ def create_deployment(
     for warning in parsed.warnings:
         stderr.print(f"note: {warning}", markup=False)
     arguments = {"document": parsed.to_document(), "all_traffic": all_traffic}
-    return _speak("create_deployment", **arguments, **({"no_wait": True} if no_wait else {}))
+    return _run_verb("create_deployment", **arguments, **({"no_wait": True} if no_wait else {}))
 
 
 @online_deployment.command("update", cls=AzCommand)
@@ -359,7 +359,7 @@ def update_deployment(
     if name is None or endpoint_name is None:
         raise click.UsageError("--name and --endpoint-name are required, unless --file has them")
     arguments = {"endpoint_name": endpoint_name, "name": name, "overrides": overrides, "document": document}
-    return _speak("update_deployment", **arguments, **({"no_wait": True} if no_wait else {}))
+    return _run_verb("update_deployment", **arguments, **({"no_wait": True} if no_wait else {}))
 
 
 @online_deployment.command("show", cls=AzCommand)
@@ -369,7 +369,7 @@ def update_deployment(
 @result_options
 def show_deployment(name: str, endpoint_name: str, local: bool) -> Any:
     """Print a deployment, how it runs, and why it failed if it did."""
-    return _speak("show_deployment", endpoint_name=endpoint_name, name=name)
+    return _run_verb("show_deployment", endpoint_name=endpoint_name, name=name)
 
 
 @online_deployment.command("list", cls=AzCommand)
@@ -378,7 +378,7 @@ def show_deployment(name: str, endpoint_name: str, local: bool) -> Any:
 @result_options
 def list_deployments(endpoint_name: str, local: bool) -> Any:
     """Print the deployments of an endpoint."""
-    return _speak("list_deployments", endpoint_name=endpoint_name)
+    return _run_verb("list_deployments", endpoint_name=endpoint_name)
 
 
 @online_deployment.command("delete", cls=AzCommand)
@@ -390,7 +390,7 @@ def list_deployments(endpoint_name: str, local: bool) -> Any:
 @result_options
 def delete_deployment(name: str, endpoint_name: str, yes: bool, no_wait: bool, local: bool) -> Any:
     """Delete a deployment that has no traffic."""
-    return _speak("delete_deployment", endpoint_name=endpoint_name, name=name)
+    return _run_verb("delete_deployment", endpoint_name=endpoint_name, name=name)
 
 
 @online_deployment.command("get-logs", cls=AzCommand)
@@ -409,5 +409,5 @@ def delete_deployment(name: str, endpoint_name: str, yes: bool, no_wait: bool, l
 @result_options
 def get_logs(name: str, endpoint_name: str, lines: int, container: str, local: bool) -> None:
     """Print what TorchServe and its workers wrote."""
-    text = _speak("get_logs", endpoint_name=endpoint_name, name=name, lines=lines, container=container)
+    text = _run_verb("get_logs", endpoint_name=endpoint_name, name=name, lines=lines, container=container)
     click.echo(text, nl=False)

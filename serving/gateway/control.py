@@ -27,7 +27,7 @@ MAX_TABLE_BYTES = 4 * 1024 * 1024
 
 
 class ControlPlane:
-    """The routes of the control socket. `health` and `metrics_page` are asked anew for each call."""
+    """The routes of the control socket. `health` and `metrics_page` are called for each request."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class ControlPlane:
         except InvalidDocument as error:
             return web.json_response({"error": {"code": "BadArgument", "message": str(error)}}, status=400)
         async with self._writing:
-            # On disk first: a gateway that dies between the two comes back with the table it was given.
+            # On disk first: a gateway that is killed between the two restarts with the table that it accepted.
             try:
                 await asyncio.to_thread(write_atomically, self._state_file, table.to_json(), 0o600)
             except OSError as error:

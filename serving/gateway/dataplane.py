@@ -1,9 +1,9 @@
-"""What the gateway decides: who may call, which deployment answers, what the client gets.
+"""The decisions of the gateway: authentication, the deployment that answers, the answer of the client.
 
-A connection (`http1.py`) calls `begin` on a request's head, `receive` on each piece of its body, `answer` on the
-whole, `complete` when it is over. Everything up to the deployment's answer happens in the event loop without a pause,
-and the deployment is chosen after the body has arrived: so a request sees either the old table or the new one, and
-one that chose the old is counted in flight there.
+A connection (`http1.py`) calls `begin` after the head of a request, `receive` after each piece of its body, `answer`
+when the body is complete, and `complete` at the end. The deployment is chosen after the body has arrived, and counted
+as in flight in the same turn of the event loop: a request sees either the old table or the new one, and one that
+chose the old table is counted there.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ TIMED_OUT: Final = error(408, "RequestTimeout", "The deployment did not answer w
 MEMORY_FULL: Final = error(
     429, "TooManyRequests", "The gateway holds as many bytes as it may. Try again.", {"retry-after": "1"}
 )
-# In the words of Azure's scoring container, whose errors reach the outside as 424.
+# The messages of Azure's scoring container, whose errors reach clients as 424.
 NOT_JSON: Final = model_error(
     415, "Unsupported Media Type", container_error(415, "Expects Content-Type to be application/json").body
 )
@@ -67,7 +67,7 @@ def _not_allowed(methods: str) -> HttpAnswer:
 
 
 class DataPlane:
-    """The decisions and the state behind them: the table, the running generations, the memory budget, the jobs."""
+    """Holds the routing table, the running generations, the memory budget and the explanation jobs."""
 
     def __init__(
         self,
@@ -193,7 +193,7 @@ class DataPlane:
 
     @staticmethod
     async def _forward(request: Request, generation: Generation) -> UpstreamAnswer:
-        """Send the request into its lane; once more, into the other, when the predict lane says so."""
+        """Send the request into its lane; if the predict lane answers that it is the wrong one, into the other."""
         body = (request.chunks, request.num_bytes, request.id, request.received)
         if not request.is_explanation and not (generation.explains and asks_for_explanation(request.chunks)):
             request.lane = "predict"
@@ -211,7 +211,7 @@ class DataPlane:
         self._metrics.observe(request, answer, num_bytes, now)
         self._log.write(request, answer, num_bytes, now)
 
-    # Parts
+    # Routes
 
     def _begin_endpoint(self, request: Request, name: str, leaf: str, query: str) -> HttpAnswer | None:
         route = self._routes.get(name)
@@ -311,5 +311,5 @@ def _no_valid_deployment(endpoint: str) -> HttpAnswer:
 
 
 def _shown(name: str) -> str:
-    """A client's text, short and in ASCII, for a message back to that client."""
+    """A text of the client, shortened and in ASCII, for a message to that client."""
     return name[:64].encode("ascii", "backslashreplace").decode()

@@ -1,13 +1,13 @@
-"""Explanations that take longer than a request may last: posted, asked after, fetched, canceled.
+"""Explanation jobs, for explanations that take longer than a request may: submitted, polled, fetched, canceled.
 
 ```
-POST ──> Queued ──> Running ──> Completed, Failed        kept for a while, then forgotten
+POST ──> Queued ──> Running ──> Completed, Failed        kept until they expire
             └───────────┴─────> Canceled
 ```
 
-A deployment runs one job at a time, first in, first out, in the worker of its explain lane, which lets a request go
-before a job. Everything is in memory: a job ends with the gateway. When its deployment is replaced, it begins anew on
-the process that replaced it.
+A deployment runs one job at a time, first in, first out, in the worker of its explain lane, where requests have
+priority over jobs. Everything is in memory: a job ends with the gateway. When its deployment is replaced, the job
+starts again on the new process.
 """
 
 import asyncio
@@ -37,10 +37,10 @@ __all__ = ["DEFAULT_EXPLANATION_JOB_LIMITS", "ExplainJobs", "ExplanationJobLimit
 logger = logging.getLogger(__name__)
 
 OVERHEAD_BYTES: Final = 4096
-"""Counted for a job beside its body or result, so that their number is bounded too."""
+"""Counted for a job in addition to its body or result, so that the number of jobs is bounded too."""
 
 GRACE_SHARE, GRACE_S = 1.2, 10.0
-"""How much longer than a job's time limit is waited: its worker ends a chunk late, then draws and writes."""
+"""Factor and seconds on top of a job's time limit: its worker ends one chunk late, then draws and encodes."""
 
 READY_WAIT_S: Final = 300.0
 """How long a job waits for a deployment that is being restarted."""
@@ -59,7 +59,7 @@ MAX_MESSAGE_CHARS: Final = 2000
 
 @dataclass(slots=True, eq=False)
 class ExplanationJob:
-    """Of one deployment. The body is dropped, and the answer kept, when it ends."""
+    """A job of one deployment. When it ends, its body is dropped and its answer is kept."""
 
     id: str
     endpoint: str
@@ -69,7 +69,7 @@ class ExplanationJob:
     num_bytes: int
     created: datetime
     num_held: int
-    """Bytes taken from the budget."""
+    """Bytes reserved in the budget."""
     status: Status = "Queued"
     progress: dict[str, Any] = field(default_factory=dict)
     answer: HttpAnswer | None = None
@@ -88,7 +88,7 @@ class ExplanationJob:
             "deployment": self.deployment,
             "created": self.created.isoformat(timespec="seconds"),
         }
-        if self.progress and self.status != "Completed":  # the last word of it came before the end
+        if self.progress and self.status != "Completed":  # it was reported before the end
             document["progress"] = self.progress
         if self.expires_at is not None:
             document["expires"] = self.expires_at.isoformat(timespec="seconds")
@@ -104,14 +104,14 @@ class ExplanationJob:
 
 @dataclass(frozen=True, slots=True)
 class ExplanationJobLimits:
-    """Of all jobs of a gateway."""
+    """Limits of all jobs of a gateway."""
 
     max_bytes: int = 256 * 1024 * 1024
-    """Of kept bodies and results, apart from the budget of requests; 429 beyond."""
+    """Bodies and results held in memory, apart from the budget of requests; 429 beyond."""
     result_kept_s: float = 900.0
-    """From a job's end; it is unknown afterwards."""
+    """From the end of a job; afterwards it is unknown."""
     poll_s: float = 0.5
-    """Between two questions to the worker."""
+    """Interval at which the worker is polled."""
 
 
 DEFAULT_EXPLANATION_JOB_LIMITS: Final = ExplanationJobLimits()
@@ -140,8 +140,8 @@ class ExplainJobs:
         self._limits = limits
         self._budget = ByteBudget(limits.max_bytes)
         self._jobs: dict[str, ExplanationJob] = {}
-        self._turns: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._ends: set[asyncio.Task[None]] = set()
+        self._run_locks: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._notifications: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
     @property
@@ -150,29 +150,29 @@ class ExplainJobs:
         return self._budget.used
 
     def submit(self, request: Request, generation: Generation) -> HttpAnswer:
-        """Take a complete request as a job of the deployment that was chosen for it; 429 when there is no room."""
+        """Accept a complete request as a job of the deployment that was chosen for it; 429 beyond the limits."""
         self._forget_expired()
         lane = generation.deployment.explain
         if self._is_closed or lane is None:
             return STOPPING
-        place = request.endpoint, request.deployment
+        key = request.endpoint, request.deployment
         pending = [job for job in self._jobs.values() if job.expires is None]
-        if sum((job.endpoint, job.deployment) == place for job in pending) >= lane.max_jobs:
+        if sum((job.endpoint, job.deployment) == key for job in pending) >= lane.max_jobs:
             return _full(f"The deployment has {lane.max_jobs} jobs, which is as many as it may. Try again later.")
         num_held = OVERHEAD_BYTES + request.num_bytes
         if not self._budget.take(num_held):
             return _full("The gateway keeps as many bytes of jobs and results as it may. Delete results, or try later.")
         job = ExplanationJob(
-            secrets.token_urlsafe(24), *place, request.id, request.chunks, request.num_bytes,
+            secrets.token_urlsafe(24), *key, request.id, request.chunks, request.num_bytes,
             datetime.now(UTC), num_held,
         )  # fmt: skip
         self._jobs[job.id] = job
-        self._metrics.entered(*place, job.status)
+        self._metrics.entered(*key, job.status)
         job.task = self._loop.create_task(self._run(job))
         return HttpAnswer(202, job.to_body(), headers={"location": f"/endpoints/{job.endpoint}/jobs/explain/{job.id}"})
 
     def status(self, endpoint: str, job_id: str) -> HttpAnswer:
-        """How a job stands, with its result once it is completed; 404 when it is unknown at this endpoint."""
+        """The status of a job, with its result once it is completed; 404 when the endpoint has no such job."""
         job = self._job(endpoint, job_id)
         if job is None:
             return _unknown(endpoint)
@@ -192,23 +192,23 @@ class ExplainJobs:
         return HttpAnswer(200, job.to_body())
 
     async def close(self) -> None:
-        """Cancel what has not ended, and tell the workers, for a second at most."""
+        """Cancel the jobs that have not ended, and notify their workers, for one second at most."""
         self._is_closed = True
         tasks = []
         for job in self._jobs.values():
             if job.expires is None and job.task:
                 tasks.append(job.task)
                 self._cancel(job, "The gateway is being stopped.")
-        await asyncio.gather(*tasks, return_exceptions=True)  # each begins to tell its worker
-        if self._ends:
-            await asyncio.wait(self._ends, timeout=1.0)
-        for task in self._ends:
+        await asyncio.gather(*tasks, return_exceptions=True)  # each starts to notify its worker
+        if self._notifications:
+            await asyncio.wait(self._notifications, timeout=1.0)
+        for task in self._notifications:
             task.cancel()
 
-    # The way of one job
+    # Running a job
 
     async def _run(self, job: ExplanationJob) -> None:
-        async with self._turns[job.endpoint, job.deployment]:
+        async with self._run_locks[job.endpoint, job.deployment]:
             try:
                 answer = await self._compute(job)
             except Exception:
@@ -238,9 +238,9 @@ class ExplainJobs:
                 if self._is_current(job, generation):
                     return unreachable(str(reason))
             finally:
-                ending = self._loop.create_task(_tell_end(job, generation))
-                self._ends.add(ending)
-                ending.add_done_callback(self._ends.discard)
+                notification = self._loop.create_task(_notify_end(job, generation))
+                self._notifications.add(notification)
+                notification.add_done_callback(self._notifications.discard)
 
     async def _ready_generation(self, job: ExplanationJob) -> Generation | None:
         while (found := self._find(job.endpoint, job.deployment)) is not None:
@@ -254,7 +254,7 @@ class ExplainJobs:
         """Have the worker start the job, and ask it until there is an answer."""
         is_started = False
         while True:
-            with suppress(Overloaded):  # by orders to end jobs, which wait while the worker answers a request
+            with suppress(Overloaded):  # by commands that end jobs, which wait while the worker answers a request
                 if is_started:
                     answer = await generation.command("poll", job.id, job.request_id)
                 else:
@@ -276,7 +276,7 @@ class ExplainJobs:
         found = self._find(job.endpoint, job.deployment)
         return found is not None and found[0] is generation
 
-    # Keeping
+    # Storing jobs
 
     def _cancel(self, job: ExplanationJob, reason: str) -> None:
         job.reason = reason
@@ -320,8 +320,8 @@ class ExplainJobs:
         job.num_held = 0
 
 
-async def _tell_end(job: ExplanationJob, generation: Generation) -> None:
-    """Stop the worker's part of a job, or have it drop the result. Best effort: the next job would do the latter."""
+async def _notify_end(job: ExplanationJob, generation: Generation) -> None:
+    """Have the worker stop a job, or drop its result. Best effort: the next job makes it drop the result too."""
     try:
         await generation.command("end", job.id, job.request_id)
     except (ClearsightError, TimeoutError) as reason:
@@ -341,7 +341,7 @@ def _unknown(endpoint: str) -> HttpAnswer:
 
 
 def _error_of(answer: HttpAnswer) -> dict[str, Any]:
-    """What a request would have been answered: its status, the model's where it gave one, and the message."""
+    """The error that a request would have got: its status, that of the model if there is one, and the message."""
     try:
         document = orjson.loads(answer.body)
         message = str(document.get("error", document)["message"])

@@ -1,6 +1,6 @@
-"""What explanations cost and what became of them, as Prometheus sees it.
+"""Duration and outcome of explanations, for Prometheus.
 
-The numbers come from the worker, in a header of its answer that goes no further than here.
+The numbers come from the worker, in a header of its answer that clients do not get.
 """
 
 import logging
@@ -21,85 +21,85 @@ logger = logging.getLogger(__name__)
 PHASE_BUCKETS_MS: Final = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 90_000, 300_000)
 
 LABEL_VALUE: Final = re.compile(r"[a-z0-9_]{1,32}")
-"""Names of algorithms and phases. They are the worker's words, never a client's."""
+"""Names of algorithms and phases, which come from the worker, never from a client."""
 
 
 class ExplanationMetrics:
     """Counts the answers of the explain lane."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        place = ["endpoint", "deployment"]
+        labels = ["endpoint", "deployment"]
         self._phases = Histogram(
             "clearsight_explanation_phase_ms",
             "Time of a phase of explaining one picture, or one object of it, in ms; nothing from the cache is in it",
-            [*place, "algorithm", "phase"],
+            [*labels, "algorithm", "phase"],
             buckets=PHASE_BUCKETS_MS,
             registry=registry,
         )
         self._images = Counter(
             "clearsight_explanations_total",
             "Pictures explained, or objects of them, by what was computed; degraded: less than was asked for",
-            [*place, "algorithm", "degraded", "cached"],
+            [*labels, "algorithm", "degraded", "cached"],
             registry=registry,
         )
         self._degraded = Counter(
             "clearsight_explanations_degraded_total",
             "Requests answered with less than was asked for, since time or limits ended",
-            place,
+            labels,
             registry=registry,
         )
         self._refused = Counter(
             "clearsight_explanations_refused_total",
             "Requests of the explain lane that ended without an explanation: by the model's status, else the gateway's",
-            [*place, "status_code"],
+            [*labels, "status_code"],
             registry=registry,
         )
         self._chunk = Gauge(
             "clearsight_explanation_chunk_size",
             "Most points in one pass of the network, in the last explanation that took several",
-            place,
+            labels,
             registry=registry,
         )
 
     def observe(self, endpoint: str, deployment: str, answer: HttpAnswer | None) -> None:
-        """Count one finished request of the lane, or a job; `answer` is None when the client went first."""
+        """Count one finished request of the lane, or a job; `answer` is None when the client closed before."""
         if answer is None:
             return
-        place = (endpoint, deployment)
+        labels = (endpoint, deployment)
         if answer.status != 200:
-            self._refused.labels(*place, str(answer.model_status or answer.status)).inc()
+            self._refused.labels(*labels, str(answer.model_status or answer.status)).inc()
             return
         if DEGRADED_HEADER in answer.headers:
-            self._degraded.labels(*place).inc()
+            self._degraded.labels(*labels).inc()
         if answer.telemetry:
             try:
-                self._observe_telemetry(place, orjson.loads(answer.telemetry))
-            except (ValueError, LookupError, TypeError, AttributeError) as error:  # a request never fails for a number
-                logger.warning("what a worker of %s says about its explanations cannot be read: %r", place, error)
+                self._observe_telemetry(labels, orjson.loads(answer.telemetry))
+            except (ValueError, LookupError, TypeError, AttributeError) as error:  # telemetry never fails a request
+                logger.warning("the telemetry of explanations from a worker of %s cannot be read: %r", labels, error)
 
-    def _observe_telemetry(self, place: tuple[str, str], document: Mapping[str, Any]) -> None:
+    def _observe_telemetry(self, labels: tuple[str, str], document: Mapping[str, Any]) -> None:
         if document["chunk"]:
-            self._chunk.labels(*place).set(document["chunk"])
+            self._chunk.labels(*labels).set(document["chunk"])
         for row in document["rows"]:
-            self._observe_row(place, row)
+            self._observe_row(labels, row)
 
-    def _observe_row(self, place: tuple[str, str], row: Mapping[str, Any]) -> None:
+    def _observe_row(self, labels: tuple[str, str], row: Mapping[str, Any]) -> None:
         algorithm = _label(row["algorithm"])
         flags = [str(bool(row[name])).lower() for name in ("degraded", "cached")]
-        self._images.labels(*place, algorithm, *flags).inc()
+        self._images.labels(*labels, algorithm, *flags).inc()
         for phase, milliseconds in row["ms"].items():
-            self._phases.labels(*place, algorithm, _label(phase)).observe(milliseconds)
+            self._phases.labels(*labels, algorithm, _label(phase)).observe(milliseconds)
 
 
 class JobMetrics:
-    """Counts explanations that nobody waits for in a request; what they compute is counted as any explanation is."""
+    """Counts explanation jobs; the explanations that they compute are counted like those of requests."""
 
     def __init__(self, registry: CollectorRegistry, explanations: ExplanationMetrics) -> None:
         self._explanations = explanations
-        place = ["endpoint", "deployment"]
-        self._jobs = Gauge("clearsight_explain_jobs", "Jobs queued and running", [*place, "status"], registry=registry)
+        labels = ["endpoint", "deployment"]
+        self._jobs = Gauge("clearsight_explain_jobs", "Jobs queued and running", [*labels, "status"], registry=registry)
         self._ended = Counter(
-            "clearsight_explain_jobs_ended_total", "Jobs by how they ended", [*place, "status"], registry=registry
+            "clearsight_explain_jobs_ended_total", "Jobs by how they ended", [*labels, "status"], registry=registry
         )
 
     def entered(self, endpoint: str, deployment: str, status: str) -> None:

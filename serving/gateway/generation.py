@@ -1,4 +1,4 @@
-"""One generation of a deployment: its lanes, which share a process and nothing else."""
+"""One generation of a deployment: its lanes, which have only the process in common."""
 
 import asyncio
 import time
@@ -16,13 +16,13 @@ __all__ = ["Generation"]
 REQUEST_ID_HEADER: Final = "x-request-id"
 
 COMMAND_MARGIN_S: Final = 30.0
-"""Added to the time limit of a job command, which takes no time itself but may wait behind one explanation, or for
+"""Added to the time limit of a job command, which is quick itself but may wait for one explanation to end, or for
 TorchServe to start a worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobCommandLimits:
-    """Limits of job commands: one job runs at a time, and the end of the one before may still be under way."""
+    """Limits of job commands: one job runs at a time, while the one before may still be ending."""
 
     request_timeout_s: float
     max_running: int = 2
@@ -30,7 +30,7 @@ class JobCommandLimits:
 
 
 class Generation:
-    """Predictions and, where the deployment has that lane, explanations: neither waits for a place of the other."""
+    """Predictions and, where the deployment has that lane, explanations: each lane has its own slots and queue."""
 
     def __init__(self, deployment: Deployment, max_answer_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
         self.deployment = deployment
@@ -53,7 +53,7 @@ class Generation:
         return self.deployment.explain is not None
 
     def configure(self, deployment: Deployment) -> None:
-        """Take the limits and the upstream of a new table, and hear of lost workers."""
+        """Take the limits and the upstream of a new table, and react to workers lost since the last one."""
         if deployment.lost_workers > self.deployment.lost_workers:
             self._predict.worker_lost()
         self.deployment = deployment
@@ -92,8 +92,8 @@ class Generation:
     ) -> UpstreamAnswer:
         """Send a body into the explain lane, which must be there. `is_implied`: every row is to be explained.
 
-        The worker is told when to end, as a time of the machine's monotonic clock: however long the request waits
-        on its way, an explanation ends before the client is given up. Raises what `Lane.forward` raises.
+        The worker gets its deadline as a time of the machine's monotonic clock: however long the request is queued, an
+        explanation ends before the gateway answers 408. Raises what `Lane.forward` raises.
         """
         lane = self.deployment.explain
         if lane is None or self._explain is None:

@@ -20,7 +20,7 @@ SINGLETON_FIELDS: Final = frozenset({
     "content-length", "content-location", "content-range", "content-type", "etag", "host", "max-forwards", "server",
     "transfer-encoding", "user-agent",
 })  # fmt: skip
-"""Fields that are no lists (RFC 9110, 5.3). Sent twice, they mean one thing to us and another to a proxy before us."""
+"""Fields that are no lists (RFC 9110, 5.3): of two, a proxy in front might obey another one than the gateway does."""
 
 SERVED_PROTOCOL: Final = re.compile(rb"[\r\n]*[^\r\n]* HTTP/1\.[01]\r\n")
 """llhttp also knows other versions, and RTSP and ICE, which it does not tell apart from HTTP."""

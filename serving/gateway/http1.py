@@ -1,4 +1,4 @@
-"""The public side: HTTP/1.1 connections, one request at a time each, with every size and every wait bounded.
+"""Connections of clients: HTTP/1.1, one request at a time on each, with a limit for every size and every wait.
 
 ```
            head complete        body complete           answer written
@@ -8,8 +8,8 @@
   DISCARDING (bounded) <────┘                   FLUSHING (bounded)
 ```
 
-`head.py` reads heads and chunks; bytes under Content-Length only get counted here. The connection is closed after a
-chunked request, because what follows it in the same packet would be inside the parser.
+`head.py` reads heads and chunks; the bytes of a body with Content-Length are only counted here. The connection is
+closed after a chunked request: what follows it in the same packet is inside the parser and is dropped.
 """
 
 import asyncio
@@ -125,7 +125,7 @@ class Connection(asyncio.Protocol):
             self._service.complete(request, None, 0)
 
     def expire(self) -> None:
-        """End the wait whose `deadline` has passed."""
+        """Act on a `deadline` that has passed: answer 408, or close."""
         self.deadline = inf
         if not self._transport:
             return
@@ -195,7 +195,7 @@ class Connection(asyncio.Protocol):
         self._state = State.BODY
         refusal = self._service.begin(request)
         if refusal:
-            self._refuse(request, refusal)
+            self._write(request, refusal)
             return
         self.deadline = now + min(self._limits.body_idle_timeout_s, self._limits.body_timeout_s)
         if length == 0:
@@ -209,7 +209,7 @@ class Connection(asyncio.Protocol):
             try:
                 chunk: bytes | memoryview = self._decoder.decode(data)
             except HttpParserError:
-                self._refuse(request, error(400, "BadRequest", "The chunked body is malformed.", must_close=True))
+                self._write(request, error(400, "BadRequest", "The chunked body is malformed.", must_close=True))
                 return
             if self._decoder.is_at_end:
                 self._num_left = 0
@@ -217,7 +217,7 @@ class Connection(asyncio.Protocol):
             chunk = self._take(self._num_left)
             self._num_left -= len(chunk)
         if refusal := self._service.receive(request, len(chunk)):
-            self._refuse(request, refusal)
+            self._write(request, refusal)
             return
         request.chunks.append(chunk)
         request.num_bytes += len(chunk)
@@ -264,18 +264,15 @@ class Connection(asyncio.Protocol):
             self._advance()
 
     def _reject(self, status: int, code: str, message: str) -> None:
-        """Refuse what could not be read as a request, or not in time."""
+        """Refuse a request that is malformed or did not arrive in time."""
         request = self._request
         if request is None:
             request = self._request = self._server.blank_request()
             self._num_left = inf
-        self._refuse(request, error(status, code, message, must_close=True))
-
-    def _refuse(self, request: Request, answer: HttpAnswer) -> None:
-        """Answer before the request is complete; what is left of it will be dropped."""
-        self._write(request, answer)
+        self._write(request, error(status, code, message, must_close=True))
 
     def _write(self, request: Request, answer: HttpAnswer) -> None:
+        """Answer a request; if it is not complete yet, this refuses it, and the rest of its body is discarded."""
         transport = self._transport
         if transport is None:
             return

@@ -1,4 +1,4 @@
-"""One lane of a deployment's process: how many requests it may hold, its connections, its token, and one retry."""
+"""One lane of a deployment's process: its limits and queue, its connections, its token, and one retry."""
 
 import asyncio
 from collections import deque
@@ -18,13 +18,13 @@ __all__ = [
     "LaneLimits",
     "ModelUnreachable",
     "Overloaded",
-    "is_handlers_own",
+    "is_from_handler",
     "is_queue_full",
     "is_wrong_lane",
 ]
 
 SECOND_COPY_AFTER_S: Final = 1.0
-"""From the news of a lost worker on: what the others have was answered by then, unless it takes long."""
+"""From the report of a lost worker: by then the other workers have answered most of what they had."""
 
 
 class LaneLimits(Protocol):
@@ -48,35 +48,35 @@ class ModelUnreachable(ServerUnavailable):
     """No answer came from the model's server; the text is short ASCII."""
 
 
-def is_handlers_own(answer: UpstreamAnswer) -> bool:
-    """Whether our handler made the answer; an answer without its mark is TorchServe's own."""
+def is_from_handler(answer: UpstreamAnswer) -> bool:
+    """Whether Clearsight's handler made the answer: it sets a header that TorchServe's own answers lack."""
     return ANSWER_HEADER in answer.headers
 
 
 def is_queue_full(answer: UpstreamAnswer) -> bool:
-    """Whether TorchServe refused the request because its queue is full (its text speaks of missing workers)."""
-    return answer.status == 503 and not is_handlers_own(answer) and b"ServiceUnavailableException" in answer.body
+    """Whether TorchServe refused the request because its queue is full (its text blames missing workers)."""
+    return answer.status == 503 and not is_from_handler(answer) and b"ServiceUnavailableException" in answer.body
 
 
 def is_wrong_lane(answer: UpstreamAnswer) -> bool:
-    """Whether our handler met a row that belongs into the explain lane."""
-    return answer.status == WRONG_LANE_STATUS and is_handlers_own(answer)
+    """Whether the predict lane's handler found a row that asks for an explanation."""
+    return answer.status == WRONG_LANE_STATUS and is_from_handler(answer)
 
 
 def _is_bad_token(answer: UpstreamAnswer) -> bool:
     """Whether TorchServe refused the token: it answers 400, not 401."""
-    return answer.status == 400 and not is_handlers_own(answer) and b"InvalidKey" in answer.body
+    return answer.status == 400 and not is_from_handler(answer) and b"InvalidKey" in answer.body
 
 
 def _is_lost_worker(answer: UpstreamAnswer) -> bool:
     """Whether a worker died or failed under the request; scoring is idempotent, so it may be sent again."""
-    return answer.status in (500, 503, 507) and not is_handlers_own(answer) and not is_queue_full(answer)
+    return answer.status in (500, 503, 507) and not is_from_handler(answer) and not is_queue_full(answer)
 
 
 class Lane:
     """Admission and forwarding. At most `max_running` requests are sent at a time, the others wait first in, first out.
 
-    Cancelling `forward` gives the place back, wherever the request stands.
+    Cancelling `forward` frees the slot of the request, queued or running.
     """
 
     def __init__(
@@ -102,12 +102,12 @@ class Lane:
         self._wake()
 
     def worker_lost(self) -> None:
-        """Send what runs now and stays without an answer once more, and take the answer that comes first.
+        """Send the running requests that get no answer a second time, and take the answer that comes first.
 
         TorchServe answers what a dying worker computes, but forgets the requests it was still collecting for a batch
         (0.12: the interrupt ends `Model.pollInferJob` after it took them from the queue, and nobody puts them back).
         """
-        self._loop.call_later(SECOND_COPY_AFTER_S, self._pool.send_again, self._pool.running(), is_handlers_own)
+        self._loop.call_later(SECOND_COPY_AFTER_S, self._pool.send_again, self._pool.running(), is_from_handler)
 
     def close(self) -> None:
         """Close idle connections; running requests finish."""
@@ -172,23 +172,23 @@ class Lane:
         return self._head
 
     async def _acquire(self) -> None:
-        """Wait for a place among the running requests; the place is counted by whoever frees it."""
+        """Wait for one of `max_running` slots. `_wake` counts the slot for the request that it wakes."""
         if self.num_running < self.limits.max_running:
             self.num_running += 1
             return
-        place = self._loop.create_future()
-        self._waiting.append(place)
+        slot = self._loop.create_future()
+        self._waiting.append(slot)
         try:
-            await place
+            await slot
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled():  # the place came together with the cancellation
+            if slot.done() and not slot.cancelled():  # the slot came together with the cancellation
                 self.num_running -= 1
                 self._wake()
             raise
 
     def _wake(self) -> None:
         while self._waiting and self.num_running < self.limits.max_running:
-            place = self._waiting.popleft()
-            if not place.done():
+            slot = self._waiting.popleft()
+            if not slot.done():
                 self.num_running += 1
-                place.set_result(None)
+                slot.set_result(None)

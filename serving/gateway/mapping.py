@@ -1,10 +1,10 @@
-"""From the model server's answer to the client's: what Azure's gateway makes of a container's statuses."""
+"""Maps an answer of the model's server to one for the client, with the statuses of Azure's gateway."""
 
 import re
 from dataclasses import replace
 
 from clearsight.serving.gateway.answers import JSON, REASONS, HttpAnswer, error, model_error
-from clearsight.serving.gateway.lane import is_handlers_own, is_queue_full, is_wrong_lane
+from clearsight.serving.gateway.lane import is_from_handler, is_queue_full, is_wrong_lane
 from clearsight.serving.gateway.upstream import UpstreamAnswer
 from clearsight.wire.lane_protocol import DEGRADED_HEADER, TELEMETRY_HEADER
 
@@ -22,15 +22,15 @@ OVERLOADED = error(
 def map_answer(answer: UpstreamAnswer) -> HttpAnswer:
     """200 stays 200 and a handler's own 408 stays 408; a full queue becomes 429; everything else becomes 424.
 
-    Of the headers only the content type, `x-ms-run-…` and `x-explanation-degraded` pass. "Wrong lane" (421) is a word
-    between handler and gateway: where there is no other lane to ask, the client sees the refusal as a 400.
+    Of the headers only the content type, `x-ms-run-…` and `x-explanation-degraded` pass. The status 421 (wrong lane) is
+    for the gateway alone: where the deployment has no other lane, the client gets 400.
     """
     if is_queue_full(answer):
         return OVERLOADED
     if is_wrong_lane(answer):
         return model_error(400, REASONS[400], answer.body)
     content_type = _printable(answer.headers.get("content-type", JSON))
-    if answer.status == 200 or (answer.status == 408 and is_handlers_own(answer)):
+    if answer.status == 200 or (answer.status == 408 and is_from_handler(answer)):
         headers = {name: _printable(value) for name, value in answer.headers.items() if PASSED_HEADER.fullmatch(name)}
         telemetry = answer.headers.get(TELEMETRY_HEADER, "")
         return HttpAnswer(

@@ -1,4 +1,4 @@
-"""The gateway as a process: put together, started, drained."""
+"""The process of the gateway: assembly, start, drain."""
 
 import asyncio
 import resource
@@ -111,7 +111,7 @@ async def serve(options: Options) -> bool:
             listener = _bind("127.0.0.1", options.metrics_port)
             await web.SockSite(runner, listener).start()
             announcement["metrics_url"] = f"http://127.0.0.1:{listener.getsockname()[1]}/metrics"
-        # Last: who gets an answer here knows that everything listens.
+        # Last: a client that gets an answer here can rely on everything else listening.
         runner = await _start(control.application(), runners)
         await web.SockSite(runner, control_listener).start()
         sys.stdout.write(orjson.dumps(announcement).decode() + "\n")

@@ -1,4 +1,4 @@
-"""One request as the gateway passes it around, and what decides about it."""
+"""A request inside the gateway, and the interface of the service that answers it."""
 
 import os
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ class Request:
     answered: float = 0.0
     """When the answer was ready to be written; 0 before."""
     answer_headers: dict[str, str] = field(default_factory=dict)
-    """Headers of whatever will be answered."""
+    """Headers that the answer gets in any case."""
     endpoint: str = ""
     deployment: str = ""
     lane: str = ""
@@ -41,7 +41,7 @@ class Request:
     is_explanation: bool = False
     """Whether the route asks for explanations of all rows."""
     is_job: bool = False
-    """Whether the route asks for them to be made while the client does not wait."""
+    """Whether the route asks for explanations as a job, for which the client does not wait."""
     auth_type: str = ""
     client_request_id: str = ""
     num_reserved: int = 0
@@ -49,7 +49,7 @@ class Request:
 
 
 class Service(Protocol):
-    """What decides about requests. `complete` is called exactly once per request, whatever became of it."""
+    """Answers requests. `complete` is called exactly once per request, however it ended."""
 
     def begin(self, request: Request) -> HttpAnswer | None:
         """Look at the head; an answer refuses or serves the request without its body."""
@@ -61,11 +61,11 @@ class Service(Protocol):
         """Answer the complete request. Cancelled when the client goes."""
 
     def complete(self, request: Request, answer: HttpAnswer | None, num_bytes: int) -> None:
-        """`answer` with its body of `num_bytes` was handed to the system; None: the client went first."""
+        """`answer`, with a body of `num_bytes`, was written; None: the client closed the connection before."""
 
 
 class RequestIds:
-    """Random UUIDs, from random bytes fetched for many at a time."""
+    """Random UUIDs. The random bytes of many are fetched at a time."""
 
     def __init__(self, num_at_a_time: int = 256) -> None:
         self._num_bytes = 16 * num_at_a_time

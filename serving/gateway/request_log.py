@@ -1,6 +1,6 @@
 """The request log: one JSON line per request, with the column names of Azure's online endpoint traffic log.
 
-Lines are kept in memory and written by a thread, so that a slow disk never holds up a request. A full or read-only
+Lines are kept in memory and written by a thread, so that a slow disk never delays a request. A full or read-only
 disk costs lines, which are counted, and nothing else. Neither keys nor images are ever in a line, and JSON escapes
 every control character a client may send.
 """
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 MAX_USER_AGENT_CHARS = 70
 MAX_PATH_CHARS = 200
 CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for a client that went before its answer."""
+"""nginx's status for a client that closed the connection before its answer."""
 
 
 class RequestLog:
@@ -138,6 +138,6 @@ class RequestLog:
 
 
 def _clean(text: str, max_chars: int) -> str:
-    """A client's text, cut, with bytes that are not UTF-8 spelled out."""
+    """A text of the client, cut, with bytes that are not UTF-8 escaped."""
     text = text[:max_chars]
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""The routing table compiled for the hot path: credentials as bytes, weights accumulated, generations at hand."""
+"""The routing table prepared for fast look-ups: hashes as bytes, cumulative weights, generations by name."""
 
 import hashlib
 import hmac
@@ -43,7 +43,7 @@ class Route:
     def accepts(self, authorization: str | None) -> bool:
         """Whether an Authorization header carries a valid credential.
 
-        Hashes are compared in constant time, all of them always, so that time tells nothing about which one failed.
+        All hashes are compared, in constant time, so that the duration does not show which one matched.
         """
         if authorization is None or authorization[: len(SCHEME)].lower() != SCHEME:
             return False

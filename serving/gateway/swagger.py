@@ -117,9 +117,9 @@ def _document(endpoint: str, version: str) -> bytes:
 
 
 def _parameter(row: ParameterRow, version: str) -> dict[str, Any]:
-    """The schema of a key of `xai_parameters` in the words of a version.
+    """The schema of a key of `xai_parameters` as a version of the specification writes it.
 
-    Before OpenAPI 3.1 an open end of a range is a flag beside the bound; Swagger 2.0 cannot say "a list or one word".
+    Before OpenAPI 3.1 an open end of a range is a flag beside the bound; Swagger 2.0 has no "either list or string".
     """
     schema = row.json_schema()
     if version == "2":
@@ -161,11 +161,11 @@ def _job(is_v2: bool, operation_id: str, summary: str) -> dict[str, Any]:
     responses = {"200": {"description": "The job", **_content(is_v2, "Job")}}
     for status, text in (("401", DESCRIPTIONS[401]), ("404", "No such endpoint, or no such job")):
         responses[status] = {"description": text, **_content(is_v2, "ErrorResponse")}
-    place: dict[str, Any] = {"name": "id", "in": "path", "required": True}
-    place |= {"type": "string"} if is_v2 else {"schema": {"type": "string"}}
+    parameter: dict[str, Any] = {"name": "id", "in": "path", "required": True}
+    parameter |= {"type": "string"} if is_v2 else {"schema": {"type": "string"}}
     return {
         **_operation(operation_id, summary, responses),
-        "parameters": [place],
+        "parameters": [parameter],
         "security": [{"Bearer": []}],
     }
 

@@ -1,4 +1,4 @@
-"""The routing table: everything the gateway knows about endpoints, given whole by the management plane.
+"""The routing table: all that the gateway knows about endpoints, one document from the management plane.
 
 A table is immutable. A change is a new table with a higher `version`, sent by `PUT /table`; see `control.py`.
 
@@ -38,7 +38,7 @@ __all__ = [
 type_config = ConfigDict(extra="forbid", strict=True)
 
 AuthMode = Literal["key", "aml_token", "aad_token"]
-"""How the bearer credential came about; the gateway only compares its hash and writes the mode to the log."""
+"""Kind of the bearer credential. The gateway only compares its hash and logs the kind."""
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$", max_length=64)]
 Sha256Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -48,7 +48,7 @@ AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
 
 MAX_JOBS: Final = 8
 JOB_TIMEOUT_S: Final = 900.0
-"""Of explanations that nobody waits for in a request, where a deployment says nothing."""
+"""Time limit of an explanation job whose deployment sets none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Deployment:
     `max_in_flight` bounds requests waiting and running (429 beyond), `max_running` those forwarded at a time,
     `request_timeout_s` the time from the last byte of a request to the answer (408 beyond). None of these limits count
     what runs in the `explain` lane; without that lane, explanations are refused. `lost_workers` counts those of the
-    process that have died: whenever it grows, requests that stay without an answer are sent once more.
+    process that have died: when it grows, predictions that get no answer are sent a second time.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = type_config
@@ -151,18 +151,18 @@ class RoutingTable:
 
     @staticmethod
     def from_json(content: bytes | str) -> "RoutingTable":
-        """Parse and check a table. Raises InvalidDocument that lists every fault with its place."""
+        """Parse and check a table. Raises InvalidDocument that lists every fault with its key path."""
         try:
             return _adapter().validate_json(content)
         except ValidationError as error:
             faults = [
-                Fault("BAD_VALUE", _place(entry["loc"]), entry["msg"].removeprefix("Value error, "))
+                Fault("BAD_VALUE", _key_path(entry["loc"]), entry["msg"].removeprefix("Value error, "))
                 for entry in error.errors(include_url=False, include_input=False, include_context=False)
             ]
             raise InvalidDocument("routing table", faults) from None
 
 
-def _place(location: tuple[int | str, ...]) -> str:
+def _key_path(location: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in location) or "table"
 
 

@@ -1,7 +1,7 @@
-"""The private side: requests to one TorchServe over its unix socket, on kept-alive connections.
+"""Requests to one TorchServe over its unix socket, on persistent connections.
 
-Both ends are ours, so the client speaks little HTTP/1.1 and is strict about it: answers are framed by Content-Length
-(TorchServe sets it on every whole answer); anything else counts as a broken connection.
+This client knows only the part of HTTP/1.1 that TorchServe uses: answers are framed by Content-Length (TorchServe sets
+it on every complete answer); anything else counts as a broken connection.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ class UpstreamAnswer:
 
 
 class ConnectionBroken(Exception):
-    """The connection could not be made, died, or spoke nonsense.
+    """The connection could not be made, was closed, or brought a malformed answer.
 
     `answer_began` tells whether a byte of the answer was seen: only without one may the request be sent again.
     """
@@ -39,7 +39,7 @@ class ConnectionBroken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request without an answer yet. `waiter` is done when it has one, or when nobody waits for it any more."""
+    """A request under way. `waiter` is done when it has an answer or was cancelled."""
 
     message: Message
     connection: "_Connection"
@@ -61,7 +61,7 @@ class UpstreamPool:
     async def exchange(self, message: Message, *, fresh: bool = False) -> UpstreamAnswer:
         """Send a whole request and return the answer. Raises ConnectionBroken.
 
-        `fresh` opens a new connection instead of taking an idle one, which may be as dead as the last. Cancelling
+        `fresh` opens a new connection instead of reusing an idle one, which may be broken too. Cancelling
         closes the connection, so that a late answer can never meet the next request.
         """
         connection = self._take_idle() if not fresh else None
@@ -158,7 +158,7 @@ class _Connection(asyncio.Protocol):
         return waiter
 
     def take(self, answer: UpstreamAnswer) -> None:
-        """End the exchange with an answer that came another way; what may still come here is nobody's."""
+        """End the exchange with an answer from another connection; an answer that still arrives here is dropped."""
         waiter = self.waiter
         self.abort()
         if waiter is not None:
@@ -176,7 +176,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if self.waiter is None:  # an answer nobody asked for
+        if self.waiter is None:  # an answer without a request
             self.abort()
         elif self._num_missing < 0:
             self._head += data

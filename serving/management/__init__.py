@@ -1,1 +1,1 @@
-"""Endpoints and deployments: what is stored, what the verbs decide, and the socket on which they are heard."""
+"""Endpoints and deployments: the store, the operations behind the verbs, and the control socket."""

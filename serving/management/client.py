@@ -1,4 +1,4 @@
-"""Speak a verb: to the running server of the workspace, or, when there is none, straight to the store."""
+"""Runs a verb: on the running server of the workspace or, when there is none, directly on the store."""
 
 import asyncio
 import contextlib
@@ -18,10 +18,10 @@ from clearsight.serving.management.store import DeploymentRecord, EndpointStore,
 from clearsight.serving.management.views import view_of
 from clearsight.unix_sockets import reachable_path
 
-__all__ = ["NothingServes", "call"]
+__all__ = ["OfflineRuntime", "call"]
 
 START_TIMEOUT_S: Final = 20.0
-"""How long a verb waits for a server that holds the store but does not listen yet, or no more."""
+"""How long a verb waits for a server that holds the store while it starts or stops."""
 
 POLL_S: Final = 0.2
 
@@ -33,8 +33,8 @@ ERRORS: Final[Mapping[int, type[ClearsightError]]] = {
 }
 
 
-class NothingServes:
-    """The runtime of verbs without a server: they write the store, and a later server starts what it holds."""
+class OfflineRuntime:
+    """The runtime of verbs without a server: they write the store, and the next server starts what it holds."""
 
     is_serving = False
 
@@ -42,10 +42,10 @@ class NothingServes:
         raise ServerUnavailable("no server runs")
 
     async def publish(self) -> None:
-        """Nobody listens."""
+        """No gateway runs."""
 
     async def retire(self, endpoint: str, deployment: str) -> None:
-        """Nothing runs."""
+        """No process runs."""
 
 
 def call(
@@ -55,14 +55,14 @@ def call(
     on_step: Step = lambda step: None,
     on_offline: Callable[[], None] = lambda: None,
 ) -> Any:
-    """Speak a verb and wait for its end; its result. Raises the ClearsightError that the verb raised.
+    """Run a verb to its end and return its result. Raises the ClearsightError that the verb raised.
 
-    `on_offline` is called when no server runs and the verb was done on the store alone.
+    `on_offline` is called when no server runs and the verb has changed or read the store alone.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
     is_waiting = False
     while True:
-        with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):  # none, or that of a killed server
+        with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):  # no socket, or that of a killed server
             return asyncio.run(_call_server(workspace, verb, arguments, on_step))
         try:
             result = _call_store(workspace, verb, arguments)
@@ -81,7 +81,7 @@ def call(
 def _call_store(workspace: Workspace, verb: str, arguments: Mapping[str, Any]) -> Any:
     store = EndpointStore(workspace)
     with store.lock():
-        service = EndpointService(store, ModelRegistry(workspace), NothingServes())
+        service = EndpointService(store, ModelRegistry(workspace), OfflineRuntime())
         given = {name: value for name, value in arguments.items() if name != "no_wait"}
         return view_of(asyncio.run(VERBS[verb](service, **given)), store.base_url)
 

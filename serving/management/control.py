@@ -1,8 +1,8 @@
-"""The management socket: verbs in, lines of JSON out.
+"""The control socket of `clearsight serve`: it receives verbs and answers with lines of JSON.
 
 `POST /<verb>` with the arguments as a JSON object answers 200 and one line of JSON per event:
 `{"step": "…"}` while something takes time, and at the end `{"result": …}` or `{"error": {"status", "message"}}`.
-A client that goes away does not stop what it asked for.
+A verb runs to its end even if its client closes the connection.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ class ControlServer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen. A socket that nobody listens on any more is replaced; raises Conflict when somebody does."""
+        """Listen. The socket of a server that was killed is replaced; raises Conflict when a server listens on it."""
         application = web.Application(client_max_size=4 * 1024 * 1024)
         application.router.add_post("/{verb}", self._handle)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)

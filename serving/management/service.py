@@ -1,8 +1,8 @@
-"""What the verbs decide. No HTTP and no processes in here: those are behind `Runtime`."""
+"""The operations behind the verbs. HTTP and processes are kept out: processes stand behind `Runtime`."""
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -46,7 +46,7 @@ Step = Callable[[str], None]
 
 
 class Runtime(Protocol):
-    """What makes the stored state real."""
+    """Brings the running processes in line with the store."""
 
     @property
     def is_serving(self) -> bool:
@@ -59,10 +59,10 @@ class Runtime(Protocol):
         """
 
     async def publish(self) -> None:
-        """Make the gateway follow the store; afterwards no request sees the state before."""
+        """Send the stored state to the gateway; afterwards no request sees the state before."""
 
     async def retire(self, endpoint: str, deployment: str) -> None:
-        """Drain and stop the process of a deployment that is in no table any more. None is no error."""
+        """Drain and stop the process, if any, of a deployment that has left the table."""
 
 
 class EndpointService:
@@ -80,7 +80,7 @@ class EndpointService:
     async def create_endpoint(self, document: Mapping[str, Any]) -> EndpointRecord:
         """Create an endpoint, or replace one of that name.
 
-        The keys and deployments of a present one stay, and its traffic unless the document speaks of traffic.
+        An existing one keeps its keys and deployments, and its traffic unless the document sets traffic.
         """
         parsed = parse_endpoint(document)
         record = self.store.find(parsed.name)
@@ -99,7 +99,7 @@ class EndpointService:
         traffic: Mapping[str, Any] | None = None,
         mirror_traffic: Mapping[str, Any] | None = None,
     ) -> EndpointRecord:
-        """Change keys of an endpoint; `traffic` replaces the whole table, names not given become 0."""
+        """Change fields of an endpoint; `traffic` replaces all shares: deployments without one get 0."""
         record = self.store.get(name)
         document = apply_overrides(record.document.to_document(), overrides or {})
         if traffic is not None:
@@ -141,7 +141,7 @@ class EndpointService:
             await self.runtime.retire(name, deployment)
 
     async def get_credentials(self, name: str) -> Keys | Token:
-        """The keys of an endpoint, or a token; a new one when the last has passed half of its life."""
+        """The keys of an endpoint, or a token: a new one when the last one is in the second half of its life."""
         record = self.store.get(name)
         if record.document.auth_mode == "key":
             return Keys(record.primary_key, record.secondary_key)
@@ -156,7 +156,7 @@ class EndpointService:
         return current[-1]
 
     async def regenerate_keys(self, name: str, key_type: str = "primary") -> None:
-        """Replace one key at once; the other one goes on working."""
+        """Replace one key at once; the other one stays valid."""
         record = self.store.get(name)
         if record.document.auth_mode != "key":
             raise UserError(f"Endpoint '{name}' does not use keys for authentication.")
@@ -176,8 +176,7 @@ class EndpointService:
         read_overrides(parsed)
         endpoint = self.store.get(parsed.endpoint_name)
         present = endpoint.deployments.get(parsed.name)
-        self._reserve(parsed.endpoint_name, parsed.name)
-        try:
+        with self._operation(parsed.endpoint_name, parsed.name):
             if present is not None and present.state != "Failed":
                 raise Conflict(
                     f"endpoint {parsed.endpoint_name!r} already has a deployment {parsed.name!r}; "
@@ -198,8 +197,6 @@ class EndpointService:
                 endpoint = self.store.get(parsed.endpoint_name)
                 await self._put_endpoint(endpoint, replace(endpoint.document, traffic={parsed.name: 100}))
             return record
-        finally:
-            self._busy.discard((parsed.endpoint_name, parsed.name))
 
     async def update_deployment(
         self,
@@ -209,12 +206,11 @@ class EndpointService:
         document: Mapping[str, Any] | None = None,
         on_step: Step = lambda step: None,
     ) -> DeploymentRecord:
-        """Change a deployment. The present process serves until the new one is ready, and if that fails, on.
+        """Change a deployment. The present process serves until the new one is ready, and stays if that one fails.
 
-        Without any change the same is started anew, for example after an edit of `settings.json`.
+        Without any change the same version is restarted, for example after an edit of `settings.json`.
         """
-        self._reserve(endpoint_name, name.lower())
-        try:
+        with self._operation(endpoint_name, name.lower()):
             present = self.store.get(endpoint_name).deployment(name.lower())
             if present.state == "Creating" and self.runtime.is_serving:
                 raise Conflict(f"deployment {name!r} is being created; wait for it")
@@ -237,13 +233,11 @@ class EndpointService:
             )
             self.store.put_deployment(replace(present, state="Updating", generation=updated.generation))
             return await self._roll_out(updated, on_step, previous=present)
-        finally:
-            self._busy.discard((endpoint_name, name.lower()))
 
     async def _roll_out(
         self, record: DeploymentRecord, on_step: Step, previous: DeploymentRecord | None = None
     ) -> DeploymentRecord:
-        """Bring `record` up and store how it went. A failed update keeps the previous version and its state."""
+        """Start `record` and store the outcome. A failed update keeps the previous version and its state."""
         if not self.runtime.is_serving:
             return self.store.put_deployment(replace(record, state="Creating", failure=None))
         try:
@@ -273,24 +267,21 @@ class EndpointService:
         share = endpoint.traffic.get(record.name, 0)
         if share:
             raise Conflict(f"deployment {record.name!r} must have no traffic, but has {share} %; set it to 0 first")
-        self._reserve(endpoint_name, record.name)
-        try:
+        with self._operation(endpoint_name, record.name):
             self.store.put(endpoint.without_deployment(record.name))
             await self.runtime.publish()
             await self.runtime.retire(endpoint_name, record.name)
-        finally:
-            self._busy.discard((endpoint_name, record.name))
 
     async def get_logs(self, endpoint_name: str, name: str, lines: int = 5000, container: str = "") -> str:
-        """The last lines that TorchServe and its workers wrote. Nothing is initialised from a store here."""
+        """The last lines that TorchServe and its workers wrote; empty for `storage-initializer`: it has none here."""
         record = self.store.get(endpoint_name).deployment(name.lower())
         return "" if container == "storage-initializer" else read_logs(self.store.workspace, record, lines)
 
     async def restore(self, on_step: Callable[[str, str], None]) -> None:
-        """Bring up every stored deployment, one after the other; called once, when a server starts.
+        """Start every stored deployment, one after the other; called once, when a server starts.
 
-        `on_step` gets the name of a deployment and what is being done with it. One that fails is `Failed` and does
-        not keep the others from starting.
+        `on_step` gets the name of a deployment and the present step. A deployment that fails gets the state `Failed`,
+        and the others start all the same.
         """
         for endpoint in self.store.endpoints():
             for name in sorted(endpoint.deployments):
@@ -299,22 +290,26 @@ class EndpointService:
 
     async def _restore(self, endpoint_name: str, name: str, on_step: Callable[[str, str], None]) -> None:
         record = self.store.get(endpoint_name).deployment(name)
-        self._reserve(endpoint_name, name)
-        try:
-            record = self.store.put_deployment(
-                replace(record, state="Creating", generation=record.generation + 1, failure=None)
-            )
-            await self._roll_out(record, lambda step: on_step(f"{endpoint_name}/{name}", step))
-            on_step(f"{endpoint_name}/{name}", "ready")
-        except ClearsightError as error:
-            on_step(f"{endpoint_name}/{name}", f"failed: {error}")
-        finally:
-            self._busy.discard((endpoint_name, name))
+        with self._operation(endpoint_name, name):
+            try:
+                record = self.store.put_deployment(
+                    replace(record, state="Creating", generation=record.generation + 1, failure=None)
+                )
+                await self._roll_out(record, lambda step: on_step(f"{endpoint_name}/{name}", step))
+                on_step(f"{endpoint_name}/{name}", "ready")
+            except ClearsightError as error:
+                on_step(f"{endpoint_name}/{name}", f"failed: {error}")
 
-    def _reserve(self, endpoint_name: str, name: str) -> None:
+    @contextlib.contextmanager
+    def _operation(self, endpoint_name: str, name: str) -> Iterator[None]:
+        """Allow one operation at a time on a deployment. Raises Conflict while another one runs."""
         if (endpoint_name, name) in self._busy:
             raise Conflict(f"deployment {name!r} of endpoint {endpoint_name!r} has an operation running; wait for it")
         self._busy.add((endpoint_name, name))
+        try:
+            yield
+        finally:
+            self._busy.discard((endpoint_name, name))
 
     def _resolve(self, document: DeploymentDocument) -> Path:
         """The folder of the package that the document names."""
@@ -323,13 +318,13 @@ class EndpointService:
 
 
 def _runs_like(one: DeploymentDocument, other: DeploymentDocument) -> bool:
-    """True when a change from one to the other needs no new process."""
-    quiet: dict[str, Any] = {"description": None, "tags": {}, "properties": {}, "inert": {}, "warnings": ()}
-    return replace(one, **quiet) == replace(other, **quiet)
+    """True when both documents describe the same process."""
+    without_effect: dict[str, Any] = {"description": None, "tags": {}, "properties": {}, "inert": {}, "warnings": ()}
+    return replace(one, **without_effect) == replace(other, **without_effect)
 
 
 def _failure_of(error: BaseException) -> Failure:
-    """Azure's code for what went wrong while a deployment was made."""
+    """The error that ended the start of a deployment, with Azure's code."""
     match error:
         case WorkersFailed():
             return Failure("ResourceNotReady", str(error))

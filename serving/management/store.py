@@ -57,18 +57,18 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentRecord:
-    """A deployment as it was asked for, and how far it has come."""
+    """A deployment as requested, and its state."""
 
     document: DeploymentDocument
     package: Path
-    """Folder of the model package, resolved when the deployment was made."""
+    """Folder of the model package, resolved when the deployment was created."""
     state: ProvisioningState = "Creating"
     failure: Failure | None = None
-    """Of the last create or update; after a failed update the previous version still serves."""
+    """Failure of the last create or update; after a failed update the previous version still serves."""
     generation: int = 0
     """Counts the processes started for this deployment."""
     serving: Mapping[str, Any] = field(default_factory=dict)
-    """How it runs: backend, precision, workers, threads, batch size, and where the choice came from."""
+    """How it runs: backend, precision, workers, threads, batch size, and the source of that choice."""
 
     @property
     def name(self) -> str:
@@ -77,7 +77,7 @@ class DeploymentRecord:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The two lasting credentials of an endpoint with `auth_mode: key`; one can be replaced while the other works."""
+    """The two permanent credentials of an endpoint with `auth_mode: key`; one can be replaced while the other works."""
 
     primary: str
     secondary: str
@@ -135,7 +135,7 @@ class EndpointRecord:
 
 
 class StoreInUse(Conflict):
-    """Another process holds the store."""
+    """Another process has locked the store."""
 
 
 class EndpointStore:
@@ -146,13 +146,13 @@ class EndpointStore:
         self.folder = workspace.endpoints
         self.file = self.folder / "store.json"
         self.base_url = DEFAULT_BASE_URL
-        """Where the gateway was last told to listen."""
+        """URL on which the gateway was last started."""
         self._endpoints: dict[str, EndpointRecord] = {}
         self.reload()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the store for one process. Raises StoreInUse when another one holds it."""
+        """Lock the store for this process. Raises StoreInUse when another process has locked it."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -189,7 +189,7 @@ class EndpointStore:
         return self._endpoints.get(name)
 
     def get(self, name: str) -> EndpointRecord:
-        """Raises NotFound, with the names there are."""
+        """Raises NotFound, which lists the existing names."""
         record = self._endpoints.get(name)
         if record is None:
             known = ", ".join(sorted(self._endpoints)) or "none"

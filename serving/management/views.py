@@ -1,4 +1,4 @@
-"""What the verbs print, in `az ml`'s words: made at the edge from the records that the service returns."""
+"""The output of the verbs in the form of `az ml`, made from the records that the service returns."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def view_of(result: object, base_url: str) -> Any:
 
 
 def endpoint_view(record: EndpointRecord, base_url: str) -> dict[str, Any]:
-    """The keys of the YAML file in snake case, and where the endpoint is."""
+    """The keys of the YAML file in snake case, and the URLs of the endpoint."""
     uri = f"{base_url}/endpoints/{record.name}"
     document = record.document
     return {
@@ -51,7 +51,7 @@ def endpoint_view(record: EndpointRecord, base_url: str) -> dict[str, Any]:
 
 
 def deployment_view(record: DeploymentRecord) -> dict[str, Any]:
-    """The keys of the YAML file, how far it is, how it runs, and why it failed if it did."""
+    """The keys of the YAML file, the state, how it runs, and why it failed if it did."""
     view = {
         **record.document.to_document(),
         "provisioning_state": record.state,

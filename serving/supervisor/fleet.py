@@ -1,4 +1,4 @@
-"""The running processes: one TorchServe per deployment, and the gateway that follows them."""
+"""The running processes: one TorchServe per deployment, and the gateway whose routing table they determine."""
 
 import asyncio
 import contextlib
@@ -39,8 +39,8 @@ DRAIN_POLL_S: Final = 0.05
 
 
 @dataclass(slots=True)
-class DeploymentProcesses:
-    """A process of a deployment. `is_ready` is what the gateway is told."""
+class DeploymentProcess:
+    """The running process of a deployment. `is_ready` is the state that the gateway gets."""
 
     document: DeploymentDocument
     process: TorchServeProcess
@@ -71,7 +71,7 @@ class Fleet:
         self._ledger = ledger
         self._num_cores = num_cores
         self._measure = measure
-        self._instances: dict[tuple[str, str], DeploymentProcesses] = {}
+        self._instances: dict[tuple[str, str], DeploymentProcess] = {}
         self._publishing = asyncio.Lock()
         self._published: Mapping[str, Endpoint] | None = None
         self._version = int(time.time() * 1000)  # grows across restarts of the server
@@ -101,7 +101,7 @@ class Fleet:
             raise
         key = (document.endpoint_name, document.name)
         predecessor = self._instances.get(key)
-        instance = DeploymentProcesses(
+        instance = DeploymentProcess(
             document, process, f"{document.endpoint_name}--{document.name}-{record.generation}"
         )
         self._instances[key] = instance
@@ -127,12 +127,12 @@ class Fleet:
                 log.warning("the routing table was not sent: %s", error)
 
     async def publish_if_changed(self) -> None:
-        """Send the table when time has changed it: tokens expire."""
+        """Send the table if it differs from the last one, as it does when a token has expired."""
         if self.table().endpoints != self._published:
             await self.publish()
 
     def table(self) -> RoutingTable:
-        """What the gateway has to know now."""
+        """The present routing table, made of the store and the running processes."""
         now = time.time()
         return RoutingTable(
             version=self._version,
@@ -152,7 +152,7 @@ class Fleet:
         document = instance.document if instance else endpoint.deployments[name].document
         settings = document.request_settings
         max_running = settings.max_concurrent_requests_per_instance * document.instance_count
-        nowhere = str(self._workspace.endpoints / "none")
+        no_key_file = str(self._workspace.endpoints / "none")
         return Deployment(
             ready=instance is not None and instance.is_ready,
             generation=instance.generation if instance else f"{endpoint.name}--{name}-0",
@@ -162,7 +162,7 @@ class Fleet:
                 key_file=str(instance.process.folder.key_file),
             )
             if instance
-            else Upstream(socket="/dev/null", path=f"/predictions/{name}", key_file=nowhere),
+            else Upstream(socket="/dev/null", path=f"/predictions/{name}", key_file=no_key_file),
             max_running=max_running,
             max_in_flight=2 * max_running,
             request_timeout_s=settings.request_timeout_ms / 1000,
@@ -171,13 +171,13 @@ class Fleet:
         )
 
     async def retire(self, endpoint: str, deployment: str) -> None:
-        """Drain and stop a deployment that the gateway no longer knows."""
+        """Drain and stop a deployment that has left the routing table."""
         instance = self._instances.pop((endpoint, deployment), None)
         if instance is not None:
             await self._end(instance)
 
     async def stop(self) -> None:
-        """Stop every process; the gateway must have drained before."""
+        """Stop every process. The gateway must have drained before."""
         instances = list(self._instances.values())
         self._instances.clear()
         await asyncio.gather(*(self._end(instance, drain=False) for instance in instances))
@@ -193,7 +193,7 @@ class Fleet:
         if process.pid is not None:
             self._ledger.remove(process.pid)
 
-    async def _end(self, instance: DeploymentProcesses, drain: bool = True) -> None:
+    async def _end(self, instance: DeploymentProcess, drain: bool = True) -> None:
         if instance.watcher is not None:
             instance.watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -202,8 +202,8 @@ class Fleet:
             await self._drain(instance)
         await self._stop(instance.process)
 
-    async def _drain(self, instance: DeploymentProcesses) -> None:
-        """Wait until the gateway counts no request of this generation, at most as long as one may take."""
+    async def _drain(self, instance: DeploymentProcess) -> None:
+        """Wait until the gateway counts no request of this generation, at most for the time limit of one."""
         deadline = time.monotonic() + instance.document.request_settings.request_timeout_ms / 1000 + DRAIN_MARGIN_S
         while time.monotonic() < deadline:
             with contextlib.suppress(ServerUnavailable):
@@ -212,8 +212,8 @@ class Fleet:
             await asyncio.sleep(DRAIN_POLL_S)
         log.warning("%s still has requests in flight; stopping it", instance.generation)
 
-    async def _watch(self, instance: DeploymentProcesses) -> None:
-        """Probe an instance, and start it anew when it ends or fails its liveness probe. Never returns."""
+    async def _watch(self, instance: DeploymentProcess) -> None:
+        """Probe an instance, and restart it when it ends or fails its liveness probe. Never returns."""
         while True:
             try:
                 await self._watch_until_dead(instance)
@@ -221,7 +221,7 @@ class Fleet:
             except ClearsightError as error:
                 log.error("%s: %s", instance.generation, error)
 
-    async def _watch_until_dead(self, instance: DeploymentProcesses) -> None:
+    async def _watch_until_dead(self, instance: DeploymentProcess) -> None:
         readiness, liveness = instance.document.readiness_probe, instance.document.liveness_probe
         ended = asyncio.create_task(instance.process.wait())
         following = asyncio.create_task(instance.process.follow_workers(partial(self._worker_lost, instance)))
@@ -247,33 +247,33 @@ class Fleet:
             following.cancel()
 
     @staticmethod
-    async def _probe(instance: DeploymentProcesses, probe: Probe) -> bool:
-        """True when at least one worker is READY. TorchServe itself restarts the others."""
+    async def _probe(instance: DeploymentProcess, probe: Probe) -> bool:
+        """True when at least one worker is READY. TorchServe restarts workers by itself."""
         try:
             async with asyncio.timeout(probe.timeout):
                 return any(status == "READY" for _, status in await instance.process.worker_states())
         except (ServerUnavailable, TimeoutError):
             return False
 
-    async def _set_ready(self, instance: DeploymentProcesses, is_ready: bool) -> None:
+    async def _set_ready(self, instance: DeploymentProcess, is_ready: bool) -> None:
         if instance.is_ready != is_ready:
             log.warning("%s is %s", instance.generation, "ready" if is_ready else "not ready")
             instance.is_ready = is_ready
             await self.publish()
 
-    async def _worker_lost(self, instance: DeploymentProcesses) -> None:
+    async def _worker_lost(self, instance: DeploymentProcess) -> None:
         log.warning("%s lost a worker; TorchServe starts another", instance.generation)
         instance.num_lost_workers += 1
         await self.publish()
 
-    async def _restart(self, instance: DeploymentProcesses) -> None:
-        """Replace a dead process by a new one of the same plan."""
+    async def _restart(self, instance: DeploymentProcess) -> None:
+        """Replace a process that has ended by a new one of the same plan."""
         await self._set_ready(instance, False)
         await self._stop(instance.process)
         await instance.back_off.restart(partial(self._replace, instance), instance.generation)
         await self._set_ready(instance, True)
 
-    async def _replace(self, instance: DeploymentProcesses) -> None:
+    async def _replace(self, instance: DeploymentProcess) -> None:
         process = TorchServeProcess(instance.process.plan, instance.process.log_file)
         try:
             await self._start(process)
@@ -286,7 +286,7 @@ class Fleet:
         instance.generation = f"{instance.generation.partition('+')[0]}+{instance.num_restarts}"
 
 
-def _explain_lane(instance: DeploymentProcesses) -> ExplainLane | None:
+def _explain_lane(instance: DeploymentProcess) -> ExplainLane | None:
     process, plan = instance.process, instance.process.plan
     if plan.explain is None:
         return None

@@ -23,7 +23,7 @@ DRAIN_LIMIT_S: Final = 200.0
 
 
 class GatewayProcess:
-    """One gateway. Its control socket lies in a folder of its own with a short path.
+    """The gateway process. Its control socket lies in a folder of its own with a short path.
 
     Its metrics are also on `metrics_port` of the loopback address, unless that is None.
     """
@@ -61,7 +61,7 @@ class GatewayProcess:
             await asyncio.sleep(0.05)
 
     async def put_table(self, table: RoutingTable) -> None:
-        """Make the gateway follow `table`. Raises ServerUnavailable."""
+        """Put `table` in force. Raises ServerUnavailable."""
         await self._call("PUT", "/table", table.to_json())
 
     async def in_flight(self) -> dict[str, int]:
@@ -82,7 +82,7 @@ class GatewayProcess:
             raise ServerUnavailable(f"the gateway does not answer on {self._control}: {error}") from error
 
     async def stop(self) -> None:
-        """Let it drain (it refuses new requests and finishes the running ones), then end it."""
+        """Stop it after it has drained: it refuses new requests and finishes the running ones."""
         await self.process.stop(DRAIN_LIMIT_S + 5)
         with contextlib.suppress(OSError):
             self._control.unlink(missing_ok=True)

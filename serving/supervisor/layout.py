@@ -1,8 +1,8 @@
-"""How a deployment runs on this machine: backend, workers, threads and batch, measured and never guessed.
+"""How a deployment runs on this machine: backend, workers, threads and batch size, chosen by measurement.
 
-A fast backend wants one worker with all threads and batches, a slow one several workers; which is which depends on the
-package and the processor. So the first deployment of a package measures it, and the result is kept in the workspace
-under the package's fingerprint and this machine's.
+A fast backend does best with one worker, all threads and batches, a slow one with several workers; which is the case
+depends on package and processor. So the first deployment of a package measures it, and the result is stored in the
+workspace under the fingerprints of the package and of this machine.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ MEASURE_TIMEOUT_S: Final = 300.0
 UNREADABLE: Final = (KeyError, TypeError, ValueError)
 
 DEFAULT_EXPLAIN_MAX_IN_FLIGHT: Final = 8
-"""One runs, the others wait: at seconds each, more would only wait for their time-out."""
+"""One runs, the others wait: at seconds each, any more would only time out."""
 
 
 _Count = Annotated[int, Integer(1)]
@@ -53,7 +53,7 @@ _Count = Annotated[int, Integer(1)]
 
 @dataclass(frozen=True, slots=True)
 class Overrides(Section):
-    """What a deployment may fix through `environment_variables`; what is given is not measured.
+    """What a deployment may set through `environment_variables`; values that are set are not measured.
 
     `WORKER_COUNT` is Azure's own variable: workers per instance.
     """
@@ -65,7 +65,7 @@ class Overrides(Section):
     CLEARSIGHT_BATCH_SIZE: _Count | None = None
     CLEARSIGHT_NUM_THREADS: _Count | None = None
     CLEARSIGHT_EXPLAIN: Annotated[bool, Truth()] | None = None
-    """Whether there is an explain lane. None: for classification."""
+    """Whether there is an explain lane. None: only for classification."""
     CLEARSIGHT_EXPLAIN_THREADS: _Count | None = None
     CLEARSIGHT_EXPLAIN_MAX_IN_FLIGHT: _Count | None = None
     CLEARSIGHT_EXPLAIN_MAX_JOBS: _Count = MAX_JOBS
@@ -73,11 +73,11 @@ class Overrides(Section):
 
 
 def choose_layout(document: DeploymentDocument, measured: Sequence[MeasuredLayout], num_cores: int) -> ServingLayout:
-    """Combine what the deployment fixes with the best measured layout of as many workers.
+    """Combine what the deployment sets with the best measured layout of as many workers.
 
     Workers are `instance_count` x `WORKER_COUNT`. Without a measurement of as many workers, workers x threads stays
     within the cores. A batch is never larger than the number of requests that may run at the same time. Raises
-    InvalidDocument for a bad override.
+    InvalidDocument for a bad variable.
     """
     given = read_overrides(document)
     workers = document.instance_count * given.WORKER_COUNT
@@ -101,7 +101,7 @@ def choose_layout(document: DeploymentDocument, measured: Sequence[MeasuredLayou
 def _best_layout(measured: Sequence[MeasuredLayout], backend: str | None, workers: int) -> ServingLayout | None:
     """The fastest layout of that backend with that many workers; without one, the fastest of the backend at all.
 
-    Among nearly equal ones the most threads win, which a lone client has to itself.
+    Among nearly equal ones the one with the most threads wins: it answers a single client fastest.
     """
     of_backend = [each for each in measured if backend in (None, each.layout.backend)]
     able = [each for each in of_backend if each.layout.workers == workers] or of_backend
@@ -131,7 +131,8 @@ def choose_explain_lane(document: DeploymentDocument, task: Task, num_cores: int
     given = read_overrides(document)
     if given.CLEARSIGHT_EXPLAIN is False or (given.CLEARSIGHT_EXPLAIN is None and not task.is_classification):
         return None
-    ExplainOptions.from_variables(document.environment_variables)  # told now, not with the first explanation
+    # Reports bad options now, not at the first explanation.
+    ExplainOptions.from_variables(document.environment_variables)
     return ExplainPlan(
         num_threads=given.CLEARSIGHT_EXPLAIN_THREADS or max(1, num_cores // 2),
         max_in_flight=given.CLEARSIGHT_EXPLAIN_MAX_IN_FLIGHT or DEFAULT_EXPLAIN_MAX_IN_FLIGHT,
@@ -161,7 +162,7 @@ def serving_plan(
 async def measure_package(
     package: Path, document: DeploymentDocument, workspace: Workspace, on_step: Callable[[str], None]
 ) -> Sequence[MeasuredLayout]:
-    """The measurement of this package on this machine, from the workspace or made now. Raises ClearsightError."""
+    """The measurement of this package on this machine, stored or made now. Raises ClearsightError."""
     given = read_overrides(document)
     options = ["--precision", given.CLEARSIGHT_PRECISION]
     fingerprint = f"{sha256_of(package / MANIFEST_FILE)[:16]}-{_machine_fingerprint()}-{given.CLEARSIGHT_PRECISION}"

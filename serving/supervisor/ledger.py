@@ -1,4 +1,4 @@
-"""The processes that a server has started, on disk, so that the next one can end those of a server that was killed."""
+"""A file of the processes that a server has started: if it is killed, the next server ends them."""
 
 import contextlib
 import json
@@ -15,14 +15,14 @@ __all__ = ["ProcessLedger"]
 
 
 class ProcessLedger:
-    """A file of process ids with their start times: an id that was given to a stranger since is left alone."""
+    """A file of process ids with their start times, so that a process that got the same id later is left alone."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._entries: dict[int, tuple[float, str]] = {}
 
     def add(self, pid: int, folder: Path) -> None:
-        """Note a running process, the leader of its own group, and the folder to remove with it."""
+        """Record a running process, the leader of its own group, and the folder to remove with it."""
         with contextlib.suppress(psutil.NoSuchProcess):
             self._entries[pid] = (psutil.Process(pid).create_time(), str(folder))
             self._save()
@@ -32,7 +32,7 @@ class ProcessLedger:
             self._save()
 
     def sweep(self) -> int:
-        """End what an earlier server left behind; the number of processes ended."""
+        """End the processes that an earlier server left; returns how many."""
         try:
             leftovers = {int(pid): entry for pid, entry in json.loads(self._file.read_bytes()).items()}
         except (OSError, ValueError, AttributeError):

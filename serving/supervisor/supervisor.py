@@ -1,7 +1,8 @@
 """`clearsight serve`: one process that owns the workspace's endpoints while it runs.
 
-It starts the gateway and one TorchServe per stored deployment, listens to verbs on the control socket, restarts what
-dies, and stops in this order: the gateway drains (running requests finish, new ones are refused), then TorchServe ends.
+It starts the gateway and one TorchServe per stored deployment, receives verbs on the control socket, and restarts
+processes that end. It stops in this order: the gateway drains (running requests finish, new ones are refused), then
+TorchServe ends.
 """
 
 import asyncio
@@ -49,11 +50,11 @@ class ServeOptions:
 
 
 async def serve(workspace: Workspace, options: ServeOptions, report: Report) -> None:
-    """Serve until SIGINT or SIGTERM. `report` gets one line per thing that happens.
+    """Serve until SIGINT or SIGTERM. `report` gets one line per event.
 
     Raises Conflict when the workspace is served already, and ServerUnavailable when the gateway cannot listen.
     """
-    java_home()  # a missing Java is told now, not with the first deployment
+    java_home()  # reports a missing Java now, not at the first deployment
     store = EndpointStore(workspace)
     if is_listening(workspace.control_socket):
         raise Conflict(f"a `clearsight serve` already serves the workspace {workspace.root} on {store.base_url}")
@@ -106,7 +107,7 @@ async def _start_gateway(gateway: GatewayProcess, fleet: Fleet, ledger: ProcessL
 
 
 async def _watch_gateway(gateway: GatewayProcess, fleet: Fleet, ledger: ProcessLedger) -> None:
-    """Start the gateway anew whenever it ends, after a pause that doubles while it does not stay up."""
+    """Restart the gateway whenever it ends, after a pause that doubles while it does not stay up."""
     back_off = BackOff()
     while True:
         pid = gateway.process.pid

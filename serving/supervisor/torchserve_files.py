@@ -1,4 +1,4 @@
-"""What one TorchServe process finds on disk and in its environment: closed, quiet, and apart from every other one.
+"""Files and environment of one TorchServe process: few open ports, little logging, nothing shared with other processes.
 
 ```
 <run>/                    0700, short path (a unix socket path has at most 107 bytes)
@@ -37,7 +37,7 @@ from clearsight.wire.lane_protocol import MAX_ANSWER_BYTES, MAX_BODY_BYTES
 __all__ = ["Admission", "ExplainPlan", "RunFolder", "ServingPlan"]
 
 RESPONSE_MARGIN_S: Final = 10
-"""TorchServe kills a worker at its response timeout, so that one must come well after the gateway's 408."""
+"""TorchServe kills a worker at its response timeout, which must come well after the gateway's 408."""
 
 JVM_OPTIONS: Final = (
     "-Xmx1g",
@@ -52,11 +52,11 @@ compute. Measured on 2 cores beside a busy worker: 0.4 ms less per request than 
 """
 
 BATCH_ANSWER_BYTES: Final = 32 * 1024 * 1024
-"""Of all answers of a batch, shared equally. TorchServe decodes a batch of answers in quadratic time: 4 x 5 MB took
+"""For all answers of a batch, in equal shares. TorchServe decodes a batch of answers in quadratic time: 4 x 5 MB took
 2 s, 4 x 12 MB 9 s, and 4 x 24 MB ran into the response timeout, which kills the worker (measured)."""
 
 SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|^TS_", re.IGNORECASE)
-"""Environment variables that a model does not get unless its deployment names them; `TS_…` reconfigure TorchServe."""
+"""Environment variables that a model gets only if its deployment names them; `TS_…` reconfigure TorchServe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class ExplainPlan:
     max_jobs: int = MAX_JOBS
     """Jobs waiting and running; 429 beyond."""
     job_timeout_s: float = JOB_TIMEOUT_S
-    """Of a job, from its start."""
+    """Time limit of a job, from its start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ class RunFolder:
             "max_response_size": MAX_BODY_BYTES,
             "decode_input_request": "false",
             "limit_max_image_pixels": "true",
-            "initial_worker_port": 9000,  # only names sockets in our own temporary directory
+            "initial_worker_port": 9000,  # only part of the names of sockets in the temporary directory
             "number_of_netty_threads": 2,
             "netty_client_threads": 2,
             "disable_system_metrics": "true",

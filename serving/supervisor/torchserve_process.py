@@ -1,7 +1,7 @@
 """One TorchServe process: start, ready, stop.
 
 Ready means: every worker says READY **and** real predictions come back; TorchServe's own `/ping` says Healthy without
-a worker. Draining is the gateway's: a SIGTERM resets open connections, so `stop` is for a process that has none.
+a worker. The gateway drains: a SIGTERM resets open connections, so `stop` is for a process that has none.
 """
 
 import asyncio
@@ -32,11 +32,11 @@ LOG_TAIL_LINES: Final = 20
 
 
 class WorkersFailed(ServerUnavailable):
-    """TorchServe ended, or its workers did not become ready."""
+    """TorchServe ended, or its workers did not become ready in time."""
 
 
 class TorchServeProcess:
-    """One TorchServe with its workers, closed as `torchserve_files` says."""
+    """One TorchServe with its workers, isolated as `torchserve_files` describes."""
 
     def __init__(self, plan: ServingPlan, log_file: Path) -> None:
         self.plan = plan
@@ -98,7 +98,7 @@ class TorchServeProcess:
     async def worker_states(self, model_name: str | None = None) -> list[tuple[int, str]]:
         """Process id and status (`READY`, `UNLOADED`, …) of every worker of a model entry. Raises ServerUnavailable.
 
-        Without a name: of the one that predicts.
+        Without a name: of the predict lane.
         """
         status, body = await self._call("management", "GET", f"/models/{model_name or self.plan.model_name}")
         if status != 200:
@@ -133,7 +133,7 @@ class TorchServeProcess:
         )
 
     async def _warm_up(self, deadline: float) -> None:
-        """Send images until each worker has had some. TorchServe hands queued batches to idle workers."""
+        """Send images until each worker has got some. TorchServe hands queued batches to idle workers."""
         body = warm_up_body()
         for _ in range(2):
             calls = [self.predict(body) for _ in range(self.plan.layout.workers * self.plan.layout.batch_size)]
@@ -149,7 +149,7 @@ class TorchServeProcess:
                     raise WorkersFailed(f"the warm-up prediction was answered with {status}: {answer[:500]!r}")
 
     async def predict(self, body: bytes, path: str | None = None) -> tuple[int, bytes]:
-        """Score one JSON body, past the gateway; in another lane when its `path` is given."""
+        """Score one JSON body without the gateway; `path` chooses another lane."""
         return await self._call("inference", "POST", path or self.path, body)
 
     async def _call(self, plane: str, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:

@@ -53,7 +53,7 @@ class LoopClock:
         return self._real_time() + self._moved_s
 
     async def advance(self, seconds: float) -> None:
-        """Move on by `seconds`, between two turns in which everything happens that is possible then."""
+        """Move by `seconds`; before and after, everything happens that needs no waiting."""
         await settle()
         self._moved_s += seconds
         await settle()
@@ -116,7 +116,7 @@ class FakeUpstream:
 
 @dataclass
 class Gateway:
-    """A running gateway, its parts, and a client."""
+    """A running gateway, its components, and a client."""
 
     folder: Path
     upstreams: dict[str, FakeUpstream]
@@ -132,11 +132,11 @@ class Gateway:
 
     def deployment(self, name: str, **changes: Any) -> Deployment:
         upstream = self.upstreams[name]
-        where = Upstream(upstream.socket, f"/predictions/{name}", str(upstream.key_file))
-        return replace(Deployment(True, f"{name}-1", where, 64, 128, 5.0), **changes)
+        address = Upstream(upstream.socket, f"/predictions/{name}", str(upstream.key_file))
+        return replace(Deployment(True, f"{name}-1", address, 64, 128, 5.0), **changes)
 
     def explain_lane(self, name: str, **changes: Any) -> ExplainLane:
-        """What `deployment(explain=…)` takes."""
+        """An explain lane for `deployment(explain=…)`."""
         return replace(
             ExplainLane(f"/predictions/{name}-explain", f"/explanations/{name}-explain", 1, 4, 5.0), **changes
         )
@@ -144,10 +144,10 @@ class Gateway:
     def route(self, traffic: dict[str, int] | None = None, keys: tuple[str, ...] = (PRIMARY, SECONDARY),
               **deployments: Deployment) -> RoutingTable:  # fmt: skip
         """Put endpoint `fridge` in force: by default blue with all traffic, and green."""
-        parts = {"blue": self.deployment("blue"), "green": self.deployment("green"), **deployments}
+        deployments_by_name = {"blue": self.deployment("blue"), "green": self.deployment("green"), **deployments}
         hashes = tuple(hashlib.sha256(key.encode()).hexdigest() for key in keys)
         traffic = {"blue": 100} if traffic is None else traffic
-        table = RoutingTable(len(self.tables) + 1, {"fridge": Endpoint("key", hashes, traffic, parts)})
+        table = RoutingTable(len(self.tables) + 1, {"fridge": Endpoint("key", hashes, traffic, deployments_by_name)})
         self.tables.append(table)
         self.data_plane.swap(table)
         return table

@@ -1,4 +1,4 @@
-"""How many requests are let in, who waits, and what becomes of those that are given up."""
+"""How many requests are admitted, which ones wait, and what happens to cancelled ones."""
 
 import asyncio
 from collections import Counter
@@ -9,7 +9,7 @@ from clearsight.serving.gateway.limits import ByteBudget
 
 
 class Gate:
-    """An upstream behaviour that holds every request until `open` is set, and notes the order of arrival."""
+    """An upstream behaviour that holds every request until `open` is set, and records the order of arrival."""
 
     def __init__(self, answer: bytes) -> None:
         self.open = asyncio.Event()
@@ -39,7 +39,7 @@ async def gate(gateway, make_reply):
     gate.open.set()
 
 
-def test_a_budget_takes_what_fits_and_nothing_else():
+def test_a_budget_grants_what_fits_or_nothing():
     budget = ByteBudget(10)
     assert [budget.take(0), budget.take(10), budget.take(1)] == [True, True, False]
     budget.give(4)
@@ -85,7 +85,7 @@ async def test_waiting_counts_against_the_time_limit_and_a_late_request_is_never
     assert len(gate.arrived) == 1
 
 
-async def test_a_waiting_request_whose_client_went_is_dropped(gateway, gate):
+async def test_a_waiting_request_whose_client_has_gone_is_dropped(gateway, gate):
     gateway.route(blue=gateway.deployment("blue", max_running=1, max_in_flight=20))
     first = asyncio.create_task(gateway.score(b"first"))
     await until(lambda: gate.arrived)
@@ -101,7 +101,7 @@ async def test_a_waiting_request_whose_client_went_is_dropped(gateway, gate):
     assert 499 in {line["ResponseCode"] for line in gateway.log_lines()}
 
 
-async def test_a_running_request_whose_client_went_gives_its_place_back(gateway, gate):
+async def test_a_running_request_whose_client_has_gone_frees_its_slot(gateway, gate):
     gateway.route(blue=gateway.deployment("blue", max_running=1, max_in_flight=1))
     gone = asyncio.create_task(gateway.score(b"gone"))
     await until(lambda: gate.arrived)

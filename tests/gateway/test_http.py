@@ -253,7 +253,7 @@ async def test_a_refused_request_with_a_small_body_leaves_the_connection_usable(
     assert statuses(await gateway.raw(data)) == [401, 200]
 
 
-async def test_expect_100_continue_is_answered_when_the_request_is_welcome(gateway, authorized, keys):
+async def test_expect_100_continue_is_answered_unless_the_request_is_refused(gateway, authorized, keys):
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(authorized + b"Connection: close\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
     assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -272,7 +272,7 @@ class TestTime:
     """The limits of the fixture: 5 s for a head, between two pieces of a body, and for a body."""
 
     async def drip(self, gateway, head: bytes, rest: bytes) -> tuple[bytes, float]:
-        """Send `head`, then a byte of `rest` each second; what was answered, and the seconds until then."""
+        """Send `head`, then a byte of `rest` each second. Returns the answer and the seconds until it came."""
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
         writer.write(head)
         started = gateway.clock.time()

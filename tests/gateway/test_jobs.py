@@ -1,4 +1,4 @@
-"""Explanations that nobody waits for in a request: posted, asked after, fetched, canceled, forgotten."""
+"""Explanation jobs: submitted, polled, fetched, canceled, expired."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ EXPLAINED = b'[{"probs": [0.25,0.75], "visualizations":"iVBO"}]'
 
 
 class JobWorker:
-    """Stands in for the explain lane's worker: `answers` holds what comes of a job, by its body; else it goes on."""
+    """Stands in for the explain lane's worker: `answers` maps bodies of jobs to answers; others keep running."""
 
     def __init__(self, upstream: Any, make_reply: Any) -> None:
         self.upstream, self.reply = upstream, make_reply
@@ -66,7 +66,7 @@ def ask(gateway, keys):
 
 @pytest.fixture
 def until(ask):
-    """Ask after a job until it has that status."""
+    """Poll a job until it has that status."""
 
     async def wait(path, status):
         async with asyncio.timeout(5):
@@ -86,7 +86,7 @@ async def post(gateway, body=BODY, **options):
     return reply.headers["location"]
 
 
-async def test_a_job_that_was_never_posted_is_unknown_and_the_answer_says_why_that_may_be(gateway, blue, ask):
+async def test_a_job_that_does_not_exist_is_404_with_the_possible_reasons(gateway, blue, ask):
     for method in ("GET", "DELETE"):
         reply = await ask(f"{ROUTE}/never", method)
         assert (reply.status, reply.code) == (404, "JobNotFound")
@@ -114,7 +114,7 @@ async def test_the_result_is_the_synchronous_answer_byte_for_byte(gateway, blue,
     assert b"x-clearsight-deadline: " in head
 
 
-async def test_a_running_job_tells_how_far_it_is_and_a_second_one_waits(gateway, blue, ask, until):
+async def test_a_running_job_reports_its_progress_and_a_second_one_waits(gateway, blue, ask, until):
     first, second = await post(gateway), await post(gateway, BODY + b" ")
     document = await until(first, "Running")
     assert document["progress"] == {"rows_done": 0, "rows": 1, "points_done": 8, "points": 100}
@@ -240,7 +240,7 @@ async def test_a_lost_worker_fails_its_job_and_the_next_one_works(gateway, blue,
     await until(await post(gateway), "Completed")
 
 
-async def test_a_replaced_deployment_begins_the_job_anew_and_a_deleted_one_fails_it(gateway, blue, until):
+async def test_a_job_starts_again_on_a_replaced_deployment_and_fails_on_a_deleted_one(gateway, blue, until):
     path = await post(gateway)
     await until(path, "Running")
     lane = gateway.explain_lane("blue")
@@ -252,7 +252,7 @@ async def test_a_replaced_deployment_begins_the_job_anew_and_a_deleted_one_fails
     assert (await until(path, "Failed"))["error"]["status"] == 404
 
 
-async def test_a_stopping_gateway_cancels_jobs_tells_the_worker_and_says_so(gateway, blue, ask, until):
+async def test_a_stopping_gateway_cancels_its_jobs_and_notifies_the_worker(gateway, blue, ask, until):
     path, queued = await post(gateway), await post(gateway)
     await until(path, "Running")
     async with asyncio.timeout(2):

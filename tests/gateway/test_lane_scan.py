@@ -43,9 +43,9 @@ def pieces_of(body: bytes, cuts: list[int]) -> list[bytes | memoryview]:
         (body_of(row(model_explainability=False), row(model_explainability=True)), True),
         (b'{"model_explainability" \r\n:\t true}', True),
         (b'{"model_explainability" \r\n:\t false}', False),
-        (b'{"model_explainability":' + b" " * 40 + b"false}", True),  # too far away: the explain lane predicts
+        (b'{"model_explainability":' + b" " * 40 + b"false}", True),  # too far behind: the explain lane predicts
         (body_of("a text that names model_explainability"), True),  # so it does here
-        (b'{"model\\u005fexplainability": true}', False),  # escaped: the predict lane tells
+        (b'{"model\\u005fexplainability": true}', False),  # escaped: the predict lane answers 421
         (b"model_explainabilit", False),
         (b"odel_explainability", False),
         (b"model_explainability", True),
@@ -53,7 +53,7 @@ def pieces_of(body: bytes, cuts: list[int]) -> list[bytes | memoryview]:
         (b"_" * 100 + b"model_explainability_false" + b"_" * 100, True),
     ],
 )
-def test_the_key_asks_unless_its_value_says_no(body, asks):
+def test_the_key_counts_unless_its_value_is_false_or_null(body, asks):
     assert asks_for_explanation([body]) is asks
     assert asks_for_explanation([body[at : at + 1] for at in range(len(body))]) is asks
 
@@ -80,7 +80,7 @@ def test_no_spelling_without_escapes_is_missed_however_the_body_is_cut(rows, swi
     found = asks_for_explanation(pieces_of(body, cuts))
     if is_asked:
         assert found
-    elif found:  # only a text that holds the key as it is
+    elif found:  # only a text that contains the key unescaped
         assert any(KEY in text for _, before, after in rows for text in (before, after))
 
 
@@ -91,7 +91,7 @@ def test_where_a_body_is_cut_changes_nothing(noise, cuts):
 
 
 def cpu_s(pieces: list[bytes]) -> float:
-    """Least of five runs: time of this process only, whatever else the machine does."""
+    """Least processor time of five runs, whatever else the machine does."""
     best = float("inf")
     for _ in range(5):
         started = time.process_time()

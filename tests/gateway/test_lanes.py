@@ -1,4 +1,4 @@
-"""Explanations in a lane of their own: who goes there, and what each lane is spared of the other."""
+"""Explanations in a lane of their own: which requests take it, and that neither lane blocks the other."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ def headers(head: bytes) -> dict[str, str]:
 
 @pytest.fixture
 def blue(gateway, make_reply):
-    """Blue has an explain lane; its predict entry refuses what asks, even where an escape hides it."""
+    """Blue has an explain lane; its predict entry rejects requests for explanations, escaped keys included."""
     gateway.route(blue=gateway.deployment("blue", explain=gateway.explain_lane("blue")))
     upstream = gateway.upstreams["blue"]
 
@@ -45,11 +45,11 @@ async def test_a_plain_body_is_predicted_and_one_with_the_key_is_explained(gatew
     assert paths(blue) == ["/predictions/blue", "/predictions/blue-explain"]
     assert blue.requests[1][1] == ASKS
     refused = ASKS.replace(b"true", b"false")
-    assert (await gateway.score(refused)).body == b"[explained]"  # told so by the stand-in handler, not by the scan
+    assert (await gateway.score(refused)).body == b"[explained]"  # sent there by the stand-in handler, not by the scan
     assert paths(blue)[2:] == ["/predictions/blue", "/predictions/blue-explain"]
 
 
-async def test_a_key_that_an_escape_hides_is_sent_again_exactly_once(gateway, blue, make_reply):
+async def test_a_request_with_an_escaped_key_is_sent_again_exactly_once(gateway, blue, make_reply):
     reply = await gateway.score(ESCAPED)
     assert (reply.status, reply.body) == (200, b"[explained]")
     assert paths(blue) == ["/predictions/blue", "/predictions/blue-explain"]
@@ -73,7 +73,7 @@ async def test_a_421_that_is_not_the_handlers_own_is_no_wrong_lane(gateway, blue
     assert len(blue.requests) == 1
 
 
-async def test_the_route_explain_implies_the_wish_whatever_the_body(gateway, blue, keys):
+async def test_the_route_explain_explains_every_row_whatever_the_body(gateway, blue, keys):
     assert (await gateway.score(PLAIN, path=EXPLAIN_ROUTE)).body == b"[explained]"
     assert paths(blue) == ["/explanations/blue-explain"]
     assert (await gateway.score(PLAIN, path=EXPLAIN_ROUTE, key="wrong")).status == 401
@@ -82,7 +82,7 @@ async def test_the_route_explain_implies_the_wish_whatever_the_body(gateway, blu
     assert len(blue.requests) == 1
 
 
-async def test_without_the_lane_nothing_is_looked_for_and_explanations_are_refused_as_400(gateway, make_reply):
+async def test_without_the_lane_no_body_is_scanned_and_explanations_are_refused_as_400(gateway, make_reply):
     blue = gateway.upstreams["blue"]
     assert (await gateway.score(ASKS)).status == 200
     assert paths(blue) == ["/predictions/blue"]
@@ -93,7 +93,7 @@ async def test_without_the_lane_nothing_is_looked_for_and_explanations_are_refus
     assert len(blue.requests) == 2
 
 
-async def test_the_worker_is_told_when_to_end_15_percent_before_the_gateway_does(gateway, blue):
+async def test_the_deadline_of_the_worker_is_15_percent_before_that_of_the_gateway(gateway, blue):
     lane = gateway.explain_lane("blue", request_timeout_s=2.0)
     gateway.route(blue=gateway.deployment("blue", explain=lane))
     before = time.monotonic()
@@ -173,7 +173,7 @@ class TestAdmission:
         assert Counter(reply.status for reply in replies) == {200: 4, 429: 6}
         assert {reply.headers.get("retry-after") for reply in replies if reply.status == 429} == {"1"}
 
-    async def test_full_predictions_do_not_keep_an_explanation_out(self, gateway, blue, held):
+    async def test_a_full_predict_lane_does_not_block_an_explanation(self, gateway, blue, held):
         lane = gateway.explain_lane("blue")
         gateway.route(blue=gateway.deployment("blue", max_running=1, max_in_flight=1, explain=lane))
         swift, predicting = blue.behave, asyncio.Event()
@@ -201,7 +201,7 @@ class TestAdmission:
         assert (await request).body == b"[explained]"
         assert gateway.data_plane.in_flight() == {"blue-2": 0, "green-1": 0}
 
-    async def test_a_lane_taken_away_finishes_what_it_has(self, gateway, blue, held):
+    async def test_a_removed_lane_finishes_its_requests(self, gateway, blue, held):
         [request] = await self.explanations(gateway, 1)
         gateway.route(blue=gateway.deployment("blue"))
         assert gateway.data_plane.in_flight()["blue-1"] == 1
@@ -210,7 +210,7 @@ class TestAdmission:
         assert (await request).body == b"[explained]"
 
 
-async def test_log_and_metrics_tell_the_lanes_apart(gateway, blue, make_reply):
+async def test_log_and_metrics_name_the_lane(gateway, blue, make_reply):
     await gateway.score(PLAIN)
     await gateway.score(ESCAPED)
     blue.behave = blue._answer
@@ -218,16 +218,16 @@ async def test_log_and_metrics_tell_the_lanes_apart(gateway, blue, make_reply):
     await gateway.score(ASKS)
     assert [line["Lane"] for line in gateway.log_lines()] == ["predict", "explain", "explain"]
     page = gateway.metrics.page().decode()
-    place = 'deployment="blue",endpoint="fridge"'
-    assert f'aml_request_latency_ms_count{{{place},lane="predict"}} 1.0' in page
-    assert f'aml_request_latency_ms_count{{{place},lane="explain"}} 2.0' in page
-    assert f"clearsight_explanations_degraded_total{{{place}}} 1.0" in page
-    assert f'aml_requests_total{{{place},lane="explain",mirrored="false",model_status_code="200",' in page
+    labels = 'deployment="blue",endpoint="fridge"'
+    assert f'aml_request_latency_ms_count{{{labels},lane="predict"}} 1.0' in page
+    assert f'aml_request_latency_ms_count{{{labels},lane="explain"}} 2.0' in page
+    assert f"clearsight_explanations_degraded_total{{{labels}}} 1.0" in page
+    assert f'aml_requests_total{{{labels},lane="explain",mirrored="false",model_status_code="200",' in page
 
 
-async def test_what_explanations_cost_is_counted_and_goes_no_further(gateway, blue, make_reply):
+async def test_the_cost_of_explanations_is_counted_and_not_sent_to_the_client(gateway, blue, make_reply):
     blue.behave = blue._answer
-    told = {
+    telemetry = {
         "chunk": 4,
         "rows": [
             {"algorithm": "xrai", "ms": {"regions": 250, "gradients": 2100}, "degraded": True, "cached": False},
@@ -236,7 +236,7 @@ async def test_what_explanations_cost_is_counted_and_goes_no_further(gateway, bl
         ],
     }
     for _ in range(2):
-        blue.answer = make_reply(200, b"[]", x_clearsight_explained=json.dumps(told))
+        blue.answer = make_reply(200, b"[]", x_clearsight_explained=json.dumps(telemetry))
         reply = await gateway.score(ASKS)
         assert not any("clearsight" in name for name in reply.headers)
     for status in (408, 422, 408):
@@ -245,8 +245,8 @@ async def test_what_explanations_cost_is_counted_and_goes_no_further(gateway, bl
     blue.answer = make_reply(200, b"[]", x_clearsight_explained="no JSON")
     assert (await gateway.score(ASKS)).status == 200
     page = gateway.metrics.page().decode()
-    place, rest = 'deployment="blue"', 'endpoint="fridge"'
-    phase = f'{{algorithm="xrai",{place},{rest},phase="regions"}}'
+    labels, rest = 'deployment="blue"', 'endpoint="fridge"'
+    phase = f'{{algorithm="xrai",{labels},{rest},phase="regions"}}'
     assert f"clearsight_explanation_phase_ms_sum{phase} 500.0" in page
     assert f"clearsight_explanation_phase_ms_count{phase} 2.0" in page
     for algorithm, cached, degraded in (
@@ -254,14 +254,14 @@ async def test_what_explanations_cost_is_counted_and_goes_no_further(gateway, bl
         ("xrai", "true", "false"),
         ("other", "false", "false"),
     ):
-        labels = f'algorithm="{algorithm}",cached="{cached}",degraded="{degraded}",{place},{rest}'
+        labels = f'algorithm="{algorithm}",cached="{cached}",degraded="{degraded}",{labels},{rest}'
         assert f"clearsight_explanations_total{{{labels}}} 2.0" in page
-    assert f"clearsight_explanation_chunk_size{{{place},{rest}}} 4.0" in page
-    assert f'clearsight_explanations_refused_total{{{place},{rest},status_code="408"}} 2.0' in page
-    assert f'clearsight_explanations_refused_total{{{place},{rest},status_code="422"}} 1.0' in page
+    assert f"clearsight_explanation_chunk_size{{{labels},{rest}}} 4.0" in page
+    assert f'clearsight_explanations_refused_total{{{labels},{rest},status_code="408"}} 2.0' in page
+    assert f'clearsight_explanations_refused_total{{{labels},{rest},status_code="422"}} 1.0' in page
 
 
-async def test_predictions_are_no_refused_explanations(gateway, blue, make_reply):
+async def test_a_refused_prediction_does_not_count_as_a_refused_explanation(gateway, blue, make_reply):
     blue.behave = blue._answer
     blue.answer = make_reply(400, b"{}")
     await gateway.score(PLAIN)

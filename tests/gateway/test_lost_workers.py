@@ -1,4 +1,4 @@
-"""What TorchServe forgets with a worker that dies is sent once more."""
+"""Requests that TorchServe forgets when a worker dies are sent a second time."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ BODY = b'{"input_data":["a"]}'
 
 @pytest.fixture
 def blue(gateway):
-    """Its answers are futures, one for each request that came."""
+    """The upstream; its answers are futures, one for each request received."""
     upstream = gateway.upstreams["blue"]
     upstream.answers = []
 
@@ -57,7 +57,7 @@ async def test_a_forgotten_request_gets_the_answer_to_its_second_copy(gateway, b
     assert (await request).body == b"[2]"
     assert [body for _, body in blue.requests] == [BODY, BODY]
     assert gateway.data_plane.in_flight().get("blue-1", 0) == 0
-    blue.answers[0].set_result(make_reply(body=b"[1]"))  # far too late, and never the next request's
+    blue.answers[0].set_result(make_reply(body=b"[1]"))  # too late, and not an answer to the next request
     request = await ask(gateway, blue)
     blue.answers[2].set_result(make_reply(body=b"[3]"))
     assert (await request).body == b"[3]"
@@ -98,7 +98,7 @@ async def test_a_copy_does_not_outlive_the_time_of_its_request(gateway, blue):
     assert not [task for task in asyncio.all_tasks() if "_send_copy" in str(task.get_coro())]
 
 
-async def test_nothing_is_sent_again_without_need(gateway, blue, make_reply):
+async def test_answered_and_later_requests_are_not_sent_again(gateway, blue, make_reply):
     request = await ask(gateway, blue)
     lose(gateway)
     blue.answers[0].set_result(make_reply(body=b"[1]"))  # before the copy would be sent

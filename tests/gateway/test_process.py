@@ -1,4 +1,4 @@
-"""The gateway as its supervisor sees it: a process with a control socket, a state file and signals."""
+"""The process of the gateway: control socket, state file, signals."""
 
 import asyncio
 import contextlib
@@ -67,7 +67,7 @@ async def start(folder) -> AsyncIterator:
         await process.communicate()
 
 
-async def test_it_needs_no_torch_nor_anything_of_the_model(start):
+async def test_it_imports_neither_torch_nor_code_of_models(start):
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", MODULES, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()
     assert output.decode().strip() == "[]"
@@ -159,7 +159,7 @@ async def test_stopping_under_load_finishes_every_request_and_resets_none(start,
                     ) as response:
                         assert await response.read() == b"x" * 1000
                         outcomes[response.status] += 1
-                except aiohttp.ClientConnectorError:  # nobody listens any more: refused before anything was sent
+                except aiohttp.ClientConnectorError:  # the socket is closed: refused before anything was sent
                     outcomes["refused"] += 1
                     return
 

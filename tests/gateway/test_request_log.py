@@ -1,4 +1,4 @@
-"""The request log and the metrics: what they hold, and what they never hold."""
+"""The request log and the metrics: their contents, and what must never be in them."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ async def test_without_requests_the_log_is_empty(gateway):
     assert gateway.log_lines() == []
 
 
-async def test_a_line_has_azures_columns_and_the_truth(gateway):
+async def test_a_line_has_azures_columns_with_the_values_of_the_request(gateway):
     reply = await gateway.score(b"12345", x_ms_client_request_id="abc", User_Agent="agent/1 " + "x" * 100)
     [line] = gateway.log_lines()
     assert set(line) == COLUMNS

@@ -1,4 +1,4 @@
-"""Every status a client can see, and what comes with it."""
+"""Every status that a client can get, with headers and body."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ async def test_an_empty_table_knows_no_endpoint(gateway):
     assert (reply.status, reply.code) == (404, "EndpointNotFound")
 
 
-async def test_a_handlers_answer_passes_with_its_run_headers_and_ours(gateway, make_reply):
+async def test_a_handlers_answer_passes_with_its_run_headers_and_those_of_the_gateway(gateway, make_reply):
     gateway.upstreams["blue"].answer = make_reply(
         200, b"[1]", x_ms_run_function_failed="False", x_ms_run_fn_exec_ms="1.5", x_secret="no", set_cookie="a=b"
     )
@@ -70,7 +70,7 @@ async def test_both_keys_work_and_after_a_rotation_only_the_new_one(gateway, key
     assert statuses == [401, 200, 200]
 
 
-async def test_an_endpoint_without_credentials_lets_nobody_in(gateway, keys):
+async def test_an_endpoint_without_credentials_accepts_no_key(gateway, keys):
     gateway.route(keys=())
     assert (await gateway.score(BODY, key=keys[0])).status == 401
     assert (await gateway.score(BODY, key="")).status == 401
@@ -219,14 +219,14 @@ async def test_a_dead_upstream_is_tried_twice_and_is_424(gateway):
         b"nonsense\r\n\r\n<cut>",
     ],
 )
-async def test_an_upstream_that_dies_in_its_answer_or_speaks_nonsense_is_424_without_a_second_try(gateway, answer):
+async def test_an_upstream_with_a_cut_or_malformed_answer_is_424_without_a_second_try(gateway, answer):
     gateway.upstreams["blue"].answer = answer
     reply = await gateway.score(BODY)
     assert (reply.status, reply.code) == (424, "ModelUnreachable")
     assert len(gateway.upstreams["blue"].requests) == 1
 
 
-async def test_a_large_answer_in_many_pieces_is_whole(gateway, make_reply):
+async def test_a_large_answer_in_many_pieces_arrives_complete(gateway, make_reply):
     body = bytes(range(256)) * 200
     gateway.upstreams["blue"].answer = make_reply(200, body)
     assert (await gateway.score(BODY)).body == body
@@ -251,7 +251,7 @@ async def test_a_missing_token_file_is_424(gateway):
     assert (await gateway.score(BODY)).code == "ModelUnreachable"
 
 
-async def test_a_slow_upstream_is_408_close_to_the_limit_and_the_late_answer_meets_nobody(gateway, make_reply):
+async def test_a_slow_upstream_is_408_at_the_limit_and_its_late_answer_is_dropped(gateway, make_reply):
     arrived, late = asyncio.Event(), asyncio.Event()
 
     async def slow(head, body):

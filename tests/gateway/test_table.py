@@ -41,10 +41,10 @@ DOCUMENT = {
 }
 
 
-def changed(place: str, value: object) -> bytes:
-    """The document with the value at `place` (dotted) replaced, or removed when the value is `...`."""
+def changed(key_path: str, value: object) -> bytes:
+    """The document with the value at `key_path` (dotted) replaced, or removed when the value is `...`."""
     document = json.loads(json.dumps(DOCUMENT))
-    *path, last = place.split(".")
+    *path, last = key_path.split(".")
     part = document
     for key in path:
         part = part[key]
@@ -72,7 +72,7 @@ def test_a_table_round_trips():
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    ("key_path", "value"),
     [
         ("version", -1),
         ("version", "7"),
@@ -102,15 +102,15 @@ def test_a_table_round_trips():
         ("endpoints.fridge.deployments.blue.explain.request_timeout_s", 301),
     ],
 )
-def test_a_fault_is_named_with_its_place(place, value):
+def test_a_fault_is_named_with_its_key_path(key_path, value):
     with pytest.raises(InvalidDocument) as error:
-        RoutingTable.from_json(changed(place, value))
+        RoutingTable.from_json(changed(key_path, value))
     targets = [fault.target for fault in error.value.faults]
-    assert any(place.startswith(target) or target.startswith(place) for target in targets), targets
+    assert any(key_path.startswith(target) or target.startswith(key_path) for target in targets), targets
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
-def test_what_is_no_table_is_refused(content):
+def test_other_documents_are_refused(content):
     with pytest.raises(InvalidDocument):
         RoutingTable.from_json(content)
 

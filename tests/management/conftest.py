@@ -1,4 +1,4 @@
-"""A workspace, a store and a runtime that only takes notes."""
+"""A workspace, a store and a runtime that only records calls."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +15,14 @@ from clearsight.serving.management.views import view_of
 
 
 class Registry:
-    """Knows every reference."""
+    """A model registry that resolves every reference."""
 
     def resolve(self, reference: str) -> Path:
         return Path("/packages") / reference.replace(":", "-")
 
 
-class NotedRuntime:
-    """Takes notes of what the service asks for. `failure` is raised by the next roll-out."""
+class RecordingRuntime:
+    """Records the calls of the service. `failure` is raised by the next roll-out."""
 
     is_serving = True
 
@@ -45,8 +45,8 @@ class NotedRuntime:
         self.notes.append(f"retire {deployment}")
 
 
-class ShownService(EndpointService):
-    """The service with the results of its verbs as the control socket shows them."""
+class ServiceWithViews(EndpointService):
+    """The service, whose verbs return what the control socket sends."""
 
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
@@ -60,14 +60,14 @@ class ShownService(EndpointService):
 
 
 @pytest.fixture
-def runtime() -> NotedRuntime:
-    return NotedRuntime()
+def runtime() -> RecordingRuntime:
+    return RecordingRuntime()
 
 
 @pytest.fixture
-def service(workspace: Workspace, runtime: NotedRuntime) -> EndpointService:
+def service(workspace: Workspace, runtime: RecordingRuntime) -> EndpointService:
     """With the clock at 1000 s."""
-    return ShownService(EndpointStore(workspace), Registry(), runtime, clock=lambda: 1000.0)  # type: ignore[arg-type]
+    return ServiceWithViews(EndpointStore(workspace), Registry(), runtime, clock=lambda: 1000.0)  # type: ignore[arg-type]
 
 
 @pytest.fixture

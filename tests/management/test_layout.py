@@ -99,7 +99,7 @@ def test_a_batch_is_no_larger_than_what_may_run_at_once(blue: dict[str, Any], me
     ]
 
 
-def test_a_deployment_may_fix_what_would_be_measured(blue: dict[str, Any], measurement: Measured) -> None:
+def test_a_deployment_may_set_what_would_be_measured(blue: dict[str, Any], measurement: Measured) -> None:
     fixed = document(blue, 1, 16, CLEARSIGHT_BACKEND="onnxruntime", CLEARSIGHT_BATCH_SIZE=3, WORKER_COUNT=2)
     assert not needs_measurement(fixed)
     layout = choose_layout(fixed, (), num_cores=4)
@@ -144,14 +144,14 @@ def test_the_device_comes_from_the_deployment_and_reaches_the_workers(blue: dict
         (Task.SEGMENTATION, True, True),
     ],
 )
-def test_a_classifier_has_an_explain_lane_unless_the_deployment_says_otherwise(
+def test_a_classifier_has_an_explain_lane_unless_the_deployment_switches_it_off(
     blue: dict[str, Any], task: Task, setting: object, has_lane: bool
 ) -> None:
     variables = {} if setting is None else {"CLEARSIGHT_EXPLAIN": setting}
     assert (choose_explain_lane(document(blue, **variables), task, 4) is not None) is has_lane
 
 
-def test_the_explain_lane_has_half_the_cores_and_a_short_queue_unless_told_otherwise(blue: dict[str, Any]) -> None:
+def test_the_explain_lane_has_half_the_cores_and_a_short_queue_by_default(blue: dict[str, Any]) -> None:
     assert [choose_explain_lane(document(blue), Task.MULTI_CLASS, cores) for cores in (1, 2, 8)] == [
         ExplainPlan(1, 8),
         ExplainPlan(1, 8),
@@ -163,7 +163,7 @@ def test_the_explain_lane_has_half_the_cores_and_a_short_queue_unless_told_other
     assert choose_explain_lane(told, Task.MULTI_CLASS, 8) == ExplainPlan(4, 8, max_jobs=2, job_timeout_s=3600)
 
 
-def test_what_the_explain_worker_would_refuse_is_refused_before_it_is_started(blue: dict[str, Any]) -> None:
+def test_bad_explanation_options_are_refused_before_a_worker_is_started(blue: dict[str, Any]) -> None:
     wrong = document(blue, CLEARSIGHT_EXPLAIN_CHUNK="none", CLEARSIGHT_EXPLAIN_DTYPE="int8")
     with pytest.raises(InvalidDocument) as error:
         choose_explain_lane(wrong, Task.MULTI_CLASS, 2)

@@ -27,26 +27,26 @@ def test_an_absent_or_damaged_ledger_ends_nothing(tmp_path: Path) -> None:
     assert ProcessLedger(tmp_path / "processes.json").sweep() == 0
 
 
-def test_processes_of_a_killed_server_are_ended_and_strangers_are_not(tmp_path: Path) -> None:
+def test_processes_of_a_killed_server_are_ended_and_unrelated_ones_are_not(tmp_path: Path) -> None:
     file = tmp_path / "processes.json"
-    ours, stranger, removed = sleeper(), sleeper(), sleeper()
+    ours, unrelated, removed = sleeper(), sleeper(), sleeper()
     try:
         ledger = ProcessLedger(file)
-        for number, process in enumerate((ours, stranger, removed)):
+        for number, process in enumerate((ours, unrelated, removed)):
             (tmp_path / str(number)).mkdir()
             ledger.add(process.pid, tmp_path / str(number))
         ledger.remove(removed.pid)
         entries = json.loads(file.read_text())
-        entries[str(stranger.pid)][0] += 1  # the id was given to another process since
+        entries[str(unrelated.pid)][0] += 1  # the id was given to another process since
         file.write_text(json.dumps(entries))
         assert ProcessLedger(file).sweep() == 1
         assert ours.wait(5) == -9
-        assert stranger.poll() is None
+        assert unrelated.poll() is None
         assert removed.poll() is None
         assert not (tmp_path / "0").exists()
         assert json.loads(file.read_text()) == {}
     finally:
-        for process in (ours, stranger, removed):
+        for process in (ours, unrelated, removed):
             process.kill()
             process.wait()
 
@@ -96,7 +96,7 @@ async def test_the_socket_of_a_killed_server_is_replaced(workspace: Workspace, s
         check=True,
     )
     assert workspace.control_socket.is_socket()
-    assert await in_thread(call, workspace, "list_endpoints", {}) == []  # straight from the store
+    assert await in_thread(call, workspace, "list_endpoints", {}) == []  # directly from the store
     server = ControlServer(service, workspace.control_socket)
     await server.start()
     await server.stop()

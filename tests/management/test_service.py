@@ -26,7 +26,7 @@ async def test_an_endpoint_is_shown_with_azures_keys(service: EndpointService, r
     assert runtime.notes == ["publish"]
 
 
-async def test_the_store_survives_a_restart_and_is_its_owners_alone(
+async def test_the_store_survives_a_restart_and_is_readable_by_its_owner_only(
     service: EndpointService, workspace: Workspace, blue: dict[str, Any]
 ) -> None:
     await service.create_endpoint({"name": "fridge"})
@@ -84,7 +84,7 @@ async def test_creating_an_endpoint_again_keeps_keys_deployments_and_traffic(
 
 
 @pytest.mark.parametrize("document", [{"auth_mode": "aad_token"}, {"mirror_traffic": {"blue": 10}}])
-async def test_what_is_not_served_is_refused_and_nothing_is_stored(
+async def test_unsupported_settings_are_refused_and_nothing_is_stored(
     service: EndpointService, document: dict[str, Any]
 ) -> None:
     with pytest.raises(UserError):
@@ -121,7 +121,7 @@ async def test_a_deployment_needs_its_endpoint_and_a_free_name(service: Endpoint
         await service.create_deployment(blue)
 
 
-async def test_a_failed_deployment_keeps_its_reason_and_may_be_made_again(
+async def test_a_failed_deployment_keeps_its_reason_and_may_be_created_again(
     service: EndpointService, runtime: Any, blue: dict[str, Any]
 ) -> None:
     await service.create_endpoint({"name": "fridge"})
@@ -174,7 +174,7 @@ async def test_an_update_rolls_and_a_failed_one_leaves_the_old_version(
     assert [note for note in runtime.notes if "roll" in note] == [f"roll out blue {number}" for number in (1, 2, 3)]
 
 
-async def test_an_update_of_words_alone_starts_nothing(
+async def test_an_update_of_descriptive_fields_starts_no_process(
     service: EndpointService, runtime: Any, blue: dict[str, Any]
 ) -> None:
     await service.create_endpoint({"name": "fridge"})
@@ -184,7 +184,7 @@ async def test_an_update_of_words_alone_starts_nothing(
     assert runtime.notes == []
 
 
-async def test_an_update_without_changes_starts_the_same_anew(
+async def test_an_update_without_changes_restarts_the_deployment(
     service: EndpointService, runtime: Any, blue: dict[str, Any]
 ) -> None:
     await service.create_endpoint({"name": "fridge"})
@@ -247,7 +247,7 @@ async def test_deleting_an_endpoint_deletes_its_deployments(
     assert await service.list_endpoints() == []
 
 
-async def test_a_restart_brings_everything_up_and_one_failure_does_not_stop_the_rest(
+async def test_a_restart_starts_every_deployment_even_if_one_fails(
     service: EndpointService, runtime: Any, blue: dict[str, Any]
 ) -> None:
     await service.create_endpoint({"name": "fridge"})
@@ -274,14 +274,14 @@ async def test_without_a_server_a_deployment_is_stored_as_creating(
     assert not [note for note in runtime.notes if "roll" in note]
 
 
-def test_the_store_is_held_by_one_process(workspace: Workspace) -> None:
+def test_one_process_at_a_time_locks_the_store(workspace: Workspace) -> None:
     with EndpointStore(workspace).lock(), pytest.raises(StoreInUse), EndpointStore(workspace).lock():
         pass
     with EndpointStore(workspace).lock():
         pass
 
 
-async def test_a_damaged_store_is_told_and_not_overwritten(service: EndpointService, workspace: Workspace) -> None:
+async def test_a_damaged_store_is_reported_and_not_overwritten(service: EndpointService, workspace: Workspace) -> None:
     await service.create_endpoint({"name": "fridge"})
     service.store.file.write_text('{"schema_version": 2}')
     with pytest.raises(Exception, match="schema_version must be 1"):

@@ -69,7 +69,7 @@ def behind_gateway() -> BehindGateway:
 
 
 SCRIPTED_SCORER = '''
-"""Stands in for the Scorer: a body says what happens to it."""
+"""Stands in for the Scorer: a body is a command for it."""
 import json, os, sys, time, types
 from dataclasses import dataclass
 
@@ -104,7 +104,7 @@ def answer_bodies(scorer, bodies, request_options, explain):
             replies.append(Reply(200, b"x" * int(rest)))
         elif word == b"facts":
             replies.append(Reply(200, json.dumps({"pid": os.getpid(), "batch": len(bodies)}).encode()))
-        elif word == b"asks" and explain.__class__.__name__ == "function":  # the predict lane turns it away
+        elif word == b"asks" and explain.__class__.__name__ == "function":  # the predict lane rejects it
             replies.append(Reply(421, b'{"message":"wrong lane"}'))
         elif word == b"asks":
             time.sleep(float(rest or 0))

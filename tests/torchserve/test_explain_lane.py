@@ -1,4 +1,4 @@
-"""A real TorchServe with both lanes, and the gateway's own forwarding before it."""
+"""A real TorchServe with both lanes behind the forwarding of the gateway."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ def generation_of(process: TorchServeProcess) -> Generation:
     )  # fmt: skip
 
 
-async def test_the_lanes_have_a_worker_each_and_do_not_share_their_troubles(
+async def test_the_lanes_have_a_worker_each_and_do_not_disturb_each_other(
     scripted_scorer: Path, tmp_path: Path
 ) -> None:
     plan = ServingPlan(
@@ -75,7 +75,7 @@ async def test_the_lanes_have_a_worker_each_and_do_not_share_their_troubles(
         running = asyncio.create_task(explain(b"asks 0.5"))
         await asyncio.sleep(0.2)
         os.kill(explains, signal.SIGKILL)
-        after = await running  # sent once more, and answered by the worker that TorchServe started anew
+        after = await running  # sent a second time, and answered by the new worker that TorchServe started
         assert after["pid"] not in (predicts, explains)
         assert after["policy"] == os.SCHED_IDLE
         is_over.set()

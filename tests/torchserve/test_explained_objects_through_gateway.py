@@ -1,4 +1,4 @@
-"""Explained detectors end to end: gateway, TorchServe with both lanes, a package. Nothing stands in for anything."""
+"""Explained detectors end to end: gateway, TorchServe with both lanes, a package. Without stand-ins."""
 
 import asyncio
 import base64
@@ -38,7 +38,7 @@ class Reply:
     status: int
     body: bytes
     headers: Mapping[str, str]
-    """Whatever the case of their names."""
+    """Case-insensitive."""
 
     @property
     def document(self) -> Any:
@@ -64,7 +64,7 @@ class Served:
         return pid
 
     async def lane_of(self, reply: Reply) -> str:
-        """The request log's word for the lane that answered; the log is written twice a second."""
+        """The lane that answered, from the request log, which is written twice a second."""
         async with asyncio.timeout(10):
             while True:
                 for line in self.request_log.read_text().splitlines():
@@ -175,7 +175,7 @@ async def test_odam_is_the_same_by_both_routes_and_in_process_while_plain_reques
         assert {"network", "gradients", "picture"} >= set(details["milliseconds"]) >= {"gradients", "picture"}
 
 
-async def test_d_rise_is_a_job_that_tells_how_far_it_is_and_ends_with_the_map_of_this_process(
+async def test_d_rise_as_a_job_reports_its_progress_and_gives_the_map_of_this_process(
     yolov5: Served, image: bytes
 ) -> None:
     cell = cell_of(image, xai_algorithm="d_rise", masks=3000, attributions=True)
@@ -219,7 +219,7 @@ async def test_a_canceled_job_leaves_its_worker_to_the_next_ones(yolov5: Served,
 
     plain = await yolov5.ask("score", body_of(base64.b64encode(image).decode()))
     odam = cell_of(image, xai_algorithm="odam")
-    explained = await yolov5.ask("explain", body_of(odam))  # goes before the job
+    explained = await yolov5.ask("explain", body_of(odam))  # has priority over the job
     assert (plain.status, explained.status, explained.body) == (200, 200, yolov5.in_process(odam))
     for place in (queued, running):
         canceled = await yolov5.ask(place, method="DELETE")
@@ -229,7 +229,7 @@ async def test_a_canceled_job_leaves_its_worker_to_the_next_ones(yolov5: Served,
 
     short = cell_of(image, xai_algorithm="d_rise", masks=20, seed=3)
     following = await yolov5.ask("jobs/explain", body_of(short))
-    async with asyncio.timeout(20):  # far less than what was canceled would have taken
+    async with asyncio.timeout(20):  # far less than the canceled job would have taken
         while (reply := await yolov5.ask(following.headers["location"], method="GET")).document[
             "status"
         ] != "Completed":

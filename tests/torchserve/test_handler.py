@@ -25,7 +25,7 @@ RequestAnswer = tuple[int, str, dict[str, str], bytes]
 @pytest.fixture(scope="module")
 def ts() -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it leaves a file open
+        warnings.simplefilter("ignore")  # TorchServe leaves a file open
         import ts.service
 
         gc.collect()
@@ -121,7 +121,7 @@ def test_an_empty_batch_has_no_answers(ask: Callable[..., list[RequestAnswer]]) 
     assert ask() == []
 
 
-def test_an_answer_is_marked_as_ours_and_timed(ask: Callable[..., list[RequestAnswer]]) -> None:
+def test_an_answer_has_the_mark_of_the_handler_and_its_duration(ask: Callable[..., list[RequestAnswer]]) -> None:
     [(status, _, headers, body)] = ask(b"hello")
     assert (status, body) == (200, b"[5]")
     assert headers["x-clearsight-answer"] == "1"
@@ -198,7 +198,7 @@ def test_the_path_and_the_gateways_deadline_become_options_but_not_in_the_predic
     assert json.loads(ask(b"options", headers=headers)[0][3]) == request_options
 
 
-def test_orders_about_a_job_are_obeyed_in_the_explain_lane_only(
+def test_job_commands_run_in_the_explain_lane_only(
     handler: TorchServeHandler, ask: Callable[..., list[RequestAnswer]]
 ) -> None:
     def order(text: str, body: bytes = b"{}") -> tuple[str, int, dict[str, str], bytes]:
@@ -221,7 +221,7 @@ def test_orders_about_a_job_are_obeyed_in_the_explain_lane_only(
     assert order("poll 3")[0] == "unknown"
 
 
-def test_a_wrong_lane_and_a_degraded_explanation_are_told_in_headers(ask: Callable[..., list[RequestAnswer]]) -> None:
+def test_a_wrong_lane_and_a_degraded_explanation_have_headers(ask: Callable[..., list[RequestAnswer]]) -> None:
     wrong, degraded, plain = ask(b"status 421", b"degraded", b"a")
     assert (wrong[0], wrong[2]["x-clearsight-lane"], wrong[2]["x-clearsight-answer"]) == (421, "explain", "1")
     assert (degraded[0], degraded[2]["x-explanation-degraded"]) == (200, "1")
@@ -229,7 +229,7 @@ def test_a_wrong_lane_and_a_degraded_explanation_are_told_in_headers(ask: Callab
     assert "x-explanation-degraded" not in wrong[2]
 
 
-def test_what_explanations_cost_is_told_in_ascii_and_left_out_when_it_is_long(
+def test_the_cost_of_explanations_is_an_ascii_header_unless_it_is_too_long(
     ask: Callable[..., list[RequestAnswer]],
 ) -> None:
     told, too_long, plain = ask(b"told 1", b"told 3000", b"a")
@@ -314,8 +314,8 @@ def test_threads_are_set_from_the_configuration_and_logged(
     )
 
 
-def test_the_module_imports_nothing_heavy_and_never_torchserves_base_handler() -> None:
-    """Of ours it imports names that are shared with the gateway, from a module that imports nothing but `typing`."""
+def test_the_module_imports_neither_heavy_modules_nor_torchserves_base_handler() -> None:
+    """Of this package it imports only the names shared with the gateway, from a module that imports only `typing`."""
     source, shared = Path(torchserve.__file__).read_text(), Path(lane_protocol.__file__).read_text()
     top = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
     assert [line for line in top if "clearsight" in line] == ["from clearsight.wire.lane_protocol import ("]

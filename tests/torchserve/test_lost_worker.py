@@ -1,4 +1,4 @@
-"""A worker dies while TorchServe collects its next batch: through the gateway, nothing of it is lost."""
+"""A worker dies while TorchServe collects its next batch: the gateway loses no request of it."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A real TorchServe with a worker whose scorer misbehaves on demand: everything known to hurt it must not."""
+"""A real TorchServe with a scorer that misbehaves on demand: nothing that is known to kill a worker may."""
 
 import asyncio
 import json
@@ -52,12 +52,12 @@ async def test_one_bad_request_among_four_fails_alone(process: TorchServeProcess
     assert [answers[0][1], answers[3][1]] == [b"[1]", b"[4]"]
 
 
-async def test_requests_of_a_moment_share_a_batch(process: TorchServeProcess) -> None:
+async def test_simultaneous_requests_share_a_batch(process: TorchServeProcess) -> None:
     answers = await asyncio.gather(*(process.predict(b"facts") for _ in range(4)))
     assert max(json.loads(body)["batch"] for _, body in answers) > 1
 
 
-async def test_the_same_worker_outlives_everything_that_kills_one(process: TorchServeProcess) -> None:
+async def test_the_worker_survives_everything_that_kills_other_handlers(process: TorchServeProcess) -> None:
     [(pid, _)] = await process.worker_states()
     texts = ["é", "a\r\nb", "a\n[METRICS]Forged.Count:1|#Level:Host", "CUDA out of memory", "\x00\x1b"]
     bodies = [b"raise " + text.encode() for text in texts] + [b"raise \xed\xa0\x80", b"status 413", b"status 599"]
@@ -107,7 +107,7 @@ async def test_a_worker_gets_its_threads_and_no_secret(process: TorchServeProces
     assert Path(environment["TMPDIR"]).parent == process.folder.root
 
 
-async def test_torchserve_brings_a_killed_worker_back(process: TorchServeProcess) -> None:
+async def test_torchserve_restarts_a_killed_worker(process: TorchServeProcess) -> None:
     [(pid, _)] = await process.worker_states()
     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 45
@@ -120,7 +120,7 @@ async def test_torchserve_brings_a_killed_worker_back(process: TorchServeProcess
 
 
 @pytest.mark.slow
-async def test_a_worker_that_cannot_load_is_told_with_its_reason(scripted_scorer: Path, tmp_path: Path) -> None:
+async def test_a_worker_that_cannot_load_is_reported_with_its_reason(scripted_scorer: Path, tmp_path: Path) -> None:
     process = TorchServeProcess(plan(scripted_scorer, SCRIPTED_FAILURE="no such runtime"), tmp_path / "bad.log")
     try:
         await process.start()

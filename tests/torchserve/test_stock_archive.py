@@ -1,4 +1,4 @@
-"""The documented line for stock TorchServe, with the root config.properties and an archive of ours."""
+"""The documented command for stock TorchServe, with the root config.properties and an archive of a package."""
 
 import asyncio
 import base64
@@ -202,7 +202,7 @@ def test_an_archive_is_the_same_for_the_same_package_and_holds_no_code(
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "é", "a b", ".."])
-def test_a_model_name_that_is_no_plain_word_is_refused(tiny_package: ModelPackage, tmp_path: Path, name: str) -> None:
+def test_a_model_name_with_other_characters_is_refused(tiny_package: ModelPackage, tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="model_name"):
         write_mar(tiny_package, tmp_path / "x.mar", name)
     assert not (tmp_path / "x.mar").exists()
