@@ -53,7 +53,7 @@ def make_network(model_name: str) -> Detector:
 
 def export(graph: ServingGraph, folder: Path) -> None:
     inputs = example_inputs(128, 160, TRACED_WITH)
-    names = output_names(graph.network)
+    names = output_names(graph.network.has_masks)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations of both formats, tracer warnings of torchvision
         traced = torch.jit.trace(graph, inputs, check_trace=False)
@@ -100,7 +100,7 @@ def require_parity(model_name: str, folder: Path) -> None:
         with torch.inference_mode():
             expected = [tensor.numpy() for tensor in graph(*inputs)]
             same_detections(expected, [tensor.numpy() for tensor in script(*inputs)])
-        same_detections(expected, session.run(list(output_names(graph.network)), arrays))
+        same_detections(expected, session.run(list(output_names(graph.network.has_masks)), arrays))
         same_detections(expected, [np.array(value) for value in compiled(arrays).values()])
         counts.append(len(expected[0]))
     assert counts[0] == 10
