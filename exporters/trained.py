@@ -3,17 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from clearsight.documents.settings import ExifOrientation, Settings
+from clearsight.catalogue.models import FAMILIES, find_row
+from clearsight.documents.settings import SETTINGS_TYPES, ExifOrientation, Settings
+from clearsight.errors import ExportError
 from clearsight.images.decode import decode_image
 from clearsight.tasks import Task
 
-__all__ = ["BatchOptions", "Export", "TrainedModel", "evenly", "read_some"]
+__all__ = ["BatchOptions", "Export", "TrainedModel", "evenly", "export_of", "read_some"]
 
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -91,3 +94,15 @@ def evenly(files: Sequence[Path], count: int) -> list[Path]:
     if len(files) <= count:
         return list(files)
     return [files[index * len(files) // count] for index in range(count)]
+
+
+def export_of(model: TrainedModel[Any, Any]) -> Export:
+    """How a model is exported. Raises `ExportError` when its settings are those of another kind of model."""
+    row = find_row(model.model_name)
+    if type(model.settings) is not SETTINGS_TYPES[row.settings]:
+        raise ExportError(
+            f"a network must come with settings of its kind, but got a {type(model.network).__name__} with "
+            f"{type(model.settings).__name__}"
+        )
+    export: Export = resolve_name(FAMILIES[row.family].export)(model)
+    return export

@@ -21,13 +21,12 @@ from torch import nn
 from clearsight.catalogue.models import find_row
 from clearsight.documents.settings import Settings, to_document
 from clearsight.errors import UserError
-from clearsight.exporters.families import export_of
 from clearsight.exporters.formats.mlflow_folder import write_mlflow_files
 from clearsight.exporters.serving_graphs import export_serving_graphs
-from clearsight.exporters.trained import TrainedModel, evenly
+from clearsight.exporters.trained import TrainedModel, evenly, export_of
 from clearsight.handlers.backends import able_backends
 from clearsight.handlers.tuning.precision_gate import precision_gate, record_gate
-from clearsight.networks.families.table import FAMILIES
+from clearsight.networks.families.table import family_of
 from clearsight.runs.package import (
     GUARDED_FILES,
     LABELS_FILE,
@@ -78,7 +77,7 @@ def write_package(
     """
     model = TrainedModel(task, model_name, tuple(labels), copy.deepcopy(network).cpu().eval(), settings)
     row, export = find_row(model_name), export_of(model)
-    family = FAMILIES[row.family]
+    family = family_of(model_name)
     work = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     folder, contract = work / "package", work / "train_artifacts"
     try:

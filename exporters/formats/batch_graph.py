@@ -7,8 +7,7 @@ Azure's default graph takes one image; its samples make larger ones with a scrip
 from pathlib import Path
 from typing import Any
 
-from clearsight.exporters.families import export_of
-from clearsight.exporters.trained import BatchOptions, TrainedModel
+from clearsight.exporters.trained import BatchOptions, TrainedModel, export_of
 from clearsight.networks.load import load_network
 from clearsight.runs.package import ModelPackage
 

@@ -25,7 +25,16 @@ from clearsight.vision.letterbox import Placement
 from clearsight.vision.preprocess import normalise
 from clearsight.wire.answers import DetectionAnswer
 
-__all__ = ["MAX_INPUT_BYTES", "DetectionPipeline", "DetectorNetwork", "Prepared", "RcnnNetwork", "YoloNetwork"]
+__all__ = [
+    "MAX_INPUT_BYTES",
+    "DetectionPipeline",
+    "DetectorNetwork",
+    "Prepared",
+    "RcnnNetwork",
+    "YoloNetwork",
+    "open_rcnn",
+    "open_yolov5",
+]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -196,3 +205,17 @@ def _prepare(image_HWC: Bytes, settings: DetectorSettings) -> Prepared:
     views = views_of(image_HWC.shape[0], image_HWC.shape[1], settings)
     whole_HWC = views[0].network_input(image_HWC)
     return Prepared(views, whole_HWC, image_HWC if len(views) > 1 else None)
+
+
+def open_yolov5(
+    backend: Backend, settings: YoloSettings, package: ModelPackage, options: OpenOptions, max_batch_size: int
+) -> DetectionPipeline:
+    network = YoloNetwork(backend, settings, package, options, max_batch_size)
+    return DetectionPipeline(network, settings, package.labels, max_batch_size)
+
+
+def open_rcnn(
+    backend: Backend, settings: RcnnSettings, package: ModelPackage, options: OpenOptions, max_batch_size: int
+) -> DetectionPipeline:
+    network = RcnnNetwork(backend, settings, package)
+    return DetectionPipeline(network, settings, package.labels, max_batch_size)

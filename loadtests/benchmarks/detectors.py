@@ -25,7 +25,7 @@ from clearsight.handlers.scoring.scorer import MAX_BATCH_SIZE, Scorer
 from clearsight.handlers.scoring.views import views_of
 from clearsight.images.decode import decode_image
 from clearsight.networks.families.rcnn.options import DEFAULT
-from clearsight.networks.families.table import FAMILIES, build_network
+from clearsight.networks.families.table import build_network, family_of
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import normalise
@@ -269,7 +269,7 @@ def _score_exceeded_by(count: int, network: torch.nn.Module, image: bytes, setti
     view, *_ = views_of(480, 640, settings)
     canvas_HWC = view.network_input(decode_image(_resized(image, 640, 480)))
     images_NCHW = torch.from_numpy(normalise(canvas_HWC, settings.mean, settings.std))[None]
-    _, scores_NC, _ = FAMILIES["yolov5"].serving_module(network)(images_NCHW)
+    _, scores_NC, _ = family_of("yolov5").serving_module(network)(images_NCHW)
     return float(scores_NC[0].sort(descending=True).values[count])
 
 

@@ -89,7 +89,7 @@ def outside(names: Iterable[str], forbidden: set[str]) -> list[str]:
 
 def test_every_folder_has_a_layer_and_every_layer_a_folder() -> None:
     assert {layer_of(name) for name, _ in ALL} - {None} == set(LAYERS)
-    assert "clearsight.networks.families.table.FAMILIES" in IMPORTS["clearsight.exporters.write"]
+    assert "clearsight.networks.families.table.family_of" in IMPORTS["clearsight.exporters.write"]
 
 
 def test_a_module_imports_only_its_layer_and_those_before_it() -> None:

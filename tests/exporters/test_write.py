@@ -22,7 +22,7 @@ from clearsight.exporters.formats.torchscript import export_torchscript
 from clearsight.exporters.graphs import run_graph
 from clearsight.exporters.write import has_bf16_units, write_package
 from clearsight.images.decode import decode_image
-from clearsight.networks.families.table import FAMILIES
+from clearsight.networks.families.table import family_of
 from clearsight.networks.load import load_network
 from clearsight.networks.serving import GraphSignature
 from clearsight.runs.package import ONNX_FILE, TORCHSCRIPT_FILE, ModelPackage
@@ -270,7 +270,7 @@ class Untraceable(nn.Module):
 def test_a_network_that_cannot_be_exported_says_why(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cannot be exported to TorchScript: no forward"):
         export_torchscript(Untraceable(), (torch.zeros(1),), tmp_path / "m.pt")
-    signature = FAMILIES["classifier"].signature(MODELS["resnet18"])
+    signature = family_of("resnet18").signature(MODELS["resnet18"])
     with pytest.raises(ExportError, match="cannot be exported to ONNX: torchscript: RuntimeError: no forward"):
         export_onnx(Untraceable(), (torch.zeros(1),), tmp_path / "m.onnx", signature, exporters=("torchscript",))
     assert list(tmp_path.iterdir()) == []
@@ -290,7 +290,7 @@ def test_the_second_exporter_writes_the_same_graph(tiny_package: ModelPackage, t
         network,
         example,
         tmp_path / "m.onnx",
-        FAMILIES["classifier"].signature(MODELS["resnet18"]),
+        family_of("resnet18").signature(MODELS["resnet18"]),
         exporters=("dynamo",),
     )
     assert record["exporter"] == "dynamo"

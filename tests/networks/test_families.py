@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pkgutil import resolve_name
 from typing import Any, ClassVar
 
 import pytest
@@ -9,18 +10,14 @@ import torch
 from torch import nn
 
 from clearsight.catalogue import models
-from clearsight.catalogue.models import MODELS, YOLO_STRIDE
+from clearsight.catalogue.models import FAMILIES, MODELS, YOLO_STRIDE
 from clearsight.documents.settings import SETTINGS_TYPES
-from clearsight.exporters.families import EXPORTS
-from clearsight.handlers.explain.objects.network import FORWARDS
-from clearsight.handlers.scoring.pipeline import PIPELINES
 from clearsight.networks.families.rcnn.batch import TrainingTarget, pad_together
 from clearsight.networks.families.rcnn.options import RcnnOptions
-from clearsight.networks.families.table import FAMILIES, build_network
+from clearsight.networks.families.table import build_network
 from clearsight.networks.families.yolov5.head import STRIDES
 from clearsight.networks.families.yolov5.loss import Yolov5Loss
 from clearsight.testing.families import NUM_CLASSES, FamilyContract
-from clearsight.training.detection import DETECTOR_FAMILIES
 
 FEW = {"options": asdict(RcnnOptions(64, 32, 64, 32, 64, 32))}
 BOXES = [torch.tensor([[8.0, 8.0, 40.0, 60.0]]), torch.tensor([[20.0, 20.0, 60.0, 60.0]])]
@@ -68,11 +65,19 @@ class TestRetinaNet(_OfPyramids):
     model_name = "retinanet_resnet50_fpn"
 
 
-def test_every_row_is_bound_to_code_and_back() -> None:
-    families = {row.family for row in MODELS.values()}
-    detectors = {row.family for row in MODELS.values() if not row.tasks[0].is_classification}
-    assert families == FAMILIES.keys() == EXPORTS.keys() == PIPELINES.keys()
-    assert detectors == DETECTOR_FAMILIES.keys() == FORWARDS.keys()
+def test_every_family_has_code_in_the_layers_that_its_models_need() -> None:
+    assert {row.family for row in MODELS.values()} == FAMILIES.keys()
+    for row in MODELS.values():
+        family = FAMILIES[row.family]
+        layers = {"networks": family.network, "handlers": family.pipeline, "exporters": family.export}
+        if not row.tasks[0].is_classification:
+            layers |= {"training": str(family.training), "handlers.explain": str(family.forward)}
+        for layer, name in layers.items():
+            assert name.startswith(f"clearsight.{layer}."), row.model_name
+            assert callable(resolve_name(name))
+
+
+def test_the_catalogue_agrees_with_itself() -> None:
     assert {row.settings for row in MODELS.values()} == SETTINGS_TYPES.keys()
     assert all(row.model_name == name for name, row in MODELS.items())
     assert all(row.backbone in MODELS for row in MODELS.values() if row.backbone is not None)

@@ -4,13 +4,13 @@ import torch
 from torch import nn
 
 from clearsight.catalogue.models import MODELS
-from clearsight.networks.families.table import FAMILIES
+from clearsight.networks.families.table import family_of
 from clearsight.networks.families.yolov5.network import build_yolov5
 
 
 def test_a_classifier_is_served_as_it_is() -> None:
     network = nn.Conv2d(3, 2, 1).train()
-    family = FAMILIES["classifier"]
+    family = family_of("resnet18")
     assert family.serving_module(network) is network
     assert not network.training
     signature = family.signature(MODELS["resnet18"])
@@ -21,7 +21,7 @@ def test_a_classifier_is_served_as_it_is() -> None:
 
 def test_yolov5_answers_every_candidate_with_its_best_class() -> None:
     network = build_yolov5("nano", 3)
-    graph = FAMILIES["yolov5"].serving_module(network)
+    graph = family_of("yolov5").serving_module(network)
     images_NCHW = torch.rand(2, 3, 64, 96)
     with torch.inference_mode():
         boxes_NC4, scores_NC, class_ids_NC = graph(images_NCHW)
@@ -35,13 +35,16 @@ def test_yolov5_answers_every_candidate_with_its_best_class() -> None:
     torch.testing.assert_close(boxes_NC4[1, 100], torch.tensor(expected))
     assert class_ids_NC[1, 100] == probs.index(max(probs))
     torch.testing.assert_close(float(scores_NC[1, 100]), objectness * max(probs))
-    signature = FAMILIES["yolov5"].signature(MODELS["yolov5"])
+    signature = family_of("yolov5").signature(MODELS["yolov5"])
     assert (signature.inputs, signature.outputs) == (("images",), ("boxes", "scores", "class_ids"))
     assert signature.free_axes["boxes"] == {0: "batch", 1: "candidates"}
 
 
 def test_only_mask_rcnn_has_masks() -> None:
-    boxes, masks = (FAMILIES["rcnn"].signature(MODELS[f"{kind}_resnet18_fpn"]) for kind in ("fasterrcnn", "maskrcnn"))
+    boxes, masks = (
+        family_of("fasterrcnn_resnet18_fpn").signature(MODELS[f"{kind}_resnet18_fpn"])
+        for kind in ("fasterrcnn", "maskrcnn")
+    )
     inputs = ("image", "score_threshold", "nms_iou_threshold", "max_detections")
     assert boxes.inputs == masks.inputs == inputs
     assert boxes.outputs == ("boxes", "scores", "class_ids")

@@ -18,8 +18,8 @@ from clearsight.handlers.scoring.views import merge_views
 from clearsight.networks.families.table import family_of
 from clearsight.tasks import Task
 from clearsight.training.data.records import Box, Instance, Record
-from clearsight.training.detection import find_all
 from clearsight.training.detection.family import ValidationOutput
+from clearsight.training.detection.findings import find_all
 from clearsight.training.detection.trial import DetectionTrial
 from clearsight.training.engine.checkpoint import Checkpoints
 from clearsight.training.engine.hardware import Hardware

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from pkgutil import resolve_name
+from typing import Any, Final
 
 import torch
 from torch import nn
 
-from clearsight.catalogue.models import find_row
+from clearsight.catalogue.models import FAMILIES, find_row
 from clearsight.documents.settings import DetectorSettings
 from clearsight.errors import Fault, InvalidData
 from clearsight.images.decode import decode_image
@@ -18,14 +19,14 @@ from clearsight.training.charts import write_detection_charts, write_samples
 from clearsight.training.charts.samples import MAX_SAMPLES
 from clearsight.training.classification.datasets import ImageCache
 from clearsight.training.data.records import Record
-from clearsight.training.detection import DETECTOR_FAMILIES, DetectionObjective
 from clearsight.training.detection.data import (
     DetectionEvaluationSet,
     DetectionTrainingSet,
     TileGrid,
     useful_side,
 )
-from clearsight.training.detection.family import TrialParts
+from clearsight.training.detection.family import DetectorTraining, TrialParts
+from clearsight.training.detection.objective import DetectionObjective
 from clearsight.training.engine.early_stopping import EarlyStopping
 from clearsight.training.engine.hardware import Hardware
 from clearsight.training.engine.loop import LoopOptions
@@ -63,7 +64,7 @@ class DetectionTrial:
         self._classes = records.classes
         self._model_name = str(spec.value("model_name"))
         row = find_row(self._model_name, spec.task)
-        self._family = DETECTOR_FAMILIES[row.family]
+        self._family: DetectorTraining[Any, Any] = resolve_name(str(FAMILIES[row.family].training))()
         architecture = self._family.architecture(model_size_of(spec), spec.light_detector)
         self.network: nn.Module = build_network(self._model_name, len(records.classes), architecture=architecture)
         self.settings: DetectorSettings = detector_settings_of(spec)

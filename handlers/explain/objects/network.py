@@ -11,9 +11,9 @@ W width of the network's input.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
+from pkgutil import resolve_name
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -23,19 +23,15 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList  # type: ignore[import-untyped]
 
+from clearsight.catalogue.models import FAMILIES
 from clearsight.networks.families.rcnn.batch import padded_side
-from clearsight.networks.families.rcnn.retina import RetinaDetector
 from clearsight.networks.families.rcnn.two_stage import TwoStageDetector
-from clearsight.networks.families.yolov5.decode import boxes_and_scores, decode
-from clearsight.networks.families.yolov5.head import STRIDES
-from clearsight.networks.families.yolov5.network import Yolov5
 
-__all__ = ["FORWARDS", "DetectorForward", "Level", "ObjectModel"]
+__all__ = ["DetectorForward", "Level", "ObjectModel", "OneStageForward", "TwoStageForward"]
 
 Floats = npt.NDArray[np.float32]
 
 _PYRAMID_STRIDES: Final = (4, 8, 16, 32, 64)
-_RETINA_STRIDES: Final = (8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,9 +71,10 @@ class ObjectModel:
 
     def __init__(self, network: nn.Module, family: str) -> None:
         """`family` is the network's, as `ModelRow.family` names it."""
-        if family not in FORWARDS:
+        forward = FAMILIES[family].forward
+        if forward is None:
             raise TypeError(f"expected a detector, but got {type(network).__name__}")
-        self._forward = FORWARDS[family]
+        self._forward: Callable[[nn.Module, torch.Tensor], DetectorForward] = resolve_name(forward)
         self._network = copy.deepcopy(network)
         self._network.eval().requires_grad_(False)
 
@@ -90,17 +87,19 @@ class ObjectModel:
         return self._forward(self._network, torch.from_numpy(image_CHW)[None].to(self.device))
 
 
-class _YoloForward:
-    """Candidates are those of `yolov5.decode`, in its order: the index is that of the anchor, on every backend."""
+class OneStageForward:
+    """Candidates are those of `OneStageDetector.dense`, in its order: the same index on every backend."""
 
-    def __init__(self, network: Yolov5, image_1CHW: torch.Tensor) -> None:
+    def __init__(self, network: Any, image_1CHW: torch.Tensor) -> None:
+        """`network` is a `OneStageDetector`."""
+        padded = _padded(image_1CHW)
         with torch.no_grad():
-            features = network.features(image_1CHW)
-        self.levels = _leaves(STRIDES, features)
+            features = network.features(padded)
+        self.levels = _leaves(network.level_strides, features)
         with torch.enable_grad():
-            raw = network.head([level.features_1Cuv for level in self.levels])
-            boxes_1C4, scores_1CK = boxes_and_scores(decode(raw, network.head.anchors))
-        self._boxes_C4, self._scores_CK = boxes_1C4[0], scores_1CK[0]
+            boxes_1C4, scores_1CK = network.dense([level.features_1Cuv for level in self.levels], *padded.shape[2:])
+        self._boxes_C4: torch.Tensor = boxes_1C4[0]
+        self._scores_CK: torch.Tensor = scores_1CK[0]
 
     def candidates(self, class_id: int) -> tuple[Floats, Floats]:
         return _array(self._boxes_C4), _array(self._scores_CK[:, class_id])
@@ -112,36 +111,10 @@ class _YoloForward:
         return self._boxes_C4[index]
 
     def mask(self, index: int, class_id: int) -> torch.Tensor:
-        raise TypeError("yolov5 has no masks")
+        raise TypeError("a detector of one stage has no masks")
 
 
-class _RetinaForward:
-    """Candidates are the anchors of all levels."""
-
-    def __init__(self, network: RetinaDetector, image_1CHW: torch.Tensor) -> None:
-        images, features = _pyramid(network, image_1CHW)
-        self.levels = _leaves(_RETINA_STRIDES, features.values())
-        tensors = [level.features_1Cuv for level in self.levels]
-        with torch.enable_grad():
-            outputs = network.head(tensors)
-            (anchors_A4,) = network.anchor_generator(images, tensors)
-            self._logits_AK: torch.Tensor = outputs["cls_logits"][0]
-            self._boxes_A4: torch.Tensor = network.box_coder.decode_single(outputs["bbox_regression"][0], anchors_A4)
-
-    def candidates(self, class_id: int) -> tuple[Floats, Floats]:
-        return _array(self._boxes_A4), _array(self._logits_AK[:, class_id].sigmoid())
-
-    def score(self, index: int, class_id: int) -> torch.Tensor:
-        return self._logits_AK[index, class_id].sigmoid()
-
-    def box(self, index: int, class_id: int) -> torch.Tensor:
-        return self._boxes_A4[index]
-
-    def mask(self, index: int, class_id: int) -> torch.Tensor:
-        raise TypeError("RetinaNet has no masks")
-
-
-class _TwoStageForward:
+class TwoStageForward:
     """Candidates are the proposals, decoded for the class.
 
     All proposals go through the second stage without a graph; only the explained one goes through it again with one,
@@ -149,7 +122,10 @@ class _TwoStageForward:
     """
 
     def __init__(self, network: TwoStageDetector, image_1CHW: torch.Tensor) -> None:
-        images, features = _pyramid(network, image_1CHW)
+        padded = _padded(image_1CHW)
+        with torch.no_grad():
+            features = network.backbone(padded)
+        images: Any = ImageList(padded, [(image_1CHW.shape[2], image_1CHW.shape[3])])
         self._network = network
         self._sizes = images.image_sizes
         with torch.no_grad():
@@ -192,22 +168,9 @@ class _TwoStageForward:
         return logits.softmax(dim=1)[:, 1:], boxes[:, 1:]
 
 
-_FORWARDS: Final[dict[str, Callable[[Any, torch.Tensor], DetectorForward]]] = {
-    "yolov5": _YoloForward,
-    "rcnn": _TwoStageForward,
-    "retinanet": _RetinaForward,
-}
-
-FORWARDS: Final[Mapping[str, Callable[[Any, torch.Tensor], DetectorForward]]] = MappingProxyType(_FORWARDS)
-"""How a family of detectors is run for explanations, by `ModelRow.family`: of the network and a view, (1, C, H, W)."""
-
-
-def _pyramid(network: Any, image_1CHW: torch.Tensor) -> tuple[Any, dict[str, torch.Tensor]]:
-    """The padded image as the list that torchvision takes, and its feature pyramid."""
+def _padded(image_1CHW: torch.Tensor) -> torch.Tensor:
     height, width = image_1CHW.shape[2:]
-    padded = functional.pad(image_1CHW, (0, padded_side(width) - width, 0, padded_side(height) - height))
-    with torch.no_grad():
-        return ImageList(padded, [(height, width)]), network.backbone(padded)
+    return functional.pad(image_1CHW, (0, padded_side(width) - width, 0, padded_side(height) - height))
 
 
 def _leaves(strides: tuple[int, ...], features: Any) -> tuple[Level, ...]:

@@ -1,7 +1,7 @@
 """The models that this version trains and serves: one row per model, with every fact that needs no network.
 
-Job documents, defaults, `settings.json`, weights and serving all read these rows; code that builds networks is bound to
-a row by the name of its family (`clearsight.networks.families.table`). A rule asks a field of the row, never a name.
+Job documents, defaults, `settings.json`, weights and serving all read these rows. A row names its family, and the row
+of the family in `FAMILIES` names the code of every layer. A rule asks a field of the row, never a name.
 
 https://learn.microsoft.com/azure/machine-learning/reference-automl-images-hyperparameters ("Model-specific defaults")
 and https://learn.microsoft.com/azure/machine-learning/how-to-auto-train-image-models (names, default models).
@@ -9,7 +9,7 @@ and https://learn.microsoft.com/azure/machine-learning/how-to-auto-train-image-m
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -18,9 +18,11 @@ from clearsight.tasks import Task
 
 __all__ = [
     "DEFAULT_MODELS",
+    "FAMILIES",
     "HUGGING_FACE_NAMES",
     "MODELS",
     "YOLO_STRIDE",
+    "FamilyRow",
     "ModelRow",
     "UnknownModel",
     "find_row",
@@ -40,6 +42,54 @@ class UnknownModel(UserError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyRow:
+    """The code of a family of networks, layer by layer, as names `module:object` that are imported on first use."""
+
+    network: str
+    """Class without arguments: a `networks.families.family.Family`."""
+    pipeline: str
+    """Callable with the arguments of `handlers.scoring.pipeline.open_pipeline`: from an image to an answer."""
+    export: str
+    """Callable: an `exporters.trained.Export` of a `TrainedModel`."""
+    training: str | None = None
+    """Class without arguments: a `training.detection.family.DetectorTraining`. Detectors only."""
+    forward: str | None = None
+    """Callable that runs a network on a view, (1, C, H, W), for explanations; it gives a
+    `handlers.explain.objects.network.DetectorForward`. Detectors only."""
+
+
+_FAMILIES: Final[dict[str, FamilyRow]] = {
+    "classifier": FamilyRow(
+        network="clearsight.networks.families.classifiers:ClassifierFamily",
+        pipeline="clearsight.handlers.scoring.classification:ClassificationPipeline",
+        export="clearsight.exporters.classifier:ClassifierExport",
+    ),
+    "yolov5": FamilyRow(
+        network="clearsight.networks.families.yolov5.family:YoloFamily",
+        pipeline="clearsight.handlers.scoring.detectors:open_yolov5",
+        export="clearsight.exporters.detector:YoloExport",
+        training="clearsight.training.detection.yolov5:Yolov5Training",
+        forward="clearsight.handlers.explain.objects.network:OneStageForward",
+    ),
+    "rcnn": FamilyRow(
+        network="clearsight.networks.families.rcnn.family:RcnnFamily",
+        pipeline="clearsight.handlers.scoring.detectors:open_rcnn",
+        export="clearsight.exporters.detector:RcnnExport",
+        training="clearsight.training.detection.rcnn:RcnnTraining",
+        forward="clearsight.handlers.explain.objects.network:TwoStageForward",
+    ),
+}
+_FAMILIES["retinanet"] = replace(
+    _FAMILIES["rcnn"],
+    network="clearsight.networks.families.rcnn.family:RetinaFamily",
+    forward=_FAMILIES["yolov5"].forward,
+)
+
+FAMILIES: Final[Mapping[str, FamilyRow]] = MappingProxyType(_FAMILIES)
+"""By `ModelRow.family`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
     """A model: what job documents, settings, weights and serving need to know of it."""
 
@@ -48,7 +98,7 @@ class ModelRow:
     tasks: tuple[Task, ...]
     """Tasks that it is trained for."""
     family: str
-    """Key of the tables of families in `networks`, `handlers`, `exporters` and `training`."""
+    """Key of `FAMILIES`."""
     settings: Literal["classification", "yolov5", "rcnn", "segmentation"]
     """Which keys its `settings.json` has: key of `documents.settings.SETTINGS_TYPES`."""
     parameter_groups: tuple[str, ...]

@@ -6,7 +6,7 @@ from torch import nn
 
 from clearsight.catalogue.models import find_row
 from clearsight.errors import InvalidPackage, UserError
-from clearsight.networks.families.table import FAMILIES
+from clearsight.networks.families.table import family_of
 from clearsight.runs.package import ModelPackage
 
 __all__ = ["load_network"]
@@ -34,7 +34,7 @@ def _build(package: ModelPackage) -> nn.Module:
     try:
         row = find_row(package.model_name, package.task)
         architecture = package.manifest["architecture"]
-        network: nn.Module = FAMILIES[row.family].build(row, package.num_classes, architecture, settings.crop_size)
+        network: nn.Module = family_of(row.model_name).build(row, package.num_classes, architecture, settings.crop_size)
     except UserError as error:
         raise InvalidPackage(f"{package.manifest_file} must describe a network of this product: {error}") from error
     return network

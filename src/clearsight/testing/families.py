@@ -22,7 +22,7 @@ from clearsight.catalogue.models import MODELS, ModelRow
 from clearsight.documents.settings import SETTINGS_TYPES, parse_settings, to_document
 from clearsight.exporters.formats.torchscript import export_torchscript
 from clearsight.networks.families.family import Family
-from clearsight.networks.families.table import FAMILIES
+from clearsight.networks.families.table import family_of
 
 __all__ = ["NUM_CLASSES", "FamilyContract"]
 
@@ -49,7 +49,7 @@ class FamilyContract:
 
     @pytest.fixture
     def family(self, row: ModelRow) -> Family[Any]:
-        return FAMILIES[row.family]
+        return family_of(row.model_name)
 
     @pytest.fixture
     def network(self, row: ModelRow, family: Family[Any]) -> nn.Module:

@@ -1,9 +1,8 @@
 """What every family of networks can do: the protocol behind which its code stands.
 
 A family serves one or more rows of `clearsight.catalogue.models`, whose field `family` names it. Code outside asks the
-object and never tests the type of a network. What needs code of a higher layer stands in that layer's own table, under
-the same name: `handlers.scoring.pipeline.PIPELINES`, `handlers.explain.objects.network.FORWARDS` (detectors),
-`exporters.families.EXPORTS` and `training.detection.DETECTOR_FAMILIES` (detectors).
+object and never tests the type of a network. What needs code of a higher layer (scoring, export, training,
+explanations) has its own object there; the family's row in `catalogue.models.FAMILIES` names them all.
 """
 
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from clearsight.catalogue.models import ModelRow
 from clearsight.networks.serving import GraphSignature
 from clearsight.networks.weights import PretrainedRecord
 
-__all__ = ["Family", "NetworkT"]
+__all__ = ["Family", "NetworkT", "OneStageDetector"]
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -70,4 +69,22 @@ class Family(Protocol[NetworkT]):
 
     def example_inputs(self, crop_size: int | None) -> tuple[torch.Tensor, ...]:
         """Inputs to trace the serving module with; `crop_size` as for `build`."""
+        ...
+
+
+class OneStageDetector(Protocol):
+    """A detector that gives every cell of its feature maps candidates, as gradients of one of them need it.
+
+    `handlers.explain.objects.network.OneStageForward` explains every network with these members.
+    """
+
+    level_strides: tuple[int, ...]
+    """Pixels of the network's input in a cell of each level, from fine to coarse."""
+
+    def features(self, images_NCHW: torch.Tensor) -> list[torch.Tensor]:
+        """The feature maps that the head predicts from, one per level; sides of images are multiples of 32."""
+        ...
+
+    def dense(self, levels: list[torch.Tensor], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """boxes_xyxy (N, C, 4) in pixels and scores (N, C, K) of every candidate; size of the images in pixels."""
         ...

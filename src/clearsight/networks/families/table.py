@@ -1,35 +1,23 @@
-"""The families by name, and what is asked of a network by its model name."""
+"""What is asked of a network by its model name, answered by its family."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final
+from pkgutil import resolve_name
+from typing import Any
 
 from torch import nn
 
-from clearsight.catalogue.models import find_row
-from clearsight.networks.families.classifiers import ClassifierFamily
+from clearsight.catalogue.models import FAMILIES, find_row
 from clearsight.networks.families.family import Family
-from clearsight.networks.families.rcnn.family import RcnnFamily, RetinaFamily
-from clearsight.networks.families.yolov5.family import YoloFamily
 from clearsight.networks.weights import PretrainedRecord
 
-__all__ = ["FAMILIES", "build_network", "family_of", "load_pretrained"]
-
-_FAMILIES: Final[dict[str, Family[Any]]] = {
-    "classifier": ClassifierFamily(),
-    "yolov5": YoloFamily(),
-    "rcnn": RcnnFamily(),
-    "retinanet": RetinaFamily(),
-}
-
-FAMILIES: Final[Mapping[str, Family[Any]]] = MappingProxyType(_FAMILIES)
-"""By `ModelRow.family`."""
+__all__ = ["build_network", "family_of", "load_pretrained"]
 
 
 def family_of(model_name: str) -> Family[Any]:
     """The family of a model. Raises `UnknownModel`."""
-    return FAMILIES[find_row(model_name).family]
+    family: Family[Any] = resolve_name(FAMILIES[find_row(model_name).family].network)()
+    return family
 
 
 def build_network(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 
 import torch
 from torchvision.models.detection._utils import _topk_min  # type: ignore[import-untyped]
+from torchvision.models.detection.image_list import ImageList  # type: ignore[import-untyped]
 from torchvision.ops import box_iou, clip_boxes_to_image  # type: ignore[import-untyped]
 
 from clearsight.networks.families.rcnn.batch import Size, TrainingTarget
@@ -26,6 +27,7 @@ class RetinaDetector(Detector):
 
     has_background: ClassVar[bool] = False
     output_order: ClassVar[tuple[str, ...]] = ("boxes", "scores", "labels")
+    level_strides: ClassVar[tuple[int, ...]] = (8, 16, 32, 64, 128)
 
     def __init__(self, num_classes: int, built: Any) -> None:
         """`built` is torchvision's `RetinaNet` for `num_classes`; it has no background class."""
@@ -70,6 +72,23 @@ class RetinaDetector(Detector):
             )
         ]
         return found if limits is None else [choose(candidates, self.num_classes, limits) for candidates in found]
+
+    def features(self, images_NCHW: torch.Tensor) -> list[torch.Tensor]:
+        """Levels of the pyramid, from fine to coarse."""
+        return list(self.backbone(images_NCHW).values())
+
+    def dense(self, levels: list[torch.Tensor], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """boxes_xyxy (N, A, 4) in pixels and scores (N, A, K) of the anchors of all levels."""
+        outputs = self.head(levels)
+        count = len(outputs["cls_logits"])
+        images = ImageList(levels[0].new_empty(count, 0, height, width), [(height, width)] * count)
+        boxes = [
+            self.box_coder.decode_single(regression_A4, anchors_A4)
+            for regression_A4, anchors_A4 in zip(
+                outputs["bbox_regression"], self.anchor_generator(images, levels), strict=True
+            )
+        ]
+        return torch.stack(boxes), outputs["cls_logits"].sigmoid()
 
     def _candidates(
         self,

@@ -16,7 +16,7 @@ from torch import nn
 from clearsight.errors import UserError
 from clearsight.networks.families.yolov5.anchors import DEFAULT_ANCHORS
 from clearsight.networks.families.yolov5.blocks import Concat, ConvBlock, CrossStage, PyramidPool
-from clearsight.networks.families.yolov5.decode import decode
+from clearsight.networks.families.yolov5.decode import boxes_and_scores, decode
 from clearsight.networks.families.yolov5.head import STRIDES, Head
 
 __all__ = ["SIZES", "Size", "Yolov5", "build_yolov5", "name_of_size"]
@@ -94,6 +94,8 @@ class Yolov5(nn.Module):
             ]
         )
 
+    level_strides = STRIDES
+
     @property
     def head(self) -> Head:
         return cast(Head, self.model[24])
@@ -126,6 +128,10 @@ class Yolov5(nn.Module):
         for index in range(first, last + 1):
             maps = self.model[index](maps)
         return maps
+
+    def dense(self, levels: list[torch.Tensor], height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """boxes_xyxy (N, C, 4) in pixels and scores (N, C, K), in the order of `decode`; `levels` are `features`."""
+        return boxes_and_scores(decode(self.head(levels), self.head.anchors))
 
     def forward(self, images_NCHW: torch.Tensor) -> list[torch.Tensor] | torch.Tensor:
         levels = self.levels(images_NCHW)
