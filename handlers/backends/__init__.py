@@ -13,6 +13,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol, get_args
 
@@ -121,8 +122,7 @@ class BackendSpec:
         return package_root / _FILES[self.file_kind]
 
     def open(self, file: Path, options: OpenOptions) -> Backend:
-        module, _, function = self.opener.partition(":")
-        opener: Callable[[Path, OpenOptions], Backend] = getattr(import_module(module), function)
+        opener: Callable[[Path, OpenOptions], Backend] = resolve_name(self.opener)
         return opener(file, options)
 
 

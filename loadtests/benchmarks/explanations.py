@@ -34,7 +34,7 @@ from clearsight.catalogue.models import find_row
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.handlers.drawing.explanation_image import explanation_image
 from clearsight.handlers.explain.algorithms.context import ExplainContext
-from clearsight.handlers.explain.algorithms.table import compute_attributions
+from clearsight.handlers.explain.algorithms.run import compute_attributions
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
 from clearsight.handlers.explain.answering.numbers import encode_attribution
 from clearsight.handlers.explain.deadline import Deadline

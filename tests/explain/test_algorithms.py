@@ -11,7 +11,7 @@ from clearsight.catalogue.algorithms import ALGORITHMS, CLASSIFIER_ALGORITHMS
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.explain.algorithms.context import ExplainContext
 from clearsight.handlers.explain.algorithms.rise import random_masks, rise
-from clearsight.handlers.explain.algorithms.table import compute_attributions
+from clearsight.handlers.explain.algorithms.run import compute_attributions
 from clearsight.handlers.explain.deadline import Deadline, OutOfTime
 from clearsight.handlers.explain.network.functions import ExplainTarget
 from clearsight.handlers.explain.network.model import ExplainModel

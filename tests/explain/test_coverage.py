@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from clearsight.handlers.explain.algorithms.context import ExplainContext
-from clearsight.handlers.explain.algorithms.table import compute_attributions
+from clearsight.handlers.explain.algorithms.run import compute_attributions
 from clearsight.handlers.explain.deadline import Deadline
 from clearsight.handlers.explain.network.functions import ExplainTarget
 from clearsight.handlers.explain.network.model import ExplainModel

@@ -19,7 +19,7 @@ from torchvision.models.resnet import BasicBlock
 from clearsight.handlers.drawing.explanation_image import heat_map
 from clearsight.handlers.explain.algorithms.context import ExplainContext
 from clearsight.handlers.explain.algorithms.integrated_gradients_family import gradients_along_path
-from clearsight.handlers.explain.algorithms.table import compute_attributions
+from clearsight.handlers.explain.algorithms.run import compute_attributions
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment, xrai_map
 from clearsight.handlers.explain.answering.quality import measure_faithfulness
 from clearsight.handlers.explain.deadline import Deadline

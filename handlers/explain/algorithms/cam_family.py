@@ -9,6 +9,7 @@ the network's input, T tokens, H heads, L layers.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -23,6 +24,9 @@ from clearsight.handlers.explain.network.model import ExplainModel, Features, To
 __all__ = [
     "attention_relevance",
     "cam",
+    "explain_gradcam",
+    "explain_hirescam",
+    "explain_layercam",
     "gradcam",
     "guided_backprop",
     "guided_gradcam",
@@ -124,6 +128,11 @@ def cam(formula: CamFormula, context: ExplainContext) -> tuple[Attribution, ...]
         raise BadRequest(f"CAMs need a network with a picture of features, which {model.model_name} has not")
     features_of_targets = model.activations_and_gradients(context.x_13PP, context.targets)
     return tuple(_cam_attribution(context, model, formula, features) for features in features_of_targets)
+
+
+explain_gradcam = partial(cam, gradcam)
+explain_hirescam = partial(cam, hirescam)
+explain_layercam = partial(cam, layercam)
 
 
 def relevance(context: ExplainContext) -> tuple[Attribution, ...]:

@@ -16,7 +16,7 @@ from clearsight.catalogue.algorithms import ALGORITHMS
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.handlers.drawing.explanation_image import explanation_image, heat_map
 from clearsight.handlers.explain.algorithms.context import Attribution, ExplainContext
-from clearsight.handlers.explain.algorithms.table import compute_attributions
+from clearsight.handlers.explain.algorithms.run import compute_attributions
 from clearsight.handlers.explain.algorithms.xrai import Regions, segment
 from clearsight.handlers.explain.answering.cache import ByteCache
 from clearsight.handlers.explain.answering.details import ExplanationDetails

@@ -4,11 +4,11 @@ Shapes in names: H height, W width, C colour channel.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from types import MappingProxyType
-from typing import Any, Final
+from pkgutil import resolve_name
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ from clearsight.images.decode import DecodeLimits, decode_image
 from clearsight.images.headers import read_header
 from clearsight.wire.answers import DetectedObject
 
-__all__ = ["OBJECT_ALGORITHM_METHODS", "ExplainedObject", "ObjectDetails", "ObjectExplainTask", "ObjectExplainer"]
+__all__ = ["ExplainedObject", "ObjectAlgorithm", "ObjectDetails", "ObjectExplainTask", "ObjectExplainer"]
 
 Floats = npt.NDArray[np.float32]
 ObjectAlgorithm = Callable[["ObjectExplainer", "ObjectExplainTask", ImageViews, Deadline], dict[int, "ExplainedObject"]]
@@ -151,11 +151,11 @@ class ObjectExplainer:
             return []
         image_HWC = decode_image(explain_task.image, self._limits, self._settings.exif_orientation)
         pictured = ImageViews(image_HWC, self._settings)
-        method = OBJECT_ALGORITHM_METHODS[explain_task.parameters.algorithm]
-        found = method(self, explain_task, pictured, deadline)
+        algorithm: ObjectAlgorithm = resolve_name(ALGORITHMS[explain_task.parameters.algorithm].function)
+        found = algorithm(self, explain_task, pictured, deadline)
         return self._notes(explain_task, [found[index] for index in chosen if index in found])
 
-    def _explain_by_masking(
+    def explain_by_masking(
         self, explain_task: ObjectExplainTask, pictured: ImageViews, deadline: Deadline
     ) -> dict[int, ExplainedObject]:
         parameters, found = explain_task.parameters, dict[int, ExplainedObject]()
@@ -188,7 +188,7 @@ class ObjectExplainer:
             start_s = deadline.elapsed_s()
         return found
 
-    def _explain_by_gradients(
+    def explain_by_gradients(
         self, explain_task: ObjectExplainTask, pictured: ImageViews, deadline: Deadline
     ) -> dict[int, ExplainedObject]:
         assert self._model is not None  # noqa: S101  asked before
@@ -300,11 +300,6 @@ class ObjectExplainer:
             part.details.degraded |= is_less
             part.details.warnings += tuple(notes)
         return found
-
-
-OBJECT_ALGORITHM_METHODS: Final[Mapping[str, ObjectAlgorithm]] = MappingProxyType(
-    {"odam": ObjectExplainer._explain_by_gradients, "d_rise": ObjectExplainer._explain_by_masking}
-)
 
 
 def _details_of(

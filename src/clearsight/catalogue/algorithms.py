@@ -2,8 +2,7 @@
 
 Everything that other parts of the product must know about an algorithm or a key stands in its row: the checks of a
 request, the options of `clearsight explain`, the swagger document and the tables of docs/35-explanations.md are made
-from these rows. The code of an algorithm is bound to its name in `clearsight.handlers.explain.algorithms.table`
-(classifiers) and `clearsight.handlers.explain.objects.explainer` (detectors).
+from these rows.
 """
 
 from collections.abc import Mapping
@@ -266,6 +265,9 @@ class AlgorithmRow:
     name: str
     """Value of `xai_algorithm`."""
     explains: Literal["classifier", "detector"]
+    function: str
+    """`module:object`, imported on first use. Of classifiers a `handlers.explain.algorithms.run.AlgorithmFunction`, of
+    detectors a `handlers.explain.objects.explainer.ObjectAlgorithm`."""
     parameters: tuple[str, ...]
     """Keys of `PARAMETERS` that it reads; the others change nothing."""
     shows: str
@@ -312,13 +314,18 @@ _BOXES: Final = (*_ANSWER, "detections", "target")
 _MASKS: Final = ("masks", "grid_size", "seed")
 
 
+_CODE: Final = "clearsight.handlers.explain.algorithms"
+_PATHS: Final = f"{_CODE}.integrated_gradients_family"
+_OBJECTS: Final = "clearsight.handlers.explain.objects.explainer"
+
+
 def _by_name(*rows: AlgorithmRow) -> Mapping[str, AlgorithmRow]:
     return MappingProxyType({row.name: row for row in rows})
 
 
 ALGORITHMS: Final = _by_name(
     AlgorithmRow(
-        "xrai", "classifier", (*_PATH, "xrai_fast", "localizer"),
+        "xrai", "classifier", f"{_PATHS}:xrai", (*_PATH, "xrai_fast", "localizer"),
         "whole regions of the image, by the integrated gradients inside them (from black and from white)",
         "2 x `n_steps`, and a segmentation",
         "most people: regions are easier to read than pixels, and steadier",
@@ -327,62 +334,64 @@ ALGORITHMS: Final = _by_name(
         limit_defaults={"n_steps": "xrai_n_steps"},
     ),
     AlgorithmRow(
-        "integrated_gradients", "classifier", (*_PATH, "approximation_method", "engine", "localizer"),
+        "integrated_gradients", "classifier", f"{_PATHS}:integrated_gradients",
+        (*_PATH, "approximation_method", "engine", "localizer"),
         "pixels, signed; their sum is the score minus that of the baseline",
         "`n_steps`", "numbers that add up",
         is_azures=True, has_path=True, has_channels=True, is_signed=True, is_complete=True,
         limit_defaults={"n_steps": "n_steps"},
     ),
     AlgorithmRow(
-        "guided_gradcam", "classifier", (*_SMOOTH, "localizer"),
+        "guided_gradcam", "classifier", f"{_CODE}.cam_family:guided_gradcam", (*_SMOOTH, "localizer"),
         "fine edges inside the place that speaks for the label; on transformers the place is found by attention "
         "relevance", "1 to 2", "a quick, class specific look",
         is_azures=True, has_channels=True, is_signed=True,
     ),
     AlgorithmRow(
-        "guided_backprop", "classifier", _SMOOTH,
+        "guided_backprop", "classifier", f"{_CODE}.cam_family:guided_backprop", _SMOOTH,
         "edges that any strong response hangs on", "1",
         "seeing what the network picks up at all; hardly class specific",
         is_azures=True, has_channels=True, is_signed=True,
     ),
     *(
         AlgorithmRow(
-            name, "classifier", _SMOOTH, "the place alone, on a grid of P / 32", "1",
-            "the fastest localisers of convolutional networks",
+            name, "classifier", f"{_CODE}.cam_family:explain_{name}", _SMOOTH,
+            "the place alone, on a grid of P / 32", "1", "the fastest localisers of convolutional networks",
         )
         for name in ("gradcam", "hirescam", "layercam")
     ),
     AlgorithmRow(
-        "attention_relevance", "classifier", _SMOOTH,
+        "attention_relevance", "classifier", f"{_CODE}.cam_family:relevance", _SMOOTH,
         "the place, in patches", "1", "transformers with global attention (the ViTs)",
         needs_attention=True,
     ),
     AlgorithmRow(
-        "attention_relevance_ig", "classifier", (*_PATH, "approximation_method", "localizer"),
+        "attention_relevance_ig", "classifier", f"{_PATHS}:relevance_along_path",
+        (*_PATH, "approximation_method", "localizer"),
         "integrated gradients inside that place", "`n_steps`", "the sharpest map of a ViT",
         needs_attention=True, has_path=True, has_channels=True, is_signed=True,
         limit_defaults={"n_steps": "n_steps"},
     ),
     AlgorithmRow(
-        "rise", "classifier", (*_LABELS, *_MASKS),
+        "rise", "classifier", f"{_CODE}.black_box:explain_by_rise", (*_LABELS, *_MASKS),
         "how the probability falls when random parts are covered", "`masks` predictions (500)",
         "no derivatives at all; slow",
         is_black_box=True, is_signed=True,
     ),
     AlgorithmRow(
-        "occlusion", "classifier", _SMOOTH,
+        "occlusion", "classifier", f"{_CODE}.black_box:explain_by_occlusion", _SMOOTH,
         "how the score falls behind a square that moves over the image", "about 225 predictions",
         "a check on the others",
         has_channels=True, is_signed=True,
     ),
     AlgorithmRow(
-        "odam", "detector", _BOXES,
+        "odam", "detector", f"{_OBJECTS}:ObjectExplainer.explain_by_gradients", _BOXES,
         "which places of the image one box hangs on",
         "1, and little for each object more", "a quick look at every box",
         targets=("score", "mask", "box"),
     ),
     AlgorithmRow(
-        "d_rise", "detector", (*_BOXES, *_MASKS),
+        "d_rise", "detector", f"{_OBJECTS}:ObjectExplainer.explain_by_masking", (*_BOXES, *_MASKS),
         "where boxes like the explained one are found while it is seen", "`masks` predictions (500)",
         "no derivatives at all; minutes",
         is_black_box=True, targets=("score",), max_awaited_masks=100,

@@ -25,7 +25,7 @@ from clearsight.catalogue.algorithms import ALGORITHMS, PARAMETERS
 from clearsight.errors import BadRequest
 from clearsight.fields import Integer, Number, OneOf, Truth
 from clearsight.handlers.explain.algorithms.context import Attribution, ExplainContext
-from clearsight.handlers.explain.algorithms.table import compute_attributions
+from clearsight.handlers.explain.algorithms.run import compute_attributions
 from clearsight.handlers.explain.deadline import Deadline, OutOfTime
 
 __all__ = ["AlgorithmContract", "ContextMaker"]
