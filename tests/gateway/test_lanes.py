@@ -245,8 +245,8 @@ async def test_the_cost_of_explanations_is_counted_and_not_sent_to_the_client(ga
     blue.answer = make_reply(200, b"[]", x_clearsight_explained="no JSON")
     assert (await gateway.score(ASKS)).status == 200
     page = gateway.metrics.page().decode()
-    labels, rest = 'deployment="blue"', 'endpoint="fridge"'
-    phase = f'{{algorithm="xrai",{labels},{rest},phase="regions"}}'
+    where = 'deployment="blue",endpoint="fridge"'
+    phase = f'{{algorithm="xrai",{where},phase="regions"}}'
     assert f"clearsight_explanation_phase_ms_sum{phase} 500.0" in page
     assert f"clearsight_explanation_phase_ms_count{phase} 2.0" in page
     for algorithm, cached, degraded in (
@@ -254,11 +254,11 @@ async def test_the_cost_of_explanations_is_counted_and_not_sent_to_the_client(ga
         ("xrai", "true", "false"),
         ("other", "false", "false"),
     ):
-        labels = f'algorithm="{algorithm}",cached="{cached}",degraded="{degraded}",{labels},{rest}'
+        labels = f'algorithm="{algorithm}",cached="{cached}",degraded="{degraded}",{where}'
         assert f"clearsight_explanations_total{{{labels}}} 2.0" in page
-    assert f"clearsight_explanation_chunk_size{{{labels},{rest}}} 4.0" in page
-    assert f'clearsight_explanations_refused_total{{{labels},{rest},status_code="408"}} 2.0' in page
-    assert f'clearsight_explanations_refused_total{{{labels},{rest},status_code="422"}} 1.0' in page
+    assert f"clearsight_explanation_chunk_size{{{where}}} 4.0" in page
+    assert f'clearsight_explanations_refused_total{{{where},status_code="408"}} 2.0' in page
+    assert f'clearsight_explanations_refused_total{{{where},status_code="422"}} 1.0' in page
 
 
 async def test_a_refused_prediction_does_not_count_as_a_refused_explanation(gateway, blue, make_reply):
