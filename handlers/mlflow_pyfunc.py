@@ -1,4 +1,4 @@
-"""Loader module of the MLflow flavour: `mlflow.pyfunc.load_model(folder)` ends here, without a pickle."""
+"""Loader module of the MLflow flavour: `mlflow.pyfunc.load_model(folder)` calls it, and loads no pickle."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,10 +30,10 @@ class PackageModel:
         """Score a frame with the column `image`: base64 text, its bytes, or the bytes of an image file.
 
         Returns a frame with one row per input: the columns `probs` (list of floats) and `labels` (list of names), or
-        for detection and segmentation the column `boxes` (list of objects), as in Azure's scoring answers. Where rows
-        ask for explanations there are the columns `visualizations`, `attributions` and `explanation_details`, too, of
-        detectors the column `explanations`. Raises `MlflowException` naming the first bad row: MLflow's server hides
-        the message of any other error. `params` is part of MLflow's contract; no parameter exists.
+        for detection and segmentation the column `boxes` (list of objects), as in Azure's scoring answers. If a row
+        asks for an explanation, there are also the columns `visualizations`, `attributions` and
+        `explanation_details`, or `explanations` for detectors. Raises `MlflowException` naming the first bad row:
+        MLflow's server hides the message of any other error. `params` is part of MLflow's interface; there are none.
         """
         if _COLUMN not in model_input.columns:
             raise _refusal(f"the frame must have the column {_COLUMN!r}, but it has {list(model_input.columns)}")
@@ -50,7 +50,7 @@ class PackageModel:
 
 
 def _refusal(message: str) -> Exception:
-    """What MLflow's server turns into a 400 with this message."""
+    """The error that MLflow's server turns into a 400 with this message."""
     from mlflow.exceptions import MlflowException  # this module is loaded by MLflow; nothing else here needs it
 
     refusal: Exception = MlflowException.invalid_parameter_value(message)
@@ -58,5 +58,5 @@ def _refusal(message: str) -> Exception:
 
 
 def _load_pyfunc(path: str) -> PackageModel:
-    """MLflow calls this with the model folder. `CLEARSIGHT_BACKEND` chooses what runs the network."""
+    """MLflow calls this with the model folder. `CLEARSIGHT_BACKEND` chooses the backend."""
     return PackageModel(load_scorer(ModelPackage.open(path), backend=environment.backend()))

@@ -1,10 +1,10 @@
 """TorchServe's side of the Scorer: whole HTTP bodies in, answer bytes out, one status per request.
 
 TorchServe loads this module by its dotted name and calls `handle`. What a handler of TorchServe 0.12 must
-never do, each seen there: raise (the whole batch fails, innocents included); set a header or a reason phrase that is
-not short ASCII text, return text with a lone surrogate, or return more than `max_response_size` (each kills the
-worker for 7 to 9 s); print a line that begins with `[METRICS]` (it becomes a metric). So every answer is bytes made
-by us, every failure is a status and a JSON body of its own request, and every log line carries a prefix.
+never do, each observed there: raise (all requests of the batch fail); set a header or a reason phrase that is not
+short ASCII text, return text with a lone surrogate, or return more than `max_response_size` (each kills the worker
+for 7 to 9 s); print a line that begins with `[METRICS]` (it becomes a metric). So every answer is bytes, every failure
+is a status and a JSON body of its own request, and every log line has a prefix.
 
 Nothing heavy is imported before `initialize`: TorchServe hides an ImportError of this module behind one of its own.
 """
@@ -40,8 +40,8 @@ from clearsight.wire.lane_protocol import (
 __all__ = ["TorchServeHandler", "handle"]
 
 EXPLAIN_HEADER: Final = "explain"
-"""TorchServe sets it to `True` for `/explanations/<model>` and `/v1/models/<model>:explain`, and nothing else tells
-the handler of the path."""
+"""TorchServe sets it to `True` for `/explanations/<model>` and `/v1/models/<model>:explain`. A handler learns of the
+path in no other way."""
 
 LOG_PREFIX: Final = "clearsight | "
 
@@ -49,7 +49,7 @@ log = logging.getLogger("clearsight.torchserve")
 
 
 class Context(Protocol):
-    """What we use of `ts.context.Context`."""
+    """The part of `ts.context.Context` that this module uses."""
 
     model_yaml_config: Mapping[str, Any] | None
 
@@ -71,13 +71,13 @@ class LineFormatter(logging.Formatter):
 
 @dataclass(frozen=True, slots=True)
 class RequestAnswer:
-    """What becomes of one HTTP request. `is_degraded`: an explanation in it is less than was asked for."""
+    """The answer of one HTTP request. `is_degraded`: an explanation in it is less than was asked for."""
 
     status: int
     body: bytes
     is_degraded: bool = False
     telemetry: str = ""
-    """JSON in ASCII, or nothing."""
+    """JSON in ASCII, or empty."""
 
 
 class TorchServeHandler:
@@ -113,7 +113,7 @@ class TorchServeHandler:
             log.error("the model cannot be loaded: %s", reason)
             _write_diagnostic(diagnostic_file, reason)
             raise RuntimeError(_ascii(f"clearsight cannot load the model: {reason}")) from error
-        # TorchServe logs two INFO lines per request, which the JVM reads and parses; nothing needs them.
+        # TorchServe logs two INFO lines per request, which the JVM reads and parses for nothing.
         logging.getLogger().setLevel(logging.WARNING)
 
     def _load(self, folder: Path, config: Mapping[str, Any], workers: int) -> None:
@@ -153,16 +153,15 @@ class TorchServeHandler:
         if lane != "all":
             log.info("this worker is of the %s lane", lane)
         if lane == "explain":
-            _leave_cores_to_others()  # threads to come inherit that
+            _leave_cores_to_others()  # threads started later inherit it
             self.background = Background()
             preload(self.explain)
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
         """Answer one batch: one bytes element per HTTP request, in order. Never raises.
 
-        Of the headers only the gateway's deadline and TorchServe's word for an explanation are looked at, the latter
-        not in the predict lane, and the gateway's orders about a job in the explain lane; `describe` changes nothing
-        here.
+        Headers read: the deadline of the gateway and TorchServe's mark of an explanation request, both outside the
+        predict lane, and the job commands of the gateway in the explain lane. `describe` changes nothing.
         """
         started = time.perf_counter()
         requests = [(_body(row), self._request_options(context, index)) for index, row in enumerate(data)]
@@ -177,7 +176,7 @@ class TorchServeHandler:
         return [self._finish_response(context, index, answer, elapsed_ms) for index, answer in enumerate(answers)]
 
     def _run_job_command(self, context: Context, command: str, body: bytes | None, request_options: Any) -> bytes:
-        """Start, report or end a job, which takes no time. A done job's answer is that of its body, job or not."""
+        """Start, report or end a job, and return at once. A done job is answered like a request with its body."""
         verb, _, job_id = command.partition(" ")
         job, state = self.background.find(job_id), "unknown"
         if verb == "start":
@@ -187,7 +186,7 @@ class TorchServeHandler:
             self.background.end(job_id)
             job = None
         if job is not None:
-            is_computing = job.is_computing  # before its result: a thread that has ended sets none any more
+            is_computing = job.is_computing  # read before the result, which an ended thread no longer sets
             state = "done" if job.result is not None else "running" if is_computing else "unknown"
         context.set_response_header(0, JOB_HEADER, state)
         if state == "done":
@@ -215,7 +214,7 @@ class TorchServeHandler:
         if len(requests) > 1:
             try:
                 return self._score(requests)
-            except Exception:  # a fault of ours: alone, each request gets its own answer or its own fault
+            except Exception:  # a bug: alone, each request gets its own answer or its own error
                 log.exception("a batch of %d requests failed; answering them one by one", len(requests))
         return [answer for request in requests for answer in self._score_alone(request)]
 
@@ -256,7 +255,7 @@ class TorchServeHandler:
                     "Send fewer rows, or ask for less per row."
                 ),
             )
-        if status == 413:  # TorchServe turns a handler's 413 into 507, its word for a lost worker
+        if status == 413:  # TorchServe turns a handler's 413 into 507, its status for a lost worker
             status = 422
         if status != 200:
             context.set_response_status(status, _phrase(status), index)
@@ -269,7 +268,7 @@ class TorchServeHandler:
         if 0 < len(answer.telemetry) <= MAX_TELEMETRY_CHARS:
             context.set_response_header(index, TELEMETRY_HEADER, answer.telemetry)
         elif answer.telemetry:
-            log.info("a request's explanations go uncounted: what they say of their cost is too long for a header")
+            log.info("the explanations of a request are not counted: their telemetry is too long for a header")
         context.set_response_header(index, "x-ms-run-function-failed", str(status >= 500))
         context.set_response_header(index, ANSWER_HEADER, "1")
         context.set_response_content_type(index, "application/json")
@@ -280,7 +279,7 @@ _worker: Final = TorchServeHandler()
 
 
 def handle(data: Sequence[Mapping[str, Any]] | None, context: Context) -> list[bytes]:
-    """TorchServe's entry point: `data` is None once, to load the model; afterwards it is a batch."""
+    """TorchServe's entry point. In the first call `data` is None, and the model is loaded; later it is a batch."""
     if data is None:
         _worker.initialize(context)
         return []
@@ -322,7 +321,7 @@ def _phrase(status: int) -> str:
 
 
 def _ascii(text: str) -> str:
-    """Printable ASCII on one line, without the word that TorchServe takes for an accelerator out of memory."""
+    """Printable ASCII on one line, without 'CUDA', which TorchServe takes for an accelerator out of memory."""
     return " ".join(text.encode("ascii", "backslashreplace").decode().split()).replace("CUDA", "cuda")
 
 
@@ -338,10 +337,10 @@ def _configure_logging() -> None:
 
 
 def _leave_cores_to_others() -> None:
-    """Let every thread there is compute only while no other process wants the core (SCHED_IDLE, sched(7)).
+    """Let every present thread compute only while no other process needs the core (SCHED_IDLE, sched(7)).
 
-    Niceness 19 left predictions a p99 of 1.67 times that alone (docs/70-benchmarks.md). After loading, not before:
-    beside a saturated deployment a worker that loads like that would not be ready in time.
+    With niceness 19 the p99 of predictions was 1.67 times that without explanations (docs/70-benchmarks.md). Called
+    after loading: next to a saturated deployment, a worker that loads at this priority would not be ready in time.
     """
     try:
         for thread in Path("/proc/self/task").iterdir():

@@ -1,4 +1,4 @@
-"""What every overlay needs: an image of a size that people can look at, and text that fits."""
+"""Common to all overlays: an image of a legible size, and text that fits."""
 
 import unicodedata
 from typing import Final
@@ -29,8 +29,8 @@ def fit_image(image: Image.Image, min_longer_side: int) -> Image.Image:
     return image
 
 
-def shorten(pen: ImageDraw.ImageDraw, label: str, font: Font, room: float) -> str:
-    """Cut a label to the room it has; an ellipsis shows that it was cut. Line breaks become spaces.
+def shorten(pen: ImageDraw.ImageDraw, label: str, font: Font, max_width: float) -> str:
+    """Cut a label to `max_width` pixels; an ellipsis shows that it was cut. Line breaks become spaces.
 
     Pillow's built-in font has ASCII only: accents are left off, other characters become question marks.
     """
@@ -38,8 +38,8 @@ def shorten(pen: ImageDraw.ImageDraw, label: str, font: Font, room: float) -> st
     if not label.isascii():
         bare = "".join(char for char in unicodedata.normalize("NFKD", label) if not unicodedata.combining(char))
         label = bare.encode("ascii", "replace").decode()
-    if pen.textlength(label, font) <= room:
+    if pen.textlength(label, font) <= max_width:
         return label
-    while label and pen.textlength(f"{label}…", font) > room:
+    while label and pen.textlength(f"{label}…", font) > max_width:
         label = label[:-1]
     return f"{label}…"

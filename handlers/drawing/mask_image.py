@@ -1,4 +1,4 @@
-"""Masks of an answer as one image of numbers: Azure's `export_as_image`, for batch jobs and `clearsight predict`."""
+"""Masks of an answer as one image of instance numbers: Azure's `export_as_image`, used by `clearsight predict`."""
 
 import io
 import logging
@@ -21,28 +21,28 @@ log = logging.getLogger(__name__)
 
 
 def instance_numbers(answer: DetectionAnswer, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """(height, width): of each pixel the place in `boxes`, from 1, of the object whose mask it belongs to, 0 for none.
+    """(height, width): for each pixel the 1-based index in `boxes` of the object whose mask covers it; 0 for none.
 
-    Where masks overlap the higher score wins. A mask is that of `rle` where the answer has it (setting `mask_rle`),
-    else what its polygons enclose: without holes, and as close as their number of points allows. Objects after the
-    254th are left out, and a warning is logged.
+    Where masks overlap the higher score wins. A mask comes from `rle` where the answer has it (setting `mask_rle`),
+    else from the polygons: without holes, and as accurate as their number of points allows. Objects after the 254th
+    are left out, and a warning is logged.
     """
     numbers_HW = np.zeros((height, width), np.uint8)
     if len(answer.boxes) > MAX_INSTANCES:
         log.warning("an answer has %d objects: masks after the first %d are left out", len(answer.boxes), MAX_INSTANCES)
-    for number, found in enumerate(answer.boxes[:MAX_INSTANCES], start=1):
-        if found.rle is not None:
-            numbers_HW[decode_rle(found.rle["counts"], height, width) & (numbers_HW == 0)] = number
-        elif found.polygon is not None:
-            mask = polygons_to_mask(found.polygon, height, width)
+    for number, detected in enumerate(answer.boxes[:MAX_INSTANCES], start=1):
+        if detected.rle is not None:
+            numbers_HW[decode_rle(detected.rle["counts"], height, width) & (numbers_HW == 0)] = number
+        elif detected.polygon is not None:
+            mask = polygons_to_mask(detected.polygon, height, width)
             rows, columns = mask.bitmap_HW.shape
-            part_HW = numbers_HW[mask.top : mask.top + rows, mask.left : mask.left + columns]
-            part_HW[mask.bitmap_HW & (part_HW == 0)] = number
+            window_HW = numbers_HW[mask.top : mask.top + rows, mask.left : mask.left + columns]
+            window_HW[mask.bitmap_HW & (window_HW == 0)] = number
     return numbers_HW
 
 
 def file_type(settings: SegmentationSettings) -> ImageType:
-    """What the settings ask for; PNG for JPG, which would blur numbers into others, unless that is allowed."""
+    """The type in the settings; PNG instead of JPG, whose compression changes numbers, unless that is allowed."""
     return "PNG" if settings.image_type == "JPG" and not settings.mask_image_allow_lossy else settings.image_type
 
 

@@ -1,8 +1,8 @@
 """Boxes, masks, labels and scores drawn on an image.
 
 Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which people with any kind of colour blindness
-can tell apart; black is left out, since it is the edge of every line: a coloured line between dark ones shows on any
-ground.
+can tell apart; black is left out, since it is the edge of every line: a coloured line between dark ones is visible on
+any background.
 """
 
 from collections.abc import Sequence
@@ -32,21 +32,21 @@ _COLOURS: Final[tuple[Colour, ...]] = (
     (0, 114, 178),
 )
 _TINTS: Final = ((0, 0.0), (0, 0.35), (255, 0.5))
-"""Grey level that a turn of the colours is mixed with, and its share."""
+"""For each cycle through the colours: the grey level mixed in, and its share."""
 
 _MIN_LONGER_SIDE: Final = 640  # smaller images are enlarged: a label needs 100 pixels or more
 _MIN_SHORTER_SIDE: Final = 64  # of the canvas: a strip of an image gets paper around it
-_MANY: Final = 20  # objects, from which on long labels are cut to leave room for others
+_MANY: Final = 20  # objects, from which on long labels are cut to leave space for others
 _MASK_OPACITY: Final = 110  # of 255: the object stays visible
 _DARK: Final = 110  # luma below which a colour carries light text
 
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """A found object in pixels of the canvas."""
+    """A detected object in pixels of the canvas."""
 
     box: Rectangle
-    parts: list[list[tuple[float, float]]]
+    polygons: list[list[tuple[float, float]]]
     colour: Colour
     label: str
     score: str
@@ -57,96 +57,97 @@ def draw_objects(
 ) -> Image.Image:
     """Draw an answer's boxes, and its masks where it has some, each with label and, unless it has none, score.
 
-    The longer side of the image ends up in [640, 2048] pixels. Labels stay inside, and apart as long as there is
-    room; those of higher scores choose first and lie on top. Classes keep their colours when `labels` are the model's.
+    The longer side of the image ends up in [640, 2048] pixels. Labels stay inside, and do not overlap as long as there
+    is space; those of higher scores are placed first and lie on top. With the model's `labels`, a class has the same
+    colour in every image.
     """
     image = fit_image(Image.fromarray(image_HWC), _MIN_LONGER_SIDE)
     size_wh = max(image.width, _MIN_SHORTER_SIDE), max(image.height, _MIN_SHORTER_SIDE)
     corner = (size_wh[0] - image.width) // 2, (size_wh[1] - image.height) // 2
     canvas = Image.new("RGB", size_wh, PAPER)
     canvas.paste(image, corner)
-    colours = _colours_of([*labels, *(found.label for found in answer.boxes)])
-    drawn = [_on_canvas(found, corner, image.size, colours[found.label], has_scores) for found in answer.boxes]
+    colours = _colours_of([*labels, *(detected.label for detected in answer.boxes)])
+    drawn = [_on_canvas(detected, corner, image.size, colours[detected.label], has_scores) for detected in answer.boxes]
     line = max(2, max(size_wh) // 400)
     canvas = _with_masks(canvas, drawn)
     pen = ImageDraw.Draw(canvas)
-    for thing in reversed(drawn):
-        for part in thing.parts:
-            for colour, width in ((INK, line + 1), (thing.colour, max(1, line // 2))):
-                pen.line([*part, part[0]], colour, width)
-        _draw_box(pen, thing, line)
+    for item in reversed(drawn):
+        for polygon in item.polygons:
+            for colour, width in ((INK, line + 1), (item.colour, max(1, line // 2))):
+                pen.line([*polygon, polygon[0]], colour, width)
+        _draw_box(pen, item, line)
     font = ImageFont.load_default(max(15, max(size_wh) // 60))
     _draw_labels(pen, drawn, font, size_wh)
     return canvas
 
 
 def _colours_of(labels: Sequence[str]) -> dict[str, Colour]:
-    """A colour per class; from the eighth class on darker, then paler ones, and from the 22nd on the same again."""
+    """A colour per class: from the eighth class on darker, then paler ones; from the 22nd on they repeat."""
     colours: dict[str, Colour] = {}
     for label in dict.fromkeys(labels):
-        turn, index = divmod(len(colours), len(_COLOURS))
-        level, share = _TINTS[turn % len(_TINTS)]
+        cycle, index = divmod(len(colours), len(_COLOURS))
+        level, share = _TINTS[cycle % len(_TINTS)]
         red, green, blue = (round((1 - share) * own + share * level) for own in _COLOURS[index])
         colours[label] = red, green, blue
     return colours
 
 
 def _on_canvas(
-    found: DetectedObject, corner: tuple[int, int], size_wh: tuple[int, int], colour: Colour, has_score: bool
+    detected: DetectedObject, corner: tuple[int, int], size_wh: tuple[int, int], colour: Colour, has_score: bool
 ) -> _Drawn:
     def pixels(fractions: Sequence[float]) -> list[tuple[float, float]]:
         pairs = zip(fractions[::2], fractions[1::2], strict=True)
         return [(corner[0] + x * size_wh[0], corner[1] + y * size_wh[1]) for x, y in pairs]
 
-    (left, top), (right, bottom) = pixels(found.box_xyxy_unit)
+    (left, top), (right, bottom) = pixels(detected.box_xyxy_unit)
     box = round(left), round(top), round(right), round(bottom)
-    score = f"{found.score:.2f}" if has_score else ""
-    return _Drawn(box, [pixels(part) for part in found.polygon or ()], colour, found.label, score)
+    score = f"{detected.score:.2f}" if has_score else ""
+    return _Drawn(box, [pixels(polygon) for polygon in detected.polygon or ()], colour, detected.label, score)
 
 
 def _with_masks(canvas: Image.Image, drawn: Sequence[_Drawn]) -> Image.Image:
-    if not any(thing.parts for thing in drawn):
+    if not any(item.polygons for item in drawn):
         return canvas
     layer = Image.new("RGBA", canvas.size)
     pen = ImageDraw.Draw(layer)
-    for thing in reversed(drawn):
-        for part in thing.parts:
-            pen.polygon(part, (*thing.colour, _MASK_OPACITY))
+    for item in reversed(drawn):
+        for polygon in item.polygons:
+            pen.polygon(polygon, (*item.colour, _MASK_OPACITY))
     return Image.alpha_composite(canvas.convert("RGBA"), layer).convert("RGB")
 
 
-def _draw_box(pen: ImageDraw.ImageDraw, thing: _Drawn, line: int) -> None:
+def _draw_box(pen: ImageDraw.ImageDraw, item: _Drawn, line: int) -> None:
     """A coloured frame between two dark ones, inside the box; of a tiny box only the outer ones fit."""
-    left, top, right, bottom = thing.box
+    left, top, right, bottom = item.box
     right, bottom = max(right, left + 1), max(bottom, top + 1)
     edge = max(1, line // 2)
-    for inset, width, colour in ((0, edge, INK), (edge + line, edge, INK), (edge, line, thing.colour)):
+    for inset, width, colour in ((0, edge, INK), (edge + line, edge, INK), (edge, line, item.colour)):
         if right - left > 2 * inset and bottom - top > 2 * inset:
             pen.rectangle((left + inset, top + inset, right - 1 - inset, bottom - 1 - inset), None, colour, width)
 
 
 def _draw_labels(pen: ImageDraw.ImageDraw, drawn: Sequence[_Drawn], font: Font, size_wh: tuple[int, int]) -> None:
-    places: list[tuple[_Drawn, str, Rectangle]] = []
+    placed: list[tuple[_Drawn, str, Rectangle]] = []
     padding = max(2, round(pen.textlength("0", font) / 3))
     ascent_to_descent = pen.textbbox((0, 0), "Ágjy|", font)
     height = min(round(ascent_to_descent[3] - ascent_to_descent[1]) + 2 * padding, size_wh[1])
     widest = size_wh[0] if len(drawn) <= _MANY else size_wh[0] // 6
-    for thing in drawn:
-        room = widest - 2 * padding - pen.textlength(f" {thing.score}", font)
-        text = f"{shorten(pen, thing.label, font, room)} {thing.score}".strip()
+    for item in drawn:
+        max_width = widest - 2 * padding - pen.textlength(f" {item.score}", font)
+        text = f"{shorten(pen, item.label, font, max_width)} {item.score}".strip()
         width = min(round(pen.textlength(text, font)) + 2 * padding, size_wh[0])
-        place = _free_place(thing.box, width, height, size_wh, [place for _, _, place in places])
-        places.append((thing, text, place))
-    for thing, text, (left, top, right, bottom) in reversed(places):
-        pen.rectangle((left, top, right - 1, bottom - 1), thing.colour, INK)
-        ink = INK if np.dot(thing.colour, (0.299, 0.587, 0.114)) > _DARK else PAPER
+        position = _free_position(item.box, width, height, size_wh, [position for _, _, position in placed])
+        placed.append((item, text, position))
+    for item, text, (left, top, right, bottom) in reversed(placed):
+        pen.rectangle((left, top, right - 1, bottom - 1), item.colour, INK)
+        ink = INK if np.dot(item.colour, (0.299, 0.587, 0.114)) > _DARK else PAPER
         pen.text((left + padding, (top + bottom) / 2), text, ink, font, anchor="lm")
 
 
-def _free_place(
+def _free_position(
     box: Rectangle, width: int, height: int, size_wh: tuple[int, int], taken: Sequence[Rectangle]
 ) -> Rectangle:
-    """Where a label covers others the least: above the box, below it, or inside; of equal places the first."""
+    """Where a label covers others the least: above the box, below it, or inside; of equal positions the first."""
     left, top, right, bottom = box
     wanted = [
         (x, y)
@@ -155,8 +156,8 @@ def _free_place(
     ]
     # What would leave the canvas moves inside, which may cover another label after all.
     corners = [(min(max(x, 0), size_wh[0] - width), min(max(y, 0), size_wh[1] - height)) for x, y in wanted]
-    places = [(x, y, x + width, y + height) for x, y in corners]
-    return min(places, key=lambda place: sum(_shared(place, other) for other in taken))
+    positions = [(x, y, x + width, y + height) for x, y in corners]
+    return min(positions, key=lambda position: sum(_shared(position, other) for other in taken))
 
 
 def _shared(one: Rectangle, other: Rectangle) -> int:

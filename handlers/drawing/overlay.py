@@ -13,7 +13,7 @@ from clearsight.wire.answers import Answer, ClassificationAnswer
 
 __all__ = ["draw_overlay", "to_jpeg"]
 
-_MIN_WIDTH: Final = 360  # of the canvas, pixels: room for a label, a bar and a number
+_MIN_WIDTH: Final = 360  # of the canvas, pixels: for a label, a bar and a number
 _MIN_LONGER_SIDE: Final = 256
 _MAX_ROWS: Final = 5
 _BAR, _TRACK = (0, 102, 170), (225, 230, 235)

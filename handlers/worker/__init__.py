@@ -1,1 +1,1 @@
-"""What a serving process does beside scoring: lanes and background jobs."""
+"""The explain lane and background jobs of a serving process."""

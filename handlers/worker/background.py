@@ -1,7 +1,7 @@
-"""One long explanation at a time, computed in a thread while its worker goes on answering requests.
+"""One long explanation at a time, computed in a thread while its worker answers requests.
 
-A request that is being answered goes first: from the next checkpoint on (a chunk of points, a row, an object) the
-thread waits until it is done. A checkpoint is also where an ended job stops. The worker is never killed for a job.
+Requests have priority: while one is answered, the thread waits at its next checkpoint (after a chunk of points, a row,
+an object). A canceled job stops at a checkpoint too. The worker is never killed for a job.
 """
 
 import logging
@@ -21,11 +21,11 @@ Result = TypeVar("Result")
 
 
 class Ended(BaseException):
-    """The job was ended from outside: no error, so nothing on the way may take it for one."""
+    """The job was ended from outside. A BaseException, so that no `except Exception` takes it for an error."""
 
 
 class BackgroundJob(Generic[Result]):
-    """One job. `result` is None until it is done; then `elapsed_s` is the time that it took, waits included."""
+    """One job. `result` is None until it is done; `elapsed_s` is then its duration, waits included."""
 
     def __init__(self, job_id: str, work: Callable[[], Result], may_run: threading.Event) -> None:
         self.id: Final = job_id
@@ -34,7 +34,7 @@ class BackgroundJob(Generic[Result]):
         self._progress: dict[str, int] = {}
         self._may_run = may_run
         self._is_ended = False
-        # The thread alone holds the work, and with it the request's body: both go when it ends.
+        # Only the thread refers to the work, and so to the request's body: both are freed when it ends.
         self._thread = threading.Thread(target=self._run, args=(work,), name="explain-job", daemon=True)
         self._thread.start()
 
@@ -43,11 +43,11 @@ class BackgroundJob(Generic[Result]):
         return self._thread.is_alive()
 
     def end(self) -> None:
-        """Stop at the next checkpoint, without a result. Does not wait for it."""
+        """Stop at the next checkpoint, without a result. Returns at once."""
         self._is_ended = True
 
     def progress(self) -> dict[str, Any]:
-        """How far it is, as plain data; without what is not known yet."""
+        """The progress as plain data, as far as it is known."""
         return dict(self._progress)
 
     def checkpoint(self) -> None:
@@ -85,9 +85,9 @@ class Background(Generic[Result]):
         self._job: BackgroundJob[Result] | None = None
 
     def start(self, job_id: str, work: Callable[[], Result]) -> BackgroundJob[Result] | None:
-        """Begin `work`, which must not raise, unless the job was begun before; None while another one computes.
+        """Start `work`, which must not raise, unless this job was started before; None while another job computes.
 
-        That one is ended: who asks for the next job waits for no other, so it was left behind by a gateway that died.
+        That other job is ended: a gateway starts a job only after the one before, so its gateway must have died.
         """
         job = self._job
         if job is not None and job.id == job_id:
@@ -102,7 +102,7 @@ class Background(Generic[Result]):
         return self._job if self._job is not None and self._job.id == job_id else None
 
     def end(self, job_id: str) -> None:
-        """Stop a job and forget its result; another one, or none, is left alone."""
+        """Stop the job, if it is the present one, and drop its result."""
         job = self.find(job_id)
         if job is not None:
             job.end()
@@ -112,7 +112,7 @@ class Background(Generic[Result]):
 
     @contextmanager
     def preempt(self) -> Iterator[None]:
-        """Jobs wait while what is inside is done."""
+        """Pause the job while the block runs."""
         self._may_run.clear()
         try:
             yield

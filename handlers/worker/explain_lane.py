@@ -1,8 +1,8 @@
-"""Who answers the rows that ask for an explanation: another worker, or this one with a model loaded when first needed.
+"""How a worker answers rows that ask for an explanation: it rejects them, or loads a model at first need and explains.
 
-A deployment has two workers for one package, so that an explanation of seconds never stands before predictions of
-milliseconds: the predict lane turns away what asks, the explain lane explains. A TorchServe without our gateway has
-one worker that does both.
+A deployment has two workers for one package, so that an explanation of seconds never blocks predictions of
+milliseconds: the predict lane rejects requests for explanations, the explain lane answers them. A TorchServe without
+the gateway has one worker that does both.
 """
 
 import logging
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NO_OPTIONS",
-    "ExplainHere",
     "ExplainRows",
+    "InProcessExplainer",
     "RequestOptions",
     "WrongLane",
     "explainer_for_lane",
@@ -46,14 +46,14 @@ class WrongLane(UserError):
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """What was asked beside a body, by the path or by the gateway."""
+    """What the path or the gateway's headers ask for, in addition to the body."""
 
     explains_all: bool = False
-    """Every row is to be explained, whether it says so or not."""
+    """Every row is to be explained, whether it asks for that or not."""
     deadline: float | None = None
-    """When an explanation has to end, in seconds of the machine's monotonic clock; None: no limit is known."""
+    """When an explanation has to end, in seconds of the machine's monotonic clock; None: no limit."""
     in_background: bool = False
-    """Nobody waits for the answer in a request: only `deadline` bounds it."""
+    """The request is a job, whose client does not wait: only `deadline` limits it."""
 
 
 NO_OPTIONS: Final = RequestOptions()
@@ -69,7 +69,7 @@ class ExplainRows(Protocol):
 
 
 class RowExplainer(Protocol):
-    """What we use of `explain.scoring.ExplainingScorer`."""
+    """The methods of `ExplainingScorer` that this module uses."""
 
     def score(
         self, cells: Sequence[object], *, deadline_s: float | None, always: bool, fails_as_one: bool, is_awaited: bool
@@ -79,18 +79,18 @@ class RowExplainer(Protocol):
 
 
 def reject_explanations(cells: Sequence[object], request_options: RequestOptions) -> Sequence[Answer | UserError]:
-    """The predict lane's answer. A client sees the text only where the deployment has no explain lane."""
+    """The answer of the predict lane. A client gets the text only where the deployment has no explain lane."""
     raise WrongLane(
         "Explanations are switched off for this deployment; its environment variable CLEARSIGHT_EXPLAIN switches them "
         "on. Leave out 'model_explainability' for plain scores."
     )
 
 
-class ExplainHere:
-    """Explains in this process. What that takes is loaded with the first request that needs it, or by `prepare`.
+class InProcessExplainer:
+    """Explains in this process. The model for that is loaded by the first request that needs it, or by `prepare`.
 
-    Loading goes on in a thread of its own: a request whose time ends meanwhile is told so, and a later one finds it
-    done. `timeout_s` bounds one request where the gateway says nothing; None: no bound.
+    It is loaded in a thread of its own: a request whose time ends meanwhile gets OutOfTime, and loading goes on for
+    the next one. `timeout_s` limits a request that has no deadline from the gateway; None: no limit.
     """
 
     def __init__(
@@ -121,11 +121,11 @@ class ExplainHere:
         return answers
 
     def prepare(self) -> None:
-        """Begin to load and warm up, without waiting for it. The thread has the priority of its caller."""
+        """Start to load and warm up, and return at once. The thread has the scheduling priority of its caller."""
         self._load(warm_up=True)
 
     def _load(self, *, warm_up: bool) -> "Future[RowExplainer]":
-        """The loading under way, or done; a failed one is begun anew."""
+        """The present load, running or done; a failed one is started again."""
         with self._lock:
             loading = self._loading
             if loading is None or (loading.done() and loading.exception() is not None):
@@ -141,7 +141,7 @@ class ExplainHere:
             explainer = self._open_explainer(self._scorer)
             if warm_up:
                 explainer.warm_up()
-        except Exception as error:  # the requests that wait are told, and the next one tries again
+        except Exception as error:  # raised in the requests that wait; the next one tries again
             log.warning("what explanations need cannot be loaded: %s: %s", type(error).__name__, error)
             loading.set_exception(error)
             return
@@ -153,7 +153,7 @@ class ExplainHere:
         try:
             return loading.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
         except TimeoutError:
-            if loading.done() and loading.exception() is not None:  # a failure to load, of this very type
+            if loading.done() and loading.exception() is not None:  # loading itself raised a TimeoutError
                 raise
             raise OutOfTime(
                 "what explanations need is still being loaded, which the worker does once; ask again in some seconds"
@@ -161,7 +161,7 @@ class ExplainHere:
 
 
 def _time_left(deadline: float | None) -> float | None:
-    """Seconds until then; None without a limit. Raises OutOfTime."""
+    """Seconds until `deadline`; None without one. Raises OutOfTime."""
     if deadline is None:
         return None
     left_s = deadline - time.monotonic()
@@ -171,11 +171,14 @@ def _time_left(deadline: float | None) -> float | None:
 
 
 def preload(explain: ExplainRows) -> None:
-    """Load now what explanations need, beside whatever the worker answers, unless the environment forbids it.
+    """Load now what explanations need, while the worker answers requests, unless the environment forbids it.
 
     Raises UserError for bad options.
     """
-    if isinstance(explain, ExplainHere) and ExplainOptions.from_variables(environment.explain_variables()).warm_up:
+    if (
+        isinstance(explain, InProcessExplainer)
+        and ExplainOptions.from_variables(environment.explain_variables()).warm_up
+    ):
         explain.prepare()
 
 
@@ -184,17 +187,17 @@ def explainer_for_lane(
 ) -> ExplainRows:
     """What a worker of `lane` does with requests that ask for explanations. Raises UserError for an unknown lane.
 
-    `max_answer_bytes` bounds an answer; None leaves it to the explainer.
+    `max_answer_bytes` limits an answer; None: the limit of the explanation options.
     """
     if lane not in get_args(Lane):
         raise UserError(f"lane must be one of {list(get_args(Lane))}, but got {lane!r}")
     if lane == "predict":
         return reject_explanations
-    return ExplainHere(scorer, timeout_s, partial(open_explainer, max_answer_bytes=max_answer_bytes))
+    return InProcessExplainer(scorer, timeout_s, partial(open_explainer, max_answer_bytes=max_answer_bytes))
 
 
 def open_explainer(scorer: "Scorer", max_answer_bytes: int | None = None) -> RowExplainer:
-    """A scorer that explains, built around one that predicts, with the options of the environment."""
+    """An explaining scorer on top of `scorer`, with the options of the environment."""
     from clearsight.handlers.explain.answering.scoring import explaining_scorer  # imports torch, which takes seconds
 
     options = ExplainOptions.from_variables(environment.explain_variables())

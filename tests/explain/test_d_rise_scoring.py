@@ -19,7 +19,7 @@ from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.explain.telemetry import watched
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import load_scorer
-from clearsight.handlers.worker.explain_lane import ExplainHere, RequestOptions
+from clearsight.handlers.worker.explain_lane import InProcessExplainer, RequestOptions
 from clearsight.runs.package import ModelPackage
 from clearsight.vision.letterbox import shorter_side
 from clearsight.wire.encoding import encode_answers, to_document
@@ -154,7 +154,7 @@ def test_wrong_wishes_are_told(detector, images, cell):
 
 def test_many_masks_are_for_jobs(detector, images, cell):
     explaining = detector("yolov5")
-    explain = ExplainHere(explaining._scorer, None, lambda _: explaining)
+    explain = InProcessExplainer(explaining._scorer, None, lambda _: explaining)
 
     def reply(wish, **parameters):
         rows = [cell(images[0], **{**NUMBERS, **parameters})]

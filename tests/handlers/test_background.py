@@ -1,4 +1,4 @@
-"""A long explanation beside a worker's requests: who goes first, and how it is ended."""
+"""A long explanation beside the requests of its worker: their priority, and how a job is ended."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ from clearsight.handlers.worker.background import Background
 
 
 class Work:
-    """A hundred points in chunks of one, each of which waits to be allowed."""
+    """A hundred points in chunks of one; each chunk waits for `allowed`."""
 
     def __init__(self) -> None:
         self.allowed = threading.Semaphore(0)
@@ -51,13 +51,13 @@ def background(work: Work) -> Iterator[Background[str]]:
     work.allowed.release(200)
 
 
-def test_without_a_job_there_is_nothing_to_find_to_end_or_to_hold_up(background: Background[str]) -> None:
+def test_without_a_job_finding_ending_and_pausing_do_nothing(background: Background[str]) -> None:
     background.end("one")
     with background.preempt():
         assert background.find("one") is None
 
 
-def test_a_job_tells_how_far_it_is_and_keeps_its_result_until_it_is_ended(
+def test_a_job_reports_its_progress_and_keeps_its_result_until_it_is_ended(
     background: Background[str], work: Work
 ) -> None:
     job = background.start("one", work)
@@ -76,7 +76,7 @@ def test_a_job_tells_how_far_it_is_and_keeps_its_result_until_it_is_ended(
     assert background.find("one") is None
 
 
-def test_a_job_that_has_stopped_holds_on_to_no_body(background: Background[str], work: Work) -> None:
+def test_a_job_that_has_stopped_refers_to_no_body(background: Background[str], work: Work) -> None:
     class Body:
         """Of a request."""
 
@@ -94,9 +94,7 @@ def test_a_job_that_has_stopped_holds_on_to_no_body(background: Background[str],
     assert is_held() is None
 
 
-def test_a_job_rests_from_its_next_chunk_on_while_a_request_is_answered(
-    background: Background[str], work: Work
-) -> None:
+def test_a_job_pauses_at_its_next_chunk_while_a_request_is_answered(background: Background[str], work: Work) -> None:
     job = background.start("one", work)
     assert job is not None
     wait_for(lambda: job.progress() != {})
@@ -108,14 +106,14 @@ def test_a_job_rests_from_its_next_chunk_on_while_a_request_is_answered(
     wait_for(lambda: work.num_done == 50)
 
 
-@pytest.mark.parametrize("is_told", [True, False], ids=["ended by its gateway", "left behind by a gateway that died"])
+@pytest.mark.parametrize("is_ended", [True, False], ids=["ended by its gateway", "left behind by a gateway that died"])
 def test_an_ended_job_stops_after_its_chunk_and_the_next_one_can_begin(
-    background: Background[str], work: Work, is_told: bool
+    background: Background[str], work: Work, is_ended: bool
 ) -> None:
     job = background.start("one", work)
     assert job is not None
     wait_for(lambda: job.progress() != {})
-    if is_told:
+    if is_ended:
         background.end("one")
     assert background.start("two", lambda: "other") is None
     work.allowed.release(50)

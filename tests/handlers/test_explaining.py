@@ -1,4 +1,4 @@
-"""Which rows are explained, and by whom; with a stand-in for the explaining scorer."""
+"""Which rows are explained, and in which lane; with a stand-in for the explaining scorer."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.explain.parameters import wants_explanation
 from clearsight.handlers.scoring.answering import answer_bodies
 from clearsight.handlers.scoring.scorer import Scorer
-from clearsight.handlers.worker.explain_lane import ExplainHere, RequestOptions, explainer_for_lane, preload
+from clearsight.handlers.worker.explain_lane import InProcessExplainer, RequestOptions, explainer_for_lane, preload
 from clearsight.tasks import Task
 
 
@@ -28,7 +28,7 @@ def body_of(*cells: object, **document: Any) -> bytes:
 
 
 class StandIn:
-    """Scores as the scorer does, marks what it was asked to explain, and notes its calls."""
+    """Scores like the scorer, marks the rows that it was asked to explain, and records its calls."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
@@ -53,8 +53,8 @@ class StandIn:
         ]
 
 
-class Here:
-    """An `ExplainHere` whose explainer is the stand-in; `opened` tells how often that was loaded.
+class OnDemand:
+    """An `InProcessExplainer` whose explainer is the stand-in; `opened` tells how often that was loaded.
 
     Loading ends when `may_load` is set, or raises `fault`.
     """
@@ -66,7 +66,7 @@ class Here:
         self.may_load = threading.Event()
         self.may_load.set()
         self.fault: Exception | None = None
-        self.explain = ExplainHere(scorer, timeout_s, self._open)
+        self.explain = InProcessExplainer(scorer, timeout_s, self._open)
 
     def _open(self, scorer: Scorer) -> StandIn:
         self.opened += 1
@@ -92,12 +92,12 @@ class Here:
         (b'{"model_explainability": true}', True),
         (['{"model_explainability": true, "xai_parameters": null}'], True),
         ('{"model_explainability": false}', False),
-        ('{"model_explainability": "true"}', False),  # wrong, and for the scorer to refuse
+        ('{"model_explainability": "true"}', False),  # wrong, which the scorer reports
         ('{"model\\u005fexplainability": true}', True),
         ('"\ud800{"', False),
     ],
 )
-def test_a_cell_asks_with_true_and_nothing_else(given: object, is_asked: bool) -> None:
+def test_a_cell_asks_with_true_only(given: object, is_asked: bool) -> None:
     assert wants_explanation(given, Task.MULTI_CLASS) is is_asked
 
 
@@ -105,13 +105,13 @@ def test_a_cell_asks_with_true_and_nothing_else(given: object, is_asked: bool) -
     ("algorithm", "is_asked"),
     [(None, False), ("xrai", False), ("guided_backprop", False), ("odam", True), ("d_rise", True)],
 )
-def test_a_detector_is_asked_only_by_algorithms_that_azure_does_not_have(algorithm: object, is_asked: bool) -> None:
+def test_only_algorithms_that_azure_does_not_have_are_computed_for_detectors(algorithm: object, is_asked: bool) -> None:
     given = {"model_explainability": True, "xai_parameters": {"xai_algorithm": algorithm}}
     assert wants_explanation(given, Task.DETECTION) is is_asked
     assert wants_explanation(given, Task.MULTI_LABEL)
 
 
-def test_the_predict_lane_turns_a_request_away_whole_and_answers_the_others(scorer: Scorer, images: Any) -> None:
+def test_the_predict_lane_rejects_all_of_a_request_and_answers_the_others(scorer: Scorer, images: Any) -> None:
     explain = explainer_for_lane("predict", scorer)
     plain = base64.b64encode(images[0]).decode()
     bodies = [body_of(plain), body_of(plain, cell(images[0], model_explainability=True)), body_of()]
@@ -123,126 +123,128 @@ def test_the_predict_lane_turns_a_request_away_whole_and_answers_the_others(scor
 
 
 def test_plain_requests_never_load_what_explanations_need(scorer: Scorer, images: Any, make_body: Any) -> None:
-    here = Here(scorer)
+    on_demand = OnDemand(scorer)
     plain = [make_body(*images[:2]), body_of(), body_of(cell(images[0], model_explainability=False)), b"nonsense"]
-    assert answer_bodies(scorer, plain, (), here.explain) == answer_bodies(scorer, plain)
-    assert here.opened == 0
+    assert answer_bodies(scorer, plain, (), on_demand.explain) == answer_bodies(scorer, plain)
+    assert on_demand.opened == 0
     asking = body_of(cell(images[0], model_explainability=True))
     for _ in range(2):
-        assert answer_bodies(scorer, [asking], (), here.explain)[0].status == 200
-    assert here.opened == 1
+        assert answer_bodies(scorer, [asking], (), on_demand.explain)[0].status == 200
+    assert on_demand.opened == 1
 
 
-def test_rows_of_one_request_are_told_apart_and_others_keep_their_bytes(
+def test_only_the_asking_rows_of_a_request_are_explained_and_others_keep_their_bytes(
     scorer: Scorer, images: Any, make_body: Any
 ) -> None:
-    here = Here(scorer)
+    on_demand = OnDemand(scorer)
     mixed = body_of(base64.b64encode(images[0]).decode(), cell(images[1], model_explainability=True))
-    before, reply, after = answer_bodies(scorer, [make_body(images[0]), mixed, b"[]"], (), here.explain)
+    before, reply, after = answer_bodies(scorer, [make_body(images[0]), mixed, b"[]"], (), on_demand.explain)
     assert [("visualizations" in row) for row in json.loads(reply.body)] == [False, True]
     assert (reply.is_degraded, before.is_degraded) == (True, False)
     assert before == answer_bodies(scorer, [make_body(images[0])])[0]
     assert after.status == 400
 
 
-def test_a_wish_for_all_rows_reaches_the_explainer_with_the_time_that_is_left(
+def test_the_option_for_all_rows_reaches_the_explainer_with_the_remaining_time(
     scorer: Scorer, images: Any, make_body: Any
 ) -> None:
-    here = Here(scorer, timeout_s=50.0, load_s=0.2)
+    on_demand = OnDemand(scorer, timeout_s=50.0, load_s=0.2)
     bodies = [make_body(images[0]), body_of(cell(images[0], model_explainability=True)), make_body(images[0])]
     request_options = [
         RequestOptions(explains_all=True, deadline=time.monotonic() + 10),
         RequestOptions(),
         RequestOptions(),
     ]
-    assert [reply.status for reply in answer_bodies(scorer, bodies, request_options, here.explain)] == [200] * 3
-    [(rows, first_s, first_all), (_, second_s, second_all)] = here.stand_in.calls
+    assert [reply.status for reply in answer_bodies(scorer, bodies, request_options, on_demand.explain)] == [200] * 3
+    [(rows, first_s, first_all), (_, second_s, second_all)] = on_demand.stand_in.calls
     assert (rows, first_all, second_all) == (1, True, False)
-    assert 9 < first_s < 9.81  # loading took its part
+    assert 9 < first_s < 9.81  # loading took some of it
     assert 49 < second_s <= 50
-    assert answer_bodies(scorer, [body_of()], request_options[:1], here.explain)[0].body == b"[]"
-    unbounded = Here(scorer)
+    assert answer_bodies(scorer, [body_of()], request_options[:1], on_demand.explain)[0].body == b"[]"
+    unbounded = OnDemand(scorer)
     answer_bodies(scorer, bodies[1:2], (), unbounded.explain)
     assert unbounded.stand_in.calls == [(1, None, False)]
 
 
 def test_a_deadline_that_has_passed_is_408_without_any_work(scorer: Scorer, images: Any) -> None:
-    here = Here(scorer)
+    on_demand = OnDemand(scorer)
     asking = body_of(cell(images[0], model_explainability=True))
-    reply = answer_bodies(scorer, [asking], [RequestOptions(deadline=time.monotonic() - 0.01)], here.explain)[0]
-    assert (reply.status, here.stand_in.calls) == (408, [])
+    reply = answer_bodies(scorer, [asking], [RequestOptions(deadline=time.monotonic() - 0.01)], on_demand.explain)[0]
+    assert (reply.status, on_demand.stand_in.calls) == (408, [])
     assert "request_timeout_ms" in json.loads(reply.body)["message"]
 
 
-def test_what_was_prepared_is_there_for_the_first_request_and_warm(scorer: Scorer, images: Any) -> None:
-    here = Here(scorer)
+def test_after_prepare_the_first_request_finds_a_warm_explainer(scorer: Scorer, images: Any) -> None:
+    on_demand = OnDemand(scorer)
     asking = body_of(cell(images[0], model_explainability=True))
-    here.may_load.clear()
-    preload(here.explain)
-    here.explain.prepare()
+    on_demand.may_load.clear()
+    preload(on_demand.explain)
+    on_demand.explain.prepare()
     plain = body_of(base64.b64encode(images[0]).decode())
-    assert answer_bodies(scorer, [plain], (), here.explain) == answer_bodies(scorer, [plain])  # nothing waits for it
-    assert here.opened == 1
-    here.may_load.set()
+    assert answer_bodies(scorer, [plain], (), on_demand.explain) == answer_bodies(
+        scorer, [plain]
+    )  # a plain request does not wait for it
+    assert on_demand.opened == 1
+    on_demand.may_load.set()
     for _ in range(2):
-        assert answer_bodies(scorer, [asking], (), here.explain)[0].status == 200
-    assert (here.opened, here.stand_in.num_warm_ups) == (1, 1)
+        assert answer_bodies(scorer, [asking], (), on_demand.explain)[0].status == 200
+    assert (on_demand.opened, on_demand.stand_in.num_warm_ups) == (1, 1)
 
 
-def test_a_request_whose_time_ends_while_loading_goes_on_is_told_so_and_the_next_one_finds_it_loaded(
+def test_a_request_whose_time_ends_while_loading_fails_and_a_later_one_finds_it_loaded(
     scorer: Scorer, images: Any
 ) -> None:
-    here = Here(scorer)
-    here.may_load.clear()
+    on_demand = OnDemand(scorer)
+    on_demand.may_load.clear()
     asking = body_of(cell(images[0], model_explainability=True))
-    reply = answer_bodies(scorer, [asking], [RequestOptions(deadline=time.monotonic() + 0.05)], here.explain)[0]
+    reply = answer_bodies(scorer, [asking], [RequestOptions(deadline=time.monotonic() + 0.05)], on_demand.explain)[0]
     assert reply.status == 408
     assert "being loaded" in json.loads(reply.body)["message"]
-    here.may_load.set()
-    assert answer_bodies(scorer, [asking], (), here.explain)[0].status == 200
-    assert here.opened == 1
+    on_demand.may_load.set()
+    assert answer_bodies(scorer, [asking], (), on_demand.explain)[0].status == 200
+    assert on_demand.opened == 1
 
 
-def test_what_cannot_be_loaded_is_told_to_every_request_and_tried_again_by_each(scorer: Scorer, images: Any) -> None:
-    here = Here(scorer)
-    here.fault = BadRequest("no such backend")
+def test_a_failure_to_load_fails_the_request_and_the_next_one_tries_again(scorer: Scorer, images: Any) -> None:
+    on_demand = OnDemand(scorer)
+    on_demand.fault = BadRequest("no such backend")
     asking = body_of(cell(images[0], model_explainability=True))
     for opened in (1, 2):
-        reply = answer_bodies(scorer, [asking], (), here.explain)[0]
+        reply = answer_bodies(scorer, [asking], (), on_demand.explain)[0]
         assert (reply.status, json.loads(reply.body)["message"]) == (400, "no such backend")
-        assert here.opened == opened
-    here.fault = TimeoutError("a disk that does not answer")
+        assert on_demand.opened == opened
+    on_demand.fault = TimeoutError("a disk that does not answer")
     with pytest.raises(TimeoutError, match="a disk"):
-        answer_bodies(scorer, [asking], (), here.explain)
-    here.fault = None
-    assert answer_bodies(scorer, [asking], (), here.explain)[0].status == 200
+        answer_bodies(scorer, [asking], (), on_demand.explain)
+    on_demand.fault = None
+    assert answer_bodies(scorer, [asking], (), on_demand.explain)[0].status == 200
 
 
 def test_nothing_is_loaded_ahead_in_the_predict_lane_or_where_the_environment_forbids_it(
     scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preload(explainer_for_lane("predict", scorer))
-    here = Here(scorer)
+    on_demand = OnDemand(scorer)
     monkeypatch.setenv("CLEARSIGHT_EXPLAIN_WARM_UP", "false")
-    preload(here.explain)
-    assert here.opened == 0
+    preload(on_demand.explain)
+    assert on_demand.opened == 0
     monkeypatch.setenv("CLEARSIGHT_EXPLAIN_WARM_UP", "perhaps")
     with pytest.raises(UserError, match="CLEARSIGHT_EXPLAIN_WARM_UP: must be true or false"):
-        preload(here.explain)
+        preload(on_demand.explain)
 
 
 @pytest.mark.parametrize(("error", "status"), [(OutOfTime("too slow"), 408), (BadRequest("no such label"), 400)])
 def test_an_error_of_a_row_keeps_its_status_and_names_the_row(
     scorer: Scorer, images: Any, error: UserError, status: int
 ) -> None:
-    here = Here(scorer)
-    here.stand_in.error = error
-    reply = answer_bodies(scorer, [body_of(cell(images[0], model_explainability=True))], (), here.explain)[0]
+    on_demand = OnDemand(scorer)
+    on_demand.stand_in.error = error
+    reply = answer_bodies(scorer, [body_of(cell(images[0], model_explainability=True))], (), on_demand.explain)[0]
     assert (reply.status, reply.num_rows) == (status, 0)
     assert json.loads(reply.body)["message"] == f"row 0, column 'image': {error}"
 
 
-def test_the_explaining_scorer_gets_the_scorer_and_what_the_environment_and_the_worker_say(
+def test_the_explaining_scorer_gets_the_scorer_and_the_options_of_environment_and_worker(
     scorer: Scorer, images: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Any] = []

@@ -22,7 +22,7 @@ def test_no_objects_give_zeros():
     assert (numbers.shape, numbers.dtype, numbers.max()) == ((4, 8), np.uint8, 0)
 
 
-def test_an_object_has_its_place_in_the_answer_and_earlier_ones_lie_on_top():
+def test_an_object_has_its_index_in_the_answer_and_earlier_ones_lie_on_top():
     numbers = instance_numbers(DetectionAnswer((rectangle(2, 1, 6, 3), rectangle(0, 0, 4, 2))), 4, 8)
     assert numbers.tolist() == [
         [2, 2, 2, 2, 0, 0, 0, 0],
@@ -48,7 +48,7 @@ def test_objects_after_the_254th_are_left_out_with_a_warning(caplog):
     ("image_type", "allow_lossy", "kind"),
     [("JPG", False, "PNG"), ("JPG", True, "JPG"), ("PNG", False, "PNG"), ("BMP", False, "BMP")],
 )
-def test_numbers_survive_unless_the_user_allows_otherwise(image_type, allow_lossy, kind):
+def test_numbers_are_exact_unless_the_user_allows_lossy_files(image_type, allow_lossy, kind):
     settings = SegmentationSettings(image_type=image_type, mask_image_allow_lossy=allow_lossy)
     assert file_type(settings) == kind
     numbers = instance_numbers(DetectionAnswer((rectangle(2, 1, 6, 3),)), 4, 8)

@@ -23,19 +23,19 @@ def found(box: tuple[float, float, float, float], label: str = "can", polygon=No
 
 
 def changed(canvas: Image.Image) -> np.ndarray:
-    """Which pixels are not the plain image any more."""
+    """Which pixels differ from the plain image."""
     return (np.asarray(canvas) != GREY).any(axis=-1)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_nothing_found_is_the_image_itself(size):
+def test_without_objects_the_image_is_unchanged(size):
     canvas = draw_overlay(image(size), DetectionAnswer(()), LABELS)
     assert max(canvas.size) in (640, 2048)
     assert set(np.unique(np.asarray(canvas))) <= {GREY, 255}
 
 
 @pytest.mark.parametrize("size", SIZES[:-1])
-def test_every_label_stands_on_the_canvas_whole(size):
+def test_every_label_is_completely_on_the_canvas(size):
     corners = [(0, 0, 0.01, 0.01), (0.99, 0, 1, 0.01), (0, 0.99, 0.01, 1), (0.99, 0.99, 1, 1), (0, 0, 1, 1)]
     ground = draw_overlay(image(size), DetectionAnswer(()), LABELS)
     for label in LABELS:
@@ -58,7 +58,7 @@ def test_a_box_is_drawn_where_it_is():
     assert not frame[10:-10, 220:580].any()
 
 
-def test_labels_stay_apart_while_there_is_room():
+def test_labels_do_not_overlap_while_there_is_space():
     boxes = [found((0.3, 0.3, 0.6, 0.6)), found((0.31, 0.31, 0.61, 0.61)), found((0.3, 0.31, 0.6, 0.62))]
     areas = []
     for objects in (boxes[:1], boxes):
@@ -96,7 +96,7 @@ def test_a_label_that_is_not_among_the_models_is_drawn_all_the_same():
     assert changed(draw_overlay(image((480, 640)), answer, LABELS)).any()
 
 
-def test_a_hundred_objects_are_drawn_in_a_moment():
+def test_a_hundred_objects_are_drawn_quickly():
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 0.8, (100, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(0.001, 0.2, (100, 2))], axis=1)
