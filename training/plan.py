@@ -67,7 +67,9 @@ def plan_job(document: Mapping[str, Any], folder: Path, workspace: Workspace, su
         environment_variables=dict(job.environment_variables),
         timeout_minutes=job.limits.timeout_minutes,
         max_concurrent_trials=job.limits.max_concurrent_trials,
-        num_processes=_num_processes(job.advanced.x_num_processes, bool(spec.value("distributed")), warnings),
+        num_processes=_num_processes(
+            job.advanced.x_num_processes, bool(spec.hyperparameters["distributed"].value), warnings
+        ),
         warnings=warnings,
         document=dict(document),
     )

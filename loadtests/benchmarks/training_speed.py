@@ -31,6 +31,7 @@ from clearsight.training.classification.augmentation import Augmentation
 from clearsight.training.classification.datasets import EvaluationSet, ImageCache, TrainingSet
 from clearsight.training.classification.losses import build_loss
 from clearsight.training.classification.objective import ClassificationObjective
+from clearsight.training.engine.batch_stream import BatchOptions
 from clearsight.training.engine.checkpoint import Checkpoints
 from clearsight.training.engine.early_stopping import EarlyStopping
 from clearsight.training.engine.hardware import Hardware, choose_hardware
@@ -143,6 +144,7 @@ def _our_rate(
     spec = find_row(model_name)
     stopwatch = _Stopwatch()
     network = network.to(memory_format=torch.channels_last)
+    batches = BatchOptions(BATCH_SIZE, num_workers=num_workers)
     options = OptimizerOptions("sgd", LEARNING_RATE, WEIGHT_DECAY, MOMENTUM)
     with tempfile.TemporaryDirectory() as folder:
         train(
@@ -157,8 +159,8 @@ def _our_rate(
                 ),
                 network=network,
                 optimizer=build_optimizer(network.parameters(), options),
-                schedule=StepDecay(steps_per_epoch=len(files)),
-                training=TrainingSet(images, targets, Augmentation(CROP_SIZE), BATCH_SIZE, 0, num_workers),
+                schedule=StepDecay(),
+                training=TrainingSet(images, targets, Augmentation(CROP_SIZE), batches),
                 early_stopping=EarlyStopping(),
                 options=LoopOptions(num_epochs=1, learning_rate=LEARNING_RATE),
                 hardware=hardware,

@@ -17,6 +17,7 @@ from clearsight.training.classification.datasets import (
 )
 from clearsight.training.data.image_file import ImageFile
 from clearsight.training.data.records import Record
+from clearsight.training.engine.batch_stream import BatchOptions
 from clearsight.vision.preprocess import preprocess
 
 
@@ -34,13 +35,13 @@ def training_set(
 ) -> TrainingSet:
     images = ImageCache(files, largest_side=1000, max_bytes=10**9)
     targets = np.arange(len(files), dtype=np.int64)
-    return TrainingSet(images, targets, Augmentation(16), batch_size, seed, num_workers, **part)
+    return TrainingSet(images, targets, Augmentation(16), BatchOptions(batch_size, seed, num_workers), **part)
 
 
 def test_a_batch_holds_the_targets_of_its_images(files: list[Path]) -> None:
     images = ImageCache(files, largest_side=1000, max_bytes=10**9)
     plain = Augmentation(16, brightness=0, contrast=0, saturation=0, hue=0)
-    for batch in TrainingSet(images, np.arange(9), plain, 4, seed=0, num_workers=0).epoch(0):
+    for batch in TrainingSet(images, np.arange(9), plain, BatchOptions(4)).epoch(0):
         assert [int(image.mean()) // 20 for image in batch.images_NPPC] == batch.targets.tolist()
 
 

@@ -14,6 +14,7 @@ from clearsight.training.detection.data import (
     YoloAugmentation,
     useful_side,
 )
+from clearsight.training.engine.batch_stream import BatchOptions
 
 CLASSES = ("can", "cup")
 PLAIN = RcnnAugmentation(48, 200, with_geometry=False)
@@ -34,7 +35,8 @@ def records(tmp_path: Path) -> list[Record]:
 
 def training_set(records, augmentation=FULL_RCNN, batch_size=2, num_workers=0, seed=1, **more) -> DetectionTrainingSet:
     images = ImageCache([record.image for record in records], 1000, 10**9)
-    return DetectionTrainingSet(images, records, CLASSES, augmentation, batch_size, seed, num_workers, **more)
+    options = BatchOptions(batch_size, seed, num_workers)
+    return DetectionTrainingSet(images, records, CLASSES, augmentation, options, **more)
 
 
 def are_equal(ours: DetectionBatch, theirs: DetectionBatch) -> bool:

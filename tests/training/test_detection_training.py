@@ -20,14 +20,14 @@ from clearsight.tasks import Task
 from clearsight.training.data.records import Box, Instance, Record
 from clearsight.training.detection.family import ValidationOutput
 from clearsight.training.detection.findings import find_all
-from clearsight.training.detection.trial import DetectionTrial
+from clearsight.training.detection.trial import DetectionTrial, detection_options
 from clearsight.training.engine.checkpoint import Checkpoints
+from clearsight.training.engine.early_stopping import EarlyStopping
 from clearsight.training.engine.hardware import Hardware
 from clearsight.training.engine.loop import TrainingRun, smallest_batch, train
 from clearsight.training.engine.objective import Evaluation, NotFinite
 from clearsight.training.engine.ranks import Ranks
 from clearsight.training.trial.data import TrialRecords, make_sets
-from clearsight.training.trial.options import num_steps_of, schedule_of
 from clearsight.training.trial.spec import Setting, TrialSpec
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.preprocess import normalise
@@ -144,7 +144,8 @@ def make(images: list[tuple[Path, list[tuple[int, list[float]]]]], tmp_path: Pat
         )
         records = records or [to_record(*one, task) for one in images]
         torch.manual_seed(0)
-        trial = DetectionTrial(spec, TrialRecords(CLASSES, tuple(records[4:]), tuple(records[:4]), None, ()))
+        options = detection_options(spec)
+        trial = DetectionTrial(options, TrialRecords(CLASSES, tuple(records[4:]), tuple(records[:4]), None, ()))
         trial.load_weights(is_first=True)
         smallest = smallest_batch(trial.network, trial.frozen_prefixes)
         sets = make_sets(
@@ -158,20 +159,21 @@ def make(images: list[tuple[Path, list[tuple[int, list[float]]]]], tmp_path: Pat
         )
         objective = trial.objective(sets, CPU, Ranks(), lambda *_, **__: None)
         trial.network.to(memory_format=torch.channels_last)
+        steps_per_epoch = options.trial.loop.steps_per_epoch(sets.training.num_batches)
         run = TrainingRun(
             objective=objective,
             network=trial.network,
             optimizer=trial.optimizer(1),
-            schedule=schedule_of(spec, sets.training.num_batches),
+            schedule=options.trial.schedule,
             training=sets.training,
-            early_stopping=trial.early_stopping(),
-            options=trial.loop_options(),
+            early_stopping=EarlyStopping(options.trial.early_stopping),
+            options=options.trial.loop,
             hardware=CPU,
             frozen_prefixes=trial.frozen_prefixes,
             checkpoints=Checkpoints(folder or tmp_path / str(made)),
             listener=Recorder(),
             should_stop=should_stop,
-            average=trial.average(num_steps_of(spec, sets.training.num_batches)),
+            average=trial.average(steps_per_epoch * options.trial.loop.num_epochs),
         )
         return Parts(trial, run, spec)
 
@@ -300,7 +302,7 @@ def test_answers_that_are_not_finite_are_no_answers(make: Make) -> None:
 
 def test_without_metrics_the_last_weights_are_the_best_and_nothing_stops_early(make: Make) -> None:
     run = make("yolov5", validation_metric_type="none", log_validation_loss="Disable", number_of_epochs=3).run
-    assert not run.early_stopping.enabled
+    assert not run.early_stopping.options.enabled
     assert train(run) == "all_epochs"
     assert run.counters.best_epoch == 2
     assert run.counters.best_metric is None

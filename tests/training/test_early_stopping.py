@@ -1,11 +1,11 @@
 import pytest
 
-from clearsight.training.engine.early_stopping import EarlyStopping
+from clearsight.training.engine.early_stopping import EarlyStopping, EarlyStoppingOptions
 
 
 def stops_after(metrics: list[float], **options: int | bool) -> int | None:
     """Number of passes after which it says stop; None when it never does."""
-    stopping = EarlyStopping(**options)
+    stopping = EarlyStopping(EarlyStoppingOptions(**options))
     for count, metric in enumerate(metrics, start=1):
         stopping.observe(metric)
         if stopping.should_stop:
@@ -14,7 +14,7 @@ def stops_after(metrics: list[float], **options: int | bool) -> int | None:
 
 
 def test_nothing_observed_is_no_reason_to_stop() -> None:
-    assert not EarlyStopping(patience=1, delay=0).should_stop
+    assert not EarlyStopping(EarlyStoppingOptions(patience=1, delay=0)).should_stop
 
 
 def test_with_the_defaults_the_earliest_stop_is_after_pass_ten() -> None:

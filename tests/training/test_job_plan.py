@@ -129,7 +129,7 @@ def test_a_seed_is_drawn_and_recorded_when_none_is_given(data: Path, tmp_path: P
     assert seeds[0].value != seeds[1].value
     assert [spec.split_seed for spec in specs] == [0, 0]
     given = spec_of(plan_job_file(write_job(tmp_path), {"training_parameters.random_seed": 7}, None, workspace))
-    assert (given.split_seed, given.deterministic, given.value("random_seed")) == (7, True, 7)
+    assert (given.split_seed, given.deterministic, given.hyperparameters["random_seed"].value) == (7, True, 7)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ from clearsight.training.classification.datasets import EvaluationSet, ImageCach
 from clearsight.training.classification.losses import build_loss
 from clearsight.training.classification.objective import ClassificationObjective
 from clearsight.training.data.table import class_names, load_table
+from clearsight.training.engine.batch_stream import BatchOptions
 from clearsight.training.engine.checkpoint import Checkpoints, Counters
-from clearsight.training.engine.early_stopping import EarlyStopping
+from clearsight.training.engine.early_stopping import EarlyStopping, EarlyStoppingOptions
 from clearsight.training.engine.hardware import Hardware
 from clearsight.training.engine.loop import LoopOptions, TrainingRun, smallest_batch, train
 from clearsight.training.engine.objective import Evaluation
@@ -125,9 +126,8 @@ def make_run(texture_folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]
         network = tiny_network().to(memory_format=torch.channels_last)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(not name.startswith(frozen or ("\0",)))
-        training = TrainingSet(images, targets[0], Augmentation(32), batch_size, seed, num_workers=0)
+        training = TrainingSet(images, targets[0], Augmentation(32), BatchOptions(batch_size, seed))
         loop = LoopOptions(**{"num_epochs": 3, "learning_rate": 0.05, "seed": seed, **options})
-        steps = -(-training.num_batches // loop.accumulation)
         return TrainingRun(
             objective=ClassificationObjective(
                 Task.MULTI_CLASS,
@@ -139,7 +139,7 @@ def make_run(texture_folder: Path, tmp_path: Path) -> Callable[..., TrainingRun]
             ),
             network=network,
             optimizer=build_optimizer(network.parameters(), OptimizerOptions(optimizer, loop.learning_rate)),
-            schedule=WarmupCosine(steps, loop.num_epochs, 1),
+            schedule=WarmupCosine(loop.num_epochs, 1),
             training=training,
             early_stopping=early_stopping or EarlyStopping(),
             options=loop,
@@ -216,7 +216,7 @@ def test_accumulating_is_one_large_batch_when_nothing_depends_on_the_batch(
         torch.manual_seed(5)
         run.network = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32 * 3, 4))
         run.optimizer = build_optimizer(run.network.parameters(), OptimizerOptions("sgd", 0.01))
-        run.schedule = WarmupCosine(1, 1)
+        run.schedule = WarmupCosine(1)
         train(run)
         states.append(run.network[1].weight.detach())
     assert torch.allclose(*states, atol=1e-6)
@@ -235,7 +235,12 @@ def test_weights_are_kept_every_nth_epoch(make_run: Callable[..., TrainingRun]) 
 
 
 def test_a_metric_that_does_not_rise_ends_the_run(make_run: Callable[..., TrainingRun]) -> None:
-    run = make_run(num_epochs=9, learning_rate=0.0, early_stopping=EarlyStopping(delay=1, patience=2), frozen=("1.",))
+    run = make_run(
+        num_epochs=9,
+        learning_rate=0.0,
+        early_stopping=EarlyStopping(EarlyStoppingOptions(delay=1, patience=2)),
+        frozen=("1.",),
+    )
     assert train(run) == "early_stopping"
     assert len(passes(run)) == 3
     assert run.counters.best_epoch == 0
@@ -338,7 +343,7 @@ def test_each_loss_counts_a_share_of_the_step_also_in_the_rest_of_an_epoch(
         logits_NK.sum() / len(targets)
     )  # its gradient is 1 whatever the batch
     run.optimizer = torch.optim.SGD([weight], lr=1.0)
-    run.schedule = StepDecay(steps_per_epoch=2)
+    run.schedule = StepDecay()
     positions = []
     run.optimizer.register_step_post_hook(lambda *args: positions.append(weight.item()))
     train(run)

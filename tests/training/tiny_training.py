@@ -24,6 +24,7 @@ from clearsight.training.classification.losses import build_loss
 from clearsight.training.classification.objective import ClassificationObjective
 from clearsight.training.data.table import class_names, load_table
 from clearsight.training.engine import loop
+from clearsight.training.engine.batch_stream import BatchOptions
 from clearsight.training.engine.checkpoint import Checkpoints
 from clearsight.training.engine.early_stopping import EarlyStopping
 from clearsight.training.engine.hardware import Hardware
@@ -99,9 +100,7 @@ def main(options: Options) -> None:
             images,
             targets[0],
             Augmentation(32),
-            options.batch_size,
-            seed=0,
-            num_workers=options.num_workers,
+            BatchOptions(options.batch_size, num_workers=options.num_workers),
             rank=ranks.rank,
             num_ranks=ranks.size,
         )
@@ -123,7 +122,7 @@ def main(options: Options) -> None:
             ),
             network=network,
             optimizer=build_optimizer(network.parameters(), OptimizerOptions("sgd", 0.05)),
-            schedule=WarmupCosine(-(-data.num_batches // options.accumulation), options.num_epochs, 1),
+            schedule=WarmupCosine(options.num_epochs, 1),
             training=data,
             early_stopping=EarlyStopping(),
             options=loop.LoopOptions(options.num_epochs, options.accumulation, learning_rate=0.05),

@@ -21,7 +21,7 @@ from clearsight.tasks import Task
 from clearsight.training.classification.augmentation import Augmentation, augment
 from clearsight.training.data.image_file import ImageFile
 from clearsight.training.data.records import Record
-from clearsight.training.engine.batch_stream import VIEW, BatchStream
+from clearsight.training.engine.batch_stream import VIEW, BatchOptions, BatchStream
 from clearsight.vision.preprocess import preprocess
 
 __all__ = ["Batch", "EvaluationSet", "ImageCache", "TrainingSet", "encode_targets", "find_unreadable"]
@@ -102,9 +102,7 @@ class TrainingSet:
         images: ImageCache,
         targets: Targets,
         augmentation: Augmentation,
-        batch_size: int,
-        seed: int,
-        num_workers: int,
+        options: BatchOptions,
         smallest_batch: int = 2,
         rank: int = 0,
         num_ranks: int = 1,
@@ -112,8 +110,8 @@ class TrainingSet:
         self._images = images
         self._targets = targets
         self._augmentation = augmentation
-        self._seed = seed
-        self._stream = BatchStream(len(images), batch_size, seed, num_workers, smallest_batch, rank, num_ranks)
+        self._seed = options.seed
+        self._stream = BatchStream(len(images), options, smallest_batch, rank, num_ranks)
 
     @property
     def num_batches(self) -> int:

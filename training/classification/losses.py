@@ -1,6 +1,8 @@
 """Losses of the classification tasks, with Azure's `weighted_loss`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +11,15 @@ from torch import nn
 
 from clearsight.tasks import Task
 
-__all__ = ["build_loss", "class_weights"]
+__all__ = ["LossOptions", "build_loss", "class_weights"]
+
+
+@dataclass(frozen=True, slots=True)
+class LossOptions:
+    """Options of the loss."""
+
+    weighted_loss: Literal[0, 1, 2]
+    """How classes are weighted, see `class_weights`."""
 
 
 def class_weights(counts: Sequence[int], num_records: int, weighted_loss: int) -> npt.NDArray[np.float64] | None:

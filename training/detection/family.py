@@ -24,9 +24,29 @@ from clearsight.training.engine.optimizer import ParameterGroup
 from clearsight.training.engine.ranks import Ranks
 from clearsight.vision.candidates import Candidates
 
-__all__ = ["Bytes", "DetectorSteps", "DetectorTraining", "TrialParts", "ValidationOutput", "to_boxes"]
+__all__ = [
+    "AugmentationOptions",
+    "Bytes",
+    "DetectorSteps",
+    "DetectorTraining",
+    "TrialParts",
+    "ValidationOutput",
+    "to_boxes",
+]
 
 Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentationOptions:
+    """What a job can change about the augmentation of training images."""
+
+    with_geometry: bool
+    """Whether images are flipped, scaled and moved at random."""
+    with_mosaic: bool
+    """Whether yolov5 trains on mosaics of four images."""
+    multi_scale: bool = False
+    """Whether the size of yolov5's training images varies between batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +97,11 @@ class DetectorTraining(Protocol[NetworkT_contra, SettingsT_contra]):
     averages_weights: ClassVar[bool]
     """Whether a moving average of the weights is validated and kept in place of the network."""
 
-    def architecture(self, model_size: str, is_light: bool) -> dict[str, Any]:
+    def architecture(self, settings: SettingsT_contra, is_light: bool) -> dict[str, Any]:
         """The architecture record, as `networks.families.Family.build` takes it, of what a job asks for."""
 
-    def augmentation(
-        self, settings: SettingsT_contra, *, with_geometry: bool, with_mosaic: bool, multi_scale: bool
-    ) -> DetectionAugmentation:
-        """How training images vary. What a family does not know, it ignores."""
+    def augmentation(self, settings: SettingsT_contra, options: AugmentationOptions) -> DetectionAugmentation:
+        """The augmentation of training images. A family ignores the options that it does not have."""
 
     def steps(self, network: NetworkT_contra, settings: SettingsT_contra, parts: TrialParts) -> DetectorSteps:
         """The steps of a trial. Changes the network, which is on the CPU, where the data ask for it."""

@@ -28,9 +28,8 @@ class DetectionObjective:
     settings: DetectorSettings
     options: MetricOptions
     validation: DetectionEvaluationSet
-    with_validation_loss: bool = False
     training_images: DetectionEvaluationSet | None = None
-    """With these, each pass also measures how well the training images, as they are, are known."""
+    """Training images without augmentation, of which each pass also computes the metrics; None: it does not."""
 
     sum_names: ClassVar[tuple[str, ...]] = ("training_loss",)
 
@@ -52,8 +51,9 @@ class DetectionObjective:
     def evaluate(self, network: nn.Module, ranks: Ranks) -> Evaluation:
         values: dict[str, float] = {}
         per_label: dict[str, dict[str, float]] = {}
-        if self.primary_metric is not None or self.with_validation_loss:
-            findings = self.find(network, ranks, self.with_validation_loss)
+        with_loss = self.options.log_validation_loss == "Enable"
+        if self.primary_metric is not None or with_loss:
+            findings = self.find(network, ranks, with_loss)
             measured = self._measure(findings)
             values, per_label = dict(measured.values), measured.per_label
             if findings.loss is not None:

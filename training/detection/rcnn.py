@@ -19,7 +19,7 @@ from clearsight.networks.families.rcnn.detector import Detector
 from clearsight.networks.families.rcnn.options import DEFAULT, LIGHT
 from clearsight.networks.families.rcnn.selection import SelectionLimits, to_candidates
 from clearsight.training.detection.data import DetectionBatch, DetectionTarget, RcnnAugmentation
-from clearsight.training.detection.family import Bytes, TrialParts, ValidationOutput, to_boxes
+from clearsight.training.detection.family import AugmentationOptions, Bytes, TrialParts, ValidationOutput, to_boxes
 from clearsight.training.engine.hardware import Hardware
 from clearsight.vision.preprocess import normalise
 
@@ -86,15 +86,11 @@ class RcnnTraining:
 
     averages_weights: ClassVar[bool] = False
 
-    def architecture(self, model_size: str, is_light: bool) -> dict[str, Any]:
+    def architecture(self, settings: RcnnSettings, is_light: bool) -> dict[str, Any]:
         return {"options": asdict(LIGHT if is_light else DEFAULT)}
 
-    def augmentation(
-        self, settings: RcnnSettings, *, with_geometry: bool, with_mosaic: bool, multi_scale: bool
-    ) -> RcnnAugmentation:
-        return RcnnAugmentation(
-            min_size=settings.min_size, max_size=settings.max_size, with_geometry=with_geometry, mean=settings.mean
-        )
+    def augmentation(self, settings: RcnnSettings, options: AugmentationOptions) -> RcnnAugmentation:
+        return RcnnAugmentation(settings.min_size, settings.max_size, options.with_geometry, mean=settings.mean)
 
     def steps(self, network: Detector, settings: RcnnSettings, parts: TrialParts) -> RcnnSteps:
         return RcnnSteps(settings, parts.hardware)

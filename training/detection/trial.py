@@ -1,7 +1,7 @@
-"""The parts of a trial of object detection or instance segmentation, for all families of detectors."""
+"""The options and the components of a trial of object detection or instance segmentation, for all families."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Final
@@ -25,27 +25,25 @@ from clearsight.training.detection.data import (
     TileGrid,
     useful_side,
 )
-from clearsight.training.detection.family import DetectorTraining, TrialParts
+from clearsight.training.detection.family import AugmentationOptions, DetectorTraining, TrialParts
+from clearsight.training.detection.metrics import MetricOptions
 from clearsight.training.detection.objective import DetectionObjective
-from clearsight.training.engine.early_stopping import EarlyStopping
 from clearsight.training.engine.hardware import Hardware
-from clearsight.training.engine.loop import LoopOptions
 from clearsight.training.engine.optimizer import build_optimizer
 from clearsight.training.engine.ranks import Ranks
 from clearsight.training.engine.weight_average import WeightAverage
 from clearsight.training.trial.data import Sets, TrialRecords
 from clearsight.training.trial.options import (
-    detector_settings_of,
-    early_stopping_of,
-    loop_options_of,
-    metric_options_of,
-    model_size_of,
-    optimizer_options_of,
+    TrialOptions,
+    component_options,
+    settings_of,
+    trial_options,
+    values_of,
 )
 from clearsight.training.trial.spec import TrialSpec
 from clearsight.training.trial.task import EventSink
 
-__all__ = ["DetectionTrial"]
+__all__ = ["DetectionOptions", "DetectionTrial", "detection_options"]
 
 _GRADIENT_NORM: Final = 10.0
 """Longer gradients of a step are shortened to this: yolov5's recipe, whose gradients are sums over images.
@@ -55,38 +53,68 @@ losses of 2.6, 86 and 88 000 in its first three steps and then no finite number.
 """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectionOptions:
+    """The options of a trial of object detection or instance segmentation."""
+
+    trial: TrialOptions
+    settings: DetectorSettings
+    """Preprocessing of validation images and selection of their detections, also in serving."""
+    light_detector: bool
+    """Whether the R-CNN families use a reduced number of proposals."""
+    augmentation: AugmentationOptions
+    metrics: MetricOptions
+
+
+def detection_options(spec: TrialSpec) -> DetectionOptions:
+    """Make the options of a trial. Raises `UserError`, or `InvalidDocument` for settings that no package can have."""
+    values = values_of(spec)
+    trial, metrics = trial_options(values), component_options(MetricOptions, values)
+    settings = settings_of(spec).detection
+    assert settings is not None  # noqa: S101  the task is one of detectors
+    if metrics.validation_metric_type == "none":
+        trial = replace(trial, early_stopping=replace(trial.early_stopping, enabled=False))
+    return DetectionOptions(
+        trial=replace(trial, loop=replace(trial.loop, max_gradient_norm=_GRADIENT_NORM)),
+        settings=settings,
+        light_detector=spec.light_detector,
+        augmentation=component_options(
+            AugmentationOptions,
+            values,
+            with_geometry="apply_automl_train_augmentations",
+            with_mosaic="apply_mosaic_for_yolo",
+        ),
+        metrics=metrics,
+    )
+
+
 class DetectionTrial:
     """yolov5, Faster R-CNN, RetinaNet, Mask R-CNN; `TrialTask` tells what the methods do."""
 
-    def __init__(self, spec: TrialSpec, records: TrialRecords) -> None:
-        _require_objects(records, needs_validation=spec.value("validation_metric_type") != "none")
-        self._spec = spec
+    def __init__(self, options: DetectionOptions, records: TrialRecords) -> None:
+        _require_objects(records, needs_validation=options.metrics.validation_metric_type != "none")
+        self._options = options
+        self._task = options.trial.task
         self._classes = records.classes
-        self._model_name = str(spec.value("model_name"))
-        row = find_row(self._model_name, spec.task)
+        model = options.trial.model
+        row = find_row(model.name, self._task)
         self._family: DetectorTraining[Any, Any] = resolve_name(str(FAMILIES[row.family].training))()
-        architecture = self._family.architecture(model_size_of(spec), spec.light_detector)
-        self.network: nn.Module = build_network(self._model_name, len(records.classes), architecture=architecture)
-        self.settings: DetectorSettings = detector_settings_of(spec)
-        self.frozen_prefixes = row.frozen_prefixes(int(spec.value("layers_to_freeze")))
+        self.settings = options.settings
+        architecture = self._family.architecture(options.settings, options.light_detector)
+        self.network: nn.Module = build_network(model.name, len(records.classes), architecture=architecture)
+        self.frozen_prefixes = row.frozen_prefixes(model.layers_to_freeze)
         self._grid = None
         if self.settings.tile_grid_size is not None:
             self._grid = TileGrid(*self.settings.tile_grid_size, self.settings.tile_overlap_ratio)
-        multi_scale = spec.hyperparameters.get("multi_scale")
-        self._augmentation = self._family.augmentation(
-            self.settings,
-            with_geometry=spec.apply_automl_train_augmentations,
-            with_mosaic=spec.apply_mosaic_for_yolo,
-            multi_scale=multi_scale is not None and bool(multi_scale.value),
-        )
+        self._augmentation = self._family.augmentation(self.settings, options.augmentation)
 
     def load_weights(self, is_first: bool) -> PretrainedRecord | None:
-        spec, network = self._spec, self.network
+        model, network = self._options.trial.model, self.network
         if not is_first:
-            if spec.pretrained:
-                family_of(self._model_name).prepare_pretrained(network)
+            if model.pretrained:
+                family_of(model.name).prepare_pretrained(network)
             return None
-        return load_pretrained(network, self._model_name, spec.weights_dir, spec.pretrained)
+        return load_pretrained(network, model.name, model.weights_dir, model.pretrained)
 
     @property
     def largest_useful_side(self) -> int:
@@ -95,17 +123,12 @@ class DetectionTrial:
     def training_set(
         self, images: ImageCache, records: Sequence[Record], smallest_batch: int, ranks: Ranks
     ) -> DetectionTrainingSet:
-        batch_size, seed, num_workers = (
-            int(self._spec.value(name)) for name in ("training_batch_size", "random_seed", "number_of_workers")
-        )
         return DetectionTrainingSet(
             images,
             records,
             self._classes,
             self._augmentation,
-            batch_size,
-            seed,
-            num_workers,
+            self._options.trial.batches,
             self._grid,
             smallest_batch,
             ranks.rank,
@@ -113,7 +136,7 @@ class DetectionTrial:
         )
 
     def evaluation_set(self, records: Sequence[Record], max_bytes: int) -> DetectionEvaluationSet:
-        batch_size = int(self._spec.value("validation_batch_size"))
+        batch_size = self._options.trial.batches.validation_size
         return DetectionEvaluationSet(records, self._classes, self.settings, batch_size, max_bytes)
 
     def objective(
@@ -123,46 +146,35 @@ class DetectionTrial:
         ranks: Ranks,
         publish: EventSink,
     ) -> DetectionObjective:
-        with_training = self._spec.value("log_training_metrics") == "Enable"
+        options = self._options
+        with_training = options.metrics.log_training_metrics == "Enable"
         return DetectionObjective(
-            self._spec.task,
+            self._task,
             self._family.steps(
                 self.network,
                 self.settings,
-                TrialParts(sets.training, int(self._spec.value("random_seed")), hardware, ranks, publish),
+                TrialParts(sets.training, options.trial.batches.seed, hardware, ranks, publish),
             ),
             self._classes,
             self.settings,
-            metric_options_of(self._spec),
+            options.metrics,
             sets.validation,
-            with_validation_loss=self._spec.value("log_validation_loss") == "Enable",
             training_images=self.evaluation_set(sets.training_records, max_bytes=0) if with_training else None,
         )
 
     def optimizer(self, num_processes: int) -> torch.optim.Optimizer:
-        options = optimizer_options_of(self._spec)
-        batch_size, accumulation = (
-            int(self._spec.value(name)) for name in ("training_batch_size", "gradient_accumulation_step")
-        )
-        images_per_step = batch_size * num_processes * accumulation
-        return build_optimizer(self._family.parameters(self.network, options.weight_decay, images_per_step), options)
+        options = self._options.trial
+        images_per_step = options.batches.training_size * num_processes * options.loop.accumulation
+        parameters = self._family.parameters(self.network, options.optimizer.weight_decay, images_per_step)
+        return build_optimizer(parameters, options.optimizer)
 
     def average(self, num_updates: int) -> WeightAverage | None:
         return WeightAverage(self.network, num_updates) if self._family.averages_weights else None
 
-    def loop_options(self) -> LoopOptions:
-        return replace(loop_options_of(self._spec), max_gradient_norm=_GRADIENT_NORM)
-
-    def early_stopping(self) -> EarlyStopping:
-        stopping = early_stopping_of(self._spec)
-        if self._spec.value("validation_metric_type") == "none":
-            stopping.enabled = False
-        return stopping
-
     def draw_charts(self, folder: Path, objective: DetectionObjective) -> list[Path]:
         findings = objective.find(self.network)
         options, classes = objective.options, self._classes
-        files = write_detection_charts(folder, findings.truths, findings.predictions, classes, options, self._spec.task)
+        files = write_detection_charts(folder, findings.truths, findings.predictions, classes, options, self._task)
         shown = [
             (decode_image(record.image.read_bytes()), truth, found.above(options.box_score_threshold))
             for record, truth, found in zip(

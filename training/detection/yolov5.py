@@ -17,7 +17,7 @@ from clearsight.networks.families.yolov5.network import Yolov5, name_of_size
 from clearsight.networks.families.yolov5.parameters import parameter_groups
 from clearsight.networks.families.yolov5.serving import best_classes
 from clearsight.training.detection.data import DetectionBatch, DetectionTarget, DetectionTrainingSet, YoloAugmentation
-from clearsight.training.detection.family import Bytes, TrialParts, ValidationOutput, to_boxes
+from clearsight.training.detection.family import AugmentationOptions, Bytes, TrialParts, ValidationOutput, to_boxes
 from clearsight.training.engine.hardware import Hardware
 from clearsight.training.engine.optimizer import ParameterGroup
 from clearsight.vision.candidates import Candidates
@@ -73,15 +73,11 @@ class Yolov5Training:
 
     averages_weights: ClassVar[bool] = True
 
-    def architecture(self, model_size: str, is_light: bool) -> dict[str, Any]:
-        return {"model_size": model_size}
+    def architecture(self, settings: YoloSettings, is_light: bool) -> dict[str, Any]:
+        return {"model_size": settings.model_size}
 
-    def augmentation(
-        self, settings: YoloSettings, *, with_geometry: bool, with_mosaic: bool, multi_scale: bool
-    ) -> YoloAugmentation:
-        return YoloAugmentation(
-            image_size=settings.img_size, with_mosaic=with_mosaic, with_geometry=with_geometry, multi_scale=multi_scale
-        )
+    def augmentation(self, settings: YoloSettings, options: AugmentationOptions) -> YoloAugmentation:
+        return YoloAugmentation(settings.img_size, options.with_mosaic, options.with_geometry, options.multi_scale)
 
     def steps(self, network: Yolov5, settings: YoloSettings, parts: TrialParts) -> Yolov5Steps:
         """The first process fits the anchors to the data, for all: its weights may have brought their own."""

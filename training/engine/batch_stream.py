@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SIZE", "VIEW", "BatchStream", "Part"]
+__all__ = ["SIZE", "VIEW", "BatchOptions", "BatchStream", "Part"]
 
 Indices = npt.NDArray[np.int64]
 View = TypeVar("View")
@@ -25,6 +25,20 @@ SIZE: Final = 2
 """Streams of random numbers: second entry of a seed (seed, stream, epoch, image or batch)."""
 
 _BATCHES_AHEAD: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """How images are put into batches."""
+
+    training_size: int
+    """Number of images in a training batch of one process."""
+    seed: int = 0
+    """Seed of the order of the images and of their augmentation."""
+    num_workers: int = 0
+    """Number of threads that prepare training batches; 0: the training thread prepares them itself."""
+    validation_size: int = 1
+    """Number of images in a validation batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +58,9 @@ class BatchStream:
     A last batch of which a process would get fewer than `smallest_batch` items is left out.
     """
 
-    def __init__(
-        self,
-        num_items: int,
-        batch_size: int,
-        seed: int,
-        num_workers: int,
-        smallest_batch: int,
-        rank: int,
-        num_ranks: int,
-    ) -> None:
+    def __init__(self, num_items: int, options: BatchOptions, smallest_batch: int, rank: int, num_ranks: int) -> None:
         self._num_items = num_items
-        self._batch_size = batch_size
-        self._seed = seed
-        self._num_workers = num_workers
+        self._options = options
         self._smallest_batch = smallest_batch
         self._rank = rank
         self._num_ranks = num_ranks
@@ -71,11 +74,11 @@ class BatchStream:
     ) -> Generator[Part[View], None, None]:
         """The batches of one epoch, from `first_batch` on; views are `make_view(epoch, batch, item)`, made ahead."""
         wanted = list(enumerate(self._batches_of(epoch)))[first_batch:]
-        if self._num_workers == 0:
+        if self._options.num_workers == 0:
             for batch, whole in wanted:
                 yield self._part(whole, [make_view(epoch, batch, int(item)) for item in self._own(whole)])
             return
-        with ThreadPoolExecutor(self._num_workers, thread_name_prefix="augment") as pool:
+        with ThreadPoolExecutor(self._options.num_workers, thread_name_prefix="augment") as pool:
             waiting: deque[tuple[Indices, list[Future[View]]]] = deque()
             try:
                 for batch, whole in wanted:
@@ -92,8 +95,8 @@ class BatchStream:
 
     def _batches_of(self, epoch: int) -> list[Indices]:
         """Item indices of each batch, of all processes together."""
-        order = np.random.default_rng((self._seed, _ORDER, epoch)).permutation(self._num_items)
-        size = self._batch_size * self._num_ranks
+        order = np.random.default_rng((self._options.seed, _ORDER, epoch)).permutation(self._num_items)
+        size = self._options.training_size * self._num_ranks
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         if len(batches) > 1 and len(batches[-1]) < min(size, self._smallest_batch * self._num_ranks):
             batches.pop()

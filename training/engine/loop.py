@@ -68,6 +68,10 @@ class LoopOptions:
     seed: int = 0
     """Seed of the random numbers that the network draws in training, such as dropout."""
 
+    def steps_per_epoch(self, num_batches: int) -> int:
+        """Number of optimizer steps in an epoch of `num_batches`; the last step may accumulate fewer batches."""
+        return -(-num_batches // self.accumulation)
+
 
 class Listener(Protocol):
     """Receives events of progress."""
@@ -124,6 +128,7 @@ class _Loop(Generic[BatchT]):
     def __init__(self, run: TrainingRun[BatchT]) -> None:
         self._run = run
         self._scaler = run.hardware.gradient_scaler()
+        self._steps_per_epoch = run.options.steps_per_epoch(run.training.num_batches)
         self._restore()
         self._module = run.ranks.wrap(run.network, run.hardware.device)
         if run.average is not None and run.counters.step == 0:
@@ -199,7 +204,7 @@ class _Loop(Generic[BatchT]):
     def _step(self, group: list[BatchT], sums: EpochSums) -> float:
         """One optimizer step; return its learning rate."""
         run, step = self._run, self._run.counters.step
-        learning_rate = run.options.learning_rate * run.schedule.multiplier(step)
+        learning_rate = run.options.learning_rate * run.schedule.multiplier(step, self._steps_per_epoch)
         for parameters in run.optimizer.param_groups:
             parameters["lr"] = learning_rate
         run.optimizer.zero_grad(set_to_none=True)

@@ -1,17 +1,19 @@
 """Learning-rate schedules: a multiplier of the initial rate for each optimizer step."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
-__all__ = ["Schedule", "StepDecay", "WarmupCosine"]
+__all__ = ["SCHEDULES", "Schedule", "StepDecay", "WarmupCosine"]
 
 
 class Schedule(Protocol):
-    """`multiplier(step)` for optimizer steps counted from 0."""
+    """The options of a schedule, and its values."""
 
-    def multiplier(self, step: int) -> float:
-        """Factor of the initial learning rate that the given step uses."""
+    def multiplier(self, step: int, steps_per_epoch: int) -> float:
+        """Factor of the initial learning rate for an optimizer step, counted from 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,6 @@ class WarmupCosine:
     (`get_cosine_schedule_with_warmup` of Hugging Face transformers).
     """
 
-    steps_per_epoch: int
     num_epochs: int
     warmup_epochs: int = 2
     """Lowered to `num_epochs` - 1 when longer, so that a job of one epoch has none."""
@@ -33,11 +34,11 @@ class WarmupCosine:
     def effective_warmup_epochs(self) -> int:
         return self.warmup_epochs if self.warmup_epochs < self.num_epochs else max(0, self.num_epochs - 1)
 
-    def multiplier(self, step: int) -> float:
-        warmup = self.effective_warmup_epochs * self.steps_per_epoch
+    def multiplier(self, step: int, steps_per_epoch: int) -> float:
+        warmup = self.effective_warmup_epochs * steps_per_epoch
         if step < warmup:
             return step / warmup
-        progress = (step - warmup) / max(1, self.num_epochs * self.steps_per_epoch - warmup)
+        progress = (step - warmup) / max(1, self.num_epochs * steps_per_epoch - warmup)
         return max(0.0, 0.5 * (1.0 + math.cos(2.0 * math.pi * self.cycles * progress)))
 
 
@@ -45,9 +46,14 @@ class WarmupCosine:
 class StepDecay:
     """Multiplies the rate by `gamma` every `step_size` epochs."""
 
-    steps_per_epoch: int
     gamma: float = 0.5
     step_size: int = 5
 
-    def multiplier(self, step: int) -> float:
-        return float(self.gamma ** (step // self.steps_per_epoch // self.step_size))
+    def multiplier(self, step: int, steps_per_epoch: int) -> float:
+        return float(self.gamma ** (step // steps_per_epoch // self.step_size))
+
+
+SCHEDULES: Final[Mapping[str, type[WarmupCosine] | type[StepDecay]]] = MappingProxyType(
+    {"warmup_cosine": WarmupCosine, "step": StepDecay}
+)
+"""By the value of the hyperparameter `learning_rate_scheduler`."""

@@ -1,10 +1,10 @@
 """One trial: `python -m clearsight.training.trial RUN_FOLDER`.
 
-The story: spec, data, network, loop, package. The process is told everything by `spec.json` and tells everything
-through the run folder; it never imports mlflow. SIGINT and SIGTERM stop it at the next optimizer step with a
-checkpoint (a second signal ends it at once); started again on the same folder it goes on from there.
+The steps: spec, options, data, network, loop, package. The process reads everything from `spec.json` and reports
+everything through the run folder; it never imports mlflow. SIGINT and SIGTERM stop it at the next optimizer step with a
+checkpoint (a second signal ends it at once); started again on the same folder it continues from that checkpoint.
 
-Several processes of one trial (see `environment.launch`) run the same story; the first one writes.
+Several processes of one trial (see `environment.launch`) run the same steps; only the first one writes.
 """
 
 import json
@@ -14,11 +14,12 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -30,22 +31,44 @@ from clearsight.exporters.write import write_package
 from clearsight.files import write_atomically
 from clearsight.networks.weights import PretrainedRecord
 from clearsight.runs.run_folder import RunFolder, RunStatus, now
-from clearsight.training.classification.trial import ClassificationTrial
-from clearsight.training.detection.trial import DetectionTrial
+from clearsight.tasks import Task
+from clearsight.training.classification.trial import ClassificationTrial, classification_options
+from clearsight.training.detection.trial import DetectionTrial, detection_options
 from clearsight.training.engine.checkpoint import Checkpoints, Counters
+from clearsight.training.engine.early_stopping import EarlyStopping
 from clearsight.training.engine.hardware import choose_hardware
 from clearsight.training.engine.loop import Ending, TrainingRun, smallest_batch, train
 from clearsight.training.engine.ranks import Ranks, joined
 from clearsight.training.trial.data import Sets, TrialRecords, load_records, make_sets
 from clearsight.training.trial.failure import describe_failure, is_out_of_memory
-from clearsight.training.trial.options import num_steps_of, schedule_of, warnings_of
+from clearsight.training.trial.options import TrialOptions, warnings_of
 from clearsight.training.trial.reporter import Reporter
-from clearsight.training.trial.spec import TrialSpec
+from clearsight.training.trial.spec import TrialSpec, read_spec
 from clearsight.training.trial.task import TrialTask
 
 __all__ = ["EXIT_CODES", "main", "run_trial"]
 
 log = logging.getLogger("clearsight.trial")
+
+
+@dataclass(frozen=True, slots=True)
+class _TrialKind:
+    read_options: Callable[[TrialSpec], Any]
+    """Options of all components: those of every task as `trial`, those of the task beside it."""
+    make: Callable[[Any, TrialRecords], TrialTask[Any, Any]]
+    """Makes the components from these options and the records."""
+
+
+_CLASSIFICATION: Final = _TrialKind(classification_options, ClassificationTrial)
+_DETECTION: Final = _TrialKind(detection_options, DetectionTrial)
+_TRIAL_KINDS: Final[Mapping[Task, _TrialKind]] = MappingProxyType(
+    {
+        Task.MULTI_CLASS: _CLASSIFICATION,
+        Task.MULTI_LABEL: _CLASSIFICATION,
+        Task.DETECTION: _DETECTION,
+        Task.SEGMENTATION: _DETECTION,
+    }
+)
 
 EXIT_CODES: Final = {"Completed": 0, "Failed": 1, "Canceled": 130}
 
@@ -68,7 +91,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def run_trial(folder: RunFolder, stop: threading.Event) -> RunStatus:
-    """Run or go on with a trial; every way it can end is a state of its folder. Setting `stop` cancels it."""
+    """Run or resume a trial; however it ends, its final status is in its run folder. Setting `stop` cancels it."""
     launch = environment.launch()
     if launch is not None and launch.rank > 0:
         return _run_to_end(folder, RunStatus(), stop, launch)
@@ -89,10 +112,18 @@ def _run_to_end(
     reporter.status(status)
     reporter.event("started", pid=os.getpid())
     try:
-        spec = TrialSpec.model_validate_json(folder.spec_file.read_text())
+        spec = read_spec(folder)
         logging.basicConfig(level=_log_level(spec.log_verbosity), format="%(asctime)s %(levelname)s %(message)s")
-        with joined(launch) as ranks, _reproducible(int(spec.value("random_seed")), spec.deterministic):
-            status = _run_among(ranks, folder, spec, status, reporter, stop)
+        kind = _TRIAL_KINDS[spec.task]
+        options = kind.read_options(spec)
+        with joined(launch) as ranks, _reproducible(options.trial.batches.seed, spec.deterministic):
+            try:
+                status = _run(ranks, folder, spec, options.trial, partial(kind.make, options), status, reporter, stop)
+            except Exception as error:
+                log.exception("the trial failed")
+                failure = describe_failure(error, options.trial.batches.training_size, folder.log_file)
+                reason, message = ranks.agree_on_failure(*failure)
+                status = replace(status, status="Failed", reason=reason, message=message)
     except KeyboardInterrupt:
         status = replace(status, status="Canceled", reason="canceled", message="ended at once by a second signal")
     except Exception as error:
@@ -105,25 +136,20 @@ def _run_to_end(
     return status
 
 
-def _run_among(
-    ranks: Ranks, folder: RunFolder, spec: TrialSpec, status: RunStatus, reporter: Reporter, stop: threading.Event
-) -> RunStatus:
-    try:
-        return _run(ranks, folder, spec, status, reporter, stop)
-    except Exception as error:
-        log.exception("the trial failed")
-        batch_size = int(spec.value("training_batch_size"))
-        reason, message = ranks.agree_on_failure(*describe_failure(error, batch_size, folder.log_file))
-        return replace(status, status="Failed", reason=reason, message=message)
-
-
 def _run(
-    ranks: Ranks, folder: RunFolder, spec: TrialSpec, status: RunStatus, reporter: Reporter, stop: threading.Event
+    ranks: Ranks,
+    folder: RunFolder,
+    spec: TrialSpec,
+    options: TrialOptions,
+    make_task: Callable[[TrialRecords], TrialTask[Any, Any]],
+    status: RunStatus,
+    reporter: Reporter,
+    stop: threading.Event,
 ) -> RunStatus:
     records = load_records(spec)
     if records.split is not None and ranks.is_first:
         write_atomically(folder.outputs / "split.json", json.dumps(records.split))
-    task = _task_of(spec, records)
+    task = make_task(records)
     network = task.network
     pretrained = task.load_weights(ranks.is_first)
     for name, parameter in network.named_parameters():
@@ -137,8 +163,7 @@ def _run(
             reporter.event("warning", message=pretrained.notice)
     smallest = smallest_batch(network, task.frozen_prefixes)
     sets = make_sets(records, task, smallest, hardware.num_threads, folder.root, stop.is_set, ranks)
-    schedule = schedule_of(spec, sets.training.num_batches)
-    for warning in (*records.warnings, *sets.warnings, *warnings_of(spec, schedule)):
+    for warning in (*records.warnings, *sets.warnings, *warnings_of(options)):
         reporter.event("warning", message=warning)
     reporter.event(
         "data",
@@ -153,16 +178,16 @@ def _run(
         objective=objective,
         network=network,
         optimizer=task.optimizer(ranks.size),
-        schedule=schedule,
+        schedule=options.schedule,
         training=sets.training,
-        early_stopping=task.early_stopping(),
-        options=task.loop_options(),
+        early_stopping=EarlyStopping(options.early_stopping),
+        options=options.loop,
         hardware=hardware,
         frozen_prefixes=task.frozen_prefixes,
         checkpoints=Checkpoints(folder.checkpoints),
         listener=reporter,
         should_stop=stop.is_set,
-        average=task.average(num_steps_of(spec, sets.training.num_batches)),
+        average=task.average(options.loop.steps_per_epoch(sets.training.num_batches) * options.loop.num_epochs),
         ranks=ranks,
     )
     ending = train(run)
@@ -172,20 +197,15 @@ def _run(
         return replace(status, status="Canceled", reason="canceled", message=message)
     if pretrained is not None:
         reporter.event("exporting", best_epoch=run.counters.best_epoch)
-        _export(folder, spec, run, records, sets, task, pretrained)
+        _export(folder, spec, options, run, records, sets, task, pretrained)
         _draw_charts(folder, run, task, reporter)
     return replace(status, status="Completed", reason=ending, message=_ending_message(ending, run))
-
-
-def _task_of(spec: TrialSpec, records: TrialRecords) -> TrialTask[Any, Any]:
-    if spec.task.is_classification:
-        return ClassificationTrial(spec, records)
-    return DetectionTrial(spec, records)
 
 
 def _export(
     folder: RunFolder,
     spec: TrialSpec,
+    options: TrialOptions,
     run: TrainingRun[Any],
     records: TrialRecords,
     sets: Sets[Any, Any],
@@ -201,7 +221,7 @@ def _export(
         write_package(
             folder.package,
             task=spec.task,
-            model_name=str(spec.value("model_name")),
+            model_name=options.model.name,
             labels=records.classes,
             network=run.network,
             settings=task.settings,
@@ -209,12 +229,12 @@ def _export(
             run_id=spec.run_id,
             pretrained=pretrained.to_document(),
             train_artifacts=folder.train_artifacts,
-            enable_onnx_normalization=bool(spec.value("enable_onnx_normalization")),
+            enable_onnx_normalization=options.model.enable_onnx_normalization,
         )
 
 
 def _draw_charts(folder: RunFolder, run: TrainingRun[Any], task: TrialTask[Any, Any], reporter: Reporter) -> None:
-    """Draw what the best weights answer; a fault of drawing is a warning, for the package is complete."""
+    """Draw the charts of the best weights; an error in drawing is a warning, since the package is complete."""
     try:
         task.draw_charts(folder.metrics, run.objective)
     except Exception as error:  # whatever matplotlib and fonts raise
@@ -224,7 +244,7 @@ def _draw_charts(folder: RunFolder, run: TrainingRun[Any], task: TrialTask[Any, 
 
 @contextmanager
 def _as_export_error() -> Iterator[None]:
-    """Whatever an exporter raises means that there is no package; only memory has a remedy of its own."""
+    """Turn every error of an exporter into `ExportError`, except for out of memory, whose remedy is another one."""
     try:
         yield
     except ExportError:

@@ -1,10 +1,13 @@
 """`spec.json`: everything that one trial is to do, with every default filled in."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
+from clearsight.documents.job.hyperparameters import HYPERPARAMETERS
+from clearsight.documents.job.parameters import used_hyperparameters
 from clearsight.runs.kinds import Parameter, TrialFacts
 from clearsight.runs.record import damaged
 from clearsight.runs.run_folder import RunFolder
@@ -62,17 +65,23 @@ class TrialSpec(_Document):
     log_verbosity: str
     """Level of the trial's log, in lower case, or `not_set`, which means `info`."""
 
-    def value(self, name: str) -> Any:
-        """The value of a hyperparameter; raises `KeyError` when there is none of that name."""
-        return self.hyperparameters[name].value
+    @model_validator(mode="after")
+    def _has_the_hyperparameters_of_its_model(self) -> Self:
+        model_name = self.hyperparameters.get("model_name")
+        used = ["model_name"] if model_name is None else used_hyperparameters(self.task, str(model_name.value))
+        if missing := [name for name in used if name not in self.hyperparameters]:
+            raise PydanticCustomError("missing", f"hyperparameters: {', '.join(missing)} must have a value")
+        if unknown := [name for name in self.hyperparameters if name not in HYPERPARAMETERS]:
+            raise PydanticCustomError("unknown", f"hyperparameters: {', '.join(unknown)} must be known")
+        return self
 
     def facts(self) -> TrialFacts:
         """What the job shows and mirrors of this trial."""
         return TrialFacts(
             parameters=tuple(Parameter(name, one.value, one.origin) for name, one in self.hyperparameters.items()),
-            tags={"model_name": str(self.value("model_name"))},
-            num_epochs=int(self.value("number_of_epochs")),
-            batch_size=int(self.value("training_batch_size")),
+            tags={"model_name": str(self.hyperparameters["model_name"].value)},
+            num_epochs=int(self.hyperparameters["number_of_epochs"].value or 0),
+            batch_size=int(self.hyperparameters["training_batch_size"].value or 0),
         )
 
     def to_json(self) -> str:

@@ -9,9 +9,7 @@ from torch import nn
 
 from clearsight.documents.settings import Settings
 from clearsight.networks.weights import PretrainedRecord
-from clearsight.training.engine.early_stopping import EarlyStopping
 from clearsight.training.engine.hardware import Hardware
-from clearsight.training.engine.loop import LoopOptions
 from clearsight.training.engine.objective import Objective
 from clearsight.training.engine.ranks import Ranks
 from clearsight.training.engine.weight_average import WeightAverage
@@ -53,12 +51,6 @@ class TrialTask(SetMaker[TrainingT, EvaluationT], Protocol[TrainingT, Evaluation
 
     def average(self, num_updates: int) -> WeightAverage | None:
         """What is validated and kept in place of the network, if anything is."""
-
-    def loop_options(self) -> LoopOptions:
-        """How long and how often."""
-
-    def early_stopping(self) -> EarlyStopping:
-        """When the trial may end before its last epoch."""
 
     def draw_charts(self, folder: Path, objective: Any) -> Sequence[Path]:
         """Draw what the best weights, which the network has now, answer."""

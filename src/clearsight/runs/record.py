@@ -84,4 +84,7 @@ def read_record(workspace: Workspace, name: str) -> JobRecord:
 def damaged(file: Path, error: Exception) -> UserError:
     """The error of a file of ours that cannot be read as it was written."""
     reason = str(error).splitlines()[0]
+    if isinstance(error, ValidationError):
+        [first, *_] = error.errors()
+        reason = ": ".join([*map(str, first["loc"]), first["msg"]])
     return UserError(f"{file} must be as it was written, but it is damaged ({reason}); create the job again")

@@ -16,7 +16,7 @@ from clearsight.training.data.records import Record
 from clearsight.training.detection.data.augmentation import DetectionAugmentation
 from clearsight.training.detection.data.scene import Scene, make_scene, read_objects
 from clearsight.training.detection.data.tiling import TileGrid, cut_tile, objects_in, tiles_with_objects
-from clearsight.training.engine.batch_stream import SIZE, VIEW, BatchStream
+from clearsight.training.engine.batch_stream import SIZE, VIEW, BatchOptions, BatchStream
 from clearsight.vision.letterbox import letterbox
 from clearsight.vision.masks import CroppedMask
 from clearsight.vision.tiles import Tile
@@ -68,9 +68,7 @@ class DetectionTrainingSet:
         records: Sequence[Record],
         classes: Sequence[str],
         augmentation: DetectionAugmentation,
-        batch_size: int,
-        seed: int,
-        num_workers: int,
+        options: BatchOptions,
         grid: TileGrid | None = None,
         smallest_batch: int = 1,
         rank: int = 0,
@@ -80,12 +78,12 @@ class DetectionTrainingSet:
         self._records = records
         self._class_ids = {name: class_id for class_id, name in enumerate(classes)}
         self._augmentation = augmentation
-        self._seed = seed
+        self._seed = options.seed
         self._with_masks = any(record.instances for record in records)
         self._sources: list[tuple[int, Tile | None]] = [(index, None) for index in range(len(records))]
         if grid is not None:
             self._sources += [(index, tile) for index in range(len(records)) for tile in self._tiles(index, grid)]
-        self._stream = BatchStream(len(self._sources), batch_size, seed, num_workers, smallest_batch, rank, num_ranks)
+        self._stream = BatchStream(len(self._sources), options, smallest_batch, rank, num_ranks)
 
     @property
     def num_batches(self) -> int:

@@ -24,13 +24,17 @@ MetricType = Literal["none", "coco", "voc", "coco_voc"]
 
 @dataclass(frozen=True, slots=True)
 class MetricOptions:
-    """What to compute. The names are those of the job's parameters, which also have the defaults."""
+    """What a validation pass computes. The names are those of the job's parameters."""
 
     validation_metric_type: MetricType
     validation_iou_threshold: float
     """Overlap, in (0, 1], from which a prediction has found an object; for VOC."""
     box_score_threshold: float
     """Only predictions with a score strictly above it count, for both methods."""
+    log_training_metrics: Literal["Enable", "Disable"] = "Disable"
+    """Whether each validation pass also computes the metrics of the training images."""
+    log_validation_loss: Literal["Enable", "Disable"] = "Disable"
+    """Whether each validation pass also computes the loss of the validation images."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass
 from typing import Annotated, Any, Final, Literal
 
-from clearsight.catalogue.models import DEFAULT_MODELS, models_of
+from clearsight.catalogue.models import DEFAULT_MODELS, find_row, models_of
 from clearsight.documents.job.hyperparameters import (
     HYPERPARAMETERS,
+    Hyperparameter,
     HyperparameterSection,
     Value,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "parameters_class",
     "read_parameters",
     "resolve_parameters",
+    "used_hyperparameters",
 ]
 
 Origin = Literal["user", "azure-default", "model-default", "machine"]
@@ -129,6 +131,17 @@ def candidate_models(task: Task, parameters: Mapping[str, Value], space: SubSpac
     return tuple(str(value) for value in (chosen.values if isinstance(chosen, Expression) else (chosen,)))
 
 
+def used_hyperparameters(task: Task, model_name: str) -> dict[str, Hyperparameter]:
+    """The rows of the hyperparameters that a trial of a model uses, by name. Raises `UnknownModel`."""
+    model = find_row(model_name, task)
+    rows = HYPERPARAMETERS.values()
+    return {
+        row.name: row
+        for row in rows
+        if row.is_known_to(task) and model.uses(row.used_by) and row.name != "advanced_settings"
+    }
+
+
 def resolve_parameters(task: Task, parameters: Mapping[str, Value], model_name: str) -> dict[str, Resolved]:
     """Every hyperparameter that a trial of `model_name` uses, with its value and origin, in the table's order."""
     facts = models_of(task)[model_name]
@@ -147,9 +160,7 @@ def resolve_parameters(task: Task, parameters: Mapping[str, Value], model_name: 
     if facts.box_score_threshold is not None:
         derived["box_score_threshold"] = (facts.box_score_threshold, "azure-default")
     resolved = {}
-    for name, row in HYPERPARAMETERS.items():
-        if not row.is_known_to(task) or not facts.uses(row.used_by) or name == "advanced_settings":
-            continue
+    for name, row in used_hyperparameters(task, model_name).items():
         if name in parameters:
             value = parameters[name]
             if name == "image_size":
