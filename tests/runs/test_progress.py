@@ -1,15 +1,18 @@
 """What a person sees, drawn from events alone."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from clearsight.runs import progress_view
+from clearsight.runs.kinds import Parameter, ProgressLine, TrialFacts
 from clearsight.runs.progress_view import JobView
-from clearsight.runs.record import read_record
+from clearsight.runs.record import JobRecord, read_record
 from clearsight.runs.run_folder import RunFolder
 from clearsight.runs.workspace import Workspace
 
@@ -154,3 +157,28 @@ def test_colours_can_be_refused(make_view: MakeView, monkeypatch: pytest.MonkeyP
     with make_view(Console(file=file, width=300, force_terminal=True)) as view:
         view.show_plan()
     assert "\x1b[3" not in file.getvalue()
+
+
+class CountedFiles:
+    """Spec and progress of a trial that has neither epochs nor batches."""
+
+    def facts(self) -> TrialFacts:
+        return TrialFacts((Parameter("folder", "photos", "user"),), {})
+
+    def progress(self, record: JobRecord) -> "CountedFiles":
+        return self
+
+    def show(self, event: Mapping[str, Any]) -> tuple[list[str], ProgressLine | None]:
+        done, total = event["done"], event["total"]
+        return ["all files are done"] if done == total else [], ProgressLine("files", f"{done} of {total}", total, done)
+
+    def recall(self, event: Mapping[str, Any]) -> None: ...
+
+
+def test_a_kind_says_itself_what_its_trials_show(make_view: MakeView, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = SimpleNamespace(read_spec=lambda folder: CountedFiles())
+    monkeypatch.setattr(progress_view, "JOB_KINDS", {"automl": kind})
+    text = shown(make_view, at(0, "counted", done=3, total=9), at(1, "counted", done=9, total=9), terminal=True)
+    assert "files" in text
+    assert "9 of 9" in text
+    assert "all files are done" in text

@@ -7,11 +7,11 @@ the docstrings say what is accepted. Coordinates are fractions of the upright im
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
 from clearsight.tasks import Task
 
@@ -26,6 +26,8 @@ __all__ = [
     "parse_labels",
     "parse_size_hint",
 ]
+
+ObjectT = TypeVar("ObjectT")
 
 CLIP_TOLERANCE: Final = 0.01
 """A coordinate outside [0, 1] by at most this is clipped (a rounding error), farther out it is a fault."""
@@ -132,11 +134,7 @@ def _multi_label(value: object, size_wh: object, tally: Counter[str]) -> Labels:
 
 def _detection(value: object, size_wh: Callable[[], tuple[int, int] | None], tally: Counter[str]) -> Labels:
     boxes = []
-    for index, document in enumerate(_objects(value)):
-        try:
-            box = _box(document, tally)
-        except BadRecord as error:
-            raise BadRecord(f"object {index + 1}: {error}") from None
+    for box in _objects(value, _box, tally):
         if _is_below_one_pixel(box, size_wh):
             tally["box narrower than one pixel dropped"] += 1
         else:
@@ -146,11 +144,7 @@ def _detection(value: object, size_wh: Callable[[], tuple[int, int] | None], tal
 
 def _segmentation(value: object, size_wh: object, tally: Counter[str]) -> Labels:
     instances = []
-    for index, document in enumerate(_objects(value)):
-        try:
-            instance = _instance(document, tally)
-        except BadRecord as error:
-            raise BadRecord(f"object {index + 1}: {error}") from None
+    for instance in _objects(value, _instance, tally):
         if instance.polygons_unit:
             instances.append(instance)
         else:
@@ -170,12 +164,19 @@ PARSERS: Final[Mapping[Task, Callable[[object, Callable[[], tuple[int, int] | No
 )
 
 
-def _objects(value: object) -> Sequence[Mapping[str, object]]:
-    """The label objects of a row; a lone object is read as a list of one, an empty list is a background image."""
+def _objects(
+    value: object, parse: Callable[[Mapping[str, object], Counter[str]], ObjectT], tally: Counter[str]
+) -> Iterator[ObjectT]:
+    """Parse the label objects of a row; a lone object is read as a list of one, an empty list is a background image."""
     items = [value] if isinstance(value, dict) else value
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise BadRecord(f"labels must be a list of objects, but got {_shown(value)}")
-    return items
+    for number, document in enumerate(items, 1):
+        try:
+            parsed = parse(document, tally)
+        except BadRecord as error:
+            raise BadRecord(f"object {number}: {error}") from None
+        yield parsed
 
 
 def _box(document: Mapping[str, object], tally: Counter[str]) -> Box:

@@ -9,9 +9,10 @@ from pydantic_core import PydanticCustomError
 from clearsight.documents.job.hyperparameters import HYPERPARAMETERS
 from clearsight.documents.job.parameters import used_hyperparameters
 from clearsight.runs.kinds import Parameter, TrialFacts
-from clearsight.runs.record import damaged
+from clearsight.runs.record import JobRecord, damaged
 from clearsight.runs.run_folder import RunFolder
 from clearsight.tasks import Task
+from clearsight.training.trial.progress import TrainingProgress
 
 __all__ = ["Setting", "TrialSpec", "read_spec"]
 
@@ -80,9 +81,14 @@ class TrialSpec(_Document):
         return TrialFacts(
             parameters=tuple(Parameter(name, one.value, one.origin) for name, one in self.hyperparameters.items()),
             tags={"model_name": str(self.hyperparameters["model_name"].value)},
-            num_epochs=int(self.hyperparameters["number_of_epochs"].value or 0),
-            batch_size=int(self.hyperparameters["training_batch_size"].value or 0),
         )
+
+    def progress(self, record: JobRecord) -> TrainingProgress:
+        """What the live view of a job shows of this trial, before its first event."""
+        num_epochs, batch_size = (
+            int(self.hyperparameters[name].value or 0) for name in ("number_of_epochs", "training_batch_size")
+        )
+        return TrainingProgress(num_epochs, batch_size * record.num_processes, record.primary_metric)
 
     def to_json(self) -> str:
         """The text of `spec.json`."""

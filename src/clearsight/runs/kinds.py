@@ -22,7 +22,9 @@ __all__ = [
     "JobPlan",
     "Parameter",
     "Planner",
+    "ProgressLine",
     "TrialFacts",
+    "TrialProgress",
     "TrialSpecDocument",
     "plan_job_file",
 ]
@@ -45,10 +47,26 @@ class TrialFacts:
     """In the order in which they are shown; those with a value are the parameters of the MLflow run."""
     tags: Mapping[str, str]
     """Tags of the MLflow run."""
-    num_epochs: int
-    """Greatest number of epochs; the live view measures progress by it."""
-    batch_size: int
-    """Images per batch of one process."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressLine:
+    """The progress line of a trial on a terminal; None leaves a number as it is."""
+
+    description: str
+    rest: str = ""
+    total: int | None = None
+    completed: int | None = None
+
+
+class TrialProgress(Protocol):
+    """What the live view shows of one trial, made from the events that its program writes."""
+
+    def show(self, event: Mapping[str, Any]) -> tuple[list[str], ProgressLine | None]:
+        """Take an event into account; return the lines to print, and the progress line where it changes."""
+
+    def recall(self, event: Mapping[str, Any]) -> None:
+        """Take an event of an earlier attempt into account without showing it."""
 
 
 class TrialSpecDocument(Protocol):
@@ -60,6 +78,9 @@ class TrialSpecDocument(Protocol):
 
     def facts(self) -> TrialFacts:
         """What the job shows and mirrors of the trial."""
+
+    def progress(self, record: JobRecord) -> TrialProgress:
+        """What the live view of a job shows of the trial, before its first event."""
 
     def to_json(self) -> str:
         """The text of `spec.json`."""
