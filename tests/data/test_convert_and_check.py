@@ -42,16 +42,6 @@ def class_folders(tmp_path: Path, write_image: Callable[..., Path]) -> Path:
     return source
 
 
-def test_a_source_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidData, match="one folder per class"):
-        read_class_folders(ConversionRequest(tmp_path))
-    with pytest.raises(InvalidData, match="a folder per class"):
-        read_class_folders(ConversionRequest(tmp_path / "none"))
-    (tmp_path / "a.csv").write_text("image,labels\n")
-    with pytest.raises(InvalidData, match="at least one row"):
-        read_csv(ConversionRequest(tmp_path / "a.csv", Task.MULTI_LABEL))
-
-
 def test_class_folders_become_two_data_folders(class_folders: Path, tmp_path: Path) -> None:
     result = clearsight_data("convert", "--from", "folders", class_folders, "--output", tmp_path / "out")
     assert json.loads(result.stdout)[VALIDATION] == 2

@@ -1,0 +1,246 @@
+"""The contract of every layout, on sources whose pixels and labels are known by hand."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clearsight.tasks import Task
+from clearsight.testing.converters import ConverterContract
+from clearsight.training.data.converters import LAYOUTS
+
+WriteImage = Callable[..., Path]
+
+
+def test_every_layout_keeps_the_contract() -> None:
+    assert {kind.layout for kind in ConverterContract.__subclasses__()} == set(LAYOUTS)
+
+
+class TestClassFolders(ConverterContract):
+    layout = "folders"
+    task = Task.MULTI_CLASS
+
+    @pytest.fixture
+    def source(self, tmp_path: Path, write_image: WriteImage) -> Path:
+        for name in ("good/tin/b.jpg", "good/can/2.PNG", "good/can/10.jpg"):
+            write_image(name)
+        return tmp_path / "data" / "good"
+
+    @pytest.fixture
+    def expected(self) -> list[tuple[str, Any]]:
+        return [("10.jpg", "can"), ("2.PNG", "can"), ("b.jpg", "tin")]
+
+    @pytest.fixture
+    def faulty(self, tmp_path: Path) -> tuple[Path, str]:
+        """A file instead of the folder of classes: the layout has no other annotation."""
+        file = tmp_path / "classes.txt"
+        file.touch()
+        return file, ""
+
+    @pytest.fixture
+    def empty(self, tmp_path: Path) -> Path:
+        (tmp_path / "empty" / "can").mkdir(parents=True)
+        return tmp_path / "empty"
+
+
+class TestCsv(ConverterContract):
+    layout = "csv"
+    task = Task.MULTI_LABEL
+
+    @pytest.fixture
+    def source(self, tmp_path: Path, write_image: WriteImage) -> Path:
+        for name in ("1.jpg", "2.jpg", "3.jpg"):
+            write_image(name)
+        return self._write(tmp_path, "good.csv", "image,labels\n2.jpg,tin can\n1.jpg,\n3.jpg,lid\n")
+
+    @pytest.fixture
+    def expected(self) -> list[tuple[str, Any]]:
+        return [("2.jpg", ["tin", "can"]), ("1.jpg", []), ("3.jpg", ["lid"])]
+
+    @pytest.fixture
+    def faulty(self, tmp_path: Path, write_image: WriteImage) -> tuple[Path, str]:
+        write_image("1.jpg")
+        return self._write(tmp_path, "faulty.csv", "image,labels\n1.jpg,can\nnone.jpg,can\n"), ":3"
+
+    @pytest.fixture
+    def empty(self, tmp_path: Path) -> Path:
+        return self._write(tmp_path, "empty.csv", "image,labels\n")
+
+    def _write(self, tmp_path: Path, name: str, text: str) -> Path:
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).write_text(text)
+        return tmp_path / "data" / name
+
+
+BOXES: list[tuple[str, Any]] = [
+    ("1.jpg", [("can", [0.1, 0.1, 0.3, 0.7]), ("tin", [0.0, 0.0, 1.0, 1.0])]),
+    ("2.jpg", []),
+]
+
+
+class TestVoc(ConverterContract):
+    layout = "voc"
+    task = Task.DETECTION
+
+    @pytest.fixture
+    def write(self, tmp_path: Path, write_image: WriteImage) -> Callable[..., Path]:
+        """Writes a source of images of 100 x 50; keywords give the boxes of each file, which count from 1."""
+
+        def write(folder: str, **boxes: list[tuple[str, str]]) -> Path:
+            source = tmp_path / "data" / folder
+            (source / "Annotations").mkdir(parents=True)
+            for name, objects in boxes.items():
+                write_image(f"{folder}/JPEGImages/{name[1:]}.jpg", (100, 50))
+                sides = ("xmin", "ymin", "xmax", "ymax")
+                text = "".join(
+                    f"<object><name>{label}</name><bndbox>"
+                    + "".join(f"<{side}>{value}</{side}>" for side, value in zip(sides, box.split(), strict=True))
+                    + "</bndbox></object>"
+                    for label, box in objects
+                )
+                (source / "Annotations" / f"{name[1:]}.xml").write_text(f"<annotation>{text}</annotation>")
+            return source
+
+        return write
+
+    @pytest.fixture
+    def source(self, write: Callable[..., Path]) -> Path:
+        return write("good", _2=[], _1=[("can", "11 6 30 35"), ("tin", "1 1 100 50")])
+
+    @pytest.fixture
+    def expected(self) -> list[tuple[str, Any]]:
+        return BOXES
+
+    @pytest.fixture
+    def faulty(self, write: Callable[..., Path]) -> tuple[Path, str]:
+        return write("faulty", _1=[("can", "1 1 9 9"), ("can", "a 1 9 9")], _2=[]), "/Annotations/1.xml: object 2"
+
+    @pytest.fixture
+    def empty(self, write: Callable[..., Path]) -> Path:
+        return write("empty")
+
+    @pytest.fixture
+    def lossy(self, write: Callable[..., Path]) -> Path:
+        return write("lossy", _1=[("can", "5 9 9 5"), ("can", "1 1 9 9")])
+
+
+SQUARE = [10, 5, 30, 5, 30, 25, 10, 25]
+OUTLINE = [0.1, 0.1, 0.3, 0.1, 0.3, 0.5, 0.1, 0.5]
+
+
+class TestCocoBoxes(ConverterContract):
+    layout = "coco"
+    task = Task.DETECTION
+
+    @pytest.fixture
+    def write(self, tmp_path: Path, write_image: WriteImage) -> Callable[..., Path]:
+        """Writes a file with two images of 100 x 50 and the annotations of the first one."""
+
+        def write(name: str, *annotations: dict[str, object], num_images: int = 2) -> Path:
+            images = [{"id": number, "file_name": f"{number}.jpg"} for number in range(1, num_images + 1)]
+            for image in images:
+                write_image(str(image["file_name"]), (100, 50))
+            document = {
+                "images": images,
+                "categories": [{"id": 3, "name": "can"}, {"id": 4, "name": "tin"}],
+                "annotations": [
+                    {"id": 10 + index, "image_id": 1, "category_id": 3, **annotation}
+                    for index, annotation in enumerate(annotations)
+                ],
+            }
+            (tmp_path / "data").mkdir(exist_ok=True)
+            (tmp_path / "data" / name).write_text(json.dumps(document))
+            return tmp_path / "data" / name
+
+        return write
+
+    @pytest.fixture
+    def source(self, write: Callable[..., Path]) -> Path:
+        return write("good.json", {"bbox": [10, 5, 20, 30]}, {"bbox": [0, 0, 100, 50], "category_id": 4})
+
+    @pytest.fixture
+    def expected(self) -> list[tuple[str, Any]]:
+        return BOXES
+
+    @pytest.fixture
+    def faulty(self, write: Callable[..., Path]) -> tuple[Path, str]:
+        return write("faulty.json", {"bbox": [10, 5, 20, 30]}, {"bbox": [1, 2, 3]}), ": annotation 11"
+
+    @pytest.fixture
+    def empty(self, write: Callable[..., Path]) -> Path:
+        return write("empty.json", num_images=0)
+
+    @pytest.fixture
+    def lossy(self, write: Callable[..., Path]) -> Path:
+        return write("lossy.json", {"bbox": [10, 5, 20, 30]}, {"bbox": [10, 5, 0, 30]})
+
+
+class TestCocoPolygons(TestCocoBoxes):
+    task = Task.SEGMENTATION
+
+    @pytest.fixture
+    def source(self, write: Callable[..., Path]) -> Path:
+        return write("good.json", {"segmentation": [SQUARE], "category_id": 4})
+
+    @pytest.fixture
+    def expected(self) -> list[tuple[str, Any]]:
+        return [("1.jpg", [("tin", OUTLINE)]), ("2.jpg", [])]
+
+    @pytest.fixture
+    def faulty(self, write: Callable[..., Path]) -> tuple[Path, str]:
+        return write("faulty.json", {"segmentation": [SQUARE]}, {"segmentation": [["a"]]}), ": annotation 11"
+
+    @pytest.fixture
+    def lossy(self, write: Callable[..., Path]) -> Path:
+        return write("lossy.json", {"segmentation": [SQUARE, [1, 2, 3, 4]]})
+
+
+class TestMasks(ConverterContract):
+    layout = "masks"
+    task = Task.SEGMENTATION
+    label = "cell"
+
+    @pytest.fixture
+    def write(self, tmp_path: Path, write_image: WriteImage) -> Callable[..., Path]:
+        """Writes a source with a mask of objects 2 and 9 for the first of two images of 100 x 50."""
+
+        def write(folder: str, height: int = 50, with_hole: bool = False) -> Path:
+            ids_HW = np.zeros((height, 100), np.uint8)
+            ids_HW[5:25, 10:30] = 2
+            ids_HW[25:50, 50:100] = 9
+            if with_hole:
+                ids_HW[10:12, 15:17] = 0
+            source = tmp_path / "data" / folder
+            (source / "masks").mkdir(parents=True)
+            Image.fromarray(ids_HW).save(source / "masks" / "1.png")
+            for name in ("1.jpg", "2.jpg"):
+                write_image(f"{folder}/images/{name}", (100, 50))
+            return source
+
+        return write
+
+    @pytest.fixture
+    def source(self, write: Callable[..., Path]) -> Path:
+        return write("good")
+
+    @pytest.fixture
+    def expected(self) -> list[tuple[str, Any]]:
+        quarter = [0.5, 0.5, 1.0, 0.5, 1.0, 1.0, 0.5, 1.0]
+        return [("1.jpg", [("cell", OUTLINE), ("cell", quarter)]), ("2.jpg", [])]
+
+    @pytest.fixture
+    def faulty(self, write: Callable[..., Path]) -> tuple[Path, str]:
+        return write("faulty", height=60), "/masks/1.png"
+
+    @pytest.fixture
+    def empty(self, tmp_path: Path) -> Path:
+        (tmp_path / "empty").mkdir()
+        return tmp_path / "empty"
+
+    @pytest.fixture
+    def lossy(self, write: Callable[..., Path]) -> Path:
+        return write("lossy", with_hole=True)
