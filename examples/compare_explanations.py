@@ -17,8 +17,9 @@ from clearsight.catalogue.algorithms import CLASSIFIER_ALGORITHMS
 from clearsight.console import run
 from clearsight.errors import BadRequest, UserError
 from clearsight.handlers.explain.answering.explainer import Explanation
-from clearsight.handlers.explain.answering.scoring import ExplainingScorer, load_explaining_scorer
+from clearsight.handlers.explain.answering.scoring import ExplainingScorer, explaining_scorer
 from clearsight.handlers.explain.parameters import parse_xai_parameters
+from clearsight.handlers.scoring.scorer import load_scorer
 
 SIDE: Final = 176
 """Of a tile, pixels."""
@@ -34,7 +35,7 @@ COLUMNS: Final = 5
 @click.argument("labels", metavar="[LABEL]...", nargs=-1)
 def main(package: str, image: Path, sheet: str, labels: tuple[str, ...]) -> None:
     """Explain PICTURE with every algorithm that the model of PACKAGE can be explained with, on one SHEET."""
-    scorer = load_explaining_scorer(package)
+    scorer = explaining_scorer(load_scorer(package))
     if not scorer.task.is_classification:
         raise UserError(f"PACKAGE must be a classifier's, but {package} is of {scorer.task.value}")
     cells: list[Image.Image] = []

@@ -19,9 +19,10 @@ from clearsight.catalogue.algorithms import DETECTOR_ALGORITHMS
 from clearsight.console import run
 from clearsight.errors import UserError
 from clearsight.handlers.drawing.overlay import draw_overlay
-from clearsight.handlers.explain.answering.scoring import load_explaining_scorer
+from clearsight.handlers.explain.answering.scoring import explaining_scorer
 from clearsight.handlers.explain.objects.explainer import ExplainedObject
 from clearsight.handlers.explain.parameters import parse_xai_parameters
+from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.images.decode import decode_image
 from clearsight.tasks import Task
 from clearsight.wire.answers import DetectionAnswer
@@ -40,7 +41,7 @@ GAP: Final = 6
 def main(package: str, file: Path, sheet: str, count: int | None) -> None:
     """Explain what the detector of PACKAGE found in PICTURE, on one SHEET."""
     image = file.read_bytes()
-    scorer = load_explaining_scorer(package)
+    scorer = explaining_scorer(load_scorer(package))
     if scorer.task.is_classification:
         raise UserError(f"PACKAGE must be a detector's, but {package} is of {scorer.task.value}")
     targets = ("score", "box", "mask") if scorer.task is Task.SEGMENTATION else ("score", "box")

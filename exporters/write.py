@@ -6,7 +6,6 @@ nothing behind.
 
 import copy
 import json
-import re
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Final
 from safetensors.torch import save_file
 from torch import nn
 
+from clearsight.bf16 import has_bf16_units
 from clearsight.catalogue.models import find_row
 from clearsight.documents.settings import Settings, to_document
 from clearsight.errors import UserError
@@ -41,7 +41,7 @@ from clearsight.runs.package import (
 )
 from clearsight.tasks import Task
 
-__all__ = ["GATE_IMAGES", "has_bf16_units", "write_package"]
+__all__ = ["GATE_IMAGES", "write_package"]
 
 GATE_IMAGES: Final = 64
 """Images for the accuracy gate of lower precisions."""
@@ -161,14 +161,6 @@ def _write_documents(
         is_finetuned=pretrained.get("source") != "none",
         created_at=created_at,
     )
-
-
-def has_bf16_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor announces instructions that multiply bf16 matrices (x86: AMX or AVX512-BF16)."""
-    try:
-        return re.search(r"^flags\s*:.*\b(amx_bf16|avx512_bf16)\b", cpuinfo.read_text(), re.MULTILINE) is not None
-    except OSError:  # not Linux
-        return False
 
 
 def _gate_bf16(folder: Path, files: Sequence[Path]) -> dict[str, Any]:

@@ -27,10 +27,11 @@ from clearsight.fields import Integer, Number, OneOf, Truth
 from clearsight.files import write_atomically
 from clearsight.handlers.backends import BACKENDS
 from clearsight.handlers.explain.answering.explainer import Explanation
-from clearsight.handlers.explain.answering.scoring import load_explaining_scorer
+from clearsight.handlers.explain.answering.scoring import explaining_scorer
 from clearsight.handlers.explain.objects.explainer import ExplainedObject
 from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.explain.parameters import XaiParameters, parse_xai_parameters
+from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.images.files import InputImage, find_images, free_name, read_image
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.workspace import Workspace
@@ -130,9 +131,9 @@ def explain(
     found = find_images(images)
     if save is not None:
         _require_folder(save)
-    scorer = load_explaining_scorer(
-        ModelRegistry(Workspace.default()).resolve(package), backend, options=ExplainOptions(max_labels=1000)
-    )
+    workspace = Workspace.default()
+    plain = load_scorer(ModelRegistry(workspace).resolve(package), backend, cache_dir=workspace.cache)
+    scorer = explaining_scorer(plain, ExplainOptions(max_labels=1000))
     able = CLASSIFIER_ALGORITHMS if scorer.task.is_classification else DETECTOR_ALGORITHMS
     if algorithm is not None and algorithm not in able:
         raise UserError(f"--algorithm must be one of {', '.join(able)} for {scorer.task.value}, but got {algorithm}")

@@ -10,7 +10,6 @@ from clearsight.errors import UserError
 from clearsight.handlers.explain.parameters import wants_explanation
 from clearsight.handlers.scoring.scorer import Scorer, load_scorer
 from clearsight.handlers.worker.explain_lane import NO_OPTIONS, explainer_for_lane
-from clearsight.runs.package import ModelPackage
 from clearsight.wire.encoding import to_document
 
 __all__ = ["PackageModel"]
@@ -58,5 +57,5 @@ def _refusal(message: str) -> Exception:
 
 
 def _load_pyfunc(path: str) -> PackageModel:
-    """MLflow calls this with the model folder. `CLEARSIGHT_BACKEND` chooses the backend."""
-    return PackageModel(load_scorer(ModelPackage.open(path), backend=environment.backend()))
+    """Load the model folder for MLflow. `CLEARSIGHT_BACKEND` and `CLEARSIGHT_DEVICE` choose what runs the network."""
+    return PackageModel(load_scorer(path, environment.backend(), environment.device()))

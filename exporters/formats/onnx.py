@@ -52,9 +52,8 @@ def export_onnx(
     """
     faults = []
     for exporter in exporters:
-        write = _write_with_torchscript if exporter == "torchscript" else _write_with_dynamo
         try:
-            write(module, example, file, signature)
+            _write(exporter, module, example, file, signature)
         except Exception as error:  # the exporters raise whatever the pass that failed raises
             file.unlink(missing_ok=True)
             faults.append(f"{exporter}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
@@ -74,18 +73,26 @@ def export_onnx(
     raise ExportError("the network cannot be exported to ONNX: " + "; ".join(faults))
 
 
-def _write_with_torchscript(
-    module: nn.Module, example: tuple[torch.Tensor, ...], file: Path, signature: GraphSignature
+def _write(
+    exporter: Exporter, module: nn.Module, example: tuple[torch.Tensor, ...], file: Path, signature: GraphSignature
 ) -> None:
+    if exporter == "torchscript":
+        axes = {name: dict(axes) for name, axes in signature.free_axes.items()}
+        options: dict[str, Any] = {"dynamo": False, "dynamic_axes": axes}
+    else:
+        dynamic = torch.export.Dim.DYNAMIC
+        shapes = tuple(dict.fromkeys(signature.free_axes.get(name, {}), dynamic) for name in signature.inputs)
+        options = {"dynamo": True, "dynamic_shapes": shapes, "external_data": False, "verbose": False}
     with torch.no_grad(), warnings.catch_warnings():
-        # torch deprecates this exporter; it is still the one that exports all our networks (see `export_onnx`).
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        # torch deprecates the first exporter; it is still the one that exports all our networks (see `export_onnx`).
+        # The other one and onnxscript use deprecated code of torch themselves.
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", category=category)
         # A trace may lose branches: timm's ViT asserts its image size in `forward`, where a graph of one size is what
         # we want; torchvision iterates over images. The parity check on real images finds what was lost.
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        warnings.filterwarnings(
-            "ignore", "To copy construct from a tensor", UserWarning
-        )  # torchvision, of a traced size
+        # torchvision, of a size that is traced
+        warnings.filterwarnings("ignore", "To copy construct from a tensor", UserWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.onnx")
         torch.onnx.export(
             module,
@@ -94,29 +101,5 @@ def _write_with_torchscript(
             input_names=list(signature.inputs),
             output_names=list(signature.outputs),
             opset_version=OPSET,
-            dynamo=False,
-            dynamic_axes={name: dict(axes) for name, axes in signature.free_axes.items()},
-        )
-
-
-def _write_with_dynamo(
-    module: nn.Module, example: tuple[torch.Tensor, ...], file: Path, signature: GraphSignature
-) -> None:
-    dynamic = torch.export.Dim.DYNAMIC
-    axes = tuple(dict.fromkeys(signature.free_axes.get(name, {}), dynamic) for name in signature.inputs)
-    with torch.no_grad(), warnings.catch_warnings():
-        # Deprecations of torch's own code, used by torch and onnxscript themselves.
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        torch.onnx.export(
-            module,
-            example,
-            file,
-            input_names=list(signature.inputs),
-            output_names=list(signature.outputs),
-            opset_version=OPSET,
-            dynamo=True,
-            dynamic_shapes=axes,
-            external_data=False,
-            verbose=False,
+            **options,
         )

@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -183,8 +183,6 @@ def load_scorer(
     threads = num_threads if num_threads is not None else len(os.sched_getaffinity(0))
     if threads < 1 or max_batch_size < 1:
         raise UserError(f"num_threads and max_batch_size must be at least 1, but got {threads} and {max_batch_size}")
-    if precision != "f32":
-        _require_gate(package, precision, backend)
     on = device if device != "auto" else _best_device(backend)
     try:
         return _load(package, backend, OpenOptions(on, precision, threads, cache_dir), max_batch_size, limits)
@@ -198,7 +196,8 @@ def load_scorer(
 def _load(
     package: ModelPackage, backend: str, options: OpenOptions, max_batch_size: int, limits: DecodeLimits
 ) -> Scorer:
-    name = backend if backend != "auto" else _best_backend(package, options)
+    proven = list(BACKENDS) if options.precision == "f32" else _proven_backends(package, options, backend)
+    name = backend if backend != "auto" else _best_backend(package, options, proven)
     if name in BACKENDS and name not in candidates(package, options.device, options.precision):
         log.warning("the backend %s was not compared with the network when %s was written", name, package.root)
     return Scorer(package, open_backend(name, package, options), name, options, max_batch_size, limits)
@@ -210,10 +209,8 @@ def _best_device(backend: str) -> Device:
     return "cuda" if able and device_exists("cuda") else "cpu"
 
 
-def _best_backend(package: ModelPackage, options: OpenOptions) -> str:
-    gate = package.manifest.get("precision_gates", {}).get(options.precision, {})
-    proven = gate.get("backend")  # None in f32, which needs no proof
-    names = [name for name in candidates(package, options.device, options.precision) if proven in (None, name)]
+def _best_backend(package: ModelPackage, options: OpenOptions, proven: Collection[str]) -> str:
+    names = [name for name in candidates(package, options.device, options.precision) if name in proven]
     if not names:
         raise UserError(
             f"no installed backend can run {package.root} on {options.device} in {options.precision}; "
@@ -222,19 +219,24 @@ def _best_backend(package: ModelPackage, options: OpenOptions) -> str:
     return names[0]
 
 
-def _require_gate(package: ModelPackage, precision: Precision, backend: str) -> None:
-    """Raise `UserError` unless the package has passed the gate of a precision with this backend, or any for `auto`."""
-    gate = package.manifest.get("precision_gates", {}).get(precision)
-    if not gate or not gate.get("passed"):
-        found = "it has none" if not gate else f"it failed ({gate.get('reason', 'see the manifest')})"
+def _proven_backends(package: ModelPackage, options: OpenOptions, backend: str) -> list[str]:
+    """Backends that passed the gate of a precision on a device. Raises `UserError` when `backend` is not among them."""
+    precision = options.precision
+    gates = package.precision_gates(precision, options.device)
+    passed = [gate for gate in gates if gate.get("passed")]
+    if not passed:
+        found = f"it failed ({gates[-1].get('reason', 'see the manifest')})" if gates else "it has none"
+        device = "" if options.device == "cpu" else f" --device {options.device}"
         raise UserError(
             f"precision {precision} needs a passed accuracy gate in {package.manifest_file}, but {found}; use f32, "
-            f"or run the gate: python -m clearsight.handlers.tuning.precision_gate {package.root} PICTURES --record"
+            f"or run the gate: python -m clearsight.handlers.tuning.precision_gate {package.root} PICTURES "
+            f"--record{device}"
         )
-    proven = gate.get("backend", backend)
+    proven = [name for gate in passed for name in ([gate["backend"]] if "backend" in gate else BACKENDS)]
     spec = BACKENDS.get(backend)
-    if spec is not None and precision in spec.precisions and backend != proven:
+    if spec is not None and precision in spec.precisions and backend not in proven:
         raise UserError(
-            f"precision {precision} passed its gate in {package.manifest_file} with the backend {proven}, but got "
-            f"backend {backend!r}; use {proven}, or run the gate with --backend {backend}"
+            f"precision {precision} passed its gate in {package.manifest_file} with the backend {', '.join(proven)}, "
+            f"but got backend {backend!r}; use {proven[0]}, or run the gate with --backend {backend}"
         )
+    return proven

@@ -85,7 +85,8 @@ def precision_gate(
     package = ModelPackage.open(path)
     options = OpenOptions(device, precision, num_threads or len(os.sched_getaffinity(0)))
     name = backend or _first_able(device, precision)
-    header = {"precision": precision, "backend": name, "runtime": require_able(name, options).runtime()}
+    runtime = require_able(name, options).runtime()
+    header = {"precision": precision, "backend": name, "device": device, "runtime": runtime}
     expected = _answers(package.root, images, name, replace(options, precision="f32"))
     try:
         found = _answers(package.root, images, name, options)
@@ -154,9 +155,14 @@ def compare_objects(
 
 
 def record_gate(package: ModelPackage, result: Mapping[str, Any]) -> None:
-    """Write a result into the package's manifest under `precision_gates`."""
+    """Write a result into the package's manifest under `precision_gates`, in place of an older one like it."""
     document = json.loads(package.manifest_file.read_text())
-    document.setdefault("precision_gates", {})[str(result["precision"])] = dict(result)
+    gates = document.setdefault("precision_gates", {})
+    key, backend, device = str(result["precision"]), result.get("backend"), result.get("device", "cpu")
+    first = {"backend": backend, "device": "cpu", **gates.get(key, {"device": device})}
+    if (first["backend"], first["device"]) != (backend, device):
+        key = f"{key}/{backend}/{device}"
+    gates[key] = dict(result)
     write_atomically(package.manifest_file, json.dumps(document, indent=2) + "\n")
 
 

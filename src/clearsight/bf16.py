@@ -1,18 +1,21 @@
-"""Whether this machine computes in bfloat16: an operation is tried, in its own process, before it is believed.
+"""Whether this machine computes in bfloat16: what the processor announces, and whether an operation really works.
 
 Some virtual machines announce matrix units (AMX) whose use the hypervisor does not allow: the first bfloat16 operation
 then ends the process with SIGILL, which no exception handler sees. Seen with OpenVINO 2026.4 and torch 2.13 on a Xeon.
+So an operation is tried in a process of its own before bfloat16 is used.
 """
 
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Final, Literal
 
-__all__ = ["Bf16Fault", "find_bf16_fault"]
+__all__ = ["Bf16Fault", "find_bf16_fault", "has_bf16_units"]
 
 _PROGRAMS: Final[Mapping[Literal["openvino", "torch"], str]] = {
     "openvino": """
@@ -52,3 +55,11 @@ def find_bf16_fault(runtime: Literal["openvino", "torch"]) -> Bf16Fault | None:
         return None
     message = (probe.stderr.strip().splitlines() or [f"exit status {probe.returncode}"])[-1]
     return Bf16Fault(probe.returncode == -signal.SIGILL, message)
+
+
+def has_bf16_units(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor announces instructions that multiply bf16 matrices (x86: AMX or AVX512-BF16)."""
+    try:
+        return re.search(r"^flags\s*:.*\b(amx_bf16|avx512_bf16)\b", cpuinfo.read_text(), re.MULTILINE) is not None
+    except OSError:  # not Linux
+        return False

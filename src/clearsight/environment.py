@@ -3,10 +3,12 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast
 
 __all__ = [
     "Launch",
     "backend",
+    "device",
     "explain_variables",
     "home",
     "is_offline",
@@ -20,6 +22,12 @@ __all__ = [
 def backend() -> str:
     """`CLEARSIGHT_BACKEND`: what runs a package under MLflow. Default: `auto`."""
     return os.environ.get("CLEARSIGHT_BACKEND") or "auto"
+
+
+def device() -> Literal["auto", "cpu", "cuda"]:
+    """`CLEARSIGHT_DEVICE`: where a package runs under MLflow: `cpu` or `cuda`. Default: `auto`, the best there is."""
+    value = os.environ.get("CLEARSIGHT_DEVICE") or "auto"
+    return cast(Literal["auto", "cpu", "cuda"], value)  # `load_scorer` checks it
 
 
 def explain_variables() -> dict[str, str]:

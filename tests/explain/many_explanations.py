@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from clearsight.handlers.explain.answering.scoring import load_explaining_scorer
+from clearsight.handlers.explain.answering.scoring import explaining_scorer
+from clearsight.handlers.scoring.scorer import load_scorer
 
 
 def tensor_bytes() -> int:
@@ -29,7 +30,7 @@ def traces() -> tracemalloc.Snapshot:
 
 
 def main(package: str, cells_file: str) -> None:
-    scorer = load_explaining_scorer(package, device="cpu", num_threads=1)
+    scorer = explaining_scorer(load_scorer(package, device="cpu", num_threads=1))
     cells = json.loads(Path(cells_file).read_text())
     for cell in cells:
         scorer.score([cell])

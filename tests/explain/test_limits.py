@@ -178,10 +178,11 @@ def test_bfloat16_gives_nearly_the_same_maps(explaining, images, cell, tmp_path)
     program = f"""
 import json
 from pathlib import Path
-from clearsight.handlers.explain.answering.scoring import ExplainOptions, load_explaining_scorer
+from clearsight.handlers.explain.answering.scoring import ExplainOptions, explaining_scorer
+from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.wire.encoding import to_document
 options = ExplainOptions(dtype="bfloat16")
-scorer = load_explaining_scorer({str(explaining.package.root)!r}, device="cpu", num_threads=1, options=options)
+scorer = explaining_scorer(load_scorer({str(explaining.package.root)!r}, device="cpu", num_threads=1), options)
 cells = json.loads(Path({str(tmp_path / "cells.json")!r}).read_text())
 print(json.dumps([to_document(answer)["attributions"] for answer in scorer.score(cells)]))
 """
@@ -202,9 +203,10 @@ def test_another_process_gives_the_same_bytes(explaining, images, cell, tmp_path
     program = f"""
 import hashlib, json, sys
 from pathlib import Path
-from clearsight.handlers.explain.answering.scoring import load_explaining_scorer
+from clearsight.handlers.explain.answering.scoring import explaining_scorer
+from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.wire.encoding import encode_answers
-scorer = load_explaining_scorer({str(explaining.package.root)!r}, device="cpu", num_threads=1)
+scorer = explaining_scorer(load_scorer({str(explaining.package.root)!r}, device="cpu", num_threads=1))
 cells = json.loads(Path({str(tmp_path / "cells.json")!r}).read_text())
 print(hashlib.sha256(encode_answers(scorer.score(cells))).hexdigest())
 print([name for name in ("matplotlib", "captum", "mlflow", "ts") if name in sys.modules])

@@ -122,7 +122,7 @@ def test_details_of_a_plain_gradient_are_null_where_they_mean_nothing():
 
 def test_details_have_the_documented_keys_in_their_order():
     details = ExplanationDetails(
-        "xrai", "can", 0.95, 50, regions=309, faithfulness=Faithfulness(0.31, 0.88, 0.64),
+        "xrai", "can", 0.95, n_steps_used=50, regions=309, faithfulness=Faithfulness(0.31, 0.88, 0.64),
         milliseconds={"gradients": 2210.4}, warnings=("plain gradient",),
     )  # fmt: skip
     document = details.to_document()

@@ -11,7 +11,7 @@ from clearsight.catalogue.algorithms import ALGORITHMS, CLASSIFIER_ALGORITHMS
 from clearsight.errors import BadImage, BadRequest
 from clearsight.handlers.explain.answering.scoring import (
     ExplainingScorer,
-    load_explaining_scorer,
+    explaining_scorer,
 )
 from clearsight.handlers.explain.parameters import parse_xai_parameters
 from clearsight.handlers.scoring.answering import answer_bodies
@@ -264,7 +264,7 @@ def test_every_algorithm_gives_finite_numbers(explaining, images, cell, algorith
 
 def test_a_detector_answers_as_if_nothing_was_asked(detector_package, images, cell):
     package = detector_package("yolov5")
-    explaining = load_explaining_scorer(package, backend="torchscript", device="cpu", num_threads=1)
+    explaining = explaining_scorer(load_scorer(package, backend="torchscript", device="cpu", num_threads=1))
     plain = load_scorer(package, backend="torchscript", device="cpu", num_threads=1).score(images[:1])
     asked = [cell(images[0]), cell(images[0], **FAST, attributions=True), images[0]]
     assert explaining.score(asked) == plain * 3

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from clearsight.bf16 import has_bf16_units
 from clearsight.catalogue.models import MODELS
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import BadImage, Conflict, ExportError, InvalidPackage
@@ -20,7 +21,7 @@ from clearsight.exporters import serving_graphs, write
 from clearsight.exporters.formats.onnx import NormalisedNetwork, export_onnx
 from clearsight.exporters.formats.torchscript import export_torchscript
 from clearsight.exporters.graphs import run_graph
-from clearsight.exporters.write import has_bf16_units, write_package
+from clearsight.exporters.write import write_package
 from clearsight.images.decode import decode_image
 from clearsight.networks.families.table import family_of
 from clearsight.networks.load import load_network

@@ -109,3 +109,19 @@ def test_bf16_is_served_after_a_recorded_pass_or_refused_with_the_machines_reaso
         assert result["num_images"] == len(drawn_images)
         with pytest.raises(UserError, match="it failed"):
             load_scorer(own_package, precision="bf16", device="cpu")
+
+
+def test_a_package_keeps_a_gate_for_each_backend_and_device_and_earlier_readers_find_the_first(own_package):
+    def gate(backend, device, **more):
+        return {"precision": "bf16", "backend": backend, "device": device, "passed": True, **more}
+
+    for result in (gate("openvino", "cpu"), gate("toy", "cpu"), gate("toy", "cuda"), gate("openvino", "cpu", again=1)):
+        record_gate(ModelPackage.open(own_package), result)
+    package = ModelPackage.open(own_package)
+    assert package.manifest["precision_gates"] == {
+        "bf16": gate("openvino", "cpu", again=1),
+        "bf16/toy/cpu": gate("toy", "cpu"),
+        "bf16/toy/cuda": gate("toy", "cuda"),
+    }
+    assert package.precision_gates("bf16", "cpu") == [gate("openvino", "cpu", again=1), gate("toy", "cpu")]
+    assert package.precision_gates("bf16", "cuda") == [gate("toy", "cuda")]

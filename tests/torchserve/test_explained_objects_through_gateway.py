@@ -17,7 +17,8 @@ import pytest_asyncio
 from PIL import Image
 
 from clearsight.documents.deployment.layout import ServingLayout
-from clearsight.handlers.explain.answering.scoring import ExplainingScorer, load_explaining_scorer
+from clearsight.handlers.explain.answering.scoring import ExplainingScorer, explaining_scorer
+from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.runs.package import ModelPackage
 from clearsight.serving.supervisor.torchserve_files import Admission, ExplainPlan, ServingPlan
 from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
@@ -91,7 +92,7 @@ async def serving(package: ModelPackage, folder: Path, behind_gateway: Callable[
         behind_gateway(process, folder / "home", 200) as front,
         aiohttp.ClientSession(front.url, headers=front.headers) as client,
     ):
-        local = load_explaining_scorer(package, backend="onnxruntime", device="cpu", num_threads=1)
+        local = explaining_scorer(load_scorer(package, backend="onnxruntime", device="cpu", num_threads=1))
         yield Served(process, front.workspace.logs / "requests.jsonl", client, local)
 
 

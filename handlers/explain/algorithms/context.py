@@ -17,7 +17,7 @@ from clearsight.handlers.explain.network.functions import DEFAULT_CHUNK, Explain
 from clearsight.handlers.explain.network.model import ExplainModel
 from clearsight.handlers.explain.parameters import XaiParameters
 
-__all__ = ["Attribution", "ExplainContext", "Interpolation"]
+__all__ = ["Attribution", "Computation", "ExplainContext", "Interpolation"]
 
 Interpolation = Literal["nearest", "bilinear"]
 
@@ -66,14 +66,10 @@ class ExplainContext:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Attribution:
-    """The explanation of one target and how it was computed. A field is None where the algorithm has no such value."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Computation:
+    """How the map of one target was computed. A field is None where the algorithm has no such value."""
 
-    values: npt.NDArray[np.float32]
-    """(3, P, P), one number per pixel and colour channel, or (P, P), one number per pixel."""
-    algorithm: str | None = None
-    """Name of the algorithm that made the map, when another one stood in for the requested one."""
     n_steps_used: int | None = None
     """Gradients along the path, per baseline; for RISE the number of masks."""
     convergence_delta: float | None = None
@@ -93,3 +89,13 @@ class Attribution:
     degraded: bool = False
     """Whether less was computed than asked for."""
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attribution(Computation):
+    """The explanation of one target and how it was computed."""
+
+    values: npt.NDArray[np.float32]
+    """(3, P, P), one number per pixel and colour channel, or (P, P), one number per pixel."""
+    algorithm: str | None = None
+    """Name of the algorithm that made the map, when another one stood in for the requested one."""

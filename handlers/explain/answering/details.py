@@ -1,42 +1,32 @@
-"""What an answer says about how an explanation came about: `explanation_details`, ours and opt-in."""
+"""What an answer says about how an explanation came about: `explanation_details`, our addition, opt-in."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
+from clearsight.handlers.explain.algorithms.context import Computation
 from clearsight.handlers.explain.answering.quality import Faithfulness
 
 __all__ = ["ExplanationDetails"]
 
 
 @dataclass(frozen=True, slots=True)
-class ExplanationDetails:
-    """Of one explained label. `None` where something has no meaning for the algorithm or was not asked for."""
+class ExplanationDetails(Computation):
+    """How the explanation of one label came about. None: has no meaning for the algorithm, or was not asked for."""
 
     algorithm: str
     label: str
     probability: float
-    n_steps_used: int | None = None
-    """Gradients along the path, per baseline."""
     approximation_method: str | None = None
     baseline: str | None = None
-    convergence_delta: float | None = None
-    """Sum of the attribution minus the difference of the scores at its ends."""
-    relative_delta: float | None = None
-    """Its absolute value over the sum of absolute attributions; below 0.002 is fine."""
-    guided_rule: str | None = None
-    localizer: str | None = None
-    target_layer: str | None = None
-    regions: int | None = None
-    """Segments of all scales that XRAI ranked."""
     faithfulness: Faithfulness | None = None
-    deadline_hit: bool = False
-    """Whether the time ended before all steps were done; the map is that of `n_steps_used`."""
-    degraded: bool = False
-    """Whether less was computed than asked for."""
-    warnings: tuple[str, ...] = ()
     milliseconds: Mapping[str, float] = field(default_factory=dict)
-    """By phase: `gradients`, `regions`, `image`."""
+    """By phase: `gradients`, `regions`, `picture`."""
+
+    @classmethod
+    def of(cls, computation: Computation, **more: Any) -> Self:
+        """Details with the fields of a computation, but for those in `more`."""
+        return cls(**{item.name: getattr(computation, item.name) for item in fields(Computation)} | more)
 
     def to_document(self) -> dict[str, Any]:
         """The object of the answer, as plain data."""

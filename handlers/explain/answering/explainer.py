@@ -183,21 +183,14 @@ class ClassExplainer:
                 f"{total} labels qualify, of which the {len(targets.class_ids)} most probable are explained",
                 *warnings,
             )
-        return ExplanationDetails(
+        return ExplanationDetails.of(
+            found,
             algorithm=algorithm,
             label=self._labels[class_id],
             probability=explain_task.probs[class_id],
-            n_steps_used=found.n_steps_used,
             approximation_method=parameters.approximation_method if is_path else None,
             baseline=parameters.baseline if is_path else None,
-            convergence_delta=found.convergence_delta,
-            relative_delta=found.relative_delta,
-            guided_rule=found.guided_rule,
-            localizer=found.localizer,
-            target_layer=found.target_layer,
-            regions=found.regions,
             faithfulness=faithfulness,
-            deadline_hit=found.deadline_hit,
             degraded=found.degraded or is_unmeasured or targets.num_left_out > 0,
             warnings=warnings,
             milliseconds=clock.milliseconds,

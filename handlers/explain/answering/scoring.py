@@ -13,8 +13,7 @@ import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -39,15 +38,14 @@ from clearsight.handlers.explain.objects.selection import choose_detections
 from clearsight.handlers.explain.options import DEFAULT_OPTIONS, ExplainOptions
 from clearsight.handlers.explain.parameters import XaiParameters, require_short
 from clearsight.handlers.explain.telemetry import ExplainedRow, note_row, note_rows_done
-from clearsight.handlers.scoring.scorer import DEFAULT_LIMITS, Scorer, load_scorer
-from clearsight.images.decode import DecodeLimits, decode_image
+from clearsight.handlers.scoring.scorer import Scorer
+from clearsight.images.decode import decode_image
 from clearsight.networks.load import load_network
-from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import resize_and_crop
 from clearsight.wire.answers import Answer, ClassificationAnswer, DetectionAnswer, ObjectExplanation
 
-__all__ = ["ExplainOptions", "ExplainingScorer", "explaining_scorer", "load_explaining_scorer"]
+__all__ = ["ExplainOptions", "ExplainingScorer", "explaining_scorer"]
 
 _DETAILS_BYTES: Final = 4096
 """Of the details of one explanation in memory: a dictionary of some 20 values, 2 to 3 KB."""
@@ -370,17 +368,3 @@ def explaining_scorer(scorer: Scorer, options: ExplainOptions = DEFAULT_OPTIONS)
         require_bfloat16(torch.device(device))
     model = ExplainModel(load_network(scorer.package).to(device), scorer.package.model_name)
     return ExplainingScorer(scorer, model, options)
-
-
-def load_explaining_scorer(
-    package: ModelPackage | Path | str,
-    backend: str = "auto",
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    precision: Precision = "f32",
-    num_threads: int | None = None,
-    *,
-    limits: DecodeLimits = DEFAULT_LIMITS,
-    options: ExplainOptions = DEFAULT_OPTIONS,
-) -> ExplainingScorer:
-    """Load a package for scoring and explaining; the first arguments are those of `load_scorer`."""
-    return explaining_scorer(load_scorer(package, backend, device, precision, num_threads, limits=limits), options)

@@ -29,8 +29,8 @@ __all__ = [
     "find_whole_weights",
     "licence_beside",
     "load_classifier",
+    "load_state",
     "read_state_dict",
-    "same_width",
 ]
 
 _SUFFIXES: Final = (".pth", ".pt", ".safetensors")
@@ -92,7 +92,9 @@ def load_classifier(
     names = (row.model_name, row.builder)
     found = find_weights(row.model_name, names, published, weights_dir)
     state, resized_positions = _with_resized_positions(network, row, read_state_dict(found.file))
-    new_head = _load(network, row, state, found.file)
+    name = f"{row.model_name} ({row.library} {row.builder})"
+    head = tuple(f"{module}." for module in row.head)
+    new_head = load_state(network, state, head, name, "this architecture or another model_name", found.file)
     sha256 = sha256_of(found.file)
     tag = row.weights_tag if published.is_published(found.file, sha256) else None
     return PretrainedRecord(
@@ -202,28 +204,30 @@ def _with_resized_positions(
     return {**state, "pos_embed": resized}, True
 
 
-def _load(network: nn.Module, row: ModelRow, state: Mapping[str, torch.Tensor], file: Path) -> bool:
-    """Load strictly, the head excepted when its number of classes differs; return whether the head is new."""
+def load_state(
+    network: nn.Module, state: Mapping[str, torch.Tensor], head: tuple[str, ...], name: str, advice: str, file: Path
+) -> bool:
+    """Load strictly, the head excepted when its number of classes differs; return whether the head is new.
+
+    `head` are the prefixes of its tensors. Raises `UserError` that names `file`, the network's `name` and `advice`.
+    """
     own = network.state_dict()
-    head = {name for name in own if name.startswith(tuple(f"{module}." for module in row.head))}
     # Batch counters are absent from state dicts of old PyTorch versions and change no answer.
-    counters = {name for name in own if name.endswith(".num_batches_tracked")}
-    missing = sorted(own.keys() - state.keys() - counters)
+    missing = sorted(key for key in own.keys() - state.keys() if not key.endswith(".num_batches_tracked"))
     unexpected = sorted(state.keys() - own.keys())
-    differing = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
-    new_head = bool(differing) and set(differing) <= head and same_width(own, state, differing)
+    differing = sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape)
+    new_head = bool(differing) and all(key.startswith(head) for key in differing) and _same_width(own, state, differing)
     if missing or unexpected or (differing and not new_head):
         first = (missing or unexpected or differing)[0]
         raise UserError(
-            f"{file} must hold weights of {row.model_name} ({row.library} {row.builder}), but "
-            f"{len(missing)} tensors are missing, {len(unexpected)} are unknown and {len(differing)} have another "
-            f"shape, for example {first!r}; use weights of this architecture or another model_name"
+            f"{file} must hold weights of {name}, but {len(missing)} tensors are missing, {len(unexpected)} are "
+            f"unknown and {len(differing)} have another shape, for example {first!r}; use weights of {advice}"
         )
-    network.load_state_dict({**own, **{name: state[name] for name in state if not (new_head and name in head)}})
+    network.load_state_dict({**own, **{key: state[key] for key in state if not (new_head and key.startswith(head))}})
     return new_head
 
 
-def same_width(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], names: list[str]) -> bool:
+def _same_width(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], names: list[str]) -> bool:
     """Whether the shapes of these tensors differ in the first axis only: by the number of classes."""
     return all(own[name].shape[1:] == state[name].shape[1:] for name in names)
 

@@ -122,7 +122,8 @@ class Manifest(_Document):
     parity: dict[str, Any]
     """Largest differences to the eager network, per backend."""
     precision_gates: dict[str, Any] = Field(default_factory=dict)
-    """Accuracy of precisions below float32 on images of the run. A record: a deployment chooses."""
+    """Accuracy of precisions below float32 on images of the run, by precision; a further backend or device of the same
+    precision has the key `precision/backend/device`. A record: a deployment chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,12 @@ class ModelPackage:
     @property
     def manifest_file(self) -> Path:
         return self.root / MANIFEST_FILE
+
+    def precision_gates(self, precision: str, device: str) -> list[Mapping[str, Any]]:
+        """The recorded gates of a precision on a device, one per backend; a gate that names no device is of the CPU."""
+        gates = self.manifest["precision_gates"].items()
+        of_precision = (gate for key, gate in gates if key.partition("/")[0] == precision)
+        return [gate for gate in of_precision if gate.get("device", "cpu") == device]
 
     def settings(self) -> Settings:
         """Inference settings: `settings.json` as it is now; what it leaves out is taken from training.

@@ -5,16 +5,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-import torch
-
-from clearsight.errors import UserError
 from clearsight.networks.families.yolov5.network import SIZES, Yolov5, name_of_size
 from clearsight.networks.weights import (
     PretrainedRecord,
     find_whole_weights,
     licence_beside,
+    load_state,
     read_state_dict,
-    same_width,
 )
 from clearsight.runs.package import sha256_of
 
@@ -48,7 +45,8 @@ def load_own_yolov5(network: Yolov5, weights_dir: Path | None = None, pretrained
     if found is None:
         notice = _NOTICE.format(names=" or ".join(f"{name}*.safetensors" for name in names))
         return PretrainedRecord("none", None, None, None, None, new_head=True, notice=notice)
-    new_head = _load(network, dict(read_state_dict(found.file)), size, found.file)
+    state = read_state_dict(found.file)
+    new_head = load_state(network, state, (_HEAD,), f"yolov5 {size}", "this model_size", found.file)
     return PretrainedRecord(
         source=found.source,
         file=found.file.name,
@@ -57,22 +55,3 @@ def load_own_yolov5(network: Yolov5, weights_dir: Path | None = None, pretrained
         licence=licence_beside(found.file, names),
         new_head=new_head,
     )
-
-
-def _load(network: Yolov5, state: dict[str, torch.Tensor], size: str, file: Path) -> bool:
-    """Return whether the last layer is new."""
-    own = network.state_dict()
-    # Batch counters are absent from older files and change no answer.
-    required = {name for name in own if not name.endswith(".num_batches_tracked")}
-    missing, unknown = sorted(required - state.keys()), sorted(state.keys() - own.keys())
-    differing = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
-    head = {name for name in own if name.startswith(_HEAD)}
-    new_head = bool(differing) and set(differing) <= head and same_width(own, state, differing)
-    if missing or unknown or (differing and not new_head):
-        first = (missing or unknown or differing)[0]
-        raise UserError(
-            f"{file} must hold weights of yolov5 {size}, but {len(missing)} tensors are missing, {len(unknown)} are "
-            f"unknown and {len(differing)} have another shape, for example {first!r}; use weights of this model_size"
-        )
-    network.load_state_dict({**own, **{name: state[name] for name in state if not (new_head and name in head)}})
-    return new_head
