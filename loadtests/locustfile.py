@@ -1,17 +1,17 @@
 """Scoring users for every request form that Azure's clients send.
 
-Run against an endpoint of ours (or of Azure: nothing here is ours but the defaults):
+Run it against an endpoint of Clearsight, or of Azure: only the defaults are Clearsight's.
 
     locust -f loadtests/locustfile.py --headless -u 4 -r 4 -t 30s \
         --host http://127.0.0.1:8000 --endpoint fridge --key "$KEY" --pictures demo-output/data/images
 
-Each user sends one image after the other, without waiting (closed loop). A 429 is backpressure, not a fault: it
-is counted in its own row and the user waits for `Retry-After`. Any other status, or an answer of the wrong shape,
+Each user sends one image after the other, without waiting (closed loop). A 429 is backpressure and no failure: it has a
+row of its own, and the user waits for `Retry-After`. Any other status, or an answer of the wrong shape,
 is a failure; locust then exits with 1.
 
-With `--explaining-users N`, so many of the users ask for explanations instead (`--algorithm`, xrai by default).
-Degraded answers and those that ran out of time (408) have rows of their own and are no failures either: that is the
-deployment's time limit at work.
+With `--explaining-users N`, N of the users ask for explanations instead (`--algorithm`, xrai by default). Degraded
+answers and those that ran out of time (408) have rows of their own and are no failures either: they come from the time
+limit of the deployment.
 """
 
 import base64

@@ -3,28 +3,25 @@
     python -m loadtests.benchmarks [--only PART …] [--seconds 8] [--passes 3] [--output FILE]
 
 Parts: preprocessing, masks, tiles, sizes, gateway, online, lanes, detectors, explanations, training. Over half an hour
-on 2 cores. Run it on a quiet machine: a pass whose in-process limit drifts by more than 10 % is thrown away, and with
-too few passes left there is no row.
+on 2 cores. Run it on an idle machine: a pass whose in-process limit drifts by more than 10 % does not count, and
+without any pass that counts there is no row.
 """
 
 import argparse
-import io
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from clearsight.demo.scene import draw_scene
 from loadtests.benchmarks.detectors import measure_detectors, measure_image_sizes, measure_tiles
 from loadtests.benchmarks.explain_lane import measure_explain_lane
 from loadtests.benchmarks.explanations import measure_explanations
 from loadtests.benchmarks.gateway_overhead import measure_overhead
+from loadtests.benchmarks.images import draw_jpegs
 from loadtests.benchmarks.instance_masks import measure_instance_masks
 from loadtests.benchmarks.machine import describe_machine
 from loadtests.benchmarks.online import measure_online
@@ -49,7 +46,7 @@ def main() -> None:
     result: dict[str, Any] = {"machine": describe_machine()}
     for name, value in result["machine"].items():
         console.print(f"{name:>24}  {value}", highlight=False)
-    images = _images()
+    images = draw_jpegs(NUM_IMAGES)
     if "preprocessing" in arguments.only:
         result["preprocessing"] = [asdict(row) for row in measure_preprocessing(images)]
         _print(console, "Bytes to network input, 1 thread, against Pillow + torchvision", result["preprocessing"])
@@ -108,17 +105,6 @@ def main() -> None:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def _images() -> list[bytes]:
-    """Drawn scenes of 640x480 as JPEG: about 60 KB each."""
-    images = []
-    for seed in range(NUM_IMAGES):
-        file = io.BytesIO()
-        scene = draw_scene(np.random.default_rng(seed), 480, 640, ("can", "carton"))
-        Image.fromarray(scene.image_HW3).save(file, "JPEG", quality=92)
-        images.append(file.getvalue())
-    return images
-
-
 def _print(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
     if not rows:
         console.print(f"{title}: no pass counted")
@@ -132,7 +118,7 @@ def _print(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _text(value: Any) -> str:
-    """Three digits of a float; nothing for None."""
+    """Three digits of a float; empty for None."""
     if value is None:
         return ""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,8 +1,8 @@
 """A closed-loop HTTP/1.1 load client that costs little CPU, in a process of its own.
 
 Each of `concurrency` connections sends a request, reads the whole answer, and sends the next, for `seconds` after a
-warm-up that is not counted. Requests are made once, before the clock starts. The client speaks just enough HTTP for
-servers of ours and TorchServe: keep-alive, Content-Length or chunked answers.
+warm-up that is not counted. Requests are composed before the clock starts. The client knows only the HTTP that the
+gateway and TorchServe use: persistent connections, answers with Content-Length or in chunks.
 
     python -m loadtests.benchmarks.client SPEC.json        # prints a Measurement as JSON
 """
@@ -36,7 +36,7 @@ class LoadTarget:
 
 @dataclass(frozen=True, slots=True)
 class LoadMeasurement:
-    """What one run saw. Latencies in ms, from the first byte written to the last byte read."""
+    """The result of one run. Latencies in ms, from the first byte written to the last byte read."""
 
     requests: int
     seconds: float
@@ -51,9 +51,9 @@ class LoadMeasurement:
 def measure(
     target: LoadTarget, bodies: Sequence[bytes], concurrency: int, seconds: float, warm_up_s: float = 2.0
 ) -> LoadMeasurement:
-    """Run the client in a process of its own and return what it saw.
+    """Run the client in a process of its own and return its result.
 
-    Raises RuntimeError when an answer was not 200: a benchmark of errors says nothing.
+    Raises RuntimeError when an answer was not 200: a benchmark of errors is useless.
     """
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, f"{number}.body") for number in range(len(bodies))]
@@ -167,7 +167,8 @@ async def _run(
                 continue
             finished = time.perf_counter()
             step += concurrency
-            if counted_from <= finished <= end:  # by its end: long requests at both edges of the window even out
+            # Counted by its end, so that long requests at both edges of the window cancel out.
+            if counted_from <= finished <= end:
                 latencies.append((finished - started) * 1000)
                 statuses[str(status)] += 1
             if connection.transport.is_closing():

@@ -1,14 +1,12 @@
 """Detection and segmentation: what serving adds to the network, what tiles cost, and what a larger image costs.
 
-Networks have seeded random weights: their speed does not depend on them, as long as objects come out. So the score
-threshold of yolov5 is what 300 candidates of the first image exceed; that of Mask R-CNN is 0 and no object suppresses
-another, so that every image has 100. Masks nearly fill their boxes, as trained ones do; noise would be all outline.
+Networks have seeded random weights: speed does not depend on them, as long as objects are found. So the score threshold
+of yolov5 is the score that 300 candidates of the first image exceed; that of Mask R-CNN is 0, and no object suppresses
+another, so that every image has 100. Masks nearly fill their boxes, as trained ones do; noise would have long outlines.
 """
 
-import io
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from PIL import Image
 
 from clearsight.documents.settings import SegmentationSettings, YoloSettings
 from clearsight.exporters.write import write_package
@@ -31,8 +28,10 @@ from clearsight.tasks import Task
 from clearsight.vision.preprocess import normalise
 from clearsight.wire.answers import DetectionAnswer
 from loadtests.benchmarks.client import LoadTarget, measure
+from loadtests.benchmarks.images import resized_jpeg
 from loadtests.benchmarks.in_process import WorkerLayout, in_process_limit
 from loadtests.benchmarks.online import MAX_DRIFT, Service, running_service, to_bodies
+from loadtests.benchmarks.timing import interleaved_medians_ms
 
 __all__ = [
     "ImageSizeRow",
@@ -46,12 +45,14 @@ __all__ = [
 LABELS = ("can", "carton", "milk_bottle", "water_bottle")
 CONCURRENCIES = (1, 8)
 NUM_IMAGES = 8
+REPEATS = 5
+"""Calls of each function per pass."""
 NUM_OBJECTS = 100
 NUM_CANDIDATES = 300
 YOLO, MASK_RCNN = "yolov5", "maskrcnn_resnet18_fpn"
 YOLO_SIZE: Final = "small"
 
-Say = Callable[[str], Any]
+Report = Callable[[str], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class TilesRow:
     ratio: float
     """One by one over batched."""
     batch_rule: str
-    """`alone`: the runtime's bits depend on the batch, so that tiles go one by one in any case."""
+    """`alone`: the runtime's results depend on the batch, so that tiles always go through the network one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +98,15 @@ class ImageSizeRow:
     large_ms: float
     ratio: float
     network_ratio: float
-    """Of the pixels that the network sees."""
+    """Ratio of the numbers of pixels that the network gets."""
 
 
 def measure_detectors(
-    images: Sequence[bytes], seconds: float, passes: int, say: Say = print
+    images: Sequence[bytes], seconds: float, passes: int, report: Report = print
 ) -> Iterator[list[ServingRow]]:
     """Serve yolov5 and Mask R-CNN as a user would, and compare with `backend.run` on the same inputs.
 
-    Gives the rows of one model as soon as they are there.
+    Yields the rows of one model as soon as they are measured.
     """
     bodies = to_bodies(images[:NUM_IMAGES])
     for model_name in (YOLO, MASK_RCNN):
@@ -113,11 +114,11 @@ def measure_detectors(
             folder = Path(name)
             package = _random_package(folder, model_name, _settings(model_name), images)
             with running_service(folder / "home", package.root, "f32") as service:
-                say(f"{model_name}: {service.layout}")
+                report(f"{model_name}: {service.layout}")
                 samples: dict[tuple[str, int], list[_Sample]] = {}
                 for number in range(passes):
-                    say(f"pass {number + 1} of {passes}")
-                    for key, sample in _one_pass(package.root, service, bodies, seconds, say).items():
+                    report(f"pass {number + 1} of {passes}")
+                    for key, sample in _one_pass(package.root, service, bodies, seconds, report).items():
                         samples.setdefault(key, []).append(sample)
         yield [_row(model_name, service.layout, way, c, taken) for (way, c), taken in samples.items()]
 
@@ -130,9 +131,9 @@ class _Sample:
 
 
 def _one_pass(
-    package: Path, service: Service, bodies: Sequence[bytes], seconds: float, say: Say
+    package: Path, service: Service, bodies: Sequence[bytes], seconds: float, report: Report
 ) -> dict[tuple[str, int], _Sample]:
-    """Measure every way between two measurements of the network alone; a way counts where those two agree."""
+    """Measure every way between two measurements of the network alone; it counts if those two agree."""
 
     def network() -> float:
         return in_process_limit(package, service.layout, bodies, seconds, only_network=True).requests_per_s
@@ -157,7 +158,7 @@ def _one_pass(
         drift = abs(after - before) / before
         counts = drift <= MAX_DRIFT
         verdict = "" if counts else ": does not count, the machine's speed changed"
-        say(
+        report(
             f"  {way} {concurrency}: {requests_per_s:.2f} requests/s, p50 {p50_ms:.0f} ms; "
             f"network {before:.2f} -> {after:.2f}, drift {drift:.1%}{verdict}"
         )
@@ -183,12 +184,14 @@ def _row(model: str, layout: WorkerLayout, way: str, concurrency: int, samples: 
 
 def measure_tiles(image: bytes, passes: int, backend: str = "openvino") -> list[TilesRow]:
     """yolov5 on a 1280x720 image in a 3x2 grid: 7 views in one call of the network against 7 calls, in turn."""
-    jpeg = _resized(image, 1280, 720)
+    jpeg = resized_jpeg(image, 1280, 720)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         settings = replace(_settings(YOLO), tile_grid_size=(3, 2))
         package = _random_package(Path(name), YOLO, settings, [jpeg])
         batched, alone = (_scorer(package, backend, size) for size in (MAX_BATCH_SIZE, 1))
-        batched_ms, alone_ms = _interleaved([lambda: batched.score([jpeg]), lambda: alone.score([jpeg])], passes)
+        batched_ms, alone_ms = interleaved_medians_ms(
+            [lambda: batched.score([jpeg]), lambda: alone.score([jpeg])], REPEATS * passes
+        )
         return [
             TilesRow(
                 model=f"{YOLO} {YOLO_SIZE}",
@@ -205,13 +208,15 @@ def measure_tiles(image: bytes, passes: int, backend: str = "openvino") -> list[
 
 def measure_image_sizes(image: bytes, passes: int, backend: str = "openvino") -> list[ImageSizeRow]:
     """Mask R-CNN with 100 instances on one image as 640x480 and as 1920x1080, in turn."""
-    small, large = _resized(image, 640, 480), _resized(image, 1920, 1080)
+    small, large = resized_jpeg(image, 640, 480), resized_jpeg(image, 1920, 1080)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         settings = _settings(MASK_RCNN)
         package = _random_package(Path(name), MASK_RCNN, settings, [small])
         scorer = _scorer(package, backend, 1)
         counts = [_num_objects(scorer, jpeg) for jpeg in (small, large)]
-        small_ms, large_ms = _interleaved([lambda: scorer.score([small]), lambda: scorer.score([large])], passes)
+        small_ms, large_ms = interleaved_medians_ms(
+            [lambda: scorer.score([small]), lambda: scorer.score([large])], REPEATS * passes
+        )
         return [
             ImageSizeRow(
                 model=MASK_RCNN,
@@ -232,7 +237,7 @@ def _network_pixels(width: int, height: int, settings: YoloSettings | Segmentati
 
 
 def _settings(model_name: str) -> YoloSettings | SegmentationSettings:
-    """Azure's sizes."""
+    """Settings with Azure's image sizes."""
     if model_name == YOLO:
         return YoloSettings(model_size=YOLO_SIZE)
     return SegmentationSettings(box_score_thresh=0.0, nms_iou_thresh=1.0, box_detections_per_img=NUM_OBJECTS)
@@ -267,7 +272,7 @@ def _random_package(
 @torch.no_grad()
 def _score_exceeded_by(count: int, network: torch.nn.Module, image: bytes, settings: Any) -> float:
     view, *_ = views_of(480, 640, settings)
-    canvas_HWC = view.network_input(decode_image(_resized(image, 640, 480)))
+    canvas_HWC = view.network_input(decode_image(resized_jpeg(image, 640, 480)))
     images_NCHW = torch.from_numpy(normalise(canvas_HWC, settings.mean, settings.std))[None]
     _, scores_NC, _ = family_of("yolov5").serving_module(network)(images_NCHW)
     return float(scores_NC[0].sort(descending=True).values[count])
@@ -275,7 +280,7 @@ def _score_exceeded_by(count: int, network: torch.nn.Module, image: bytes, setti
 
 @torch.no_grad()
 def _fill_masks(network: torch.nn.Module) -> None:
-    """Let masks fill their boxes: the last layer's bias outweighs what the random features say."""
+    """Make masks fill their boxes: the bias of the last layer outweighs the random features."""
     layers = [layer for name, layer in network.named_modules() if name.endswith("mask_fcn_logits")]
     [last] = layers
     assert isinstance(last, torch.nn.Conv2d)
@@ -295,22 +300,3 @@ def _num_objects(scorer: Scorer, jpeg: bytes) -> int:
     [answer] = scorer.score([jpeg])
     assert isinstance(answer, DetectionAnswer)
     return len(answer.boxes)
-
-
-def _resized(image: bytes, width: int, height: int) -> bytes:
-    stream = io.BytesIO()
-    resized = Image.open(io.BytesIO(image)).convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-    resized.save(stream, "JPEG", quality=90)
-    return stream.getvalue()
-
-
-def _interleaved(functions: Sequence[Callable[[], object]], passes: int, repeats: int = 5) -> list[float]:
-    """Median ms of each, in turn; the first turn warms up and does not count."""
-    times: list[list[float]] = [[] for _ in functions]
-    for turn in range(passes * repeats + 1):
-        for function, taken in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            function()
-            if turn:
-                taken.append((time.perf_counter() - start) * 1000)
-    return [statistics.median(taken) for taken in times]

@@ -1,8 +1,8 @@
-"""Predictions of a deployment while 20 explanations wait on its low-priority worker, against predictions alone.
+"""Predictions of a deployment while 20 explanations wait for its low-priority worker, compared with predictions alone.
 
-ResNet-50 at 224 with seeded random weights, the service as a user starts it. Both are measured in turn, several pairs
-of them; the ratio is the median over the pairs. Explanations are XRAI with its default steps, asked for again as soon
-as they are answered, so that there are always 20.
+ResNet-50 at 224 with seeded random weights, in a service as a user starts it. Both are measured in turn, several times;
+the ratio is the median over these pairs. Explanations are XRAI with its default steps; each is requested again as soon
+as it is answered, so that there are always 20.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ class LaneRow:
     pairs: int
 
 
-def measure_explain_lane(images: Sequence[bytes], seconds: float, say: Any = print) -> list[LaneRow]:
+def measure_explain_lane(images: Sequence[bytes], seconds: float, report: Any = print) -> list[LaneRow]:
     """One row per number of predicting clients."""
     bodies = to_bodies(images)
     variables = {"CLEARSIGHT_EXPLAIN_MAX_IN_FLIGHT": str(NUM_QUEUED)}
@@ -57,7 +57,7 @@ def measure_explain_lane(images: Sequence[bytes], seconds: float, say: Any = pri
         package = random_package(Path(name), images)
         with running_service(Path(name, "home"), package, "f32", variables, TIMEOUT_S) as service:
             target = service.ways["gateway"]
-            _explain_once(target, bodies[0])  # all is loaded
+            _explain_once(target, bodies[0])  # loads the explainer
             for clients in CONCURRENCIES:
                 pairs: list[tuple[LoadMeasurement, LoadMeasurement]] = []
                 statuses: list[int] = []
@@ -65,12 +65,12 @@ def measure_explain_lane(images: Sequence[bytes], seconds: float, say: Any = pri
                     alone = measure(target, bodies, clients, seconds)
                     with _explanations(target, bodies, statuses):
                         beside = measure(target, bodies, clients, seconds)
-                    _explain_once(target, bodies[0])  # the one that still ran has ended
+                    _explain_once(target, bodies[0])  # waits for the one that still runs
                     pairs.append((alone, beside))
-                    say(f"  {clients} clients, pair {number + 1}: p99 {alone.p99_ms:.1f} -> {beside.p99_ms:.1f} ms")
+                    report(f"  {clients} clients, pair {number + 1}: p99 {alone.p99_ms:.1f} -> {beside.p99_ms:.1f} ms")
                 if set(statuses) - {200}:
-                    told = dict(Counter(statuses))
-                    raise RuntimeError(f"every explanation must be answered with 200 (0: not at all), but got {told}")
+                    counts = dict(Counter(statuses))
+                    raise RuntimeError(f"every explanation must be answered with 200 (0: not at all), but got {counts}")
                 rows.append(_row(clients, pairs, len(statuses)))
     return rows
 
@@ -92,7 +92,7 @@ def _row(clients: int, pairs: Sequence[tuple[LoadMeasurement, LoadMeasurement]],
 
 @contextmanager
 def _explanations(target: LoadTarget, bodies: Sequence[bytes], statuses: list[int]) -> Iterator[None]:
-    """Keep the lane full inside; the clients then go, without their answers. Adds the status of each answer."""
+    """Keep the lane full while the block runs; the clients then disconnect. Adds the status of each answer."""
     is_over = threading.Event()
     connections = [http.client.HTTPConnection(target.connect, timeout=TIMEOUT_S + 30) for _ in range(NUM_QUEUED)]
     asked_s = [0.0] * NUM_QUEUED
@@ -117,7 +117,7 @@ def _explanations(target: LoadTarget, bodies: Sequence[bytes], statuses: list[in
         yield
     finally:
         is_over.set()
-        # Those that wait before the one that runs: whoever is next in line when it goes is handed to the worker.
+        # The waiting ones before the running one: when that one disconnects, the next in the queue would be started.
         for number in sorted(range(NUM_QUEUED), key=lambda number: asked_s[number], reverse=True):
             if sock := connections[number].sock:
                 with contextlib.suppress(OSError):
@@ -137,7 +137,7 @@ def _ask(connection: http.client.HTTPConnection, target: LoadTarget, body: bytes
 
 
 def _explain_once(target: LoadTarget, body: bytes) -> None:
-    """Wait for an explanation, and so for all before it."""
+    """Request an explanation and wait for it, and so for all before it."""
     document = json.loads(body)
     document["params"] = {"xai_parameters": {"xai_algorithm": "guided_backprop"}}
     deadline = time.monotonic() + TIMEOUT_S

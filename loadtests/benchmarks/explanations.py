@@ -1,8 +1,8 @@
-"""Explanations beside the libraries that data scientists use: PAIR's `saliency` for XRAI, Captum for the others.
+"""Explanations compared with the usual libraries: PAIR's `saliency` for XRAI, Captum for the others.
 
-All rows are processor time of one thread, both ways in turn, medians. The images are the six in colour that
-scikit-image ships, shorter side 256, centre crop 224; networks have seeded random weights and ten classes. Rows of
-XRAI's regions are medians over the six images, all others use one.
+All rows are medians of processor time of one thread; both ways take turns. The images are the six colour images of
+scikit-image, shorter side 256, centre crop 224; networks have seeded random weights and ten classes. The rows for
+XRAI's regions are medians over the six images, all others use one image.
 """
 
 import io
@@ -49,6 +49,7 @@ from clearsight.networks.families.table import build_network, family_of
 from clearsight.vision.preprocess import normalise, resize_and_crop
 from clearsight.wire.answers import ClassificationAnswer
 from clearsight.wire.encoding import encode_answers
+from loadtests.benchmarks.timing import interleaved_medians_ms, one_thread
 
 __all__ = ["ExplanationRow", "measure_explanations"]
 
@@ -81,14 +82,8 @@ class ExplanationRow:
 
 def measure_explanations(passes: int) -> list[ExplanationRow]:
     """Measure every row `passes` times, after one pass that warms up; a few minutes."""
-    threads = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    try:
+    with one_thread():
         return [*_regions(passes), *_networks(passes), *_objects(passes), *_answers(passes), *_memory()]
-    finally:
-        torch.set_num_threads(threads[0])
-        cv2.setNumThreads(threads[1])
 
 
 def _crops() -> list[np.ndarray]:
@@ -97,7 +92,7 @@ def _crops() -> list[np.ndarray]:
 
 
 def _regions(passes: int) -> list[ExplanationRow]:
-    """From the same base map: XRAI's regions and ranking, whole and without the segmentation that both share."""
+    """XRAI's regions and ranking from the same base map, with and without the segmentation that both share."""
     ours: dict[str, list[float]] = {}
     others: dict[str, list[float]] = {}
     ratios: dict[str, list[float]] = {}
@@ -124,7 +119,7 @@ def _regions(passes: int) -> list[ExplanationRow]:
                 ours.setdefault(key, []).append(mine)
                 others.setdefault(key, []).append(theirs)
                 ratios.setdefault(key, []).append(theirs / mine)
-    described = {
+    rows = {
         "fast whole": ("S1", "regions + ranking, fast", ">= 4"),
         "full whole": ("S2", "regions + ranking, full", ">= 6"),
         "fast rest": ("S3", "dilation + ranking, fast", ">= 15"),
@@ -140,12 +135,12 @@ def _regions(passes: int) -> list[ExplanationRow]:
             statistics.median(ratios[key]),
             goal,
         )
-        for key, (number, what, goal) in described.items()
+        for key, (number, what, goal) in rows.items()
     ]
 
 
 def _base_map() -> np.ndarray:
-    """Noise in patches, as attributions are."""
+    """Smoothed noise, similar to attributions."""
     random = np.random.default_rng(0)
     size = (SETTINGS.valid_crop_size,) * 2
     return 1e-2 * cv2.GaussianBlur(random.normal(size=size), (0, 0), 4) + 1e-3 * random.normal(size=size)
@@ -221,8 +216,8 @@ def _objects(passes: int) -> list[ExplanationRow]:
                 return served(torch.from_numpy(image_3PP)[None], *limits)
 
         def explain_some(count: int, model: ObjectModel = model) -> object:
-            seen = model.forward(image_3PP)
-            return [_object_map(seen, index) for index in range(count)]
+            forwarded = model.forward(image_3PP)
+            return [_object_map(forwarded, index) for index in range(count)]
 
         forward_ms, one_ms, five_ms = _medians(
             passes, forward, partial(explain_some, 1), partial(explain_some, 1 + FURTHER)
@@ -233,10 +228,10 @@ def _objects(passes: int) -> list[ExplanationRow]:
     return rows
 
 
-def _object_map(seen: DetectorForward, index: int) -> np.ndarray:
-    features = [level.features_1Cuv for level in seen.levels]
-    gradients = torch.autograd.grad(seen.score(index, 0), features, retain_graph=True, allow_unused=True)
-    return heat_of(seen.levels, gradients, *SETTINGS_HW)
+def _object_map(forwarded: DetectorForward, index: int) -> np.ndarray:
+    features = [level.features_1Cuv for level in forwarded.levels]
+    gradients = torch.autograd.grad(forwarded.score(index, 0), features, retain_graph=True, allow_unused=True)
+    return heat_of(forwarded.levels, gradients, *SETTINGS_HW)
 
 
 def _network(build: Callable[..., torch.nn.Module]) -> torch.nn.Module:
@@ -315,7 +310,7 @@ def _figure(attribution_3PP: np.ndarray, crop_PP3: np.ndarray) -> bytes:
 
 
 def _memory() -> list[ExplanationRow]:
-    """Peaks of fresh processes, above what the network and the libraries take: ResNet-50, 50 steps."""
+    """Peak memory of new processes, without that of the network and the libraries: ResNet-50, 50 steps."""
     peaks = {}
     for way in MEMORY_WAYS:
         command = [sys.executable, "-m", "loadtests.benchmarks.explanations", way]
@@ -335,7 +330,7 @@ def _memory() -> list[ExplanationRow]:
 
 
 def _print_peak(way: str) -> None:
-    """In a process of its own: the memory that one explanation takes at its peak, MiB."""
+    """Print the peak memory of one explanation in MiB; run in a process of its own."""
     torch.set_num_threads(1)
     x_13PP = torch.from_numpy(normalise(_crops()[0], SETTINGS.mean, SETTINGS.std))[None]
     network = _network(resnet50)
@@ -345,7 +340,7 @@ def _print_peak(way: str) -> None:
     else:
         context = _context(ExplainModel(network, "resnet50"), x_13PP, TARGETS[:1], {"xai_algorithm": way})
         run = partial(compute_attributions, context)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before_kb = _status_kb("VmRSS")
     run()
     print((_status_kb("VmHWM") - before_kb) / 1024)
@@ -365,15 +360,8 @@ def _speed_up(number: str, what: str, reference: str, ours_ms: float, other_ms: 
 
 
 def _medians(passes: int, *ways: Way) -> list[float]:
-    """Median processor time of each in ms, in turn; the first pass warms up and does not count."""
-    times: list[list[float]] = [[] for _ in ways]
-    for number in range(passes + 1):
-        for way, measured in zip(ways, times, strict=True):
-            start = time.process_time()
-            way()
-            if number:
-                measured.append((time.process_time() - start) * 1000)
-    return [statistics.median(measured) for measured in times]
+    """Median processor time of each in ms."""
+    return interleaved_medians_ms(ways, passes, time.process_time)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What the gateway costs: 100 KB bodies to a bare upstream, directly and through the gateway, at 1 and 8 clients.
+"""The cost of the gateway: 100 KB bodies to a minimal upstream, directly and through it, with 1 and 8 clients.
 
     python -m loadtests.benchmarks.gateway_overhead [--seconds 5] [--passes 3]
 
-The upstream is a bare asyncio protocol on a unix socket that answers every request with the same 200 bytes; upstream,
-gateway and load client are processes of their own. Direct and through runs alternate, pass by pass, and the added
-times are differences within a pass; the table shows the median pass. CPU per request is what the operating system
-charged the gateway's process, user and system, over the requests it answered, warm-up included.
+The upstream is an asyncio protocol on a unix socket that answers every request with the same 200 bytes; upstream,
+gateway and load client are processes of their own. Direct runs and runs through the gateway alternate, and the added
+times are differences within a pass; the table shows the median pass. CPU per request is the user and system time of
+the gateway's process divided by the requests that it answered, warm-up included.
 """
 
 import argparse
@@ -172,7 +172,7 @@ def measure_overhead(seconds: float, passes: int, concurrencies: tuple[int, ...]
 
 
 def _num_logged(folder: Path) -> int:
-    """Requests the gateway has answered, by its own log."""
+    """Requests that the gateway has answered, from its log."""
     file = folder / "requests.log"
     with file.open("rb") as lines:
         return sum(1 for _ in lines)

@@ -1,8 +1,8 @@
 """The in-process limit: `answer_bodies` on the same request bodies that the servers get, without any server.
 
-Each worker is a process of its own that answers batches in a loop; all start counting together. This is what a server
-could reach at best with that backend, precision and layout. The network alone is measured in the same way: the calls of
-the backend that the bodies lead to, with the inputs they have then, and nothing else.
+Each worker is a process of its own that answers batches in a loop; all start to count together. This is the most that
+a server can reach with that backend, precision and layout. The network alone is measured in the same way, by the
+backend calls for these bodies, with the same inputs.
 
     python -m loadtests.benchmarks.in_process SPEC.json        # one worker; prints its count as JSON
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the worker's own imports come after its threads are set
+if TYPE_CHECKING:  # only the worker process imports these
     from clearsight.handlers.backends import Array, Backend
 
 __all__ = ["Limit", "WorkerLayout", "in_process_limit"]
@@ -43,7 +43,7 @@ class WorkerLayout:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What one run without a server reached. `latency_ms` is the median time of a batch."""
+    """The result of a run without a server. `latency_ms` is the median duration of a batch."""
 
     requests_per_s: float
     latency_ms: float
@@ -93,7 +93,7 @@ def in_process_limit(
 
 
 class _Recorder:
-    """A backend that remembers the inputs of its calls."""
+    """A backend that records the inputs of its calls."""
 
     def __init__(self, backend: "Backend") -> None:
         self._backend = backend

@@ -1,16 +1,13 @@
 """From 100 raw instance masks to the polygons of an answer at 1920x1080: inside the boxes, and by full-size masks.
 
-The other way is what one writes with torchvision: `paste_masks_in_image`, a threshold, OpenCV's contours, one
-simplification of each to the same limit of points. Raw masks are filtered noise with the outline of a rough disc, boxes
-have the sizes of objects in photographs (square root of the area from 20 to 400 pixels, log-uniform). Both ways take
-turns on one thread.
+The second way is the usual one with torchvision: `paste_masks_in_image`, a threshold, OpenCV's contours, and their
+simplification to the same number of points. Raw masks are filtered noise with the outline of a rough disc, boxes have
+the sizes of objects in photographs (square root of the area from 20 to 400 pixels, log-uniform). Both ways take turns
+on one thread.
 """
 
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +17,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from clearsight.vision.masks import CroppedMask, mask_iou, paste_mask
 from clearsight.vision.polygons import mask_to_polygons, polygons_to_mask
+from loadtests.benchmarks.timing import interleaved_medians_ms, one_thread
 
 __all__ = ["InstanceMasksRow", "measure_instance_masks"]
 
@@ -41,31 +39,21 @@ class InstanceMasksRow:
     full_size_ms: float
     ratio: float
     mask_iou_min: float
-    """Of our bitmaps with the pasted and thresholded full-size masks."""
+    """IoU of the bitmaps in boxes with the pasted and thresholded full-size masks."""
     polygon_iou_mean: float
-    """Of our filled polygons with those masks."""
+    """IoU of their filled polygons with those masks."""
     full_size_polygon_iou_mean: float
-    """The same of the other way's polygons."""
+    """The same for the polygons of the full-size way."""
 
 
 def measure_instance_masks(passes: int) -> list[InstanceMasksRow]:
     """Time both ways `passes` times; the first pass of each warms up and does not count."""
     probs_NMM, boxes_xyxy_N4 = draw_instances(np.random.default_rng(0))
-    threads = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    try:
-        times: dict[str, list[float]] = {"in_boxes": [], "full_size": []}
-        for number in range(passes + 1):
-            for name, function in (("in_boxes", _in_boxes), ("full_size", _full_size)):
-                elapsed_ms = _elapsed_ms(lambda function=function: function(probs_NMM, boxes_xyxy_N4))
-                if number:
-                    times[name].append(elapsed_ms)
-        in_boxes_ms, full_size_ms = (statistics.median(values) for values in times.values())
+    with one_thread():
+        in_boxes_ms, full_size_ms = interleaved_medians_ms(
+            [lambda: _in_boxes(probs_NMM, boxes_xyxy_N4), lambda: _full_size(probs_NMM, boxes_xyxy_N4)], passes
+        )
         return [_compare(probs_NMM, boxes_xyxy_N4, in_boxes_ms, full_size_ms)]
-    finally:
-        torch.set_num_threads(threads[0])
-        cv2.setNumThreads(threads[1])
 
 
 def draw_instances(random: np.random.Generator) -> tuple[Floats, Floats]:
@@ -135,9 +123,3 @@ def _compare(probs_NMM: Floats, boxes_xyxy_N4: Floats, in_boxes_ms: float, full_
         polygon_iou_mean=statistics.mean(polygons),
         full_size_polygon_iou_mean=statistics.mean(others),
     )
-
-
-def _elapsed_ms(function: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    function()
-    return (time.perf_counter() - start) * 1000

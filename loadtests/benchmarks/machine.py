@@ -1,4 +1,4 @@
-"""What a benchmark ran on: processor flags that decide which runtime is fast, and versions."""
+"""The machine of a benchmark: processor flags that decide which runtime is fast, and versions."""
 
 import os
 import platform

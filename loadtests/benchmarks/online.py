@@ -1,9 +1,9 @@
 """The same requests to the Scorer alone, to TorchServe, through the gateway, and to stock TorchServe.
 
-ResNet-50 at 224 with seeded random weights: speed does not depend on the weights, so nothing is said about accuracy
-here. The service is started as a user starts it (`clearsight serve` and the verbs), in the layout that a deployment
-chooses by itself; the limit is that of the fastest layout. For each number of clients every way is measured in
-turn, between two measurements of the limit; when those differ by more than 10 % the ways between them do not count.
+ResNet-50 at 224 with seeded random weights: speed does not depend on the weights, and accuracy is not measured here.
+The service is started as a user starts it (`clearsight serve` and the verbs), in the layout that a deployment chooses
+by itself; the limit is that of the fastest layout. For each number of clients the ways are measured one after the
+other, between two measurements of the limit; if those differ by more than 10 %, the ways between do not count.
 """
 
 import base64
@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from types import MappingProxyType
@@ -28,10 +28,11 @@ from clearsight.documents.settings import ClassificationSettings
 from clearsight.exporters.write import write_package
 from clearsight.networks.families.table import build_network
 from clearsight.runs.package import MANIFEST_FILE
+from clearsight.serving.supervisor.torchserve_files import free_ports
 from clearsight.tasks import Task
 from loadtests.benchmarks.client import LoadMeasurement, LoadTarget, measure
 from loadtests.benchmarks.in_process import WorkerLayout, in_process_limit
-from loadtests.benchmarks.stock_torchserve import free_ports, stock_torchserve
+from loadtests.benchmarks.stock_torchserve import stock_torchserve
 
 __all__ = [
     "ENDPOINT",
@@ -77,7 +78,7 @@ class OnlineRow:
 
 
 def measure_online(
-    images: Sequence[bytes], precision: str, seconds: float, passes: int, say: Any = print
+    images: Sequence[bytes], precision: str, seconds: float, passes: int, report: Any = print
 ) -> list[OnlineRow]:
     """Measure every way in one precision; no rows where the machine cannot run it. Stock TorchServe: f32 only."""
     bodies = to_bodies(images)
@@ -89,10 +90,10 @@ def measure_online(
         except RuntimeError as error:
             if precision == "f32":
                 raise
-            say(f"  no rows for {precision}: this machine cannot run it ({error})")
+            report(f"  no rows for {precision}: this machine cannot run it ({error})")
             return []
-        fastest = _fastest_layout(package, service.layout.backend, precision, bodies, say)
-        say(f"limit: {fastest}; service: {service.layout}")
+        fastest = _fastest_layout(package, service.layout.backend, precision, bodies, report)
+        report(f"limit: {fastest}; service: {service.layout}")
         targets = {way: (target, bodies) for way, target in service.ways.items()}
         if precision == "f32":
             stock = stack.enter_context(_stock(folder, threads=None))
@@ -100,8 +101,8 @@ def measure_online(
             targets |= {"stock": (stock, list(images)), "stock, 1 thread": (tuned, list(images))}
         samples: dict[tuple[str, int], list[_Sample]] = {}
         for number in range(passes):
-            say(f"pass {number + 1} of {passes}")
-            _one_pass(package, service.layout, fastest, bodies, targets, seconds, samples, say)
+            report(f"pass {number + 1} of {passes}")
+            _one_pass(package, service.layout, fastest, bodies, targets, seconds, samples, report)
     return [_row(precision, service.layout, way, c, taken) for (way, c), taken in samples.items()]
 
 
@@ -128,9 +129,9 @@ def _one_pass(
     targets: Mapping[str, tuple[LoadTarget, Sequence[bytes]]],
     seconds: float,
     samples: dict[tuple[str, int], list[_Sample]],
-    say: Any,
+    report: Any,
 ) -> None:
-    """Measure every way once per number of clients; keep what lies between two limits that agree."""
+    """Measure every way once per number of clients; keep the results between two limits that agree."""
     lone = WorkerLayout(service.backend, service.precision, 1, service.threads, 1)
     before = in_process_limit(package, fastest, bodies, seconds).requests_per_s
     for concurrency in CONCURRENCIES:
@@ -139,7 +140,7 @@ def _one_pass(
         after = in_process_limit(package, fastest, bodies, seconds).requests_per_s
         drift = abs(after - before) / before
         verdict = "" if drift <= MAX_DRIFT else ": does not count, the machine's speed changed"
-        say(f"  {concurrency} clients: limit {before:.1f} -> {after:.1f} requests/s, drift {drift:.1%}{verdict}")
+        report(f"  {concurrency} clients: limit {before:.1f} -> {after:.1f} requests/s, drift {drift:.1%}{verdict}")
         if drift <= MAX_DRIFT:
             for way, measurement in taken.items():
                 samples.setdefault((way, concurrency), []).append(_Sample(measurement, (before + after) / 2, alone_ms))
@@ -171,7 +172,7 @@ def _row(precision: str, layout: WorkerLayout, way: str, concurrency: int, sampl
 
 
 def random_package(folder: Path, images: Sequence[bytes]) -> Path:
-    """Write the package of a ResNet-50 with seeded random weights; give its folder."""
+    """Write the package of a ResNet-50 with seeded random weights; return its folder."""
     files = []
     for number, image in enumerate(images):
         file = folder / f"{number}.jpg"
@@ -190,20 +191,20 @@ def random_package(folder: Path, images: Sequence[bytes]) -> Path:
         run_id="benchmark",
         pretrained={"source": "random"},
     )
-    # The accuracy of bf16 says nothing with random weights; the gate is opened for this measurement of speed alone.
+    # With random weights the accuracy of bf16 has no meaning: the gate is passed for this measurement of speed.
     manifest = json.loads((target / MANIFEST_FILE).read_text())
     manifest["precision_gates"] = {"bf16": {"passed": True, "reason": "not applicable: random weights, speed only"}}
     (target / MANIFEST_FILE).write_text(json.dumps(manifest))
     return target
 
 
-def _fastest_layout(package: Path, backend: str, precision: str, bodies: Sequence[bytes], say: Any) -> WorkerLayout:
+def _fastest_layout(package: Path, backend: str, precision: str, bodies: Sequence[bytes], report: Any) -> WorkerLayout:
     """The layout with the highest in-process throughput of this backend: the limit."""
     found: dict[WorkerLayout, float] = {}
     for workers, threads, batch_size in CANDIDATES:
         layout = WorkerLayout(backend, precision, workers, threads, batch_size)
         found[layout] = in_process_limit(package, layout, bodies, 3.0).requests_per_s
-        say(f"  {layout}: {found[layout]:.1f} requests/s in process")
+        report(f"  {layout}: {found[layout]:.1f} requests/s in process")
     return max(found, key=lambda layout: found[layout])
 
 
@@ -220,7 +221,7 @@ def running_service(
 ) -> Iterator[Service]:
     """`clearsight serve` with one deployment, which measures and chooses its layout by itself.
 
-    `variables` are more of its environment variables.
+    `variables` are further environment variables of the deployment.
     """
     program = str(Path(sys.executable).with_name("clearsight"))
     environment = {**os.environ, "CLEARSIGHT_HOME": str(home)}
@@ -290,12 +291,8 @@ def _wait_for(socket: Path, server: subprocess.Popen[bytes], log: Path) -> None:
 
 @contextmanager
 def _stock(folder: Path, threads: int | None) -> Iterator[LoadTarget]:
-    place = folder / f"stock-{threads}"
-    place.mkdir()
+    stock_folder = folder / f"stock-{threads}"
+    stock_folder.mkdir()
     java_home = subprocess.check_output([str(Path(sys.executable).with_name("clearsight")), "java-home"], text=True)
-    with stock_torchserve(NUM_CLASSES, java_home.strip(), place, threads) as target:
+    with stock_torchserve(NUM_CLASSES, java_home.strip(), stock_folder, threads) as target:
         yield target
-
-
-def rows_as_dicts(rows: Sequence[OnlineRow]) -> list[dict[str, Any]]:
-    return [asdict(row) for row in rows]

@@ -1,24 +1,21 @@
-"""Bytes to network input: ours against the recipe with Pillow and torchvision's transforms, one thread each.
+"""Bytes to network input: Clearsight against the recipe with Pillow and torchvision's transforms, one thread each.
 
-Images are drawn scenes at two common sizes, saved as JPEG; both ways take turns, so that they see the same machine.
-The difference of the resized images is measured on the same images.
+Images are drawn scenes at two common sizes, saved as JPEG. Both ways take turns. The difference of the resized images
+is measured too.
 """
 
 import io
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-import torch
 from PIL import Image
 from torchvision import transforms
 
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.images.decode import decode_image
 from clearsight.vision.preprocess import preprocess, resize_and_crop
+from loadtests.benchmarks.images import resized_jpeg
+from loadtests.benchmarks.timing import interleaved_medians_ms, one_thread
 
 __all__ = ["PreprocessingRow", "measure_preprocessing"]
 
@@ -28,7 +25,7 @@ ROUNDS = 8
 
 @dataclass(frozen=True, slots=True)
 class PreprocessingRow:
-    """Medians in ms; differences after resize and crop, in grey levels of 0 to 255."""
+    """Median ms per image; differences after resize and crop, in grey levels of 0 to 255."""
 
     size: str
     ours_ms: float
@@ -52,14 +49,15 @@ def measure_preprocessing(images: list[bytes]) -> list[PreprocessingRow]:
     def recipe(data: bytes) -> object:
         return normalise(resize(Image.open(io.BytesIO(data)).convert("RGB")))
 
-    threads = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    try:
-        rows = []
+    rows = []
+    with one_thread():
         for width, height in SIZES_WH:
-            jpegs = [_as_jpeg(image, width, height) for image in images]
-            ours_ms, recipe_ms = _interleaved(ours, recipe, jpegs)
+            jpegs = [resized_jpeg(image, width, height) for image in images]
+            # A pass over all images each: call by call, each would pay for the memory that the other has freed.
+            passes_ms = interleaved_medians_ms(
+                [lambda jpegs=jpegs: list(map(ours, jpegs)), lambda jpegs=jpegs: list(map(recipe, jpegs))], ROUNDS
+            )
+            ours_ms, recipe_ms = (pass_ms / len(jpegs) for pass_ms in passes_ms)
             differences = [
                 np.abs(
                     resize_and_crop(decode_image(data), settings).astype(np.int16)
@@ -77,33 +75,4 @@ def measure_preprocessing(images: list[bytes]) -> list[PreprocessingRow]:
                     max_difference=float(max(difference.max() for difference in differences)),
                 )
             )
-        return rows
-    finally:
-        torch.set_num_threads(threads[0])
-        cv2.setNumThreads(threads[1])
-
-
-def _as_jpeg(image: bytes, width: int, height: int) -> bytes:
-    file = io.BytesIO()
-    Image.open(io.BytesIO(image)).convert("RGB").resize((width, height), Image.Resampling.LANCZOS).save(
-        file, "JPEG", quality=90
-    )
-    return file.getvalue()
-
-
-def _interleaved(
-    first: Callable[[bytes], object], second: Callable[[bytes], object], inputs: list[bytes]
-) -> tuple[float, float]:
-    """Median ms per call of both, in turn, a pass over all inputs each; the first round warms up and does not count.
-
-    Not call by call: what one way frees, the other would have to fault in again, which no serving loop does.
-    """
-    times: tuple[list[float], list[float]] = ([], [])
-    for round_number in range(ROUNDS + 1):
-        for function, measured in zip((first, second), times, strict=True):
-            for data in inputs:
-                start = time.perf_counter()
-                function(data)
-                if round_number:
-                    measured.append((time.perf_counter() - start) * 1000)
-    return statistics.median(times[0]), statistics.median(times[1])
+    return rows

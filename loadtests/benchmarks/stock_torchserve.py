@@ -1,14 +1,13 @@
-"""Eager torch behind TorchServe's own `image_classifier` handler: what users have without us.
+"""Eager torch behind TorchServe's own `image_classifier` handler: serving without Clearsight.
 
-Everything is TorchServe's default but the addresses (loopback, free ports), the token check (off) and, when asked
-for, the threads of a worker: one worker per core, batch size 1. The body is the raw JPEG, which is what
-that handler is documented for; it costs the stock server less than our JSON body costs us.
+Everything is TorchServe's default (one worker per core, batch size 1) except the addresses (loopback, free ports), the
+token check (off) and, optionally, the threads of a worker. The body is the raw JPEG that the handler is documented
+for; it costs the stock server less than the JSON body costs Clearsight.
 """
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,9 +19,10 @@ from pathlib import Path
 import torch
 import torchvision
 
+from clearsight.serving.supervisor.torchserve_files import free_ports
 from loadtests.benchmarks.client import LoadTarget
 
-__all__ = ["free_ports", "stock_torchserve"]
+__all__ = ["stock_torchserve"]
 
 MODEL = "stock"
 START_TIMEOUT_S = 90.0
@@ -42,8 +42,8 @@ def stock_torchserve(
 ) -> Iterator[LoadTarget]:
     """Serve an eager ResNet-50 with seeded random weights with stock TorchServe; yields where to send raw JPEGs.
 
-    `threads_per_worker` None leaves torch its default, every core in every worker, as a user who sets nothing gets.
-    The handler always answers the five best classes, so there must be at least five. Raises RuntimeError when no
+    `threads_per_worker` None leaves torch's default, which is every core in every worker. The handler always answers
+    with the five best classes, so there must be at least five. Raises RuntimeError when no
     worker is ready in time.
     """
     store = folder / "store" / MODEL
@@ -112,12 +112,3 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> N
             pass
         time.sleep(0.5)
     raise RuntimeError(f"stock TorchServe has no ready worker after {START_TIMEOUT_S:.0f} s: {log.read_text()[-2000:]}")
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nothing listens on at the moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [free.getsockname()[1] for free in sockets]
-    for free in sockets:
-        free.close()
-    return ports

@@ -1,9 +1,9 @@
-"""Training steps of our loop against a plain one: torchvision's transforms, torch's DataLoader, SGD in float32.
+"""Training steps of Clearsight's loop against a plain one: torchvision's transforms, a DataLoader, SGD in float32.
 
 Both train the same network from the same weights on the same files, with the same batches, threads and number of
-workers, and take turns. A pass counts the steps after the first ones, which start the workers; our cache of decoded
-images is filled before, as it is after the first epoch of a job. Where bfloat16 is what a job would choose, our loop
-runs once more in it.
+workers, and take turns. A pass counts the steps after the first ones, which start the workers; the cache of decoded
+images is filled before, as it is after the first epoch of a job. Where a job would choose bfloat16, Clearsight's loop
+runs in that too.
 """
 
 import copy
@@ -82,7 +82,7 @@ def _as_files(images: list[bytes], folder: Path) -> list[Path]:
     files = [folder / f"{index}.jpg" for index in range(len(images))]
     for file, data in zip(files, images, strict=True):
         file.write_bytes(data)
-    needed = (WARM_UP_STEPS + STEPS + 2) * BATCH_SIZE  # both loops prefetch: they must not run dry
+    needed = (WARM_UP_STEPS + STEPS + 2) * BATCH_SIZE  # both loops prefetch beyond the steps that count
     return [files[index % len(files)] for index in range(needed)]
 
 
@@ -118,7 +118,7 @@ def _measure(model_name: str, files: list[Path], num_workers: int, passes: int) 
 
 
 class _Stopwatch:
-    """Looks at the clock at each step boundary, and says when it has seen enough."""
+    """Records the time of each step; the call returns True after the last step that counts."""
 
     def __init__(self) -> None:
         self._times: list[float] = []
@@ -166,15 +166,15 @@ def _our_rate(
                 hardware=hardware,
                 frozen_prefixes=(),
                 checkpoints=Checkpoints(Path(folder)),
-                listener=_Nobody(),
+                listener=_NoListener(),
                 should_stop=stopwatch,
             )
         )
     return stopwatch.images_per_s
 
 
-class _Nobody:
-    """Listens to nothing."""
+class _NoListener:
+    """Ignores all events."""
 
     def progress(self, *event: object) -> None: ...
 

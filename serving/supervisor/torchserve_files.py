@@ -21,6 +21,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
@@ -34,7 +35,7 @@ from clearsight.serving.supervisor.java import java_home
 from clearsight.unix_sockets import MAX_SOCKET_PATH_BYTES
 from clearsight.wire.lane_protocol import MAX_ANSWER_BYTES, MAX_BODY_BYTES
 
-__all__ = ["Admission", "ExplainPlan", "RunFolder", "ServingPlan"]
+__all__ = ["Admission", "ExplainPlan", "RunFolder", "ServingPlan", "free_ports"]
 
 RESPONSE_MARGIN_S: Final = 10
 """TorchServe kills a worker at its response timeout, which must come well after the gateway's 408."""
@@ -190,7 +191,7 @@ class RunFolder:
 
     def _properties(self, plan: ServingPlan, queue_size: int, response_timeout_s: int) -> dict[str, object]:
         """`config.properties`: no TCP listener but gRPC, which cannot be switched off, with tokens, on loopback."""
-        grpc_inference_port, grpc_management_port = _free_ports(2)
+        grpc_inference_port, grpc_management_port = free_ports(2)
         return {
             "inference_address": f"unix:{self.inference_socket}",
             "management_address": f"unix:{self.management_socket}",
@@ -262,15 +263,11 @@ class RunFolder:
         }
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for listener in sockets:
-            listener.bind(("127.0.0.1", 0))
-        return [int(listener.getsockname()[1]) for listener in sockets]
-    finally:
-        for listener in sockets:
-            listener.close()
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback address that no process listens on at the moment."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(listener.getsockname()[1]) for listener in listeners]
 
 
 LOG_CONFIG: Final = """\

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -23,20 +22,12 @@ from clearsight.errors import UserError
 from clearsight.exporters.formats.mar import write_mar
 from clearsight.runs.package import ModelPackage
 from clearsight.serving.supervisor.java import java_home
-from clearsight.serving.supervisor.torchserve_files import Admission, ExplainPlan, ServingPlan
+from clearsight.serving.supervisor.torchserve_files import Admission, ExplainPlan, ServingPlan, free_ports
 from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 
 CONFIG = Path(__file__).resolve().parents[2] / "config.properties"
 AMPLE_S = 300
 """Explanations have the same bytes only where no time is short, on a busy machine too."""
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports
 
 
 def allow_time(archive: Path, seconds: int) -> None:
