@@ -1,6 +1,6 @@
 """Planning an AutoML job: every fault of its document and its data is found before anything starts.
 
-No torch is imported: a fault is reported within half a second.
+This module does not import torch, so that a fault is reported within half a second.
 """
 
 import secrets

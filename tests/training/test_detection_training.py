@@ -19,7 +19,7 @@ from clearsight.networks.families.table import family_of
 from clearsight.tasks import Task
 from clearsight.training.data.records import Box, Instance, Record
 from clearsight.training.detection.family import ValidationOutput
-from clearsight.training.detection.findings import find_all
+from clearsight.training.detection.predict import predict_set
 from clearsight.training.detection.trial import DetectionTrial, detection_options
 from clearsight.training.engine.checkpoint import Checkpoints
 from clearsight.training.engine.early_stopping import EarlyStopping
@@ -222,7 +222,7 @@ def test_evaluation_finds_what_serving_finds_one_view_after_the_other(make: Make
     parts = make("yolov5", tile_grid_size=tiles, box_score_threshold=0.001, validation_batch_size=1)
     objective = parts.run.objective
     graph, settings = family_of("yolov5").serving_module(parts.trial.network), parts.trial.settings
-    found = find_all(parts.trial.network, objective.steps, objective.validation, settings)
+    found = predict_set(parts.trial.network, objective.steps, objective.validation, settings)
     assert sum(len(one.scores_N) for one in found.predictions) > 0
     for index, ours in enumerate(found.predictions):
         image = objective.validation.load(index)
@@ -253,7 +253,7 @@ def test_views_of_one_size_go_through_the_network_together_and_tiles_apart(make:
             return ValidationOutput([nothing] * len(images_HWC), None if targets is None else torch.tensor(2.0))
 
     data = parts.run.objective.validation
-    found = find_all(parts.trial.network, Nothing(), data, parts.trial.settings, with_loss=True)
+    found = predict_set(parts.trial.network, Nothing(), data, parts.trial.settings, with_loss=True)
     assert seen == [(3, True), (3, False), (3, False), (1, True), (2, False)]
     assert found.loss == 2.0
     assert [len(truth.class_ids_N) for truth in found.truths] == [0, 1, 2, 0]

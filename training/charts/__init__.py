@@ -1,4 +1,4 @@
-"""Charts of a trial at its best pass: values as JSON, images as PNG; and validation images with what was found."""
+"""Charts of the best validation pass: values as JSON, images as PNG; and validation images with their detections."""
 
 from clearsight.training.charts.samples import write_samples
 from clearsight.training.charts.write import write_charts

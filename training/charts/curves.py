@@ -17,19 +17,19 @@ Floats = npt.NDArray[np.float64]
 Bits = npt.NDArray[np.int8]
 
 MAX_POINTS: Final = 500
-"""Points that a curve keeps; more cannot be told apart in an image."""
+"""Largest number of points of a curve; more cannot be distinguished in an image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One line of a chart, thinned."""
+    """One line of a chart, reduced to `MAX_POINTS` points."""
 
     x_P: Floats
     y_P: Floats
     thresholds_P: Floats | None
     """The score at or above which a class counts as predicted; not finite where a point has none."""
     area: float
-    """Under all points, before thinning: AUC or average precision."""
+    """Area under the curve of all points, before their number is reduced: AUC or average precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Curves:
     """All lines of a chart."""
 
     per_class: tuple[Curve | None, ...]
-    """None where the validation images leave the curve undefined."""
+    """The curves by name; None where the validation images leave a curve undefined."""
     averages: Mapping[str, Curve]
 
     def to_document(self, chart: str, classes: tuple[str, ...], x_name: str, y_name: str, area_name: str) -> Any:
@@ -86,7 +86,7 @@ def thin(curve: Curve, max_points: int = MAX_POINTS) -> Curve:
     steps = np.abs(np.diff(curve.x_P)) + np.abs(np.diff(curve.y_P))
     lengths = np.concatenate([[0.0], np.cumsum(steps)])
     kept = np.unique(np.searchsorted(lengths, np.linspace(0.0, lengths[-1], max_points)))
-    kept[-1] = len(lengths) - 1  # points at the same place as the end may precede it
+    kept[-1] = len(lengths) - 1  # points equal to the end may precede it
     thresholds_P = None if curve.thresholds_P is None else curve.thresholds_P[kept]
     return Curve(curve.x_P[kept], curve.y_P[kept], thresholds_P, curve.area)
 
@@ -107,7 +107,7 @@ def _precision_recall(truth_N: Bits, scores_N: Floats) -> Curve | None:
 
 
 def _mean_height(curves: tuple[Curve | None, ...]) -> Curve | None:
-    """The mean of the curves over all places where one of them bends, from the left and from the right."""
+    """The mean of the curves at every x where one of them has a point, from the left and from the right."""
     known = [curve for curve in curves if curve is not None]
     if not known:
         return None
@@ -134,5 +134,5 @@ def _thinned(per_class: tuple[Curve | None, ...], averages: Mapping[str, Curve |
 
 
 def _rounded(values_P: Floats) -> list[float | None]:
-    """Six digits, which an image cannot show; None for what is not finite, which JSON cannot say."""
+    """Round to six digits, finer than an image shows; None for numbers that are not finite, which JSON lacks."""
     return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values_P.tolist()]

@@ -1,4 +1,4 @@
-"""What the charts of detection and segmentation show, as arrays.
+"""The values of the charts of detection and segmentation, as arrays.
 
 Legend of shapes: K classes, N predictions, P points of a curve, M objects of an image.
 """
@@ -33,7 +33,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 BACKGROUND: Final = "background"
-"""The last row and column of the confusion matrix: where there is no object, and what was not found."""
+"""Label of the last row and column of the confusion matrix: predictions without an object, and missed objects."""
 
 PER_LABEL_COLUMNS: Final = ("precision", "recall", "average_precision", "num_objects")
 
@@ -65,7 +65,7 @@ def _envelope(match: ClassMatches) -> Curve | None:
 
 
 def detection_curves_document(curves: Curves, classes: tuple[str, ...], iou_threshold: float) -> dict[str, Any]:
-    """Our form, that of the classification curves; says that the points are those of the envelope."""
+    """The document in the form of the classification curves; it says that the points are those of the envelope."""
     document: dict[str, Any] = curves.to_document(
         "precision_recall_curve", classes, "recall", "precision", "average_precision"
     )
@@ -82,9 +82,9 @@ def detection_confusion(
 ) -> Ints:
     """Counts of objects (K + 1, K + 1); the last row and column are the background, and their common cell is 0.
 
-    In each image predictions of any class take, by descending score, the free object of any class that they overlap
-    most, if by `iou_threshold` at least. What takes none is predicted where there is background, but within a crowd
-    of its class it does not count.
+    In each image predictions of any class take, by descending score, the unmatched object of any class that they
+    overlap most, if by `iou_threshold` at least. A prediction without an object counts as predicted on background,
+    unless it lies within a crowd of its class: then it does not count.
     """
     counts = np.zeros((num_classes + 1, num_classes + 1), np.int64)
     for detections, truth in zip(predictions, truths, strict=True):
@@ -106,7 +106,9 @@ def detection_confusion(
 def detection_confusion_document(counts: Ints, classes: tuple[str, ...], iou_threshold: float) -> dict[str, Any]:
     """The form of the classification matrix; the last label is the background, whatever the classes are called."""
     document = confusion_document(counts, (*classes, BACKGROUND))
-    document["schema_type"] = "detection_confusion_matrix"  # readers of Azure's would take its last class for one
+    document["schema_type"] = (
+        "detection_confusion_matrix"  # readers of Azure's form would take the background for a class
+    )
     document["data"]["iou_threshold"] = iou_threshold
     return document
 
@@ -118,7 +120,7 @@ class PerLabelTable:
     classes: tuple[str, ...]
     per_class_KC: Floats
     mean_C: Floats
-    """As logged: over the classes with objects; of the last column the sum."""
+    """Means over the classes with objects, as logged; of the last column the sum."""
 
     def to_document(self) -> dict[str, Any]:
         def row(values_C: Floats) -> dict[str, Any]:
@@ -135,7 +137,7 @@ class PerLabelTable:
 
 
 def build_per_label(classes: tuple[str, ...], matches: Sequence[ClassMatches]) -> PerLabelTable:
-    """The table of one pass."""
+    """Make the table of one validation pass."""
     rows = [(match.precision, match.recall, match.average_precision, match.num_truths) for match in matches]
     means = averages_of(matches)
     mean = (means["precision"], means["recall"], means["mean_average_precision"], sum(row[-1] for row in rows))

@@ -25,7 +25,7 @@ def draw_curves(
 ) -> Axes:
     """Every class in its colour; of more than six classes the worst five, and the others in grey.
 
-    `steps`: the height of a point holds down to the next one (precision-recall), instead of straight lines.
+    `steps`: a point's height is kept up to the next point (precision-recall), instead of straight lines.
     """
     axes = new_axes(_SIDE, _SIDE)
     axes.set(title=title, xlabel=axis_names[0], ylabel=axis_names[1], aspect="equal", xlim=(0, 1), ylim=(0, 1))
@@ -53,7 +53,7 @@ def draw_curves(
 
 
 def _lines(curves: Curves, names: tuple[str, ...]) -> Iterator[tuple[Curve | None, str | None, Mapping[str, Any]]]:
-    """Curve, text of the legend and look of each line."""
+    """Curve, text of the legend and line style of each line."""
     for average, mean_curve in curves.averages.items():
         yield mean_curve, _label(mean_curve, f"{average} average"), _AVERAGES[average]
     classes = list(zip(curves.per_class, names, strict=True))

@@ -13,9 +13,9 @@ from clearsight.training.charts.style import FAINT, INK, RULE, SHADES, new_axes
 __all__ = ["draw_matrix"]
 
 _MAX_NUMBERED: Final = 25
-"""Classes up to which the cells hold numbers; beyond, a colour scale stands beside the matrix."""
+"""Largest number of classes for which cells hold numbers; with more, a colour scale stands beside the matrix."""
 _MAX_NAMED: Final = 150
-"""Classes up to which the axes hold names; beyond, class ids."""
+"""Largest number of classes for which the axes show names; with more, they show class ids."""
 _MAX_SIDE: Final = 16.0  # inches
 
 
@@ -29,7 +29,7 @@ def draw_matrix(values_KK: npt.NDArray[np.float64], names: tuple[str, ...], titl
     cell = min(0.9, 2.2 / num_classes + 0.35) if is_numbered else min(0.16, _MAX_SIDE / num_classes)
     axes = new_axes(cell * num_classes, cell * num_classes)
     highest = 1.0 if percent else max(1.0, float(np.nanmax(values_KK)))
-    # Beside a strong diagonal a linear scale hides single errors; the numbers, where they stand, show them anyway.
+    # Beside a strong diagonal a linear scale hides single errors; where cells hold numbers, these show them.
     norm = PowerNorm(1.0 if is_numbered else 0.4, vmin=0.0, vmax=highest)
     image = axes.imshow(values_KK, cmap=SHADES, norm=norm, interpolation="nearest")
     axes.set_title(title)

@@ -1,4 +1,4 @@
-"""Tables with a bar behind each number: classification report, confusion of multi-label, metrics of each class."""
+"""Tables with a bar behind each number: classification report, multi-label confusion, metrics of each class."""
 
 from typing import Final
 
@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 MAX_ROWS: Final = 100
-"""Classes that a table shows: the worst ones when there are more, by F1-score or by average precision."""
+"""Largest number of classes in a table; of more, the worst ones are shown, by F1-score or average precision."""
 
 _ROW: Final = 0.24  # inches
 _COLUMN: Final = 1.0  # inches
@@ -92,7 +92,7 @@ def _draw(
 
 def _worst(values_K: Floats) -> Ints:
     """Class ids in ascending order."""
-    known = np.nan_to_num(values_K, nan=2.0)  # nothing to see in such a row
+    known = np.nan_to_num(values_K, nan=2.0)  # such a row has no values
     return np.sort(np.argsort(known, kind="stable")[:MAX_ROWS])
 
 

@@ -12,22 +12,24 @@ from matplotlib import font_manager
 __all__ = ["LEFT_TO_RIGHT", "Lettering", "choose_lettering"]
 
 LEFT_TO_RIGHT: Final = "\u200e"
-"""Set before a number that stands beside a name: the line then runs left to right whatever the name's script."""
+"""Mark before a number beside a name: the line then runs left to right whatever the script of the name."""
 
 _MAX_LENGTH: Final = 32
 _CLASS_ID: Final = re.compile(r"\[\d+\]$")
 _MISSING: Final = "□"
 _FAMILY: Final = "DejaVu Sans"  # comes with matplotlib
-_PLACEHOLDERS: Final = "Last Resort"  # a font of frames for every character there is
-_DIRECTIONS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # would turn what follows
+_PLACEHOLDERS: Final = "Last Resort"  # a font with a placeholder for every character
+_DIRECTIONS: Final = frozenset(
+    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)  # would reverse the following text
 
 
 @dataclass(frozen=True, slots=True)
 class Lettering:
-    """What to write, and with which fonts."""
+    """The texts to draw for class names, and their fonts."""
 
     names: tuple[str, ...]
-    """In the order of the classes, all different."""
+    """Texts in the order of the classes, all different."""
     families: tuple[str, ...]
     """Fonts in the order in which they are asked for a character."""
 
@@ -35,7 +37,7 @@ class Lettering:
 def choose_lettering(classes: Sequence[str]) -> Lettering:
     """Names on one line of at most 32 characters; a character that no installed font has becomes a square.
 
-    The class id follows where it is needed to tell which name is meant. The JSON files keep the true names.
+    The class id follows where two texts would be equal. The JSON files keep the full names.
     """
     lines = [" ".join("".join(c for c in name if c not in _DIRECTIONS).split()) for name in classes]
     families, missing = _fonts_for(lines)
@@ -50,7 +52,7 @@ def choose_lettering(classes: Sequence[str]) -> Lettering:
 
 
 def _shortened(line: str) -> str:
-    """Names that belong together often differ at their ends: leave out the middle."""
+    """Shorten a name by its middle, since similar names often differ at their ends."""
     if len(line) <= _MAX_LENGTH:
         return line
     tail = _MAX_LENGTH // 3
@@ -58,7 +60,7 @@ def _shortened(line: str) -> str:
 
 
 def _fonts_for(lines: Iterable[str]) -> tuple[list[str], set[str]]:
-    """Families that together draw the lines, and the characters that none has."""
+    """Font families that together have the characters of the lines, and the characters that none has."""
     present = {c for line in lines for c in line}
     families = [_FAMILY]
     missing = present - _characters(font_manager.findfont(_FAMILY)) - {c for c in present if _is_invisible(c)}
@@ -83,5 +85,5 @@ def _characters(file: str) -> set[str]:
 
 
 def _is_invisible(character: str) -> bool:
-    """Joiners and marks of direction: they shape their neighbours and need no image of their own."""
+    """Whether a character is a joiner or a mark of direction, which has no glyph of its own."""
     return unicodedata.category(character) == "Cf"

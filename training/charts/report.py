@@ -1,4 +1,4 @@
-"""The classification report: what each class reaches, and the averages that are logged as metrics."""
+"""The classification report: metrics of each class, and the averages that are logged as metrics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Report:
     averages_AC: Floats
 
     def to_document(self) -> dict[str, Any]:
-        """Azure's form (schema 1.0.0 of its evaluation component: columns up to `support`) with two more columns."""
+        """Azure's document (schema 1.0.0 of its evaluation component: columns up to `support`) and two more columns."""
         rows = [*self.per_class_KC.tolist(), *self.averages_AC.tolist()]
         data = {
             "class_labels": list(self.classes),
@@ -50,7 +50,7 @@ def build_report(
     scalars: Mapping[str, float],
     task: Task,
 ) -> Report:
-    """Per class from the 0/1 arrays; averages from the metrics of the same pass.
+    """Make the report: classes from the 0/1 arrays, averages from the metrics of the same pass.
 
     Precision without predictions and recall without images are 0, as in scikit-learn. A multi-class row that has
     neither is undefined: its class is not in the averages.

@@ -1,4 +1,4 @@
-"""Validation images with the truth beside what was found, to be looked at."""
+"""Validation images with ground truth and predictions side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,13 +26,13 @@ _GAP: Final = 12  # pixels between the two halves
 _WIDE: Final = 2.0  # width over height from which the halves stand one above the other
 
 Sample = tuple[npt.NDArray[np.uint8], GroundTruth, Predictions]
-"""Upright RGB (H, W, 3), and what is in it in its pixels."""
+"""Upright image RGB (H, W, 3), and its ground truth and predictions in its pixels."""
 
 
 def write_samples(folder: Path, images: Sequence[Sample], classes: Sequence[str]) -> list[Path]:
     """Write `samples/0.jpg` and so on, of the first 8 images at most, into a folder; return the files.
 
-    All given predictions are drawn: leave out those that do not count.
+    All given predictions are drawn, so callers leave out those below the score threshold.
     """
     files = []
     for number, (image_HWC, truth, detections) in enumerate(images[:MAX_SAMPLES]):

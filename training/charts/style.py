@@ -1,4 +1,4 @@
-"""The look of all charts: colours that colour-blind people tell apart, one font size, no frames."""
+"""The style of all charts: colours that colour-blind people can distinguish, one font size, no frames."""
 
 import io
 from collections.abc import Iterator
@@ -30,14 +30,14 @@ RULE: Final = "#d9d9d9"
 BAR: Final = "#b5d4e9"
 SHADES: Final = "Blues"
 CLASS_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito, Color Universal Design (2008), without black, which averages have, and yellow, which fades."""
+"""Okabe and Ito, Color Universal Design (2008), without black (used for averages) and yellow (too faint)."""
 
 _DPI: Final = 120
 
 
 @contextmanager
 def chart_style(families: tuple[str, ...]) -> Iterator[None]:
-    """Settings of matplotlib for our charts alone, whatever a machine's `matplotlibrc` says."""
+    """Apply the settings of the charts to matplotlib in a context, whatever the machine's `matplotlibrc` says."""
     ours = {
         "font.family": list(families),
         "font.size": 9,
@@ -61,12 +61,12 @@ def chart_style(families: tuple[str, ...]) -> Iterator[None]:
 
 
 def new_axes(width: float, height: float) -> Axes:
-    """Axes of exactly this size in inches; `to_png` grows the image by what stands around them."""
+    """Make axes of exactly this size in inches; `to_png` enlarges the image by the labels around them."""
     return Figure(figsize=(width, height)).add_axes((0.0, 0.0, 1.0, 1.0))
 
 
 def blank_axes(width: float, height: float) -> Axes:
-    """The same without ticks and spines, for tables."""
+    """Make axes without ticks and spines, for tables."""
     axes = new_axes(width, height)
     axes.set_axis_off()
     return axes

@@ -59,7 +59,7 @@ def write_charts(
 def write_files(folder: Path, documents: Mapping[str, Any], images: Iterable[tuple[str, bytes]]) -> list[Path]:
     """Write documents as one line of JSON each, then every image when it is drawn; return the files.
 
-    A fault of drawing so leaves the values. Raises `ValueError` for numbers that are not finite, which JSON cannot say.
+    An error in drawing therefore leaves the values. Raises `ValueError` for numbers that are not finite.
     """
     texts = [(name, (json.dumps(document, allow_nan=False) + "\n").encode()) for name, document in documents.items()]
     files = []
@@ -72,7 +72,9 @@ def write_files(folder: Path, documents: Mapping[str, Any], images: Iterable[tup
 def _images(
     confusion: Ints, roc: Curves, precision_recall: Curves, report: Report, classes: tuple[str, ...]
 ) -> Iterator[tuple[str, bytes]]:
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # `log_verbosity: debug` means ours, not every font
+    logging.getLogger("matplotlib").setLevel(
+        logging.WARNING
+    )  # `log_verbosity: debug` is meant for Clearsight, not for every font
     # Only a trial that has reached its end draws; matplotlib takes half a second to import.
     from clearsight.training.charts.draw_curves import draw_curves
     from clearsight.training.charts.draw_matrix import draw_matrix

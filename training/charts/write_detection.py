@@ -39,8 +39,8 @@ def write_detection_charts(
 
     `precision_recall_curve`, `confusion_matrix`, `per_label_metrics` as .json and .png, and
     `confusion_matrix_normalized.png`. Truth and predictions image by image. Overlaps are those of masks for
-    segmentation, else of boxes, at the validation IoU; predictions count above the score threshold. All by VOC's
-    rules, whatever the metric type of the job, so that there is a curve at that IoU for each class.
+    segmentation, else of boxes, at the validation IoU; predictions count above the score threshold. VOC's
+    rules are used, whatever the metric type of the job, so that there is a curve at that IoU for each class.
     """
     shape: Shape = "mask" if task is Task.SEGMENTATION else "box"
     labels, iou = tuple(classes), options.validation_iou_threshold
@@ -59,7 +59,9 @@ def write_detection_charts(
 def _images(
     curves: Curves, confusion: Ints, table: PerLabelTable, classes: tuple[str, ...], where: str
 ) -> Iterator[tuple[str, bytes]]:
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # `log_verbosity: debug` means ours, not every font
+    logging.getLogger("matplotlib").setLevel(
+        logging.WARNING
+    )  # `log_verbosity: debug` is meant for Clearsight, not for every font
     # Only a trial that has reached its end draws; matplotlib takes half a second to import.
     from clearsight.training.charts.draw_curves import draw_curves
     from clearsight.training.charts.draw_matrix import draw_matrix

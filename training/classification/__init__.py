@@ -1,1 +1,1 @@
-"""Learning to classify: data, losses, metrics, objective."""
+"""Training of classifiers: data, losses, metrics, objective."""

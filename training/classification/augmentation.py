@@ -30,10 +30,10 @@ _RGB_TO_YIQ: Final = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """How training images vary."""
+    """Options of the augmentation of training images."""
 
     crop_size: int = 224
-    """Side of the result, pixels."""
+    """Side of the augmented image, pixels."""
     scale: tuple[float, float] = (0.08, 1.0)
     """Share of the image's area that a crop covers."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -48,7 +48,7 @@ class Augmentation:
 
     @property
     def largest_useful_side(self) -> int:
-        """Shorter side beyond which an image can be reduced once: its smallest crop still has `crop_size` pixels."""
+        """Shorter side to which the cache can reduce an image: its smallest crop still has `crop_size` pixels."""
         return math.ceil(self.crop_size / math.sqrt(self.scale[0] * self.ratio[0]))
 
 

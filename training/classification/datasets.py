@@ -39,11 +39,13 @@ class Batch:
     images_NPPC: Bytes
     targets: Targets
     weight: float = 1.0
-    """Of its mean loss: the size of this process's part over the mean part. Only in an unevenly cut batch not 1."""
+    """Factor of the batch's mean loss, see `clearsight.training.engine.batch_stream.BatchShare`."""
 
 
 class ImageCache:
-    """Decoded images, upright RGB uint8 (H, W, 3): in memory up to `max_bytes`, then in `overflow`, else decoded.
+    """Decoded images, upright RGB uint8 (H, W, 3).
+
+    They are kept in memory up to `max_bytes`, beyond that in `overflow`; the rest is decoded at each use.
 
     Images whose shorter side exceeds `largest_side` are reduced to it once. Safe to use from several threads.
     """
@@ -75,7 +77,7 @@ class ImageCache:
         return image_HWC
 
     def size_wh(self, index: int) -> tuple[int, int]:
-        """Width and height of the image as it comes from here; reads the header of its file only."""
+        """Width and height of the image after its reduction; reads the header of its file only."""
         return self._reduced_wh(*read_size(self._files[index]))
 
     def _reduce(self, image_HWC: Bytes) -> Bytes:
@@ -91,7 +93,7 @@ class ImageCache:
 
 
 class TrainingSet:
-    """Shuffled, augmented batches: the part of process `rank` among `num_ranks`.
+    """Shuffled, augmented batches: the share of process `rank` among `num_ranks`.
 
     A last batch of which a process would get fewer than `smallest_batch` images is left out: batch norm cannot
     learn from one.
@@ -119,9 +121,9 @@ class TrainingSet:
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from `first_batch` on."""
-        with closing(self._stream.parts(epoch, self._view, first_batch)) as parts:
-            for part in parts:
-                yield Batch(np.stack(part.views), self._targets[part.indices_N], part.weight)
+        with closing(self._stream.shares(epoch, self._view, first_batch)) as shares:
+            for share in shares:
+                yield Batch(np.stack(share.views), self._targets[share.indices_N], share.weight)
 
     def _view(self, epoch: int, batch: int, index: int) -> Bytes:
         random = np.random.default_rng((self._seed, VIEW, epoch, index))
@@ -185,7 +187,7 @@ def find_unreadable(
     num_threads: int,
     should_stop: Callable[[], bool],
 ) -> dict[int, str]:
-    """Load the images of these indices once, which fills the cache; return index -> reason of the unreadable."""
+    """Load the images of these indices once, which fills the cache; return index -> reason of each unreadable one."""
 
     def attempt(index: int) -> str | None:
         if should_stop():

@@ -1,7 +1,8 @@
 """Metrics of the classification tasks under Azure's names, computed by scikit-learn.
 
 Names: https://learn.microsoft.com/azure/machine-learning/how-to-understand-automated-ml. An undefined value (a class
-without examples, for AUC and average precision) is left out of averages; a metric of which nothing is left is left out.
+without examples, for AUC and average precision) is left out of averages; a metric without any defined value is left
+out.
 """
 
 from typing import Final
@@ -86,7 +87,7 @@ def _multi_label(truth_NK: Bits, predicted_NK: Bits, probs_NK: Floats) -> dict[s
         "iou": float(np.mean(np.divide(both, either, out=np.ones(len(both)), where=either > 0))),
         "log_loss": -float(np.mean(np.log(np.maximum(probs_of_truth_NK, np.finfo(np.float64).eps)))),  # its eps too
     }
-    # To scikit-learn a single column is a binary task with the classes 0 and 1, of which only the 1 is ours.
+    # To scikit-learn a single column is a binary task with the classes 0 and 1, of which only class 1 is wanted.
     labels = [1] if truth_NK.shape[1] == 1 else None
     for average in AVERAGES:
         values[f"iou_{average}"] = metrics.jaccard_score(
@@ -120,7 +121,7 @@ def _ranking(truth_NK: Bits, probs_NK: Floats) -> dict[str, float | None]:
 
 
 def _auc(truth_N: Bits, scores_N: Floats) -> float | None:
-    """None unless both kinds occur."""
+    """None unless the class has images with and without it."""
     return float(metrics.roc_auc_score(truth_N, scores_N)) if 0 < truth_N.sum() < len(truth_N) else None
 
 

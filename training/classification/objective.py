@@ -1,4 +1,4 @@
-"""Learning to classify: cross-entropy of logits, and scikit-learn's metrics of a validation set."""
+"""The objective of classifiers: cross-entropy of logits, and scikit-learn's metrics of a validation set."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -21,11 +21,11 @@ __all__ = ["ClassificationObjective", "predict"]
 
 @dataclass(slots=True)
 class ClassificationObjective:
-    """Multi-class or multi-label; `Objective` tells what it does."""
+    """Multi-class or multi-label; the methods are those of `Objective`."""
 
     task: Task
     loss: nn.Module
-    """Of logits and targets: a mean over the images, class weights included."""
+    """Loss of logits and targets: a mean over the images, weighted by class where the job asks for it."""
     validation: EvaluationSet
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -69,7 +69,7 @@ class ClassificationObjective:
 def predict(
     network: nn.Module, data: EvaluationSet, device: torch.device, ranks: Ranks | None = None
 ) -> npt.NDArray[np.float32]:
-    """Logits (N, K) in the order of the set; several processes take a part each and all get the whole."""
+    """Logits (N, K) in the order of the set; each of several processes predicts its share, and all get the result."""
     ranks = ranks or Ranks()
     share = ranks.share(len(data))
     network.eval()
@@ -85,7 +85,7 @@ def predict(
 def _to_network_input(
     batch: Batch, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> torch.Tensor:
-    """Normalise float32 (N, C, P, P) as a view of channels-last memory, which is how the images lie."""
+    """Normalise float32 (N, C, P, P) as a view of channels-last memory, the memory order of the images."""
     images = torch.from_numpy(batch.images_NPPC).to(device).float()
     scale = 255.0 * torch.tensor(std, device=device)
     shift = 255.0 * torch.tensor(mean, device=device)

@@ -63,7 +63,7 @@ def classification_options(spec: TrialSpec) -> ClassificationOptions:
 
 
 class ClassificationTrial:
-    """Multi-class or multi-label; `TrialTask` tells what the methods do."""
+    """Multi-class or multi-label; the methods are those of `TrialTask`."""
 
     def __init__(self, options: ClassificationOptions, records: TrialRecords) -> None:
         self._options = options

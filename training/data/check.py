@@ -1,4 +1,4 @@
-"""Every fault of a data folder, and what is in it: label files, and the header of each image."""
+"""The check of a data folder: every fault of its label files and images, and a summary of its contents."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +18,7 @@ __all__ = ["DataReport", "Survey", "check_folder", "survey_images"]
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What the headers of a table's images say."""
+    """Sizes and faults of the images of a table, from their headers."""
 
     sizes_wh: dict[Path, tuple[int, int]] = field(default_factory=dict)
     """Upright size in pixels of each readable image."""
@@ -36,7 +36,7 @@ class DataReport:
     warnings: tuple[str, ...]
 
     def to_document(self) -> dict[str, Any]:
-        """Plain data for `--output json`."""
+        """The report as plain data, for `--output json`."""
         document: dict[str, Any] = {"valid": not self.faults}
         if self.table is not None:
             document |= _summary(self.table, self.survey)
@@ -86,7 +86,7 @@ def survey_images(
 
 
 def _warnings(table: Table, survey: Survey) -> list[str]:
-    """Facts that no job refuses and that their author should know."""
+    """Sentences on facts that no job refuses and that the author of the data should know."""
     hints = [(record, record.size_hint) for record in table.records if record.image in survey.sizes_wh]
     wrong = [
         record.source

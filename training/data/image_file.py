@@ -1,7 +1,7 @@
-"""Decoded images on disk, for sets that the memory does not hold.
+"""Decoded images on disk, for sets that do not fit in memory.
 
 Reading one back costs a copy from the system's page cache, at worst a read: 0.1 to 0.2 ms for 480x360 pixels where
-decoding the JPEG takes 2 ms. The file has no name, so it is gone with the process, however that ends.
+decoding the JPEG takes 2 ms. The file has no name, so it vanishes with the process, however that ends.
 """
 
 import logging
@@ -22,13 +22,13 @@ log = logging.getLogger("clearsight.trial")
 
 Bytes = npt.NDArray[np.uint8]
 
-_DISK_SHARE: Final = 0.2  # of what is free: the disk also takes checkpoints and the package
+_DISK_SHARE: Final = 0.2  # share of the free disk; checkpoints and the package need some too
 
 
 class ImageFile:
     """Images uint8 (H, W, 3) by index, up to `max_bytes` and a fifth of the free disk. Safe to use from threads.
 
-    A disk that is full nevertheless costs a warning: what is there stays, nothing more is kept.
+    When the disk is full nevertheless, a warning is logged; images in the file stay, and no more are added.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -52,7 +52,7 @@ class ImageFile:
         return image_HWC
 
     def put(self, index: int, image_HWC: Bytes) -> None:
-        """Keep an image if there is room."""
+        """Keep an image if there is space left."""
         with self._lock:
             if index in self._places or self._end + image_HWC.nbytes > self._room:
                 return

@@ -40,7 +40,7 @@ PIXELS: Final = re.compile(r"\s*(\d{1,9})\s*(?:px)?\s*", re.IGNORECASE)
 
 
 class BadRecord(ValueError):
-    """A row breaks the format of its task; the message says what must hold and what came."""
+    """A row breaks the format of its task; the message says what must hold and what the row has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class SizeHint:
-    """`image_details` of a record: what its author believed about the file. The file wins."""
+    """`image_details` of a record. Where they disagree with the file, the file counts."""
 
     width: int | None = None
     height: int | None = None
@@ -99,7 +99,7 @@ class Record:
     labels: tuple[str, ...]
     """See `Labels.names`."""
     source: str
-    """Where the record stands: `annotations.jsonl:12`."""
+    """Location of the record: `annotations.jsonl:12`."""
     boxes: tuple[Box, ...] = ()
     instances: tuple[Instance, ...] = ()
     size_hint: SizeHint = SizeHint()

@@ -52,7 +52,7 @@ class Table:
     target_column: str
     records: list[Record]
     warnings: tuple[str, ...] = ()
-    """What was repaired, dropped or ignored on the way in, one sentence each."""
+    """One sentence for each kind of repaired, dropped or ignored value."""
 
 
 def load_table(folder: Path, task: Task, target_column: str, datastores: Mapping[str, Path]) -> Table:
@@ -158,7 +158,7 @@ def class_names(train: Table, validation: Table | None = None) -> tuple[str, ...
 
 
 def validation_only_classes(train: Table, validation: Table) -> tuple[str, ...]:
-    """Classes that no training record shows. They keep an id and cannot be learnt: worth a warning."""
+    """Classes that only validation records show. They keep an id, but cannot be trained."""
     return tuple(sorted(set(class_names(validation)) - set(class_names(train))))
 
 
@@ -191,7 +191,7 @@ def split_indices(records: Sequence[Record], fraction: float, seed: int, task: T
     """Choose `max(1, round(fraction * len))` records for validation; return ascending (training, validation) indices.
 
     Multi-class splits keep the share of each class when each has at least two records; every class is then in both
-    parts if they are large enough. Otherwise the choice is plain random. The same seed and records give the same
+    splits if they are large enough. Otherwise the choice is uniformly random. The same seed and records give the same
     split on every machine. Raises `InvalidData` for fewer than two records.
     """
     if not 0 < fraction < 1:
@@ -217,7 +217,7 @@ def split_indices(records: Sequence[Record], fraction: float, seed: int, task: T
 
 
 def _shares(sizes: Mapping[str, int], total: int) -> dict[str, int]:
-    """Whole numbers that add up to `total`, as proportional to `sizes` as possible (largest remainder).
+    """Integers that add up to `total`, as proportional to `sizes` as possible (largest remainder).
 
     Each is at least 1 if `total` allows it, and leaves at least 1 of its size if the rest allows it.
     """

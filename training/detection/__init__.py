@@ -1,1 +1,1 @@
-"""Learning to detect and to segment: one objective for all detectors, one object per family for what differs."""
+"""Training of detectors and of instance segmentation: one objective for all, one object per family for what differs."""

@@ -1,4 +1,4 @@
-"""What differs between families of detectors in training: their objects, and the steps of one trial.
+"""The interface of a family of detectors in training: what a family defines, and the steps of one trial.
 
 Shapes in names: H height, W width, C colour channel.
 """
@@ -51,12 +51,12 @@ class AugmentationOptions:
 
 @dataclass(frozen=True, slots=True)
 class ValidationOutput:
-    """What a network finds in images of one size."""
+    """Output of a network for images of one size."""
 
     candidates: list[Candidates]
-    """Of each image, in pixels of the network's input."""
+    """Candidates by image, in pixels of the network's input."""
     loss: torch.Tensor | None
-    """Mean over the images; None when it was not asked for."""
+    """Mean loss over the images; None when it was not asked for."""
 
 
 class DetectorSteps(Protocol):
@@ -77,7 +77,7 @@ class DetectorSteps(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TrialParts:
-    """Parts of a trial that the steps are made from."""
+    """The components of a trial from which the steps are made."""
 
     data: DetectionTrainingSet
     seed: int
@@ -92,29 +92,29 @@ SettingsT_contra = TypeVar("SettingsT_contra", bound=DetectorSettings, contravar
 
 
 class DetectorTraining(Protocol[NetworkT_contra, SettingsT_contra]):
-    """How a family of detectors is trained. It has no state."""
+    """How a family of detectors is trained. The object has no state."""
 
     averages_weights: ClassVar[bool]
     """Whether a moving average of the weights is validated and kept in place of the network."""
 
     def architecture(self, settings: SettingsT_contra, is_light: bool) -> dict[str, Any]:
-        """The architecture record, as `networks.families.Family.build` takes it, of what a job asks for."""
+        """The architecture record that a job asks for, as `networks.families.Family.build` takes it."""
 
     def augmentation(self, settings: SettingsT_contra, options: AugmentationOptions) -> DetectionAugmentation:
         """The augmentation of training images. A family ignores the options that it does not have."""
 
     def steps(self, network: NetworkT_contra, settings: SettingsT_contra, parts: TrialParts) -> DetectorSteps:
-        """The steps of a trial. Changes the network, which is on the CPU, where the data ask for it."""
+        """Make the steps of a trial. Changes the network, which is on the CPU, where the data require it."""
 
     def parameters(
         self, network: NetworkT_contra, weight_decay: float, images_per_step: int
     ) -> Iterable[nn.Parameter] | Sequence[ParameterGroup]:
         """The parameters for the optimizer, in groups where they differ in weight decay.
 
-        `images_per_step` counts those of all processes and accumulated batches.
+        `images_per_step` counts the images of all processes and accumulated batches.
         """
 
 
 def to_boxes(target: DetectionTarget, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """boxes_xyxy (M, 4) float32 and class ids (M,) int64 on a device."""
+    """Copy boxes_xyxy (M, 4), float32, and class ids (M,), int64, of a target to a device."""
     return torch.from_numpy(target.boxes_xyxy_N4).to(device), torch.from_numpy(target.class_ids_N).to(device)

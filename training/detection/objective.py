@@ -1,4 +1,4 @@
-"""The objective of detectors: the family's loss, and the metrics of what serving would find."""
+"""The objective of detectors: the loss of the family, and the metrics of detections as serving would make them."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -10,8 +10,8 @@ from clearsight.documents.settings import DetectorSettings
 from clearsight.tasks import Task
 from clearsight.training.detection.data import DetectionBatch, DetectionEvaluationSet
 from clearsight.training.detection.family import DetectorSteps
-from clearsight.training.detection.findings import Findings, find_all
 from clearsight.training.detection.metrics import DetectionMetrics, MetricOptions, detection_metrics
+from clearsight.training.detection.predict import SetPredictions, predict_set
 from clearsight.training.engine.objective import Evaluation, StepOutput
 from clearsight.training.engine.ranks import Ranks
 
@@ -20,7 +20,7 @@ __all__ = ["DetectionObjective"]
 
 @dataclass(slots=True)
 class DetectionObjective:
-    """Object detection or instance segmentation; `Objective` tells what it does."""
+    """Object detection or instance segmentation; the methods are those of `Objective`."""
 
     task: Task
     steps: DetectorSteps
@@ -53,19 +53,19 @@ class DetectionObjective:
         per_label: dict[str, dict[str, float]] = {}
         with_loss = self.options.log_validation_loss == "Enable"
         if self.primary_metric is not None or with_loss:
-            findings = self.find(network, ranks, with_loss)
-            measured = self._measure(findings)
+            predicted = self.predict(network, ranks, with_loss)
+            measured = self._measure(predicted)
             values, per_label = dict(measured.values), measured.per_label
-            if findings.loss is not None:
-                values["validation_loss"] = findings.loss
+            if predicted.loss is not None:
+                values["validation_loss"] = predicted.loss
         if self.training_images is not None and self.primary_metric is not None:
-            findings = find_all(network, self.steps, self.training_images, self.settings, ranks)
-            values |= {f"{name}_train": value for name, value in self._measure(findings).values.items()}
+            predicted = predict_set(network, self.steps, self.training_images, self.settings, ranks)
+            values |= {f"{name}_train": value for name, value in self._measure(predicted).values.items()}
         return Evaluation(values, per_label)
 
-    def find(self, network: nn.Module, ranks: Ranks | None = None, with_loss: bool = False) -> Findings:
-        """What the network finds in the validation images."""
-        return find_all(network, self.steps, self.validation, self.settings, ranks, with_loss)
+    def predict(self, network: nn.Module, ranks: Ranks | None = None, with_loss: bool = False) -> SetPredictions:
+        """Predict the validation images."""
+        return predict_set(network, self.steps, self.validation, self.settings, ranks, with_loss)
 
-    def _measure(self, findings: Findings) -> DetectionMetrics:
-        return detection_metrics(findings.predictions, findings.truths, self.classes, self.options, self.task)
+    def _measure(self, predicted: SetPredictions) -> DetectionMetrics:
+        return detection_metrics(predicted.predictions, predicted.truths, self.classes, self.options, self.task)

@@ -1,4 +1,4 @@
-"""Faster R-CNN, Mask R-CNN and RetinaNet: images of their own sizes, padded together; torchvision's losses.
+"""Training of Faster R-CNN, Mask R-CNN and RetinaNet: images of several sizes, padded to one; torchvision's losses.
 
 Shapes in names: M objects, H height, W width.
 """
@@ -101,9 +101,9 @@ class RcnnTraining:
 
 @contextmanager
 def _heads_in_training(detector: Detector, device: torch.device) -> Iterator[None]:
-    """The mode in which the heads give losses; their samples are the same in every pass.
+    """Set training mode, in which the heads compute losses, with the same random samples in every pass.
 
-    The backbone, whose batch norms would learn in this mode, has done its part before.
+    The backbone must have run before: its batch norms would be updated in this mode.
     """
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(_SEED)

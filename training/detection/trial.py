@@ -46,10 +46,10 @@ from clearsight.training.trial.task import EventSink
 __all__ = ["DetectionOptions", "DetectionTrial", "detection_options"]
 
 _GRADIENT_NORM: Final = 10.0
-"""Longer gradients of a step are shortened to this: yolov5's recipe, whose gradients are sums over images.
+"""Largest norm of the gradient of a step, as in yolov5's recipe, whose gradients are sums over images.
 
-The others need it where nothing is pretrained: Mask R-CNN on ResNet-18 at 96 pixels, rate 0.01 after warm-up, had mask
-losses of 2.6, 86 and 88 000 in its first three steps and then no finite number.
+The other families need the limit where nothing is pretrained: Mask R-CNN on ResNet-18 at 96 pixels, rate 0.01 after
+warm-up, had mask losses of 2.6, 86 and 88 000 in its first three steps and then no finite number.
 """
 
 
@@ -89,7 +89,7 @@ def detection_options(spec: TrialSpec) -> DetectionOptions:
 
 
 class DetectionTrial:
-    """yolov5, Faster R-CNN, RetinaNet, Mask R-CNN; `TrialTask` tells what the methods do."""
+    """yolov5, Faster R-CNN, RetinaNet, Mask R-CNN; the methods are those of `TrialTask`."""
 
     def __init__(self, options: DetectionOptions, records: TrialRecords) -> None:
         _require_objects(records, needs_validation=options.metrics.validation_metric_type != "none")
@@ -172,26 +172,26 @@ class DetectionTrial:
         return WeightAverage(self.network, num_updates) if self._family.averages_weights else None
 
     def draw_charts(self, folder: Path, objective: DetectionObjective) -> list[Path]:
-        findings = objective.find(self.network)
+        predicted = objective.predict(self.network)
         options, classes = objective.options, self._classes
-        files = write_detection_charts(folder, findings.truths, findings.predictions, classes, options, self._task)
+        files = write_detection_charts(folder, predicted.truths, predicted.predictions, classes, options, self._task)
         shown = [
             (decode_image(record.image.read_bytes()), truth, found.above(options.box_score_threshold))
             for record, truth, found in zip(
-                objective.validation.records[:MAX_SAMPLES], findings.truths, findings.predictions, strict=False
+                objective.validation.records[:MAX_SAMPLES], predicted.truths, predicted.predictions, strict=False
             )
         ]
         return [*files, *write_samples(folder, shown, classes)]
 
 
 def _require_objects(records: TrialRecords, needs_validation: bool) -> None:
-    """Images without objects take part, but some must have one."""
-    parts = {"training": records.training, **({"validation": records.validation} if needs_validation else {})}
-    for name, part in parts.items():
-        if not any(not one.is_crowd for record in part for one in record.instances or record.boxes):
+    """Raise `InvalidData` unless each split that is used has at least one object that is no crowd."""
+    splits = {"training": records.training, **({"validation": records.validation} if needs_validation else {})}
+    for name, split in splits.items():
+        if not any(not one.is_crowd for record in split for one in record.instances or record.boxes):
             remedy = "" if name == "training" else ", or set validation_metric_type to none"
             message = (
-                f"at least one {name} picture must show an object that is no crowd, but none of {len(part)} does; "
+                f"at least one {name} picture must show an object that is no crowd, but none of {len(split)} does; "
                 f"label some{remedy}"
             )
             raise InvalidData(f"{name} data", [Fault("BAD_DATA", name, message)])

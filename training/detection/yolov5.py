@@ -1,4 +1,4 @@
-"""yolov5: images of one size, levels of raw predictions, a loss that is summed over the images."""
+"""Training of yolov5: images of one size, levels of raw predictions, a loss that is summed over the images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ from clearsight.vision.preprocess import normalise
 __all__ = ["Yolov5Steps", "Yolov5Training", "autofit_anchors_to"]
 
 _NOMINAL_BATCH: Final = 64
-"""Images of a step for which the weight decay is meant (the published recipe)."""
-_ANCHOR_STREAM: Final = 7  # of random numbers, beside those of order and views
+"""Number of images in a step for which the weight decay of the published recipe is meant."""
+_ANCHOR_STREAM: Final = 7  # stream of random numbers, beside those of order and views
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class Yolov5Training:
         return YoloAugmentation(settings.img_size, options.with_mosaic, options.with_geometry, options.multi_scale)
 
     def steps(self, network: Yolov5, settings: YoloSettings, parts: TrialParts) -> Yolov5Steps:
-        """The first process fits the anchors to the data, for all: its weights may have brought their own."""
+        """Fit the anchors to the data in the first process, which has the loaded weights, and send them to all."""
         if parts.ranks.is_first:
             check = autofit_anchors_to(parts.data, network, settings.img_size, parts.seed)
             parts.publish("anchors", changed=check.changed, recall_before=check.recall_before, recall=check.recall)

@@ -1,1 +1,1 @@
-"""The training engine: loop, ranks, checkpoints, optimizers. It knows no task."""
+"""The training engine: loop, ranks, checkpoints, optimizers. It does not depend on the task."""

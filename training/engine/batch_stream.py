@@ -1,8 +1,8 @@
 """An epoch in batches: the order of the images, the share of each process, and threads that prefetch.
 
 Everything random is a function of (seed, epoch, image or batch), never of the order of work: equal seeds give equal
-batches for any number of workers, and a resumed epoch goes on where it stopped. Several processes share each batch:
-together they see what one process with the sum of their batch sizes sees.
+batches for any number of workers, and a resumed epoch continues where it stopped. Several processes share each batch:
+together they train on the images of one process with the sum of their batch sizes.
 """
 
 from collections import deque
@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SIZE", "VIEW", "BatchOptions", "BatchStream", "Part"]
+__all__ = ["SIZE", "VIEW", "BatchOptions", "BatchShare", "BatchStream"]
 
 Indices = npt.NDArray[np.int64]
 View = TypeVar("View")
@@ -42,12 +42,12 @@ class BatchOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Part(Generic[View]):
+class BatchShare(Generic[View]):
     """The share of a batch that one process trains on."""
 
     indices_N: Indices
     views: list[View]
-    """In the order of `indices_N`."""
+    """Views in the order of `indices_N`."""
     weight: float
     """Factor of the mean loss: size of this process's share over the mean share; 1 unless a batch divides unevenly."""
 
@@ -69,14 +69,14 @@ class BatchStream:
     def num_batches(self) -> int:
         return len(self._batches_of(0))
 
-    def parts(
+    def shares(
         self, epoch: int, make_view: Callable[[int, int, int], View], first_batch: int = 0
-    ) -> Generator[Part[View], None, None]:
+    ) -> Generator[BatchShare[View], None, None]:
         """The batches of one epoch, from `first_batch` on; views are `make_view(epoch, batch, item)`, made ahead."""
         wanted = list(enumerate(self._batches_of(epoch)))[first_batch:]
         if self._options.num_workers == 0:
             for batch, whole in wanted:
-                yield self._part(whole, [make_view(epoch, batch, int(item)) for item in self._own(whole)])
+                yield self._share(whole, [make_view(epoch, batch, int(item)) for item in self._own(whole)])
             return
         with ThreadPoolExecutor(self._options.num_workers, thread_name_prefix="augment") as pool:
             waiting: deque[tuple[Indices, list[Future[View]]]] = deque()
@@ -105,8 +105,8 @@ class BatchStream:
     def _own(self, whole: Indices) -> Indices:
         return np.array_split(whole, self._num_ranks)[self._rank]
 
-    def _collect(self, whole: Indices, futures: list[Future[View]]) -> Part[View]:
-        return self._part(whole, [future.result() for future in futures])
+    def _collect(self, whole: Indices, futures: list[Future[View]]) -> BatchShare[View]:
+        return self._share(whole, [future.result() for future in futures])
 
-    def _part(self, whole: Indices, views: list[View]) -> Part[View]:
-        return Part(self._own(whole), views, len(views) * self._num_ranks / len(whole))
+    def _share(self, whole: Indices, views: list[View]) -> BatchShare[View]:
+        return BatchShare(self._own(whole), views, len(views) * self._num_ranks / len(whole))

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file with everything that going on needs, and the best weights so far.
+"""Checkpoints: one safetensors file with everything that resuming needs, and the best weights so far.
 
 ```
 checkpoints/last.safetensors          weights, their average if there is one, and optimizer; counters and gradient
@@ -7,7 +7,7 @@ checkpoints/best_<epoch>.safetensors  weights of the best validation pass
 ```
 
 There is no random state to keep: order, views and dropout are functions of the seed and of the counters. Files are
-written beside their place and renamed, so a kill at any moment leaves the old checkpoint or the new one.
+written under another name and renamed, so a kill at any moment leaves the old checkpoint or the new one.
 No pickle is involved.
 """
 
@@ -33,25 +33,25 @@ _MODEL, _OPTIMIZER, _AVERAGE = "model.", "optimizer.", "average."
 
 @dataclass(slots=True)
 class Counters:
-    """Where a training run stands. Sums run over the images of the present epoch, of all processes."""
+    """Progress of a training run. The sums are over the images of the current epoch, of all processes."""
 
     epoch: int = 0
     batch: int = 0
-    """Batches of the epoch that are done."""
+    """Number of finished batches of the epoch."""
     step: int = 0
     """Optimizer steps since the start."""
     num_images: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    """Over the images, by `Objective.sum_names`."""
+    """Sums over the images, by `Objective.sum_names`."""
     best_epoch: int | None = None
     best_metric: float | None = None
     num_passes: int = 0
     num_stale: int = 0
     num_processes: int = 1
-    """Processes that train together; `batch` and `step` count what they do as one."""
+    """Number of processes that train together; a batch or step of all of them counts as one."""
 
     def start_epoch(self, epoch: int) -> None:
-        """Begin an epoch: sums and batches at zero."""
+        """Begin an epoch: set sums and batches to zero."""
         self.epoch, self.batch, self.num_images, self.sums = epoch, 0, 0, {}
 
     def means(self) -> dict[str, float]:
@@ -88,7 +88,7 @@ class Checkpoints:
         counters: Counters,
         average: nn.Module | None = None,
     ) -> None:
-        """Keep everything that going on needs. To be called between two optimizer steps."""
+        """Write everything that resuming needs. To be called between two optimizer steps."""
         tensors = {f"{_MODEL}{name}": tensor for name, tensor in _plain(network.state_dict()).items()}
         if average is not None:
             tensors |= {f"{_AVERAGE}{name}": tensor for name, tensor in _plain(average.state_dict()).items()}
@@ -109,7 +109,7 @@ class Checkpoints:
         scaler: torch.amp.GradScaler,
         average: nn.Module | None = None,
     ) -> Counters | None:
-        """Put network, optimizer, scaler and the average of weights back; None when there is no checkpoint."""
+        """Restore network, optimizer, scaler and the average of weights; None when there is no checkpoint."""
         if not self.last_file.exists():
             return None
         tensors = load_file(self.last_file)
@@ -130,7 +130,7 @@ class Checkpoints:
         return Counters.from_json(metadata["counters"])
 
     def load_best(self, network: nn.Module, epoch: int) -> None:
-        """Put the weights of the best pass into the network."""
+        """Load the weights of the best pass into the network."""
         file = self.best_file(epoch)
         if not file.exists():
             raise ClearsightError(f"the best checkpoint must be there, but {file} is not")
@@ -143,7 +143,7 @@ def save_weights(file: Path, network: nn.Module) -> None:
 
 
 def _lay_out_like_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """Give each state the memory order of its parameter.
+    """Give each optimizer state the memory order of its parameter.
 
     Files know no channels-last order, and fused steps walk the memory of both side by side: with momenta in another
     order, every step after a resume would mix up the elements (seen with torch 2.13).

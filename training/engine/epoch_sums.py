@@ -1,4 +1,4 @@
-"""Sums over the training images of an epoch: losses, correct answers and whatever else the objective names."""
+"""Sums over the training images of an epoch: losses, correct answers and other quantities that the objective names."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ class EpochSums:
         self._names = tuple(names)
         self._ranks = ranks
         start = [counters.num_images, *(counters.sums.get(name, 0.0) for name in self._names)]
-        # The counters hold the sums of all processes: one of them goes on from there.
+        # The counters hold the sums of all processes: one process starts with them, the others with zero.
         self._sums = torch.tensor(start, dtype=torch.float64, device=device) * float(ranks.is_first)
         self._diverged_step = torch.tensor(-1, device=device)
 
@@ -37,7 +37,7 @@ class EpochSums:
         return loss_sum / num_images
 
     def write_total(self, counters: Counters) -> None:
-        """Bring the counters up to date with the sums of all processes; all must call it."""
+        """Write the sums of all processes to the counters; all processes must call it."""
         self._read(counters.epoch)
         num_images, *sums = self._ranks.all_reduce_sum(self._sums).tolist()
         counters.num_images = int(num_images)
@@ -51,7 +51,7 @@ class EpochSums:
 
 
 def diverged(what: str, epoch: int, step: int) -> TrainingError:
-    """An error for numbers that are not finite after `step` steps, in an epoch counted from 0."""
+    """The error for sums that are not finite after `step` steps, in an epoch counted from 0."""
     return TrainingError(
         "diverged",
         f"{what} must stay finite, but did not in epoch {epoch + 1} at step {step}; lower learning_rate or raise "

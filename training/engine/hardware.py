@@ -1,4 +1,4 @@
-"""Where a trial runs and in which precision: chosen once, recorded in the run.
+"""Device and precision of a trial: chosen once, recorded in the run.
 
 bfloat16 pays on processors with matrix units and for dense networks only. Training images/s at 224, one thread of a
 Xeon with AMX, batch 16: resnet18 10.5 in float32, 28.6 in bfloat16; mobilenetv2, whose convolutions are depthwise,
@@ -30,13 +30,13 @@ _MEMORY_LIMITS: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """Device and precision of the training pass. Evaluation is always float32, as the package is."""
+    """Device and precision of the training pass. Evaluation always runs in float32, like the package."""
 
     device: torch.device
     autocast: torch.dtype | None
-    """None: float32."""
+    """Reduced precision of the training pass; None: float32."""
     reason: str
-    """Why this precision."""
+    """Why this precision was chosen."""
     num_threads: int
 
     def training_pass(self) -> AbstractContextManager[object]:
@@ -59,7 +59,7 @@ class Hardware:
 def choose_hardware(network: nn.Module, local_rank: int = 0, num_processes: int = 1) -> Hardware:
     """Take this process's GPU if there are any, else the processor; set the number of threads.
 
-    Threads: `OMP_NUM_THREADS`, else this process's part of the usable cores.
+    Threads: `OMP_NUM_THREADS`, else this process's share of the usable cores.
     """
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     num_threads = environment.num_threads() or max(1, num_cores // num_processes)

@@ -2,8 +2,9 @@
 
 The `Objective` defines the loss and the evaluation. All state of a run between two optimizer steps is in the network,
 the average of its weights, the optimizer, the gradient scaler and `Counters`; a checkpoint holds exactly these, so an
-interrupted run ends as an undisturbed one. What is random is drawn anew at each step from (seed, step, rank). Several
-processes (`Ranks`) execute this file in lockstep: they communicate at the same lines, and the first one writes.
+interrupted run ends with the same weights as an undisturbed one. Random numbers are drawn anew at each step from (seed,
+step, rank). Several processes (`Ranks`) execute this file in lockstep: they communicate at the same lines, and only the
+first one writes.
 """
 
 import logging
@@ -53,13 +54,13 @@ class _Control(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class LoopOptions:
-    """How long and how often."""
+    """Number of epochs, length of steps, and how often there are validation passes and kept weights."""
 
     num_epochs: int = 15
     accumulation: int = 1
     """Batches whose gradients make one optimizer step."""
     max_gradient_norm: float | None = None
-    """A longer gradient of a step is shortened to this; None: never."""
+    """Largest norm of the gradient of a step, to which a longer one is scaled down; None: no limit."""
     learning_rate: float = 0.01
     evaluation_frequency: int = 1
     """Epochs between validation passes; the last epoch is always validated."""
@@ -132,7 +133,7 @@ class _Loop(Generic[BatchT]):
         self._restore()
         self._module = run.ranks.wrap(run.network, run.hardware.device)
         if run.average is not None and run.counters.step == 0:
-            run.average.start_from(run.network)  # which has only now the first process's weights
+            run.average.start_from(run.network)  # which has only now the weights of the first process
         self._saved_at = time.monotonic()
         self._pause_s = _CHECKPOINT_S
 
@@ -171,7 +172,7 @@ class _Loop(Generic[BatchT]):
         )
 
     def _train_epoch(self) -> bool:
-        """Finish the present epoch; False when stopped before its end, on a step boundary, with a checkpoint."""
+        """Finish the current epoch; False when stopped before its end, between two steps, with a checkpoint."""
         run, counters = self._run, self._run.counters
         _set_training_mode(run.network, run.frozen_prefixes)
         num_batches = run.training.num_batches
@@ -226,7 +227,7 @@ class _Loop(Generic[BatchT]):
     def _accumulate_gradients(self, batch: BatchT, sums: EpochSums) -> None:
         run = self._run
         output = run.objective.training_step(self._module, batch)
-        # The processes' gradients are averaged: a sum must grow by their number before.
+        # The gradients of the processes are averaged, so a sum is multiplied by their number first.
         is_mean = run.objective.gradient == "mean"
         share = batch.weight / run.options.accumulation if is_mean else float(run.ranks.size)
         self._scaler.scale(output.loss * share).backward()  # type: ignore[no-untyped-call]
@@ -262,14 +263,14 @@ class _Loop(Generic[BatchT]):
 
 
 def smallest_batch(network: nn.Module, frozen_prefixes: tuple[str, ...]) -> int:
-    """How many images a batch needs: 2 when a batch norm learns from it, else 1."""
+    """Smallest number of images in a batch: 2 when a batch norm is trained, else 1."""
     _set_training_mode(network, frozen_prefixes)
     learns = any(isinstance(module, _BATCH_NORM) and module.training for module in network.modules())
     return 2 if learns else 1
 
 
 def _set_training_mode(network: nn.Module, frozen_prefixes: tuple[str, ...]) -> None:
-    """Training mode, but for the batch norms of frozen layers, whose statistics stay."""
+    """Set training mode, except for the batch norms of frozen layers, whose statistics stay as they are."""
     network.train()
     for name, module in network.named_modules():
         if isinstance(module, _BATCH_NORM) and f"{name}.".startswith(frozen_prefixes):

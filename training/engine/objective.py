@@ -17,7 +17,7 @@ class WeightedBatch(Protocol):
 
     @property
     def weight(self) -> float:
-        """Factor of the batch's mean loss, see `clearsight.training.engine.batch_stream.Part`."""
+        """Factor of the batch's mean loss, see `clearsight.training.engine.batch_stream.BatchShare`."""
 
 
 BatchT = TypeVar("BatchT", bound=WeightedBatch)
@@ -41,7 +41,7 @@ class StepOutput:
     """Result of the forward pass of one batch."""
 
     loss: torch.Tensor
-    """What to differentiate: a mean or a sum over the images, as `Objective.gradient` says."""
+    """The loss to differentiate: a mean or a sum over the images, as `Objective.gradient` says."""
     num_images: int
     sums: Mapping[str, torch.Tensor]
     """One number per name of `Objective.sum_names`, summed over the images; detached, on the device."""

@@ -17,10 +17,10 @@ class OptimizerOptions:
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: float = 0.01
     weight_decay: float = 1e-4
-    """Of every parameter, biases and norms included. Added to the gradient by sgd and adam, decoupled in adamw."""
+    """Weight decay of all parameters, biases and norms included; decoupled in adamw, else part of the gradient."""
     momentum: float = 0.9
     nesterov: bool = True
-    """Without momentum there is nothing to look ahead with: plain sgd."""
+    """Whether sgd uses Nesterov momentum; without effect when momentum is 0."""
     beta1: float = 0.9
     beta2: float = 0.999
     ams_gradient: bool = False
@@ -64,7 +64,7 @@ def build_optimizer(
 
 
 def _groups(parameters: Iterable[nn.Parameter] | Sequence[ParameterGroup], weight_decay: float) -> list[dict[str, Any]]:
-    """Groups as torch wants them, without what is frozen."""
+    """Parameter groups in torch's form, without frozen parameters."""
     members = list(parameters)
     plain = [one for one in members if isinstance(one, nn.Parameter)]
     groups = [ParameterGroup(plain, weight_decay), *(one for one in members if isinstance(one, ParameterGroup))]

@@ -1,9 +1,9 @@
-"""The processes that train one network together, and what they agree on.
+"""The processes that train one network together, and how they exchange values.
 
 One process alone needs none of this. Several are started by the executor with the variables of `environment.launch`;
-they find each other through a store that the first process keeps. Gradients are averaged by torch's
-`DistributedDataParallel`. A process that fails leaves its reason in the store before it ends, so that the first
-process, which alone writes the run folder, can report it; its closed connections end the others' waiting at once.
+they find each other through a store in the first process. Gradients are averaged by torch's `DistributedDataParallel`.
+A process that fails leaves its reason in the store before it ends, so that the first process, which alone writes the
+run folder, can report it; the others stop waiting at once because its connections are closed.
 """
 
 import atexit
@@ -28,14 +28,14 @@ __all__ = ["Ranks", "joined"]
 
 TIMEOUT: Final = timedelta(minutes=10)
 """Longest wait for another process: the first one may be downloading weights, or writing a checkpoint to a slow disk.
-A process that dies is noticed at once; this is for one that hangs, or for a machine that is gone."""
+A process that dies is noticed at once; this limit is for one that hangs, or for a machine that is unreachable."""
 
 _FAILURE: Final = "failure"
 
 _left_groups: Final[list[dist.ProcessGroup | None]] = []
 """Process groups live until the interpreter ends. `DistributedDataParallel` must not be the last to hold one: it would
-join the group's threads without letting go of the interpreter's lock, which a thread that gives back a tensor of a
-failed exchange may be waiting for; both would wait for ever."""
+join the group's threads without releasing the interpreter's lock, for which a thread that frees a tensor of a failed
+exchange may be waiting; both would wait for ever."""
 
 atexit.register(_left_groups.clear)
 
@@ -48,10 +48,10 @@ class Ranks:
 
     rank: int = 0
     local_rank: int = 0
-    """Among the processes of this machine."""
+    """Rank among the processes of this machine."""
     size: int = 1
     store: dist.Store | None = None  # type: ignore[name-defined]
-    """None for a process alone."""
+    """Store that all processes share; None for a process alone."""
 
     @property
     def is_first(self) -> bool:
@@ -74,11 +74,11 @@ class Ranks:
         return values
 
     def share(self, num_items: int) -> range:
-        """The indices of 0 .. `num_items` - 1 that are this process's share of a job."""
+        """The share of this process in the indices 0 .. `num_items` - 1."""
         return range(self.rank, num_items, self.size)
 
     def all_gather_rows(self, rows: npt.NDArray[np.float32], num_rows: int) -> npt.NDArray[np.float32]:
-        """Put the rows (one per index of `share(num_rows)`) of all processes together, in the order of the indices."""
+        """Join the rows (one per index of `share(num_rows)`) of all processes, in the order of the indices."""
         if self.store is None:
             return rows
         longest = -(-num_rows // self.size)
@@ -89,7 +89,7 @@ class Ranks:
         return np.asarray(torch.stack(parts, dim=1).flatten(0, 1)[:num_rows].numpy())
 
     def all_gather_items(self, items: Sequence[T], num_items: int) -> list[T]:
-        """Put the items (one per index of `share(num_items)`) of all processes together, in the order of the indices.
+        """Join the items (one per index of `share(num_items)`) of all processes, in the order of the indices.
 
         The items travel pickled, between processes of one trial only.
         """
@@ -107,7 +107,7 @@ class Ranks:
         return [json.loads(self.store.get(f"{name}/{rank}")) for rank in range(self.size)]
 
     def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """The module to train: its backward pass leaves averaged gradients. Weights become those of the first."""
+        """Wrap the network so that backward passes average gradients; all processes get the first one's weights."""
         if self.store is None:
             return network
         return DistributedDataParallel(
@@ -115,11 +115,11 @@ class Ranks:
         )
 
     def no_sync(self, module: nn.Module) -> AbstractContextManager[None]:
-        """For the batches before the last one of an optimizer step: their gradients only add up."""
+        """Context for the batches before the last one of an optimizer step, whose gradients are only accumulated."""
         return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
     def broadcast_buffers(self, network: nn.Module) -> None:
-        """Give all processes the first one's batch-norm statistics, as each forward pass of training does."""
+        """Copy the batch-norm statistics of the first process to all, as each forward pass of training does."""
         if self.store is not None:
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)

@@ -18,7 +18,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WarmupCosine:
-    """Linear warm-up, then a part of a cosine.
+    """Linear warm-up, then a section of a cosine.
 
     Azure names the parameters and not the formula; this is the one that `cycles` = 0.5 makes the usual half cosine
     (`get_cosine_schedule_with_warmup` of Hugging Face transformers).

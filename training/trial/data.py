@@ -22,7 +22,7 @@ TrainingT_co = TypeVar("TrainingT_co", covariant=True)
 EvaluationT_co = TypeVar("EvaluationT_co", bound="Loadable", covariant=True)
 
 MAX_UNREADABLE_SHARE: Final = 0.05
-"""Share of a part's images that may be missing or damaged; they are left out with a warning."""
+"""Share of the images of a split that may be missing or damaged; they are left out with a warning."""
 
 _CACHE_SHARE: Final = 0.2  # of the memory, for decoded training images; half as much for validation inputs
 _MAX_CACHE_BYTES: Final = 4 * 1024**3
@@ -32,19 +32,19 @@ _LISTED: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class TrialRecords:
-    """What the label files say."""
+    """The records of the label files, split into training and validation."""
 
     classes: tuple[str, ...]
     training: tuple[Record, ...]
     validation: tuple[Record, ...]
     split: dict[str, list[int]] | None
-    """Record indices, when a part of the training records was held out."""
+    """Indices of the training and of the held-out records; None when there is a table of validation records."""
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Sets(Generic[TrainingT, EvaluationT]):
-    """What the loop needs."""
+    """The two sets that the loop uses, and their records without unreadable images."""
 
     training: TrainingT
     validation: EvaluationT
@@ -54,26 +54,26 @@ class Sets(Generic[TrainingT, EvaluationT]):
 
 
 class Loadable(Protocol):
-    """A set of images that opens them one by one."""
+    """A set of images that can be loaded one by one."""
 
     def load(self, index: int) -> object:
-        """One image; raises `BadImage` or `OSError`."""
+        """Load one image. Raises `BadImage` or `OSError`."""
 
 
 class SetMaker(Protocol[TrainingT_co, EvaluationT_co]):
-    """Makes a task's sets of records whose images can be read."""
+    """Makes the training set and the evaluation set of a task, from records whose images can be read."""
 
     @property
     def largest_useful_side(self) -> int:
-        """Of the shorter side of training images, see `ImageCache`."""
+        """Shorter side, in pixels, beyond which training images are reduced, see `ImageCache`."""
 
     def training_set(
         self, images: ImageCache, records: Sequence[Record], smallest_batch: int, ranks: Ranks
     ) -> TrainingT_co:
-        """Shuffled, augmented batches."""
+        """Make the set that gives shuffled, augmented batches."""
 
     def evaluation_set(self, records: Sequence[Record], max_bytes: int) -> EvaluationT_co:
-        """Inputs as in serving, kept in memory up to `max_bytes`."""
+        """Make the set that gives inputs as in serving, kept in memory up to `max_bytes`."""
 
 
 def load_records(spec: TrialSpec) -> TrialRecords:
@@ -91,8 +91,8 @@ def load_records(spec: TrialSpec) -> TrialRecords:
         )
     validation = load_table(spec.validation_data, spec.task, spec.target_column, spec.datastores)
     warnings += validation.warnings
-    if unlearnt := validation_only_classes(train, validation):
-        warnings.append(f"no training picture shows {', '.join(unlearnt)}: these classes cannot be learnt")
+    if untrained := validation_only_classes(train, validation):
+        warnings.append(f"no training picture shows {', '.join(untrained)}: these classes cannot be learnt")
     return TrialRecords(
         class_names(train, validation), tuple(train.records), tuple(validation.records), None, tuple(warnings)
     )
@@ -109,21 +109,21 @@ def make_sets(
 ) -> Sets[TrainingT, EvaluationT]:
     """Open every image once and build the two sets without those that cannot be read.
 
-    Several processes open a part each and hear of the others' findings. Decoded training images beyond the memory
-    go to a nameless file in `cache_folder`. Raises `InvalidData` when more than `MAX_UNREADABLE_SHARE` of a part
-    cannot be read.
+    Each of several processes opens its share and gets the results of the others. Decoded training images that exceed
+    the memory limit go to an unnamed file in `cache_folder`. Raises `InvalidData` when more than
+    `MAX_UNREADABLE_SHARE` of the images of a split cannot be read.
     """
     budget = min(_MAX_CACHE_BYTES, int(_CACHE_SHARE * usable_memory_bytes())) // ranks.size
     warnings: list[str] = []
 
-    def cache(part: Sequence[Record]) -> ImageCache:
+    def cache(records: Sequence[Record]) -> ImageCache:
         overflow = ImageFile(cache_folder, _MAX_DISK_BYTES // ranks.size)
-        return ImageCache(_files(part), maker.largest_useful_side, budget, overflow)
+        return ImageCache(_files(records), maker.largest_useful_side, budget, overflow)
 
-    def unreadable(name: str, part: Sequence[Record], load: Callable[[int], object]) -> dict[int, str]:
-        files = _files(part)
+    def unreadable(split: str, records: Sequence[Record], load: Callable[[int], object]) -> dict[int, str]:
+        files = _files(records)
         found = find_unreadable(files, ranks.share(len(files)), load, num_threads, should_stop)
-        everywhere = ranks.all_gather_documents(f"unreadable {name} pictures", sorted(found.items()))
+        everywhere = ranks.all_gather_documents(f"unreadable {split} pictures", sorted(found.items()))
         return dict(sorted((index, reason) for process in everywhere for index, reason in process))
 
     training, images = records.training, cache(records.training)
@@ -145,7 +145,7 @@ def _files(records: Sequence[Record]) -> list[Path]:
 
 
 def _without(
-    part: str, records: tuple[Record, ...], unreadable: dict[int, str], warnings: list[str]
+    split: str, records: tuple[Record, ...], unreadable: dict[int, str], warnings: list[str]
 ) -> tuple[Record, ...]:
     listed = "; ".join(list(unreadable.values())[:_LISTED])
     if len(unreadable) > MAX_UNREADABLE_SHARE * len(records):
@@ -153,6 +153,6 @@ def _without(
             f"at most {MAX_UNREADABLE_SHARE:.0%} of the pictures may be unreadable, but {len(unreadable)} of "
             f"{len(records)} are: {listed}"
         )
-        raise InvalidData(f"{part} data", [Fault("BAD_DATA", part, message)])
-    warnings.append(f"{len(unreadable)} unreadable {part} pictures are left out: {listed}")
+        raise InvalidData(f"{split} data", [Fault("BAD_DATA", split, message)])
+    warnings.append(f"{len(unreadable)} unreadable {split} pictures are left out: {listed}")
     return tuple(record for index, record in enumerate(records) if index not in unreadable)

@@ -25,7 +25,7 @@ _OUT_OF_MEMORY: Final = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUDA error: out of memory",
 )
-"""How torch's plain RuntimeErrors say that memory is over."""
+"""Words of the RuntimeErrors by which torch says that memory is exhausted."""
 
 _ROW: Final = re.compile(r":[0-9]+$")
 
@@ -56,9 +56,9 @@ def describe_failure(error: BaseException, batch_size: int | None, log_file: Pat
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory of the machine or of the GPU was over.
+    """Whether an exception means that the memory of the machine or of the GPU was exhausted.
 
-    A process that the kernel ends for its memory sees nothing: that is for its parent to tell.
+    A process that the kernel kills for its memory gets no exception; its parent process reports that.
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True

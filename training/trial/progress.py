@@ -104,7 +104,7 @@ class _Pace:
         self.start()
 
     def start(self) -> None:
-        """Forget everything: another process trains from here on."""
+        """Forget earlier events: another process trains from here on."""
         self._first: tuple[float, int] | None = None  # time, batches since the start of the run
         self._before: tuple[float, int, int] | None = None  # time, epoch, batch
         self.images_per_s: float | None = None

@@ -1,4 +1,4 @@
-"""What a trial tells through its run folder. Of several processes only the first one writes."""
+"""Writes events, metrics and status of a trial into its run folder. Of several processes only the first one writes."""
 
 from typing import Any
 
@@ -19,12 +19,12 @@ class Reporter:
         self._is_silent = is_silent
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Tell what happened."""
+        """Append an event."""
         if not self._is_silent:
             self._folder.append_event(kind, **fields)
 
     def status(self, status: RunStatus) -> None:
-        """Say where the run stands."""
+        """Replace the status."""
         if not self._is_silent:
             self._folder.write_status(status)
 

@@ -1,4 +1,4 @@
-"""`spec.json`: everything that one trial is to do, with every default filled in."""
+"""`spec.json`: everything that a trial needs to know, with every default filled in."""
 
 from pathlib import Path
 from typing import Literal, Self

@@ -1,4 +1,4 @@
-"""What a task brings to a trial: network, sets, objective, charts. `trial` tells the story that uses them."""
+"""The components that a task gives to a trial: network, sets, objective, charts. `run` puts them together."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,14 +18,14 @@ from clearsight.training.trial.data import Loadable, SetMaker, Sets
 __all__ = ["EventSink", "TrialTask"]
 
 EventSink = Callable[..., None]
-"""Tells of an event: `Reporter.event`."""
+"""Publishes an event: name, then its fields by keyword; `Reporter.event`."""
 
 TrainingT = TypeVar("TrainingT")
 EvaluationT = TypeVar("EvaluationT", bound=Loadable)
 
 
 class TrialTask(SetMaker[TrainingT, EvaluationT], Protocol[TrainingT, EvaluationT]):
-    """One trial's parts. The methods are called once each, in this order."""
+    """The components of one trial. The methods are called once each, in this order."""
 
     network: nn.Module
     frozen_prefixes: tuple[str, ...]
@@ -33,24 +33,25 @@ class TrialTask(SetMaker[TrainingT, EvaluationT], Protocol[TrainingT, Evaluation
 
     @property
     def settings(self) -> Settings:
-        """Of serving, and so of validation."""
+        """Settings of serving, by which validation images are prepared too."""
 
     def load_weights(self, is_first: bool) -> PretrainedRecord | None:
         """Start the network from pretrained weights.
 
-        The first process loads them and the loop hands them to the others, which only do what else they ask for.
+        Only the first process loads them, and the loop sends them to the others; those only change the network as
+        pretrained weights require it.
         """
 
     def objective(
         self, sets: Sets[TrainingT, EvaluationT], hardware: Hardware, ranks: Ranks, publish: EventSink
     ) -> Objective[Any]:
-        """What is to be learnt. Changes the network where the data ask for it; it is on the device only afterwards."""
+        """Make the objective. Changes the network, which is on the CPU, where the data require it, such as anchors."""
 
     def optimizer(self, num_processes: int) -> torch.optim.Optimizer:
-        """For the network, which is on its device."""
+        """Make the optimizer of the network, which is on its device."""
 
     def average(self, num_updates: int) -> WeightAverage | None:
-        """What is validated and kept in place of the network, if anything is."""
+        """Make the average of the weights that is validated and kept in place of the network; None: there is none."""
 
     def draw_charts(self, folder: Path, objective: Any) -> Sequence[Path]:
-        """Draw what the best weights, which the network has now, answer."""
+        """Draw the charts of the network, which has the best weights now; return their files."""

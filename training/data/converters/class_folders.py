@@ -11,7 +11,7 @@ __all__ = ["read_class_folders"]
 
 
 def read_class_folders(request: ConversionRequest) -> Conversion:
-    """One entry per image in `source/<class>/`, classes and file names in sorted order; other files are passed over.
+    """One entry per image in `source/<class>/`, classes and file names in sorted order; other files are ignored.
 
     Raises `InvalidData` when there is no class folder with images.
     """

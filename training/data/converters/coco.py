@@ -34,7 +34,7 @@ _LARGEST_FRACTION: Final = 1.5
 
 
 def read_coco(request: ConversionRequest) -> Conversion:
-    """One entry per image of the file, in its order. Raises `InvalidData` with every fault."""
+    """Read a COCO file: one entry per image, in the order of the file. Raises `InvalidData` with every fault."""
     file = _load(request.source)
     task = request.task or (Task.SEGMENTATION if file.has_masks else Task.DETECTION)
     notes = ConversionNotes(request.source)
@@ -47,7 +47,7 @@ class _CocoFile:
     path: Path
     images: Sequence[Mapping[str, Any]]
     annotations: Mapping[Any, list[Mapping[str, Any]]]
-    """Of each image's id, in file order."""
+    """Annotations by id of the image, in file order."""
     categories: Mapping[Any, str]
     has_masks: bool
     is_fraction: bool

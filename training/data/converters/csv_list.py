@@ -14,7 +14,7 @@ __all__ = ["read_csv"]
 def read_csv(request: ConversionRequest) -> Conversion:
     """One entry per row, in file order. A column `labels` makes the task multi-label, unless the request names one.
 
-    Multi-label: a row may hold no label. Raises `InvalidData` with every row that is short, lacks a label, or names a
+    Multi-label: a row may hold no label. Raises `InvalidData` with every row that is short, lacks a label, or names an
     image that does not exist.
     """
     source = request.source

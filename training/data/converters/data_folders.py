@@ -41,7 +41,7 @@ ANNOTATIONS: Final = {TRAINING_FOLDER: "train_annotations.jsonl", VALIDATION_FOL
 
 
 def split_every(entries: Sequence[Entry], every: int) -> tuple[list[Entry], list[Entry]]:
-    """Every `every`-th entry, from the first on, validates; as in Azure's converters (`index % 5 == 0`)."""
+    """Split entries: every `every`-th, from the first on, is for validation, as in Azure (`index % 5 == 0`)."""
     if every < 2 or len(entries) < 2:
         message = f"at least 2 pictures and a step of at least 2 are needed, but got {len(entries)} and {every}"
         raise InvalidData("split", [Fault("BAD_DATA", "--validation-every", message)])
@@ -52,7 +52,7 @@ def split_every(entries: Sequence[Entry], every: int) -> tuple[list[Entry], list
 def split_by_fraction(
     entries: Sequence[Entry], fraction: float, seed: int, task: Task
 ) -> tuple[list[Entry], list[Entry]]:
-    """A drawn share of the entries validates; multi-class keeps the share of each class."""
+    """Split entries by a drawn share for validation; multi-class splits keep the share of each class."""
     labels = [(entry.label,) if isinstance(entry.label, str) else () for entry in entries]
     records = [Record(entry.image, label, "") for entry, label in zip(entries, labels, strict=True)]
     train, validation = split_indices(records, fraction, seed, task)
@@ -62,10 +62,10 @@ def split_by_fraction(
 def split_by_lists(
     entries: Sequence[Entry], validation_list: Path, training_list: Path | None
 ) -> tuple[list[Entry], list[Entry]]:
-    """The images that a list names validate; those of the other list train, or without one all the rest.
+    """Split entries by lists: one names the images for validation, the other those for training, by default all others.
 
     A list has one image per line, by its file name with or without suffix, as in VOC's `ImageSets`. Raises
-    `InvalidData` for names of no or several images, images in both lists, and a part without images.
+    `InvalidData` for names of no or several images, images in both lists, and a split without images.
     """
     indices_by_name: dict[str, set[int]] = defaultdict(set)
     for index, entry in enumerate(entries):
@@ -149,7 +149,7 @@ def _document(folder: Path, entry: Entry) -> Mapping[str, Any]:
 def _location(folder: Path, image: Path) -> str:
     try:
         path = os.path.relpath(image.resolve(), folder.resolve())
-    except ValueError:  # another drive
+    except ValueError:  # the image is on another drive
         return str(image.resolve())
     # A first segment with a colon would read as the scheme of a URL.
     return path if ":" not in path.split("/")[0] else f"./{path}"

@@ -1,4 +1,4 @@
-"""Images with their labels, on the way from another layout to a data folder, and what went wrong on the way."""
+"""The images and labels that a converter reads, and its faults and warnings."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +12,7 @@ from clearsight.tasks import Task
 __all__ = ["Conversion", "ConversionNotes", "ConversionRequest", "Entry", "Progress"]
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
-"""Wraps a sequence while it is walked, to show a bar."""
+"""Wraps a sequence that is iterated over, to show a progress bar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +21,17 @@ class Entry:
 
     image: Path
     label: Any
-    """A class name, a list of them, or objects. Many objects are kept as JSON (bytes), a fifth of their memory."""
+    """A class name, a list of them, or objects. Objects are kept as JSON (bytes), which takes a fifth of the memory."""
     size_wh: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ConversionRequest:
-    """What to convert, and how."""
+    """The source of a conversion, and its options."""
 
     source: Path
     task: Task | None = None
-    """None: what the source says, else the layout's own."""
+    """Task of the labels; None: what the source says, else the default of the layout."""
     images: Path | None = None
     """Folder with the images; None: beside the labels."""
     label: str | None = None
@@ -41,7 +41,7 @@ class ConversionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What a layout yields."""
+    """The result of reading a source."""
 
     task: Task
     entries: list[Entry]

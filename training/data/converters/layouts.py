@@ -1,4 +1,4 @@
-"""Every layout that can be converted, by its name on the command line."""
+"""The table of layouts that can be converted."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ __all__ = ["LAYOUTS", "LabelLayout"]
 
 @dataclass(frozen=True, slots=True)
 class LabelLayout:
-    """How a layout is read, and what for."""
+    """A layout of labelled images: its reader, and the tasks that it serves."""
 
     read: Callable[[ConversionRequest], Conversion]
     tasks: tuple[Task, ...]

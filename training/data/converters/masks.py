@@ -1,9 +1,9 @@
 """Masks as PNG files, of one class.
 
-Two layouts. One image per object: `SOURCE/<any>/images/<one image>` and `SOURCE/<any>/masks/*.png`, every pixel
-that is not 0 belongs to the object. One image per photograph: `SOURCE/images/<name>.jpg` and
-`SOURCE/masks/<name>.png`, each value but 0 is one object; of a palette the indices count, and 255 is void, as in Pascal
-VOC (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/segexamples/index.html); of coloured masks each colour but black.
+Two layouts. One image per object: `SOURCE/<any>/images/<one image>` and `SOURCE/<any>/masks/*.png`, every pixel that is
+not 0 belongs to the object. One image per photograph: `SOURCE/images/<name>.jpg` and `SOURCE/masks/<name>.png`, each
+value but 0 is one object; in images with a palette, the indices count and 255 is void, as in Pascal VOC
+(http://host.robots.ox.ac.uk/pascal/VOC/voc2012/segexamples/index.html); in coloured masks each colour but black is one.
 """
 
 from collections.abc import Iterator
@@ -118,7 +118,7 @@ def _objects(
 
 
 def _read_ids(file: Path) -> NDArray[np.int64]:
-    """What each pixel belongs to, 0 for nothing."""
+    """Number of the object of each pixel; 0: no object."""
     try:
         with Image.open(file) as image:
             mode = image.mode

@@ -19,10 +19,10 @@ from clearsight.training.data.records import CLIP_TOLERANCE
 __all__ = ["AnnotatedImage", "BadAnnotation", "MarkedObject", "find_image", "frame_size", "to_entries"]
 
 _DECIMALS: Final = 7
-"""Of fractions: a thousandth of a pixel of the largest image."""
+"""Decimals of fractions: a thousandth of a pixel of the largest image."""
 
 _MAX_ASPECT_CHANGE: Final = 0.02
-"""Two sizes of one image may differ by rounding; a turned image differs by far more."""
+"""Largest relative change of the aspect ratio between two sizes of one image, by rounding; turning changes it more."""
 
 
 class BadAnnotation(ValueError):
@@ -34,22 +34,22 @@ class MarkedObject:
     """One object. Coordinates are pixels from the top left corner, the image spans [0, width] x [0, height]."""
 
     location: str
-    """Where it stands, for messages: `10.xml: object 2`."""
+    """Location of the annotation, for messages: `10.xml: object 2`."""
     label: str
     box_xyxy: tuple[float, float, float, float] | None = None
     polygons: Sequence[Sequence[float]] = ()
-    """Each x1, y1, x2, y2, …"""
+    """Polygons, each x1, y1, x2, y2, …"""
     is_crowd: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedImage:
-    """One image and everything marked on it."""
+    """One image and the objects marked on it."""
 
     image: Path
     location: str
     size_wh: tuple[int, int]
-    """Of the file, upright."""
+    """Width and height of the upright image in the file."""
     frame_wh: tuple[float, float]
     """Size that the pixels of the objects refer to: that of the file, or of a scaled copy."""
     objects: Sequence[MarkedObject]
@@ -66,8 +66,8 @@ def find_image(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
 def frame_size(image: Path, stated_wh: tuple[float, float] | None) -> tuple[tuple[int, int], tuple[float, float]]:
     """Upright size of an image file, and the size its annotations refer to.
 
-    Raises `BadAnnotation` when the file cannot be read, or when the stated size has another shape than the image:
-    then it was annotated lying, and its coordinates would be wrong.
+    Raises `BadAnnotation` when the file cannot be read, or when the stated size has another aspect ratio than
+    the image: then it was annotated before it was turned upright, and its coordinates would be wrong.
     """
     try:
         width, height = read_size(image)
@@ -84,7 +84,7 @@ def frame_size(image: Path, stated_wh: tuple[float, float] | None) -> tuple[tupl
 
 
 def to_entries(images: Iterable[AnnotatedImage], task: Task, notes: ConversionNotes) -> list[Entry]:
-    """Labels of a task for all images that can have one; notes name the others."""
+    """Make the entries of a task; images that cannot have a label of the task are added to `notes` as faults."""
     entries = []
     for image in images:
         try:

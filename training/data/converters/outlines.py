@@ -17,6 +17,6 @@ def polygons_from_mask(mask_HW: NDArray[np.bool_]) -> tuple[list[list[float]], i
     polygon of its own. An empty mask has no polygons.
     """
     polygons = [outline_K2.astype(np.float64).ravel().tolist() for outline_K2 in trace_outlines(mask_HW)]
-    # Of two levels: a contour with a parent goes around a hole.
+    # RETR_CCOMP has two levels: a contour with a parent surrounds a hole.
     _, tree_1L4 = cv2.findContours(mask_HW.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     return polygons, 0 if tree_1L4 is None else int((tree_1L4[0, :, 3] >= 0).sum())

@@ -84,7 +84,7 @@ def _object(element: ElementTree.Element, location: str) -> MarkedObject:
         raise BadAnnotation("must have a name, but has none")
     xmin, ymin, xmax, ymax = (_number(element, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
     is_crowd = (element.findtext("difficult") or "0").strip() == "1"
-    # A box whose ends are equal would be one pixel wide: in practice a slip of the hand, without extent.
+    # A box whose ends are equal would be one pixel wide; in practice it is a mistake in drawing, and gets no extent.
     box = (xmin, ymin, xmin, ymin) if xmax <= xmin or ymax <= ymin else (xmin - 1, ymin - 1, xmax, ymax)
     return MarkedObject(location, label, box_xyxy=box, is_crowd=is_crowd)
 

@@ -10,7 +10,7 @@ __all__ = ["flip", "random_affine"]
 
 
 def random_affine(scene: Scene, size: int, scale: float, translate: float, random: np.random.Generator) -> Scene:
-    """A `size` x `size` view of a scene: zoomed by 1 ± `scale`, its middle within `translate` * `size` of the view's.
+    """A `size` x `size` view of a scene, zoomed by 1 ± `scale` and shifted by up to `translate` * `size`.
 
     yolov5's random affine; rotation and shear, which its classic recipe sets to zero, are left out. What lies outside
     the scene is grey.
@@ -18,7 +18,7 @@ def random_affine(scene: Scene, size: int, scale: float, translate: float, rando
     factor = random.uniform(1 - scale, 1 + scale)
     middle_x, middle_y = size * random.uniform(0.5 - translate, 0.5 + translate, 2)
     left, top = middle_x - factor * scene.width / 2, middle_y - factor * scene.height / 2
-    # OpenCV's coordinates name the middle of a pixel, ours its upper left corner.
+    # OpenCV's coordinates refer to the middle of a pixel, the coordinates of scenes to its upper left corner.
     to_middle = (factor - 1) / 2
     matrix_23 = np.array([[factor, 0, left + to_middle], [0, factor, top + to_middle]])
     image_HWC = cv2.warpAffine(
@@ -29,6 +29,6 @@ def random_affine(scene: Scene, size: int, scale: float, translate: float, rando
 
 
 def flip(scene: Scene) -> Scene:
-    """Left and right change places."""
+    """Mirror a scene: left and right are exchanged."""
     image_HWC = np.asarray(cv2.flip(scene.image_HWC, 1), np.uint8)
     return Scene(image_HWC, scene.objects.mirrored(scene.width))

@@ -1,8 +1,8 @@
 """The two recipes that make training views of scenes: yolov5's, and that of the R-CNN family and RetinaNet.
 
 Steps as in Azure's page on image jobs, which gives no numbers: yolov5's are those of its classic recipe, the others
-are SSD's and torchvision's. Colours stay as they are. Both recipes end with the placement of serving, so that objects
-have the sizes that they have there.
+are SSD's and torchvision's. Colours are not changed. Both recipes end with the placement of serving, so that
+objects have the same sizes as in serving.
 """
 
 import math
@@ -22,30 +22,30 @@ from clearsight.vision.letterbox import letterbox, shorter_side
 __all__ = ["DetectionAugmentation", "RcnnAugmentation", "YoloAugmentation"]
 
 _STRIDE: Final = 32
-"""Of yolov5's coarsest level: sides of its input are multiples of it."""
+"""Stride of yolov5's coarsest level: the sides of its input are multiples of it."""
 _SMALLEST_FULL_CROP: Final = 0.5
-"""Crops down to this share of a side keep the file's detail; smaller ones are seldom and may be enlarged."""
+"""Images are kept so large that crops down to this share of a side need no enlarging; smaller crops are rare."""
 
 
 class DetectionAugmentation(Protocol):
-    """Makes a network's input of scenes."""
+    """Makes the input of a network from scenes."""
 
     @property
     def num_scenes(self) -> int:
-        """How many scenes a view shows."""
+        """Number of scenes in a view."""
         ...
 
     @property
     def largest_useful_side(self) -> int:
-        """Shorter side beyond which an image, or tile, can be reduced once without loss worth its memory."""
+        """Shorter side, in pixels, to which a larger image, or tile, can be reduced in the cache."""
         ...
 
     def draw_size(self, random: np.random.Generator) -> int:
-        """The size of a batch's views: one draw for all of them."""
+        """Draw the size of the views of a batch."""
         ...
 
     def view(self, scenes: Sequence[Scene], size: int, random: np.random.Generator) -> Scene:
-        """One random view; the first of the `num_scenes` scenes is the one whose turn it is."""
+        """Make one random view of `num_scenes` scenes; the epoch determines the first one, the others are drawn."""
         ...
 
 
@@ -104,7 +104,7 @@ class RcnnAugmentation:
     """Crop around boxes, expand, flip; resize."""
 
     min_size: int = 600
-    """Of the shorter side, pixels, …"""
+    """Length of the shorter side of a view, pixels, …"""
     max_size: int = 1333
     """… unless the longer one would exceed this."""
     with_geometry: bool = True
@@ -129,7 +129,7 @@ class RcnnAugmentation:
     def view(self, scenes: Sequence[Scene], size: int, random: np.random.Generator) -> Scene:
         scene = scenes[0]
         if self.with_geometry:
-            # All draws at once: one step's choice does not change what the next one draws.
+            # All draws at once, so that the choice of one step does not change what the next one draws.
             does_crop, does_expand, does_flip = random.random(3) < (
                 self.crop_probability,
                 self.expand_probability,

@@ -12,19 +12,19 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def put(scene: Scene, placement: Placement) -> Scene:
-    """The scene as a placement has it in a network's input."""
+    """The scene as a placement puts it into the input of a network."""
     return Scene(place(scene.image_HWC, placement), put_objects(scene.objects, placement))
 
 
 def put_objects(objects: Objects, placement: Placement) -> Objects:
-    """The objects of an image as a placement has them in a network's input."""
+    """The objects of an image as a placement puts them into the input of a network."""
     scale_x, scale_y = placement.inner_width / placement.width, placement.inner_height / placement.height
     moved = objects.moved(placement.left, placement.top, scale_x, scale_y)
     return moved.cut(placement.canvas_height, placement.canvas_width)
 
 
 def expand(scene: Scene, color: tuple[int, int, int], random: np.random.Generator, largest_ratio: float = 2.0) -> Scene:
-    """The scene somewhere on a canvas of `color`, up to `largest_ratio` times as high and as wide.
+    """The scene at a random position on a canvas of `color`, up to `largest_ratio` times as high and as wide.
 
     The zoom-out of SSD (Liu et al. 2016, https://arxiv.org/abs/1512.02325, section 3.6).
     """

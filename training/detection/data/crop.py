@@ -1,6 +1,6 @@
-"""Crops: a given part of a scene, and one drawn around its objects.
+"""Crops: a given window of a scene, and one drawn around its objects.
 
-The drawn one is that of SSD (Liu et al. 2016, https://arxiv.org/abs/1512.02325, section 2.2) without its bounds on
+The drawn crop is that of SSD (Liu et al. 2016, https://arxiv.org/abs/1512.02325, section 2.2) without its bounds on
 overlap: an object stays when the centre of its box is inside.
 """
 
@@ -14,7 +14,7 @@ from clearsight.vision.tiles import Tile
 __all__ = ["crop", "random_crop"]
 
 _SMALLEST_SHARE: Final = 0.3
-"""Of the image's width, and of its height."""
+"""Smallest share of the image's width, and of its height, that a drawn crop has."""
 
 _TRIES: Final = 20
 
@@ -29,7 +29,7 @@ def random_crop(scene: Scene, random: np.random.Generator) -> Scene:
     """A window of 30 to 100 % of each side, with the objects whose centre is inside, cut to it.
 
     At least one object that is no crowd stays, if there is one; a scene for which no such window is found in 20
-    draws comes back whole. Of a scene without objects any window will do.
+    draws is returned uncropped. For a scene without objects the first window is taken.
     """
     objects = scene.objects
     centres_N2 = (objects.boxes_xyxy_N4[:, :2] + objects.boxes_xyxy_N4[:, 2:]) / 2

@@ -1,4 +1,4 @@
-"""Validation images with the placement and the tiles of serving, and what there is to find in them.
+"""Validation images with the placement and the tiles of serving, and their ground truth.
 
 Shapes in names: H height, W width, C colour channel.
 """
@@ -26,7 +26,7 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class EvaluationImage:
-    """One validation image. `View.find` and `merge_views` lead from the network's answers back to it."""
+    """One validation image. `View.find` and `merge_views` turn the network's candidates into its detections."""
 
     views: tuple[View, ...]
     """The whole image first, then its tiles row by row."""
@@ -35,7 +35,7 @@ class EvaluationImage:
     truth: GroundTruth
     """In pixels of the image, crowds included; masks in segmentation only."""
     target: DetectionTarget
-    """What a loss compares with the network's answer for the whole image; in pixels of that input."""
+    """Ground truth of the loss for the whole image, in pixels of the network's input."""
 
 
 class DetectionEvaluationSet:

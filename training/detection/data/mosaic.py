@@ -21,7 +21,7 @@ def mosaic(scenes: Sequence[Scene], size: int, random: np.random.Generator) -> S
     """Four scenes, in drawn order, around a point near the middle of a grey canvas of twice `size`.
 
     Each has the size that it has in a letterbox of `size`. The point, drawn from the middle half of the canvas on
-    both axes, is where a corner of each lies; what leaves the canvas is cut off.
+    both axes, is where a corner of each lies; the rest is cut off.
     """
     if len(scenes) != 4:
         raise ValueError(f"a mosaic must have four scenes, but got {len(scenes)}")
@@ -33,7 +33,7 @@ def mosaic(scenes: Sequence[Scene], size: int, random: np.random.Generator) -> S
         is_right, is_lower = place % 2 == 1, place >= 2
         width = min(scene.width, 2 * size - x if is_right else x)
         height = min(scene.height, 2 * size - y if is_lower else y)
-        # Of a scene left of the point the right part is seen, of one above it the lower part.
+        # A scene left of the point shows its right part, one above it its lower part.
         window = Tile(0 if is_right else scene.width - width, 0 if is_lower else scene.height - height, width, height)
         left, top = x if is_right else x - width, y if is_lower else y - height
         seen = crop(scene, window)

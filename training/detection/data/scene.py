@@ -1,6 +1,6 @@
-"""An image and the objects in it, which move together.
+"""An image and the objects in it, which are transformed together.
 
-Pixel k reaches from k to k + 1, so a box around the pixels a to b runs from a to b + 1. Nothing here changes its
+Pixel k reaches from k to k + 1, so a box around the pixels a to b runs from a to b + 1. No function here changes its
 arguments, and a scene's image may be a view of another one: it is read only.
 
 Shapes in names: N objects, 4 sides of a box (left, top, right, bottom in pixels), H height, W width, C colour channel.
@@ -32,7 +32,7 @@ _SMALLEST_SHARE: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """What an image shows."""
+    """The objects of an image."""
 
     boxes_xyxy_N4: Floats
     class_ids_N: Indices
@@ -45,23 +45,23 @@ class Objects:
 
     @property
     def num_wanted(self) -> int:
-        """How many are no crowd: those that training looks for."""
+        """Number of objects that are no crowd: those that training uses as targets."""
         return int(np.count_nonzero(~self.is_crowd_N))
 
     def take(self, kept: Indices) -> "Objects":
-        """Those with these indices, in their order."""
+        """The objects with these indices, in their order."""
         polygons = tuple(self.polygons_N[index] for index in kept)
         return Objects(self.boxes_xyxy_N4[kept], self.class_ids_N[kept], self.is_crowd_N[kept], polygons)
 
     def moved(self, left: float, top: float, scale_x: float = 1.0, scale_y: float = 1.0) -> "Objects":
-        """Scaled about the upper left corner of the image, then moved right and down by pixels."""
+        """The objects scaled about the upper left corner of the image, then moved right and down by pixels."""
         scale, offset = np.array([scale_x, scale_y]), np.array([left, top], np.float64)
         boxes_N4 = self.boxes_xyxy_N4 * np.tile(scale, 2) + np.tile(offset, 2)
         polygons = tuple(tuple(polygon_K2 * scale + offset for polygon_K2 in polygons) for polygons in self.polygons_N)
         return Objects(boxes_N4, self.class_ids_N, self.is_crowd_N, polygons)
 
     def mirrored(self, width: int) -> "Objects":
-        """As seen when left and right of an image of this width change places."""
+        """The objects in a mirrored image of this width: left and right are exchanged."""
         left, top, right, bottom = self.boxes_xyxy_N4.T
         boxes_N4 = np.stack([width - right, top, width - left, bottom], axis=1)
         polygons = tuple(
@@ -70,7 +70,7 @@ class Objects:
         return Objects(boxes_N4, self.class_ids_N, self.is_crowd_N, polygons)
 
     def cut(self, height: int, width: int) -> "Objects":
-        """The part inside an image of this size; the box of an object with polygons is the box around what is left.
+        """The objects cut to an image of this size; the box of an object with polygons is the box around what is left.
 
         Objects below one pixel in width or height, or with less than a tenth of their box's area left, are dropped.
         """
@@ -97,7 +97,7 @@ class Objects:
 
     @staticmethod
     def joined(parts: Sequence["Objects"]) -> "Objects":
-        """Those of several images that share their pixels, one after the other. At least one part."""
+        """The objects of several images on one canvas, one after the other. `parts` holds at least one."""
         return Objects(
             np.concatenate([part.boxes_xyxy_N4 for part in parts]),
             np.concatenate([part.class_ids_N for part in parts]),
@@ -108,7 +108,7 @@ class Objects:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """An image uint8 (H, W, 3), RGB, and what it shows."""
+    """An image uint8 (H, W, 3), RGB, and its objects."""
 
     image_HWC: Bytes
     objects: Objects

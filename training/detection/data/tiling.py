@@ -15,29 +15,29 @@ class TileGrid:
     columns: int
     rows: int
     overlap_ratio: float = 0.25
-    """Overlap of neighbours, share of a tile's side, [0, 1)."""
+    """Overlap of neighbouring tiles, as a share of a tile's side, in [0, 1)."""
 
     def tiles(self, height: int, width: int) -> tuple[Tile, ...]:
         return tile_grid(height, width, self.columns, self.rows, self.overlap_ratio)
 
     @property
     def zoom(self) -> float:
-        """How many times a tile's side goes into that of the image, on the axis where it does so more often."""
+        """Side of the image over the side of a tile, on the axis where this ratio is larger."""
         count = max(self.columns, self.rows)
         return count - (count - 1) * self.overlap_ratio
 
 
 def tiles_with_objects(objects: Objects, height: int, width: int, grid: TileGrid) -> tuple[Tile, ...]:
-    """The tiles of an image of this size that show something to learn: at least half of an object that is no crowd."""
+    """The tiles of an image of this size that show at least half of an object that is no crowd."""
     return tuple(tile for tile in grid.tiles(height, width) if objects_in(objects, tile).num_wanted)
 
 
 def cut_tile(scene: Scene, tile: Tile) -> Scene:
-    """The part of a scene in a tile, with the objects of which at least half the box is inside, cut to it."""
+    """The scene of a tile, with the objects of which at least half the box is inside, cut to it."""
     return Scene(tile.cut(scene.image_HWC), objects_in(scene.objects, tile))
 
 
 def objects_in(objects: Objects, tile: Tile) -> Objects:
-    """The objects of an image of which at least half the box is in a tile, as the tile shows them."""
+    """The objects of an image of which at least half the box is in a tile, in pixels of the tile."""
     belonging, _ = boxes_in_tile(objects.boxes_xyxy_N4, tile)
     return objects.take(belonging).moved(-tile.left, -tile.top).cut(tile.height, tile.width)

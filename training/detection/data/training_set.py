@@ -30,35 +30,35 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class DetectionTarget:
-    """What a network is to find in one view; perhaps nothing. Crowds are not among it."""
+    """The ground truth of one view for the loss: its objects without crowds; there may be none."""
 
     boxes_xyxy_N4: Floats
-    """Pixels of the view."""
+    """Boxes in pixels of the view."""
     class_ids_N: Indices
-    """From 0, without background."""
+    """Class ids from 0; the background has none."""
     masks_N: tuple[CroppedMask, ...] | None
-    """Pixels of the view; None in detection."""
+    """Masks in pixels of the view; None in detection."""
 
 
 @dataclass(frozen=True, slots=True)
 class DetectionBatch:
-    """Training views uint8 (H, W, 3), RGB, to be read only, and what they show.
+    """Training views uint8 (H, W, 3), RGB, to be read only, with their ground truth.
 
-    All of one size for yolov5; for the R-CNN family each has its own.
+    All views have one size for yolov5; for the R-CNN families each has its own.
     """
 
     images_HWC: tuple[Bytes, ...]
     targets: tuple[DetectionTarget, ...]
     weight: float = 1.0
-    """Of its mean loss, see `clearsight.training.engine.batch_stream.Part`."""
+    """Factor of the batch's mean loss, see `clearsight.training.engine.batch_stream.BatchShare`."""
 
 
 class DetectionTrainingSet:
-    """Shuffled, augmented batches: the part of process `rank` among `num_ranks`.
+    """Shuffled, augmented batches: the share of process `rank` among `num_ranks`.
 
-    Images without objects take part. With a grid, so does every tile that shows something, as an image of its own.
-    A view of several scenes draws the others from all images and tiles. A last batch of which a process would get
-    fewer than `smallest_batch` images is left out. Equal (seed, epoch, index) give equal views, whatever the number
+    Images without objects are used too. With a grid, every tile that shows an object is used as an image of its own.
+    For a view of several scenes the others are drawn from all images and tiles. A last batch of which a process would
+    get fewer than `smallest_batch` images is left out. Equal (seed, epoch, index) give equal views, whatever the number
     of workers.
     """
 
@@ -91,20 +91,20 @@ class DetectionTrainingSet:
 
     @property
     def num_sources(self) -> int:
-        """How many images and tiles an epoch shows."""
+        """Number of images and tiles in an epoch."""
         return len(self._sources)
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[DetectionBatch]:
         """The batches of one epoch, from `first_batch` on."""
-        with closing(self._stream.parts(epoch, self._view, first_batch)) as parts:
-            for part in parts:
-                images, targets = zip(*part.views, strict=True)
-                yield DetectionBatch(images, targets, part.weight)
+        with closing(self._stream.shares(epoch, self._view, first_batch)) as shares:
+            for share in shares:
+                images, targets = zip(*share.views, strict=True)
+                yield DetectionBatch(images, targets, share.weight)
 
     def box_sizes_wh(self, image_size: int) -> Floats:
-        """Widths and heights (M, 2), pixels, of all objects that are learnt, letterboxed to `image_size`.
+        """Widths and heights (M, 2), pixels, of all objects that are targets, letterboxed to `image_size`.
 
-        Of images and tiles; reads the headers of the files only.
+        The objects of images and of tiles count; only the headers of the files are read.
         """
         sizes = [np.zeros((0, 2))]
         for image, tile in self._sources:
@@ -144,7 +144,7 @@ def useful_side(augmentation: DetectionAugmentation, grid: TileGrid | None) -> i
 
 
 def to_target(scene: Scene, with_masks: bool) -> DetectionTarget:
-    """What there is to find in a scene: its objects but crowds and, with masks, those too thin to cover a pixel."""
+    """The ground truth of a scene: its objects without crowds and, with masks, without those that cover no pixel."""
     objects = scene.objects.take(np.flatnonzero(~scene.objects.is_crowd_N))
     masks = None
     if with_masks:

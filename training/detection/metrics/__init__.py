@@ -1,6 +1,6 @@
 """Metrics of detection and instance segmentation, by the rules of Pascal VOC and of COCO, on plain arrays.
 
-objects (what is predicted, what is true) -> regions (how far they overlap) -> voc, coco -> metrics (Azure's names).
+objects (predictions and ground truth) -> regions (their overlaps) -> voc, coco -> metrics (Azure's names).
 """
 
 from clearsight.training.detection.metrics.metrics import DetectionMetrics, MetricOptions, detection_metrics

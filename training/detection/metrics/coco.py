@@ -1,4 +1,4 @@
-"""COCO's twelve numbers, by faster-coco-eval, which agrees with pycocotools.
+"""COCO's twelve metrics, computed by faster-coco-eval, which agrees with pycocotools.
 
 https://cocodataset.org/#detection-eval.
 """
@@ -84,4 +84,4 @@ def _dataset(annotations: list[dict[str, Any]], num_images: int, num_classes: in
 
 
 def _silent(*_: object) -> None:
-    """The library's report, a page for every pass, would drown the job's own log."""
+    """Print nothing: the library's report, a page for every pass, would hide the job's own log."""

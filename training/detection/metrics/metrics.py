@@ -1,8 +1,8 @@
 """Metrics of a validation pass of detection and segmentation under Azure's names.
 
 Names: https://learn.microsoft.com/azure/machine-learning/how-to-understand-automated-ml. An undefined value (recall of
-a class without objects, precision without predictions) is left out of averages; a metric of which nothing is left is
-left out.
+a class without objects, precision without predictions) is left out of averages; a metric without any defined value
+is left out.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class MetricOptions:
 
     validation_metric_type: MetricType
     validation_iou_threshold: float
-    """Overlap, in (0, 1], from which a prediction has found an object; for VOC."""
+    """Overlap, in (0, 1], from which a prediction matches an object; for VOC."""
     box_score_threshold: float
     """Only predictions with a score strictly above it count, for both methods."""
     log_training_metrics: Literal["Enable", "Disable"] = "Disable"
@@ -39,11 +39,11 @@ class MetricOptions:
 
 @dataclass(frozen=True, slots=True)
 class DetectionMetrics:
-    """The numbers of one pass; undefined ones are absent."""
+    """The metrics of one validation pass; undefined ones are absent."""
 
     values: dict[str, float] = field(default_factory=dict)
     per_label: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Class to `precision`, `recall`, `average_precision`, in the order of the classes; empty without VOC."""
+    """Class -> `precision`, `recall`, `average_precision`, in the order of the classes; empty without VOC."""
 
 
 def detection_metrics(
@@ -84,7 +84,7 @@ def detection_metrics(
 
 
 def averages_of(matches: Sequence[ClassMatches]) -> dict[str, float | None]:
-    """Azure's names to means over the classes with objects; precision over those of them that were predicted at all."""
+    """Azure's names -> means over the classes with objects; for precision only over those with predictions."""
     present = [match for match in matches if match.num_truths]
     return {
         "mean_average_precision": _mean([match.average_precision for match in present]),

@@ -27,7 +27,7 @@ Rle = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a network finds in one image, in any order, after suppression and the cap per image."""
+    """The detections of a network in one image, in any order, after suppression and the limit per image."""
 
     boxes_xyxy_N4: Floats
     class_ids_N: Ints
@@ -35,11 +35,11 @@ class Predictions:
     masks_N: tuple[Rle, ...] | None = None
 
     def above(self, score: float) -> "Predictions":
-        """Those with a score strictly greater; a score that is not a number is not."""
+        """The predictions with a score strictly greater than `score`; NaN is not."""
         return self._take(np.flatnonzero(self.scores_N > score))
 
     def of_class(self, class_id: int) -> "Predictions":
-        """Those of one class, by descending score; of equal scores the earlier first."""
+        """The predictions of one class, by descending score; of equal scores the earlier first."""
         own = np.flatnonzero(self.class_ids_N == class_id)
         return self._take(own[np.argsort(-self.scores_N[own], kind="stable")])
 
@@ -50,16 +50,16 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
-    """What there is to find in one image."""
+    """The objects that one image really shows."""
 
     boxes_xyxy_N4: Floats
     class_ids_N: Ints
     is_crowd_N: Bools
-    """Regions of several objects that were not told apart: finding them counts neither for nor against."""
+    """Whether a region holds several objects that were not labelled one by one; predictions in it are ignored."""
     masks_N: tuple[Rle, ...] | None = None
 
     def of_class(self, class_id: int) -> "GroundTruth":
-        """Those of one class, in their order."""
+        """The objects of one class, in their order."""
         kept = np.flatnonzero(self.class_ids_N == class_id)
         masks = _masks_at(self.masks_N, kept)
         return GroundTruth(self.boxes_xyxy_N4[kept], self.class_ids_N[kept], self.is_crowd_N[kept], masks)

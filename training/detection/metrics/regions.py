@@ -1,6 +1,6 @@
-"""The part of the image that stands for an object, a box or a mask, and how far two of them overlap.
+"""The region of an object, a box or a mask, and the overlap of two regions.
 
-VOC and COCO share these overlaps, which are COCO's.
+VOC and COCO metrics both use these overlaps, which are defined as in COCO.
 
 Shapes in names: N predictions, M true objects.
 """
@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 Shape = Literal["box", "mask"]
 
 Regions = Floats | Sequence[Rle]
-"""Boxes as COCO has them, rows of left, top, width and height; or masks."""
+"""Boxes in COCO's form, rows of left, top, width and height; or masks."""
 
 
 def regions_of(objects: Predictions | GroundTruth, shape: Shape) -> Regions:
@@ -35,7 +35,7 @@ def regions_of(objects: Predictions | GroundTruth, shape: Shape) -> Regions:
 
 
 def areas_of(regions: Regions) -> Floats:
-    """Square pixels of each region."""
+    """Area of each region, in square pixels."""
     if isinstance(regions, np.ndarray):
         return np.asarray(regions[:, 2] * regions[:, 3])
     return np.asarray(coco_masks.area(regions) if regions else [], np.float64)

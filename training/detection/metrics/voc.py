@@ -1,7 +1,8 @@
-"""Precision, recall and average precision of each class as Pascal VOC has them from 2010 on (all points).
+"""Precision, recall and average precision of each class as Pascal VOC defines them since 2010 (all points).
 
 Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010, section 4.2, and the development kit
-of 2012. Unlike there a prediction takes the best object that is still free, as in COCO, not the best of all.
+of 2012. Unlike in that kit, a prediction takes the best object that is still unmatched, as in COCO, not the best of
+all.
 
 Shapes in names: N predictions of a class over all images, M true objects of an image.
 """
@@ -25,24 +26,24 @@ Outcomes = npt.NDArray[np.int8]
 
 
 class Outcome(IntEnum):
-    """What a prediction turned out to be."""
+    """Result of matching a prediction."""
 
     FALSE_POSITIVE = 0
     TRUE_POSITIVE = 1
     IGNORED = 2
-    """It lies in a crowd: neither for nor against."""
+    """It lies in a crowd and counts neither as right nor as wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassMatches:
-    """One class over all images. A value without a basis is None."""
+    """The matches of one class over all images. An undefined value is None."""
 
     num_truths: int
-    """Crowds left out."""
+    """Number of objects, without crowds."""
     is_true_N: Bools
-    """By descending score; ignored predictions left out."""
+    """Whether each prediction is right, by descending score, without ignored predictions."""
     scores_N: Floats
-    """Of the same predictions."""
+    """Scores of the same predictions."""
 
     @property
     def precision(self) -> float | None:
@@ -56,7 +57,7 @@ class ClassMatches:
 
     @property
     def average_precision(self) -> float | None:
-        """None without objects."""
+        """Area under the precision-recall curve; None without objects."""
         return average_precision(self.is_true_N, self.num_truths) if self.num_truths else None
 
 

@@ -1,4 +1,4 @@
-"""What a network finds in a set of images, beside what there is to find: by the functions that serving uses."""
+"""Predictions for a set of images, made by the functions that serving uses, with the ground truth beside them."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,30 +21,30 @@ from clearsight.training.engine.ranks import Ranks
 from clearsight.vision.candidates import Candidates
 from clearsight.vision.rle import encode_rle
 
-__all__ = ["Findings", "find_all"]
+__all__ = ["SetPredictions", "predict_set"]
 
-_WHOLE: Final = 0  # the view of the whole image comes first
+_WHOLE_IMAGE: Final = 0  # the view of the whole image comes first
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
-    """Of a set of images, in its order."""
+class SetPredictions:
+    """Predictions and ground truth of a set of images, in the order of the set."""
 
     predictions: list[Predictions]
     truths: list[GroundTruth]
     loss: float | None
-    """Mean over the whole images, without their tiles; None when it was not asked for."""
+    """Mean loss over the whole images, without their tiles; None when it was not asked for."""
 
 
-def find_all(
+def predict_set(
     network: nn.Module,
     steps: DetectorSteps,
     data: DetectionEvaluationSet,
     settings: DetectorSettings,
     ranks: Ranks | None = None,
     with_loss: bool = False,
-) -> Findings:
-    """Look for objects in all images; several processes take a part each and all get the whole.
+) -> SetPredictions:
+    """Detect the objects of all images. Each of several processes predicts its share, and all get the result.
 
     Raises `NotFinite`, in all processes, when boxes, scores or losses are not finite numbers.
     """
@@ -56,12 +56,12 @@ def find_all(
     is_finite = True
     with torch.inference_mode():
         for batch in data.batches(share):
-            looked = _look_at(network, steps, batch, data.batch_size, with_loss)
-            is_finite = looked is not None
-            if looked is None:
+            output = _predict_batch(network, steps, batch, data.batch_size, with_loss)
+            is_finite = output is not None
+            if output is None:
                 break
-            losses += looked.losses
-            for image, candidates in zip(batch, looked.candidates, strict=True):
+            losses += output.losses
+            for image, candidates in zip(batch, output.candidates, strict=True):
                 pairs.append((_find(image, candidates, settings), image.truth))
     if ranks.all_reduce_max(int(not is_finite)):
         raise NotFinite
@@ -69,30 +69,30 @@ def find_all(
     loss = None
     if with_loss:
         loss = float(np.mean(ranks.all_gather_items(losses, len(data))))
-    return Findings([found for found, _ in pairs], [truth for _, truth in pairs], loss)
+    return SetPredictions([found for found, _ in pairs], [truth for _, truth in pairs], loss)
 
 
 @dataclass(frozen=True, slots=True)
-class _Looked:
-    """At the images of a batch."""
+class _BatchOutput:
+    """Output of the network for the images of a batch."""
 
     candidates: list[list[Candidates]]
-    """By image and view."""
+    """Candidates by image and view."""
     losses: list[float]
-    """Of each whole image: the mean of those that went through the network with it."""
+    """Loss by whole image: the mean over the images that went through the network together with it."""
 
 
-def _look_at(
+def _predict_batch(
     network: nn.Module, steps: DetectorSteps, batch: Sequence[EvaluationImage], batch_size: int, with_loss: bool
-) -> _Looked | None:
-    """Run views of equal size together, up to `batch_size` of them; None for numbers that are not finite.
+) -> _BatchOutput | None:
+    """Run views of equal size together, up to `batch_size` of them; None when an output is not finite.
 
-    Whole images and tiles go apart, for only the former have a loss.
+    Whole images and tiles go through the network separately, since only whole images have a loss.
     """
     groups: dict[tuple[tuple[int, ...], bool], list[tuple[int, int]]] = defaultdict(list)
     for index, image in enumerate(batch):
         for view, image_HWC in enumerate(image.images_HWC):
-            groups[image_HWC.shape, view == _WHOLE].append((index, view))
+            groups[image_HWC.shape, view == _WHOLE_IMAGE].append((index, view))
     candidates: dict[tuple[int, int], Candidates] = {}
     losses = [0.0] * len(batch)
     for (_, are_whole), members in groups.items():
@@ -100,25 +100,25 @@ def _look_at(
             chosen = members[start : start + batch_size]
             images = [batch[index].images_HWC[view] for index, view in chosen]
             targets = [batch[index].target for index, _ in chosen] if with_loss and are_whole else None
-            examined = steps.validation_step(network, images, targets)
-            if examined.loss is not None:
-                loss = float(examined.loss)
+            validated = steps.validation_step(network, images, targets)
+            if validated.loss is not None:
+                loss = float(validated.loss)
                 if not np.isfinite(loss):
                     return None
                 for index, _ in chosen:
                     losses[index] = loss
-            for member, found in zip(chosen, examined.candidates, strict=True):
+            for member, found in zip(chosen, validated.candidates, strict=True):
                 if not (np.isfinite(found.boxes_xyxy_N4).all() and np.isfinite(found.scores_N).all()):
                     return None
                 candidates[member] = found
     by_image = [[candidates[index, view] for view in range(len(image.views))] for index, image in enumerate(batch)]
-    return _Looked(by_image, losses)
+    return _BatchOutput(by_image, losses)
 
 
 def _find(image: EvaluationImage, candidates: Sequence[Candidates], settings: DetectorSettings) -> Predictions:
     views = image.views
     found = [view.find(one, settings) for view, one in zip(views, candidates, strict=True)]
-    merged, whole = merge_views(views, found, settings), views[_WHOLE].tile
+    merged, whole = merge_views(views, found, settings), views[_WHOLE_IMAGE].tile
     return Predictions(
         merged.boxes_xyxy_N4,
         merged.class_ids_N,
