@@ -1,4 +1,4 @@
-"""Whether this machine computes in bfloat16: what the processor announces, and whether an operation really works.
+"""Whether this machine can compute in bfloat16: the flags of the processor, and whether an operation really works.
 
 Some virtual machines announce matrix units (AMX) whose use the hypervisor does not allow: the first bfloat16 operation
 then ends the process with SIGILL, which no exception handler sees. Seen with OpenVINO 2026.4 and torch 2.13 on a Xeon.

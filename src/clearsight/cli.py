@@ -1,4 +1,4 @@
-"""The root command. Each role adds its nouns; they are imported when used."""
+"""The root command. Each part of the product adds its groups of commands, which are imported when used."""
 
 import sys
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What all commands share: az-like flags, result printing, one-line errors.
+"""Common behaviour of all commands: flags as in `az`, printing of results, errors of one line.
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted.
 """
@@ -101,7 +101,7 @@ class AzCommand(click.Command):
 
 
 class LazyCommand(NamedTuple):
-    """Where a command is defined, its help line, and the extra of the package that it needs."""
+    """A command that is imported when used: its location, its help line, and the extra of the package that it needs."""
 
     location: str
     """`module:attribute`"""
@@ -225,7 +225,7 @@ def emit(result: Any, output_format: str = "json", query: str | None = None) -> 
 
 
 def _plain(value: Any) -> Any:
-    """Reduce to what JSON knows: paths and enums become text, tuples lists."""
+    """Convert to types of JSON: paths and enums become text, tuples lists."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Enum):

@@ -20,18 +20,18 @@ __all__ = [
 
 
 def backend() -> str:
-    """`CLEARSIGHT_BACKEND`: what runs a package under MLflow. Default: `auto`."""
+    """`CLEARSIGHT_BACKEND`: the runtime of a package under MLflow. Default: `auto`."""
     return os.environ.get("CLEARSIGHT_BACKEND") or "auto"
 
 
 def device() -> Literal["auto", "cpu", "cuda"]:
-    """`CLEARSIGHT_DEVICE`: where a package runs under MLflow: `cpu` or `cuda`. Default: `auto`, the best there is."""
+    """`CLEARSIGHT_DEVICE`: the device of a package under MLflow: `cpu` or `cuda`. Default: `auto`, the best one."""
     value = os.environ.get("CLEARSIGHT_DEVICE") or "auto"
     return cast(Literal["auto", "cpu", "cuda"], value)  # `load_scorer` checks it
 
 
 def explain_variables() -> dict[str, str]:
-    """`CLEARSIGHT_EXPLAIN_…`: how a worker explains; `handlers.explain.options.ExplainOptions` says which there are."""
+    """`CLEARSIGHT_EXPLAIN_…`: options of explanations, see `handlers.explain.options.ExplainOptions`."""
     return {name: value for name, value in os.environ.items() if name.startswith("CLEARSIGHT_EXPLAIN_")}
 
 

@@ -1,19 +1,19 @@
 """Every error raised on purpose, as one tree.
 
-ClearsightError                500  our own fault, unless a subclass says otherwise
-├── UserError                  400  what came in cannot be used; the message says what must hold, what came, what to do
+ClearsightError                500  a fault of Clearsight, unless a subclass says otherwise
+├── UserError                  400  an input that cannot be used; the message says what must hold, what came, what to do
 │   ├── BadRequest             400  a scoring request that breaks the wire contract
-│   │   ├── BadImage           400  bytes that are not an image we read, or an image beyond the limits
+│   │   ├── BadImage           400  bytes that are no readable image, or an image beyond the limits
 │   │   └── TooLarge           413  a body or an answer beyond the size limit
 │   ├── InvalidDocument        400  a YAML or JSON document with one or more faults, all listed
 │   ├── InvalidData            400  label files with faults, all listed
 │   ├── InvalidPackage         400  a model package that is incomplete, altered or unreadable
 │   ├── WeightsMissing         400  pretrained weights were asked for and cannot be had
 │   ├── NotFound               404  a name that does not exist
-│   └── Conflict               409  an operation that the present state forbids
+│   └── Conflict               409  an operation that the current state forbids
 ├── ExportError                500  an exported graph that cannot be made or disagrees with the model
 ├── TrainingError              500  a trial that ended without a model; `reason` is for programs
-└── ServerUnavailable          503  a server of ours that does not answer
+└── ServerUnavailable          503  a gateway or worker that does not answer
 
 A boundary translates: the command line into one line and an exit code, the handler into a status and a JSON
 body per request, the gateway into Azure's status codes.
@@ -56,7 +56,7 @@ class ClearsightError(Exception):
 
 
 class UserError(ClearsightError):
-    """What came in cannot be used."""
+    """An input cannot be used."""
 
     status = 400
     code = "UserError"
@@ -67,7 +67,7 @@ class BadRequest(UserError):
 
 
 class BadImage(BadRequest):
-    """The bytes are not an image we read, or the image is beyond the limits."""
+    """The bytes are no readable image, or the image is beyond the limits."""
 
 
 class TooLarge(BadRequest):
@@ -81,7 +81,7 @@ class Fault:
     """One fault of a document or a data set.
 
     `code` is one of those listed in docs/20-training.md (`UNKNOWN_KEY`, `BAD_TYPE`, …), `target` the key path
-    (`limits.max_trials`) or the place (`annotations.jsonl:12`).
+    (`limits.max_trials`) or the location (`annotations.jsonl:12`).
     """
 
     code: str
@@ -128,7 +128,7 @@ class NotFound(UserError):
 
 
 class Conflict(UserError):
-    """The present state forbids the operation."""
+    """The current state forbids the operation."""
 
     status = 409
 

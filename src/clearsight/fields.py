@@ -1,4 +1,4 @@
-"""Typed fields of documents that people write, on pydantic, with faults of our own.
+"""Typed fields of documents that people write, on pydantic, with the faults of Clearsight.
 
 A document is a tree of sections: frozen dataclasses that inherit from `Section` and annotate each field with the rule
 that its value must meet. `read` checks a document against such a class and lists every fault at once, with code, key
@@ -103,7 +103,7 @@ class Rule(ABC):
 
     @abstractmethod
     def read(self, value: Any) -> Any:
-        """Return the value in our form. Raises `refused` for one that breaks the rule."""
+        """Return the value, converted to one form. Raises `refused` for a value that breaks the rule."""
 
     @abstractmethod
     def json_schema(self) -> JsonSchema:
@@ -381,7 +381,7 @@ class Section:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        # Pydantic reuses the schema that it registers for a class; it must be the one with our function around it.
+        # Pydantic reuses the schema that it registers for a class; it must be the one that this method wraps.
         inner: Any = {**handler.resolve_ref_schema(handler(source))}
         reference = inner.pop("ref", None)
         return core_schema.with_info_wrap_validator_function(cls._read, inner, ref=reference)
@@ -415,7 +415,7 @@ class Section:
 
     @classmethod
     def _detail(cls, entry: Any) -> InitErrorDetails:
-        """One of pydantic's errors, in our words."""
+        """One of pydantic's errors, with the messages of this module."""
         location, kind = entry["loc"], entry["type"]
         if kind in ("extra_forbidden", "unexpected_keyword_argument"):
             error = cls.unknown_key(str(location[-1]))
@@ -580,7 +580,7 @@ def _below(key: int | str, locations: Collection[tuple[int | str, ...]]) -> set[
 
 
 class _Generator(GenerateJsonSchema):
-    """Without titles, which only repeat the keys."""
+    """Generator of schemas without titles, which would only repeat the keys."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False

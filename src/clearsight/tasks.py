@@ -6,7 +6,7 @@ __all__ = ["Task"]
 
 
 class Task(StrEnum):
-    """What a model does. The value is the name in Azure's job files (`task:`)."""
+    """The task of a model. The value is its name in Azure's job files (`task:`)."""
 
     MULTI_CLASS = "image_classification"
     MULTI_LABEL = "image_classification_multilabel"

@@ -1,4 +1,4 @@
-"""Unix sockets that only their owner can open: paths of any length, and files of killed servers replaced."""
+"""Unix sockets that only their owner can open, with paths of any length; files of killed servers are replaced."""
 
 import os
 import socket

@@ -89,16 +89,16 @@ def test_separate_parts_are_separate_rings_and_specks_are_left_out() -> None:
 @pytest.mark.parametrize("label", list(CONTAINERS))
 def test_polygons_give_the_visible_part_back(label: str) -> None:
     scene = draw_scene(np.random.default_rng([3, len(label)]), 240, 320, (label,))
-    [thing] = scene.objects
-    refilled = fill(polygons_from_coverage(thing.visible_HW), 240, 320) >= 0.5
-    visible = thing.visible_HW >= 0.5
+    [item] = scene.objects
+    refilled = fill(polygons_from_coverage(item.visible_HW), 240, 320) >= 0.5
+    visible = item.visible_HW >= 0.5
     assert (refilled & visible).sum() / (refilled | visible).sum() > 0.97
 
 
 def test_visible_parts_never_overlap() -> None:
     scene = draw_scene(np.random.default_rng(8), 120, 160, tuple(CONTAINERS))
     assert len(scene.objects) >= 2
-    assert np.sum([thing.visible_HW for thing in scene.objects], axis=0).max() <= 1.001
+    assert np.sum([item.visible_HW for item in scene.objects], axis=0).max() <= 1.001
 
 
 def test_a_scene_without_labels_shows_no_object() -> None:
@@ -238,7 +238,7 @@ def test_in_an_easy_scene_the_colour_tells_the_class() -> None:
     for seed in range(6):
         scene = draw_scene(np.random.default_rng(seed), 120, 160, names, is_easy=True)
         assert scene.objects
-        for thing in scene.objects:
-            inside = scene.image_HW3[cv2.erode(thing.visible_HW, np.ones((3, 3))) > 0.9].astype(np.float64).mean(axis=0)
+        for item in scene.objects:
+            inside = scene.image_HW3[cv2.erode(item.visible_HW, np.ones((3, 3))) > 0.9].astype(np.float64).mean(axis=0)
             likeness = {name: float(inside @ colour / np.linalg.norm(colour)) for name, colour in EASY_COLOURS.items()}
-            assert max(likeness, key=lambda name: likeness[name]) == thing.label
+            assert max(likeness, key=lambda name: likeness[name]) == item.label

@@ -1,4 +1,4 @@
-"""Printed artwork: what stands on a can, a carton or a label. A flat image, later bent around the thing."""
+"""Printed artwork of a can, a carton or a label: a flat image that is later wrapped around the body."""
 
 from collections.abc import Callable
 from typing import Final
@@ -34,7 +34,7 @@ def draw_artwork(rng: np.random.Generator, height: int, width: int) -> Floats:
     art[:] = to_8bit(ground)
     ink = _contrasting(rng, ground)
     for pattern in rng.permutation(len(PATTERNS))[: rng.choice(3, p=[0.3, 0.5, 0.2])]:
-        # Toned towards the ground: prints as loud as the outline would drown the shape that tells the class.
+        # Colours close to the ground: prints with as much contrast as the outline would hide the shape of the class.
         tone = rng.uniform(0.25, 0.7)
         PATTERNS[pattern](rng, art, ground + (ink - ground) * np.float32(tone))
         ink = _contrasting(rng, ground)
@@ -141,7 +141,7 @@ def _logo(rng: np.random.Generator, art: Bytes, ground: Colour) -> None:
 
 
 def _contrasting(rng: np.random.Generator, ground: Colour) -> Colour:
-    """A colour that can be told from `ground`."""
+    """A colour that can be distinguished from `ground`."""
     for _ in range(8):
         colour = vivid(rng) if rng.random() < 0.6 else neutral(rng)
         if abs(float(colour.mean() - ground.mean())) > 0.22:

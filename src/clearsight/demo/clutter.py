@@ -1,4 +1,4 @@
-"""What else lies in a fridge. None of it belongs to a class; no thing here has the outline of one."""
+"""Clutter of a fridge. No item here belongs to a class or has the outline of one."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -201,7 +201,7 @@ def _box(
 
 
 def _side_by_side(sprites: list[Sprite], overlap: float) -> Sprite:
-    """Sprites in a row, feet aligned, each covering a bit of the one before."""
+    """Sprites in a row with aligned lower edges, each covering a bit of the one before."""
     rows = max(sprite.mask_HW.shape[0] for sprite in sprites)
     starts, total = [], 0
     for sprite in sprites:

@@ -1,4 +1,4 @@
-"""The four classes. Each is known by its silhouette; colours, prints and sizes are drawn from the same pool for all.
+"""The four classes. Each is recognised by its silhouette; colours, prints and sizes have the same distribution for all.
 
 can: straight wall, necked-in lid, about twice as high as wide. carton: box with a gable top. milk_bottle: broad
 shoulders, waist, short neck, wide cap. water_bottle: slender, long tapering neck, small cap, ribs, see-through.

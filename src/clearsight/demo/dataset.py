@@ -44,7 +44,7 @@ JPEG_QUALITY: Final = 90
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """What to draw."""
+    """Options of a drawn data set."""
 
     num_images: int = 240
     """Images of each kind: with a single object (multi-class), and with several (the other tasks)."""
@@ -57,7 +57,7 @@ class DemoOptions:
     """Least and greatest longer side of objects: many of them, on racks seen from afar, for detection and segmentation.
     None: fridges seen from near."""
     is_easy: bool = False
-    """Fridges without clutter, in which each class has a colour of its own: small detectors learn them in a minute."""
+    """Fridges without clutter, in which each class has a colour of its own: a small detector is trained in a minute."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ class DrawnImage:
 
 
 def draw_dataset(output: Path, options: DemoOptions) -> Iterator[DrawnImage]:
-    """Draw and write the images, one by one. Nothing refers to them before `write_tables` has run."""
+    """Draw and write the images, one by one. No label file refers to them before `write_tables` has run."""
     for kind in options.kinds:
         for index in range(options.num_images):
             rng = np.random.default_rng([options.seed, (SINGLE, SEVERAL).index(kind), index])
@@ -103,7 +103,7 @@ def _labels(rng: np.random.Generator, kind: str, index: int) -> tuple[str, ...]:
     """Single images go through the classes in turn; a shelf holds any, sometimes none."""
     names = tuple(CONTAINERS)
     if kind == SINGLE:
-        # Every fifth image validates: 5 and 4 have no common factor, so both parts see all classes equally often.
+        # Every fifth image is for validation: 5 and 4 share no factor, so both splits get all classes equally often.
         return (names[index % len(names)],)
     count = int(rng.choice(6, p=[0.06, 0.0, 0.34, 0.3, 0.2, 0.1]))
     return tuple(names[choice] for choice in rng.integers(len(names), size=count))
@@ -116,7 +116,7 @@ def _jpeg(image_HW3: Bytes) -> bytes:
 
 
 def _outlines(scene: DrawnScene) -> tuple[Outlined, ...]:
-    outlined = ((thing.label, polygons_from_coverage(thing.visible_HW)) for thing in scene.objects)
+    outlined = ((item.label, polygons_from_coverage(item.visible_HW)) for item in scene.objects)
     return tuple((label, polygons) for label, polygons in outlined if polygons)
 
 

@@ -1,4 +1,4 @@
-"""The empty fridge: back wall, side walls, the shelf that things stand on, the shelf above, what is below."""
+"""The empty fridge: back wall, side walls, the shelf that items stand on, the shelf above, the space below."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,9 @@ class Interior:
 
     rgb_HW3: Floats
     back_y: float
-    """Where the shelf meets the back wall."""
+    """Height at which the shelf meets the back wall."""
     front_y: float
-    """The front edge of the shelf."""
+    """Height of the front edge of the shelf."""
     is_glass: bool
 
 
@@ -93,7 +93,7 @@ def _paint_shelf(
     height, width = rgb.shape[:2]
     below = shaded(wall, rng.uniform(0.35, 0.7))
     _fill(rgb, [(-2, back_y), (width + 2, back_y), (width + 2, height + 2), (-2, height + 2)], below)
-    for _ in range(int(rng.integers(2, 6))):  # out-of-focus things on the shelf below
+    for _ in range(int(rng.integers(2, 6))):  # out-of-focus items on the shelf below
         centre = (int(rng.uniform(0, width)), int(rng.uniform(front_y, height * 1.15)))
         axes = (int(width * rng.uniform(0.05, 0.12)), int(height * rng.uniform(0.08, 0.2)))
         cv2.ellipse(rgb, centre, axes, 0, 0, 360, shaded(neutral(rng), rng.uniform(0.3, 0.9)).tolist(), -1)

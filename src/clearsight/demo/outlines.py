@@ -10,13 +10,13 @@ from clearsight.demo.palette import Floats
 __all__ = ["box_from_polygons", "polygons_from_coverage"]
 
 ENLARGEMENT: Final = 4
-"""The half-covered line is sought on a grid this much finer than the pixels."""
+"""The outline is traced on a grid this many times finer than the pixels."""
 
-MAX_DEVIATION_PX: Final = 0.35
-"""Distance from the true outline that a dropped point may cause, in pixels."""
+MAX_OUTLINE_ERROR_PX: Final = 0.35
+"""Largest distance from the true outline that leaving out points may cause, in pixels."""
 
 MIN_AREA_PX: Final = 12.0
-"""Smaller parts are specks between other things, not parts of an object."""
+"""Smaller parts are specks between other items, not parts of an object."""
 
 
 def polygons_from_coverage(
@@ -39,7 +39,7 @@ def polygons_from_coverage(
     for contour in sorted(contours, key=cv2.contourArea, reverse=True):
         if cv2.contourArea(contour) < MIN_AREA_PX * ENLARGEMENT**2:
             break
-        outline = cv2.approxPolyDP(contour, MAX_DEVIATION_PX * ENLARGEMENT, closed=True)[:, 0].astype(np.float64)
+        outline = cv2.approxPolyDP(contour, MAX_OUTLINE_ERROR_PX * ENLARGEMENT, closed=True)[:, 0].astype(np.float64)
         # Contours run through the centres of the fine pixels; the padding shifted them by one image pixel.
         points = (outline + 0.5) / ENLARGEMENT - 1 + [left + corner_xy[0], top + corner_xy[1]]
         if len(points) >= 3:

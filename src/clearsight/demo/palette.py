@@ -1,6 +1,6 @@
-"""Colours of drawn things, as float RGB in [0, 1].
+"""Colours of drawn items, as float RGB in [0, 1].
 
-No class has colours of its own, only shape tells them apart; but for images that are meant to be easy, where things
+No class has colours of its own: classes differ by shape alone, except in images that are meant to be easy, where items
 are `painted`.
 """
 

@@ -1,7 +1,7 @@
 """A storage rack seen from afar: many cans and water bottles of a few pixels each on rows of shelves.
 
-For what needs small objects in large images. At ten pixels only the outline is left of a container, so two classes
-are drawn whose outlines differ most: a can is about twice as high as wide, a water bottle four times.
+For trying tiling, which needs small objects in large images. At ten pixels only the outline of a container remains, so
+the two classes are drawn whose outlines differ most: a can is about twice as high as wide, a water bottle four times.
 """
 
 from dataclasses import dataclass
@@ -24,23 +24,23 @@ Outlined = tuple[str, list[list[float]]]
 RACK_CLASSES: Final = ("can", "water_bottle")
 
 _DRAWN_HEIGHT: Final = 64  # pixels of a sprite before it is reduced
-_OBJECT_SHARE: Final = 0.75  # of the things on the shelves; the rest is clutter of no class
+_OBJECT_SHARE: Final = 0.75  # share of the items on the shelves that are objects of a class; the rest is clutter
 _THINGS_PER_SHELF: Final = 6.0  # on average, in the width of 1600 pixels at objects of 16 pixels
 _MARGIN: Final = 4  # empty pixels around a reduced sprite, for outlines that reach into the next pixel
 
 
 @dataclass(frozen=True, slots=True)
 class RackScene:
-    """An image and what is in it."""
+    """An image and its objects."""
 
     image_HW3: Bytes
     objects: tuple[Outlined, ...]
 
 
 def draw_rack(rng: np.random.Generator, height: int, width: int, object_px: tuple[int, int]) -> RackScene:
-    """Draw shelves with things on them, far enough apart that none hides another.
+    """Draw shelves with items on them, far enough apart that none hides another.
 
-    `object_px`: least and greatest longer side of the things, pixels. The outline of a bottle can be up to two shorter:
+    `object_px`: least and greatest longer side of the items, pixels. The outline of a bottle can be up to two shorter:
     its neck is narrower than half a pixel.
     """
     least, greatest = object_px
@@ -86,7 +86,7 @@ def _shelves(rng: np.random.Generator, height: int, greatest: int) -> list[int]:
 
 
 def _places(rng: np.random.Generator, width: int, greatest: int) -> list[int]:
-    """Left edges of slots that do not touch: a thing, turned or not, is less than two slots high and one wide."""
+    """Left edges of slots that do not touch: an item, turned or not, is less than two slots high and one wide."""
     slot = 2 * greatest + 2 * _MARGIN
     slots = np.arange(0, width - slot, slot)
     chosen = rng.random(len(slots)) < _THINGS_PER_SHELF * slot / (1600 * greatest / 16)

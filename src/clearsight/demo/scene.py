@@ -1,4 +1,4 @@
-"""One image: things placed in a fridge, their shadows, what hides what, light, lens and sensor."""
+"""One image: items placed in a fridge, their shadows and occlusion, light, lens and sensor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ OVERSAMPLING: Final = 1.5
 """Sprites are drawn this much larger than they appear, so that rotation and reduction stay smooth."""
 
 MIN_VISIBLE: Final = 0.5
-"""Share of an object's silhouette that must be seen; a more hidden one is taken out of the image."""
+"""Share of an object's silhouette that must be visible; an object with less is left out of the image."""
 
 EASY_COLOURS: Final[Mapping[str, Colour]] = MappingProxyType(
     {
@@ -33,7 +33,7 @@ EASY_COLOURS: Final[Mapping[str, Colour]] = MappingProxyType(
         }.items()
     }
 )
-"""Of the classes in easy scenes."""
+"""Colours of the classes in easy scenes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class SceneObject:
 
 @dataclass(frozen=True, slots=True)
 class DrawnScene:
-    """An image and what is in it."""
+    """An image and its objects."""
 
     image_HW3: Bytes
     objects: tuple[SceneObject, ...]
@@ -56,7 +56,7 @@ class DrawnScene:
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """A sprite in the image. Arrays cover `window` alone, the part of the image in which the thing lies."""
+    """A sprite in the image. Arrays cover `window` alone, the part of the image in which the item lies."""
 
     label: str | None
     window: tuple[slice, slice]
@@ -69,7 +69,7 @@ class _Placed:
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """Where things are put."""
+    """The space in which items are placed."""
 
     height: int
     width: int
@@ -81,7 +81,7 @@ class _Stage:
     is_easy: bool
 
     def base_y(self, depth: float) -> float:
-        """Where a thing stands that is `depth` of the way from the back wall to the front edge."""
+        """Where an item stands that is `depth` of the way from the back wall to the front edge."""
         return self.interior.back_y + (self.interior.front_y - self.interior.back_y) * depth
 
 
@@ -97,22 +97,22 @@ def draw_scene(
     light = Light(rng.uniform(-1.1, 1.1), rng.uniform(0.38, 0.6), rng.uniform(0.05, 0.4))
     interior = draw_interior(rng, height, width, pitch)
     stage = _Stage(height, width, interior, pitch, light, is_single=len(labels) == 1, is_easy=is_easy)
-    things = [_place_object(rng, label, stage) for label in labels]
+    items = [_place_object(rng, label, stage) for label in labels]
     if not is_easy:
-        things += _place_clutter(rng, stage)
-    things = _without_hidden(sorted(things, key=lambda thing: thing.base_y), height, width)
+        items += _place_clutter(rng, stage)
+    items = _without_hidden(sorted(items, key=lambda item: item.base_y), height, width)
     canvas = interior.rgb_HW3.copy()
-    for thing in things:
-        _cast_shadow(canvas, thing, light)
-        if thing.is_standing and interior.is_glass:
-            _mirror(canvas, thing)
-        canvas[thing.window] += (thing.rgb_HW3 - canvas[thing.window]) * thing.opacity_HW[..., None]
+    for item in items:
+        _cast_shadow(canvas, item, light)
+        if item.is_standing and interior.is_glass:
+            _mirror(canvas, item)
+        canvas[item.window] += (item.rgb_HW3 - canvas[item.window]) * item.opacity_HW[..., None]
     objects = []
-    for thing, part in zip(things, _visible_parts(things, height, width), strict=True):
-        if thing.label is not None:
+    for item, part in zip(items, _visible_parts(items, height, width), strict=True):
+        if item.label is not None:
             visible = np.zeros((height, width), np.float32)
-            visible[thing.window] = part
-            objects.append(SceneObject(thing.label, visible))
+            visible[item.window] = part
+            objects.append(SceneObject(item.label, visible))
     return DrawnScene(_photograph(rng, canvas), tuple(objects))
 
 
@@ -141,10 +141,10 @@ def _place_clutter(rng: np.random.Generator, stage: _Stage) -> list[_Placed]:
         size = stage.height * tall * rng.uniform(0.6, 0.95) * (0.7 if is_front else 1.0)
         sprite = draw(rng, max(12, int(size * OVERSAMPLING)), stage.pitch, stage.light)
         base_y = stage.base_y(rng.uniform(0.9, 1.0) if is_front else rng.uniform(0.02, 0.35))
-        thing = _place(None, sprite, stage.width * rng.uniform(-0.02, 1.02), base_y, rng.normal(0, 2), stage)
+        item = _place(None, sprite, stage.width * rng.uniform(-0.02, 1.02), base_y, rng.normal(0, 2), stage)
         if not is_front and rng.random() < 0.7:
-            thing = _defocused(thing, rng.uniform(0.8, 2.2) * stage.height / 240)
-        placed.append(thing)
+            item = _defocused(item, rng.uniform(0.8, 2.2) * stage.height / 240)
+        placed.append(item)
     return placed
 
 
@@ -182,79 +182,77 @@ def _place(
     return _Placed(label, window, np.clip(rgb, 0, 1), opacity, mask, base_y, is_standing)
 
 
-def _defocused(thing: _Placed, sigma: float) -> _Placed:
+def _defocused(item: _Placed, sigma: float) -> _Placed:
     def blur(photo: Floats) -> Floats:
         return cv2.GaussianBlur(photo, (0, 0), sigma).astype(np.float32, copy=False)
 
-    mask = blur(thing.mask_HW)
-    rgb = blur(thing.rgb_HW3 * thing.mask_HW[..., None]) / np.maximum(mask, 1e-3)[..., None]
-    return replace(thing, rgb_HW3=np.clip(rgb, 0, 1), opacity_HW=blur(thing.opacity_HW), mask_HW=mask)
+    mask = blur(item.mask_HW)
+    rgb = blur(item.rgb_HW3 * item.mask_HW[..., None]) / np.maximum(mask, 1e-3)[..., None]
+    return replace(item, rgb_HW3=np.clip(rgb, 0, 1), opacity_HW=blur(item.opacity_HW), mask_HW=mask)
 
 
-def _without_hidden(things: list[_Placed], height: int, width: int) -> list[_Placed]:
+def _without_hidden(items: list[_Placed], height: int, width: int) -> list[_Placed]:
     """Take out what hides an object too much: clutter first, else the hidden object itself."""
     while True:
-        parts = _visible_parts(things, height, width)
-        for index, (thing, part) in enumerate(zip(things, parts, strict=True)):
-            if thing.label is None or part.sum() >= MIN_VISIBLE * max(float(thing.mask_HW.sum()), 1.0):
+        parts = _visible_parts(items, height, width)
+        for index, (item, part) in enumerate(zip(items, parts, strict=True)):
+            if item.label is None or part.sum() >= MIN_VISIBLE * max(float(item.mask_HW.sum()), 1.0):
                 continue
-            blocker = next(
-                (other for other in things[index + 1 :] if other.label is None and _meet(thing, other)), thing
-            )
-            things = [other for other in things if other is not blocker]
+            blocker = next((other for other in items[index + 1 :] if other.label is None and _meet(item, other)), item)
+            items = [other for other in items if other is not blocker]
             break
         else:
-            return things
+            return items
 
 
 def _meet(one: _Placed, other: _Placed) -> bool:
     return all(a.start < b.stop and b.start < a.stop for a, b in zip(one.window, other.window, strict=True))
 
 
-def _visible_parts(things: list[_Placed], height: int, width: int) -> list[Floats]:
-    """Coverage of each thing, in its window, that nothing in front of it covers. `things` stand back to front."""
+def _visible_parts(items: list[_Placed], height: int, width: int) -> list[Floats]:
+    """Coverage of each item, in its window, that nothing in front of it covers. `items` stand back to front."""
     free = np.ones((height, width), np.float32)
     parts = []
-    for thing in reversed(things):
-        parts.append(thing.mask_HW * free[thing.window])
-        free[thing.window] *= 1 - thing.mask_HW
+    for item in reversed(items):
+        parts.append(item.mask_HW * free[item.window])
+        free[item.window] *= 1 - item.mask_HW
     return parts[::-1]
 
 
-def _cast_shadow(canvas: Floats, thing: _Placed, light: Light) -> None:
+def _cast_shadow(canvas: Floats, item: _Placed, light: Light) -> None:
     """A soft shadow on the wall behind, and a dark contact line on the shelf."""
     height, width = canvas.shape[:2]
     scale = height / 240
     reach = int(28 * scale)
-    rows, columns = thing.window
+    rows, columns = item.window
     top, left = max(rows.start - reach, 0), max(columns.start - reach, 0)
     bottom, right = min(rows.stop + reach, height), min(columns.stop + reach, width)
     shift = np.array(
         [[1, 0, columns.start - left - np.sin(light.angle) * 14 * scale], [0, 1, rows.start - top + 5 * scale]]
     )
-    cast = cv2.GaussianBlur(cv2.warpAffine(thing.mask_HW, shift, (right - left, bottom - top)), (0, 0), 6 * scale)
+    cast = cv2.GaussianBlur(cv2.warpAffine(item.mask_HW, shift, (right - left, bottom - top)), (0, 0), 6 * scale)
     shade = 1 - 0.3 * cast
-    solid = np.nonzero(thing.mask_HW.max(axis=0) > 0.5)[0]
+    solid = np.nonzero(item.mask_HW.max(axis=0) > 0.5)[0]
     if len(solid):
         middle, half = columns.start - left + (solid[0] + solid[-1]) / 2, (solid[-1] - solid[0]) / 2
         axes = (max(int(half * 1.02), 1), max(int(half * 0.16), 1))
-        place = (int(middle - np.sin(light.angle) * 3 * scale), int(thing.base_y - top - axes[1] * 0.4))
+        place = (int(middle - np.sin(light.angle) * 3 * scale), int(item.base_y - top - axes[1] * 0.4))
         contact = np.zeros_like(shade)
         cv2.ellipse(contact, place, axes, 0, 0, 360, (1.0,), -1)
         shade *= 1 - 0.5 * cv2.GaussianBlur(contact, (0, 0), 3 * scale)
     canvas[top:bottom, left:right] *= shade[..., None]
 
 
-def _mirror(canvas: Floats, thing: _Placed) -> None:
+def _mirror(canvas: Floats, item: _Placed) -> None:
     """A faint reflection in the glass shelf, fading downwards."""
     height = canvas.shape[0]
-    rows, columns = thing.window
-    base = int(thing.base_y)
+    rows, columns = item.window
+    base = int(item.base_y)
     depth = min(int(0.2 * height), height - base, base - rows.start)
     if depth <= 0 or base > rows.stop:
         return
     lowest = slice(base - rows.start - depth, base - rows.start)
-    image, alpha = thing.rgb_HW3[lowest][::-1], thing.opacity_HW[lowest][::-1]
+    image, alpha = item.rgb_HW3[lowest][::-1], item.opacity_HW[lowest][::-1]
     fade = 0.22 * np.linspace(1, 0, len(image), dtype=np.float32)[:, None]
     strip = canvas[base : base + len(image), columns]
     strip += (image - strip) * (alpha * fade)[..., None]

@@ -29,7 +29,7 @@ class Light:
 
 @dataclass(frozen=True, slots=True)
 class Sprite:
-    """A drawn thing before it is placed. All float32 in [0, 1]."""
+    """A drawn item before it is placed. All float32 in [0, 1]."""
 
     rgb_HW3: Floats
     opacity_HW: Floats

@@ -1,1 +1,1 @@
-"""Every file that people write: jobs, deployments, endpoints, models, settings, data. No torch here."""
+"""Every file that people write: jobs, deployments, endpoints, models, settings, data. Without torch."""

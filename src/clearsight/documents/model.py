@@ -55,7 +55,7 @@ class ModelSection(AzureSection):
 
 @dataclass(frozen=True, slots=True)
 class ModelDocument:
-    """What to register and under which name. `flavors`, `stage` and `datastore` are accepted without effect."""
+    """A model to register, and its name. `flavors`, `stage` and `datastore` are accepted without effect."""
 
     name: str
     path: Path | str

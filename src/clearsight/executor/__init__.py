@@ -1,4 +1,4 @@
-"""Where a command runs. Only argv and environment travel; all state sits in the run folder."""
+"""Executors: where a task runs. A task gets only argv and environment; all its state is in the run folder."""
 
 from clearsight.executor.call import PythonCall, call_module
 from clearsight.executor.gpus import count_gpus

@@ -12,7 +12,7 @@ from typing import Final
 __all__ = ["PythonCall", "PythonResult", "call_module", "last_error"]
 
 _PREFIX: Final = "error: "
-"""Begins the line that our command lines write to stderr before they exit with status 1."""
+"""Beginning of the line that the commands of Clearsight write to stderr before they exit with status 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,13 @@ class PythonResult:
 
     code: int
     output: bytes
-    """All of stdout."""
+    """The complete stdout."""
     errors: str
-    """All of stderr."""
+    """The complete stderr."""
 
     @property
     def error(self) -> str:
-        """Why a call failed, in one line."""
+        """Reason why a call failed, in one line."""
         return last_error(self.errors, self.code)
 
 
@@ -60,13 +60,13 @@ class PythonCall:
         return PythonResult(self._process.returncode, output, errors.decode(errors="replace"))
 
     def kill(self) -> None:
-        """Kill it with everything it started; does nothing when nothing of it runs. Safe while another thread waits."""
+        """Kill it with everything it started, if anything still runs. Safe while another thread waits."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def call_module(module: str, *args: str, stdin: bytes = b"", timeout_s: float) -> PythonResult:
-    """Run `python -m module args…` to its end, and end what it left running. Raises TimeoutError after `timeout_s`."""
+    """Run `python -m module args…`, then kill what it left running. Raises TimeoutError after `timeout_s`."""
     call = PythonCall(["-m", module, *args], stdin)
     try:
         return call.wait(timeout_s)

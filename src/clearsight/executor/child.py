@@ -30,7 +30,7 @@ def main() -> None:
 
 def _watch(parent_pipe: int) -> None:
     os.read(parent_pipe, 1)  # nothing is ever written: returns when the parent has ended
-    with suppress(OSError):  # a log on a full disk must not keep an orphan going
+    with suppress(OSError):  # a full disk, to which the log cannot be written, must not keep an orphan alive
         sys.stderr.write("the parent process is gone: stopping\n")
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(ORPHAN_GRACE_S)

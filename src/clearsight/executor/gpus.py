@@ -39,7 +39,7 @@ def _num_present() -> int:
         return 0
     try:
         listing = subprocess.run([program, "-L"], capture_output=True, text=True, check=True, timeout=30).stdout
-    except (OSError, subprocess.SubprocessError):  # a driver that does not answer has no GPU to offer
+    except (OSError, subprocess.SubprocessError):  # without an answer of the driver, no GPU can be used
         return 0
     return len(_LISTED.findall(listing))
 

@@ -31,7 +31,7 @@ class _ProcessGroup:
     failure: int | None = None
     """Exit code of the process that failed first."""
     kill_at: float | None = None
-    """Monotonic time at which those that still run are killed; None: no SIGTERM was sent."""
+    """Monotonic time at which processes that still run are killed; None: no SIGTERM was sent."""
 
     def stop(self, grace_s: float) -> None:
         if self.kill_at is None:
@@ -48,7 +48,9 @@ class _ProcessGroup:
         codes = [process.poll() for process in self.processes]
         failures = [code for code in codes if code]
         if failures and self.failure is None:
-            self.failure = min(failures)  # seen together: a signal's (negative) is the cause, an error its consequence
+            self.failure = min(
+                failures
+            )  # Of several exit codes seen together, a signal (negative) is the cause, an error its consequence.
             if None in codes and self.kill_at is None:
                 self.stop(_PEER_GRACE_S)
         return None not in codes

@@ -44,7 +44,7 @@ class ManagedProcess:
     async def start(
         self, command: Sequence[str], *, folder: Path | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
-        """Start `command` in `folder` with `environment`; by default those of this process."""
+        """Start `command` in `folder` with `environment`; by default the variables of this process."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as output:
             self._log_start = output.tell()
@@ -78,7 +78,7 @@ class ManagedProcess:
         await process.wait()
 
     def output(self) -> str:
-        """What the log file has got since the last start."""
+        """The text that was appended to the log file since the last start."""
         with self.log_file.open("rb") as file:
             file.seek(self._log_start)
             return file.read().decode(errors="replace")

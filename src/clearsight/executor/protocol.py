@@ -10,7 +10,7 @@ __all__ = ["Executor", "Exited", "Resources", "TaskSpec"]
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a task needs; where it gets that is the executor's choice."""
+    """Resources that a task needs; the executor chooses where to run it."""
 
     num_processes: int = 1
     """Processes that run the same command line together. With more than one, each gets torch's variables `RANK`,

@@ -1,4 +1,4 @@
-"""What other processes do with a job that runs: follow its events, and cancel it."""
+"""How other processes follow the events of a running job, and cancel it."""
 
 import signal
 import time
@@ -23,7 +23,7 @@ _START_S: Final = 30.0
 class JobEvents:
     """Reads the events of a job and of its trials, or of one trial alone, while other processes write them.
 
-    Each event of a trial carries the trial's run id as `run_id`. Trials that start meanwhile are read too.
+    Each event of a trial has the trial's run id as `run_id`. Trials that start meanwhile are read too.
     """
 
     def __init__(self, workspace: Workspace, record: JobRecord, trial: RunFolder | None = None) -> None:

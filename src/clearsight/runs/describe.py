@@ -1,4 +1,4 @@
-"""What `job show` and `job list` print: jobs and trials as documents in the manner of `az ml job show`."""
+"""What `job show` and `job list` print: jobs and trials as documents like those of `az ml job show`."""
 
 import itertools
 from dataclasses import replace
@@ -31,7 +31,7 @@ def job_status(workspace: Workspace, record: JobRecord) -> RunStatus:
     status = folder.read_status()
     resume = how_to_resume(workspace, record)
     match status.status:
-        case "NotStarted" if not folder.is_locked():  # its process ended before it wrote a state
+        case "NotStarted" if not folder.is_locked():  # the process of the job ended before it wrote a state
             return RunStatus("NotResponding", message=f"the process that ran the job is gone; {resume}")
         case "NotResponding":
             who = "that ran the job" if status.pid is None else f"{status.pid} that ran the job"

@@ -1,8 +1,8 @@
 """One running job: start its trials, follow them, mirror them into MLflow, and write how the job ended.
 
-A resumed job runs through the same steps; trials that are completed are not run again. The process owns the job's run
-folder and imports no torch. Whatever ends this process, its trials notice and stop, with a checkpoint once they train,
-so a job can always be resumed.
+A resumed job runs through the same steps; trials that are completed are not run again. The process holds the lock of
+the job's run folder and does not import torch. However this process ends, its trials notice it and stop, with a
+checkpoint once they train, so a job can always be resumed.
 """
 
 import os
@@ -87,7 +87,7 @@ class JobRun:
         unfinished = []
         for trial in self._trials:
             status = trial.folder.read_status()
-            if status.status == "Completed":  # by an earlier attempt, which ended before it could write so
+            if status.status == "Completed":  # completed in an earlier attempt, which ended before it could write that
                 self._mirror.end_run(trial.run_id, status.status, status.ended_at, {})
             else:
                 unfinished.append(trial)
@@ -188,7 +188,7 @@ class JobRun:
             return
         try:
             if target.is_dir() and ModelPackage.open(target).run_id == best.run_id:
-                return  # copied before an interruption
+                return  # the package was copied before an interruption
         except InvalidPackage:
             pass
         try:

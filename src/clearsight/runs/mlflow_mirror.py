@@ -1,7 +1,7 @@
 """A mirror of the run folders in MLflow, so that its UI, its client and `runs:/` URIs work.
 
-The run folder is written first and stays the truth; a mirror that fails costs a warning. MLflow takes seconds to
-import and to set up its store, so all of it happens in a thread of the parent process, beside the trial.
+The run folder is written first and remains authoritative; a mirror that fails only causes a warning. MLflow takes
+seconds to import and to set up its store, so all of it happens in a thread of the parent process, beside the trial.
 
 As on Azure, a run's id is its name: `MlflowClient().get_run("<job>_HD_0")` works. MLflow's public calls choose ids of
 their own, so a run is renamed in the SQLite store right after its creation, before anything refers to it. Its
@@ -35,7 +35,7 @@ _LOCK_TIMEOUT_S: Final = 30.0
 class MlflowMirror:
     """Mirrors runs into the workspace's MLflow store, in the order of the calls, on a thread of its own.
 
-    After the first failure nothing more is tried; `close` returns it.
+    After the first failure nothing more is mirrored; `close` returns it.
     """
 
     def __init__(self, workspace: Workspace, experiment_name: str) -> None:
@@ -57,8 +57,8 @@ class MlflowMirror:
     ) -> None:
         """Create the run of a folder; its id is the folder's name.
 
-        With `exists_ok`, a run of that name goes on: it is running again, and validation passes of the folder that it
-        lacks are logged. A run of that name is a failure otherwise.
+        With `exists_ok`, a run of that name is continued: it is set to running again, and validation passes of the
+        folder that it lacks are logged. A run of that name is a failure otherwise.
         """
         from_time = _milliseconds(time.time())
         all_tags = {**tags, **({} if parent is None else {"mlflow.parentRunId": parent})}
@@ -94,7 +94,7 @@ class MlflowMirror:
         self._calls.put(call)
 
     def close(self) -> Exception | None:
-        """Finish what is queued; return what went wrong, if anything did."""
+        """Finish the queued calls; return the first failure, or None."""
         self._calls.put(None)
         self._thread.join()
         return self._failure
@@ -107,11 +107,11 @@ class MlflowMirror:
             try:
                 connection = connection or self._connect()
                 call(*connection)
-            except Exception as error:  # whatever MLflow and SQLite raise: the run itself must not suffer
+            except Exception as error:  # any error of MLflow or SQLite: the run itself must not fail by it
                 self._failure = error
 
     def _connect(self) -> tuple[Any, str]:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # this product tells nobody what it trains
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no telemetry: what is trained stays private
         import mlflow
 
         for name in ("mlflow", "alembic"):

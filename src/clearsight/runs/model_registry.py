@@ -46,14 +46,14 @@ class RegisteredModel:
     name: str
     version: str
     folder: Path
-    """Holds the record and the package."""
+    """Folder with the record and the package."""
     source: str
-    """The path it was made from, as the user wrote it."""
+    """Path that the package was copied from, as the user wrote it."""
     created_at: str
     description: str | None
     tags: Mapping[str, str]
     properties: Mapping[str, Any]
-    """The user's own; shown beside ours."""
+    """Properties that the user set; they are shown beside those of Clearsight."""
     task: str
     model_name: str
     labels: tuple[str, ...]
@@ -61,9 +61,9 @@ class RegisteredModel:
     settings: Mapping[str, Any]
     """The settings in force, every key written out, as validated when the model was registered."""
     settings_sha256: str | None
-    """Of the file as it was; `None` when the package has none."""
+    """sha256 of `settings.json` at registration; `None` when the package has none."""
     files_sha256: Mapping[str, str]
-    """Of weights, graphs and labels, by path inside the package."""
+    """sha256 of weights, graphs and labels, by path inside the package."""
 
     @property
     def package_path(self) -> Path:
@@ -74,7 +74,7 @@ class RegisteredModel:
         return f"azureml:{self.name}:{self.version}"
 
     def to_document(self) -> dict[str, Any]:
-        """Plain data in the manner of `az ml model show`; own additions stand under `properties`."""
+        """Plain data like that of `az ml model show`; additions of Clearsight stand under `properties`."""
         return {
             "creation_context": {"created_at": self.created_at},
             "description": self.description,
@@ -101,7 +101,7 @@ class RegisteredModel:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What a check of a registered model found; damage raises instead."""
+    """Result of checking a registered model that is not damaged; damage raises an error."""
 
     model: RegisteredModel
     settings_edited: bool
@@ -255,7 +255,7 @@ class ModelRegistry:
                     raise
                 if wanted is not None:
                     raise Conflict(f"the model {record.name} has a version {version} already") from None
-                continue  # someone else took the number meanwhile
+                continue  # another process took the number meanwhile
             return final
 
     def _next_version(self, name: str) -> str:
@@ -286,7 +286,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _describe(package: ModelPackage, name: str) -> RegisteredModel:
-    """What the package itself says; the rest is filled in by `create`."""
+    """The fields that the package itself determines; `create` fills in the others."""
     return RegisteredModel(
         name=name,
         version="",
@@ -307,7 +307,7 @@ def _describe(package: ModelPackage, name: str) -> RegisteredModel:
 
 
 def _files_sha256(package: ModelPackage) -> dict[str, str]:
-    """As the manifest says; `ModelPackage.open` has compared it with the files."""
+    """Hashes from the manifest; `ModelPackage.open` has compared them with the files."""
     return {name: str(record["sha256"]) for name, record in package.manifest["files"].items()}
 
 

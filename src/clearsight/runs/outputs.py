@@ -26,8 +26,8 @@ _NOT_COPIED: Final = ("checkpoints", "lock")
 def download_outputs(workspace: Workspace, name: str, outputs: tuple[str, ...], target: Path) -> dict[str, Path]:
     """Copy outputs of a job, or of a trial, that has ended; return the folder of each copy.
 
-    Each folder appears whole or not at all. Raises `NotFound` for a model that was never made, `Conflict` for a target
-    that exists or a run that is at work.
+    Each folder appears complete or not at all. Raises `NotFound` for a model that was never made, `Conflict` for a
+    target that exists or a run that a process works on.
     """
     record, trial = find_run(workspace, name)
     noun = "job" if trial is None else "trial"
@@ -54,7 +54,7 @@ def download_outputs(workspace: Workspace, name: str, outputs: tuple[str, ...], 
 
 
 def copy_folder(source: Path, target: Path, ignored: tuple[str, ...] = ()) -> None:
-    """Copy a folder so that the copy appears whole or not at all; entries of its top named `ignored` are left out.
+    """Copy a folder so that the copy appears complete or not at all, without the top-level entries named `ignored`.
 
     Raises `OSError`, also when `target` exists.
     """

@@ -9,11 +9,11 @@ mlflow-model/
         weights.safetensors     the trained tensors
         model.onnx              serving graph; its tensors by family: networks/serving.py
         model.torchscript.pt    the same as TorchScript
-        manifest.json           what made this package, and the sha256 of everything that must not change
+        manifest.json           how this package was made, and the sha256 of everything that must not change
 ```
 
 The layout is that of the `mlflow-model` folder of Azure's AutoML for images. Nothing in it is a pickle. The hashes
-guard against damage and accidental edits; they are not a signature: load packages of people you trust.
+detect damage and accidental edits; they are not a signature: load only packages of people you trust.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ TORCHSCRIPT_FILE: Final = "artifacts/model.torchscript.pt"
 MANIFEST_FILE: Final = "artifacts/manifest.json"
 
 GUARDED_FILES: Final = (LABELS_FILE, WEIGHTS_FILE, ONNX_FILE, TORCHSCRIPT_FILE)
-"""Files whose sha256 the manifest holds. `settings.json` is not among them: it is the user's to edit."""
+"""Files whose sha256 the manifest holds. `settings.json` is not among them, since users may edit it."""
 
 SCHEMA_VERSION: Final = 1
 
@@ -69,7 +69,7 @@ def sha256_of(file: Path) -> str:
 
 
 def publish_package(complete: Path, target: Path) -> None:
-    """Rename a complete folder to `target`, so that a reader sees no package or a whole one.
+    """Rename a complete folder to `target`, so that a reader sees no package or a complete one.
 
     An older package at `target` is replaced: it is moved aside first and removed last. Anything else there raises
     `Conflict`. Both must lie on one file system.
@@ -91,14 +91,14 @@ class _Document(BaseModel):
 
 
 class FileRecord(_Document):
-    """Fingerprint of one guarded file."""
+    """Hash and size of one file that must not change."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     num_bytes: NonNegativeInt
 
 
 class Manifest(_Document):
-    """`manifest.json`: who made the package, from what, and how closely its graphs agree."""
+    """`manifest.json`: version, origin and architecture of the package, and how closely its graphs agree."""
 
     schema_version: Literal[1]
     product_version: str
@@ -112,7 +112,7 @@ class Manifest(_Document):
     architecture: dict[str, Any]
     """`library`, `builder`, `num_parameters`; of detectors also `model_size` or `options`."""
     pretrained: dict[str, Any]
-    """Where training started: `source`, `file`, `sha256`, `tag`, `licence`."""
+    """Weights from which training started: `source`, `file`, `sha256`, `tag`, `licence`."""
     settings: dict[str, Any]
     """`settings.json` as it was written: keys that the user removes later are read from here."""
     files: dict[str, FileRecord]
@@ -210,7 +210,7 @@ class ModelPackage:
         return parse_settings(self.manifest["settings"], self.task, self.model_name)[0]
 
     def settings_and_warnings(self) -> tuple[Settings, list[str]]:
-        """As `settings`, with one sentence for each key that no one reads (usually a misspelt one)."""
+        """Like `settings`, with one sentence for each key that has no effect (usually a misspelt one)."""
         edited = self._edited_settings()
         given = {ALIASES.get(key, key) for key in edited}
         trained = {key: value for key, value in self.manifest["settings"].items() if key not in given}

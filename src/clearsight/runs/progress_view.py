@@ -1,6 +1,7 @@
-"""The live view of a job: the resolved parameters, a progress line per trial, one line per validation pass.
+"""The live view of a job: the resolved parameters, a progress line per trial, lines for events.
 
-Everything shown is read from events, so it is the same for a job of this process, one of another, and one long ended.
+Everything shown is made from events, so it is the same for a job of this process, of another one, and for an ended job.
+The kind of the job decides what an event of a trial shows (`clearsight.runs.kinds.TrialProgress`).
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ __all__ = ["JobView"]
 class JobView:
     """Draws the events of a job, or of one trial alone, on a console (stderr). Use it as a context manager.
 
-    Events of a trial carry its run id as `run_id`; when there are several trials, their lines begin with it. Progress
+    Events of a trial have its run id as `run_id`; when there are several trials, their lines begin with it. Progress
     lines appear on terminals only. A console that fails (a terminal that was closed, a pipe without a reader) ends the
     view, never the job.
     """

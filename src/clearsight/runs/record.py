@@ -24,9 +24,9 @@ Goal = Literal["maximize", "minimize"]
 class JobRecord(BaseModel):
     """The contents of `job.json`: all that a process needs to run the job, now or later. Never changed.
 
-    The trials of a job stand in its trial log (`clearsight.runs.trials`), since a job may start more of them as it
-    goes on. Versions before that log listed them here, under `trials`: such records are still read. New records leave
-    the key out, and those versions do not open them.
+    The trials of a job stand in its trial log (`clearsight.runs.trials`), since a running job may start more of them.
+    Versions before that log listed them here, under `trials`: such records are still read. New records leave the key
+    out, and those versions do not open them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,7 +38,7 @@ class JobRecord(BaseModel):
     description: str | None
     experiment_name: str
     task: Task | None
-    """What the models do; None for a job that trains none."""
+    """Task of the trained models; None for a job that trains none."""
     primary_metric: str | None
     """Name of the metric by which trials are compared; None for a job that measures none."""
     goal: Goal = "maximize"
@@ -60,7 +60,7 @@ class JobRecord(BaseModel):
     num_processes: int = 1
     """Number of processes that train one trial together."""
     warnings: list[str] = []
-    """What was noticed when the job was planned, one sentence each."""
+    """Warnings of the planning of the job, one sentence each."""
     document: dict[str, Any]
     """The job file after its overrides."""
 
@@ -82,7 +82,7 @@ def read_record(workspace: Workspace, name: str) -> JobRecord:
 
 
 def damaged(file: Path, error: Exception) -> UserError:
-    """The error of a file of ours that cannot be read as it was written."""
+    """The error of a file of a run folder that cannot be read as it was written."""
     reason = str(error).splitlines()[0]
     if isinstance(error, ValidationError):
         [first, *_] = error.errors()

@@ -2,8 +2,8 @@
 
 ```
 runs/<run>/
-    spec.json                everything the trial is to do, with every default filled in; never changed
-    status.json              the present status, replaced atomically (`RunStatus`)
+    spec.json                everything that the trial needs to know, with every default filled in; never changed
+    status.json              the current status, replaced atomically (`RunStatus`)
     lock                     held by the process that works on the run
     events.jsonl             events in the order in which they happened, one line each, appended
     metrics.jsonl            one line per validation pass
@@ -11,7 +11,7 @@ runs/<run>/
     checkpoints/             state of the training, from which a run is resumed
     metrics/                 charts and the table of classes of the best pass
     outputs/mlflow-model/    the package of the best pass
-    outputs/split.json       record indices of training and validation, when the job held out a part
+    outputs/split.json       record indices of training and validation, when the job held out some records
     train_artifacts/         model.onnx and labels.json in the form of Azure's contract
 ```
 """
@@ -84,7 +84,7 @@ class RunStatus:
     pid: int | None = None
     """Id of the process that works on the run, or did so last."""
     process: ProcessIdentity | None = None
-    """The same process with its start time, so that a reused id is never taken for it; written for jobs only."""
+    """The same process with its start time, so that a reused id is recognised; written for jobs only."""
     reason: str | None = None
     """Why it ended, for programs: `early_stopping`, `bad_data`, `out_of_memory`, …"""
     message: str | None = None
@@ -164,7 +164,9 @@ class RunFolder:
         """The status; `NotResponding` when the process of a run under way is gone, `Unknown` for a damaged file."""
         status = self._written_status()
         while status.status in UNDER_WAY and not self.is_locked():
-            again = self._written_status()  # an owner writes the final status before it releases the lock
+            again = (
+                self._written_status()
+            )  # the process that holds the lock writes the final status before it releases the lock
             if again == status:
                 return replace(status, status="NotResponding")
             status = again
@@ -234,7 +236,7 @@ def append_line(file: Path, document: dict[str, Any]) -> None:
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         written = os.write(descriptor, line)  # in one write: lines of several writers stay apart
-        if written < len(line):  # the disk has just become full: no part of the line stays
+        if written < len(line):  # the disk has become full: the incomplete line is removed
             os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
     finally:

@@ -12,7 +12,7 @@ from clearsight.runs.run_folder import ENDED, RunFolder, RunStatus, now
 __all__ = ["StopReason", "final_status", "log_tail"]
 
 StopReason = Literal["canceled", "timeout"]
-"""Why a job stopped its trials: on request, or at its time limit."""
+"""Reason why a job stopped its trials: a request, or its time limit."""
 
 _LOG_LINES: Final = 8
 _NO_ROOM_BYTES: Final = 1024 * 1024

@@ -24,7 +24,7 @@ _ENVIRONMENT: Final[Mapping[str, str]] = {
 
 
 class TrialRun:
-    """One trial and the place up to which its events were read. Raises `UserError` for a damaged `spec.json`."""
+    """One trial, and the position up to which its events were read. Raises `UserError` for a damaged `spec.json`."""
 
     def __init__(self, record: JobRecord, folder: RunFolder) -> None:
         self.folder = folder
@@ -62,7 +62,7 @@ class TrialRun:
             yield {**event, "run_id": self.run_id}
 
     def skip_events(self) -> None:
-        """Pass over all events so far: those of earlier attempts."""
+        """Skip all events so far: those of earlier attempts."""
         for _ in self._reader.new():
             pass
 

@@ -1,10 +1,10 @@
-"""The workspace: one directory that holds everything an installation remembers.
+"""The workspace: one directory with all data of an installation.
 
 ```
 .clearsight/
     config.yaml            datastore name -> folder (written by hand)
     data/                  downloaded or drawn data sets
-    runs/<run>/            run folders, the truth of every run
+    runs/<run>/            run folders, the authoritative state of every run
     models/<name>/<ver>/   registered packages
     mlflow.db              MLflow's SQLite store, a mirror of runs/
     endpoints/             endpoint store (0600) and generated TorchServe folders

@@ -1,1 +1,1 @@
-"""Pure functions on arrays: preprocessing, boxes, masks. No torch here, and nothing that knows a file format."""
+"""Pure functions on arrays: preprocessing, boxes, masks. Without torch, and independent of file formats."""

@@ -1,8 +1,8 @@
 """Boxes as arrays: overlap, clipping, units.
 
 `boxes_xyxy` holds left, top, right, bottom in pixels of the upright image, `boxes_xyxy_unit` the same as fractions
-of its width and height, as Azure's answers have them (`topX`, `topY`, `bottomX`, `bottomY`). Pixel k reaches from k to
-k + 1, so a box around the pixels a to b runs from a to b + 1. Nothing here changes its arguments.
+of its width and height, as in Azure's answers (`topX`, `topY`, `bottomX`, `bottomY`). Pixel k reaches from k to
+k + 1, so a box around the pixels a to b runs from a to b + 1. No function here changes its arguments.
 
 Shapes in names: N and M boxes, 4 their sides.
 """
@@ -17,7 +17,7 @@ Booleans = npt.NDArray[np.bool_]
 
 
 def box_areas(boxes_xyxy_N4: Floats) -> Floats:
-    """(N,) in square pixels; 0 for a box turned inside out."""
+    """(N,) in square pixels; 0 for a box whose right is left of its left or whose bottom is above its top."""
     sides_N2 = np.maximum(boxes_xyxy_N4[:, 2:] - boxes_xyxy_N4[:, :2], 0)
     areas_N: Floats = sides_N2[:, 0] * sides_N2[:, 1]
     return areas_N
@@ -45,7 +45,7 @@ def iou_matrix(boxes_xyxy_N4: Floats, others_xyxy_M4: Floats) -> Floats:
 
 
 def clip_boxes(boxes_xyxy_N4: Floats, height: int, width: int) -> Floats:
-    """The part inside an image of this size; what lies outside becomes a box without area on its border."""
+    """Clip boxes to an image of this size; a box outside becomes one without area on the border."""
     limits = np.array([width, height, width, height], boxes_xyxy_N4.dtype)
     return np.clip(boxes_xyxy_N4, 0, limits)
 

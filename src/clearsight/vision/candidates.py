@@ -1,4 +1,4 @@
-"""What a detector says about one image, before the user's thresholds and non-maximum suppression.
+"""The candidates of a detector for one image, before the user's thresholds and non-maximum suppression.
 
 Shapes in names: N candidates, 4 sides of a box (left, top, right, bottom), M side of a raw mask.
 """
@@ -16,11 +16,11 @@ class Candidates:
     """Every box that a detector proposes for one image or one tile of it, in any order."""
 
     boxes_xyxy_N4: npt.NDArray[np.float32]
-    """In pixels of the network's input; they may leave it where there are no masks."""
+    """Boxes in pixels of the network's input; without masks they may extend beyond it."""
     scores_N: npt.NDArray[np.float32]
-    """In [0, 1]."""
+    """Scores in [0, 1]."""
     class_ids_N: npt.NDArray[np.int64]
-    """From 0; there is no background class."""
+    """Class ids from 0; there is no background class."""
     mask_probs_NMM: npt.NDArray[np.float32] | None = None
     """Probability of the object in each cell of its box, in [0, 1] (Mask R-CNN: M = 28); None without masks."""
 

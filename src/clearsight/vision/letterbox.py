@@ -1,4 +1,4 @@
-"""Where an image lies in a detector's input, and the way back for its boxes.
+"""The placement of an image in a detector's input, and the mapping of boxes between the two.
 
 Two rules: yolov5's letterbox (a square canvas, the image in its middle, grey around it) and the R-CNN family's
 resize (shorter side to `min_size`, unless the longer one would exceed `max_size`; no canvas around it).
@@ -45,7 +45,7 @@ class Placement:
     def to_image(self, boxes_xyxy_N4: Floats) -> Floats:
         """Boxes of the network's input as boxes of the image, clipped to it."""
         inner = clip_boxes(boxes_xyxy_N4 - self._offsets(boxes_xyxy_N4), self.inner_height, self.inner_width)
-        # Rounding may carry the far border a little past the image.
+        # By rounding, the right or bottom border may lie slightly outside the image.
         return clip_boxes(inner / self._scales(boxes_xyxy_N4), self.height, self.width)
 
     def _scales(self, like: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Instance masks, kept as the small rectangle of the image that holds them: a full-size mask is never made.
+"""Instance masks, stored as the small rectangle of the image that contains them, never at full size.
 
 Mask R-CNN gives each instance 28 x 28 probabilities in its box. At 1920x1080 with 100 instances, full-size masks are
 829 MB of floats and seconds of work; the rectangles are a few MB and milliseconds.
@@ -27,7 +27,7 @@ _LARGEST_FLOATS: Final = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class CroppedMask:
-    """The pixels of a mask inside a rectangle of the image; outside it nothing is set."""
+    """The pixels of a mask inside a rectangle of the image; pixels outside it are not set."""
 
     left: int
     top: int
@@ -39,7 +39,7 @@ class CroppedMask:
         return int(np.count_nonzero(self.bitmap_HW))
 
     def shifted(self, left: int, top: int) -> "CroppedMask":
-        """The same mask seen from an image whose part, beginning at (`left`, `top`), it was made for."""
+        """The same mask in a larger image, in which the image of this mask begins at (`left`, `top`)."""
         return CroppedMask(self.left + left, self.top + top, self.bitmap_HW)
 
     def to_full_size(self, height: int, width: int) -> Booleans:

@@ -36,8 +36,8 @@ def batched_nms(
 ) -> Indices:
     """Indices of the boxes that stay, (K,), by descending score; at most `max_kept` of them, all classes together.
 
-    Greedy, in each class on its own: a box goes when its IoU with a better one that stays is strictly greater than
-    `iou_threshold`. Among equal scores the earlier box is the better one, and comes first in the answer.
+    Greedy, separately in each class: a box is removed when its IoU with a better one that stays is strictly greater
+    than `iou_threshold`. Among equal scores the earlier box is the better one, and comes first in the answer.
 
     The same boxes as `torchvision.ops.batched_nms`, without torch. Milliseconds on one core, torchvision 0.28 in
     brackets, for 30 000 candidates around 300 objects: 80 classes 27 (27), 1 class 47 (145).

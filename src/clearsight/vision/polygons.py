@@ -53,7 +53,7 @@ def polygons_to_mask(polygons: Sequence[Sequence[float]], height: int, width: in
     """The pixels of a `height` x `width` image whose centre lies in any of the polygons (fractions of the image).
 
     Inside a single polygon that crosses itself, even-odd decides. A centre on a left or an upper edge is inside, on a
-    right or a lower one outside. What leaves the image is cut off; no polygons give an empty mask.
+    right or a lower one outside. Parts outside the image are cut off; no polygons give an empty mask.
     """
     size_wh = np.array([width, height], np.float64)
     outlines = [np.asarray(polygon, np.float64).reshape(-1, 2) * size_wh for polygon in polygons if len(polygon)]
@@ -88,7 +88,7 @@ def _corners_on_the_way() -> tuple[Points, npt.NDArray[np.bool_]]:
             if incoming == outgoing and incoming % 2 == 0:
                 continue
             start = incoming + (6 if incoming % 2 else 7)
-            stop = incoming + 4 + ((outgoing - incoming - 4) % 8 or 8)  # straight back is all the way around
+            stop = incoming + 4 + ((outgoing - incoming - 4) % 8 or 8)  # a step straight back passes all corners
             for number, direction in enumerate(range(start, stop + 1, 2)):
                 corners[8 * incoming + outgoing, number] = _CORNER_OF_DIRECTION[direction % 8]
                 counts[8 * incoming + outgoing, number] = True
@@ -117,12 +117,12 @@ def _along_edges(contour_L2: Points) -> Points:
 
 
 def _next(array_K: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The rows one further; the first one comes last."""
+    """The rows shifted by one: the first row comes last."""
     return np.concatenate([array_K[1:], array_K[:1]])
 
 
 def _simplify(outline_K2: Points, max_points: int) -> Points:
-    """At most `max_points` of the corners, at least 3, around some area."""
+    """Choose at most `max_points` of the corners, at least 3, that enclose an area."""
     simple_K2, tolerance = outline_K2, _FIRST_TOLERANCE_PX
     while len(simple_K2) > max_points:
         simple_K2 = np.asarray(cv2.approxPolyDP(outline_K2, tolerance, closed=True), np.int32)[:, 0]
@@ -133,7 +133,7 @@ def _simplify(outline_K2: Points, max_points: int) -> Points:
 
 
 def _inside_hull(outline_K2: Points, max_points: int) -> Points:
-    """Corners of the convex hull, those with the smallest triangles left out: never without an area."""
+    """Corners of the convex hull without those of the smallest triangles; they always enclose an area."""
     hull_K2 = np.asarray(cv2.convexHull(outline_K2), np.int32)[:, 0]
     while len(hull_K2) > max_points:
         to_next = np.roll(hull_K2, -1, axis=0) - hull_K2

@@ -1,4 +1,4 @@
-"""Masks as runs of set pixels: what merging compares, and COCO's run-length encoding.
+"""Masks as runs of set pixels, for comparing masks in merging, and COCO's run-length encoding.
 
 A mask of any size is a few numbers per column. Positions count the pixels of the whole image down its columns
 (left x height + top), which is COCO's order. The compressed text packs each run into characters of five bits and a
@@ -41,12 +41,12 @@ def to_runs(mask: CroppedMask, height: int) -> Runs:
     rows, columns = mask.bitmap_HW.shape
     padded_WH = np.zeros((columns, rows + 2), np.bool_)
     if mask.bitmap_HW.size:
-        # At 10 000 x 10 000 ten times as fast as numpy's `.T`, which jumps through memory.
+        # At 10 000 x 10 000 ten times as fast as numpy's `.T`, which reads memory in large strides.
         padded_WH[:, 1:-1] = cv2.transpose(mask.bitmap_HW.view(np.uint8))
     changes = np.flatnonzero(padded_WH[:, 1:] != padded_WH[:, :-1])
     positions = (changes // (rows + 1) + mask.left) * height + changes % (rows + 1) + mask.top
     starts, stops = positions[0::2], positions[1::2]
-    # A run that ends at the foot of the image goes on at the head of the next column.
+    # A run that ends at the bottom of a column continues at the top of the next one.
     is_first = np.ones(len(starts), np.bool_)
     is_first[1:] = starts[1:] != stops[:-1]
     return Runs(starts[is_first], stops[np.roll(is_first, -1)])
@@ -70,7 +70,7 @@ def runs_iou(runs: Runs, other: Runs) -> float:
 def encode_rle(mask: CroppedMask, height: int, width: int, *, compress: bool = True) -> dict[str, Any]:
     """COCO's form, `{"size": [height, width], "counts": …}`: compressed text, or a list of runs.
 
-    Equal to what pycocotools makes of the full-size mask (which gives the text as bytes).
+    Equal to the encoding of the full-size mask by pycocotools (which returns the text as bytes).
     """
     runs = to_runs(mask, height)
     borders = np.stack([runs.starts_R, runs.stops_R], axis=1).ravel()

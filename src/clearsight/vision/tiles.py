@@ -54,7 +54,7 @@ def tile_grid(height: int, width: int, columns: int, rows: int, overlap_ratio: f
     """Equal tiles that cover the image, row by row; neighbours overlap by `overlap_ratio` of a tile.
 
     Azure's `tile_grid_size: 'AxB'` has A columns and B rows. A 1 x 1 grid gives no tiles, since the whole image is
-    scored anyway. Neither does a grid too fine for the image (tiles under 8 pixels, or two in one place); a warning
+    scored anyway. Neither does a grid too fine for the image (tiles under 8 pixels, or two at one position); a warning
     is logged then. Overlap in [0, 1).
     """
     if columns < 1 or rows < 1 or not 0 <= overlap_ratio < 1:
@@ -97,7 +97,7 @@ def merge_boxes(
 ) -> Indices:
     """Indices of the candidates that stay, by descending score, at most `max_detections`.
 
-    In each class a box goes when its IoU with a better one that stays is greater than `iou_threshold` (Azure's
+    In each class a box is removed when its IoU with a better one that stays is greater than `iou_threshold` (Azure's
     `tile_predictions_nms_thresh`). Better: higher score, then larger area, then the earlier source.
     """
     order = _best_first(boxes_xyxy_N4, scores_N, sources_N)
@@ -117,9 +117,9 @@ def merge_masks(
 ) -> Indices:
     """`merge_boxes` by the IoU of masks: two objects whose boxes overlap but whose masks do not both stay.
 
-    `mask_of(index)` gives a candidate's mask in the whole image; it is asked once for each candidate whose box
-    overlaps a better one that stays, and for that one. One bitmap exists at a time; what is kept for comparing is a few
-    numbers per column of it, so that 100 instances across a 10 000 x 10 000 image take 16 MB.
+    `mask_of(index)` gives a candidate's mask in the whole image; it is called once for each candidate whose box
+    overlaps a better one that stays, and for that one. One bitmap exists at a time; only a few numbers per column are
+    kept for comparing, so that 100 instances across a 10 000 x 10 000 image take 16 MB.
     """
     runs: dict[int, Runs] = {}
 
@@ -153,9 +153,9 @@ def is_cut_off(
     width: int,
     margin: float,
 ) -> npt.NDArray[np.bool_]:
-    """(N,): whether a tile's box is the rest of an object that another source saw better. Our own, off by default.
+    """(N,): whether a tile's box is a fragment of an object that another source shows better. Not in Azure.
 
-    True when it comes within `margin` pixels of a side of its tile that is not a side of the `height` x `width`
+    True when the box comes within `margin` pixels of a side of its tile that is not a side of the `height` x `width`
     image, and a box of the same class from another source, larger or not cut itself, covers at least 60 % of it.
     Azure's merging keeps strips narrower than `tile_predictions_nms_thresh` of the object; dropping these boxes before
     it removes them.
@@ -181,7 +181,7 @@ def is_cut_off(
 
 
 def _inside(boxes_xyxy_N4: Floats, box_xyxy_4: Floats) -> Floats:
-    """The part of each box inside another one; turned inside out where there is none."""
+    """The part of each box inside another one; right < left or bottom < top where there is none."""
     corners = np.maximum(boxes_xyxy_N4[:, :2], box_xyxy_4[:2]), np.minimum(boxes_xyxy_N4[:, 2:], box_xyxy_4[2:])
     return np.concatenate(corners, axis=1)
 

@@ -1,4 +1,4 @@
-"""Where an image or a label file lies: every form of `image_url` resolved to a path on this machine.
+"""Locations of images and label files: every form of `image_url` is resolved to a path on this machine.
 
 Forms: `azureml://subscriptions/…/datastores/<name>/paths/<path>`, `azureml://datastores/<name>/paths/<path>`,
 `AmlDatastore://<name>/<path>`, `file:` URLs, plain paths, and any other URL (`wasbs://`, `abfss://`, `https://`)
@@ -17,7 +17,7 @@ from clearsight.errors import UserError
 __all__ = ["DEFAULT_DATASTORE", "BadLocation", "resolve_location", "split_location"]
 
 DEFAULT_DATASTORE: Final = "workspaceblobstore"
-"""Name of the datastore that every Azure workspace is born with; `AmlDatastore://` falls back to it."""
+"""Name of the datastore that every Azure workspace has from the start; `AmlDatastore://` falls back to it."""
 
 AZUREML = re.compile(
     r"azureml://(?:subscriptions/[^/]+/resourcegroups/[^/]+/(?:providers/[^/]+/)?workspaces/[^/]+/)?"

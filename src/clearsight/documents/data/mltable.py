@@ -1,4 +1,4 @@
-"""The `MLTable` file of a data folder: which label files, read how; rows come out, one per JSON line.
+"""The `MLTable` file of a data folder: it names the label files and how they are read; the result is a list of rows.
 
 Format: https://learn.microsoft.com/azure/machine-learning/reference-yaml-mltable.
 """
@@ -42,7 +42,7 @@ transformations:
 
 @dataclass(slots=True)
 class MLTableRows:
-    """Everything an `MLTable` file yields."""
+    """The result of reading an `MLTable` file."""
 
     image_column: str = DEFAULT_IMAGE_COLUMN
     rows: list[Row] = field(default_factory=list)

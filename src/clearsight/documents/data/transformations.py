@@ -1,7 +1,7 @@
 """The transformations of an `MLTable` file: parsed with every fault, then applied to rows in order.
 
-https://learn.microsoft.com/azure/machine-learning/reference-yaml-mltable. Those that make sense for tables of images
-are applied; the others are refused by name.
+https://learn.microsoft.com/azure/machine-learning/reference-yaml-mltable. Transformations that are useful for tables of
+images are applied; the others are refused by name.
 """
 
 import random
@@ -46,7 +46,7 @@ _Columns = Annotated[str | list[str], ListOfText(or_one=True)]
 
 @dataclass(frozen=True, slots=True)
 class ReadJsonLines(Section):
-    """How label files are read."""
+    """Options of reading label files."""
 
     encoding: Annotated[Encoding, OneOf(get_args(Encoding))] = "utf8"
     invalid_lines: Annotated[Literal["error", "drop"], OneOf(("error", "drop"))] = "error"

@@ -2,7 +2,7 @@
 
 Keys and limits follow the YAML references of Azure Machine Learning
 (https://learn.microsoft.com/azure/machine-learning/reference-yaml-endpoint-online and
-…/reference-yaml-deployment-managed-online). Keys that mean nothing on a machine of one's own (`instance_type`,
+…/reference-yaml-deployment-managed-online). Keys without a meaning on one's own machine (`instance_type`,
 `environment`, `identity`, `data_collector`, …) are checked, kept and shown, and have no effect.
 """
 
@@ -44,12 +44,12 @@ class EndpointDocument:
     tags: Mapping[str, Any] = field(default_factory=dict)
     properties: Mapping[str, Any] = field(default_factory=dict)
     traffic: Mapping[str, int] | None = None
-    """Deployment -> percentage without zero entries; None when the file does not speak of traffic."""
+    """Deployment -> percentage without zero entries; None when the file has no `traffic`."""
     mirror_traffic: Mapping[str, int] | None = None
     inert: Mapping[str, Any] = field(default_factory=dict)
 
     def to_document(self) -> dict[str, Any]:
-        """The file again; `parse_endpoint` of it gives an equal value."""
+        """The document as plain data; `parse_endpoint` of it gives an equal value."""
         return _to_document(self)
 
 
@@ -75,7 +75,7 @@ class DeploymentDocument:
     warnings: tuple[str, ...] = ()
 
     def to_document(self) -> dict[str, Any]:
-        """The file again, with defaults filled in and paths absolute."""
+        """The document as plain data, with defaults filled in and absolute paths."""
         return _to_document(self)
 
 
@@ -114,8 +114,8 @@ def parse_deployment(
 ) -> DeploymentDocument:
     """Check a deployment file. Raises InvalidDocument that lists every fault.
 
-    `folder` is where the file lies: local paths in it are relative to it and must exist. None when paths are absolute
-    and were checked before. Overrides (`--set`) belong into `document` before: required keys may come from them.
+    `folder` is the folder of the file: local paths are relative to it and must exist; None when paths are absolute and
+    were checked before. Overrides (`--set`) must already be in `document`, since required keys may come from them.
     """
     faults: list[Fault] = []
     section = read(DeploymentSection, document, "", faults, value_code="BAD_VALUE")

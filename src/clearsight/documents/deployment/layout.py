@@ -20,23 +20,23 @@ class ServingLayout:
     num_threads: int | None = None
     """Compute threads of one worker; None: the cores that it may use, divided by the workers."""
     batch_size: int = 1
-    """Greatest number of requests that a worker gets at once."""
+    """Largest number of requests in a batch of a worker."""
     max_batch_delay_ms: int = 1
     """How long a batch waits to fill, which every lone client pays when `batch_size` is above 1. The least there is:
     TorchServe reads 0 as its default, 100 ms. A busy worker needs no more, since the next batch fills while it
     works."""
     source: Literal["measured", "deployment", "default"] = "default"
-    """Where the numbers come from."""
+    """Origin of these numbers."""
 
     def to_record(self) -> dict[str, Any]:
-        """What the endpoint store keeps and the verbs show."""
+        """Plain data for the endpoint store and the output of verbs."""
         keys = ("backend", "precision", "workers", "num_threads", "batch_size", "source")
         return {key: getattr(self, key) for key in keys}
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredLayout:
-    """What one layout reached on this machine."""
+    """Measured speed of one layout on this machine."""
 
     layout: ServingLayout
     images_per_s: float

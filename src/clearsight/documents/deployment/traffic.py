@@ -31,7 +31,7 @@ def traffic_faults(traffic: Mapping[str, int], mirror: bool = False) -> list[str
 
 
 def read_percentages(value: Any) -> tuple[dict[str, int], list[str]]:
-    """The table as `parse_traffic` gives it, and what is wrong with its entries; sums are not looked at."""
+    """The table as `parse_traffic` gives it, and what is wrong with its entries; sums are not checked."""
     if not isinstance(value, Mapping):
         return {}, [f"must map deployments to percentages, but got {value!r}"]
     traffic: dict[str, int] = {}

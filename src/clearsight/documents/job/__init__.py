@@ -1,4 +1,4 @@
-"""Job files: Azure's automl image jobs as checked documents. No torch here."""
+"""Job files: Azure's automl image jobs as checked documents. Without torch."""
 
 from clearsight.documents.job.data_section import DataInput, DataSection
 from clearsight.documents.job.document import JobDocument, JobReading, load_document, parse_job, read_job

@@ -26,7 +26,7 @@ class DataInput:
 
 @dataclass(frozen=True, slots=True)
 class DataSection:
-    """The data of a job, and what is learnt from it."""
+    """The data of a job, and the column and task that it is used for."""
 
     task: Task
     target_column: str

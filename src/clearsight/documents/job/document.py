@@ -91,7 +91,7 @@ class JobDocument:
 
 @dataclass(frozen=True, slots=True)
 class JobReading:
-    """What reading a document yields. `job` is None when there are faults, `data` when its own part has some."""
+    """The result of reading a document. `job` is None when there are faults, `data` when its own keys have some."""
 
     job: JobDocument | None
     data: DataSection | None
@@ -293,7 +293,7 @@ def _data(section: JobSection) -> DataSection | None:
 
 
 def _warnings(section: JobSection) -> list[str]:
-    """What a job asks for without effect, `training_parameters` aside."""
+    """Warnings for keys of a job without effect, except for `training_parameters`."""
     found = []
     if section.validation_data_size is not None and section.validation_data is not None:
         found.append("validation_data_size: has no effect beside validation_data")

@@ -89,7 +89,7 @@ def _check_use(
 ) -> None:
     """Note a parameter that no model of the branches uses, or that some do not use."""
     if any(name not in models_of(task) for branch in branches for name in branch.models):
-        return  # what a model that is not ours uses is not known here
+        return  # the hyperparameters of a model outside the catalogue are unknown
     models = {facts.model_name: facts for branch in branches for facts in branch.rows(task)}
     idle = [name for name, facts in models.items() if not facts.uses(HYPERPARAMETERS[key].used_by)]
     if len(idle) == len(models):
@@ -104,7 +104,7 @@ def _model_fault(task: Task, name: str) -> str | None:
     if task.is_classification and (
         "/" in name or name in [curated.replace("/", "-") for curated in HUGGING_FACE_NAMES]
     ):
-        return None  # a Hugging Face id; whether it can be trained is not the document's matter
+        return None  # a Hugging Face id; whether it can be trained is checked later
     # MMDetection names end with the data that the weights come from: `atss_r50_fpn_1x_coco`.
     if not task.is_classification and (name.startswith("mmd-3x-") or name.endswith("_coco")):
         return f"{name!r} needs the MMDetection backend, which is not installed"

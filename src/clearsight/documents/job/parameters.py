@@ -47,7 +47,7 @@ _Flag = Annotated[bool, Truth()]
 
 @dataclass(frozen=True, slots=True)
 class AdvancedSettings(Section):
-    """`advanced_settings`; names with `x_` are ours and keep a job file valid for Azure."""
+    """`advanced_settings`; names with `x_` are extensions, with which a job file stays valid for Azure."""
 
     apply_mosaic_for_yolo: _Flag = True
     apply_automl_train_augmentations: _Flag = True

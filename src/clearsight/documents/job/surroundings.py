@@ -1,4 +1,4 @@
-"""Where a job runs and what it writes: `outputs`, `properties`, `resources`, and keys that only Azure needs.
+"""Machines and outputs of a job: `outputs`, `properties`, `resources`, and keys that only Azure needs.
 
 https://learn.microsoft.com/azure/machine-learning/reference-automl-images-cli-classification.
 """

@@ -1,4 +1,4 @@
-"""How a sweep samples and when it stops trials early.
+"""The sampler and the early-termination policy of a sweep, and the limits of a job.
 
 https://learn.microsoft.com/azure/machine-learning/reference-automl-images-cli-classification (`limits`, `sweep`) and
 https://learn.microsoft.com/azure/machine-learning/how-to-tune-hyperparameters.
@@ -34,7 +34,7 @@ _BAYESIAN_TYPES: Final = ("choice", "uniform", "quniform")
 
 @dataclass(frozen=True, slots=True)
 class JobLimits(Section):
-    """What a job may use."""
+    """Limits of a job."""
 
     max_trials: Annotated[int, Integer(1, 1000)] = 1
     max_concurrent_trials: Annotated[int, Integer(1, 100)] = 1
@@ -45,7 +45,7 @@ class JobLimits(Section):
 
 @dataclass(frozen=True, slots=True)
 class EarlyTermination:
-    """When a trial of a sweep is stopped. An interval is one report of the primary metric."""
+    """The policy that stops trials of a sweep early. An interval is one report of the primary metric."""
 
     type: Policy
     evaluation_interval: int = 1
@@ -58,7 +58,7 @@ class EarlyTermination:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """How trials are drawn from the search space."""
+    """The sampler of a sweep and its options."""
 
     sampling_algorithm: Algorithm
     seed: int | None = None

@@ -1,4 +1,4 @@
-"""`settings.json`: the numbers before and after the network, as Azure's packages carry them and users edit them.
+"""`settings.json`: settings of preprocessing and of answers, as Azure's packages have them and users edit them.
 
 classification, detection (the settings and the rule of each) -> document (the file).
 """

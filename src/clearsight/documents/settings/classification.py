@@ -11,7 +11,7 @@ __all__ = ["Channels", "ClassificationSettings", "Exif", "ExifOrientation", "Int
 Interpolation = Literal["bilinear", "bicubic"]
 ExifOrientation = Literal["apply", "ignore"]
 
-_MAX_CROP: Final = 4096  # a crop of this side is 200 MB of floats at batch 1: beyond it a typing error is likelier
+_MAX_CROP: Final = 4096  # a crop of this side is 200 MB of floats at batch 1; a larger value is likely a typing error
 
 
 @dataclass(frozen=True, slots=True)
