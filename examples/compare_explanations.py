@@ -1,8 +1,9 @@
-"""Explains one image with every algorithm that its model can be explained with, on one sheet.
+"""Explains one image with every algorithm that its model supports, and draws the results on one sheet.
 
-    python examples/compare_explanations.py PACKAGE PICTURE SHEET.png [LABEL]
+    python examples/compare_explanations.py PACKAGE IMAGE SHEET.png [LABEL]
 
-Above, the heat over the grey crop; below, the strongest 30 % of the crop. The predicted label is explained, or LABEL.
+Each column shows the heat over the grey crop, and below the strongest 30 % of the crop. The predicted label is
+explained, or LABEL.
 """
 
 import io
@@ -22,7 +23,7 @@ from clearsight.handlers.explain.parameters import parse_xai_parameters
 from clearsight.handlers.scoring.scorer import load_scorer
 
 SIDE: Final = 176
-"""Of a tile, pixels."""
+"""Side of a tile, pixels."""
 CAPTION: Final = 24
 GAP: Final = 8
 COLUMNS: Final = 5
@@ -34,7 +35,7 @@ COLUMNS: Final = 5
 @click.argument("sheet")
 @click.argument("labels", metavar="[LABEL]...", nargs=-1)
 def main(package: str, image: Path, sheet: str, labels: tuple[str, ...]) -> None:
-    """Explain PICTURE with every algorithm that the model of PACKAGE can be explained with, on one SHEET."""
+    """Explain IMAGE with every algorithm that the model of PACKAGE supports, on one SHEET."""
     scorer = explaining_scorer(load_scorer(package))
     if not scorer.task.is_classification:
         raise UserError(f"PACKAGE must be a classifier's, but {package} is of {scorer.task.value}")
@@ -47,9 +48,9 @@ def main(package: str, image: Path, sheet: str, labels: tuple[str, ...]) -> None
             continue
         cells = cells or [draw_crop(found)]
         cells.append(draw(algorithm, found))
-        click.echo(f"{algorithm}: {described(found)}")
+        click.echo(f"{algorithm}: {describe(found)}")
     if not cells:
-        raise UserError("no algorithm could explain the picture; the lines above say why")
+        raise UserError("no algorithm could explain the image; the lines above say why")
     rows = -(-len(cells) // COLUMNS)
     width, height = cells[0].size
     canvas = Image.new("RGB", (COLUMNS * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
@@ -60,12 +61,12 @@ def main(package: str, image: Path, sheet: str, labels: tuple[str, ...]) -> None
 
 
 def explain(scorer: ExplainingScorer, image: bytes, algorithm: str, labels: list[str]) -> Explanation:
-    wish = {"xai_algorithm": algorithm, "target_labels": labels or None, "details": True, "faithfulness": True}
-    _, explanations = scorer.explain(image, parse_xai_parameters(wish, algorithms=CLASSIFIER_ALGORITHMS))
+    parameters = {"xai_algorithm": algorithm, "target_labels": labels or None, "details": True, "faithfulness": True}
+    _, explanations = scorer.explain(image, parse_xai_parameters(parameters, algorithms=CLASSIFIER_ALGORITHMS))
     return explanations[0]
 
 
-def described(found: Explanation) -> str:
+def describe(found: Explanation) -> str:
     details = found.details
     parts = [f"{details.label} {details.probability:.2f}", f"{sum(details.milliseconds.values()):.0f} ms"]
     if details.relative_delta is not None:

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# From nothing to an answered request: every command is one that a user would type, and is printed before it runs.
-# Steps whose result is there already are skipped, so a second run is quick.
+# From an empty folder to an answered request: every command is one that a user would type, and is printed before it
+# runs. Steps whose result exists are skipped, so a second run is quick.
 #
 #   make demo          draw, train, deploy, score; the endpoint keeps running afterwards
 #   make demo-stop     stop it
 #
 # Two small detectors train beside the classifier, in processes of their own, which go on if this script is stopped.
-# Fails unless the trained classifier reaches MIN_ACCURACY on the validation pictures, and both detectors MIN_MAP, and
+# Fails unless the trained classifier reaches MIN_ACCURACY on the validation images, and both detectors MIN_MAP, and
 # unless the explanation of a prediction lies on the object: at least twice the heat that its area would get by chance.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -34,7 +34,7 @@ if [ "${1:-}" = stop ]; then
   exit 0
 fi
 
-# at_least METRIC GOT LEAST: say what was reached, and end the demo if that is too little
+# at_least METRIC GOT LEAST: print the value that was reached, and end the demo if it is below LEAST
 at_least() {
   echo "$1 on the validation pictures: $2 (at least $3 is asked for)"
   awk -v got="$2" -v least="$3" 'BEGIN { exit !(got + 0 >= least + 0) }' || {
@@ -45,7 +45,7 @@ at_least() {
 
 # deploy NAME: make a deployment of the endpoint, or wait until one that is being started is ready
 deploy() {
-  local name=$1 said=
+  local name=$1 reported=
   local create=(clearsight online-deployment create --file examples/deployment.yml --name "$name" --output table)
   for _ in $(seq 300); do
     case "$(state "$name")" in
@@ -57,8 +57,8 @@ deploy() {
         grep -q "operation running" "$OUT/deploy.err" || { cat "$OUT/deploy.err" >&2; return 1; }
         ;;
     esac
-    [ -n "$said" ] || echo "deployment $name has an operation running; waiting for it"
-    said=yes
+    [ -n "$reported" ] || echo "deployment $name has an operation running; waiting for it"
+    reported=yes
     sleep 1
   done
   echo "error: deployment $name must be ready within 5 minutes, but is '$(state "$name")'; its log is $LOG" >&2
@@ -74,16 +74,16 @@ start() {
   esac
 }
 
-# objects NAME FOLDER: register a detector, score the validation pictures, and compare with their labels
+# objects NAME FOLDER: register a detector, score the validation images, and compare with their labels
 objects() {
   local name=$1 data=$OUT/objects/$2/validation-mltable-folder
   at_least mean_average_precision "$(value job show --name "demo-$name" --query metrics.mean_average_precision)" "$MIN_MAP"
   value model show --name "$name" --version 1 --query name >/dev/null ||
     run clearsight model create --name "$name" --version 1 --type mlflow_model --output none \
       --path "azureml://jobs/demo-${name}_HD_0/outputs/artifacts/outputs/mlflow-model/"
-  mapfile -t pictures < <(python examples/found_objects.py pictures "$data")
-  show clearsight predict --package "azureml:$name:1" "${pictures[0]} …" --output json --save-overlay "$OUT/$name"
-  clearsight predict --package "azureml:$name:1" "${pictures[@]}" --output json --save-overlay "$OUT/$name" >"$OUT/$name.json"
+  mapfile -t images < <(python examples/found_objects.py images "$data")
+  show clearsight predict --package "azureml:$name:1" "${images[0]} …" --output json --save-overlay "$OUT/$name"
+  clearsight predict --package "azureml:$name:1" "${images[@]}" --output json --save-overlay "$OUT/$name" >"$OUT/$name.json"
   run python examples/found_objects.py compare "$data" "$OUT/$name.json"
 }
 
@@ -135,7 +135,7 @@ for _ in $(seq 600); do
 done
 value online-endpoint show --name fridge --query name >/dev/null ||
   run clearsight online-endpoint create --file examples/endpoint.yml --output table
-sleep 1 # a server that was stopped before brings its deployments up again, one after the other
+sleep 1 # a server that was stopped before restarts its deployments, one after the other
 deploy blue
 deploy green
 run clearsight online-endpoint update --name fridge --traffic "blue=90 green=10" --output none

@@ -1,8 +1,9 @@
-"""Explains what a detector found in one image, on one sheet: the answer, then the heat of each object.
+"""Explains the objects that a detector finds in one image, on one sheet: the answer, then the heat of each object.
 
-    python examples/explain_objects.py PACKAGE PICTURE SHEET.png [COUNT]
+    python examples/explain_objects.py PACKAGE IMAGE SHEET.png [COUNT]
 
-A row each for the score, the box and, of models with masks, the mask; COUNT objects of the highest scores (default 3).
+One row each for the score, the box and, for models with masks, the mask; COUNT objects of the highest scores
+(default 3).
 The white frame is the object's box.
 """
 
@@ -28,18 +29,18 @@ from clearsight.tasks import Task
 from clearsight.wire.answers import DetectionAnswer
 
 WIDTH: Final = 256
-"""Of a tile, pixels."""
+"""Width of a tile, pixels."""
 CAPTION: Final = 22
 GAP: Final = 6
 
 
 @click.command()
 @click.argument("package")
-@click.argument("file", metavar="PICTURE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", metavar="IMAGE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("sheet")
 @click.argument("count", type=click.IntRange(1), required=False)
 def main(package: str, file: Path, sheet: str, count: int | None) -> None:
-    """Explain what the detector of PACKAGE found in PICTURE, on one SHEET."""
+    """Explain the objects that the detector of PACKAGE finds in IMAGE, on one SHEET."""
     image = file.read_bytes()
     scorer = explaining_scorer(load_scorer(package))
     if scorer.task.is_classification:
@@ -47,21 +48,22 @@ def main(package: str, file: Path, sheet: str, count: int | None) -> None:
     targets = ("score", "box", "mask") if scorer.task is Task.SEGMENTATION else ("score", "box")
     rows: list[list[Image.Image]] = []
     for target in targets:
-        wish = {
+        keys = {
             "xai_algorithm": DETECTOR_ALGORITHMS[0],
             "detections": list(range(count)) if count else None,
             "target": target,
             "visualization_format": "overlay",
         }
-        answer, found = scorer.explain_objects(image, parse_xai_parameters(wish, algorithms=DETECTOR_ALGORITHMS))
+        parameters = parse_xai_parameters(keys, algorithms=DETECTOR_ALGORITHMS)
+        answer, explanations = scorer.explain_objects(image, parameters)
         if not rows:
             overlay = draw_overlay(decode_image(image), answer, scorer.labels)
             first = titled(f"found: {len(answer.boxes)}", overlay)
         else:
             first = Image.new("RGB", rows[0][0].size, "white")
-        rows.append([first, *(draw(target, part, answer) for part in found)])
-        for part in found:
-            click.echo(f"{target} {part.index}: {share_inside(part, answer):.2f} of the heat inside the box")
+        rows.append([first, *(draw(target, explained, answer) for explained in explanations)])
+        for explained in explanations:
+            click.echo(f"{target} {explained.index}: {share_inside(explained, answer):.2f} of the heat inside the box")
     width, height = rows[0][0].size
     columns = max(map(len, rows))
     canvas = Image.new("RGB", (columns * (width + GAP) - GAP, len(rows) * (height + GAP) - GAP), "white")
@@ -71,13 +73,13 @@ def main(package: str, file: Path, sheet: str, count: int | None) -> None:
     canvas.save(sheet, optimize=True)
 
 
-def draw(target: str, part: ExplainedObject, answer: DetectionAnswer) -> Image.Image:
-    heat = Image.open(io.BytesIO(part.image or b""))
+def draw(target: str, explained: ExplainedObject, answer: DetectionAnswer) -> Image.Image:
+    heat = Image.open(io.BytesIO(explained.image or b""))
     heat = heat.resize((WIDTH, round(heat.height * WIDTH / heat.width)), Image.Resampling.BICUBIC)
-    left, top, right, bottom = answer.boxes[part.index].box_xyxy_unit
+    left, top, right, bottom = answer.boxes[explained.index].box_xyxy_unit
     corners = (left * heat.width, top * heat.height, right * heat.width - 1, bottom * heat.height - 1)
     ImageDraw.Draw(heat).rectangle(corners, outline="white", width=2)
-    return titled(f"{target} of {part.index}: {part.details.label} {part.details.probability:.2f}", heat)
+    return titled(f"{target} of {explained.index}: {explained.details.label} {explained.details.probability:.2f}", heat)
 
 
 def titled(caption: str, image: Image.Image) -> Image.Image:
@@ -88,11 +90,11 @@ def titled(caption: str, image: Image.Image) -> Image.Image:
     return tile
 
 
-def share_inside(part: ExplainedObject, answer: DetectionAnswer) -> float:
-    height, width = part.heat_HW.shape
-    left, top, right, bottom = np.array(answer.boxes[part.index].box_xyxy_unit) * (width, height, width, height)
-    inside_HW = part.heat_HW[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))]
-    return float(inside_HW.sum() / max(part.heat_HW.sum(), 1e-12))
+def share_inside(explained: ExplainedObject, answer: DetectionAnswer) -> float:
+    height, width = explained.heat_HW.shape
+    left, top, right, bottom = np.array(answer.boxes[explained.index].box_xyxy_unit) * (width, height, width, height)
+    inside_HW = explained.heat_HW[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))]
+    return float(inside_HW.sum() / max(explained.heat_HW.sum(), 1e-12))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A drawn scene whose object is known, and whether an explanation's heat lies on it; used by examples/demo.sh.
+"""Draws a scene with a known object, and checks that the heat of an explanation lies on it; used by examples/demo.sh.
 
     python examples/explained_scene.py draw FOLDER             scene.jpg, object.png (white: the object), request.json
     python examples/explained_scene.py check FOLDER PACKAGE    reads answer.json, writes explanation.png
 
-The second exits with 1 unless the label is right and the object has at least twice the heat that its area would get by
-chance.
+`check` exits with 1 unless the label is right and the object gets at least twice the heat that its share of the area
+would get by chance.
 """
 
 import base64

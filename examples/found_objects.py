@@ -1,9 +1,9 @@
-"""Compares what `clearsight predict` found with the labels of a data folder; used by examples/demo.sh.
+"""Compares the objects that `clearsight predict` found with the labels of a data folder; used by examples/demo.sh.
 
-    python examples/found_objects.py pictures FOLDER            the images of the folder, one per line
+    python examples/found_objects.py images FOLDER                the images of the folder, one per line
     python examples/found_objects.py compare FOLDER ANSWERS.json  objects found with the right class at IoU 0.5 or more
 
-The second exits with 1 when no object was found.
+`compare` exits with 1 when no object was found.
 """
 
 import json
@@ -24,23 +24,25 @@ Box = tuple[float, float, float, float]
 def main() -> None:
     command, folder, *answers = sys.argv[1:]
     truths = read_labels(Path(folder))
-    if command == "pictures":
+    if command == "images":
         click.echo("\n".join(map(str, truths)))
         return
     documents = json.loads(Path(answers[0]).read_text())
     found = {Path(document["file"]).resolve(): document["boxes"] for document in documents}
-    rights = {file: count_right(objects, found[file]) for file, objects in truths.items()}
+    correct = {file: count_right(objects, found[file]) for file, objects in truths.items()}
     num_objects, num_found = sum(map(len, truths.values())), sum(map(len, found.values()))
-    click.echo(f"{sum(rights.values())} of {num_objects} objects found with the right class, among {num_found} answers")
-    best = max(rights, key=lambda file: rights[file])
-    if not rights[best]:
+    click.echo(
+        f"{sum(correct.values())} of {num_objects} objects found with the right class, among {num_found} answers"
+    )
+    best = max(correct, key=lambda file: correct[file])
+    if not correct[best]:
         sys.exit("error: at least one object must be found, but there is none")
     labels = ", ".join(f"{answer['label']} {answer['score']:.2f}" for answer in found[best])
     click.echo(f"most in {best.name}: {labels}")
 
 
 def read_labels(folder: Path) -> dict[Path, list[tuple[str, Box]]]:
-    """Image to its objects."""
+    """The labelled objects of each image file."""
     [file] = folder.glob("*.jsonl")
     records = [json.loads(line) for line in file.read_text().splitlines()]
     return {
@@ -50,7 +52,7 @@ def read_labels(folder: Path) -> dict[Path, list[tuple[str, Box]]]:
 
 
 def box_of(item: dict[str, Any]) -> Box:
-    """Left, top, right, bottom as fractions, of a box or around a polygon."""
+    """The box, or the bounding box of the polygons: left, top, right, bottom as fractions of the image."""
     if "polygon" in item:
         xs = [x for polygon in item["polygon"] for x in polygon[0::2]]
         ys = [y for polygon in item["polygon"] for y in polygon[1::2]]
@@ -60,7 +62,7 @@ def box_of(item: dict[str, Any]) -> Box:
 
 
 def count_right(objects: list[tuple[str, Box]], answers: list[dict[str, Any]]) -> int:
-    """Objects that an answer of their class overlaps by half at least."""
+    """Number of objects with an answer of their class at IoU 0.5 or more."""
     found = [(answer["label"], box_of(answer["box"])) for answer in answers]
     iou_NM = iou_matrix(to_array([box for _, box in objects]), to_array([box for _, box in found]))
     return sum(
@@ -70,7 +72,7 @@ def count_right(objects: list[tuple[str, Box]], answers: list[dict[str, Any]]) -
 
 
 def to_array(boxes: list[Box]) -> npt.NDArray[np.float64]:
-    """(N, 4), also of none."""
+    """(N, 4), even if N is 0."""
     return np.array(boxes, np.float64).reshape(-1, 4)
 
 

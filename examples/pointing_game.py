@@ -1,4 +1,4 @@
-"""Do explanations point at the object? Scores algorithms on drawn scenes, whose objects have known outlines.
+"""Scores whether explanations point at the object, on drawn scenes whose objects have known outlines.
 
 The package must be a classifier of what `clearsight data demo` draws: one label per image, or several.
 """
@@ -42,11 +42,11 @@ RANDOM, CENTRE = "random map", "centre of the picture"
 KINDS: Final = ("xrai", FULL, *(name for name in CLASSIFIER_ALGORITHMS if name not in ("xrai", "rise", "occlusion")))
 HEIGHT, WIDTH = 240, 320
 SCENES: Final = 2
-"""In the seed, beside the numbers of the kinds that `data demo` draws: no scene was trained on."""
+"""Part of the seed, different from the numbers that `data demo` uses: no scene is in the training data."""
 GIVE_UP_AFTER: Final = 10
-"""Scenes for one recognised object."""
+"""Most scenes for one recognised object."""
 THRESHOLD: Final = 0.5
-"""Of multi-label models."""
+"""Probability from which on a multi-label model recognises a label."""
 JPEG_QUALITY: Final = 90
 
 Floats = npt.NDArray[np.float32]
@@ -61,15 +61,15 @@ class Case:
     image: bytes
     label: str
     mask_PP: Mask
-    """Where the objects of the label are in the network's input."""
+    """Pixels of the network's input that objects of the label cover."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Of one map of one object."""
+    """Scores of one map of one object."""
 
     pointing: float
-    """In [0, 1]."""
+    """1 if the strongest pixel lies on the object, 0 if not, in between for ties."""
     pointing_near: float
     """The same with the mask grown by the tolerance."""
     mass: float
@@ -104,10 +104,10 @@ def main(
     pointing    how often the strongest pixel lies on the object
     near        or at most the tolerance beside it
     mass        share of the heat on the object; and the same over the object's share of the input
-    insertion_minus_deletion    how much the probability hangs on the strongest pixels
+    insertion_minus_deletion    how much the probability depends on the strongest pixels
 
-    Only objects that the model recognises count. A random map and one that always points at the centre show what a
-    map reaches that knows nothing.
+    Only objects that the model recognises count. A random map and one that always points at the centre show the scores
+    of maps without information.
 
     \b
     Examples:
@@ -143,7 +143,7 @@ def main(
             if not is_recognised(scorer, case):
                 continue
             areas.append(float(case.mask_PP.mean()))
-            for kind, score in play(
+            for kind, score in score_maps(
                 explaining, scorer, settings, case, list(scores), n_steps, tolerance, [seed, len(areas)]
             ):
                 scores[kind].append(score)
@@ -173,7 +173,7 @@ def main(
 
 
 def draw_cases(task: Task, settings: ClassificationSettings, seed: int, is_easy: bool) -> Iterator[Case]:
-    """Objects without end: one per scene for multi-class models, one for each label of a shelf for multi-label."""
+    """Endless objects: one per scene for multi-class models, one per label of a scene for multi-label models."""
     names = tuple(CONTAINERS)
     for index in count():
         rng = np.random.default_rng([seed, SCENES, index])
@@ -183,9 +183,9 @@ def draw_cases(task: Task, settings: ClassificationSettings, seed: int, is_easy:
         scene = draw_scene(rng, HEIGHT, WIDTH, labels, is_easy=is_easy)
         stream = io.BytesIO()
         Image.fromarray(scene.image_HW3).save(stream, "JPEG", quality=JPEG_QUALITY)
-        for label in sorted({thing.label for thing in scene.objects}):
-            covers = [thing.visible_HW for thing in scene.objects if thing.label == label]
-            grey_HW = np.rint(255 * np.clip(np.sum(covers, axis=0), 0, 1)).astype(np.uint8)
+        for label in sorted({drawn.label for drawn in scene.objects}):
+            visible = [drawn.visible_HW for drawn in scene.objects if drawn.label == label]
+            grey_HW = np.rint(255 * np.clip(np.sum(visible, axis=0), 0, 1)).astype(np.uint8)
             mask_PP = resize_and_crop(np.repeat(grey_HW[:, :, None], 3, axis=2), settings)[:, :, 0] >= 128
             if mask_PP.any():
                 yield Case(stream.getvalue(), label, mask_PP)
@@ -199,7 +199,7 @@ def is_recognised(scorer: Scorer, case: Case) -> bool:
     return probability >= THRESHOLD if scorer.task is Task.MULTI_LABEL else probability == max(answer.probs)
 
 
-def play(
+def score_maps(
     explaining: ExplainingScorer,
     scorer: Scorer,
     settings: ClassificationSettings,
@@ -209,7 +209,7 @@ def play(
     tolerance: float,
     seed: list[int],
 ) -> Iterator[tuple[str, Score]]:
-    """Score the maps of one object; a kind that the model cannot be explained with is left out."""
+    """Score the maps of one object; kinds that the model does not support are left out."""
     side = settings.valid_crop_size
     heats: dict[str, Heat] = {}
     for kind in kinds:
@@ -240,7 +240,7 @@ def play(
 
 
 def explain(explaining: ExplainingScorer, kind: str, case: Case, n_steps: int | None) -> Floats:
-    wish = {
+    parameters = {
         "xai_algorithm": "xrai" if kind == FULL else kind,
         "xrai_fast": kind != FULL,
         "target_labels": [case.label],
@@ -248,7 +248,7 @@ def explain(explaining: ExplainingScorer, kind: str, case: Case, n_steps: int | 
         "visualizations": False,
         "attributions": True,
     }
-    _, (found,) = explaining.explain(case.image, parse_xai_parameters(wish, algorithms=CLASSIFIER_ALGORITHMS))
+    _, (found,) = explaining.explain(case.image, parse_xai_parameters(parameters, algorithms=CLASSIFIER_ALGORITHMS))
     return found.values
 
 

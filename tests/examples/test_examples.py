@@ -1,4 +1,4 @@
-"""The files of examples/ are what a user copies: they must be valid, and what they say of answers must be right."""
+"""The files of examples/ are valid, since users copy them, and count found objects correctly."""
 
 import json
 import runpy
@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*-job.yml")), ids=lambda file: file.stem)
-def test_every_job_is_valid_but_for_data_that_is_not_there_yet(file: Path, tmp_path: Path) -> None:
+def test_every_job_is_valid_except_for_missing_data(file: Path, tmp_path: Path) -> None:
     copy = tmp_path / "examples" / file.name
     copy.parent.mkdir()
     copy.write_text(file.read_text())
@@ -47,11 +47,11 @@ def answer(label: str, left: float, top: float, right: float, bottom: float) -> 
     return {"label": label, "score": 0.5, "box": {"topX": left, "topY": top, "bottomX": right, "bottomY": bottom}}
 
 
-def test_nothing_found_ends_the_demo(found_objects: Any) -> None:
+def test_the_demo_fails_if_no_object_is_found(found_objects: Any) -> None:
     with pytest.raises(SystemExit, match="at least one object must be found"):
         found_objects({"a.jpg": [], "b.jpg": [answer("can", 0.6, 0.6, 0.9, 0.9), answer("tin", 0.1, 0.1, 0.2, 0.2)]})
 
 
-def test_objects_count_when_class_and_half_of_the_place_are_right(found_objects: Any) -> None:
+def test_an_object_counts_with_the_right_class_at_iou_one_half(found_objects: Any) -> None:
     answers = [answer("tin", 0.6, 0.6, 0.9, 0.75), answer("tin", 0.6, 0.6, 0.9, 0.76)]
     assert found_objects({"a.jpg": [], "b.jpg": answers}).startswith("1 of 2 objects found")
