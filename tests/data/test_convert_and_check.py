@@ -31,7 +31,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def class_folders(tmp_path: Path, write_image: Callable[..., Path]) -> Path:
-    """Seven images in two classes, and things to pass over."""
+    """Seven images in two classes, and files and folders that are ignored."""
     for name in ("can/1.jpg", "can/2.PNG", "can/3.jpg", "can/4.jpg", "milk bottle/1.jpg", "milk bottle/2.jpg"):
         write_image(name)
     write_image("milk bottle/3.jpg")
@@ -95,7 +95,7 @@ def test_a_copy_never_overwrites_another_image(tmp_path: Path, write_image: Call
         ('"labels","image"\n"a","1.jpg"\n"b","2.jpg"\n"a","3.jpg"\n', "image_classification_multilabel", None),
     ],
 )
-def test_a_csv_list_tells_its_task_by_its_header(
+def test_the_header_of_a_csv_list_determines_its_task(
     tmp_path: Path, write_image: Callable[..., Path], content: str, task: str, labels: list[Any] | None
 ) -> None:
     for name in ("1.jpg", "2.jpg", "3.jpg"):
@@ -104,7 +104,7 @@ def test_a_csv_list_tells_its_task_by_its_header(
     source.write_text(content)
     result = clearsight_data("convert", "--from", "csv", source, "--output", tmp_path / "out")
     assert json.loads(result.stdout)["task"] == task
-    # The first of every five validates.
+    # The first of every five images is for validation.
     written = [item["label"] for part in (VALIDATION, TRAINING) for item in lines(tmp_path / "out" / part)]
     assert len(written) == 3
     if labels is not None:
@@ -191,7 +191,7 @@ def test_image_sizes_are_upright_and_a_wrong_hint_is_a_warning(
     assert "image_details disagree with the file in 1 record(s)" in report.warnings[0]
 
 
-def test_a_image_beyond_the_pixel_limit_is_a_fault(write_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_image_beyond_the_pixel_limit_is_a_fault(write_folder: Callable[..., Path], tmp_path: Path) -> None:
     folder = write_folder([{"image_url": name, "label": "a"} for name in ("limit.png", "beyond.png", "bomb.png")])
     for name, width, height in (("limit", 10_000, 10_000), ("beyond", 10_000, 10_001), ("bomb", 60_000, 60_000)):
         (tmp_path / "data" / f"{name}.png").write_bytes(png_header(width, height))

@@ -34,7 +34,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def label(entry: Any) -> Any:
-    """The label of an entry as its reader will see it."""
+    """The label of an entry as the reader of data folders gets it."""
     return json.loads(entry.label) if isinstance(entry.label, bytes) else entry.label
 
 
@@ -85,7 +85,7 @@ def test_voc_pixels_count_from_one_and_include_their_ends(write_voc: Any, write_
     assert converted.entries[0].size_wh == (100, 50)
 
 
-def test_voc_boxes_of_a_scaled_image_keep_their_place(write_voc: Any, write_image: MakeImage) -> None:
+def test_voc_boxes_of_a_scaled_image_keep_their_position(write_voc: Any, write_image: MakeImage) -> None:
     write_image("JPEGImages/1.jpg", (50, 25))
     [entry] = read_voc(ConversionRequest(write_voc("1", voc_object("can", 1, 1, 50, 25)))).entries
     assert (label(entry)[0]["bottomX"], label(entry)[0]["bottomY"], entry.size_wh) == (0.5, 0.5, (50, 25))
@@ -184,7 +184,7 @@ def write_coco(tmp_path: Path, write_image: MakeImage) -> Callable[..., Path]:
     return write
 
 
-def test_coco_fractions_are_told_by_the_largest_value_of_the_file(write_coco: Any) -> None:
+def test_coco_fractions_are_recognised_by_the_largest_value_of_the_file(write_coco: Any) -> None:
     [entry, _] = read_coco(ConversionRequest(write_coco({"bbox": [0.1, 0.1, 0.2, 0.6]}))).entries
     assert label(entry)[0] == {"label": "can", "topX": 0.1, "topY": 0.1, "bottomX": 0.3, "bottomY": 0.7, "isCrowd": 0}
     # One pixel at the corner is no fraction when another box is not.
@@ -218,7 +218,7 @@ def square_mask() -> NDArray[np.bool_]:
 
 
 def runs_of(mask_HW: NDArray[np.bool_]) -> list[int]:
-    """COCO's runs, the slow plain way."""
+    """COCO's runs, computed by a slow and simple loop."""
     runs, current = [0], False
     for value in mask_HW.T.ravel():
         if value != current:
@@ -286,7 +286,7 @@ def test_faulty_coco_images_are_named(write_coco: Any) -> None:
 
 
 def even_odd(polygons: list[list[float]], height: int, width: int) -> NDArray[np.bool_]:
-    """Pixels whose centre lies in any polygon, by counting crossings: slow and plain."""
+    """Pixels whose centre lies in any polygon, by counting crossings in a slow and simple loop."""
     rows, columns = np.mgrid[0:height, 0:width] + 0.5
     covered = np.zeros((height, width), bool)
     for polygon in polygons:
@@ -318,7 +318,7 @@ def test_outlines_filled_give_the_mask_back(seed: int) -> None:
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:60, 0:80]
     mask = np.zeros((60, 80), bool)
-    for _ in range(3):  # ellipses that overlap, or lie apart
+    for _ in range(3):  # ellipses, overlapping or apart
         y, x = random.uniform(5, 55), random.uniform(5, 75)
         mask |= ((rows - y) / random.uniform(4, 15)) ** 2 + ((columns - x) / random.uniform(4, 15)) ** 2 < 1
     polygons, num_holes = polygons_from_mask(mask)
@@ -330,7 +330,9 @@ def test_holes_are_counted_and_filled_with_what_lies_in_them() -> None:
     mask = np.ones((9, 12), bool)
     mask[2:7, 2:7] = False
     mask[4, 4] = True
-    mask[3, 9] = mask[4, 10] = False  # touch at a corner: the mask's parts join there, so these are two holes
+    mask[3, 9] = mask[4, 10] = (
+        False  # the two pixels touch at a corner, where the mask is connected: so these are two holes
+    )
     polygons, num_holes = polygons_from_mask(mask)
     assert ([corners(polygon) for polygon in polygons], num_holes) == ([{(0, 0), (12, 0), (12, 9), (0, 9)}], 3)
 

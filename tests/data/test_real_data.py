@@ -80,7 +80,7 @@ def convert_and_check(source: Path, output: Path, layout: str, task: str, *flags
 
 def test_the_blood_smears_convert_with_their_boxes(tmp_path: Path) -> None:
     found = convert_and_check(SHARED / "bccd", tmp_path, "voc", "image_object_detection")
-    # One of the 1773 boxes around red cells is a point.
+    # One of the 1773 boxes around red cells has no extent.
     assert found["objects"] == {"RBC": 1772, "WBC": 158, "Platelets": 152}
 
 
@@ -116,7 +116,7 @@ def test_voc_and_coco_of_the_same_photographs_agree_to_a_pixel(tmp_path: Path) -
     for name, boxes in found["voc"].items():
         for (label, box), (other_label, other) in zip(boxes, found["coco"][name], strict=True):
             assert label == other_label
-            # VOC counts pixels from 1, so that its left and top edges lie a pixel further out.
+            # VOC counts pixels from 1, so that its left and top edges are one pixel farther left and up.
             assert box == pytest.approx(other, abs=1.01 / 499)
 
 
@@ -205,7 +205,7 @@ def test_cell_nuclei_convert_and_their_polygons_fill_the_masks(tmp_path: Path) -
 
 
 def centres_inside(polygons: list[NDArray[np.float64]], height: int, width: int) -> NDArray[np.bool_]:
-    """Pixels whose centre lies in any polygon, by counting crossings: slow and plain."""
+    """Pixels whose centre lies in any polygon, by counting crossings in a slow and simple loop."""
     covered = np.zeros((height, width), bool)
     rows, columns = np.arange(height)[:, None] + 0.5, np.arange(width)[None] + 0.5
     for polygon in polygons:

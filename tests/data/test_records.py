@@ -126,14 +126,14 @@ def instance(*polygons: list[float], **changes: object) -> dict[str, object]:
     return {"label": "can", "polygon": list(polygons), "bbox": "null"} | changes
 
 
-def test_an_instance_keeps_its_rings_and_knows_its_box() -> None:
+def test_an_instance_keeps_its_polygons_and_knows_its_box() -> None:
     labels = parse([instance([0.1, 0.2, 0.5, 0.2, 0.5, 0.6], [0.7, 0.1, 0.9, 0.1, 0.9, 0.3])], Task.SEGMENTATION)
     assert labels.names == ("can",)
     assert len(labels.instances[0].polygons_unit) == 2
     assert labels.instances[0].xyxy_unit == (0.1, 0.1, 0.9, 0.6)
 
 
-def test_short_and_odd_rings_are_dropped_and_so_is_an_instance_without_any() -> None:
+def test_short_and_odd_polygons_are_dropped_and_so_is_an_instance_without_any() -> None:
     tally: Counter[str] = Counter()
     good = [0.1, 0.2, 0.5, 0.2, 0.5, 0.6]
     labels = parse([instance([0.1, 0.2, 0.5, 0.2], good, good[:5]), instance([]), instance()], Task.SEGMENTATION, tally)

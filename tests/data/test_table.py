@@ -33,7 +33,7 @@ def test_no_records_at_all_is_a_fault(write_folder: Callable[..., Path]) -> None
         load_table(write_folder([]), Task.MULTI_CLASS, "label", {})
 
 
-def test_records_carry_image_labels_and_place(write_folder: Callable[..., Path]) -> None:
+def test_records_have_image_labels_and_location(write_folder: Callable[..., Path]) -> None:
     folder = write_folder([{"image_url": "../images/1.jpg", "label": "can", "extra": 1}])
     table = load_table(folder, Task.MULTI_CLASS, "label", {})
     [record] = table.records
@@ -43,7 +43,7 @@ def test_records_carry_image_labels_and_place(write_folder: Callable[..., Path])
     assert table.warnings == ()
 
 
-def test_a_image_path_is_relative_to_its_label_file_not_to_the_table(write_folder: Callable[..., Path]) -> None:
+def test_an_image_path_is_relative_to_its_label_file_not_to_the_table(write_folder: Callable[..., Path]) -> None:
     folder = write_folder([], paths="- file: ./parts/a.jsonl")
     (folder / "parts").mkdir()
     (folder / "parts" / "a.jsonl").write_text('{"image_url": "1.jpg", "label": "can"}')
@@ -152,13 +152,13 @@ def test_the_same_seed_gives_the_same_split_and_another_seed_another() -> None:
     assert len(set(splits)) == 3
 
 
-def test_a_class_with_one_record_makes_the_split_plain() -> None:
+def test_with_a_class_of_one_record_the_split_is_uniformly_random() -> None:
     records = records_of(a=99, b=1)
     seen = {99 in split_indices(records, 0.5, seed, Task.MULTI_CLASS)[1] for seed in range(20)}
     assert seen == {True, False}
 
 
-def test_other_tasks_split_plainly_and_every_record_can_be_chosen() -> None:
+def test_other_tasks_split_uniformly_and_every_record_can_be_chosen() -> None:
     records = records_of(a=5, b=5)
     chosen = Counter(index for seed in range(400) for index in split_indices(records, 0.3, seed, Task.MULTI_LABEL)[1])
     # 400 draws of 3 in 10: 120 expected per record, standard deviation 9.2.
@@ -169,7 +169,7 @@ def test_other_tasks_split_plainly_and_every_record_can_be_chosen() -> None:
     ("num_records", "fraction", "num_validation"),
     [(2, 0.01, 1), (2, 0.99, 1), (10, 0.2, 2), (7, 0.2, 1), (68, 0.2, 14)],
 )
-def test_both_parts_of_a_split_hold_a_record(num_records: int, fraction: float, num_validation: int) -> None:
+def test_both_splits_have_a_record(num_records: int, fraction: float, num_validation: int) -> None:
     train, validation = split_indices(records_of(a=num_records), fraction, 0, Task.DETECTION)
     assert (len(train), len(validation)) == (num_records - num_validation, num_validation)
 

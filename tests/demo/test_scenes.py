@@ -77,7 +77,7 @@ def test_a_region_that_fills_the_image_reaches_its_edges() -> None:
     assert np.allclose(box_from_polygons(polygons), [0, 0, 1, 1], atol=0.01)
 
 
-def test_separate_parts_are_separate_rings_and_specks_are_left_out() -> None:
+def test_separate_regions_are_separate_polygons_and_specks_are_left_out() -> None:
     coverage = np.zeros((60, 60), np.float32)
     coverage[5:15, 5:15] = 1
     coverage[30:50, 30:50] = 1
@@ -132,7 +132,7 @@ def test_every_task_gets_two_faultless_folders(demo: Path, name: str, task: Task
         assert set(report.survey.sizes_wh.values()) == {(160, 120)}
 
 
-def test_every_class_is_in_both_parts_equally_often(demo: Path) -> None:
+def test_every_class_is_in_both_splits_equally_often(demo: Path) -> None:
     labels = [record["label"] for record in read(demo / "multiclass")]
     assert sorted(labels[16:]) == sorted(CONTAINERS)
     assert all(labels.count(name) == 5 for name in CONTAINERS)
@@ -150,14 +150,14 @@ def test_the_three_tasks_of_full_shelves_agree(demo: Path) -> None:
 
 
 def test_default_images_are_the_scenes_of_their_seed_kind_and_number(demo: Path) -> None:
-    """What was drawn once is drawn again by later versions: jobs are compared on it."""
+    """Later versions draw the same images, so that jobs on them can be compared."""
     scene = draw_scene(np.random.default_rng([5, 0, 1]), 120, 160, ("carton",))
     buffer = io.BytesIO()
     Image.fromarray(scene.image_HW3).save(buffer, "JPEG", quality=90)
     assert (demo / "images/single/0001.jpg").read_bytes() == buffer.getvalue()
 
 
-def test_a_part_of_a_image_has_the_outline_that_it_has_in_the_whole() -> None:
+def test_a_window_of_an_image_has_the_outline_that_it_has_in_the_whole_image() -> None:
     whole = np.zeros((90, 120), np.float32)
     cv2.ellipse(whole, (60, 40), (6, 9), 20, 0, 360, (1.0,), -1, cv2.LINE_AA)
     part = polygons_from_coverage(whole[20:60, 45:75], (45, 20), (120, 90))
@@ -221,8 +221,8 @@ def test_wrong_flags_are_refused(tmp_path: Path, flags: tuple[str, ...]) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_the_class_does_not_show_in_colours_and_places() -> None:
-    """A linear model on 8 x 8 thumbnails stays far from solving what a small network solves."""
+def test_colours_and_positions_do_not_reveal_the_class() -> None:
+    """A linear model on 8 x 8 thumbnails is far less accurate than a small network."""
     names = list(CONTAINERS)
     scenes = [draw_scene(np.random.default_rng([9, index]), 120, 160, (names[index % 4],)) for index in range(200)]
     thumbnails = np.array([cv2.resize(scene.image_HW3, (8, 8), interpolation=cv2.INTER_AREA) for scene in scenes])
@@ -233,7 +233,7 @@ def test_the_class_does_not_show_in_colours_and_places() -> None:
     assert model.score(features[is_validation], labels[is_validation]) < 0.6
 
 
-def test_in_an_easy_scene_the_colour_tells_the_class() -> None:
+def test_in_an_easy_scene_the_colour_reveals_the_class() -> None:
     names = tuple(CONTAINERS)
     for seed in range(6):
         scene = draw_scene(np.random.default_rng(seed), 120, 160, names, is_easy=True)

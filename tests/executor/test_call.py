@@ -1,4 +1,4 @@
-"""Code that runs in a process of its own: its output, its last line of stderr, its end in time."""
+"""Code that runs in a process of its own: its output, its last line of stderr, its time limit."""
 
 from pathlib import Path
 
@@ -46,4 +46,4 @@ def test_a_call_that_takes_too_long_is_killed_with_what_it_started(tmp_path: Pat
         call.wait(0.1)
     pid = int(pid_file.read_text())
     wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    call.kill()  # once more does nothing
+    call.kill()  # a second call does nothing

@@ -39,7 +39,7 @@ class TestLocal(ProcessExecutorContract):
         return Local()
 
     def test_a_process_whose_parent_is_killed_stops_by_itself(self, task: MakeTask, tmp_path: Path) -> None:
-        """It prints its number when it is ready, so that it can be looked for."""
+        """The process prints its id when it is ready, so that the test can look for it."""
         program = tmp_path / "task_of_a_test.py"
         program.write_text(program.read_text().replace('write_text("ready")', "write_text(str(os.getpid()))"))
         parent = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""GPUs are counted without torch, as CUDA would show them."""
+"""GPUs are counted without torch, by the rules of CUDA."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_a_driver_without_gpus_counts_none(driver: Path) -> None:
         ("NoDevFiles", 0),
         ("2", 1),
         ("0, 1", 2),
-        ("0,9,1", 1),  # what stands behind an index that does not exist is invisible: CUDA's rule
+        ("0,9,1", 1),  # CUDA's rule: everything after an index that does not exist is invisible
         ("GPU-5ad4,GPU-77b1", 2),
     ],
 )

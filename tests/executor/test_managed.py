@@ -1,4 +1,4 @@
-"""A server process: its log, its end, and the pauses between its restarts."""
+"""A server process: its log, how it ends, and the pauses between its restarts."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""What other processes do with a job: list it, watch it, stop it, resume it, copy what it made. Nothing is trained."""
+"""Verbs of other processes on a job: list, show, stream, cancel, resume, download. Nothing is trained."""
 
 import json
 import os
@@ -50,7 +50,7 @@ with folder.own():
 
 @contextmanager
 def at_work(folder: RunFolder) -> Iterator[subprocess.Popen[bytes]]:
-    """Another process owns the job until SIGTERM, as the process of a real job does."""
+    """Another process holds the lock of the job until SIGTERM, as the process of a real job does."""
     process = subprocess.Popen([sys.executable, "-c", OWNER, str(folder.root)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
@@ -81,8 +81,8 @@ def test_a_name_without_a_job_is_not_found(workspace: Workspace, make_job: MakeJ
 
 
 @pytest.mark.parametrize("state", ["NotStarted", "Starting", "Running", "CancelRequested"])
-def test_a_lost_job_tells_its_remedy_in_show_and_list(workspace: Workspace, make_job: MakeJob, state: str) -> None:
-    make_job(status=state, pid=os.getpid())  # that the number is in use again means nothing
+def test_show_and_list_of_a_lost_job_name_the_remedy(workspace: Workspace, make_job: MakeJob, state: str) -> None:
+    make_job(status=state, pid=os.getpid())  # the id is in use again, by another process
     for shown in (describe_job(workspace, "fridge"), *list_jobs(workspace)):
         assert shown["status"] == "NotResponding"
         message = shown["message"] if "message" in shown else shown["properties"]["message"]
@@ -128,7 +128,7 @@ def test_a_damaged_job_does_not_hide_the_others(workspace: Workspace, make_job: 
         describe_job(workspace, "damaged")
 
 
-def test_a_damaged_or_lost_status_is_told_with_the_remedy(workspace: Workspace, make_job: MakeJob) -> None:
+def test_the_message_on_a_damaged_or_lost_status_names_the_remedy(workspace: Workspace, make_job: MakeJob) -> None:
     folder = make_job(status="Running")
     folder.status_file.write_text("{")
     shown = describe_job(workspace, "fridge")
@@ -162,10 +162,10 @@ def test_canceling_a_lost_job_ends_it(workspace: Workspace, make_job: MakeJob) -
     assert describe_job(workspace, "fridge")["status"] == "Canceled"
 
 
-def test_a_stranger_with_the_jobs_number_is_never_signalled(
+def test_another_process_with_the_id_of_the_job_is_never_signalled(
     workspace: Workspace, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stranger is this process, which would end."""
+    """The other process is this one, which would end."""
     monkeypatch.setattr("clearsight.runs.control._START_S", 0.0)
     own = ProcessIdentity.of(os.getpid())
     assert own is not None
@@ -177,7 +177,7 @@ def test_a_stranger_with_the_jobs_number_is_never_signalled(
 
 
 @pytest.mark.parametrize("state", ["Canceled", "Failed", "Running", "NotStarted", "Unknown"])
-def test_a_job_that_did_not_complete_is_taken_up(workspace: Workspace, make_job: MakeJob, state: str) -> None:
+def test_a_job_that_did_not_complete_is_resumed(workspace: Workspace, make_job: MakeJob, state: str) -> None:
     folder = make_job(status=state, reason="killed", message="by a test", ended_at="2026-01-01")
     run_lock = resume_job(workspace, "fridge", 0, lambda: None)
     status = folder.read_status()
@@ -202,7 +202,7 @@ def test_a_job_whose_trial_completed_keeps_it(workspace: Workspace, make_job: Ma
     assert trial.read_status().reason == "all_epochs"
 
 
-def test_of_two_who_take_up_a_job_one_wins(workspace: Workspace, make_job: MakeJob) -> None:
+def test_of_two_processes_that_resume_a_job_one_wins(workspace: Workspace, make_job: MakeJob) -> None:
     make_job(status="Canceled")
     run_lock = resume_job(workspace, "fridge", 0, lambda: None)
     with pytest.raises(Conflict, match=r"'fridge' is; `clearsight job stream -n fridge`"):
@@ -226,7 +226,7 @@ def test_a_job_without_its_spec_is_one_clear_line(workspace: Workspace, make_job
         take_up(workspace, "fridge")
 
 
-def test_an_ended_job_is_told_again_from_its_beginning(workspace: Workspace, make_job: MakeJob) -> None:
+def test_an_ended_job_is_shown_again_from_its_beginning(workspace: Workspace, make_job: MakeJob) -> None:
     folder = make_job(status="Failed", reason="killed")
     folder.append_event("warning", message="of the job")
     RunFolder(workspace.runs / "fridge_HD_0").append_event("started", pid=1)
@@ -252,7 +252,7 @@ def test_a_job_at_work_is_followed_to_its_end(workspace: Workspace, make_job: Ma
 
 @pytest.fixture
 def completed(workspace: Workspace, make_job: MakeJob) -> RunFolder:
-    """The trial of a completed job, with one file in every place."""
+    """The trial of a completed job, with one file in every folder."""
     make_job(status="Completed")
     trial = RunFolder(workspace.runs / "fridge_HD_0")
     for name in ("outputs/mlflow-model/MLmodel", "checkpoints/last.safetensors", "train_artifacts/labels.json", "lock"):

@@ -1,4 +1,4 @@
-"""A job from its file to the registered run. The trial runs in this process, but where its process is the matter."""
+"""A job from its file to the registered run. The trial runs in this process, except in tests of its process."""
 
 import errno
 import io
@@ -64,7 +64,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, texture_folder: Path, writ
     return Trained(result, shown.getvalue(), workspace)
 
 
-def test_a_job_learns_and_says_how_it_ended(trained: Trained) -> None:
+def test_a_job_trains_and_records_how_it_ended(trained: Trained) -> None:
     result = trained.result
     assert result["status"] == "Completed"
     assert result["metrics"]["accuracy"] >= 0.9  # 1.00 was measured for this network and these sizes
@@ -180,7 +180,7 @@ def test_a_name_cannot_be_used_twice(
     with pytest.raises(Conflict, match="choose another --name"):
         plan_job_file(write_job(tmp_path, texture_folder), {}, trained.result["name"], trained.workspace)
     plan = plan_job_file(write_job(tmp_path, texture_folder), {}, "free", trained.workspace)
-    with pytest.raises(Conflict, match="choose another --name"):  # somebody was faster
+    with pytest.raises(Conflict, match="choose another --name"):  # another process was faster
         start_job(changed(plan, name=trained.result["name"]), trained.workspace)
     assert trained.trial.package.is_dir()
 
@@ -207,7 +207,7 @@ def run(trained: Trained, texture_folder: Path, tmp_path: Path, write_job: Write
 
 
 class KillAtOnce(Local):
-    """As if the machine had run out of memory."""
+    """Ends as if the machine had run out of memory."""
 
     def submit(self, task: TaskSpec) -> str:
         task_id = super().submit(task)
@@ -281,7 +281,7 @@ def test_a_full_disk_stops_the_trial_and_is_one_clear_error(
 
 
 class NeverStarted(Local):
-    """Must not be asked for anything."""
+    """An executor that must not be used."""
 
     def submit(self, task: TaskSpec) -> str:
         raise AssertionError
@@ -289,7 +289,7 @@ class NeverStarted(Local):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_job_lost_after_its_trial_completed_is_only_concluded(trained: Trained) -> None:
-    """The process died between the trial's end and its own last word: nothing is trained again."""
+    """The process died after the end of the trial, before it wrote its own status: nothing is trained again."""
     name = trained.result["name"]
     folder = RunFolder(trained.workspace.runs / name)
     before = folder.read_status()

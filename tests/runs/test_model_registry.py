@@ -181,7 +181,7 @@ def test_a_manifest_rewritten_to_fit_altered_weights_is_found(registry: ModelReg
     content[-2] ^= 1
     package.weights_file.write_bytes(content)
     package.manifest_file.write_text(package.manifest_file.read_text().replace(old, sha256_of(package.weights_file)))
-    ModelPackage.open(registered.package_path)  # consistent in itself
+    ModelPackage.open(registered.package_path)  # weights and manifest agree
     with pytest.raises(InvalidPackage, match=r"weights\.safetensors of .* was altered together with the manifest"):
         registry.verify("fridge")
 

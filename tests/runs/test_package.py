@@ -1,4 +1,4 @@
-"""A package folder opens whole, or is refused with the name of what is wrong."""
+"""A package folder is opened when it is complete, else refused with the name of the faulty file or key."""
 
 import json
 import shutil

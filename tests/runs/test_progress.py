@@ -1,4 +1,4 @@
-"""What a person sees, drawn from events alone."""
+"""The live view of a job, which is made from events alone."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -105,7 +105,7 @@ def test_what_an_earlier_attempt_reached_is_remembered(make_view: MakeView) -> N
     assert "best 0.7500 in epoch 1" in file.getvalue()
 
 
-def test_a_second_start_is_told_and_its_pace_begins_anew(make_view: MakeView) -> None:
+def test_a_second_start_is_shown_and_its_pace_begins_anew(make_view: MakeView) -> None:
     text = shown(
         make_view,
         at(0, "started"),

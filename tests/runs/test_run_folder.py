@@ -1,4 +1,4 @@
-"""What is in a run folder is read as it is, even after a machine lost its power or a disk was full."""
+"""A run folder can be read in any state, also after a power failure or on a full disk."""
 
 import errno
 import json
@@ -100,7 +100,7 @@ def test_damaged_lines_are_left_out(folder: RunFolder) -> None:
     assert folder.read_metrics() == [{"epoch": 0, "x": 2}]
 
 
-def test_a_disk_that_becomes_full_leaves_no_part_of_a_line(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_becomes_full_leaves_no_incomplete_line(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.append_event("a")
     write = os.write
     with monkeypatch.context() as full_disk:

@@ -1,4 +1,4 @@
-"""Jobs of several trials: which run, which is the best, and what is shown of each. Nothing is trained."""
+"""Jobs of several trials: which of them run, which is the best, and the output for each. Nothing is trained."""
 
 import io
 import json
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow
 
 
 class Scripted:
-    """An executor whose tasks end in their next poll: with an accuracy, or with an exit code that says no more."""
+    """An executor whose tasks end in their next poll: with an accuracy, or with nothing but an exit code."""
 
     def __init__(self, *accuracies: float | None, stop: StopRequests | None = None) -> None:
         self.accuracies = accuracies

@@ -1,4 +1,4 @@
-"""The mirror, read through a stock MLflow client."""
+"""The mirror of runs in MLflow, read through its own client."""
 
 import json
 import sqlite3
@@ -77,14 +77,14 @@ def test_a_finished_trial_has_its_tags_parameters_metrics_and_charts(mirrored: M
     assert json.loads(Path(copy).read_text())["data"]["matrix"] == [[1, 0], [1, 1]]
 
 
-def test_a_run_that_goes_on_is_running_again_and_logs_no_pass_twice(mirrored: Mirrored) -> None:
+def test_a_resumed_run_is_running_again_and_logs_no_pass_twice(mirrored: Mirrored) -> None:
     trial = mirrored.folder("again_HD_0")
     first = MlflowMirror(mirrored.workspace, "charts")
     first.start_run(trial, {"model_name": "resnet18"}, PARAMS)
     log(trial, first, 0, 0.5)
     first.end_run("again_HD_0", "Canceled", None, {})
     assert first.close() is None
-    trial.append_metrics(1, 2, {"accuracy": 0.6, "log_loss": 0.4})  # while nobody mirrored
+    trial.append_metrics(1, 2, {"accuracy": 0.6, "log_loss": 0.4})  # while no mirror ran
 
     second = MlflowMirror(mirrored.workspace, "charts")
     second.start_run(trial, {"model_name": "resnet18"}, PARAMS, exists_ok=True)
@@ -143,7 +143,7 @@ def places_of(database: Path, text: str) -> set[str]:
 
 
 def test_the_installed_mlflow_keeps_runs_where_renaming_writes_them(mirrored: Mirrored) -> None:
-    """A contract with MLflow's store: renaming a run is SQL of our own, beside MLflow's interface."""
+    """A contract with MLflow's store: runs are renamed by SQL, not by MLflow's interface."""
     client, database = mirrored.client, mirrored.workspace.mlflow_db
     experiment = client.create_experiment("contract", mirrored.workspace.runs.as_uri())
     old = client.create_run(experiment, tags={"team": "vision"}, run_name="renamed_HD_0").info.run_id
@@ -160,7 +160,7 @@ def test_the_installed_mlflow_keeps_runs_where_renaming_writes_them(mirrored: Mi
         "end_time": "BIGINT",
     }
     assert types["tags"].get("run_uuid") == "VARCHAR(32)"
-    assert places_of(database, old) == {"runs.run_uuid", "tags.run_uuid"}  # all that a new run's id stands in
+    assert places_of(database, old) == {"runs.run_uuid", "tags.run_uuid"}  # all columns that hold the id of a new run
 
     new = "renamed_HD_0_by_a_name_of_more_than_32_characters"
     mlflow_mirror._rename(database, old, new, "file:///elsewhere")

@@ -20,7 +20,7 @@ def test_the_reported_status_counts(folder: RunFolder, state: str, stop_reason: 
     assert final_status(reported, folder, 0, stop_reason) == reported
 
 
-def test_a_trial_that_stopped_since_the_time_was_over_says_so(folder: RunFolder) -> None:
+def test_a_trial_that_stopped_at_the_time_limit_says_so(folder: RunFolder) -> None:
     reported = RunStatus("Canceled", reason="canceled", message="at step 3")
     ended = final_status(reported, folder, 130, "timeout")
     assert (ended.status, ended.reason, ended.message) == ("Canceled", "timeout", "at step 3")
@@ -47,7 +47,7 @@ def test_a_status_is_derived_when_none_was_reported(
     assert ended.ended_at is not None
 
 
-def test_a_checkpoint_that_is_there_is_named(folder: RunFolder) -> None:
+def test_an_existing_checkpoint_is_named(folder: RunFolder) -> None:
     folder.checkpoints.mkdir()
     (folder.checkpoints / "last.safetensors").touch()
     assert final_status(RunStatus("Running"), folder, -9, "timeout").message == (

@@ -25,7 +25,7 @@ NAMES = ("confusion_matrix", "roc_curve", "precision_recall_curve", "classificat
 
 
 def made_up(num_images: int, num_classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Targets and answers that are often right."""
+    """Targets, and probabilities that are often right."""
     random = np.random.default_rng(seed)
     true = random.integers(0, num_classes, num_images)
     logits = random.normal(0, 1, (num_images, num_classes)) + 2.0 * np.eye(num_classes)[true]
@@ -68,7 +68,7 @@ def test_a_multi_label_pass_without_any_label_is_drawn_too(tmp_path: Path) -> No
     assert read(tmp_path, "confusion_matrix")["data"]["matrices"] == [[[3, 0], [0, 0]]]
 
 
-def test_every_chart_is_a_document_with_a_image(written: tuple[Path, np.ndarray, np.ndarray]) -> None:
+def test_every_chart_is_a_document_with_an_image(written: tuple[Path, np.ndarray, np.ndarray]) -> None:
     folder, *_ = written
     for name in NAMES:
         document = read(folder, name)
@@ -212,7 +212,7 @@ def test_names_as_drawn_are_short_single_lines_and_all_different() -> None:
         assert not {unicodedata.category(c) for c in name} & {"Cc", "Cs", "Zl", "Zp"}
 
 
-def test_a_fault_of_drawing_leaves_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_drawing_leaves_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def break_down(*_: object, **__: object) -> None:
         raise RuntimeError("a broken font")
 
@@ -222,7 +222,7 @@ def test_a_fault_of_drawing_leaves_the_values(tmp_path: Path, monkeypatch: pytes
     assert {file.stem for file in tmp_path.glob("*.json")} == set(NAMES)
 
 
-def test_a_name_that_ends_like_a_class_id_is_taken_for_no_other() -> None:
+def test_a_name_that_ends_like_a_class_id_is_not_confused_with_another() -> None:
     assert choose_lettering(["a", "a ", "a [1]"]).names == ("a [0]", "a [1]", "a [1] [2]")
 
 

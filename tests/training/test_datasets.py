@@ -70,7 +70,7 @@ def test_processes_share_each_batch_of_the_same_order(files: list[Path], num_wor
     assert [first + second for first, second in zip(*parts, strict=True)] == whole
 
 
-def test_parts_of_a_batch_weigh_as_much_as_they_hold(files: list[Path]) -> None:
+def test_shares_of_a_batch_are_weighted_by_their_size(files: list[Path]) -> None:
     """Seven images, two processes of batch 1 to 4: of a last batch of 7 they get 4 and 3, 3.5 is the mean."""
     [first], [second] = (list(training_set(files[:7], 4, rank=rank, num_ranks=2).epoch(0)) for rank in range(2))
     assert (len(first.targets), len(second.targets)) == (4, 3)
@@ -101,7 +101,7 @@ def test_workers_change_nothing_about_the_batches(files: list[Path], num_workers
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_epoch_goes_on_where_it_was_left(files: list[Path], num_workers: int) -> None:
+def test_a_resumed_epoch_continues_where_it_stopped(files: list[Path], num_workers: int) -> None:
     data = training_set(files, batch_size=2, num_workers=num_workers)
     whole, rest = list(data.epoch(1)), list(data.epoch(1, first_batch=3))
     assert len(rest) == len(whole) - 3
@@ -132,7 +132,7 @@ def test_images_beyond_the_memory_are_kept_on_disk(files: list[Path], tmp_path: 
     assert list(tmp_path.glob("tmp*")) == []
 
 
-def test_a_image_file_gives_back_what_fits(tmp_path: Path) -> None:
+def test_an_image_file_gives_back_what_fits(tmp_path: Path) -> None:
     images = [np.random.default_rng(seed).integers(0, 256, (4 + seed, 5, 3)).astype(np.uint8) for seed in range(3)]
     empty, small = ImageFile(tmp_path, 0), ImageFile(tmp_path, images[0].nbytes + images[1].nbytes)
     for index, image in enumerate(images):

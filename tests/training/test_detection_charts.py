@@ -98,13 +98,15 @@ def test_the_matrix_counts_mistaken_missed_and_made_up_objects(tmp_path: Path) -
     ]
     predictions = [
         found(
-            square(0, 1, 0.6),  # the can again, and as a carton: it was taken by the surer one
+            square(0, 1, 0.6),  # the can again, and as a carton: the prediction with the higher score took it
             square(1, 0, 0.9),
             square(20, 0, 0.8),  # a carton taken for a can
             square(46, 0, 0.7),  # less than half of the can at 40
             square(60, 1, 0.2),  # not above the threshold
         ),
-        found(square(50, 0, 0.9), square(250, 0, 0.8), square(400, 2, 0.7)),  # in the crowd of its class, in another's
+        found(
+            square(50, 0, 0.9), square(250, 0, 0.8), square(400, 2, 0.7)
+        ),  # in the crowd of its class, and in that of another class
     ]
     data = written(tmp_path, truths, predictions)
     assert data["confusion_matrix"]["class_labels"] == [*CLASSES, "background"]
@@ -117,7 +119,7 @@ def test_the_matrix_counts_mistaken_missed_and_made_up_objects(tmp_path: Path) -
 
 
 def random_pass(seed: int) -> tuple[list[GroundTruth], list[Predictions]]:
-    """Objects found more or less, twice, as another class, or not at all; scores all different."""
+    """Objects detected with more or less overlap, twice, as another class, or not at all; all scores differ."""
     random = np.random.default_rng(seed)
     truths, predictions = [], []
     scores = iter(random.permutation(np.linspace(0.31, 0.99, 400)).tolist())

@@ -1,4 +1,4 @@
-"""VOC against a plain version and pycocotools at every recall, COCO's twelve numbers against pycocotools."""
+"""VOC against a simple version and pycocotools at every recall, COCO's twelve metrics against pycocotools."""
 
 import logging
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from clearsight.vision.rle import encode_rle
 
 CLASSES = ("bottle", "can", "carton")
 SIDE = 240
-"""Of the random images: room for COCO's small, medium and large objects."""
+"""Size of the random images: they have space for COCO's small, medium and large objects."""
 
 Scene = tuple[list[Predictions], list[GroundTruth]]
 Boxes = Sequence[Sequence[float]]
@@ -54,7 +54,7 @@ def ellipses(boxes: np.ndarray) -> tuple[dict[str, Any], ...]:
 
 
 def random_scene(seed: int, with_masks: bool = False, num_images: int = 5) -> Scene:
-    """Objects of all sizes, a third of them crowds; found, found twice, missed, taken for another class or made up.
+    """Objects of all sizes, a third of them crowds; detected once, twice, as another class, missed; false ones.
 
     Scores have one decimal, so that many are equal.
     """

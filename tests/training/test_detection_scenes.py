@@ -1,4 +1,4 @@
-"""Geometry of detection scenes: what the image shows after a step is where the objects say."""
+"""Geometry of detection scenes: after a step, the objects are where the image shows them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -138,7 +138,7 @@ few = hypothesis_settings(deadline=None, max_examples=40)
 
 
 def seen_bounds(scene: Scene, channel: int) -> np.ndarray:
-    """Around the light pixels of a channel."""
+    """The box around the light pixels of a channel."""
     rows, columns = np.nonzero(scene.image_HWC[..., channel] > BETWEEN)
     return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
 
@@ -195,7 +195,7 @@ def test_objects_lie_inside_the_image_with_their_flags_and_the_scene_before_is_u
 
 @few
 @given(boxes_scenes() | outlined_scenes())
-def test_two_flips_are_none(scene):
+def test_two_flips_change_nothing(scene):
     twice = flip(flip(scene))
     assert np.array_equal(twice.image_HWC, scene.image_HWC)
     assert np.allclose(twice.objects.boxes_xyxy_N4, scene.objects.boxes_xyxy_N4, atol=1e-12)
@@ -317,7 +317,7 @@ def test_a_box_is_drawn_around_what_is_left_of_an_outline():
         ),
     ],
 )
-def test_rings_are_cut_at_the_sides(polygon, expected):
+def test_polygons_are_cut_at_the_sides(polygon, expected):
     cut_K2 = cut_polygon(np.array(polygon, np.float64), 10, 10)
     assert sorted(map(tuple, cut_K2.tolist())) == sorted(expected)
 
@@ -325,7 +325,7 @@ def test_rings_are_cut_at_the_sides(polygon, expected):
 @hypothesis_settings(deadline=None, max_examples=150)
 @given(st.lists(st.tuples(st.floats(-20, 40), st.floats(-20, 40)), min_size=3, max_size=9))
 @example([(-5.0, 2.0), (0.0, 2.0), (0.0, 4.0)])
-def test_a_cut_ring_covers_the_pixels_of_the_whole_one(points):
+def test_a_cut_polygon_covers_the_pixels_of_the_original(points):
     polygon_K2 = np.array(points) * 0.9973 + 0.0137  # no edge through the middle of a pixel but by chance
     whole_HW, cut_HW = (mask_of((polygon,), 20, 20) for polygon in (polygon_K2, cut_polygon(polygon_K2, 20, 20)))
     assert np.count_nonzero(whole_HW != cut_HW) <= 1

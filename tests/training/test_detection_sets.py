@@ -77,7 +77,7 @@ def test_equal_seeds_give_equal_batches_for_any_number_of_workers(records, augme
 
 @pytest.mark.parametrize("augmentation", [FULL_RCNN, FULL_YOLO])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_epoch_goes_on_where_it_was_left(records, augmentation, num_workers):
+def test_a_resumed_epoch_continues_where_it_stopped(records, augmentation, num_workers):
     data = training_set(records, augmentation, num_workers=num_workers)
     whole, rest = list(data.epoch(1)), list(data.epoch(1, first_batch=2))
     assert len(whole) == data.num_batches == 4
@@ -102,7 +102,7 @@ def test_views_of_a_batch_have_one_drawn_size(records):
     assert {shape for shapes in sizes for shape in shapes} == {(side, side, 3) for side in (32, 64, 96)}
 
 
-def test_crowds_are_nothing_to_learn(records):
+def test_crowds_are_no_targets(records):
     boxes = (Box("can", (0, 0, 0.5, 0.5), is_crowd=True), Box("cup", (0.5, 0.5, 1, 1)))
     [batch] = training_set([Record(records[0].image, CLASSES, "a:1", boxes=boxes)], PLAIN).epoch(0)
     assert batch.targets[0].class_ids_N.tolist() == [1]

@@ -86,7 +86,7 @@ MODELS = {
 
 @dataclass
 class Parts:
-    """A trial without its story."""
+    """The components of a trial, without the process that runs it."""
 
     trial: DetectionTrial
     run: TrainingRun[Any]
@@ -191,7 +191,7 @@ def states(run: TrainingRun[Any]) -> list[dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("model_name", ["yolov5", pytest.param("fasterrcnn_resnet18_fpn", marks=pytest.mark.slow)])
-def test_a_stopped_run_goes_on_to_the_last_bit(make: Make, tmp_path: Path, model_name: str) -> None:
+def test_a_stopped_and_resumed_run_is_equal_to_the_last_bit(make: Make, tmp_path: Path, model_name: str) -> None:
     whole = make(model_name, training_batch_size=2).run
     train(whole)
     stopped = make(model_name, tmp_path / "checkpoints", stop_after(4), training_batch_size=2).run
@@ -204,7 +204,7 @@ def test_a_stopped_run_goes_on_to_the_last_bit(make: Make, tmp_path: Path, model
         assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
 
-def test_the_average_of_the_weights_is_what_is_judged_and_kept(make: Make) -> None:
+def test_the_average_of_the_weights_is_validated_and_kept(make: Make) -> None:
     run = make("yolov5", training_batch_size=2).run  # twelve steps: with ten or fewer the average is the weights
     train(run)
     average = {name: tensor.clone() for name, tensor in run.average.network.state_dict().items()}
@@ -218,7 +218,7 @@ def test_the_average_of_the_weights_is_what_is_judged_and_kept(make: Make) -> No
 
 @pytest.mark.parametrize("tiles", [None, "2x1"])
 def test_evaluation_finds_what_serving_finds_one_view_after_the_other(make: Make, tiles: str | None) -> None:
-    # One image at a time, for the scores of a network that has learnt nothing are ties but for their last digits.
+    # One image at a time: the scores of an untrained network are equal except for their last digits.
     parts = make("yolov5", tile_grid_size=tiles, box_score_threshold=0.001, validation_batch_size=1)
     objective = parts.run.objective
     graph, settings = family_of("yolov5").serving_module(parts.trial.network), parts.trial.settings
@@ -271,7 +271,7 @@ def test_masks_are_learnt_and_measured(make: Make) -> None:
     assert not run.network.training
 
 
-def test_batches_of_images_without_objects_are_learnt_from(make: Make) -> None:
+def test_batches_of_images_without_objects_are_trained_on(make: Make) -> None:
     run = make("yolov5").run
     [batch, *_] = run.training.epoch(0)
     empty = type(batch.targets[0])(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), None)
@@ -316,7 +316,7 @@ def test_coco_values_are_among_the_metrics(make: Make) -> None:
 
 
 def test_only_weights_of_convolutions_decay_in_yolov5_as_many_as_a_step_has_images(make: Make) -> None:
-    """The recipe's decay is that of 64 images a step: 0.01 * 4 * 2 / 64."""
+    """The recipe's decay is meant for 64 images per step: 0.01 * 4 * 2 / 64."""
     parts = make("yolov5", weight_decay=0.01, gradient_accumulation_step=2, layers_to_freeze=1)
     decays = [group["weight_decay"] for group in parts.run.optimizer.param_groups]
     assert decays == pytest.approx([0.01 * 4 * 2 / 64, 0, 0])

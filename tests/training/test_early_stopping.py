@@ -4,7 +4,7 @@ from clearsight.training.engine.early_stopping import EarlyStopping, EarlyStoppi
 
 
 def stops_after(metrics: list[float], **options: int | bool) -> int | None:
-    """Number of passes after which it says stop; None when it never does."""
+    """Number of passes after which training stops; None when it does not."""
     stopping = EarlyStopping(EarlyStoppingOptions(**options))
     for count, metric in enumerate(metrics, start=1):
         stopping.observe(metric)

@@ -28,7 +28,7 @@ def too_large_for_numpy() -> None:
 
 
 @pytest.mark.parametrize("allocate", [too_large_for_torch, too_large_for_numpy])
-def test_memory_that_is_over_names_the_batch_and_the_remedy(allocate: object) -> None:
+def test_the_message_on_exhausted_memory_names_the_batch_and_the_remedy(allocate: object) -> None:
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         allocate()
     reason, message = describe_failure(caught.value, 78, LOG)
@@ -47,11 +47,11 @@ def test_memory_that_is_over_names_the_batch_and_the_remedy(allocate: object) ->
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
     ],
 )
-def test_every_way_to_say_that_memory_is_over_is_understood(error: Exception) -> None:
+def test_every_message_on_exhausted_memory_is_recognised(error: Exception) -> None:
     assert describe_failure(error, None, LOG)[0] == "out_of_memory"
 
 
-def test_opencv_without_memory_is_understood_and_its_other_errors_are_not_memory() -> None:
+def test_opencv_without_memory_is_recognised_and_its_other_errors_are_not_memory() -> None:
     without_memory = cv2.error("Failed to allocate 9 bytes")
     without_memory.code = cv2.Error.StsNoMem
     assert describe_failure(without_memory, 4, LOG)[0] == "out_of_memory"
@@ -72,7 +72,7 @@ def test_opencv_without_memory_is_understood_and_its_other_errors_are_not_memory
         (ClearsightError("ours"), "internal_error"),
     ],
 )
-def test_errors_of_ours_have_a_reason_and_keep_their_words(error: Exception, reason: str) -> None:
+def test_errors_of_clearsight_have_a_reason_and_keep_their_message(error: Exception, reason: str) -> None:
     assert describe_failure(error, 8, LOG) == (reason, str(error))
 
 

@@ -29,11 +29,11 @@ def test_the_limit_of_a_container_counts_as_its_memory(tmp_path: Path, monkeypat
     assert usable_memory_bytes() == machine
     limit.write_text("1048576\n")
     assert usable_memory_bytes() == 1048576
-    limit.write_text(f"{2**63}\n")  # what cgroup v1 says without a limit
+    limit.write_text(f"{2**63}\n")  # the value of cgroup v1 without a limit
     assert usable_memory_bytes() == machine
 
 
-def test_processes_share_the_cores_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_share_the_cores_unless_the_environment_sets_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)))
     network = nn.Conv2d(4, 4, 3, groups=4)

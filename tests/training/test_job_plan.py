@@ -1,4 +1,4 @@
-"""What is refused before anything starts."""
+"""Faults of jobs that are reported before anything starts."""
 
 import shutil
 from pathlib import Path

@@ -49,7 +49,7 @@ class Recorder:
 
 
 class RaiseAfter:
-    """Breaks the run at the n-th question."""
+    """Raises at the n-th call."""
 
     def __init__(self, count: int) -> None:
         self.left = count
@@ -62,7 +62,7 @@ class RaiseAfter:
 
 
 class StopAfter:
-    """Says stop from the n-th question on."""
+    """Asks the run to stop from the n-th call on."""
 
     def __init__(self, count: int) -> None:
         self.left = count
@@ -87,7 +87,7 @@ def tiny_network() -> nn.Module:
 
 
 class _Constant(nn.Module):
-    """Answers its only weight in the first of four columns, whatever it sees."""
+    """Outputs its only weight in the first of four columns, whatever its input."""
 
     def __init__(self, weight: nn.Parameter) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ def test_equal_seeds_give_equal_metrics_and_other_seeds_others(make_run: Callabl
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("steps", [0, 4, 9])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(
+def test_a_stopped_run_resumes_as_if_it_had_not_been_stopped(
     make_run: Callable[..., TrainingRun], tmp_path: Path, steps: int, optimizer: str
 ) -> None:
     whole = make_run(optimizer=optimizer)
@@ -294,7 +294,7 @@ def test_a_long_epoch_is_saved_within(
         assert torch.equal(ours, theirs)
 
 
-def test_a_run_goes_on_only_with_as_many_processes(make_run: Callable[..., TrainingRun], tmp_path: Path) -> None:
+def test_a_run_resumes_only_with_as_many_processes(make_run: Callable[..., TrainingRun], tmp_path: Path) -> None:
     train(make_run(tmp_path / "checkpoints", should_stop=StopAfter(2)))
     run = make_run(tmp_path / "checkpoints")
     run.ranks = Ranks(0, 0, 2)
@@ -303,7 +303,7 @@ def test_a_run_goes_on_only_with_as_many_processes(make_run: Callable[..., Train
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_epoch_and_step(make_run: Callable[..., TrainingRun]) -> None:
-    """Six steps an epoch; the loss of the ninth is made infinite, whatever the loop looks at later."""
+    """Six steps an epoch; the loss of the ninth is made infinite, whatever the later losses are."""
     run = make_run()
     loss, calls = run.objective.loss, 0
 
@@ -350,7 +350,7 @@ def test_each_loss_counts_a_share_of_the_step_also_in_the_rest_of_an_epoch(
     assert positions == pytest.approx([-0.01 * 4 / 4, -0.01 * (4 / 4 + 2 / 4)])
 
 
-def test_the_metrics_of_a_pass_tell_of_training_too(make_run: Callable[..., TrainingRun]) -> None:
+def test_the_metrics_of_a_pass_include_those_of_training(make_run: Callable[..., TrainingRun]) -> None:
     run = make_run(num_epochs=1)
     train(run)
     [one] = passes(run)

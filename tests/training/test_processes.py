@@ -1,4 +1,4 @@
-"""Training in real processes: several at once, killed ones, and ones that go on."""
+"""Training in real processes: several at once, killed ones, and resumed ones."""
 
 import json
 import multiprocessing
@@ -54,7 +54,7 @@ def start() -> Start:
 
 
 def finish(processes: list[ForkServerProcess], timeout_s: float = 120.0) -> list[int | None]:
-    """Exit codes, minus the number of a signal; None of a process that had to be ended here."""
+    """Exit codes, or minus the number of a signal; None for a process that the test had to kill."""
     for process in processes:
         process.join(timeout_s)
     codes = [process.exitcode for process in processes]
@@ -71,7 +71,7 @@ def result(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "task", ["image_classification", pytest.param("image_classification_multilabel", marks=pytest.mark.slow)]
 )
-def test_a_killed_run_goes_on_to_the_weights_of_one_left_alone(
+def test_a_killed_and_resumed_run_has_the_weights_of_an_undisturbed_one(
     start: Start, task: str, texture_folder: Path, texture_pairs_folder: Path, tmp_path: Path
 ) -> None:
     """Killed between two steps of an epoch, with a checkpoint from some step before, workers and accumulation."""
@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on_to_the_weights_of_one_left_alone(
 def test_two_processes_train_as_one_with_the_double_batch_and_stop_and_resume_together(
     start: Start, texture_folder: Path, tmp_path: Path
 ) -> None:
-    """Without batch norm, whose statistics each process takes of its own part, and dropout, which each draws itself.
+    """Without batch norm, whose statistics each process computes from its share, and dropout, which each draws itself.
 
     Only the order of sums differs, hence the tolerance. 17 images: the last batch is 3 and 2 of 5.
     """
@@ -137,7 +137,7 @@ def test_shares_of_a_job_cover_it_once() -> None:
     assert list(Ranks(2, 2, 3).share(2)) == []
 
 
-def test_the_first_process_tells_the_failure_that_ended_it() -> None:
+def test_the_first_process_reports_the_failure_that_ended_it() -> None:
     store = dist.HashStore()
     first, second, third = (Ranks(rank, rank, 3, store) for rank in range(3))
     assert first.agree_on_failure("internal_error", "own") == ("internal_error", "own")
@@ -148,7 +148,7 @@ def test_the_first_process_tells_the_failure_that_ended_it() -> None:
     assert first.agree_on_failure("bad_label", "line 3") == ("bad_label", "line 3")
 
 
-def test_what_one_process_gives_all_get() -> None:
+def test_all_processes_get_the_values_of_each() -> None:
     store = dist.HashStore()
     first, second = (Ranks(rank, rank, 2, store) for rank in range(2))
     store.set("found/0", "[1]")

@@ -132,7 +132,7 @@ def test_a_signal_stops_a_trial_at_the_next_step(make_trial: Make, texture_folde
     assert (folder.checkpoints / f"best_{counters['best_epoch']:04}.safetensors").is_file()
 
 
-def test_missing_weights_fail_with_both_ways_out(
+def test_missing_weights_fail_and_both_remedies_are_named(
     make_trial: Make, texture_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CLEARSIGHT_OFFLINE", "1")
@@ -173,7 +173,7 @@ def test_a_few_unreadable_images_are_left_out_with_a_warning(
 def test_the_same_trial_twice_gives_the_same_metrics(
     make_trial: Make, texture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole trial but its export: weights, data, loop."""
+    """All steps of the trial except for its export: weights, data, loop."""
     monkeypatch.setattr("clearsight.training.trial.run.write_package", lambda *args, **options: None)
     folder = make_trial(texture_folder, training_batch_size=18)
     spec = folder.spec_file.read_text()
@@ -188,7 +188,7 @@ def test_the_same_trial_twice_gives_the_same_metrics(
 def test_what_is_done_otherwise_than_asked_is_a_warning(
     make_trial: Make, texture_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One epoch has no room for the default warm-up of two; without momentum there is nothing to look ahead with."""
+    """One epoch is shorter than the default warm-up of two; Nesterov needs momentum."""
     monkeypatch.setattr("clearsight.training.trial.run.write_package", lambda *args, **options: None)
     folder = make_trial(texture_folder, momentum=0.0, nesterov=True, layers_to_freeze=5)
     assert run_trial(folder, threading.Event()).status == "Completed"

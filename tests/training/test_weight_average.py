@@ -18,7 +18,7 @@ def test_decay_follows_the_recipe_in_long_runs() -> None:
 
 @pytest.mark.parametrize("num_updates", [1, 8, 160, 3000])
 def test_short_runs_average_over_their_last_tenth(num_updates: int) -> None:
-    """What the weights of the first half still count at the end is the product of the later decays."""
+    """The share of the first half's weights at the end is the product of the later decays."""
     average = WeightAverage(nn.Linear(1, 1), num_updates)
     decays = [average.decay(update) for update in range(1, num_updates + 1)]
     assert math.prod(decays[num_updates // 2 :]) < 0.02

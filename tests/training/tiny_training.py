@@ -38,7 +38,7 @@ from clearsight.training.engine.schedule import WarmupCosine
 class Options:
     data: str
     folder: str
-    """Of checkpoints and result."""
+    """Folder of checkpoints and result."""
     variables: dict[str, str]
     """Of the environment."""
     task: str = "image_classification"
@@ -50,7 +50,7 @@ class Options:
     depends_on_batch: bool = True
     """Whether the network has batch norm and dropout."""
     stop_at: int | None = None
-    """Step at which the last process, and no other, is asked to stop."""
+    """Step at which the last process, and no other one, is asked to stop."""
     die_at: int | None = None
     """Step at which the last process kills itself."""
 

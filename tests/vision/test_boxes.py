@@ -49,7 +49,7 @@ def test_no_boxes_give_no_rows_and_no_columns():
         ((502, 100, 512, 160), (502, 100, 540, 160), 10 / 38),
         ((2, 2, 4, 4), (0, 0, 10, 10), 4 / 100),
         ((3, 3, 3, 3), (3, 3, 3, 3), 0),  # no area
-        ((5, 5, 2, 2), (0, 0, 10, 10), 0),  # inside out
+        ((5, 5, 2, 2), (0, 0, 10, 10), 0),  # right < left
     ],
 )
 def test_iou_by_hand(box, other, iou):

@@ -113,7 +113,7 @@ def test_resizing_is_torchs_bilinear_to_a_grey_level():
         assert np.abs(found - expected.permute(1, 2, 0).numpy()).max() <= 1
 
 
-def test_a_image_that_fits_is_not_copied():
+def test_an_image_that_fits_is_not_copied():
     image = np.zeros((64, 64, 3), np.uint8)
     assert place(image, letterbox(64, 64, 64)) is image
 

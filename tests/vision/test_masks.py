@@ -11,7 +11,7 @@ HEIGHT, WIDTH = 120, 160
 BOXES = [
     (10.3, 20.7, 90.2, 77.9),
     (0, 0, 160, 120),
-    (-7.5, -3.2, 40.1, 30.9),  # leaves the image
+    (-7.5, -3.2, 40.1, 30.9),  # extends beyond the image
     (130, 90, 175.5, 140.25),
     (50.5, 60.5, 51.0, 61.2),  # smaller than a pixel
     (20, 20, 45, 33),  # smaller than the raw mask
@@ -22,7 +22,7 @@ BOXES = [
 
 
 def raw_mask(seed: int, side: int = 28) -> np.ndarray:
-    """Probabilities as a network gives them: smooth, between 0 and 1."""
+    """Probabilities like those of a network: smooth, between 0 and 1."""
     noise = np.random.default_rng(seed).normal(0, 1, (side + 6, side + 6))
     for axis in (0, 1):
         noise = sum(np.roll(noise, shift, axis) for shift in range(-3, 4)) / np.sqrt(7)
@@ -105,7 +105,7 @@ def disc(row: float, column: float, radius: float) -> np.ndarray:
 
 
 def cropped(full: np.ndarray, margin: int) -> CroppedMask:
-    """The rectangle around what is set, a few pixels larger."""
+    """The rectangle around the set pixels, a few pixels larger."""
     rows, columns = np.nonzero(full)
     if not len(rows):
         return CroppedMask(0, 0, full[:0, :0])

@@ -9,7 +9,7 @@ from clearsight.vision.nms import batched_nms, by_descending_score
 
 
 def plain_nms(boxes: np.ndarray, scores: np.ndarray, class_ids: np.ndarray, iou_threshold: float) -> list[int]:
-    """The definition: take the best one left, drop what overlaps it."""
+    """The definition in a loop: take the best remaining box, drop those that overlap it."""
     left = sorted(range(len(boxes)), key=lambda index: -scores[index])
     kept = []
     while left:
@@ -32,7 +32,7 @@ def plain_iou(box: np.ndarray, other: np.ndarray) -> float:
 
 
 def candidates(number: int, num_classes: int, num_objects: int, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """As a detector gives them: many boxes around each object. All scores differ."""
+    """Boxes like those of a detector: many around each object. All scores differ."""
     random = np.random.default_rng(seed)
     centres = random.uniform(0, 640, (num_objects, 2))
     sides = random.uniform(20, 150, (num_objects, 2))
@@ -87,7 +87,7 @@ def test_a_suppressed_box_suppresses_nothing():
     assert batched_nms(row, np.array([0.9, 0.8, 0.7]), np.zeros(3, np.int64), 0.4).tolist() == [0, 2]
 
 
-def test_falling_scores_keep_the_order_of_ties():
+def test_sorting_by_descending_score_keeps_the_order_of_ties():
     assert by_descending_score(np.array([0.2, 0.9, 0.2, 0.9, np.nan])).tolist() == [1, 3, 0, 2, 4]
 
 

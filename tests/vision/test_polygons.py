@@ -25,7 +25,7 @@ def in_pixels(polygons: list[list[float]], height: int, width: int) -> list[set[
 
 
 def plain_fill(polygons: list[list[float]], height: int, width: int) -> np.ndarray:
-    """Even-odd by counting, for each pixel's centre, the edges to its left; the union of all rings."""
+    """Even-odd by counting, for each pixel's centre, the edges to its left; the union of all polygons."""
     filled = np.zeros((height, width), np.bool_)
     for polygon in polygons:
         xs, ys = np.array(polygon[0::2]) * width, np.array(polygon[1::2]) * height
@@ -41,7 +41,7 @@ def plain_fill(polygons: list[list[float]], height: int, width: int) -> np.ndarr
 
 
 def blob(seed: int, size: int = 200, roughness: float = 12.0) -> np.ndarray:
-    """One part without holes, as segmentation masks look."""
+    """One region without holes, like a typical segmentation mask."""
     noise = cv2.GaussianBlur(np.random.default_rng(seed).normal(0, 1, (size, size)), (0, 0), roughness)
     rows, columns = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     parts, _ = ndimage.label(noise / noise.std() + 3 * (0.7 - np.hypot(rows, columns)) > 0)
@@ -72,7 +72,7 @@ def test_one_pixel_is_a_square():
     ]
 
 
-def test_parts_come_by_falling_area_and_diagonal_neighbours_are_one_part():
+def test_regions_are_sorted_by_descending_area_and_diagonal_neighbours_are_one_region():
     bitmap = full_size(["#....##", ".#...##", ".....##"])
     large, small = in_pixels(mask_to_polygons(CroppedMask(0, 0, bitmap), 3, 7), 3, 7)
     assert large == {(5, 0), (7, 0), (7, 3), (5, 3)}
@@ -84,7 +84,7 @@ def test_holes_are_filled_with_what_lies_in_them():
     assert in_pixels(mask_to_polygons(CroppedMask(0, 0, bitmap), 5, 5), 5, 5) == [{(0, 0), (5, 0), (5, 5), (0, 5)}]
 
 
-def test_parts_one_pixel_apart_stay_apart():
+def test_regions_one_pixel_apart_stay_apart():
     assert len(trace_outlines(full_size(["#.#", "#.#"]))) == 2
 
 
@@ -100,7 +100,7 @@ def test_unsimplified_polygons_give_the_mask_back_to_the_pixel_holes_filled(bitm
 
 @hypothesis_settings(deadline=None, max_examples=80)
 @given(bitmaps, st.integers(3, 12))
-def test_every_part_keeps_to_the_limit_has_an_area_and_stays_in_its_box(bitmap, max_points):
+def test_every_region_keeps_to_the_limit_has_an_area_and_stays_in_its_box(bitmap, max_points):
     polygons = mask_to_polygons(CroppedMask(0, 0, bitmap), *bitmap.shape, max_points)
     _, num_parts = ndimage.label(ndimage.binary_fill_holes(bitmap), np.ones((3, 3)))
     assert len(polygons) == num_parts
@@ -140,14 +140,14 @@ rings = st.lists(st.lists(st.integers(-3, 19), min_size=6, max_size=12).map(lamb
 
 @hypothesis_settings(deadline=None, max_examples=60)
 @given(rings)
-def test_filling_is_even_odd_at_pixel_centres_and_a_union_of_rings(quarters):
+def test_filling_is_even_odd_at_pixel_centres_and_a_union_of_polygons(quarters):
     # Multiples of a quarter of a pixel of an image of 4 x 4: many edges run through centres.
     polygons = [[value / 16 for value in ring] for ring in quarters]
     found = polygons_to_mask(polygons, 4, 4).to_full_size(4, 4)
     assert np.array_equal(found, plain_fill(polygons, 4, 4))
 
 
-def test_overlapping_rings_do_not_cancel_each_other():
+def test_overlapping_polygons_do_not_cancel_each_other():
     square = [0, 0, 0.5, 0, 0.5, 0.5, 0, 0.5]
     assert polygons_to_mask([square, square], 8, 8).area == 16
 

@@ -71,7 +71,7 @@ def test_normalisation_is_bit_equal_to_totensor_and_normalize():
     assert np.array_equal(found, expected)
 
 
-def test_a_image_that_needs_no_resize_is_normalised_as_torchvision_does_it():
+def test_an_image_that_needs_no_resize_is_normalised_as_torchvision_does_it():
     from torchvision import transforms
 
     image_HWC = noise(31, 47)[:, 5:40]  # a tile: a view that is not contiguous
@@ -85,7 +85,7 @@ def test_a_image_that_needs_no_resize_is_normalised_as_torchvision_does_it():
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3), (4, 4), (4, 4, 4)])
-def test_what_is_not_a_image_is_not_normalised(shape):
+def test_what_is_not_an_image_is_not_normalised(shape):
     with pytest.raises(ValueError, match="uint8"):
         normalise(np.zeros(shape, np.uint8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -107,14 +107,14 @@ def test_shared_photographs_stay_within_the_promised_tolerance(shared_data: Path
         assert difference.max() <= 4, file
 
 
-def test_a_image_scores_the_same_from_a_view_as_from_a_copy():
+def test_an_image_scores_the_same_from_a_view_as_from_a_copy():
     whole_HWC = noise(300, 500)
     view = whole_HWC[::-1, 50:450]
     settings = ClassificationSettings()
     assert np.array_equal(preprocess(view, settings), preprocess(view.copy(), settings))
 
 
-def test_the_argument_is_left_as_it_came():
+def test_the_argument_is_not_changed():
     image_HWC = noise(256, 256)
     before = image_HWC.copy()
     settings = ClassificationSettings()
@@ -158,7 +158,7 @@ def test_half_pixels_are_rounded_to_even_as_torchvision_does(size, crop, offset)
 
 @hypothesis_settings(deadline=None, max_examples=60)
 @given(st.integers(1, 90), st.integers(1, 90), st.tuples(st.integers(8, 40), st.integers(1, 8)))
-def test_a_image_of_one_colour_keeps_it_everywhere(height, width, numbers):
+def test_an_image_of_one_colour_keeps_it_everywhere(height, width, numbers):
     image_HWC = np.full((height, width, 3), (3, 128, 255), np.uint8)
     found = resize_and_crop(image_HWC, ClassificationSettings(*numbers))
     assert (found == (3, 128, 255)).all()

@@ -43,7 +43,7 @@ def test_an_empty_mask_is_one_run_of_zeros():
     [
         # Runs below 16 are one character each; from the fourth on it is the difference to the last but one.
         ([16], np.zeros((4, 4))),
-        (chr(48 + 0x20 + 16) + "0", np.zeros((4, 4))),  # 16 would be a sign: five bits and a continuation
+        (chr(48 + 0x20 + 16) + "0", np.zeros((4, 4))),  # 16 has the sign bit set: five bits and a continuation
         ([0, 16], np.ones((4, 4))),
         ([5, 3, 6, 2], [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 1], [0, 1, 0, 1]]),
         ("536O", [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 1], [0, 1, 0, 1]]),

@@ -39,7 +39,7 @@ def test_one_tile_is_no_tile():
 @pytest.mark.parametrize(
     ("size_wh", "grid"), [((17, 400), (3, 2)), ((400, 7), (2, 1)), ((9, 9), (4, 4)), ((1, 1), (2, 2))]
 )
-def test_a_image_too_small_for_the_grid_is_not_tiled_and_a_warning_says_so(size_wh, grid, caplog):
+def test_an_image_too_small_for_the_grid_is_not_tiled_and_a_warning_says_so(size_wh, grid, caplog):
     with caplog.at_level(logging.WARNING, "clearsight.vision.tiles"):
         assert tile_grid(size_wh[1], size_wh[0], *grid) == ()
     assert f"{size_wh[0]}x{size_wh[1]}" in caplog.text
@@ -194,15 +194,15 @@ def test_masks_are_asked_for_once_and_only_where_boxes_of_a_class_overlap():
     assert sorted(asked) == [0, 1, 2]
 
 
-def test_the_rest_of_an_object_at_a_tile_border_is_recognised():
+def test_a_fragment_of_an_object_at_a_tile_border_is_recognised():
     tiles = tile_grid(720, 1280, 3, 2)
     boxes = np.array(
         [
             [504, 100, 512, 160],  # tile 0 cuts the object at its right side
-            [504, 100, 540, 160],  # tile 1 has it whole
+            [504, 100, 540, 160],  # tile 1 shows all of it
             [0, 300, 30, 330],  # at the image's own border
             [0, 300, 30, 330],
-            [506, 500, 512, 520],  # cut, but nobody saw more of it
+            [506, 500, 512, 520],  # cut, but no other source shows more of it
             [384, 100, 400, 160],  # cut by tile 1, of another class than what covers it
             [380, 100, 400, 160],
         ],
@@ -214,8 +214,8 @@ def test_the_rest_of_an_object_at_a_tile_border_is_recognised():
     assert found.tolist() == [True, False, False, False, False, False, False]
 
 
-def test_two_rests_of_one_object_do_not_remove_each_other():
-    # Both tiles cut it in the overlap (384 to 512 across): the larger rest stays.
+def test_two_fragments_of_one_object_do_not_remove_each_other():
+    # Both tiles cut it in the overlap (384 to 512 across): the larger fragment stays.
     tiles = tile_grid(720, 1280, 3, 2)
     boxes = np.array([[384, 100, 512, 160], [390, 100, 512, 160]], np.float64)
     found = is_cut_off(boxes, np.zeros(2, np.int64), np.array([2, 1]), tiles, 720, 1280, margin=2.0)

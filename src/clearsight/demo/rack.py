@@ -25,7 +25,7 @@ RACK_CLASSES: Final = ("can", "water_bottle")
 
 _DRAWN_HEIGHT: Final = 64  # pixels of a sprite before it is reduced
 _OBJECT_SHARE: Final = 0.75  # share of the items on the shelves that are objects of a class; the rest is clutter
-_THINGS_PER_SHELF: Final = 6.0  # on average, in the width of 1600 pixels at objects of 16 pixels
+_ITEMS_PER_SHELF: Final = 6.0  # on average, in the width of 1600 pixels at objects of 16 pixels
 _MARGIN: Final = 4  # empty pixels around a reduced sprite, for outlines that reach into the next pixel
 
 
@@ -89,7 +89,7 @@ def _places(rng: np.random.Generator, width: int, greatest: int) -> list[int]:
     """Left edges of slots that do not touch: an item, turned or not, is less than two slots high and one wide."""
     slot = 2 * greatest + 2 * _MARGIN
     slots = np.arange(0, width - slot, slot)
-    chosen = rng.random(len(slots)) < _THINGS_PER_SHELF * slot / (1600 * greatest / 16)
+    chosen = rng.random(len(slots)) < _ITEMS_PER_SHELF * slot / (1600 * greatest / 16)
     jitter = rng.integers(0, greatest // 2 + 1, len(slots))
     return [int(left) for left in (slots + jitter)[chosen]]
 

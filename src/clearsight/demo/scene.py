@@ -198,14 +198,16 @@ def _without_hidden(items: list[_Placed], height: int, width: int) -> list[_Plac
         for index, (item, part) in enumerate(zip(items, parts, strict=True)):
             if item.label is None or part.sum() >= MIN_VISIBLE * max(float(item.mask_HW.sum()), 1.0):
                 continue
-            blocker = next((other for other in items[index + 1 :] if other.label is None and _meet(item, other)), item)
+            blocker = next(
+                (other for other in items[index + 1 :] if other.label is None and _overlap(item, other)), item
+            )
             items = [other for other in items if other is not blocker]
             break
         else:
             return items
 
 
-def _meet(one: _Placed, other: _Placed) -> bool:
+def _overlap(one: _Placed, other: _Placed) -> bool:
     return all(a.start < b.stop and b.start < a.stop for a, b in zip(one.window, other.window, strict=True))
 
 

@@ -75,7 +75,7 @@ _CORNER_OF_DIRECTION: Final = {1: (1, 0), 3: (0, 0), 5: (0, 1), 7: (1, 1)}
 """x, y of a pixel's corner in each odd direction."""
 
 
-def _corners_on_the_way() -> tuple[Points, npt.NDArray[np.bool_]]:
+def _passed_corners() -> tuple[Points, npt.NDArray[np.bool_]]:
     """By 8 * incoming + outgoing direction: 4 corners, (64 * 4, 2), and which of them are passed, (64, 4).
 
     A contour keeps the region on its left, so that the edge goes counter-clockwise around each pixel's outside: from
@@ -95,7 +95,7 @@ def _corners_on_the_way() -> tuple[Points, npt.NDArray[np.bool_]]:
     return corners.reshape(256, 2), counts
 
 
-_CORNERS_OF_TURN, _COUNTS = _corners_on_the_way()
+_CORNERS_OF_TURN, _COUNTS = _passed_corners()
 
 
 def _along_edges(contour_L2: Points) -> Points:
