@@ -1,4 +1,4 @@
-"""TorchServe's side of the Scorer: whole HTTP bodies in, answer bytes out, one status per request.
+"""The TorchServe handler on top of the Scorer: HTTP bodies in, answer bytes out, one status per request.
 
 TorchServe loads this module by its dotted name and calls `handle`. What a handler of TorchServe 0.12 must
 never do, each observed there: raise (all requests of the batch fail); set a header or a reason phrase that is not
@@ -83,7 +83,7 @@ class RequestAnswer:
 class TorchServeHandler:
     """Answers batches of HTTP requests with one Scorer.
 
-    The section `clearsight` of `model-config.yaml` names the package and says how to run it; see
+    The section `clearsight` of `model-config.yaml` names the package and how it runs; see
     `torchserve_folder.HandlerConfig`, which writes it.
     """
 

@@ -1,6 +1,6 @@
 """A closed-loop HTTP/1.1 load client that costs little CPU, in a process of its own.
 
-Each of `concurrency` connections sends a request, reads the whole answer, and sends the next, for `seconds` after a
+Each of `concurrency` connections sends a request, reads the complete answer, and sends the next, for `seconds` after a
 warm-up that is not counted. Requests are composed before the clock starts. The client knows only the HTTP that the
 gateway and TorchServe use: persistent connections, answers with Content-Length or in chunks.
 
@@ -109,10 +109,10 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._answer and not self._answer.done():
-            self._answer.set_exception(exc or ConnectionResetError("closed before the answer was whole"))
+            self._answer.set_exception(exc or ConnectionResetError("closed before the answer was complete"))
 
     def _complete(self) -> int:
-        """The status of a whole answer in the buffer, which is then emptied; 0 while bytes are missing."""
+        """The status of a complete answer in the buffer, which is then emptied; 0 while bytes are missing."""
         head_end = self._buffer.find(b"\r\n\r\n")
         if head_end < 0:
             return 0

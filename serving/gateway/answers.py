@@ -1,4 +1,4 @@
-"""What a client gets: an answer, and the error objects of Azure's gateway and container.
+"""Answers to clients, and the error objects of Azure's gateway and container.
 
 Azure's Python client reads `error.code` and `error.message`, or a top-level `message`; a body whose `error` is a
 string makes it crash, so that is never sent.
@@ -22,8 +22,8 @@ JSON: Final = "application/json"
 class HttpAnswer:
     """One HTTP answer. `headers` are lower-case names and values without control characters.
 
-    `model_status` and `model_reason` are what the model's server said, for the log and the metrics; None and empty
-    when it was not asked or did not answer. `telemetry` is what its explanations cost, as JSON, for the metrics.
+    `model_status` and `model_reason` come from the model's server, for the log and the metrics; None and empty when it
+    got no request or gave no answer. `telemetry` is the cost of its explanations, as JSON, for the metrics.
     `must_close` ends the connection after the answer.
     """
 
@@ -47,7 +47,7 @@ def error(
 
 
 def container_error(status: int, message: str, headers: Mapping[str, str] | None = None) -> HttpAnswer:
-    """An error in the words of Azure's scoring container: `{"message": …}`."""
+    """An error in the form of Azure's scoring container: `{"message": …}`."""
     return HttpAnswer(status, orjson.dumps({"message": message}), headers=headers or {})
 
 

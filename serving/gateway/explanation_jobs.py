@@ -325,7 +325,7 @@ async def _notify_end(job: ExplanationJob, generation: Generation) -> None:
     try:
         await generation.command("end", job.id, job.request_id)
     except (ClearsightError, TimeoutError) as reason:
-        logger.info("the worker was not told that job %s has ended: %s", job.id[:6], reason)
+        logger.info("the worker was not notified that job %s has ended: %s", job.id[:6], reason)
 
 
 def _full(message: str) -> HttpAnswer:

@@ -98,7 +98,7 @@ class Head:
 
 
 class HeadParser:
-    """Parses heads. `max_head_bytes` bounds the whole of one, `max_headers` the number of its fields."""
+    """Parses heads. `max_head_bytes` limits the size of a head, `max_headers` the number of its fields."""
 
     def __init__(self, max_head_bytes: int, max_headers: int) -> None:
         self.max_head_bytes = max_head_bytes
@@ -113,7 +113,7 @@ class HeadParser:
         return end if end >= 4 else 0
 
     def parse(self, data: bytes) -> Head:
-        """Parse one whole head. Raises HeadRefused."""
+        """Parse one complete head. Raises HeadRefused."""
         try:
             seen = _SeenHead(data)
             headers = self._check_fields(seen.fields)

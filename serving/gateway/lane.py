@@ -105,7 +105,7 @@ class Lane:
         """Send the running requests that get no answer a second time, and take the answer that comes first.
 
         TorchServe answers what a dying worker computes, but forgets the requests it was still collecting for a batch
-        (0.12: the interrupt ends `Model.pollInferJob` after it took them from the queue, and nobody puts them back).
+        (0.12: the interrupt ends `Model.pollInferJob` after it took them from the queue, and does not put them back).
         """
         self._loop.call_later(SECOND_COPY_AFTER_S, self._pool.send_again, self._pool.running(), is_from_handler)
 
@@ -118,7 +118,7 @@ class Lane:
     ) -> UpstreamAnswer:
         """Send a body to `path` and return the answer, TorchServe's own refusals included.
 
-        `headers` are whole lines. `request_timeout_s` counts from `started`, a time of the event loop. Raises
+        `headers` are complete header lines. `request_timeout_s` counts from `started`, a time of the event loop. Raises
         Overloaded at once when the lane is full, TimeoutError when the time has passed, ModelUnreachable when no
         answer can be had.
         """

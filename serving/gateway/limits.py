@@ -17,7 +17,7 @@ class HttpLimits:
     body_idle_timeout_s: float = 10.0
     """Between two pieces of a body; 408 beyond."""
     body_timeout_s: float = 120.0
-    """For a whole body; 408 beyond."""
+    """For the complete body; 408 beyond."""
     keep_alive_timeout_s: float = 75.0
     write_timeout_s: float = 60.0
     """For a client to take an answer; the connection is cut beyond."""

@@ -59,7 +59,7 @@ class UpstreamPool:
         self._is_closed = False
 
     async def exchange(self, message: Message, *, fresh: bool = False) -> UpstreamAnswer:
-        """Send a whole request and return the answer. Raises ConnectionBroken.
+        """Send a complete request and return the answer. Raises ConnectionBroken.
 
         `fresh` opens a new connection instead of reusing an idle one, which may be broken too. Cancelling
         closes the connection, so that a late answer can never meet the next request.

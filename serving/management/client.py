@@ -87,7 +87,7 @@ def _call_store(workspace: Workspace, verb: str, arguments: Mapping[str, Any]) -
 
 
 async def _call_server(workspace: Workspace, verb: str, arguments: Mapping[str, Any], on_step: Step) -> Any:
-    """Raises FileNotFoundError or ConnectionRefusedError when nobody listens."""
+    """Raises FileNotFoundError or ConnectionRefusedError when no server listens."""
     with reachable_path(workspace.control_socket) as path:
         connector = aiohttp.UnixConnector(path)
         timeout = aiohttp.ClientTimeout(total=None)

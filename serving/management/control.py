@@ -88,7 +88,7 @@ class ControlServer:
         await response.prepare(request)
         while True:
             event = await events.get()
-            if no_wait and event.get("step", RESOLVING) != RESOLVING:  # accepted and stored; the rest goes on
+            if no_wait and event.get("step", RESOLVING) != RESOLVING:  # stored; the verb continues
                 event = {"result": None}
             await response.write(json.dumps(event).encode() + b"\n")
             if "step" not in event:

@@ -1,4 +1,4 @@
-"""The endpoint store: one JSON file, readable by its owner only, replaced whole at every change.
+"""The endpoint store: one JSON file, readable by its owner only, replaced at every change.
 
 It holds the keys of the endpoints; nothing else does. The gateway gets their sha256.
 """

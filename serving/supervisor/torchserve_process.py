@@ -1,6 +1,6 @@
 """One TorchServe process: start, ready, stop.
 
-Ready means: every worker says READY **and** real predictions come back; TorchServe's own `/ping` says Healthy without
+Ready means: every worker is READY **and** real predictions are answered; TorchServe's own `/ping` says Healthy without
 a worker. The gateway drains: a SIGTERM resets open connections, so `stop` is for a process that has none.
 """
 
