@@ -14,7 +14,6 @@ from clearsight.training.data.table import (
     read_table,
     require_trainable,
     split_indices,
-    split_table,
     validation_only_classes,
 )
 
@@ -176,15 +175,6 @@ def test_both_splits_have_a_record(num_records: int, fraction: float, num_valida
 
 def test_one_record_cannot_be_split() -> None:
     with pytest.raises(InvalidData, match="at least 2 records"):
-        split_table(table_of(("a",)), 0.2, 0, Task.MULTI_CLASS)
+        split_indices(records_of(a=1), 0.2, 0, Task.MULTI_CLASS)
     with pytest.raises(ValueError, match="between 0 and 1"):
         split_indices(records_of(a=5), 1.0, 0, Task.MULTI_CLASS)
-
-
-def test_split_tables_keep_everything_but_the_records() -> None:
-    table = table_of(*[("a",), ("b",)] * 10)
-    train, validation = split_table(table, 0.2, 5, Task.MULTI_CLASS)
-    assert (len(train.records), len(validation.records)) == (16, 4)
-    assert train.image_column == validation.image_column == "image_url"
-    indices = split_indices(table.records, 0.2, 5, Task.MULTI_CLASS)
-    assert [record.source for record in validation.records] == [f"a.jsonl:{index}" for index in indices[1]]

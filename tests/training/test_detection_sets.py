@@ -110,9 +110,8 @@ def test_crowds_are_no_targets(records):
 
 def test_tiles_that_show_something_are_images_of_their_own(records):
     """A 2 x 1 grid on 64 x 48: every box lies in the left tile, the negative and the right tiles are left out."""
-    data = training_set(records, PLAIN, batch_size=50, grid=TileGrid(2, 1, 0.0))
-    assert data.num_sources == 7 + 6
-    [batch] = data.epoch(0)
+    [batch] = training_set(records, PLAIN, batch_size=50, grid=TileGrid(2, 1, 0.0)).epoch(0)
+    assert len(batch.images_HWC) == 7 + 6
     shapes = [image.shape[:2] for image in batch.images_HWC]
     assert sorted(set(shapes)) == [(48, 64), (72, 48)]  # whole; a tile of 32 x 48, its shorter side made 48
     tiles = [target for shape, target in zip(shapes, batch.targets, strict=True) if shape == (72, 48)]

@@ -7,7 +7,7 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +31,6 @@ __all__ = [
     "read_table",
     "require_trainable",
     "split_indices",
-    "split_table",
     "validation_only_classes",
 ]
 
@@ -176,15 +175,6 @@ def require_trainable(train: Table, validation: Table | None = None, min_images:
         faults.append(Fault("BAD_DATA", str(train.folder), message))
     if faults:
         raise InvalidData(f"data folder {train.folder}", faults)
-
-
-def split_table(table: Table, fraction: float, seed: int, task: Task) -> tuple[Table, Table]:
-    """Split into training and validation records, both in file order. See `split_indices`."""
-    train, validation = split_indices(table.records, fraction, seed, task)
-    return (
-        replace(table, records=[table.records[index] for index in train]),
-        replace(table, records=[table.records[index] for index in validation]),
-    )
 
 
 def split_indices(records: Sequence[Record], fraction: float, seed: int, task: Task) -> tuple[list[int], list[int]]:

@@ -25,7 +25,7 @@ def test_an_empty_endpoint_file_lacks_a_name() -> None:
     assert faults_of(error) == {("MISSING_KEY", "name")}
 
 
-def test_a_name_makes_an_endpoint_with_keys_and_no_word_about_traffic() -> None:
+def test_a_name_alone_makes_an_endpoint_with_keys_and_without_traffic() -> None:
     endpoint = parse_endpoint({"$schema": "https://example.com/x.json", "name": "fridge"})
     assert (endpoint.auth_mode, endpoint.traffic, endpoint.tags) == ("key", None, {})
 

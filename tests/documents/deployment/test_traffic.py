@@ -17,7 +17,7 @@ def test_text_of_whole_numbers_is_read() -> None:
 
 
 @pytest.mark.parametrize("total", [1, 99, 101])
-def test_a_sum_other_than_0_and_100_is_refused_and_told(total: int) -> None:
+def test_a_sum_other_than_0_and_100_is_refused_and_named(total: int) -> None:
     with pytest.raises(InvalidDocument, match=f"sum to {total}"):
         parse_traffic({"blue": total // 2, "green": total - total // 2})
 

@@ -1,4 +1,4 @@
-"""Azure's own client, MIT-licensed, as the oracle: it must load what we load and read the same values."""
+"""Azure's own client, MIT-licensed, as the oracle: it must load what this reader loads, with the same values."""
 
 import warnings
 from pathlib import Path

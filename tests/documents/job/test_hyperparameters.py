@@ -1,4 +1,4 @@
-"""Every hyperparameter against a table of its own, typed from Azure's page.
+"""Every hyperparameter against a second table, typed from Azure's page.
 
 https://learn.microsoft.com/azure/machine-learning/reference-automl-images-hyperparameters
 """
@@ -17,13 +17,13 @@ CheckRows = Callable[[Callable[..., None], Iterable[Any]], None]
 
 class Row(NamedTuple):
     model: str
-    """A model that uses it."""
+    """A model that uses the hyperparameter."""
     accepted: list[tuple[Any, Any]]
-    """(written, read)"""
+    """Accepted values: (as written, as read)."""
     refused: list[tuple[Any, str]]
-    """(written, code)"""
+    """Refused values: (as written, code of the fault)."""
     default: Any
-    """For `model`; `...`: another test has it."""
+    """Default for `model`; `...`: another test checks it."""
 
 
 COUNT: list[tuple[Any, str]] = [

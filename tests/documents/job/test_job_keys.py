@@ -40,7 +40,7 @@ ACCEPTED: dict[str, list[Any]] = {
     "sweep": [None],
     "search_space": [[], None],
     "outputs": [{}, {"best_model": None}, {"best_model": {"type": "mlflow_model"}}, None],
-    # Written by the service into what it gives back.
+    # The service adds these keys to the documents that it returns.
     "id": ["azureml:/subscriptions/x"],
     "status": ["Completed"],
     "creation_context": [{"created_by": "me"}],
@@ -127,7 +127,7 @@ def test_each_key_takes_what_azure_takes(check_rows: CheckRows, document: Make) 
 def test_each_key_refuses_the_rest_by_name(check_rows: CheckRows, document: Make) -> None:
     def check(key: str, value: Any, code: str, target: str) -> None:
         faults = read_job(document(**{key: value})).faults
-        # A faulty `sweep` has no space either.
+        # With a faulty `sweep`, the search space is not read either.
         assert [(fault.code, fault.target) for fault in faults if fault.code != "BAD_SWEEP"] == [(code, target)]
 
     check_rows(check, REFUSED)

@@ -1,4 +1,4 @@
-"""Which model takes which parameter, and what follows when several models can be drawn."""
+"""Which model uses which parameter, also when several models can be drawn."""
 
 from collections.abc import Callable
 from typing import Any

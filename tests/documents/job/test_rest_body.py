@@ -1,4 +1,4 @@
-"""What Azure's Python client sends and dumps must be the job that its author would have written by hand."""
+"""Jobs that Azure's Python client sends and dumps are equal to the same jobs written by hand."""
 
 import json
 import warnings
@@ -149,7 +149,7 @@ search_space:
 
 
 def detection(client: Any) -> tuple[Any, str]:
-    """Two families of models, stopped by slack; what the client leaves at zero means nothing."""
+    """Two families of models, stopped by slack; a zero that the client sends means "not set"."""
     sweep = client.sweep
     job = client.automl.image_object_detection(
         training_data=client.Input(type="mltable", path="azureml:train:1"),
@@ -215,7 +215,7 @@ search_space:
 
 
 def segmentation(client: Any) -> tuple[Any, str]:
-    """A grid that drops the worst, and an algorithm in the client's enum."""
+    """A grid that stops the worst trials, and an algorithm in the spelling of the client's enum."""
     sweep = client.sweep
     job = client.automl.image_instance_segmentation(
         **inputs(client), target_column_name="label", primary_metric="MeanAveragePrecision", name="four"
@@ -251,7 +251,7 @@ search_space:
 
 
 def automatic(client: Any) -> tuple[Any, str]:
-    """Only the number of trials."""
+    """A sweep with nothing but the number of trials."""
     job = client.automl.image_classification(**inputs(client), target_column_name="label", name="five")
     job.set_limits(max_trials=10, max_concurrent_trials=2)
     return (
@@ -300,7 +300,7 @@ def test_the_file_that_the_client_dumps_is_the_job_written_by_hand(build: Any, a
 @pytest.mark.parametrize("build", JOBS)
 def test_a_file_that_the_client_submits_is_the_same_job(build: Any, azure: Any, tmp_path: Path) -> None:
     _, text = build(azure)
-    # The client turns names of registered data into ids only when it speaks to the service; these stay as they are.
+    # The client turns names of registered data into ids only when it calls the service; these stay as they are.
     stored = {key: {"path": f"azureml://datastores/store/paths/{key}"} for key in DATA}
     head = {"type": "automl", "target_column_name": "label", **stored}
     outputs = {"best_model": {"type": "mlflow_model", "mode": "rw_mount"}}

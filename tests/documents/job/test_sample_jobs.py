@@ -160,7 +160,7 @@ def test_the_old_form_of_limits_inside_a_sweep_is_refused() -> None:
     assert [fault.target for fault in read_job(yaml.safe_load(HEAD + text)).faults] == ["sweep.limits"]
 
 
-def test_jobs_of_other_kinds_are_refused_in_words() -> None:
+def test_jobs_of_other_kinds_are_refused_with_a_reason() -> None:
     pipeline = {"type": "pipeline", "jobs": {"node": {"type": "automl"}}, "settings": {}}
     messages = {fault.target: fault.message for fault in read_job(pipeline).faults}
     assert "automl node" in messages["type"]

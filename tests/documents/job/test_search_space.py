@@ -1,4 +1,4 @@
-"""Expressions of search spaces: which parameter takes which, and every way to write them.
+"""Expressions of search spaces: which parameter takes which, and every form in which they are written.
 
 https://learn.microsoft.com/azure/machine-learning/reference-yaml-job-sweep#parameter-expressions
 """
@@ -134,7 +134,7 @@ def test_faults_of_expressions_name_the_key(name: str, written: Any, code: str, 
     assert {(fault.code, fault.target) for fault in faults} == expected
 
 
-def test_a_space_of_nothing_is_no_space(document: Make) -> None:
+def test_an_empty_space_is_no_space(document: Make) -> None:
     for empty in (None, []):
         reading = read_job(document(search_space=empty))
         assert reading.job is not None

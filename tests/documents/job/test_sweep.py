@@ -67,7 +67,7 @@ def test_a_sweep_needs_a_space(space: Any, document: Make) -> None:
     assert faults(document(sweep={"sampling_algorithm": "random"}, search_space=space)) == [("BAD_SWEEP", "sweep")]
 
 
-# Azure's grid goes through choices; its Bayesian sampler takes choice, uniform and quniform, in one space.
+# Azure's grid sampler takes choices; its Bayesian sampler takes choice, uniform and quniform, in one space.
 OTHERS = {
     "randint": {"type": "randint", "upper": 3},
     "uniform": {"type": "uniform", "min_value": 0, "max_value": 1},

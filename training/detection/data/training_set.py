@@ -89,11 +89,6 @@ class DetectionTrainingSet:
     def num_batches(self) -> int:
         return self._stream.num_batches
 
-    @property
-    def num_sources(self) -> int:
-        """Number of images and tiles in an epoch."""
-        return len(self._sources)
-
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[DetectionBatch]:
         """The batches of one epoch, from `first_batch` on."""
         with closing(self._stream.shares(epoch, self._view, first_batch)) as shares:
