@@ -1,4 +1,4 @@
-"""How classifiers are exported."""
+"""Export of classifiers."""
 
 import json
 from collections.abc import Mapping, Sequence

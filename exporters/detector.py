@@ -1,4 +1,4 @@
-"""How detectors are exported."""
+"""Export of detectors."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -43,12 +43,12 @@ Floats = npt.NDArray[np.float32]
 
 CONTRACT_HEIGHT: Final = 600
 CONTRACT_WIDTH: Final = 800
-"""Of the images that the R-CNN families' contract takes, Azure's defaults; pixels."""
+"""Size in pixels of the input of the R-CNN families' contract graph: Azure's defaults."""
 
 _BATCH_GRAPH: Final = "the batch graph"
 
 _CONTRACT_IMAGES: Final = 2
-"""Images for the contract's graph, which is the same network at one more size, the largest."""
+"""Number of images on which the contract graph is compared: it is the same network in the largest size."""
 
 
 class RcnnExport:
@@ -151,7 +151,7 @@ class YoloExport:
         return check_yolov5(self._network, images_NCHW, graphs)
 
     def write_batch_graph(self, file: Path, options: BatchOptions) -> dict[str, Any]:
-        """Thresholds are accepted, as by Azure's script, which requires one: the graph gives all candidates."""
+        """Accepts thresholds, since Azure's script requires one, but the graph gives all candidates."""
         own = name_of_size(self._network.size)
         wanted = {"extra_large": "xlarge", None: own}.get(options.model_size, options.model_size)
         if wanted != own:
@@ -167,7 +167,7 @@ class YoloExport:
 
 
 def _limits_of(settings: DetectorSettings) -> SelectionLimits:
-    """The user's thresholds as a graph takes them."""
+    """The user's thresholds as inputs of a graph."""
     return SelectionLimits(settings.box_score_thresh, settings.nms_iou_thresh, settings.max_detections)
 
 
@@ -181,7 +181,7 @@ def _placement(image_HWC: Bytes, settings: DetectorSettings) -> Placement:
 
 
 def _stretch(image_HWC: Bytes) -> Placement:
-    """The whole image on the contract's size, whatever its shape."""
+    """Placement that stretches the whole image to the contract's size."""
     height, width = image_HWC.shape[:2]
     size = (CONTRACT_HEIGHT, CONTRACT_WIDTH)
     return Placement(height, width, *size, 0, 0, *size)
@@ -196,7 +196,7 @@ def _write_contract(
 
 
 def _other_noise(contract: Contract) -> Floats:
-    """The noise that a graph was traced with, moved by one image."""
+    """The noise that a graph was traced with, rotated by one image."""
     images_NCHW: Floats = torch.roll(contract.example[0], 1, dims=0).numpy()
     return images_NCHW
 

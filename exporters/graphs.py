@@ -20,7 +20,7 @@ _BATCH_SIZE: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """One exported graph on one runtime."""
+    """An exported graph, opened with one runtime."""
 
     name: str
     run: Run
@@ -46,7 +46,7 @@ def open_options(device: Device = "cpu") -> OpenOptions:
 
 
 def run_graph(backend_name: str, file: Path, device: Device = "cpu") -> Graph:
-    """Open an exported file on a runtime, under the runtime's name."""
+    """Open an exported file with a runtime."""
     return graph_of(backend_name, open_graph(backend_name, file, open_options(device)))
 
 
@@ -60,7 +60,7 @@ def graph_of(backend_name: str, backend: Backend) -> Graph:
 
 
 def run_in_batches(run: Run, images_NCHW: Array) -> tuple[Array, ...]:
-    """Answers for images of one size: the first alone, the others up to 8 at a time, so that both kinds occur."""
+    """Outputs for images of one size: the first alone, the others in batches of up to 8, so that both are compared."""
     starts = [0, *range(1, len(images_NCHW), _BATCH_SIZE)]
     ends = [*starts[1:], len(images_NCHW)]
     answers = [run([np.ascontiguousarray(images_NCHW[start:end])]) for start, end in zip(starts, ends, strict=True)]

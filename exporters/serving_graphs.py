@@ -1,4 +1,4 @@
-"""The serving graph of a package in both of its formats."""
+"""The serving graph of a package, in both formats."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ __all__ = ["export_serving_graphs", "open_serving_graphs"]
 def export_serving_graphs(
     module: nn.Module, example: tuple[torch.Tensor, ...], signature: GraphSignature, folder: Path
 ) -> dict[str, Any]:
-    """Write both files into the folder of a package; return, by file, which exporter made it."""
+    """Write both files into the folder of a package; return how each was exported."""
     return {
         TORCHSCRIPT_FILE: export_torchscript(module, example, folder / TORCHSCRIPT_FILE),
         ONNX_FILE: export_onnx(module, example, folder / ONNX_FILE, signature),
@@ -29,7 +29,7 @@ def export_serving_graphs(
 def open_serving_graphs(folder: Path) -> list[Graph]:
     """The graphs of a package on every installed runtime, each on its first device that this machine has.
 
-    A runtime without such a device is left out, so that `auto` does not take it for this package. The order is the
+    A runtime without such a device is left out, so that `auto` does not choose it for this package. The order is the
     reverse of `BACKENDS`: the runtimes nearest to the network come first.
     """
     graphs = []

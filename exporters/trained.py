@@ -1,4 +1,4 @@
-"""What is exported: a trained network with its settings, and images to show that its graphs are right."""
+"""The input of an export: a trained network with its settings, and images to compare its graphs on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel(Generic[NetworkT, SettingsT]):
-    """What is being written."""
+    """A trained network and the facts that its package holds."""
 
     task: Task
     model_name: str
@@ -37,7 +37,7 @@ class TrainedModel(Generic[NetworkT, SettingsT]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchOptions:
-    """What a graph for several images is to be; `None` takes the value of the settings, for sizes Azure's default."""
+    """Options of a graph for several images; `None` is the value of the settings, for sizes Azure's default."""
 
     batch_size: int
     height: int | None = None
@@ -48,7 +48,7 @@ class BatchOptions:
     nms_iou_thresh: float | None = None
     box_detections_per_img: int | None = None
     img_size: int | None = None
-    """yolov5: height and width in one."""
+    """yolov5: height and width together."""
     model_size: str | None = None
     """yolov5: must be the package's own."""
 
@@ -60,7 +60,7 @@ class BatchOptions:
 
 
 class Export(Protocol):
-    """How networks of one family are exported, beside the serving graph, which `networks.families.Family` describes."""
+    """Exports networks of one family; the serving graph itself is made by `networks.families.Family`."""
 
     def write_contract(self, folder: Path, normalise: bool) -> dict[str, Any]:
         """Write what Azure's clients read, `model.onnx` and `labels.json`; return what made the graph.
@@ -90,14 +90,14 @@ def read_some(files: Sequence[Path], count: int, exif_orientation: ExifOrientati
 
 
 def evenly(files: Sequence[Path], count: int) -> list[Path]:
-    """At most `count` of the files, from the whole length of the list."""
+    """At most `count` of the files, evenly spread over the list."""
     if len(files) <= count:
         return list(files)
     return [files[index * len(files) // count] for index in range(count)]
 
 
 def export_of(model: TrainedModel[Any, Any]) -> Export:
-    """How a model is exported. Raises `ExportError` when its settings are those of another kind of model."""
+    """The `Export` of a model. Raises `ExportError` when its settings are those of another kind of model."""
     row = find_row(model.model_name)
     if type(model.settings) is not SETTINGS_TYPES[row.settings]:
         raise ExportError(

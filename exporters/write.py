@@ -1,7 +1,6 @@
-"""Write a model package: weights, both graphs, settings, and the proof that the graphs agree.
+"""Writes a model package: weights, both graphs, settings, and the comparison of the graphs with the network.
 
-The story, in order: temporary folder, weights, graphs, parity, MLflow files, manifest, rename. A failure leaves
-nothing behind.
+Steps, in order: temporary folder, weights, graphs, parity, MLflow files, manifest, rename. A failure leaves no files.
 """
 
 import copy
@@ -47,7 +46,7 @@ GATE_IMAGES: Final = 64
 """Images for the accuracy gate of lower precisions."""
 
 _GATE_IMAGES_OF_DETECTORS: Final = 16
-"""Each has many objects, and takes ten times as long."""
+"""Images for the accuracy gate of detectors: each has many objects, and takes ten times as long."""
 
 
 def write_package(
@@ -67,7 +66,7 @@ def write_package(
 ) -> ModelPackage:
     """Export a trained network as the package `target`, which appears complete or not at all.
 
-    `network` is left as it came. `parity_images` are images of the run's validation set: at least 1, 16 wanted for
+    `network` is not changed. `parity_images` are images of the run's validation set: at least 1, 16 wanted for
     classifiers and 4 for detectors (of more, that many evenly spread ones are taken). `pretrained` says where training
     started and is recorded. With `train_artifacts` that folder gets the graph of Azure's contract, `model.onnx`, and
     `labels.json`; `enable_onnx_normalization` puts mean and std inside that graph, which then takes values in [0, 1].
@@ -164,7 +163,7 @@ def _write_documents(
 
 
 def _gate_bf16(folder: Path, files: Sequence[Path]) -> dict[str, Any]:
-    """Run the gate; that it cannot run (too few images) is a result too, and does not cost the package."""
+    """Run the gate. If it cannot run (too few images), its result says so, and the package is still written."""
     try:
         return precision_gate(folder, files)
     except UserError as error:

@@ -28,7 +28,7 @@ HANDLER: Final = "clearsight.handlers.torchserve"
 
 @dataclass(frozen=True, slots=True)
 class HandlerConfig:
-    """What a worker needs to know beside its layout; section `clearsight` of `model-config.yaml`."""
+    """Configuration of a worker beside its layout; section `clearsight` of `model-config.yaml`."""
 
     package: str = "package"
     """Folder of the package, absolute or relative to the archive."""
@@ -37,7 +37,7 @@ class HandlerConfig:
     max_answer_bytes: int | None = None
     """Greatest size of the answer to one request, below TorchServe's `max_response_size`. None: `MAX_ANSWER_BYTES`."""
     diagnostic_file: str | None = None
-    """Where a worker that cannot load writes the reason. None: into the archive's folder."""
+    """File to which a worker that cannot load writes the reason. None: a file in the archive's folder."""
     lane: Lane = "all"
     """Which requests the worker answers: `predict` rejects explanations with 421, upon which the gateway sends them to
     the other lane. A worker of `explain` computes while others leave it the cores."""

@@ -16,8 +16,8 @@ __all__ = ["write_mar"]
 def write_mar(package: ModelPackage, path: Path, model_name: str) -> None:
     """Write the whole package and the handler's name into one archive: one worker, no batching, all cores.
 
-    The archive holds no code: the handler is found by its dotted name in TorchServe's Python. Same package, same
-    bytes (entries are sorted and carry no time). A reader sees the old file or the complete new one.
+    The archive holds no code: the handler is found by its dotted name in TorchServe's Python. Equal
+    packages give equal bytes (entries are sorted and have a fixed time). The file is replaced atomically.
     """
     if not model_name.replace("-", "").replace("_", "").isalnum() or not model_name.isascii():
         raise UserError(f"model_name must be ASCII letters, digits, '-' and '_', but got {model_name!r}")

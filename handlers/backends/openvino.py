@@ -58,8 +58,8 @@ def _compile_cached(file: Path, properties: Mapping[str, Any], cache_dir: Path) 
     """Compile with OpenVINO's model cache: same numbers, and ResNet-50 opens in 0.8 s instead of 2.7 s.
 
     OpenVINO writes the compiled graph in place, where another worker that starts now would read a part of it. So each
-    graph has its own folder, which is filled under another name and renamed. A folder that cannot be written costs the
-    cache only.
+    graph has its own folder, which is filled under another name and renamed. If the folder cannot be written, nothing
+    is cached.
     """
     stat = file.stat()
     identity = (str(file.absolute()), stat.st_mtime_ns, stat.st_size, openvino.__version__, sorted(properties.items()))

@@ -1,4 +1,4 @@
-"""Explanations: which pixels of an image a score hangs on.
+"""Explanations: which pixels of an image a score depends on.
 
 Folders, each importing only those above it:
 

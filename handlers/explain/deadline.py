@@ -9,13 +9,13 @@ __all__ = ["Deadline", "OutOfTime"]
 
 
 class OutOfTime(UserError):
-    """The time limit ended before there was an explanation worth answering."""
+    """The time limit ended before a useful explanation was computed."""
 
     status = 408
 
 
 class Deadline:
-    """A budget of seconds that starts when the object is made; with None it never ends."""
+    """A time limit in seconds that starts when the object is created; with None it never ends."""
 
     def __init__(self, seconds: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds = seconds
@@ -26,7 +26,7 @@ class Deadline:
         return self._clock() - self._start_s
 
     def remaining_s(self) -> float:
-        """Seconds left; negative after the end, infinite without a budget."""
+        """Seconds left; negative after the end, infinite without a limit."""
         return float("inf") if self.seconds is None else self.seconds - self.elapsed_s()
 
     def is_over(self) -> bool:

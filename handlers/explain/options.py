@@ -1,4 +1,4 @@
-"""What a deployment decides about explanations; requests decide the rest."""
+"""Options of a deployment for explanations; requests set the rest in `xai_parameters`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ __all__ = ["DEFAULT_OPTIONS", "PREFIX", "ExplainDtype", "ExplainOptions"]
 ExplainDtype = Literal["float32", "bfloat16"]
 
 PREFIX: Final = "CLEARSIGHT_EXPLAIN_"
-"""Of the environment variables; the rest is a field's name in capitals."""
+"""Start of the names of the environment variables; a field's name in capitals follows."""
 
 
 def _from(low: int) -> Integer:
@@ -33,25 +33,27 @@ class ExplainOptions(Section):
     dtype: Annotated[ExplainDtype, OneOf(get_args(ExplainDtype))] = "float32"
     """`bfloat16` is 2.5 times as fast on CPUs with matrix units; maps of small ResNets change by 4 to 7 %."""
     xrai_n_steps: Annotated[int, _from(2)] = 50
-    """Of XRAI per baseline, where a request names none. 16 is 2.7 times as fast."""
+    """Steps of XRAI per baseline if a request names none. 16 is 2.7 times as fast."""
     max_n_steps: Annotated[int, _from(2)] = 1000
+    """Largest `n_steps` of a request."""
     max_labels: Annotated[int, _from(1)] = 10
-    """Explained in one image; the most probable ones."""
+    """Largest number of labels explained per image; of more, the most probable ones are explained."""
     allow_degradation: Annotated[bool, Truth()] = True
-    """Whether less than was asked for may be answered: fewer steps or labels, a cheaper algorithm. Else an error."""
+    """Whether an answer may hold less than was requested (fewer steps or labels, a cheaper algorithm); if not, the
+    request fails."""
     cache_bytes: Annotated[int, Integer(0, must="must be a whole number of bytes, 0 for none")] = 0
-    """For explanations, and as much again for segments of images; 0 keeps neither."""
+    """Size of the cache of explanations, and of that of segments of images; 0: no caches."""
     max_seconds: Annotated[float, Number(0, low_open=True, must="must be a number of seconds above 0")] | None = None
-    """For one image; None: what the request's time limit leaves."""
+    """Time limit for one image; None: what the request's time limit leaves."""
     warm_up: Annotated[bool, Truth()] = True
-    """Whether an explain worker loads what explanations need as soon as it has started, instead of with the first one:
-    0.4 GB, and the first client does not wait for it."""
+    """Whether an explain worker loads the eager network when it starts and not with the first explanation: it needs
+    0.4 GB, and the first client does not wait."""
     max_answer_bytes: Annotated[int, Integer(1)] = MAX_ANSWER_BYTES
-    """Of one request; set by the worker that sends the answer."""
+    """Largest answer to one request; set by the worker, no environment variable."""
 
     @classmethod
     def from_variables(cls, variables: Mapping[str, str]) -> Self:
-        """Read those that are named after a field. Raises InvalidDocument that lists every fault."""
+        """Read the variables that are named after a field. Raises InvalidDocument that lists every fault."""
         names = [name for name in cls.field_names() if name != "max_answer_bytes"]
         given = {name: variables[PREFIX + name.upper()] for name in names if PREFIX + name.upper() in variables}
         faults: list[Fault] = []
@@ -63,9 +65,11 @@ class ExplainOptions(Section):
 
     @property
     def limits(self) -> XaiLimits:
-        """What requests may ask for, and what they get where they do not say."""
-        most = self.max_n_steps
-        return XaiLimits(most, n_steps=min(XaiLimits().n_steps, most), xrai_n_steps=min(self.xrai_n_steps, most))
+        """Largest number of steps, and the numbers of steps of requests that name none."""
+        largest = self.max_n_steps
+        return XaiLimits(
+            largest, n_steps=min(XaiLimits().n_steps, largest), xrai_n_steps=min(self.xrai_n_steps, largest)
+        )
 
 
 DEFAULT_OPTIONS: Final = ExplainOptions()

@@ -1,8 +1,8 @@
-"""What an explanation request asks for: the keys of `xai_parameters`, checked against their rows.
+"""The parameters of an explanation request: the keys of `xai_parameters`, checked against their rows.
 
-The keys, their ranges and defaults, and which of them are Azure's, stand in `clearsight.catalogue.algorithms`. Without
-our own keys a request means what it means on Azure. Unknown keys are ignored, as Azure ignores them; a known key with a
-wrong value is an error that names what is allowed. A key with the value null counts as absent.
+The keys, their ranges and defaults, and which of them are Azure's, stand in `clearsight.catalogue.algorithms`. A
+request with Azure's keys alone means the same as on Azure. Unknown keys are ignored, as Azure ignores them; a known key
+with a wrong value is an error that names what is allowed. A key with the value null counts as absent.
 """
 
 from collections.abc import Collection, Mapping
@@ -45,13 +45,13 @@ DEFAULT_ALGORITHM: Final = CLASSIFIER_ALGORITHMS[0]
 
 @dataclass(frozen=True, slots=True)
 class XaiLimits:
-    """What a deployment allows and prefers."""
+    """Limits and defaults of a deployment for the numbers of steps."""
 
     max_n_steps: int = 1000
     n_steps: int = 50
-    """Steps of integrated gradients, per baseline, where the request gives none."""
+    """Steps of integrated gradients, per baseline, if the request gives none."""
     xrai_n_steps: int = 50
-    """Steps of XRAI, per baseline, where the request gives none. 16 is 2.7 times as fast; the ranking of pixels then
+    """Steps of XRAI, per baseline, if the request gives none. 16 is 2.7 times as fast; the ranking of pixels then
     agrees to 0.96 to 1.0 (rank correlation of the maps)."""
 
 
@@ -59,12 +59,12 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
     **{key: row.default for key, row in PARAMETERS.items()},
     **ALGORITHMS[DEFAULT_ALGORITHM].defaults,
 }
-"""What an empty request means, by key."""
+"""Values of an empty request, by key."""
 
 
 @dataclass(frozen=True, slots=True)
 class XaiParameters:
-    """One checked explanation request. Hashable, and equal when it asks for the same; see `PARAMETERS` for meanings."""
+    """One checked explanation request. Hashable; equal requests are equal objects. See `PARAMETERS` for meanings."""
 
     algorithm: str = DEFAULT_ALGORITHM
     visualizations: bool = _DEFAULTS["visualizations"]
@@ -131,7 +131,7 @@ def parse_xai_parameters(
 
 
 def require_short(parameters: XaiParameters) -> None:
-    """Refuse what takes longer than a client waits for an answer. Raises `BadRequest`."""
+    """Raise `BadRequest` for a request that takes longer than a client waits for an answer."""
     most = ALGORITHMS[parameters.algorithm].max_awaited_masks
     if most is not None and parameters.masks > most:
         raise BadRequest(
@@ -143,7 +143,7 @@ def require_short(parameters: XaiParameters) -> None:
 def wants_explanation(cell: object, task: Task) -> bool:
     """Whether a cell asks for an explanation. Reads JSON, decodes no image.
 
-    A detector has no explanation by Azure's algorithms, and a request for one is answered as a plain one, as on Azure.
+    A detector ignores requests for Azure's algorithms, as on Azure.
     """
     parameters = xai_parameters_of(cell)
     if parameters is None:

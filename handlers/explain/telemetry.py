@@ -1,7 +1,7 @@
-"""What a request's explanations cost, and how far they are: noted deep inside, read by the process's edge.
+"""Cost and progress of a request's explanations: noted where they are computed, read where the answer is sent.
 
-A request is explained in one thread, between `observed()` and its end; notes outside of it go nowhere. Work that may be
-held up or ended from outside is done inside `watched()`.
+A request is explained in one thread, inside a block `observed()`; notes outside of such a block are dropped. Work that
+may be paused or ended by another thread runs inside a block `watched()`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,10 +25,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ExplainedRow:
-    """One image, or one object of it. `milliseconds` by phase, empty when the explanation was kept from before."""
+    """One explained image or object. `milliseconds` are by phase, and empty for a cached explanation."""
 
     algorithm: str
-    """What was computed, which may be less than was asked for."""
+    """Algorithm that was run; it may be cheaper than the requested one."""
     milliseconds: Mapping[str, float]
     is_degraded: bool
     is_cached: bool
@@ -36,14 +36,14 @@ class ExplainedRow:
 
 @dataclass(slots=True)
 class Telemetry:
-    """Of one request."""
+    """Explained rows and largest chunk of one request."""
 
     rows: list[ExplainedRow] = field(default_factory=list)
     chunk: int | None = None
-    """Most points in one pass through the network, after memory and time had their say; None: no such pass."""
+    """Largest number of points in one forward pass, after limits of memory and time; None: there was no such pass."""
 
     def to_document(self) -> dict[str, Any]:
-        """Plain data in ASCII, some 110 bytes a row: it travels in a header."""
+        """Plain data in ASCII, about 110 bytes per row: it is sent in a header."""
         return {
             "chunk": self.chunk,
             "rows": [
@@ -59,16 +59,16 @@ class Telemetry:
 
 
 class Watch(Protocol):
-    """Who may hold up or end the work of a thread, and is told how far it is."""
+    """May pause or end the work of a thread, and receives its progress."""
 
     def checkpoint(self) -> None:
-        """Called between two parts of the work. May wait; raises to end the work."""
+        """Called between two steps of the work. May wait; raises an exception to end the work."""
 
     def rows_done(self, done: int, total: int) -> None:
-        """So many of the rows to be explained are done."""
+        """Called with the number of explained rows, of all rows to explain."""
 
     def points_done(self, done: int, total: int) -> None:
-        """So many points of the present way through the network are done."""
+        """Called with the number of computed points, of all planned points of the current map."""
 
 
 _watch: ContextVar[Watch | None] = ContextVar("explanation_watch", default=None)
@@ -77,7 +77,7 @@ _current: ContextVar[Telemetry | None] = ContextVar("explanation_telemetry", def
 
 @contextmanager
 def observed() -> Iterator[Telemetry]:
-    """Collect what is noted inside."""
+    """Collect the notes of this thread inside the block."""
     telemetry = Telemetry()
     token = _current.set(telemetry)
     try:
@@ -93,7 +93,7 @@ def note_row(row: ExplainedRow) -> None:
 
 
 def note_chunk(size: int, done: int, total: int) -> None:
-    """`size` points went through the network, with which `done` of the `total` planned are done. Is a checkpoint."""
+    """Note that a chunk of `size` points is computed, which makes `done` of `total` planned points. A checkpoint."""
     telemetry = _current.get()
     if telemetry is not None:
         telemetry.chunk = max(size, telemetry.chunk or 0)
@@ -104,7 +104,7 @@ def note_chunk(size: int, done: int, total: int) -> None:
 
 
 def note_rows_done(done: int, total: int) -> None:
-    """`done` of the rows to be explained are done. Is a checkpoint."""
+    """Note that `done` of `total` rows are explained. A checkpoint."""
     watch = _watch.get()
     if watch is not None:
         watch.rows_done(done, total)
@@ -112,7 +112,7 @@ def note_rows_done(done: int, total: int) -> None:
 
 
 def checkpoint() -> None:
-    """Let the watch of this thread, if there is one, hold up or end the work here."""
+    """Let the watch of this thread, if there is one, pause or end the work here."""
     watch = _watch.get()
     if watch is not None:
         watch.checkpoint()
@@ -120,7 +120,7 @@ def checkpoint() -> None:
 
 @contextmanager
 def watched(watch: Watch) -> Iterator[None]:
-    """What is done inside, in this thread, is watched."""
+    """Let `watch` pause or end the work that this thread does inside the block."""
     token = _watch.set(watch)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Whole HTTP bodies in, whole HTTP bodies out: what a serving process does with a batch of requests."""
+"""Answers a batch of requests: HTTP bodies in, HTTP bodies out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,15 +22,15 @@ class Reply:
     """The answer to one body."""
 
     status: int
-    """HTTP status: 200, or that of the error."""
+    """HTTP status: 200, or the status of the error."""
     body: bytes
     """JSON: a list with one object per row, or `{"message": …}`."""
     num_rows: int
     """Rows that were scored; 0 for a request that failed."""
     is_degraded: bool = False
-    """Whether an explanation in it is less than was asked for."""
+    """Whether an explanation in it holds less than was requested."""
     telemetry: Mapping[str, Any] | None = None
-    """What its explanations cost: `explain.telemetry.Telemetry` as plain data; None without any."""
+    """Cost of its explanations, `explain.telemetry.Telemetry` as plain data; None without explanations."""
 
 
 def answer_bodies(
@@ -39,9 +39,9 @@ def answer_bodies(
     request_options: Sequence[RequestOptions] = (),
     explain: ExplainRows | None = None,
 ) -> list[Reply]:
-    """Answer every body, in order; the rows of all bodies are scored together, but explanations each by itself.
+    """Answer every body, in order; rows of all bodies are scored together, explanations one request at a time.
 
-    `request_options` has one element per body, or none at all. A request with a row that is to be explained goes to
+    `request_options` has one element per body, or is empty. A request with a row that is to be explained goes to
     `explain` whole; without it such a row is an error. A bad row fails its own body, which names the first bad row; the
     other bodies get the bytes they get alone.
     """

@@ -1,4 +1,4 @@
-"""Run images in batches such that an image's outputs do not depend on the other images of the batch.
+"""Runs images in batches such that an image's outputs do not depend on the other images of the batch.
 
 A runtime may choose another kernel for another batch size, and then the last bits of an image's outputs change with its
 neighbours. Measured on CPU at float32 (ResNet-18, MobileNetV2; OpenVINO 2026.4, ONNX Runtime 1.31, torch 2.13):
@@ -7,7 +7,7 @@ runtime, network and machine, so it is measured when a package is loaded, and de
 
 - `together`: the bits are the same, so images are batched.
 - `alone`: the bits differ, so every image is its own call. On the CPU that costs torch 10 to 20 %.
-- `padded`: on a GPU, which single calls would leave idle: every call has exactly `max_batch_size` images, the last ones
+- `padded`: on a GPU, which single calls would leave idle: every call has exactly `max_batch_size` images, padded with
   zeros.
 """
 
@@ -28,7 +28,7 @@ _SETTLING_RUNS: Final = 2
 def choose_rule(backend: Backend, height: int, width: int, max_batch_size: int, options: OpenOptions) -> BatchRule:
     """Choose by comparing the outputs of noise images, bit by bit: alone, three together, in the largest batch."""
     if options.precision != "f32":
-        return "together"  # the promise of equal bits holds for f32 only; lower precisions are chosen for speed
+        return "together"  # equal bits are promised for f32 only; lower precisions are chosen for speed
     if options.device == "cuda":
         return "padded"
     noise_NCHW = np.random.default_rng(0).standard_normal((max_batch_size, 3, height, width), np.float32)

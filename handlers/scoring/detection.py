@@ -1,7 +1,7 @@
-"""From what a detector proposes to what Azure answers: the user's thresholds, suppression, the way back to the image.
+"""Turns the candidates of a detector into Azure's answer: thresholds, suppression, coordinates of the image.
 
-No graph holds a threshold: an edited `settings.json` works on every backend, downwards too. What is found depends on
-the candidates and not on their order: among equal scores the class, then the corners of the boxes decide.
+No graph holds a threshold: an edited `settings.json` works on every backend, for lower thresholds too. Detections
+depend on the candidates and not on their order: among equal scores the class, then the corners of the boxes decide.
 
 Shapes in names: N candidates or detections, 4 sides of a box (left, top, right, bottom), M side of a raw mask.
 """
@@ -28,26 +28,26 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """What is left of the candidates of an image or a tile, by descending score."""
+    """Detections of an image or a tile, sorted by descending score."""
 
     boxes_xyxy_N4: npt.NDArray[np.floating]
-    """In pixels of the image, inside it, with an area. float64: rounding waits until the answer."""
+    """In pixels of the image, inside it, with an area. float64: only the answer is rounded."""
     scores_N: Floats
     class_ids_N: Indices
     mask_probs_NMM: Floats | None
     views_N: Indices | None = None
-    """Which view of the image each was found in, where there are several."""
+    """View of the image in which each was detected; None if there is only one view."""
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy_N4)
 
     def shifted(self, left: float, top: float) -> "Detections":
-        """The same, seen from the image that theirs was cut from at (`left`, `top`)."""
+        """The same detections in pixels of the image from which their tile was cut at (`left`, `top`)."""
         boxes_xyxy_N4 = shift_boxes(self.boxes_xyxy_N4, left, top)
         return Detections(boxes_xyxy_N4, self.scores_N, self.class_ids_N, self.mask_probs_NMM)
 
     def take(self, indices: Indices) -> "Detections":
-        """Those at the indices, in their order."""
+        """The detections at the indices, in the order of the indices."""
         masks = self.mask_probs_NMM
         return Detections(
             self.boxes_xyxy_N4[indices],
@@ -59,10 +59,10 @@ class Detections:
 
 
 def find_objects(candidates: Candidates, placement: Placement, settings: DetectorSettings) -> Detections:
-    """Apply the score threshold, suppression in each class and the limit of boxes; go back to the image's pixels.
+    """Apply the score threshold, suppression per class and the limit of boxes; convert to pixels of the image.
 
-    Suppression compares boxes as the network gives them. Those without an area inside the image are dropped before,
-    so that they neither suppress others nor count. Raises `ClearsightError` when a number is not finite.
+    Suppression compares boxes as the network gives them. Boxes without an area inside the image are dropped
+    before, so that they neither suppress others nor count. Raises `ClearsightError` when a number is not finite.
     """
     if not (np.isfinite(candidates.boxes_xyxy_N4).all() and np.isfinite(candidates.scores_N).all()):
         raise ClearsightError("the model gave boxes or scores that are not finite numbers")

@@ -1,8 +1,8 @@
-"""From images to found objects: how the two families of detectors are run, and the one way through them.
+"""Runs detectors: the networks of two families, and the pipeline from images to answers that both share.
 
-An image's views (the whole, and tiles where the settings ask for them) are made one after another as the network
-takes them, and candidates are reduced to an answer's objects before the next view is made. So memory is that of one
-image and one call of the network, whatever the number of tiles and of images.
+The views of an image (the whole image, and tiles if the settings have them) are made one after another, and candidates
+are reduced to detections before the next view is made. So memory is that of one image and one call of the network, for
+any number of tiles and images.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,23 +39,23 @@ __all__ = [
 Bytes = npt.NDArray[np.uint8]
 
 MAX_INPUT_BYTES: Final = 32 * 1024 * 1024
-"""Of one batch as float32: six images of 640 x 640. A network's layers hold many times as much at a time:
-the memory of a call shall not grow with the number of large images in it."""
+"""Largest size of a batch as float32: six images of 640 x 640. The layers of a network hold many times as much, so that
+the limit bounds the memory of a call."""
 
-_TRIAL_SIDE: Final = 64  # pixels of the image that a network of any input size is tried with
+_TRIAL_SIDE: Final = 64  # pixels of the image on which a network of any input size is tested
 
 
 class DetectorNetwork(Protocol):
-    """A loaded detector."""
+    """The network of a loaded detector."""
 
     batch_rule: BatchRule
 
     def predict_candidates(
         self, canvases: Iterable[Bytes], box_score_thresh: float | None = None
     ) -> Iterator[Candidates]:
-        """Candidates for each canvas, uint8 (H, W, 3), in order. Takes no more canvases than it needs for the next.
+        """Candidates for each canvas, uint8 (H, W, 3), in order. Takes no more canvases than the next batch needs.
 
-        At least those with a score above `box_score_thresh`; None: above that of the settings.
+        Candidates below `box_score_thresh` may be left out; None: below the threshold of the settings.
         """
         ...
 
@@ -82,7 +82,7 @@ class YoloNetwork:
     def predict_candidates(
         self, canvases: Iterable[Bytes], box_score_thresh: float | None = None
     ) -> Iterator[Candidates]:
-        """All candidates, whatever their score: the graph has no threshold."""
+        """All candidates of any score: the graph has no threshold."""
         side, remaining = self._settings.img_size, iter(canvases)
         images_NCHW = np.empty((self._batch_size, 3, side, side), np.float32)
         while batch_size := self._fill(images_NCHW, remaining):
@@ -91,7 +91,7 @@ class YoloNetwork:
                 yield Candidates(boxes_xyxy_C4, scores_C, class_ids_C)
 
     def _fill(self, images_NCHW: npt.NDArray[np.float32], canvases: Iterator[Bytes]) -> int:
-        """Take as many canvases as there are and as have room; return how many."""
+        """Copy canvases into a batch until it is full or there are no more; return their number."""
         count = 0
         for canvas_HWC in islice(canvases, len(images_NCHW)):
             images_NCHW[count] = normalise(canvas_HWC, self._settings.mean, self._settings.std)
@@ -128,7 +128,7 @@ class RcnnNetwork:
 
 
 def _check(outputs: Sequence[Array], num_outputs: int, package: ModelPackage) -> None:
-    """Refuse the graph of another task or of more classes than there are labels."""
+    """Raise `InvalidPackage` for the graph of another task or with more classes than labels."""
     if len(outputs) != num_outputs:
         raise InvalidPackage(
             f"{package.root} must have a graph with {num_outputs} outputs, as {package.model_name} has for "
@@ -143,16 +143,16 @@ def _check(outputs: Sequence[Array], num_outputs: int, package: ModelPackage) ->
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An image on its way through a detector."""
+    """An image prepared for a detector."""
 
     views: tuple[View, ...]
     whole_HWC: Bytes
     """The first view, the whole image, on its canvas."""
     image_HWC: Bytes | None
-    """The image itself, as long as tiles are to be cut from it."""
+    """The decoded image, from which tiles are cut; None without tiles."""
 
     def canvases(self) -> Iterator[Bytes]:
-        """The views' canvases, each made when it is asked for."""
+        """Yield the canvases of the views; each is made when it is needed."""
         yield self.whole_HWC
         if self.image_HWC is not None:
             for view in self.views[1:]:
@@ -169,7 +169,7 @@ class DetectionPipeline:
         self._settings = settings
         self._labels = labels
         self.batch_rule = network.batch_rule
-        # An image that is tiled stays in memory as it is, up to 300 MB; others only as large as the network's input.
+        # A tiled image stays in memory in full size, up to 300 MB; others only in the size of the network's input.
         self.images_at_once = 1 if settings.tile_grid_size is not None else max_batch_size
 
     def prepare(self, image_HWC: Bytes) -> Prepared:
@@ -186,9 +186,10 @@ class DetectionPipeline:
         return answers
 
     def detect(self, canvases: Iterable[Bytes], placement: Placement, box_score_thresh: float) -> Iterator[Detections]:
-        """What is found on each canvas, in order, in pixels of the images that lie on them like `placement`.
+        """Detections on each canvas, in order, in pixels of the images, which are placed on them as `placement` says.
 
-        Above `box_score_thresh`, or the settings' own where that is lower; the other thresholds are the settings'.
+        The score threshold is the lower of `box_score_thresh` and the settings' own; the other thresholds are the
+        settings'.
         """
         score_thresh = min(box_score_thresh, self._settings.box_score_thresh)
         settings = replace(self._settings, box_score_thresh=score_thresh)
@@ -196,7 +197,7 @@ class DetectionPipeline:
             yield find_objects(candidates, placement, settings)
 
     def warm_up(self, image_HWC: Bytes) -> None:
-        """Without tiles: they have been through nothing that the whole image has not."""
+        """Run the whole image only: tiles need nothing else to be warmed up."""
         prepared = _prepare(image_HWC, replace(self._settings, tile_grid_size=None))
         self.answer([prepared])
 

@@ -1,4 +1,4 @@
-"""What of scoring depends on the task: between a decoded image and its answer."""
+"""The part of scoring that depends on the task, from a decoded image to its answer."""
 
 from collections.abc import Sequence
 from pkgutil import resolve_name
@@ -22,10 +22,10 @@ class Pipeline(Protocol):
 
     batch_rule: BatchRule
     images_at_once: int
-    """So many are prepared before the network sees the first of them: memory is that of so many."""
+    """Number of images that are prepared before the network runs, which bounds the memory."""
 
     def prepare(self, image_HWC: npt.NDArray[np.uint8]) -> Any:
-        """The part that needs no network; many of these run side by side."""
+        """Preprocess an image; runs in several threads at the same time."""
         ...
 
     def answer(self, prepared: Sequence[Any]) -> Sequence[Answer]:
@@ -33,16 +33,16 @@ class Pipeline(Protocol):
         ...
 
     def warm_up(self, image_HWC: npt.NDArray[np.uint8]) -> None:
-        """Run the network in the sizes that clients will meet."""
+        """Run the network in the sizes of clients' requests."""
         ...
 
 
 def open_pipeline(
     package: ModelPackage, settings: Settings, backend: Backend, options: OpenOptions, max_batch_size: int
 ) -> Pipeline:
-    """Choose the pipeline of a package and try its network once.
+    """Choose the pipeline of a package and run its network once.
 
-    Raises `InvalidPackage` when the graph is not one of this task or of so many labels.
+    Raises `InvalidPackage` when the graph belongs to another task or another number of labels.
     """
     open_family = resolve_name(FAMILIES[find_row(package.model_name).family].pipeline)
     pipeline: Pipeline = open_family(backend, settings, package, options, max_batch_size)

@@ -55,8 +55,8 @@ DEFAULT_LIMITS: Final = DecodeLimits()
 log = logging.getLogger(__name__)
 
 
-class _OneAtATime:
-    """A backend that several threads may call."""
+class _LockedBackend:
+    """A backend behind a lock, so that several threads may call it."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -92,19 +92,21 @@ class Scorer:
         self.max_batch_size = max_batch_size
         self.limits = limits
         self._pool = ThreadPoolExecutor(options.num_threads, "clearsight-decode") if options.num_threads > 1 else None
-        cv2.setNumThreads(1)  # images are decoded side by side; OpenCV's own threads would come on top
-        self._pipeline: Pipeline = open_pipeline(package, self.settings, _OneAtATime(backend), options, max_batch_size)
+        cv2.setNumThreads(1)  # images are decoded in parallel; OpenCV's own threads would be added to these
+        self._pipeline: Pipeline = open_pipeline(
+            package, self.settings, _LockedBackend(backend), options, max_batch_size
+        )
         self.batch_rule: BatchRule = self._pipeline.batch_rule
 
     def score(self, cells: Sequence[object]) -> list[Answer | BadRequest]:
-        """Answer every cell, in order; a cell that cannot be scored has its error instead of an answer."""
+        """Answer every cell, in order; a cell that cannot be scored gets its error instead of an answer."""
         results: list[Answer | BadRequest] = []
         step = self._pipeline.images_at_once
         for start in range(0, len(cells), step):
-            results += self._score_some(cells[start : start + step])
+            results += self._score_chunk(cells[start : start + step])
         return results
 
-    def _score_some(self, cells: Sequence[object]) -> list[Answer | BadRequest]:
+    def _score_chunk(self, cells: Sequence[object]) -> list[Answer | BadRequest]:
         if self._pool is None or len(cells) == 1:
             prepared = [self._prepare(cell) for cell in cells]
         else:
@@ -120,7 +122,7 @@ class Scorer:
             if isinstance(data, XaiRequest):
                 if wants_explanation(cell, self.task):
                     return BadRequest("explanations are switched off here; leave out 'model_explainability'")
-                data = data.image  # Azure answers such a request to a detector as if it were a plain one
+                data = data.image  # a detector ignores requests for Azure's explanations, as on Azure
             return self._pipeline.prepare(decode_image(data, self.limits, self.settings.exif_orientation))
         except BadRequest as error:
             return error
@@ -130,7 +132,7 @@ class Scorer:
     def class_probabilities(self, inputs_N3PP: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """A classifier's probabilities for prepared inputs, at least one: (N, number of classes).
 
-        For explanations, which score altered images. Equal to the probabilities of `score`, before rounding.
+        Used by explanations, which score altered images. Equal to the probabilities of `score` before rounding.
         """
         if not isinstance(self._pipeline, ClassificationPipeline):
             raise TypeError(f"a package of {self.task.value} has no probabilities of classes")
@@ -141,7 +143,7 @@ class Scorer:
     ) -> Iterator[Detections]:
         """A detector's detections in prepared images; see `DetectionPipeline.detect`.
 
-        For explanations, which detect in altered images.
+        Used by explanations, which detect in altered images.
         """
         if not isinstance(self._pipeline, DetectionPipeline):
             raise TypeError(f"a package of {self.task.value} finds no boxes")

@@ -1,6 +1,6 @@
-"""From detections with raw masks to Azure's answer: polygons.
+"""Turns detections with raw masks into Azure's answer: polygons.
 
-One mask exists at a time, as the rectangle of the image that holds it: memory does not grow with their number.
+Only one mask is pasted at a time, into its own rectangle of the image: memory does not grow with their number.
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ __all__ = ["image_mask", "to_segmentation_answer"]
 def image_mask(detections: Detections, index: int, height: int, width: int, threshold: float) -> CroppedMask:
     """One detection's mask: the pixels whose probability is greater than `threshold`.
 
-    The pixels that torchvision's pasting sets: one or two of them may lie outside the box, more at low thresholds.
+    The same pixels as with torchvision's pasting, of which one or two may lie outside the box, more at low thresholds.
     Raises `ClearsightError` when there are no masks.
     """
     if detections.mask_probs_NMM is None:

@@ -1,4 +1,4 @@
-"""What of an image goes through a detector: the whole, and overlapping tiles where the settings ask for them.
+"""The views of an image that a detector scores: the whole image, and overlapping tiles if the settings have them.
 
     views = views_of(height, width, settings)
     found = [view.find(candidates_of(view.network_input(image_HWC)), settings) for view in views]
@@ -29,7 +29,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def placement_of(height: int, width: int, settings: DetectorSettings) -> Placement:
-    """Where an image lies in the network's input."""
+    """Placement of an image in the network's input."""
     size = settings.input_size
     if size.is_square:
         return letterbox(height, width, size.longer)
@@ -38,7 +38,7 @@ def placement_of(height: int, width: int, settings: DetectorSettings) -> Placeme
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A part of the image, or all of it, and its place in the network's input."""
+    """A tile of the image, or the whole image, and its placement in the network's input."""
 
     tile: Tile
     placement: Placement
@@ -52,7 +52,7 @@ class View:
         return place(self.tile.cut(image_HWC), self.placement)
 
     def find(self, candidates: Candidates, settings: DetectorSettings) -> Detections:
-        """What the network's candidates for this view are, in pixels of the whole image."""
+        """Detections among the network's candidates for this view, in pixels of the whole image."""
         return find_objects(candidates, self.placement, settings).shifted(self.tile.left, self.tile.top)
 
 
@@ -65,7 +65,7 @@ def views_of(height: int, width: int, settings: DetectorSettings) -> tuple[View,
 
 
 def merge_views(views: Sequence[View], found: Sequence[Detections], settings: DetectorSettings) -> Detections:
-    """Join what was found in each view; of what two views saw, the better one stays.
+    """Merge the detections of all views; of an object in several views the highest score stays.
 
     One view is returned as it is. Masks are compared by their own IoU, not by that of their boxes.
     """
@@ -109,7 +109,7 @@ def merge_views(views: Sequence[View], found: Sequence[Detections], settings: De
 def to_answer(
     views: Sequence[View], found: Sequence[Detections], settings: DetectorSettings, labels: tuple[str, ...]
 ) -> DetectionAnswer:
-    """Azure's answer about the image that the views are of."""
+    """Azure's answer for the image of the views."""
     merged, whole = merge_views(views, found, settings), views[0].tile
     if settings.masks is not None:
         return to_segmentation_answer(merged, whole.height, whole.width, labels, settings.masks)

@@ -1,1 +1,1 @@
-"""How a package runs best on this machine, and whether a precision below float32 may serve it."""
+"""Measures the fastest layout of a package on this machine, and checks precisions below float32."""

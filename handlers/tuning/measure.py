@@ -84,7 +84,7 @@ def layouts(num_cores: int) -> list[tuple[int, int]]:
 
 
 def _detector_layouts(num_cores: int) -> list[tuple[int, int]]:
-    """The same for detectors, fewer: a worker may need gigabytes, and two that share all cores slow each other down."""
+    """Fewer pairs for detectors: a worker may need gigabytes, and two that share all cores slow each other down."""
     return sorted({(1, num_cores), (min(2, num_cores), max(1, num_cores // 2))})
 
 

@@ -42,7 +42,7 @@ def captum_integrated_gradients(
 def captum_occlusion(
     score: Score, x: torch.Tensor, window: int, stride: int, deadline: Deadline, chunk: int
 ) -> torch.Tensor:
-    """How much the score falls when a square of the mean colour covers each place: (3, P, P), equal channels.
+    """The fall of the score when a square of the mean colour covers each location: (3, P, P), equal channels.
 
     `window` and `stride` are in pixels.
     """

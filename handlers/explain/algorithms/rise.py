@@ -1,4 +1,4 @@
-"""RISE (arXiv 1806.07421): cover parts of the image at random and watch the probabilities. No derivative is needed.
+"""RISE (arXiv 1806.07421): mask random parts of the image and record the probabilities. No derivative is needed.
 
 J masks, K explained labels, P pixels.
 """
@@ -16,7 +16,7 @@ __all__ = ["RiseResult", "random_masks", "rise"]
 
 @dataclass(frozen=True, slots=True)
 class RiseResult:
-    """A map, (P, P) on the CPU: the mean probability over the masks that leave a pixel uncovered."""
+    """A map, (P, P) on the CPU: the mean probability over the masks that keep a pixel."""
 
     map_PP: torch.Tensor
     masks_used: int
@@ -35,7 +35,7 @@ def rise(
 ) -> tuple[RiseResult, ...]:
     """Explain the image `x`, (1, 3, P, P); the same masks serve all targets.
 
-    Covered parts take the mean colour, 0 after normalisation. A contrast is a difference of probabilities.
+    Masked parts take the mean colour, 0 after normalisation. A contrast is a difference of probabilities.
     """
     height, width = x.shape[-2:]
     generator = torch.Generator().manual_seed(seed)
@@ -44,7 +44,7 @@ def rise(
     drawn: dict[int, torch.Tensor] = {}
 
     def work(start: int, stop: int) -> None:
-        for index in range(start, stop):  # one by one, so that the size of chunks changes no mask
+        for index in range(start, stop):  # one by one, so that masks do not depend on the chunk size
             if index not in drawn:
                 drawn[index] = random_masks(1, grid_size, height, width, generator)[0]
         masks_JPP = torch.stack([drawn[index] for index in range(start, stop)])

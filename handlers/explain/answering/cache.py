@@ -1,4 +1,4 @@
-"""Things that took seconds to make, kept while they fit into a number of bytes."""
+"""A cache of values that take seconds to compute, limited by their size in bytes."""
 
 import threading
 from collections import OrderedDict
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class ByteCache(Generic[T]):
-    """The values used last, at most `max_bytes` of them together; 0 keeps nothing. Safe in threads."""
+    """Keeps the most recently used values, at most `max_bytes` together; 0 keeps nothing. Safe in threads."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -31,7 +31,7 @@ class ByteCache(Generic[T]):
             return self._entries[key][0]
 
     def put(self, key: Hashable, value: T, num_bytes: int) -> None:
-        """Keep a value, and let go of those that were not used for longest. One too large for the cache is not kept."""
+        """Keep a value, and drop the least recently used ones. A value larger than the cache is not kept."""
         if num_bytes > self._max_bytes:
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""One image's labels explained: segments, algorithm, quality figures. No HTTP, no bytes of answers.
+"""Explains labels of one image: segments, algorithm, faithfulness. Answers are encoded elsewhere.
 
 Shapes in names: N points or images, P side of the network's input, C colour channel, K classes.
 """
@@ -39,8 +39,8 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
-class AsksNetwork(Protocol):
-    """What we use of a `Scorer`: the network that serves, for images that no client sent."""
+class ProbabilityScorer(Protocol):
+    """The part of a `Scorer` that explanations use: probabilities of altered images by the serving backend."""
 
     num_threads: int
 
@@ -52,32 +52,32 @@ class ExplainTask:
     """A scored image and which of its labels to explain."""
 
     crop_PPC: Bytes
-    """What the network sees, before normalisation."""
+    """The network's input before normalisation."""
     digest: bytes
-    """Of the image file."""
+    """SHA-256 of the image file."""
     probs: Sequence[float]
     targets: Targets
     parameters: XaiParameters
 
     @property
     def num_numbers(self) -> int:
-        """What the attributions of the answer hold."""
+        """Numbers in the attributions of the answer."""
         return len(self.targets.class_ids) * self.crop_PPC.size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Explanation:
-    """Of one label."""
+    """The explanation of one label."""
 
     values: Floats
     """(3, P, P) per colour channel, or one map (P, P)."""
     image: bytes | None
-    """PNG, where the parameters ask for one."""
+    """PNG file; None if the parameters request none."""
     details: ExplanationDetails
 
     @property
     def numbers(self) -> Floats:
-        """What the answer's attributions hold, (3, P, P): a map is repeated for each colour channel."""
+        """Numbers of the answer's attributions, (3, P, P): a map is repeated for each colour channel."""
         return np.broadcast_to(self.values, (3, *self.values.shape[-2:]))
 
 
@@ -86,7 +86,7 @@ class ClassExplainer:
 
     def __init__(
         self,
-        scorer: AsksNetwork,
+        scorer: ProbabilityScorer,
         model: ExplainModel | None,
         labels: Sequence[str],
         settings: ClassificationSettings,
@@ -198,7 +198,7 @@ class ClassExplainer:
 
 
 class _Clock:
-    """Milliseconds by phase, told by the clock of a deadline."""
+    """Milliseconds by phase, measured with the clock of a deadline."""
 
     def __init__(self, deadline: Deadline) -> None:
         self.milliseconds: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Attributions as JSON: nested lists of short numbers, or base64 of the raw ones; and how large the text will be.
+"""Attributions as JSON: nested lists of short numbers, or base64 of raw ones; and an estimate of the text's size.
 
 One attribution of 224 x 224 pixels is 150 528 numbers: 3.3 MB of text at full precision, 1.4 MB at five digits, 0.8 MB
 as base64 of float32, 0.4 MB of float16. A number of the nested lists is written as an integer with a power of ten,

@@ -1,7 +1,7 @@
-"""How much the model's probability hangs on the pixels that an explanation calls important: deletion and insertion.
+"""How much the model's probability depends on the pixels that an explanation ranks highest: deletion and insertion.
 
-Deletion blurs the strongest pixels first and watches the probability fall; insertion starts from the blurred image
-and brings them back (Petsiuk et al., arXiv 1806.07421). An explanation whose deletion score is not below that of a
+Deletion blurs the highest pixels first and records how the probability falls; insertion starts from the blurred image
+and restores them (Petsiuk et al., arXiv 1806.07421). An explanation whose deletion score is not below that of a
 random order should not be trusted.
 
 Shapes in names: K explained labels, N images of a batch, H and W of a heat map, P side of the image.
@@ -21,9 +21,9 @@ from clearsight.handlers.explain.telemetry import checkpoint
 __all__ = ["FRACTIONS", "Faithfulness", "blur_width", "measure_faithfulness"]
 
 FRACTIONS: Final = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
-"""Of the pixels, changed at each step."""
+"""Shares of the pixels that are changed, one per step."""
 
-_BLUR_WIDTH: Final = 17  # pixels, of an image of 64
+_BLUR_WIDTH: Final = 17  # pixels, at an image side of 64
 _SEED: Final = 0
 
 Floats = npt.NDArray[np.float32]
@@ -41,7 +41,7 @@ class Faithfulness:
     insertion_auc: float
     """Higher is better."""
     random_deletion_auc: float
-    """Of one random order, the same for every explanation."""
+    """Deletion by one random order of pixels, the same for every explanation."""
 
 
 def measure_faithfulness(
@@ -53,7 +53,7 @@ def measure_faithfulness(
 ) -> list[Faithfulness | None]:
     """Measure each label's map (P, P) on the network's input: two batches of ten images per label, one for all.
 
-    Pixels of equal heat go in the order of their numbers. `None` for those that the deadline leaves no time for.
+    Pixels of equal heat keep their order in the image. `None` for labels for which the deadline leaves no time.
     """
     width = blur_width(x_3PP.shape[-1])
     blurred_3PP = np.stack([cv2.blur(plane_PP, (width, width)) for plane_PP in x_3PP])

@@ -1,4 +1,4 @@
-"""From a cell that asks for an explanation to the image and the checked parameters."""
+"""Parses a cell that requests an explanation into its image and checked parameters."""
 
 import hashlib
 from collections.abc import Mapping
@@ -21,25 +21,25 @@ __all__ = ["ExplainRequest", "read_cell"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExplainRequest:
-    """An image and what to explain of it."""
+    """An image and the parameters of its explanation."""
 
     image: bytes
-    """The image file."""
+    """Content of the image file."""
     parameters: XaiParameters
 
     @property
     def digest(self) -> bytes:
-        """Of the image file."""
+        """SHA-256 of the image file."""
         return hashlib.sha256(self.image).digest()
 
 
 def read_cell(cell: object, always: bool, limits: XaiLimits, task: Task) -> ExplainRequest | None:
-    """Read a cell; None for one that is not to be explained, whatever else is in it.
+    """Parse a cell; None for one without an explanation, which is not checked.
 
-    `always` explains cells that do not ask, too, with the parameters that they hold. Raises `BadRequest`.
+    `always` also explains cells without a request, with the parameters that they hold. Raises `BadRequest`.
     """
     if always:
-        cell = _asking(cell)
+        cell = _with_request(cell)
     if not wants_explanation(cell, task):
         return None
     found = resolve_cell(cell)
@@ -49,8 +49,8 @@ def read_cell(cell: object, always: bool, limits: XaiLimits, task: Task) -> Expl
     return ExplainRequest(found.image, parse_xai_parameters(found.parameters, limits, algorithms))
 
 
-def _asking(cell: object) -> object:
-    """The same cell with `model_explainability`; what cannot be read stays as it is, for `resolve_cell` to say why."""
+def _with_request(cell: object) -> object:
+    """The same cell with `model_explainability`; an unreadable one stays as it is, and `resolve_cell` reports why."""
     while isinstance(cell, list | tuple) and len(cell) == 1:
         cell = cell[0]
     text = cell.lstrip()[:1] if isinstance(cell, str | bytes) else None

@@ -1,12 +1,12 @@
-"""A Scorer that also explains: cells in, answers out, each row by what it asks for.
+"""A Scorer that also explains: cells in, answers out, with explanations in the rows that request them.
 
     cell --> request.read_cell --> image, parameters
     all cells --> Scorer --> probabilities --> targets.choose_targets
                          --> boxes --> objects.choose_detections
-    rows that ask --> Explainer, ObjectExplainer --> images and numbers --> their answers
+    rows with a request --> Explainer, ObjectExplainer --> images and numbers --> their answers
 
 Probabilities and boxes are those of the serving backend, and equal to those of a row without an explanation. Detectors
-answer Azure's algorithms plainly, as on Azure.
+ignore requests for Azure's algorithms, as on Azure.
 """
 
 import io
@@ -48,21 +48,21 @@ from clearsight.wire.answers import Answer, ClassificationAnswer, DetectionAnswe
 __all__ = ["ExplainOptions", "ExplainingScorer", "explaining_scorer"]
 
 _DETAILS_BYTES: Final = 4096
-"""Of the details of one explanation in memory: a dictionary of some 20 values, 2 to 3 KB."""
+"""Memory that the details of one explanation take: a dictionary of about 20 values, 2 to 3 KB."""
 
 Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rendered:
-    """What an answer holds of the explanations of one row."""
+    """The explanations of one row, encoded for the answer."""
 
     visualizations: tuple[bytes, ...] | None
     attributions: tuple[bytes, ...] | None
     details: tuple[dict[str, Any], ...] | None
     is_degraded: bool
     indices: tuple[int, ...] = ()
-    """Of the objects of a detector."""
+    """Detectors: positions of the explained objects in `boxes`."""
 
     @property
     def num_bytes(self) -> int:
@@ -72,7 +72,7 @@ class _Rendered:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _ParsedRequest:
-    """What a row asks for, and of what image."""
+    """The image of a row, as the network takes it, and the parameters of its explanation."""
 
     digest: bytes
     crop_PPC: Bytes
@@ -81,9 +81,9 @@ class _ParsedRequest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Row:
-    """One cell, read. `cell` is what the Scorer scores; `parsed` belongs to rows that are to be explained.
+    """One parsed cell. `cell` is what the Scorer scores; `parsed` is None for rows without an explanation.
 
-    Of a detector that is the request itself: its image is decoded when its turn comes.
+    For a detector it is the request itself: its image is decoded when the row is explained.
     """
 
     cell: object
@@ -91,7 +91,7 @@ class _Row:
 
 
 class ExplainingScorer:
-    """Answers cells as a `Scorer` does, and explains the rows that ask for it. Safe in threads.
+    """Answers cells as a `Scorer` does, and explains the rows that request it. Safe in threads.
 
     `model` is a copy of the network that predicts, never the same object.
     """
@@ -131,40 +131,40 @@ class ExplainingScorer:
         fails_as_one: bool = False,
         is_awaited: bool = False,
     ) -> list[Answer | UserError]:
-        """Answer every cell, in order; a cell that cannot be answered gets the error at its place.
+        """Answer every cell, in order; a cell that cannot be answered has its error instead of an answer.
 
-        `deadline_s` seconds are for all cells together. `always` explains cells that do not ask, too. `fails_as_one`:
-        one error is the end of all cells, so nothing more is explained after it, which would take seconds for nothing.
-        `is_awaited`: a client waits for the answer, so what takes minutes is refused.
+        `deadline_s` seconds are for all cells together. `always` also explains cells without a request. `fails_as_one`:
+        the caller drops all answers if there is one error, so that nothing is explained after the first error.
+        `is_awaited`: a client waits for the answer, so that requests that take minutes are refused.
         """
         deadline = Deadline(deadline_s, self._clock)
         rows = [self._read(cell, always, is_awaited) for cell in cells]
         scored = iter(self._scorer.score([row.cell for row in rows if isinstance(row, _Row)]))
         results: list[Answer | UserError] = [next(scored) if isinstance(row, _Row) else row for row in rows]
-        questions: dict[int, ExplainTask | ObjectExplainTask] = {}
+        tasks: dict[int, ExplainTask | ObjectExplainTask] = {}
         for index, (row, answer) in enumerate(zip(rows, results, strict=True)):
             if isinstance(row, _Row) and row.parsed is not None and not isinstance(answer, UserError):
                 try:
-                    questions[index] = self._task_of(row.parsed, answer)
+                    tasks[index] = self._task_of(row.parsed, answer)
                 except BadRequest as error:
                     results[index] = error
         too_many = first_too_many(
             (
                 (index, explain_task.num_numbers, parameters.attributions_format)
-                for index, explain_task in questions.items()
+                for index, explain_task in tasks.items()
                 if (parameters := explain_task.parameters).attributions
             ),
             self._options.max_answer_bytes,
         )
         if too_many is not None:
             results[too_many[0]] = too_many[1]
-        for done, (index, explain_task) in enumerate(questions.items()):
+        for done, (index, explain_task) in enumerate(tasks.items()):
             if fails_as_one and any(isinstance(result, UserError) for result in results):
                 break
-            note_rows_done(done, len(questions))
+            note_rows_done(done, len(tasks))
             answer = results[index]
             if not isinstance(answer, UserError):
-                budget = self._budget(deadline, len(questions) - done, explain_task.parameters)
+                budget = self._budget(deadline, len(tasks) - done, explain_task.parameters)
                 results[index] = self._answer(explain_task, answer, budget)
         return results
 
@@ -173,15 +173,15 @@ class ExplainingScorer:
         answer, explain_task = self._parse_single(image, parameters)
         if self._explainer is None or not isinstance(explain_task, ExplainTask):
             raise TypeError(f"{self.package.root} is not one of classification, but of {self.task.value}")
-        assert isinstance(answer, ClassificationAnswer)  # noqa: S101  the question is one
+        assert isinstance(answer, ClassificationAnswer)  # noqa: S101  the task is one of classification
         return answer, self._explainer.explain(explain_task, self._budget(Deadline(None, self._clock), 1, parameters))
 
     def explain_objects(self, image: bytes, parameters: XaiParameters) -> tuple[DetectionAnswer, list[ExplainedObject]]:
-        """The same for a detector: what it found, and maps of the chosen objects. Raises `UserError`."""
+        """Score one image file with a detector, and explain the chosen objects. Raises `UserError`."""
         answer, explain_task = self._parse_single(image, parameters)
         if self._objects is None or not isinstance(explain_task, ObjectExplainTask):
             raise TypeError(f"{self.package.root} is not one of detection, but of {self.task.value}")
-        assert isinstance(answer, DetectionAnswer)  # noqa: S101  the question is one
+        assert isinstance(answer, DetectionAnswer)  # noqa: S101  the task is one of detection
         return answer, self._objects.explain(explain_task, self._budget(Deadline(None, self._clock), 1, parameters))
 
     def _parse_single(self, image: bytes, parameters: XaiParameters) -> tuple[Answer, ExplainTask | ObjectExplainTask]:
@@ -192,10 +192,10 @@ class ExplainingScorer:
         return answer, self._task_of(parsed, answer)
 
     def warm_up(self) -> None:
-        """Score and explain a drawn image, so that the first client does not wait for caches."""
+        """Score and explain an image of noise, so that the first client does not wait for caches."""
         self._scorer.warm_up()
         if self._explainer is None:
-            return  # a detector's first explanation loads nothing that its first prediction has not
+            return  # the first explanation of a detector loads nothing beyond what its first prediction loads
         noise_HWC = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
         stream = io.BytesIO()
         Image.fromarray(noise_HWC).save(stream, "PNG")
@@ -236,7 +236,7 @@ class ExplainingScorer:
         return Deadline(min(seconds, default=None), self._clock)
 
     def _object_task_of(self, parsed: _ParsedRequest | ExplainRequest, answer: Answer) -> ObjectExplainTask:
-        # One scorer has one task, so that these go together.
+        # One scorer has one task, so that both are of the same kind.
         assert isinstance(parsed, ExplainRequest) and isinstance(answer, DetectionAnswer)  # noqa: S101, PT018
         assert self._objects is not None  # noqa: S101  a detector has one
         if not self._objects.can(parsed.parameters.algorithm):
@@ -293,10 +293,10 @@ class ExplainingScorer:
         parameters = explain_task.parameters
         found: Sequence[Explanation | ExplainedObject]
         if isinstance(explain_task, ObjectExplainTask):
-            assert self._objects is not None  # noqa: S101  there is a question
+            assert self._objects is not None  # noqa: S101  a task implies it
             found = self._objects.explain(explain_task, budget)
         else:
-            assert self._explainer is not None  # noqa: S101  there is a question
+            assert self._explainer is not None  # noqa: S101  a task implies it
             found = self._explainer.explain(explain_task, budget)
         _note(found, parameters)
         attributions = None
@@ -320,16 +320,16 @@ def _of_objects(rendered: _Rendered, details: Sequence[dict[str, Any]] | None) -
     return tuple(
         ObjectExplanation(
             index,
-            None if rendered.visualizations is None else rendered.visualizations[place],
-            None if rendered.attributions is None else rendered.attributions[place],
-            None if details is None else details[place],
+            None if rendered.visualizations is None else rendered.visualizations[position],
+            None if rendered.attributions is None else rendered.attributions[position],
+            None if details is None else details[position],
         )
-        for place, index in enumerate(rendered.indices)
+        for position, index in enumerate(rendered.indices)
     )
 
 
 def _note(found: Sequence[Explanation | ExplainedObject], parameters: XaiParameters) -> None:
-    """Tell the metrics what was computed: each object, and each image, whose labels are explained together."""
+    """Note what was computed for the metrics: one row per object, or one per image for all its labels."""
     is_degraded = any(part.details.degraded for part in found)
     for part in found:
         if isinstance(part, Explanation):
@@ -340,7 +340,7 @@ def _note(found: Sequence[Explanation | ExplainedObject], parameters: XaiParamet
 
 
 def _note_cached(explain_task: ExplainTask | ObjectExplainTask) -> None:
-    """The same for what was kept from before, which is whole."""
+    """Note cached explanations, which are never degraded."""
     if isinstance(explain_task, ObjectExplainTask):
         count = len(explain_task.choice.indices)
     else:
@@ -354,7 +354,7 @@ def _shows_details(parameters: XaiParameters) -> bool:
 
 
 def explaining_scorer(scorer: Scorer, options: ExplainOptions = DEFAULT_OPTIONS) -> ExplainingScorer:
-    """Give a loaded Scorer the model that explanations need, built from the package's weights; takes a second or two.
+    """Extend a loaded Scorer by an eager copy of the network, built from the package's weights; takes 1 to 2 s.
 
     Torch then uses as many threads as the Scorer does, in the whole process. Raises `UserError` for bfloat16 where the
     machine cannot compute in it.

@@ -1,4 +1,4 @@
-"""Which labels of an image are explained, and against which other."""
+"""Chooses the labels of an image to explain, and the contrasting label."""
 
 import difflib
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ class Targets:
     class_ids: tuple[int, ...]
     contrast_id: int | None = None
     is_list: bool = False
-    """Whether the answer holds lists; else the one value."""
+    """Whether the answer holds lists; if not, single values."""
     num_left_out: int = 0
-    """Labels that qualify, but are more than a deployment explains."""
+    """Number of qualifying labels beyond the deployment's limit, which are not explained."""
 
     @property
     def scores(self) -> tuple[ExplainTarget, ...]:
@@ -36,10 +36,11 @@ def choose_targets(
     max_labels: int,
     may_leave_out: bool = True,
 ) -> Targets:
-    """Choose the labels of `target_labels`; else the most probable one, or of multi-label those from the threshold on.
+    """Choose `target_labels`; without them the most probable label, or for multi-label those that reach the threshold.
 
-    Of more than `max_labels` the most probable are taken, in the order of the labels; `may_leave_out` False makes that
-    an error. Raises `BadRequest` for a label that the model does not have and a contrast that is explained itself.
+    Of more than `max_labels` the most probable are taken, in the order of the labels; with `may_leave_out` False more
+    labels are an error. Raises `BadRequest` for a label that the model does not have, and for a contrast that is also
+    explained.
     """
     contrast = parameters.contrast_label
     contrast_id = None if contrast is None else _id_of("contrast_label", contrast, labels)

@@ -1,4 +1,4 @@
-"""What an algorithm needs of a network: functions from points to numbers, evaluated a few points at a time.
+"""The functions of a network that algorithms use, from points to numbers, and their evaluation in chunks.
 
 Shapes in names: N points (each one input of the network), 3 colour channels, P side of the input, K explained labels.
 """

@@ -1,6 +1,6 @@
-"""A classifier made ready for explanations: what differs from the network that predicts, and what can be asked of it.
+"""A copy of a classifier prepared for explanations: its scores, and derivatives of them.
 
-N points, K explained labels, P pixels, T tokens, C features, u x v places of features or patches.
+N points, K explained labels, P pixels, T tokens, C features, u x v locations of features or patches.
 """
 
 import copy
@@ -24,7 +24,7 @@ _FEATURES: Final = "features"
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What an image of features says, and how the score depends on it."""
+    """Output of the target layer, and the derivatives of the score with respect to it."""
 
     activations_Cuv: torch.Tensor
     gradients_Cuv: torch.Tensor
@@ -32,7 +32,7 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Attention probabilities of every layer, first to last, and how the score depends on them."""
+    """Attention probabilities of every layer, first to last, and the derivatives of the score with respect to them."""
 
     attention_LHTT: tuple[torch.Tensor, ...]
     gradients_LHTT: tuple[torch.Tensor, ...]
@@ -40,22 +40,22 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Transformer:
-    """How a transformer with global attention lays its tokens out."""
+    """The token layout of a transformer with global attention."""
 
     grid_hw: tuple[int, int]
     """Patches from top to bottom and from left to right; their tokens come last, row by row."""
     num_prefix_tokens: int
     """Tokens before those of the patches: class token, distillation token."""
     pools_by_class_token: bool
-    """Else by the mean of the patches."""
+    """Whether the head reads the class token; if not, it reads the mean of the patches."""
 
 
 class ExplainModel:
-    """An eager copy of a network, with frozen parameters, from which derivatives are taken; and its guided twin.
+    """An eager copy of a network with frozen parameters, for derivatives; and a second copy with guided rectifiers.
 
     Batch norms are folded into the convolutions before them, which halves what a derivative keeps in memory (ResNet-50:
-    82 to 40 MiB an image), and changes outputs by rounding only. Equal points give equal bits, on several threads
-    too. The network given is never changed, and nothing is hooked: whatever is recorded belongs to one call.
+    82 to 40 MiB per image), and changes outputs by rounding only. Equal points give equal bits, also on several
+    threads. The network given is never changed. No hooks are used: recorded outputs belong to one call.
     """
 
     def __init__(self, network: nn.Module, model_name: str, *, fold: bool = True) -> None:
@@ -70,8 +70,8 @@ class ExplainModel:
             structure = observe(self._network)
             if fold:
                 fold_batch_norms(self._network, structure)
-            behind = (self._network.get_submodule(name) for name in structure.behind_features)
-            self._is_tail_plain = not any(is_rectifier(module) for module in behind)
+            tail = (self._network.get_submodule(name) for name in structure.behind_features)
+            self._is_tail_plain = not any(is_rectifier(module) for module in tail)
             self.target_layer = structure.last_features
             steady_pointwise(self._network)
         else:
@@ -98,7 +98,7 @@ class ExplainModel:
         return lambda points_N3PP: _score(self.logits(points_N3PP), target)
 
     def differentiable_score_of(self, target: ExplainTarget) -> Score:
-        """The score with its graph, for engines that derive it themselves."""
+        """The score with its graph, for engines that differentiate it themselves."""
         return lambda points_N3PP: _score(self._network(points_N3PP), target)
 
     def gradient_of(self, class_id: int, contrast_id: int | None = None) -> Gradient:
@@ -114,13 +114,13 @@ class ExplainModel:
         return lambda points_N3PP: gradients(points_N3PP)[0]
 
     def guided_gradients(self, targets: Sequence[ExplainTarget]) -> Gradients:
-        """Derivatives by guided backpropagation; see `guided_rule` for what got the rule."""
+        """Derivatives by guided backpropagation; `guided_rule` names the activations with the guided rule."""
         return lambda points_N3PP: _input_gradients(self._guided, points_N3PP, targets)
 
     def activations_and_gradients(self, x_13PP: torch.Tensor, targets: Sequence[ExplainTarget]) -> list[Features]:
         """Features of `target_layer` with plain derivatives, for each target.
 
-        A transformer's tokens lie in the grid of their patches.
+        Tokens of a transformer are arranged in the grid of their patches.
         """
         with torch.enable_grad(), recorded() as records:
             logits_1K = self._network(x_13PP.detach())
@@ -133,7 +133,7 @@ class ExplainModel:
     ) -> list[tuple[torch.Tensor, Features]]:
         """Guided derivative of the image, (3, P, P), and features with plain derivatives, for each target.
 
-        One pass does both where nothing but pooling and linear layers is behind the features.
+        One pass gives both if only pooling and linear layers follow the features.
         """
         if not self._is_tail_plain:
             guided = self.guided_gradients(targets)(x_13PP)
@@ -180,7 +180,7 @@ def _input_gradients(
 def _derivatives(
     logits_NK: torch.Tensor, targets: Sequence[ExplainTarget], inputs: list[torch.Tensor]
 ) -> list[tuple[torch.Tensor, ...]]:
-    """Derive every target's score by the inputs; one backward pass each, over the same graph."""
+    """Derivatives of every target's score with respect to the inputs; one backward pass each, over the same graph."""
     return [
         torch.autograd.grad(_score(logits_NK, target).sum(), inputs, retain_graph=index < len(targets) - 1)
         for index, target in enumerate(targets)
@@ -188,7 +188,7 @@ def _derivatives(
 
 
 def _transformer(network: nn.Module) -> Transformer | None:
-    """Find out how tokens are laid out; None for a network that is no ViT as timm builds them."""
+    """The token layout of a ViT built by timm; None for any other network."""
     embedding = getattr(network, "patch_embed", None)
     grid = getattr(embedding, "grid_size", None)
     num_prefix_tokens = getattr(network, "num_prefix_tokens", None)
@@ -199,9 +199,9 @@ def _transformer(network: nn.Module) -> Transformer | None:
 
 
 def _tap_attention(network: nn.Module) -> str:
-    """Make attention probabilities visible; give the name of the last block's first norm, before its attention.
+    """Record attention probabilities; return the name of the last block's first norm, before its attention.
 
-    The dropout of attention weights, which does nothing here, is called with them unless the kernel is a fused one.
+    They are the input of the dropout of attention weights (which is off here) unless the kernel is a fused one.
     """
     drops = [
         (name, drop)

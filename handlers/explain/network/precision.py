@@ -9,7 +9,7 @@ __all__ = ["require_bfloat16"]
 
 
 def require_bfloat16(device: torch.device) -> None:
-    """Raise `UserError` where bfloat16 does not work on `device`; on a processor a process of its own tries it."""
+    """Raise `UserError` where bfloat16 does not work on `device`; on a processor a separate process tries it."""
     works = torch.cuda.is_bf16_supported() if device.type == "cuda" else find_bf16_fault("torch") is None
     if not works:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Changes made to a copy of a network before it is explained: batch norms folded, outputs recorded, bits made equal.
+"""Changes made to a copy of a network before it is explained: folded batch norms, recorded outputs, equal bits.
 
 * `observe` runs a convolutional network once to find out which batch norm follows which convolution and where its
   feature maps end; `fold_batch_norms` folds the former.
@@ -27,7 +27,7 @@ _RECORDS: ContextVar[dict[str, torch.Tensor] | None] = ContextVar("records", def
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """What `observe` found out about a network, as names of modules."""
+    """Structure of a network found by `observe`, as names of modules."""
 
     folds: tuple[tuple[str, str], ...]
     """Pairs of a convolution and the batch norm that is the only consumer of its output."""

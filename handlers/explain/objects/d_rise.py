@@ -1,6 +1,6 @@
-"""D-RISE (arXiv 2006.03204): cover parts of the image at random and watch the boxes. No derivative is needed.
+"""D-RISE (arXiv 2006.03204): mask random parts of the image and compare the detections. No derivative is needed.
 
-Shapes in names: J masks, K explained objects, N found behind a mask, H height, W width, 4 sides of a box.
+Shapes in names: J masks, K explained objects, N detections in a masked image, H height, W width, 4 sides of a box.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,12 +22,12 @@ Floats = npt.NDArray[np.floating]
 Indices = npt.NDArray[np.int64]
 
 Detect = Callable[[Sequence[Floats]], Iterable[Detections]]
-"""What is found in the image behind each of the masks (H, W), in order; 1 leaves a pixel as it is, 0 covers it."""
+"""Detections in the image under each of the masks (H, W), in order; 1 leaves a pixel as it is, 0 masks it."""
 
 
 @dataclass(frozen=True, slots=True)
 class DRiseResult:
-    """A map for each object, float32, from 0 on: how like it the boxes are, on average, where a pixel is seen."""
+    """A map per object, float32, not negative: the mean similarity of detections over the masks that keep a pixel."""
 
     maps_KHW: npt.NDArray[np.float32]
     masks_used: int
@@ -47,7 +47,7 @@ def d_rise(
 ) -> DRiseResult:
     """Explain objects of one image, whose masks have `size` (height, width); the same masks serve all of them.
 
-    map = (sum over j of w_j M_j) / (sum over j of M_j), where w_j is the likeness of what is found behind mask j.
+    map = (sum over j of w_j M_j) / (sum over j of M_j), where w_j is the similarity of the detections under mask j.
     """
     height, width = size
     generator = torch.Generator().manual_seed(seed)
@@ -56,7 +56,7 @@ def d_rise(
     drawn: dict[int, npt.NDArray[np.float32]] = {}
 
     def work(start: int, stop: int) -> None:
-        for index in range(start, stop):  # one by one, so that the size of chunks changes no mask
+        for index in range(start, stop):  # one by one, so that masks do not depend on the chunk size
             if index not in drawn:
                 drawn[index] = random_masks(1, grid_size, height, width, generator)[0].numpy()
         masks = [drawn[index] for index in range(start, stop)]
@@ -74,13 +74,13 @@ def d_rise(
 
 
 def similarity(found: Detections, boxes_xyxy_K4: Floats, class_ids_K: Indices) -> npt.NDArray[np.float64]:
-    """How like each object the most similar of the boxes is, (K,) in [0, 1]: IoU times score, of the same class.
+    """The largest similarity of a detection to each object, (K,) in [0, 1]: IoU times score, if the class is the same.
 
     The paper multiplies the IoU by the cosine between the probabilities of all classes and, of detectors that have
-    one, by the objectness. A detection that is served has a class and a score, on every backend. So the cosine here
-    is that of one-hot vectors, 1 for the same class and 0 for another, and the score stands in for the objectness: it
-    is that times the probability of the class (yolov5), or the probability of the class (the others), so that a box
-    that fades counts for less. A box whose class changes counts for nothing at once, not bit by bit.
+    one, by the objectness. Served detections have only a class and a score. So the cosine here is that of
+    one-hot vectors, 1 for the same class and 0 for another, and the score takes the place of the objectness: it is the
+    objectness times the probability of the class (yolov5), or the probability of the class (the others). A falling
+    score lowers the similarity continuously, a changed class sets it to 0.
     """
     if not len(found):
         return np.zeros(len(boxes_xyxy_K4))

@@ -1,4 +1,4 @@
-"""One image's objects explained, as far as the time goes: maps, images, details. No bytes of answers.
+"""Explains the objects of one image within its time limit: maps, images, details. Answers are encoded elsewhere.
 
 Shapes in names: H height, W width, C colour channel.
 """
@@ -44,36 +44,36 @@ class ObjectExplainTask:
     """A scored image and which of its objects to explain."""
 
     image: bytes
-    """The image file: decoded when its turn comes, so that many rows take no more memory than one."""
+    """The image file: decoded when it is explained, so that many rows take no more memory than one."""
     digest: bytes
     objects: Sequence[DetectedObject]
     choice: DetectionSelection
     parameters: XaiParameters
     num_cells: int
-    """Of one map; of an image whose size only its decoder can tell, the most there are."""
+    """Numbers of one map; the maximum for an image whose size only its decoder can tell."""
 
     @property
     def num_numbers(self) -> int:
-        """What the attributions of the answer hold."""
+        """Numbers in the attributions of the answer."""
         return len(self.choice.indices) * self.num_cells
 
 
 @dataclass(slots=True)
 class ObjectDetails:
-    """How an explanation came about."""
+    """How the explanation of one object was computed."""
 
     algorithm: str
     label: str
     probability: float
     target: str
     matched_iou: float | None = None
-    """Overlap of the explained candidate with the answer's box; None: there is no candidate."""
+    """IoU of the explained candidate with the answer's box; None: there is no candidate."""
     tile: tuple[int, int, int, int] | None = None
-    """Left, top, width, height of the tile that the object was found in, pixels; None: the whole image."""
+    """Left, top, width, height in pixels of the tile in which the object was detected; None: the whole image."""
     strides: tuple[int, ...] = ()
-    """Pixels of the network's input in a cell, of the levels that the map comes from."""
+    """Strides, in pixels of the network's input, of the levels that contribute to the map."""
     masks_used: int | None = None
-    """Covered images that the map comes from; None: no part was covered."""
+    """Number of masked images that the map was computed from; None: no image was masked."""
     degraded: bool = False
     warnings: tuple[str, ...] = ()
     milliseconds: dict[str, float] = field(default_factory=dict)
@@ -102,19 +102,19 @@ class ExplainedObject:
 
     index: int
     heat_HW: Floats
-    """As large as the network's input without its padding, at most `LONGEST_SIDE`; never negative."""
+    """The size is that of the network's input without padding, at most `LONGEST_SIDE`; never negative."""
     image: bytes | None
-    """PNG, where the parameters ask for one."""
+    """PNG file; None if the parameters request none."""
     details: ObjectDetails
 
     @property
     def numbers(self) -> Floats:
-        """What the answer's attributions hold."""
+        """Numbers of the answer's attributions."""
         return self.heat_HW
 
 
 class ObjectExplainer:
-    """Explains images with the eager copy of one detector, or by what it finds in covered ones. Safe in threads."""
+    """Explains images with the eager copy of one detector, or by its detections in masked images. Safe in threads."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class ObjectExplainer:
         limits: DecodeLimits,
         options: ExplainOptions,
     ) -> None:
-        """Without a model there is `d_rise` alone, which needs only `detect`, the serving backend."""
+        """Without a model only `d_rise` is available, which needs only `detect`, the serving backend."""
         self._model = model
         self._detect = detect
         self._labels = labels
@@ -134,35 +134,35 @@ class ObjectExplainer:
         self._options = options
 
     def can(self, algorithm: str) -> bool:
-        """Whether there is all that an algorithm needs."""
+        """Whether this explainer has what an algorithm needs."""
         return self._model is not None or ALGORITHMS[algorithm].is_black_box
 
     def num_cells(self, image: bytes) -> int:
-        """Numbers in the map of an image that can be decoded, told from its header."""
+        """Numbers in the map of an image, computed from its header."""
         header = read_header(image)
         if not header.height or not header.width:
             return LONGEST_SIDE**2
         return prod(frame_size(placement_of(header.height, header.width, self._settings)))
 
     def explain(self, explain_task: ObjectExplainTask, deadline: Deadline) -> list[ExplainedObject]:
-        """Explain every chosen object, in order, or as many as time allows, at least one. Raises `OutOfTime`."""
+        """Explain the chosen objects, in order, or as many as time allows, at least one. Raises `OutOfTime`."""
         chosen = explain_task.choice.indices
         if not chosen:
             return []
         image_HWC = decode_image(explain_task.image, self._limits, self._settings.exif_orientation)
-        pictured = ImageViews(image_HWC, self._settings)
+        image_views = ImageViews(image_HWC, self._settings)
         algorithm: ObjectAlgorithm = resolve_name(ALGORITHMS[explain_task.parameters.algorithm].function)
-        found = algorithm(self, explain_task, pictured, deadline)
+        found = algorithm(self, explain_task, image_views, deadline)
         return self._notes(explain_task, [found[index] for index in chosen if index in found])
 
     def explain_by_masking(
-        self, explain_task: ObjectExplainTask, pictured: ImageViews, deadline: Deadline
+        self, explain_task: ObjectExplainTask, image_views: ImageViews, deadline: Deadline
     ) -> dict[int, ExplainedObject]:
         parameters, found = explain_task.parameters, dict[int, ExplainedObject]()
         start_s = deadline.elapsed_s()
-        for covered in explain_by_masking(
+        for masked in explain_by_masking(
             self._detect,
-            pictured,
+            image_views,
             explain_task.objects,
             explain_task.choice.indices,
             self._labels,
@@ -171,44 +171,44 @@ class ObjectExplainer:
             self._options.chunk or DEFAULT_CHUNK,
         ):
             milliseconds = {"network": 1000 * (deadline.elapsed_s() - start_s)}
-            for index, heat_HW in zip(covered.indices, covered.heats, strict=True):
-                details = _details_of(explain_task, index, pictured, milliseconds)
-                details.masks_used = covered.masks_used
-                if covered.masks_used < parameters.masks:
-                    late = f"the time ended after {covered.masks_used} of {parameters.masks} masks"
+            for index, heat_HW in zip(masked.indices, masked.heats, strict=True):
+                details = _details_of(explain_task, index, image_views, milliseconds)
+                details.masks_used = masked.masks_used
+                if masked.masks_used < parameters.masks:
+                    late = f"the time ended after {masked.masks_used} of {parameters.masks} masks"
                     if not self._options.allow_degradation:
                         raise OutOfTime(f"{late}; ask for fewer 'masks', or allow more time")
                     details.degraded, details.warnings = True, (late,)
                 if not heat_HW.any():
                     details.warnings += ("the map is zero: behind no mask there was a box like this one",)
                 found[index] = ExplainedObject(
-                    index, heat_HW, _draw(heat_HW, pictured, parameters, milliseconds), details
+                    index, heat_HW, _draw(heat_HW, image_views, parameters, milliseconds), details
                 )
-                milliseconds = {}  # the network's time is told once
+                milliseconds = {}  # the network's time is reported once
             start_s = deadline.elapsed_s()
         return found
 
     def explain_by_gradients(
-        self, explain_task: ObjectExplainTask, pictured: ImageViews, deadline: Deadline
+        self, explain_task: ObjectExplainTask, image_views: ImageViews, deadline: Deadline
     ) -> dict[int, ExplainedObject]:
-        assert self._model is not None  # noqa: S101  asked before
+        assert self._model is not None  # noqa: S101  the caller asked `can`
         found: dict[int, ExplainedObject] = {}
-        pass_s = each_s = 0.0  # what a pass of the network took last, and one object after it
+        pass_s = each_s = 0.0  # duration of the last forward pass, and of the last object after it
         for view, indices in by_view(explain_task.objects, explain_task.choice.indices):
-            seen: DetectorForward | None = None
+            forward: DetectorForward | None = None
             for index in indices:
                 checkpoint()
-                needed_s = each_s + (pass_s if seen is None else 0.0)
+                needed_s = each_s + (pass_s if forward is None else 0.0)
                 if found and (deadline.is_over() or deadline.remaining_s() < needed_s):
                     return found
                 milliseconds = {}
-                if seen is None:
+                if forward is None:
                     start_s = deadline.elapsed_s()
-                    seen = self._model.forward(pictured.network_input(view))
+                    forward = self._model.forward(image_views.network_input(view))
                     pass_s = deadline.elapsed_s() - start_s
                     milliseconds["network"] = 1000 * pass_s
                 start_s = deadline.elapsed_s()
-                found[index] = self._explain_one(explain_task, index, pictured, seen, milliseconds)
+                found[index] = self._explain_one(explain_task, index, image_views, forward, milliseconds)
                 each_s = deadline.elapsed_s() - start_s
         return found
 
@@ -216,19 +216,19 @@ class ObjectExplainer:
         self,
         explain_task: ObjectExplainTask,
         index: int,
-        pictured: ImageViews,
-        seen: DetectorForward,
+        image_views: ImageViews,
+        forward: DetectorForward,
         milliseconds: dict[str, float],
     ) -> ExplainedObject:
-        thing, parameters = explain_task.objects[index], explain_task.parameters
-        view = pictured.views[thing.view]
+        target_object, parameters = explain_task.objects[index], explain_task.parameters
+        view = image_views.views[target_object.view]
         start_s = time.perf_counter()
-        details = _details_of(explain_task, index, pictured, milliseconds)
-        class_id = self._labels.index(thing.label)
-        match = pictured.match(thing, class_id, seen)
+        details = _details_of(explain_task, index, image_views, milliseconds)
+        class_id = self._labels.index(target_object.label)
+        match = image_views.match(target_object, class_id, forward)
         details.matched_iou = None if match is None else match.iou
         if match is None or match.iou < SAME_BOX_IOU:
-            heat_HW = np.zeros(pictured.size, np.float32)
+            heat_HW = np.zeros(image_views.size, np.float32)
             overlap = 0.0 if match is None else match.iou
             details.degraded = True
             details.warnings = (
@@ -236,50 +236,50 @@ class ObjectExplainer:
                 f"{overlap:.2f}, at least {SAME_BOX_IOU} is needed); the backend that serves computes otherwise",
             )
         else:
-            gradients = self._gradients(seen, match.index, class_id, parameters)
+            gradients = self._gradients(forward, match.index, class_id, parameters)
             input_HW = view.placement.canvas_height, view.placement.canvas_width
             heat_HW = into_frame(
-                heat_of(seen.levels, gradients, *input_HW), view.placement, view.tile, pictured.whole.placement
+                heat_of(forward.levels, gradients, *input_HW), view.placement, view.tile, image_views.whole.placement
             )
             details.strides = tuple(
                 level.stride
-                for level, gradient in zip(seen.levels, gradients, strict=True)
+                for level, gradient in zip(forward.levels, gradients, strict=True)
                 if gradient is not None and bool(gradient.any())
             )
             if not heat_HW.any():
                 details.warnings = ("the map is zero: nothing in the picture adds to what is explained",)
         milliseconds["gradients"] = 1000 * (time.perf_counter() - start_s)
-        return ExplainedObject(index, heat_HW, _draw(heat_HW, pictured, parameters, milliseconds), details)
+        return ExplainedObject(index, heat_HW, _draw(heat_HW, image_views, parameters, milliseconds), details)
 
     def _gradients(
-        self, seen: DetectorForward, index: int, class_id: int, parameters: XaiParameters
+        self, forward: DetectorForward, index: int, class_id: int, parameters: XaiParameters
     ) -> list[torch.Tensor | None]:
-        """How what is explained depends on each level's features; absolute values, added up, for a box's four sides."""
+        """Derivatives of the target by each level's features; for a box, sums of absolute values over its sides."""
         with torch.enable_grad():
-            return self._derivatives(seen, index, class_id, parameters)
+            return self._derivatives(forward, index, class_id, parameters)
 
     def _derivatives(
-        self, seen: DetectorForward, index: int, class_id: int, parameters: XaiParameters
+        self, forward: DetectorForward, index: int, class_id: int, parameters: XaiParameters
     ) -> list[torch.Tensor | None]:
         if parameters.target == "box":
-            sides = seen.box(index, class_id)
-            each = [_derive(side, seen) for side in sides.unbind()]
+            sides = forward.box(index, class_id)
+            each = [_derive(side, forward) for side in sides.unbind()]
             return [
                 None if parts[0] is None else torch.stack([part.abs() for part in parts if part is not None]).sum(dim=0)
                 for parts in zip(*each, strict=True)
             ]
         if parameters.target == "score":
-            return _derive(seen.score(index, class_id), seen)
-        probs_MM = seen.mask(index, class_id)
+            return _derive(forward.score(index, class_id), forward)
+        probs_MM = forward.mask(index, class_id)
         masks = self._settings.masks
-        assert masks is not None  # noqa: S101  only models with masks are asked for them
+        assert masks is not None  # noqa: S101  only models with masks have this target
         is_inside_MM = probs_MM.detach() > masks.mask_pixel_score_threshold
         if not is_inside_MM.any():
-            return [None] * len(seen.levels)
-        return _derive(probs_MM[is_inside_MM].mean(), seen)
+            return [None] * len(forward.levels)
+        return _derive(probs_MM[is_inside_MM].mean(), forward)
 
     def _notes(self, explain_task: ObjectExplainTask, found: list[ExplainedObject]) -> list[ExplainedObject]:
-        """Say in every one what was left out, and what has no meaning here."""
+        """Add to every explanation what was left out, and which parameters have no effect."""
         choice, parameters = explain_task.choice, explain_task.parameters
         missing = len(choice.indices) - len(found)
         if missing and not self._options.allow_degradation:
@@ -303,30 +303,30 @@ class ObjectExplainer:
 
 
 def _details_of(
-    explain_task: ObjectExplainTask, index: int, pictured: ImageViews, milliseconds: dict[str, float]
+    explain_task: ObjectExplainTask, index: int, image_views: ImageViews, milliseconds: dict[str, float]
 ) -> ObjectDetails:
-    thing, parameters = explain_task.objects[index], explain_task.parameters
+    target_object, parameters = explain_task.objects[index], explain_task.parameters
     details = ObjectDetails(
-        parameters.algorithm, thing.label, thing.score, parameters.target, milliseconds=milliseconds
+        parameters.algorithm, target_object.label, target_object.score, parameters.target, milliseconds=milliseconds
     )
-    if thing.view:
-        tile = pictured.views[thing.view].tile
+    if target_object.view:
+        tile = image_views.views[target_object.view].tile
         details.tile = tile.left, tile.top, tile.width, tile.height
     return details
 
 
 def _draw(
-    heat_HW: Floats, pictured: ImageViews, parameters: XaiParameters, milliseconds: dict[str, float]
+    heat_HW: Floats, image_views: ImageViews, parameters: XaiParameters, milliseconds: dict[str, float]
 ) -> bytes | None:
-    """The image of a map, where one is asked for; notes what it took."""
+    """The image of a map, if the parameters request one; notes its duration."""
     if not parameters.visualizations:
         return None
     start_s = time.perf_counter()
-    image = explanation_image(heat_HW, pictured.small_HWC, parameters.visualization_format)
+    image = explanation_image(heat_HW, image_views.small_HWC, parameters.visualization_format)
     milliseconds["picture"] = 1000 * (time.perf_counter() - start_s)
     return image
 
 
-def _derive(value: torch.Tensor, seen: DetectorForward) -> list[torch.Tensor | None]:
-    features = [level.features_1Cuv for level in seen.levels]
+def _derive(value: torch.Tensor, forward: DetectorForward) -> list[torch.Tensor | None]:
+    features = [level.features_1Cuv for level in forward.levels]
     return list(torch.autograd.grad(value, features, retain_graph=True, allow_unused=True))

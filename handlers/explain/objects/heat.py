@@ -1,6 +1,6 @@
-"""The heat map of one detection (ODAM, arXiv 2304.06354): where features, weighed by their gradients, speak for it.
+"""The heat map of one detection (ODAM, arXiv 2304.06354): features weighted by their gradients.
 
-Shapes in names: C features, u x v cells of a level, H height and W width of what the map is of.
+Shapes in names: C features, u x v cells of a level, H height and W width of the map.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ __all__ = ["LONGEST_SIDE", "frame_size", "heat_of", "into_frame", "paste"]
 Floats = npt.NDArray[np.float32]
 
 LONGEST_SIDE: Final = 640
-"""Of a map, cells; larger inputs of the network get maps of this size."""
+"""Longest side of a map in cells; larger inputs of the network get maps of this size."""
 
 _SIGMA: Final = 1.1
-"""Of the 5 x 5 Gaussian, cells: what OpenCV takes for five taps, 0.3 * (2 - 1) + 0.8."""
+"""Standard deviation in cells of the 5 x 5 Gaussian: OpenCV's choice for five taps, 0.3 * (2 - 1) + 0.8."""
 
 
 def heat_of(levels: Sequence[Level], gradients: Sequence[torch.Tensor | None], height: int, width: int) -> Floats:
@@ -46,14 +46,14 @@ def heat_of(levels: Sequence[Level], gradients: Sequence[torch.Tensor | None], h
 def _cells(features_Cuv: torch.Tensor, gradients_Cuv: torch.Tensor) -> torch.Tensor:
     """ReLU(sum over C of smoothed gradients times features), (u, v).
 
-    Computed where there are gradients, and two cells around: those of a small object are none nearly everywhere.
+    Computed only where gradients are not 0, and two cells around: for a small object they are 0 nearly everywhere.
     """
     taps = torch.arange(-2.0, 3.0, device=gradients_Cuv.device)
     kernel = torch.exp(-(taps**2) / (2 * _SIGMA**2))
     kernel = kernel / kernel.sum()
     is_any_uv = gradients_Cuv.any(dim=0)
     rows, columns = (torch.where(is_any_uv.any(dim=axis))[0] for axis in (1, 0))
-    top, left = (max(int(places[0]) - 2, 0) for places in (rows, columns))
+    top, left = (max(int(indices[0]) - 2, 0) for indices in (rows, columns))
     part = slice(top, int(rows[-1]) + 3), slice(left, int(columns[-1]) + 3)
     weights = gradients_Cuv[:, *part][:, None]
     weights = functional.conv2d(weights, kernel.view(1, 1, 5, 1), padding=(2, 0))
@@ -64,20 +64,20 @@ def _cells(features_Cuv: torch.Tensor, gradients_Cuv: torch.Tensor) -> torch.Ten
 
 
 def frame_size(whole: Placement) -> tuple[int, int]:
-    """(height, width) of the maps of an image: what the network sees of it whole, without padding, or smaller."""
+    """(height, width) of the maps of an image: its size in the network's input without padding, or smaller."""
     scale = min(LONGEST_SIDE / max(whole.inner_height, whole.inner_width), 1.0)
     return max(round(whole.inner_height * scale), 1), max(round(whole.inner_width * scale), 1)
 
 
 def into_frame(heat_HW: Floats, placement: Placement, tile: Tile, whole: Placement) -> Floats:
-    """The map of the image, of `frame_size(whole)`, from that of a view: padding and scaling undone, 0 around it."""
+    """The map of the image, of `frame_size(whole)`, from the map of a view, without the padding of the view."""
     rows = slice(placement.top, placement.top + placement.inner_height)
     columns = slice(placement.left, placement.left + placement.inner_width)
     return paste(np.ascontiguousarray(heat_HW[rows, columns]), tile, whole)
 
 
 def paste(inner_HW: Floats, tile: Tile, whole: Placement) -> Floats:
-    """The map of the image, of `frame_size(whole)`, from one of any size of a part of it: 0 around it."""
+    """The map of the image, of `frame_size(whole)`, from a map of a tile in any size: 0 around the tile."""
     height, width = frame_size(whole)
     top, bottom = (round(side * height / whole.height) for side in (tile.top, tile.top + tile.height))
     left, right = (round(side * width / whole.width) for side in (tile.left, tile.left + tile.width))

@@ -1,10 +1,10 @@
-"""A detector made ready for explanations: an eager copy, and what it sees in one view as numbers with derivatives.
+"""An eager copy of a detector for explanations, and its outputs for one view as tensors with derivatives.
 
-Derivatives go back to the feature maps that the detecting part of a network begins with: the three inputs of the head
-(yolov5), the levels of the feature pyramid (R-CNN, RetinaNet). What is before them runs without a graph.
+Derivatives are taken with respect to the input of the detection head: its three feature maps (yolov5), the levels of
+the feature pyramid (R-CNN, RetinaNet). The layers before it run without a graph.
 
-Of yolov5 the backbone's outputs, further back, were tried too: with objects of 40 pixels the map's maximum lies inside
-the box as often, with those of 10 pixels in 0.27 instead of 0.91 of the cases.
+The backbone's outputs of yolov5, further back, were measured too: for objects of 40 pixels the map's maximum lies
+inside the box as often, for objects of 10 pixels in 0.27 instead of 0.91 of the cases.
 
 Shapes in names: C candidates, K classes, A anchors, M side of a raw mask, u x v cells of a feature map, H height,
 W width of the network's input.
@@ -36,7 +36,7 @@ _PYRAMID_STRIDES: Final = (4, 8, 16, 32, 64)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Level:
-    """A feature map from which derivatives are asked."""
+    """A feature map with respect to which derivatives are taken."""
 
     stride: int
     """Pixels of the network's input in a cell."""

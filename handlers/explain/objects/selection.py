@@ -1,4 +1,4 @@
-"""Which objects of an answer are explained, and which candidate of the eager copy each of them is.
+"""Which objects of an answer are explained, and which candidate of the eager copy corresponds to each.
 
 Shapes in names: C candidates, 4 sides of a box (left, top, right, bottom).
 """
@@ -19,7 +19,7 @@ from clearsight.wire.answers import DetectedObject
 __all__ = ["SAME_BOX_IOU", "DetectionSelection", "Match", "by_view", "choose_detections", "find_match"]
 
 SAME_BOX_IOU: Final = 0.5
-"""A candidate that overlaps a box by less than this is another box. Backends that agree give 0.99 and more."""
+"""Least IoU of a box and its candidate. Backends that agree with the eager copy reach 0.99 and more."""
 
 _DEFAULT_COUNT: Final = 3
 
@@ -30,12 +30,12 @@ class DetectionSelection:
 
     indices: tuple[int, ...]
     num_left_out: int = 0
-    """Objects that were asked for, but are more than are explained."""
+    """Number of requested objects beyond the limit, which are not explained."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A candidate, and how well it overlaps the box that it stands for."""
+    """A candidate, and its IoU with the box that it corresponds to."""
 
     index: int
     iou: float
@@ -48,11 +48,11 @@ def choose_detections(
     has_masks: bool,
     may_leave_out: bool = True,
 ) -> DetectionSelection:
-    """Choose what `detections` names; without it the three highest scores.
+    """Choose the objects that `detections` names; without it those with the three highest scores.
 
-    Of `all`, `max_detections` of the highest scores are taken; `may_leave_out` False makes that an error. Raises
-    `BadRequest` for an index that the answer does not have, and for a target that there is not: masks of a model that
-    has none, anything but the score where parts are covered.
+    Of `all`, the `max_detections` highest scores are taken; with `may_leave_out` False more objects are an error.
+    Raises `BadRequest` for an index that the answer does not have, and for a target that the algorithm or the model
+    does not have.
     """
     targets = ALGORITHMS[parameters.algorithm].targets
     if targets and parameters.target not in targets:
@@ -84,9 +84,9 @@ def choose_detections(
 
 
 def by_view(objects: Sequence[DetectedObject], chosen: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
-    """Views and the chosen objects that were found in each. The best come first, both of views and inside of one.
+    """Views and the chosen objects that were detected in each, sorted by descending score, views by their best object.
 
-    So each view goes through the network once, and when the time ends the best are done.
+    Each view is computed once, and the objects with the highest scores are explained before the time ends.
     """
     views: dict[int, list[int]] = {}
     for index in sorted(chosen, key=lambda index: -objects[index].score):
@@ -100,11 +100,11 @@ def find_match(
     boxes_xyxy_C4: npt.NDArray[np.floating],
     scores_C: npt.NDArray[np.floating],
 ) -> Match | None:
-    """The candidate that a box came from: the largest IoU, less the difference of the scores; None without candidates.
+    """The candidate with the largest IoU minus difference of scores; None without candidates.
 
     Unlike in `vision.matching.match_greedily`, two boxes may have the same candidate, and among many candidates around
-    one object the score distinguishes them. All boxes are compared with half a
-    pixel more on each side: of one much thinner than that, rounding alone would decide.
+    one object the score distinguishes them. All boxes are enlarged by half a pixel on each side before the comparison,
+    since the IoU of very thin boxes would depend on rounding alone.
     """
     if not len(boxes_xyxy_C4):
         return None

@@ -1,4 +1,4 @@
-"""An image's views on their way through the eager copy, and the small copy of it that maps are drawn over.
+"""The views of an image as input of the eager copy, and the small copy of the image that maps are drawn over.
 
 Shapes in names: H height, W width, C colour channel or candidates, 4 sides of a box.
 """
@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class ImageViews:
-    """A decoded image, in the views that the serving backend found its objects in."""
+    """A decoded image, and the views in which the serving backend detected its objects."""
 
     def __init__(self, image_HWC: Bytes, settings: DetectorSettings) -> None:
         self._image_HWC = image_HWC
@@ -45,16 +45,16 @@ class ImageViews:
     def network_input(self, view: int) -> Floats:
         return normalise(self.canvas(view), self._settings.mean, self._settings.std)
 
-    def box_in_view(self, thing: DetectedObject) -> npt.NDArray[np.floating]:
-        """The corners of an object in pixels of the view that it was found in, (1, 4)."""
-        tile = self.views[thing.view].tile
-        corners_14 = np.array(thing.box_xyxy_unit, np.float64)[None]
+    def box_in_view(self, target_object: DetectedObject) -> npt.NDArray[np.floating]:
+        """The corners of an object in pixels of the view in which it was detected, (1, 4)."""
+        tile = self.views[target_object.view].tile
+        corners_14 = np.array(target_object.box_xyxy_unit, np.float64)[None]
         box_xyxy_14 = to_pixel_boxes(corners_14, self.whole.tile.height, self.whole.tile.width)
         return shift_boxes(box_xyxy_14, -tile.left, -tile.top)
 
-    def match(self, thing: DetectedObject, class_id: int, seen: DetectorForward) -> Match | None:
-        """The candidate of the view that an object is; boxes are compared in the view's pixels."""
-        view = self.views[thing.view]
-        boxes_xyxy_C4, scores_C = seen.candidates(class_id)
+    def match(self, target_object: DetectedObject, class_id: int, forward: DetectorForward) -> Match | None:
+        """The candidate that corresponds to an object; boxes are compared in pixels of its view."""
+        view = self.views[target_object.view]
+        boxes_xyxy_C4, scores_C = forward.candidates(class_id)
         candidates_xyxy_C4 = view.placement.to_image(boxes_xyxy_C4.astype(np.float64))
-        return find_match(self.box_in_view(thing)[0], thing.score, candidates_xyxy_C4, scores_C)
+        return find_match(self.box_in_view(target_object)[0], target_object.score, candidates_xyxy_C4, scores_C)

@@ -1,1 +1,1 @@
-"""What there is, as torch-free rows: models and what documents must know about them."""
+"""Torch-free tables: models, families of networks, explanation algorithms and their parameters."""

@@ -104,7 +104,7 @@ class ParameterRow:
     rule: Rule
     """What a value must meet."""
     default: Any
-    """Value when the key is absent; the row of an algorithm may have another one."""
+    """Value of an absent key; the row of an algorithm may have another one."""
     meaning: str
     """What the key does, in Markdown; shown by the docs, swagger and `clearsight explain --help`."""
     is_azures: bool = False
@@ -196,7 +196,7 @@ PARAMETERS: Final = _by_key(
         "contrast_label", Text(may_be_empty=True, must="must be the name of a label"), None,
         "explain the score of the target minus this one's",
         option="contrast-label",
-        option_help="Explain what speaks for the label rather than for this one.",
+        option_help="Explain what supports the label rather than this one.",
     ),
     ParameterRow(
         "baseline", _choice(BaselineName), "mean", "or `black`, `white`, `blur`: where the path starts",
@@ -273,9 +273,9 @@ class AlgorithmRow:
     shows: str
     """What its map shows, in Markdown."""
     cost: str
-    """In gradients, or in predictions where it says so."""
+    """In gradients, unless it names predictions."""
     suits: str
-    """Who or what it is for."""
+    """Users or networks that it is recommended for."""
     is_azures: bool = False
     """Whether Azure's AutoML has this algorithm; all others are our extensions."""
     is_black_box: bool = False
@@ -285,7 +285,7 @@ class AlgorithmRow:
     needs_regions: bool = False
     """Whether it needs a segmentation of the image."""
     has_path: bool = False
-    """Whether it adds up gradients on the path from a baseline to the image."""
+    """Whether it sums gradients on the path from a baseline to the image."""
     has_channels: bool = False
     """Whether its map has one number per pixel and colour channel, (3, P, P), or one per pixel, (P, P)."""
     is_signed: bool = False
@@ -295,11 +295,11 @@ class AlgorithmRow:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Values of absent keys, where they differ from the default in `PARAMETERS`."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    """Values of keys that a request cannot change: what it gives is checked, then ignored."""
+    """Values of keys that a request cannot change: given values are checked, then ignored."""
     limit_defaults: Mapping[str, str] = field(default_factory=dict)
     """Keys whose default a deployment sets -> the attribute of `XaiLimits` with it."""
     targets: tuple[MaskTarget, ...] = ()
-    """What of a box it explains: values of the key `target`. Detectors only."""
+    """Parts of a box that it can explain: values of the key `target`. Detectors only."""
     max_awaited_masks: int | None = None
     """Largest `masks` of a request that a client waits for; more must be posted as a job. None: no limit."""
 
@@ -343,38 +343,38 @@ ALGORITHMS: Final = _by_name(
     ),
     AlgorithmRow(
         "guided_gradcam", "classifier", f"{_CODE}.cam_family:guided_gradcam", (*_SMOOTH, "localizer"),
-        "fine edges inside the place that speaks for the label; on transformers the place is found by attention "
-        "relevance", "1 to 2", "a quick, class specific look",
+        "fine edges inside the region that supports the label; on transformers attention relevance finds the region",
+        "1 to 2", "a quick, class specific look",
         is_azures=True, has_channels=True, is_signed=True,
     ),
     AlgorithmRow(
         "guided_backprop", "classifier", f"{_CODE}.cam_family:guided_backprop", _SMOOTH,
-        "edges that any strong response hangs on", "1",
+        "edges that any strong response depends on", "1",
         "seeing what the network picks up at all; hardly class specific",
         is_azures=True, has_channels=True, is_signed=True,
     ),
     *(
         AlgorithmRow(
             name, "classifier", f"{_CODE}.cam_family:explain_{name}", _SMOOTH,
-            "the place alone, on a grid of P / 32", "1", "the fastest localisers of convolutional networks",
+            "the region alone, on a grid of P / 32", "1", "the fastest localisers of convolutional networks",
         )
         for name in ("gradcam", "hirescam", "layercam")
     ),
     AlgorithmRow(
         "attention_relevance", "classifier", f"{_CODE}.cam_family:relevance", _SMOOTH,
-        "the place, in patches", "1", "transformers with global attention (the ViTs)",
+        "the region, in patches", "1", "transformers with global attention (the ViTs)",
         needs_attention=True,
     ),
     AlgorithmRow(
         "attention_relevance_ig", "classifier", f"{_PATHS}:relevance_along_path",
         (*_PATH, "approximation_method", "localizer"),
-        "integrated gradients inside that place", "`n_steps`", "the sharpest map of a ViT",
+        "integrated gradients inside that region", "`n_steps`", "the sharpest map of a ViT",
         needs_attention=True, has_path=True, has_channels=True, is_signed=True,
         limit_defaults={"n_steps": "n_steps"},
     ),
     AlgorithmRow(
         "rise", "classifier", f"{_CODE}.black_box:explain_by_rise", (*_LABELS, *_MASKS),
-        "how the probability falls when random parts are covered", "`masks` predictions (500)",
+        "how the probability falls when random parts are masked", "`masks` predictions (500)",
         "no derivatives at all; slow",
         is_black_box=True, is_signed=True,
     ),
@@ -386,13 +386,13 @@ ALGORITHMS: Final = _by_name(
     ),
     AlgorithmRow(
         "odam", "detector", f"{_OBJECTS}:ObjectExplainer.explain_by_gradients", _BOXES,
-        "which places of the image one box hangs on",
+        "which locations of the image one box depends on",
         "1, and little for each object more", "a quick look at every box",
         targets=("score", "mask", "box"),
     ),
     AlgorithmRow(
         "d_rise", "detector", f"{_OBJECTS}:ObjectExplainer.explain_by_masking", (*_BOXES, *_MASKS),
-        "where boxes like the explained one are found while it is seen", "`masks` predictions (500)",
+        "locations that must be visible for boxes like the explained one to be detected", "`masks` predictions (500)",
         "no derivatives at all; minutes",
         is_black_box=True, targets=("score",), max_awaited_masks=100,
     ),

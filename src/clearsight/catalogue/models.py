@@ -86,12 +86,12 @@ _FAMILIES["retinanet"] = replace(
 )
 
 FAMILIES: Final[Mapping[str, FamilyRow]] = MappingProxyType(_FAMILIES)
-"""By `ModelRow.family`."""
+"""Rows by `ModelRow.family`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
-    """A model: what job documents, settings, weights and serving need to know of it."""
+    """The facts about one model that job documents, settings, weights and serving need."""
 
     model_name: str
     """As in job files, case-sensitive."""
@@ -124,7 +124,7 @@ class ModelRow:
     multilabel_learning_rate: float | None = None
     """Default rate of multi-label classification; None: the same as `learning_rate`."""
     training_batch_size: int
-    """Images of a step, of one process."""
+    """Default number of images per step and process."""
     validation_batch_size: int
     number_of_epochs: int = 15
     box_score_threshold: float | None = None

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to RGB pixels, with limits that hold before a decoder starts.
+"""Decodes image files to RGB pixels, with limits that are checked before a decoder starts.
 
 Pillow is the reference for what a file means. A plain JPEG (8 bits, grey or three colours) goes to simplejpeg
 instead: the same libjpeg-turbo underneath and the same pixels, in half the time. Where libjpeg merely warns, which
@@ -55,7 +55,7 @@ _TIFF_PHOTOMETRIC: Final = 262
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """What an image may cost. Checked on the header, before anything is decoded."""
+    """Limits of an image, checked on its header before anything is decoded."""
 
     max_bytes: int = 400 * 1024 * 1024
     """Greatest size of the file; an uncompressed image of 100 megapixels fits."""

@@ -1,4 +1,4 @@
-"""Image files that a command line names: found, read, and the names of files made from them."""
+"""Image files named on the command line: search, reading, and names of files derived from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ def read_image(file: Path) -> bytes | BadRequest:
 
 
 def free_name(image: InputImage, ending: str, used: set[Path]) -> Path:
-    """Path of an image made from another, below the target folder; a number keeps equal names apart."""
+    """Path below the target folder of an image made from another; a number makes equal names different."""
     number = 1
     while True:
         mark = "" if number == 1 else f".{number}"

@@ -1,4 +1,4 @@
-"""Published weights as their libraries keep them: under which names, in which cache, downloaded from where.
+"""Files of published weights: their names, the caches of their libraries, and their downloads.
 
 torchvision keeps `resnet18-f37072fd.pth`, the digits being the start of the sha256, in torch.hub's folder. timm keeps
 `model.safetensors` in one repository per set of weights on the Hugging Face hub, and that in the hub's own cache.
@@ -23,7 +23,7 @@ _HUB_FILE: Final = "model.safetensors"
 
 
 class DownloadFailed(Exception):
-    """Why a download failed, in one line."""
+    """A download failed; the message is one line."""
 
 
 class LibraryFile(Protocol):
@@ -32,18 +32,18 @@ class LibraryFile(Protocol):
     names: tuple[str, ...]
     """Paths inside a folder of the user's that hold this file, the first to be named in messages."""
     location: str
-    """What a download asks for."""
+    """Address or name of the download."""
 
     def cached(self) -> Path | None:
-        """The file in the library's cache, without asking anyone."""
+        """The file in the library's cache, if there is one; without network access."""
         ...
 
     def download(self) -> Path:
-        """Bring the file into the library's cache. Raises `DownloadFailed`."""
+        """Download the file into the library's cache. Raises `DownloadFailed`."""
         ...
 
     def is_published(self, file: Path, sha256: str) -> bool:
-        """Whether a file is known to be the library's own and not one that a user gave its name."""
+        """Whether a file is the library's own, and not another file with its name."""
         ...
 
 
@@ -66,7 +66,7 @@ class TorchvisionFile:
         return file if (file := self._file()).is_file() else None
 
     def download(self) -> Path:
-        """Checked against its digits and moved into place by torch.hub."""
+        """Download by torch.hub, which checks the digits of the name and renames the complete file."""
         target = self._file()
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -96,10 +96,10 @@ class TimmFile:
         return Path(found) if isinstance(found, str) else None  # else None, or a mark that the hub has no such file
 
     def download(self) -> Path:
-        """By the hub's own client: it checks the hash, and moves the file into place whole."""
+        """Download by the hub's own client, which checks the hash and renames the complete file."""
         hub: Any = import_module("huggingface_hub")
         constants: Any = import_module("huggingface_hub.constants")
-        constants.HF_HUB_DISABLE_TELEMETRY = True  # else it tells the hub the versions of what is installed
+        constants.HF_HUB_DISABLE_TELEMETRY = True  # else it sends the versions of installed packages to the hub
         try:
             return Path(hub.hf_hub_download(self.location, _HUB_FILE, etag_timeout=_CONNECT_TIMEOUT_S))
         except Exception as error:  # its versions raise errors of different HTTP libraries, with no common root

@@ -1,4 +1,4 @@
-"""From a package back to a network."""
+"""Builds the network of a package with its weights."""
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -16,7 +16,7 @@ def load_network(package: ModelPackage) -> nn.Module:
     """Build the network of an opened package with its trained weights, on the CPU, in evaluation mode.
 
     A classifier takes images of the size that the package's settings name; a detector is built as the manifest's
-    `architecture` says. Raises `InvalidPackage` when that is no architecture of ours, or the weights belong to another.
+    `architecture` says. Raises `InvalidPackage` when the architecture is unknown, or the weights belong to another.
     """
     network = _build(package)
     try:

@@ -1,6 +1,6 @@
-"""Where pretrained weights come from: a local folder, the library's cache, its download, or one clear error.
+"""Finds and loads pretrained weights: from a local folder, the library's cache, or its download.
 
-Never silent: what was loaded is returned as a record, and random initialisation happens only when asked for.
+The source is returned as a record, and random initialisation happens only on request; missing weights are an error.
 """
 
 import math
@@ -38,10 +38,10 @@ _SUFFIXES: Final = (".pth", ".pt", ".safetensors")
 
 @dataclass(frozen=True, slots=True)
 class PretrainedRecord:
-    """What training started from; kept in the run and in the package."""
+    """The weights that training started from; kept in the run and in the package."""
 
     source: Literal["folder", "cache", "download", "none"]
-    """`none`: random initialisation, asked for by `x_pretrained: false` or told in `notice`."""
+    """`none`: random initialisation, requested by `x_pretrained: false` or explained in `notice`."""
     file: str | None
     """File name, without its folder."""
     sha256: str | None
@@ -56,7 +56,7 @@ class PretrainedRecord:
     backbone_only: bool = False
     """Whether all but the backbone of a detector starts from random numbers."""
     notice: str | None = None
-    """One sentence for the person who runs this."""
+    """One sentence for the user."""
 
     def to_document(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -199,7 +199,7 @@ def _with_resized_positions(
         return state, False
     old_side, new_side = (math.isqrt(tensor.shape[1] - 1) for tensor in (given, own))
     if given.dim() != 3 or given.shape[-1] != own.shape[-1] or given.shape[1] != old_side**2 + 1:
-        return state, False  # of another architecture, which is for the check of all tensors to say
+        return state, False  # of another architecture, which `load_state` reports
     resized = import_module("timm.layers").resample_abs_pos_embed(given, [new_side, new_side], [old_side, old_side])
     return {**state, "pos_embed": resized}, True
 

@@ -1,4 +1,4 @@
-"""What the gateway and the workers of a deployment say to each other, beside the request and answer bodies.
+"""The protocol between the gateway and the workers of a deployment, beside the request and answer bodies.
 
 The gateway sends each request to one lane (the queue and the workers of one kind of request) over the private socket
 of the deployment. The headers below never come from a client and, but for `DEGRADED_HEADER`, never reach one.

@@ -1,4 +1,4 @@
-"""Regions to a heat map: the most attributed first, each giving its mean to the pixels that it adds.
+"""Ranks regions into a heat map: highest attribution first; the pixels that a region adds take its mean.
 
 Shapes in names: R regions, P side of the image, N pixels of the image, M members (pixels of all regions).
 """
@@ -13,7 +13,7 @@ from clearsight.handlers.explain.algorithms.xrai.regions import Regions
 __all__ = ["MIN_NEW_PIXELS", "xrai_map"]
 
 MIN_NEW_PIXELS = 50
-"""A region that adds fewer is passed over."""
+"""A region that adds fewer pixels is skipped."""
 
 Floats = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.int32]
@@ -42,7 +42,7 @@ def xrai_map(
 
 
 def _fast(base_N: Floats, regions: Regions, open_N: npt.NDArray[np.bool_], min_new_pixels: int) -> Iterator[Pixels]:
-    """New pixels of each region that counts, in the order of means over whole regions. The caller covers them."""
+    """Yield the new pixels of each ranked region, sorted by the mean over the whole region. The caller covers them."""
     means_R = np.add.reduceat(base_N[regions.members_M], regions.starts_R) / regions.count()
     for region in np.argsort(-means_R, kind="stable"):
         members = regions.members_of(region)
@@ -52,7 +52,7 @@ def _fast(base_N: Floats, regions: Regions, open_N: npt.NDArray[np.bool_], min_n
 
 
 def _full(base_N: Floats, regions: Regions, open_N: npt.NDArray[np.bool_], min_new_pixels: int) -> Iterator[Pixels]:
-    """New pixels of the best region left, until none adds enough. The caller covers them.
+    """Yield the new pixels of the best remaining region, until none adds enough. The caller covers them.
 
     Counts and sums of open pixels are kept per region: a taken pixel is subtracted once from the regions that hold it.
     """

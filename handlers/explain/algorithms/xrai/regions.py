@@ -32,13 +32,13 @@ class Regions:
     """Overlapping sets of pixels, none empty, no two made from the same segment."""
 
     num_segments: int
-    """Of all label maps, those included that agree with an earlier one and are no region of their own."""
+    """Number of segments of all label maps, duplicates included, which are no regions."""
     num_pixels: int
-    """Of the image."""
+    """Number of pixels of the image."""
     members_M: npt.NDArray[np.int32]
     """Pixel numbers (row * width + column), ascending within a region, one region after the other."""
     starts_R: npt.NDArray[np.int64]
-    """Where in `members_M` each region starts."""
+    """Index in `members_M` at which each region starts."""
 
     @classmethod
     def of(cls, label_maps: Labels, grow: bool = True) -> "Regions":

@@ -43,7 +43,7 @@ def segment(x_3PP: npt.NDArray[np.float32], num_threads: int = 1) -> Labels:
     low, high = x_3PP.min(), x_3PP.max()
     if low == high:
         return np.zeros((len(SCALES), *size), np.int32)
-    # In float32 and in this order, as the reference does it: segments hang on the last bit.
+    # In float32 and in this order, as the reference does it: segments depend on the last bit.
     image_PP3 = np.ascontiguousarray(x_3PP.transpose(1, 2, 0))
     image_PP3 = (image_PP3 - low) / (high - low) * 2.0 - 1.0
     at_224 = size == (_SIDE, _SIDE)

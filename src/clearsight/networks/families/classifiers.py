@@ -25,7 +25,7 @@ _FREE_SIDES: Final = {2: "height", 3: "width"}
 
 
 class ClassifierFamily:
-    """`Family` of every classifier. Convolutional networks take images of any size, whatever they were built for."""
+    """`Family` of every classifier. Convolutional networks take images of any size."""
 
     default_architecture: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
@@ -55,7 +55,7 @@ class ClassifierFamily:
         return load_classifier(network, row, weights_dir, pretrained)
 
     def prepare_pretrained(self, network: nn.Module) -> None:
-        """Nothing: the weights are all there is."""
+        """Change nothing."""
 
     def serving_module(self, network: nn.Module) -> nn.Module:
         return network.eval()

@@ -1,4 +1,4 @@
-"""What every family of networks can do: the protocol behind which its code stands.
+"""The protocol of a family of networks.
 
 A family serves one or more rows of `clearsight.catalogue.models`, whose field `family` names it. Code outside asks the
 object and never tests the type of a network. What needs code of a higher layer (scoring, export, training,
@@ -25,16 +25,17 @@ class Family(Protocol[NetworkT]):
     """A family of networks. It has no state, and its methods are safe in threads."""
 
     default_architecture: ClassVar[Mapping[str, Any]]
-    """The architecture record of a network that nothing special is asked of."""
+    """The architecture record of a network without special options."""
 
     def build(
         self, row: ModelRow, num_classes: int, architecture: Mapping[str, Any], crop_size: int | None = None
     ) -> NetworkT:
         """Build a network with random weights (drawn from torch's global generator), on the CPU, in training mode.
 
-        `num_classes` counts no background. `architecture` is what `architecture` returned, perhaps long ago, as plain
-        data from a package's manifest; keys of others are left alone. `crop_size` is the side, in pixels, of the images
-        of a classifier; by default that of its published weights. Raises `UserError` when something is wrong.
+        `num_classes` counts no background. `architecture` is the result of the method `architecture`, as plain data
+        from a package's manifest, perhaps of an earlier version; unknown keys are ignored. `crop_size` is the side,
+        in pixels, of the images of a classifier; by default that of its published weights. Raises `UserError` for a
+        bad value.
         """
         ...
 
@@ -73,7 +74,7 @@ class Family(Protocol[NetworkT]):
 
 
 class OneStageDetector(Protocol):
-    """A detector that gives every cell of its feature maps candidates, as gradients of one of them need it.
+    """A detector with candidates in every cell of its feature maps, with what gradients of a candidate need.
 
     `handlers.explain.objects.network.OneStageForward` explains every network with these members.
     """

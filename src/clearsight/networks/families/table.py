@@ -1,4 +1,4 @@
-"""What is asked of a network by its model name, answered by its family."""
+"""Builds networks by model name and loads their weights, through their families."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A batch of images of different sizes, and what is on them.
+"""A batch of images of different sizes, and the objects in them.
 
 Shapes in names: N images, C colour channels, H height, W width, M objects of an image.
 """
@@ -13,7 +13,7 @@ from torch.nn import functional
 __all__ = ["SIDE_MULTIPLE", "Size", "TrainingTarget", "pad_together", "padded_side"]
 
 SIDE_MULTIPLE: Final = 32
-"""Stride of the backbone: levels of the pyramid then cover the image without a rest."""
+"""Stride of the backbone: levels of the pyramid then cover the image exactly."""
 
 Size = tuple[int, int]
 """Height and width of an image inside its padding, pixels."""

@@ -1,4 +1,4 @@
-"""What the detectors share: how they are called, in training and in evaluation, and norms that stay as they came.
+"""The base class of these detectors: calls in training and in evaluation, and frozen norms.
 
 Shapes in names: N images, C colour channels, H height, W width.
 """
@@ -25,25 +25,25 @@ class Detector(nn.Module, ABC):
     """A network with a feature pyramid. Module and parameter names are torchvision's.
 
     Takes images_NCHW as `batch.pad_together` makes them: placed by `vision.letterbox.shorter_side`, float32, normalised
-    with ImageNet's mean and deviation, then padded with zeros to multiples of 32; and each image's own size.
+    with ImageNet's mean and std, then padded with zeros to multiples of 32; and each image's own size.
 
     In training mode it needs targets and returns the losses by name: their sum is what to differentiate. In evaluation
-    mode it returns what it found on each image: without `limits` all candidates, at most `MAX_CANDIDATES` by descending
-    score, without masks; with `limits` the boxes within them, and the masks of those.
+    mode it returns the detections of each image: without `limits` all candidates, at most `MAX_CANDIDATES` sorted by
+    descending score, without masks; with `limits` the boxes within them, and the masks of those.
 
     Boxes and losses are computed in float32, also where autocast runs the layers in less.
     """
 
     num_classes: int
-    """Without a background class."""
+    """Number of classes without a background class."""
     has_masks: bool
     backbone: nn.Module
     options: RcnnOptions = DEFAULT
-    """What it was built with."""
+    """Options that the network was built with."""
     has_background: ClassVar[bool]
     """Whether class 0 of the network's own head is the background, so that Azure's clients count labels from 1."""
     output_order: ClassVar[tuple[str, ...]]
-    """Order of torchvision's outputs about an image, in which Azure's clients read them; masks come last."""
+    """Order of torchvision's outputs for an image, in which Azure's clients read them; masks come last."""
 
     def __init__(self, num_classes: int, backbone: nn.Module, has_masks: bool) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def find(self, features: Features, images: Any, limits: LimitTensors | None) -> list[Found]:
-        """What is on each image."""
+        """Detections of each image."""
 
     def forward(
         self,
@@ -87,7 +87,7 @@ class Detector(nn.Module, ABC):
         """Keep statistics, scales and shifts of the backbone's batch norms as they are from now on.
 
         For networks that start from published weights: statistics of the two images of a usual batch would undo them.
-        Not part of the state dict; going on with such a training asks for it again.
+        Not part of the state dict; a resumed training must call this again.
         """
         self._are_norms_frozen = True
         for norm in self._norms():
@@ -107,7 +107,7 @@ class Detector(nn.Module, ABC):
 
 
 def keep_float32(module: nn.Module) -> None:
-    """Let a module answer in float32 under autocast too: bfloat16 tells coordinates beyond 256 no longer apart."""
+    """Let a module compute in float32 under autocast too: bfloat16 does not distinguish coordinates beyond 256."""
     module.register_forward_hook(_to_float32)
 
 

@@ -29,7 +29,7 @@ __all__ = ["RcnnFamily", "RetinaFamily"]
 _PYRAMID_CHANNELS: Final = 256
 _ALL_STAGES: Final = 5
 
-# Other sizes and limits than those of any request: what a trace has fixed, the parity check finds.
+# Other sizes and limits than those of any request, so that the parity check finds what a trace has fixed.
 _TRACED_HEIGHT: Final = 160
 _TRACED_WIDTH: Final = 224
 _TRACED_LIMITS: Final = SelectionLimits(0.0, 0.6, 20)

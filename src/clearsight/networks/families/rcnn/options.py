@@ -1,4 +1,4 @@
-"""How many boxes the two stages look at: what training a detector costs, far more than the size of its images."""
+"""Numbers of boxes in both stages, which decide the cost of training more than the size of images does."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +15,7 @@ class RcnnOptions:
     proposals_per_loss: int = 512
     """Proposals that the loss of the second stage is taken over; at most a quarter of them on objects."""
     proposals_before_nms_training: int = 2000
-    """Of each level, before they suppress each other."""
+    """Per level, before non-maximum suppression."""
     proposals_training: int = 2000
     proposals_before_nms: int = 1000
     proposals: int = 1000

@@ -1,4 +1,4 @@
-"""From candidates to the boxes that are worth a mask: the user's thresholds as tensors, also inside a graph.
+"""Selects boxes among candidates before masks are computed: the user's thresholds as tensors, also inside a graph.
 
 A mask costs more than its box, so masks are computed for the boxes that thresholds and non-maximum suppression leave.
 Both belong to the user's settings; therefore they enter the graph as inputs, and no graph holds their values.
@@ -28,14 +28,14 @@ _NO_CLASS: Final = -1.0
 
 @dataclass(frozen=True, slots=True)
 class SelectionLimits:
-    """What the user wants to see of an image."""
+    """The user's thresholds and limit of boxes."""
 
     score_threshold: float
     """In [0, 1]; only boxes above it are chosen."""
     nms_iou_threshold: float
-    """In [0, 1]; a box goes when it overlaps a better one of its class by more."""
+    """In [0, 1]; a box is removed when its IoU with a better one of its class is greater."""
     max_detections: int
-    """All classes together."""
+    """Number of boxes of all classes together."""
 
     def to_tensors(self, device: torch.device) -> "LimitTensors":
         return LimitTensors(
@@ -54,7 +54,7 @@ class LimitTensors(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Boxes of one image, by descending score. Inside a trace only tensors can travel; elsewhere see `Candidates`."""
+    """Boxes of one image, sorted by descending score, as tensors for traces; elsewhere see `Candidates`."""
 
     boxes_xyxy_C4: torch.Tensor
     """Pixels of the network's input, inside the image."""
@@ -65,7 +65,7 @@ class Found(NamedTuple):
 
 
 def to_candidates(found: Found) -> Candidates:
-    """The same on arrays."""
+    """Convert to arrays."""
     masks = found.mask_probs_CMM
     return Candidates(
         found.boxes_xyxy_C4.float().numpy(force=True),

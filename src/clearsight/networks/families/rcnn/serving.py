@@ -3,7 +3,7 @@
 Why inputs: masks are wanted for the boxes that are left after thresholds and suppression, and only for those, so this
 step lies in the middle of the graph. Constants could not bring a box back when the user lowers a threshold; two graphs
 would carry the feature maps from one to the other (41 MB at 600 x 800). Suppressing the answer once more with the same
-thresholds changes nothing, so that whoever asks may treat these boxes as it treats those of other detectors.
+thresholds changes nothing, so that callers may treat these boxes like those of other detectors.
 
 Shapes in names: D boxes, C colour channels, H height, W width, M = 28 side of a raw mask; `_1` is one number.
 """
@@ -62,7 +62,7 @@ class ServingGraph(nn.Module):
 
 
 def find_within(network: Detector, images_NCHW: torch.Tensor, limits: LimitTensors) -> list[Found]:
-    """What is on each of some images of one size, normalised and not padded; of any size inside a trace too."""
+    """Detections of each of several images of one size, normalised and not padded; of any size inside a trace too."""
     height, width = images_NCHW.shape[2], images_NCHW.shape[3]
     padded = functional.pad(images_NCHW, (0, padded_side(width) - width, 0, padded_side(height) - height))
     images: Any = ImageList(padded, [(height, width)] * images_NCHW.shape[0])

@@ -1,4 +1,4 @@
-"""Where a detector starts from: weights of the whole network where they are published, else those of its backbone."""
+"""Pretrained weights of a detector: of the whole network where they are published, else of its backbone."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +31,7 @@ def load_pretrained_rcnn(
 
     Searched as by `weights.find_weights`. Rows with published COCO weights (those on ResNet-50) take these; the
     others take the classification weights of their backbone, whose last layer is left out. In a folder a file named
-    after the model comes first for those too. Whether a file holds a whole detector or a backbone, its content says.
+    after the model comes first for those too. The content of a file decides whether it is a detector or a backbone.
     Layers whose shape follows the number of classes keep their random start when the number differs.
 
     `pretrained=False` leaves the network as it is, norms included. Raises `WeightsMissing`, `UserError`.

@@ -1,4 +1,4 @@
-"""The nine anchors: the published ones, how well they suit a data set's boxes, and better ones where they do not.
+"""The nine anchors: the published ones, their fit to a data set's boxes, and better ones if they do not fit.
 
 Shapes in names: M boxes, L levels, A anchors of a level. Sizes are width and height in pixels of the network's input.
 """
@@ -38,7 +38,7 @@ class AnchorCheck:
     recall_before: float
     """Best possible recall of the anchors that were checked; 1 without boxes."""
     recall: float
-    """That of `anchors_wh_LA2`."""
+    """Best possible recall of `anchors_wh_LA2`."""
     changed: bool
 
 
@@ -50,7 +50,7 @@ def best_possible_recall(sizes_wh_M2: Floats, anchors_wh_LA2: Floats) -> float:
 
 
 def autofit_anchors(sizes_wh_M2: Floats, anchors_wh_LA2: Floats, random: np.random.Generator) -> AnchorCheck:
-    """Keep anchors that fit more than 98 % of the boxes, else look for better ones with k-means and mutation.
+    """Keep anchors that fit more than 98 % of the boxes, else search for better ones with k-means and mutation.
 
     `sizes_wh_M2` are the training boxes, scaled as the images will be; they are jittered by up to 10 %, as
     augmentation will do. Found anchors are taken only if more boxes fit them; they are ordered by area.
@@ -83,7 +83,7 @@ def _kmeans(sizes_wh_M2: Floats, num_centres: int, random: np.random.Generator) 
     spread = sizes_wh_M2.std(axis=0)
     spread = np.where(spread > 0, spread, 1).astype(np.float32)
     points = sizes_wh_M2 / spread
-    # Fewer boxes than centres: some start together, and mutation may part them.
+    # Fewer boxes than centres: some start equal, and mutation may separate them.
     centres = random.choice(points, num_centres, replace=len(points) < num_centres)
     for _ in range(_KMEANS_STEPS):
         nearest = ((points[:, None] - centres[None]) ** 2).sum(axis=2).argmin(axis=1)

@@ -1,4 +1,4 @@
-"""Which predictions of a level answer for which boxes: by shape and place, without any IoU.
+"""Assigns boxes to predictions of a level, by shape and location, without IoU.
 
 Shapes in names: M boxes, A anchors of a level, R assignments.
 """

@@ -1,4 +1,4 @@
-"""The four blocks of the graph. Maps are (N, channels, H, W); blocks keep H and W unless a stride says otherwise."""
+"""The blocks of the network. Maps are (N, channels, H, W); blocks keep H and W unless a stride says otherwise."""
 
 import torch
 from torch import nn
@@ -52,7 +52,7 @@ class CrossStage(nn.Module):
 
 
 class PyramidPool(nn.Module):
-    """Spatial pyramid pooling (arXiv 1406.4729): three 5x5 max-pools in a row see 5, 9 and 13 cells."""
+    """Spatial pyramid pooling (arXiv 1406.4729): three 5x5 max-pools in a row cover 5, 9 and 13 cells."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """From raw predictions to boxes and scores, as tensor operations that trace and export with free sizes.
 
-Score thresholds, NMS and the limit on boxes stay outside: they belong to the settings of whoever asks, and a graph that
-held them could not bring a box back.
+Score thresholds, NMS and the limit on boxes stay outside: they are settings of the user, and a graph with constant
+thresholds could not return a box below them.
 
 Shapes in names: N images, C candidates, K classes, V = 5 + K values, L levels, A anchors of a level, H and W cells.
 """

@@ -39,7 +39,7 @@ class YoloFamily:
         return load_own_yolov5(network, weights_dir, pretrained)
 
     def prepare_pretrained(self, network: Yolov5) -> None:
-        """Nothing: the weights are all there is."""
+        """Change nothing."""
 
     def serving_module(self, network: Yolov5) -> serving.ServingGraph:
         return serving.ServingGraph(network)

@@ -52,7 +52,7 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def _start_biases(self, num_classes: int) -> None:
-        """Begin with the rates seen in images, so that early steps are not spent on unlearning background.
+        """Set biases to typical rates of objects, so that early steps are not spent on learning the background.
 
         After focal loss (arXiv 1708.02002, section 3.3): about 8 objects in an image of 640 pixels, and the classes
         together at 0.6.
@@ -60,7 +60,7 @@ class Head(nn.Module):
         for stride, conv in zip(STRIDES, self.m, strict=True):
             bias_AV = conv.get_parameter("bias").view(ANCHORS_PER_LEVEL, -1)
             bias_AV[:, BOX_VALUES - 1] += math.log(_OBJECTS_PER_IMAGE / (_NOMINAL_SIZE / stride) ** 2)
-            # A hair more than one class less, which stays finite for a single class.
+            # Slightly above `num_classes - 1`, which stays finite for a single class.
             bias_AV[:, BOX_VALUES:] += math.log(_CLASS_PRIOR / (num_classes - 0.99999))
 
     def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -54,7 +54,7 @@ LOSS_OPTIONS: Final[Mapping[str, LossOptions]] = MappingProxyType(
         "xlarge": LossOptions(),
     }
 )
-"""By size: what the published recipes train each with."""
+"""Options of the published recipes by size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Losses:
     """One batch's loss. The parts are detached, include their gains, and are means per image."""
 
     total: torch.Tensor
-    """What to differentiate: the sum of the parts times the number of images."""
+    """The value to differentiate: the sum of the parts times the number of images."""
     box: torch.Tensor
     objectness: torch.Tensor
     classification: torch.Tensor
@@ -80,7 +80,7 @@ class Yolov5Loss(nn.Module):
     def __init__(
         self, anchors_cells_LA2: torch.Tensor, num_classes: int, image_size: int, options: LossOptions | None = None
     ) -> None:
-        """`anchors_cells_LA2` is the head's buffer, after it was suited to the data; `image_size` the nominal side."""
+        """`anchors_cells_LA2` is the head's buffer, fitted to the data; `image_size` is the nominal side."""
         super().__init__()
         self.register_buffer("anchors", anchors_cells_LA2.detach().clone(), persistent=False)
         options = options or LossOptions()

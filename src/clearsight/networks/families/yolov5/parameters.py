@@ -1,4 +1,4 @@
-"""How an optimizer should treat each parameter."""
+"""Groups of parameters for the optimizer."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""yolov5 as a graph of tensors: images in, every candidate with its best class out.
+"""The serving graph of yolov5: images in, every candidate with its best class out.
 
 The best class is chosen in the graph, so that 0.3 MB leave it instead of the scores of 80 classes for 25 200
 candidates, 8 MB an image. A box then has one class. Thresholds and suppression stay outside.

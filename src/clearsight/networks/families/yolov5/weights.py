@@ -1,4 +1,4 @@
-"""Weights that a user brings: no permissively licensed ones are published for this network."""
+"""Loads a user's own weights: no permissively licensed ones are published for this network."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +30,7 @@ _NOTICE: Final = (
 def load_own_yolov5(network: Yolov5, weights_dir: Path | None = None, pretrained: bool = True) -> PretrainedRecord:
     """Load a state dict from `weights_dir`, or without one from the folder of `CLEARSIGHT_WEIGHTS`.
 
-    A file counts when its name begins with the network's size as others write it, then with the model's
+    Files whose names begin with the network's size as others write it come first, then those with the model's name
     (`yolov5s*.safetensors`, `yolov5*.safetensors`; `.pt` and `.pth` too). Names of tensors are the public ones. The
     last layer keeps its random start when its number of classes differs; everything else must fit exactly.
 
