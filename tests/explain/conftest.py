@@ -44,7 +44,7 @@ def images(drawn_images: list[Path]) -> list[bytes]:
 
 @pytest.fixture(scope="session")
 def cell() -> Callable[..., str]:
-    """The text of a cell that asks for an explanation, as Azure's samples write it."""
+    """Makes the text of a cell that requests an explanation, as Azure's samples write it."""
 
     def make(image: bytes, **xai_parameters: object) -> str:
         document = {"image_base64": base64.encodebytes(image).decode(), "model_explainability": True}
@@ -65,7 +65,7 @@ def size_of_png() -> Callable[[bytes], tuple[int, int]]:
 
 @pytest.fixture(scope="session")
 def with_options() -> Callable[..., Any]:
-    """Gives an `ExplainingScorer` with the network and the model of another, and other options."""
+    """Makes an `ExplainingScorer` with the networks of another one and other options."""
     from clearsight.handlers.explain.answering.scoring import ExplainingScorer
 
     def make(explaining: Any, options: Any, **more: Any) -> Any:

@@ -1,9 +1,9 @@
-"""Run by a test: does a process keep memory of the explanations that it has given?
+"""Run by a test: measures whether a process leaks memory with its explanations.
 
     python many_explanations.py PACKAGE CELLS.json
 
 Prints, as JSON, by how many bytes Python's own memory and living tensors grew over 200 explanations, and the lines
-whose memory grew most. What allocators keep for later is theirs and does not count.
+whose memory grew most. Memory that allocators keep for reuse does not count.
 """
 
 import gc
@@ -19,7 +19,7 @@ from clearsight.handlers.scoring.scorer import load_scorer
 
 
 def tensor_bytes() -> int:
-    # By type: to be asked for its class, an object of torch warns.
+    # By type: reading `__class__` of some objects of torch warns.
     tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
     return sum(thing.untyped_storage().nbytes() for thing in tensors)
 

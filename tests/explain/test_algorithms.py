@@ -1,4 +1,4 @@
-"""Explanations by name: the contract of every algorithm, and what happens when time or a part is missing."""
+"""Explanations by name: the contract of every algorithm, and behaviour when time or the eager network is missing."""
 
 import sys
 from dataclasses import replace
@@ -135,7 +135,7 @@ def test_an_unknown_name_lists_the_known_ones(models):
 
 
 class Slow:
-    """A model whose every plain gradient takes a second."""
+    """A model each of whose plain gradients takes one second."""
 
     def __init__(self, model, clock):
         self._model, self._clock = model, clock
@@ -158,8 +158,8 @@ class TestDeadline:
         context = context_of(models["vit"], name, Deadline(seconds, clock), baseline="mean", n_steps=50)
         return replace(context, model=Slow(models["vit"], clock), **changes)
 
-    def test_fewer_steps_are_taken_and_told(self, models, name):
-        found = compute_attributions(self.make(models, name, 21))  # two of them to see how long one takes
+    def test_fewer_steps_are_taken_and_reported(self, models, name):
+        found = compute_attributions(self.make(models, name, 21))  # two of them measure how long one takes
         assert {(one.n_steps_used, one.deadline_hit, one.degraded) for one in found} == {(19, True, True)}
 
     def test_guided_gradcam_stands_in_when_too_few_steps_fit(self, models, name):
@@ -211,7 +211,7 @@ class TestRise:
         assert float(masks_JPP.mean()) == pytest.approx(0.5, abs=0.05)
 
     def explain(self, chunk=8, deadline=None, num_masks=300):
-        def probabilities(points):  # class 0 hangs on the upper left quarter alone
+        def probabilities(points):  # class 0 depends on the upper left quarter alone
             seen = (points[:, 0, :16, :16] != 0).float().mean(dim=(1, 2))
             weight = (points[:, 0, :16, :16]).mean(dim=(1, 2)) * seen
             return torch.stack([weight, 1 - weight], dim=1)

@@ -83,7 +83,7 @@ def docs_line(row):
 
 
 def readers(row):
-    """Which algorithms read a key, in few words."""
+    """The column "read by": algorithms that read a key, grouped."""
     words = []
     for group, name in ((CLASSIFIER_ALGORITHMS, "classifiers"), (DETECTOR_ALGORITHMS, "detectors")):
         inside = [one for one in group if one in row.algorithms]

@@ -1,4 +1,4 @@
-"""What holds for every network of ours, at every size, for every kind of image, and after many explanations."""
+"""Properties of explanations of every network, at every size, for every kind of image, and after many explanations."""
 
 import io
 import json
@@ -150,7 +150,7 @@ def mixed(images, cell, count):
 
 
 @pytest.mark.slow
-def test_a_hundred_explanations_change_no_weight_and_leave_nothing_hooked(explaining, images, cell):
+def test_a_hundred_explanations_change_no_weight_and_leave_no_hooks(explaining, images, cell):
     model = explaining._explainer._model
     parts = [model._network, model._guided]
     before = [{name: tensor.clone() for name, tensor in part.state_dict().items()} for part in parts]
@@ -169,7 +169,7 @@ def test_a_hundred_explanations_change_no_weight_and_leave_nothing_hooked(explai
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_hundred_explanations_leave_no_memory_behind(explaining, images, cell, tmp_path):
-    """In a process of its own, where nothing that other tests do counts."""
+    """Runs in a separate process, which other tests do not affect."""
     (tmp_path / "cells.json").write_text(json.dumps(mixed(images, cell, 42)))
     command = [sys.executable, MANY_EXPLANATIONS, explaining.package.root, tmp_path / "cells.json"]
     there = subprocess.run(command, capture_output=True, text=True, check=True, timeout=800)

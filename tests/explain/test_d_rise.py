@@ -1,4 +1,4 @@
-"""D-RISE as an algorithm: the boxes of a made-up detector, which knows what it looks at."""
+"""D-RISE as an algorithm, with the detections of a detector that depends on known pixels."""
 
 import numpy as np
 import pytest
@@ -33,13 +33,13 @@ def explain(detect, boxes=(BOX,), ids=(0,), num_masks=60, grid=6, seed=0, deadli
     )
 
 
-def sees_patch(masks):
-    """One box, whose score is how much of a patch is seen."""
+def patch_score(masks):
+    """One box, whose score is the visible share of a patch."""
     return [found((BOX, float(mask_HW[20:26, 30:36].mean()), 0)) for mask_HW in masks]
 
 
 def at_random(seed):
-    """What is found behind each mask has nothing to do with it; in some images there is nothing."""
+    """Detections that do not depend on the masks; some images have none."""
     random = np.random.default_rng(seed)
     seen = []
 
@@ -79,8 +79,8 @@ def test_a_box_is_like_an_object_by_overlap_and_score_if_it_has_its_class(rows, 
     np.testing.assert_allclose(similarity(found(*rows), objects, np.array([0, 1])), expected, rtol=1e-6)
 
 
-def test_the_strongest_place_is_the_one_that_the_score_depends_on():
-    result = explain(sees_patch, num_masks=400, grid=8)
+def test_the_maximum_is_where_the_score_depends_on_the_image():
+    result = explain(patch_score, num_masks=400, grid=8)
     row, column = np.unravel_index(result.maps_KHW[0].argmax(), SIZE_HW)
     assert 20 <= row < 26
     assert 30 <= column < 36
@@ -109,9 +109,9 @@ def test_the_map_is_that_of_a_plain_double_loop():
 
 
 def test_the_seed_decides_and_the_size_of_chunks_does_not():
-    first, alone, many = (explain(sees_patch, chunk=chunk).maps_KHW.tobytes() for chunk in (8, 1, 32))
+    first, alone, many = (explain(patch_score, chunk=chunk).maps_KHW.tobytes() for chunk in (8, 1, 32))
     assert first == alone == many
-    assert explain(sees_patch, seed=1).maps_KHW.tobytes() != first
+    assert explain(patch_score, seed=1).maps_KHW.tobytes() != first
 
 
 def test_an_object_that_is_never_found_again_has_an_empty_map():
@@ -125,11 +125,11 @@ def test_when_the_time_ends_the_map_is_that_of_the_masks_so_far():
 
     def slowly(masks):
         now_s[0] += len(masks)
-        return sees_patch(masks)
+        return patch_score(masks)
 
     result = explain(slowly, num_masks=60, deadline=Deadline(20.0, lambda: now_s[0]))
     assert (result.masks_used, result.deadline_hit) == (21, True)  # 1, then two at a time, a tenth of 20 s
-    few = explain(sees_patch, num_masks=21)
+    few = explain(patch_score, num_masks=21)
     np.testing.assert_array_equal(result.maps_KHW, few.maps_KHW)
 
 
@@ -137,12 +137,12 @@ def test_memory_that_runs_out_changes_no_number():
     def short_of_memory(masks):
         if len(masks) > 3:
             raise MemoryError
-        return sees_patch(masks)
+        return patch_score(masks)
 
-    np.testing.assert_array_equal(explain(short_of_memory).maps_KHW, explain(sees_patch).maps_KHW)
+    np.testing.assert_array_equal(explain(short_of_memory).maps_KHW, explain(patch_score).maps_KHW)
 
 
-def test_a_watch_is_told_how_far_it_is_and_may_end_it():
+def test_a_watch_receives_the_progress_and_may_end_the_work():
     class Impatient:
         told: list[tuple[int, int]] = []  # noqa: RUF012
 
@@ -154,11 +154,11 @@ def test_a_watch_is_told_how_far_it_is_and_may_end_it():
                 raise KeyboardInterrupt
 
     with watched(Impatient()), pytest.raises(KeyboardInterrupt):
-        explain(sees_patch)
+        explain(patch_score)
     assert Impatient.told == [(1, 60), (9, 60), (17, 60)]
 
 
-def test_covered_parts_take_the_mean_colour_and_the_canvas_stays():
+def test_masked_parts_take_the_mean_colour_and_the_canvas_stays():
     placement = letterbox(20, 40, 64)
     canvas_HWC = np.full((64, 64, 3), 114, np.uint8)
     canvas_HWC[22:42, 12:52] = (200, 100, 0)

@@ -1,4 +1,4 @@
-"""Rows of detectors explained by covering, with the serving backend alone."""
+"""Rows of detectors explained by masking, with the serving backend alone."""
 
 import base64
 import io
@@ -31,7 +31,7 @@ SIZES_HW = {"yolov5": (53, 64), "fasterrcnn_resnet18_fpn": (64, 77), "maskrcnn_r
 
 @pytest.fixture(scope="session")
 def detector(detector_package):
-    """Explains without a copy of the network."""
+    """Gives a scorer that explains without an eager copy of the network."""
     made = {}
 
     def get(model_name):
@@ -80,7 +80,7 @@ def test_rows_keep_their_boxes_and_get_maps_without_an_eager_network(detector, i
     assert "without the network" in str(refused)
 
 
-def test_maps_are_made_of_what_scoring_answers_to_covered_images(detector_package, images, cell, tmp_path):
+def test_maps_are_made_of_what_scoring_answers_to_masked_images(detector_package, images, cell, tmp_path):
     explaining = edited(detector_package("fasterrcnn_resnet18_fpn"), tmp_path / "model", box_score_thresh=0.01)
     scorer, size_hw = explaining._scorer, (64, 77)
     image = Image.open(io.BytesIO(images[0])).convert("RGB")
@@ -101,8 +101,8 @@ def test_maps_are_made_of_what_scoring_answers_to_covered_images(detector_packag
     sums, shown = np.zeros((len(answer.boxes), *size_hw)), np.zeros(size_hw)
     for _ in range(12):
         mask_HW = random_masks(1, 4, *size_hw, generator)[0].numpy()
-        covered_HWC = mask_image(image_HWC, shorter_side(*size_hw, 64, 96), mask_HW, scorer.settings.mean)
-        (seen,) = scorer.score([to_png(covered_HWC)])
+        masked_HWC = mask_image(image_HWC, shorter_side(*size_hw, 64, 96), mask_HW, scorer.settings.mean)
+        (seen,) = scorer.score([to_png(masked_HWC)])
         shown += mask_HW
         for k, thing in enumerate(answer.boxes):
             weight = 0.0
@@ -139,7 +139,7 @@ def test_the_same_request_has_the_same_bytes_and_another_seed_others(detector, i
     assert encode_answers(explaining.score([cell(images[0], **NUMBERS, seed=1)])) != first
 
 
-def test_wrong_wishes_are_told(detector, images, cell):
+def test_wrong_parameters_are_reported(detector, images, cell):
     explaining = detector("maskrcnn_resnet18_fpn")
     for wish, words in [
         ({"target": "mask"}, "'target' must be score for d_rise, but got 'mask'"),
@@ -189,7 +189,7 @@ def test_a_box_of_a_tile_is_explained_in_its_tile(detector_package, images, cell
         assert not heat_HW.any()
 
 
-def test_a_job_can_be_ended_after_each_covered_image(detector, images, cell):
+def test_a_job_can_be_ended_after_each_masked_image(detector, images, cell):
     class Stop(BaseException):
         pass
 

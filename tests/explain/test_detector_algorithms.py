@@ -1,4 +1,4 @@
-"""What every explanation algorithm of detectors keeps, on small detectors with random weights."""
+"""The contract of every explanation algorithm of detectors, on small detectors with random weights."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The explain copy: derivatives against captum, rules against values by hand, every architecture of ours."""
+"""The explain copy: derivatives against captum, rules against values by hand, every architecture."""
 
 import copy
 
@@ -285,7 +285,7 @@ class TestCams:
     def test_gradcam_weighs_channels_by_their_mean_gradient(self):
         assert gradcam(self.FEATURES).tolist() == [[0.5, 0], [0, 0]]
 
-    def test_hirescam_weighs_every_place_by_itself(self):
+    def test_hirescam_weighs_every_location_by_itself(self):
         assert hirescam(self.FEATURES).tolist() == [[2, 0], [0, 0]]
 
     def test_layercam_takes_positive_gradients_alone(self):
@@ -342,7 +342,7 @@ def test_relevance_of_two_layers_by_hand():
 
 @pytest.mark.parametrize("side", [32, 64])
 def test_equal_points_give_equal_bits_on_several_threads(side):
-    """At 32 pixels the last stages see a single one, as squeeze-and-excitation does at any size."""
+    """At 32 pixels the last stages see a single pixel, as squeeze-and-excitation does at any size."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -366,7 +366,7 @@ def test_pointwise_convolutions_stay_what_they_are(options, shape):
     torch.testing.assert_close(network(x), convolution(x))
 
 
-def test_predictor_and_parameters_stay_untouched_and_nothing_is_hooked():
+def test_predictor_and_parameters_stay_untouched_and_no_hooks_are_left():
     network = nn.Sequential(
         *(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 6, 3, stride=2)),
         *(nn.ReLU6(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)),

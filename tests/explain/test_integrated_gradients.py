@@ -18,7 +18,7 @@ UNHURRIED = Deadline(None)
 
 
 class Clock:
-    """Stands still but for what a test lets pass."""
+    """A clock that the test moves."""
 
     def __init__(self):
         self.now_s = 0.0
@@ -28,7 +28,7 @@ class Clock:
 
 
 def image(*pixels):
-    """An image of one row whose first pixels are these and whose others are 0."""
+    """An image of one row with these first pixels; the others are 0."""
     x = torch.zeros(1, 3, 1, max(4, len(pixels)), dtype=torch.float64)
     x[0, 0, 0, : len(pixels)] = torch.tensor(pixels)
     return x
@@ -184,7 +184,7 @@ def taking(seconds_each, clock, function=tanh_net):
     return gradient
 
 
-def test_without_hurry_a_deadline_changes_nothing():
+def test_a_deadline_with_enough_time_changes_nothing():
     clock = Clock()
     hurried = integrated_gradients(
         taking(0.001, clock), TANH_IMAGE, image(0), 50, "riemann_middle", Deadline(60, clock)
@@ -206,8 +206,8 @@ def test_as_many_steps_are_taken_as_fit_into_the_deadline(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_slow_first_steps_cost_no_others(method):
-    """As they are in a process that is new or beside others."""
+def test_slow_first_steps_do_not_reduce_the_number_of_steps(method):
+    """The first evaluations are slow in a new process, and beside other processes."""
     clock = Clock()
 
     def gradient(points):
@@ -220,7 +220,7 @@ def test_slow_first_steps_cost_no_others(method):
     assert torch.equal(result.attribution, free.attribution)
 
 
-def test_whoever_may_hold_up_the_work_is_asked_while_it_is_found_out_how_many_steps_fit():
+def test_there_are_checkpoints_while_the_duration_of_steps_is_measured():
     clock = Clock()
     at_s = []
 

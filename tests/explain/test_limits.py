@@ -1,4 +1,4 @@
-"""How a deployment bounds explanations: time, size, number of labels, memory; and what they must not disturb."""
+"""Limits of a deployment for explanations: time, size, number of labels, memory; and their effect on other answers."""
 
 import hashlib
 import json
@@ -21,11 +21,11 @@ from clearsight.handlers.explain.telemetry import observed
 from clearsight.wire.encoding import encode_answers, to_document
 
 FAST = {"xai_algorithm": "guided_backprop"}
-"""The cheapest algorithm, where the test is about something else."""
+"""The cheapest algorithm, for tests that do not depend on it."""
 
 
 class TickingClock:
-    """Each look at it takes so many seconds."""
+    """A clock that advances by a number of seconds whenever it is read."""
 
     def __init__(self, step_s):
         self.now_s, self.step_s = 0.0, step_s
@@ -77,11 +77,11 @@ def test_a_short_deadline_takes_fewer_steps_then_another_algorithm_then_refuses(
     clock = TickingClock(0.5)
     strict = with_options(explaining, ExplainOptions(allow_degradation=False), clock=clock)
     assert isinstance(strict.score([wish], deadline_s=40.0)[0], OutOfTime)
-    assert clock.now_s < 10  # told after the first gradient, not when the time is over
+    assert clock.now_s < 10  # reported after the first gradient, not at the end of the time
     assert answer(1e6, max_seconds=6.0).explanation_details["algorithm"] == "guided_gradcam"
 
 
-def test_scores_that_the_time_leaves_out_are_told_and_such_an_answer_is_not_kept(
+def test_scores_left_out_by_the_deadline_are_reported_and_such_an_answer_is_not_cached(
     explaining, images, cell, with_options
 ):
     wish = cell(images[0], **FAST, faithfulness=True)
@@ -145,7 +145,7 @@ def test_details_count_in_the_cache(explaining, images, cell, with_options):
     assert kept[1] - kept[0] >= 2_000
 
 
-def test_nothing_is_kept_unless_a_deployment_asks_for_it(explaining, images, cell):
+def test_nothing_is_cached_unless_the_deployment_sets_a_size(explaining, images, cell):
     explaining.score([cell(images[0], n_steps=2)])
     assert explaining._cache.num_bytes == explaining._explainer._regions.num_bytes == 0
 
@@ -186,7 +186,7 @@ scorer = explaining_scorer(load_scorer({str(explaining.package.root)!r}, device=
 cells = json.loads(Path({str(tmp_path / "cells.json")!r}).read_text())
 print(json.dumps([to_document(answer)["attributions"] for answer in scorer.score(cells)]))
 """
-    # Without matrix units, which this machine may announce and not have.
+    # Without matrix units, which this machine may announce but not provide.
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
     there = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120, env=environment

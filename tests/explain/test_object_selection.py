@@ -1,4 +1,4 @@
-"""Which objects are explained, which candidate each is, and what a request may say about it."""
+"""The choice of explained objects, their candidates, and the rules of the keys `detections` and `target`."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def choose(scores, has_masks=False, may_leave_out=True, **parameters):
         ([], (), ()),
         ([0.9], None, (0,)),
         ([0.9, 0.8, 0.7, 0.6], None, (0, 1, 2)),
-        ([0.6, 0.9, 0.5, 0.8], None, (0, 1, 3)),  # by score, told in the answer's order
+        ([0.6, 0.9, 0.5, 0.8], None, (0, 1, 3)),  # chosen by score, in the order of the answer
         ([0.9, 0.8, 0.7, 0.6], "all", (0, 1, 2, 3)),
         ([0.9, 0.8, 0.7, 0.6], (3, 0), (3, 0)),
         ([0.9], (), ()),
@@ -43,7 +43,11 @@ def test_the_chosen_objects(scores, detections, expected):
         ([(0.9, 2)], (0,), [(2, (0,))]),
         ([(0.9, 0), (0.8, 1), (0.7, 0)], (2, 1, 0), [(0, (0, 2)), (1, (1,))]),
         ([(0.3, 0), (0.8, 1), (0.7, 2), (0.9, 2)], (0, 1, 2, 3), [(2, (3, 2)), (1, (1,)), (0, (0,))]),
-        ([(0.5, 1), (0.5, 0), (0.5, 1)], (2, 1, 0), [(1, (2, 0)), (0, (1,))]),  # equal ones as they were named
+        (
+            [(0.5, 1), (0.5, 0), (0.5, 1)],
+            (2, 1, 0),
+            [(1, (2, 0)), (0, (1,))],
+        ),  # equal scores keep their order
     ],
 )
 def test_the_view_of_the_best_object_is_explained_first(found, chosen, expected):

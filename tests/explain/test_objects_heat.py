@@ -1,4 +1,4 @@
-"""Heat maps of detections: by hand, beside a slow plain version, and back in the image's own place."""
+"""Heat maps of detections: by hand, beside a slow plain version, and mapped back to the image."""
 
 import cv2
 import numpy as np
@@ -44,7 +44,7 @@ def test_without_gradients_the_map_is_zero():
 
 def test_one_gradient_spreads_as_the_gaussian_where_features_speak_for_it():
     features = np.ones((1, 7, 7))
-    features[0, 3, 4] = -1  # speaks against
+    features[0, 3, 4] = -1  # evidence against the object
     one = np.zeros((1, 7, 7))
     one[0, 3, 3] = 2.0
     expected = np.zeros((7, 7))

@@ -1,4 +1,4 @@
-"""Derivatives of what a detector sees, beside torch.autograd on the network's own way to its answer."""
+"""Derivatives of a detector's outputs, compared with torch.autograd on the network's own forward pass."""
 
 from dataclasses import asdict
 
@@ -27,7 +27,7 @@ NAMES = [
 
 
 def build(model_name):
-    """Random weights whose scores differ from place to place and are not all 0."""
+    """Random weights whose scores differ between locations and are not all 0."""
     with torch.random.fork_rng():
         torch.manual_seed(4)
         network = build_network(model_name, 2, architecture={"model_size": "nano", "options": asdict(FEW)})
@@ -85,7 +85,7 @@ def test_yolov5_has_the_derivatives_of_its_own_forward_pass(image):
     inputs: list[torch.Tensor] = []
 
     def cut(module, given):
-        """Coarse inputs of the head hang on fine ones; here each is taken for itself."""
+        """Cuts the graph between levels: coarse inputs of the head depend on fine ones."""
         inputs.extend(maps.detach().requires_grad_() for maps in given[0])
         return (list(inputs),)
 

@@ -1,4 +1,4 @@
-"""Does a map point at its own object? Small detectors learn to find drawn rectangles."""
+"""Maps point at their own objects: small detectors are trained to detect drawn rectangles."""
 
 import io
 from dataclasses import asdict
@@ -90,7 +90,7 @@ def train(model_name):
 
 
 def find(network, image_HWC, settings):
-    """The answer, as the serving way makes it of the network's candidates."""
+    """The answer that serving makes of the network's candidates."""
     views = views_of(SIDE, SIDE, settings)
     image_1CHW = torch.from_numpy(normalise(image_HWC, *NOTHING))[None]
     with torch.no_grad():
@@ -106,7 +106,7 @@ def covers_nothing(*_):
 
 
 @pytest.mark.parametrize("model_name", list(SETTINGS))
-def test_the_strongest_place_lies_inside_the_own_box(model_name):
+def test_the_maximum_lies_inside_the_box_of_the_object(model_name):
     network, settings = train(model_name), SETTINGS[model_name]
     explainer = ObjectExplainer(
         ObjectModel(network, MODELS[model_name].family),

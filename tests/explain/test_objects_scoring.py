@@ -1,4 +1,4 @@
-"""Explained rows of detectors: which keys, which boxes, which maps, and what becomes of plain Azure requests."""
+"""Explained rows of detectors: keys, boxes and maps, and answers to requests with Azure's keys alone."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ NAMES = ("yolov5", "fasterrcnn_resnet18_fpn", "maskrcnn_resnet18_fpn")
 ODAM = {"xai_algorithm": "odam"}
 NUMBERS = {**ODAM, "visualizations": False, "attributions": True}
 SIZES_HW = {"yolov5": (53, 64), "fasterrcnn_resnet18_fpn": (64, 77), "maskrcnn_resnet18_fpn": (64, 77)}
-"""Of the maps of 80 x 96 images: letterboxed to 64 pixels, or the shorter side scaled to 64."""
+"""Sizes of the maps of 80 x 96 images: letterboxed to 64 pixels, or the shorter side scaled to 64."""
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +57,7 @@ def with_clock(explaining, options, clock):
 
 @pytest.fixture
 def slow_maps(monkeypatch):
-    """A clock by which a map takes a second, and nothing else takes any time."""
+    """A clock by which a map takes one second, and everything else no time."""
     now_s = [0.0]
 
     def slowly(*arguments):
@@ -111,7 +111,7 @@ def test_a_plain_azure_request_gets_azures_plain_answer(explaining_detector, ima
         assert (reply.status, reply.body) == (200, plain)
 
 
-def test_odam_is_turned_away_where_explanations_are_switched_off(explaining_detector, images, cell):
+def test_odam_is_rejected_where_explanations_are_switched_off(explaining_detector, images, cell):
     scorer = explaining_detector("yolov5")._scorer
     body = json.dumps({"input_data": {"columns": ["image"], "data": [cell(images[0], **ODAM)]}}).encode()
     (reply,) = answer_bodies(scorer, [body], explain=explainer_for_lane("predict", scorer))
@@ -290,7 +290,7 @@ def test_numbers_that_cannot_fit_are_refused_before_they_are_computed(explaining
 
 def test_a_box_that_the_eager_network_does_not_see_gets_no_map_and_a_warning(explaining_detector, images, cell):
     explaining = explaining_detector("yolov5")
-    other = explaining_detector("fasterrcnn_resnet18_fpn")._objects._model  # sees other boxes in other places
+    other = explaining_detector("fasterrcnn_resnet18_fpn")._objects._model  # has other candidates
     strange = ExplainingScorer(explaining._scorer, other)
     (answer,) = strange.score([cell(images[0], **NUMBERS, details=True, detections="all")])
     unknown = [part for part in answer.explanations if part.explanation_details["matched_iou"] < 0.5]
@@ -316,7 +316,7 @@ def test_a_image_without_objects_has_no_explanations(explaining_detector, cell, 
     assert to_document(answer) == {"boxes": [], "explanations": []}
 
 
-def test_a_broken_image_and_a_faithful_wish(explaining_detector, images, cell):
+def test_a_broken_image_and_a_request_for_faithfulness(explaining_detector, images, cell):
     explaining = explaining_detector("yolov5")
     broken, answer = explaining.score([cell(b"no picture", **ODAM), cell(images[0], **ODAM, faithfulness=True)])
     assert isinstance(broken, BadRequest)

@@ -51,7 +51,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name, text):
         ExplainOptions.from_variables({f"CLEARSIGHT_EXPLAIN_{name}": text})
 
 
-def test_all_faults_are_told_at_once():
+def test_all_faults_are_listed_at_once():
     variables = {"CLEARSIGHT_EXPLAIN_CHUNK": "0", "CLEARSIGHT_EXPLAIN_DTYPE": "int8"}
     with pytest.raises(InvalidDocument, match="2 faults"):
         ExplainOptions.from_variables(variables)

@@ -33,7 +33,7 @@ def test_the_blur_grows_with_the_image_and_is_odd(side, width):
 
 
 def test_areas_by_hand():
-    """The pixel that decides is the hottest: gone at the first step of deletion, back at the first of insertion."""
+    """The decisive pixel has the highest value: the first step deletes it, or inserts it."""
     x = left_half()
     x[:, 0, 0] = 0.0
     x[:, 0, 0] = 1.0

@@ -1,4 +1,4 @@
-"""Explained rows of classifiers: shapes of the answers, equality with plain scoring, what is refused."""
+"""Explained rows of classifiers: shapes of the answers, equality with plain scoring, refused requests."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ from clearsight.wire.answers import ClassificationAnswer
 from clearsight.wire.encoding import encode_answers, to_document
 
 FAST = {"xai_algorithm": "guided_backprop"}
-"""The cheapest algorithm, where the test is about something else."""
+"""The cheapest algorithm, for tests that do not depend on it."""
 
 
 def test_no_cells_give_no_answers(explaining):
@@ -73,7 +73,7 @@ def test_no_label_above_the_threshold_gives_empty_lists(explaining_multilabel, i
     assert (found["visualizations"], found["attributions"], found["explanation_details"]) == ([], [], [])
 
 
-def test_nothing_said_means_xrai_with_a_image_and_no_numbers(explaining, images, cell):
+def test_an_empty_request_means_xrai_with_an_image_and_no_numbers(explaining, images, cell):
     requests = [{}, {"xai_algorithm": "xrai", "visualizations": True, "attributions": False, "n_steps": 50}]
     implied, said = explaining.score([cell(images[0], **xai_parameters) for xai_parameters in requests])
     assert to_document(implied) == to_document(said)
@@ -155,7 +155,7 @@ def test_a_label_that_the_model_does_not_have_is_named_with_its_neighbour(explai
     assert str(error) == f"'{key}' must name labels of this model, but got 'carten'; did you mean 'carton'?"
 
 
-def test_rows_that_do_not_ask_are_explained_where_the_path_asks_for_all(explaining, images, cell):
+def test_rows_without_a_request_are_explained_where_the_path_requests_it_for_all(explaining, images, cell):
     (asked,) = explaining.score([cell(images[0], n_steps=2)])
     quiet = json.loads(cell(images[0], n_steps=2))
     del quiet["model_explainability"]
@@ -262,7 +262,7 @@ def test_every_algorithm_gives_finite_numbers(explaining, images, cell, algorith
     assert answer.explanation_details["algorithm"] == algorithm
 
 
-def test_a_detector_answers_as_if_nothing_was_asked(detector_package, images, cell):
+def test_a_detector_ignores_requests_for_azures_explanations(detector_package, images, cell):
     package = detector_package("yolov5")
     explaining = explaining_scorer(load_scorer(package, backend="torchscript", device="cpu", num_threads=1))
     plain = load_scorer(package, backend="torchscript", device="cpu", num_threads=1).score(images[:1])
@@ -300,7 +300,7 @@ def test_azures_own_row_is_answered_with_one_image_and_one_array(explaining):
     assert np.array(found["attributions"]).shape == (3, 64, 64)
 
 
-def test_parameters_beside_the_rows_count_where_the_path_asks_for_all(scorer, images):
+def test_parameters_beside_the_rows_apply_where_the_path_requests_all_rows(scorer, images):
     text = base64.b64encode(images[0]).decode()
     body = json.dumps({"input_data": [text], "params": {"xai_parameters": {**FAST, "details": True}}}).encode()
     explain = explainer_for_lane("all", scorer)

@@ -7,7 +7,7 @@ from clearsight.handlers.explain.telemetry import ExplainedRow, note_chunk, note
 ROW = ExplainedRow("xrai", {"regions": 12.4, "gradients": 99.6}, is_degraded=True, is_cached=False)
 
 
-def test_nothing_noted_is_nothing_told():
+def test_without_notes_the_document_is_empty():
     with observed() as telemetry:
         pass
     assert telemetry.to_document() == {"chunk": None, "rows": []}
@@ -21,7 +21,7 @@ def test_what_is_noted_outside_goes_nowhere():
     assert telemetry.to_document() == {"chunk": None, "rows": []}
 
 
-def test_rows_are_told_in_order_with_whole_milliseconds():
+def test_rows_are_reported_in_order_with_whole_milliseconds():
     with observed() as telemetry:
         note_row(ROW)
         note_row(ExplainedRow("rise", {}, is_degraded=False, is_cached=True))

@@ -1,4 +1,4 @@
-"""XRAI beside PAIR-code's `saliency`, on the colour images that scikit-image ships."""
+"""XRAI compared with PAIR-code's `saliency`, on the colour images of scikit-image."""
 
 from functools import lru_cache
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""XRAI from image to map beside `saliency` from image to map, which samples the path at other points."""
+"""XRAI from image to map, compared with `saliency`, which samples the path at other points."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def image() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("is_fast", [True, False])
-def test_the_whole_map_is_ranked_as_the_references(is_fast):
+def test_the_map_is_ranked_like_that_of_the_reference(is_fast):
     with torch.random.fork_rng():
         torch.manual_seed(12)
         network = nn.Sequential(

@@ -1,4 +1,4 @@
-"""Two right answers may differ in ties; a wrong one is found."""
+"""Two correct answers may differ in ties; wrong boxes are found."""
 
 from dataclasses import replace
 
@@ -85,7 +85,7 @@ def test_the_last_of_a_full_answer_may_be_another_of_its_score() -> None:
     found = answer([*BOXES[:3], [60, 0, 90, 9]], [0.9, 0.8, 0.7, 0.5998], [0, 1, 0, 1])
     assert count(found, proposed, SelectionLimits(0.0, 0.5, 4)) == (2, 0)
     more = answer([*BOXES, [60, 0, 90, 9]], [0.9, 0.8, 0.7, 0.6, 0.5998], [0, 1, 0, 1, 1])
-    assert count(more, proposed, SelectionLimits(0.0, 0.5, 4))[1] == 1  # more than were asked for
+    assert count(more, proposed, SelectionLimits(0.0, 0.5, 4))[1] == 1  # more than the limit
 
 
 def test_masks_are_compared_where_there_is_anything() -> None:

@@ -1,4 +1,4 @@
-"""Each name of a detector goes the whole way: build, learn, package with both graphs in parity, load."""
+"""Each detector is built, trained for one step, packaged with both graphs in parity, and loaded."""
 
 import functools
 import json
@@ -352,7 +352,7 @@ def test_a_package_that_describes_no_network_of_ours_is_named(made: MakeOnce, tm
 @pytest.mark.parametrize(
     "model_name", ["yolov5", "fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "maskrcnn_resnet50_fpn"]
 )
-def test_a_detector_of_full_size_goes_the_same_way(model_name: str, drawn_images: list[Path], tmp_path: Path) -> None:
+def test_a_detector_of_full_size_is_exported(model_name: str, drawn_images: list[Path], tmp_path: Path) -> None:
     """Azure's sizes and torchvision's numbers of proposals."""
     settings = {"yolov5": YoloSettings(), "maskrcnn_resnet50_fpn": SegmentationSettings()}
     network = build_network(model_name, len(LABELS)).eval()

@@ -1,4 +1,4 @@
-"""A graph that computes something else is found."""
+"""The parity check of classifiers refuses graphs with other outputs."""
 
 from collections.abc import Sequence
 from pathlib import Path

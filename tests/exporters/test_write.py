@@ -1,4 +1,4 @@
-"""A package is written whole, with its proof, or not at all."""
+"""A package is written complete, with its parity record, or not at all."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every runtime keeps the contract, and one more row makes a runtime known everywhere."""
+"""The contract of every runtime, and a new row that parity, measuring, the gate and `auto` use."""
 
 import json
 import shutil

@@ -61,7 +61,7 @@ def test_boxes_of_a_detector_are_explained_by_index(capsys, detector_package, dr
         (["--detections", "999"], "'detections' must be indices of the"),
     ],
 )
-def test_wrong_flags_for_a_detector_are_told(capsys, detector_package, drawn_images, flags, words):
+def test_wrong_flags_for_a_detector_are_reported(capsys, detector_package, drawn_images, flags, words):
     package = str(detector_package("yolov5").root)
     assert run(root, ["explain", "--package", package, str(drawn_images[0]), *flags]) == 1
     assert words in capsys.readouterr().err
@@ -109,14 +109,14 @@ def test_unreadable_images_are_named_and_the_others_explained(capsys, arguments,
         (["--baseline", "grey"], "'grey' is not one of"),
     ],
 )
-def test_a_wrong_flag_is_told_without_a_traceback(capsys, arguments, drawn_images, flags, words):
+def test_a_wrong_flag_is_reported_without_a_traceback(capsys, arguments, drawn_images, flags, words):
     assert run(root, [*arguments, str(drawn_images[0]), *flags]) in (1, 2)
     captured = capsys.readouterr()
     assert words in captured.err
     assert "Traceback" not in captured.err
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_anything_is_loaded(capsys, arguments, drawn_images, tmp_path):
+def test_a_folder_that_cannot_be_created_is_reported_before_loading(capsys, arguments, drawn_images, tmp_path):
     (tmp_path / "file").write_text("")
     assert run(root, [*arguments, str(drawn_images[0]), "--save", str(tmp_path / "file")]) == 1
     assert "--save must name a folder" in capsys.readouterr().err

@@ -125,7 +125,7 @@ def test_batched_is_one_by_one_in_any_order(sizes, grid, batch_size, data):
 
 
 @pytest.mark.parametrize("make", [yolo, rcnn])
-def test_a_image_too_small_for_the_grid_is_scored_whole(make):
+def test_an_image_too_small_for_the_grid_is_scored_whole(make):
     tiled, blocks = make(tile_grid_size=(5, 3))
     plain, _ = make()
     assert answers(tiled, image(12, 20, 0)) == answers(plain, image(12, 20, 0))

@@ -71,7 +71,7 @@ def objects(scorer: Scorer, image: bytes) -> tuple[DetectedObject, ...]:
 
 
 def same_objects(found: tuple[DetectedObject, ...], expected: tuple[DetectedObject, ...]) -> None:
-    """As sets: near-equal scores may change places between runtimes."""
+    """As sets: nearly equal scores may swap between runtimes."""
     assert len(found) == len(expected)
     remaining = list(found)
     for one in expected:
@@ -140,7 +140,7 @@ def test_an_answer_has_the_same_bytes_alone_in_any_company_and_in_any_order(
 
 
 @pytest.mark.parametrize("model_name", ["yolov5", MASKS])
-def test_one_bad_row_among_good_ones_gets_its_error_at_its_place(load: Load, images, model_name):
+def test_one_bad_row_among_good_ones_gets_its_error_in_order(load: Load, images, model_name):
     scorer = load(model_name, tile_grid_size="2x1")
     good = scorer.score(images[:2])
     mixed = scorer.score([b"nonsense", images[0], images[1][:200], images[1], 7])
@@ -149,7 +149,7 @@ def test_one_bad_row_among_good_ones_gets_its_error_at_its_place(load: Load, ima
     assert isinstance(mixed[2], BadImage)
 
 
-def test_a_image_smaller_than_the_grid_is_scored_whole(load: Load, images):
+def test_an_image_smaller_than_the_grid_is_scored_whole(load: Load, images):
     tiny = _resized(images[0], 9, 7)
     assert objects(load("yolov5", tile_grid_size="5x3"), tiny) == objects(load("yolov5"), tiny)
 

@@ -31,7 +31,7 @@ def test_nothing_matches_nothing():
         (found(score=0.1), True),
     ],
 )
-def test_one_class_and_nearly_one_place_make_a_pair(other, matches):
+def test_equal_classes_and_nearly_equal_boxes_make_a_pair(other, matches):
     assert bool(match_objects([found()], [other])) == matches
 
 

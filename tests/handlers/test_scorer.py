@@ -20,7 +20,7 @@ from clearsight.wire.answers import ClassificationAnswer
 
 
 def reference_probs(package: ModelPackage, images: list[bytes]) -> np.ndarray:
-    """The plain way: the network in eager torch, one image at a time, softmax or sigmoid by torch."""
+    """Reference: the network in eager torch, one image at a time, softmax or sigmoid by torch."""
     import torch
 
     from clearsight.networks.load import load_network
@@ -63,7 +63,7 @@ def test_an_answer_is_the_same_alone_and_in_any_batch(any_scorer: Scorer, images
     assert any_scorer.score(images[::-1]) == alone[::-1]
 
 
-def test_a_bad_cell_gets_its_error_at_its_place(any_scorer: Scorer, images):
+def test_a_bad_cell_gets_its_error_in_order(any_scorer: Scorer, images):
     cells = [images[0], b"\x00\x80", images[1], None, "http://host/a.png", [images[2]], images[3][:200]]
     results = any_scorer.score(cells)
     assert [type(result) for result in results] == [

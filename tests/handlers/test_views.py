@@ -1,4 +1,4 @@
-"""Tiles: what goes through the network, and how what comes out is joined."""
+"""Views of an image: tiles as input of the network, and merging of their detections."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Each name goes the whole way: build, learn, package, load, and score on every runtime."""
+"""Each model is built, trained for one step, packaged, loaded and scored on every runtime."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +56,7 @@ def build_and_step(
 
 
 def _calm_residuals(network: nn.Module) -> None:
-    """Let each residual block add a fifth: a hundred random layers at full weight turn rounding into differences."""
+    """Scale each residual block by a fifth: a hundred random layers at full weight amplify rounding."""
     for block in network.modules():
         if hasattr(block, "downsample"):
             last = block.bn3 if hasattr(block, "bn3") else block.bn2

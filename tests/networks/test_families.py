@@ -1,4 +1,4 @@
-"""The contract of each family of networks, the tables bound to the catalogue, and what a new row and family take."""
+"""The contract of each family of networks, the tables bound to the catalogue, and the cost of new ones."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace

@@ -156,7 +156,7 @@ def test_boxes_and_masks_within_limits_are_torchvisions(
 
 
 @pytest.mark.parametrize("model_name", FAMILIES)
-def test_without_limits_all_candidates_come_by_falling_score_and_without_masks(
+def test_without_limits_all_candidates_are_sorted_by_descending_score_and_without_masks(
     model_name: str, pair: Callable[[str], tuple[Detector, nn.Module]]
 ) -> None:
     ours = pair(model_name)[0].eval()

@@ -71,7 +71,7 @@ def export(graph: ServingGraph, folder: Path) -> None:
 
 
 def same_detections(expected: list[npt.NDArray], found: list[npt.NDArray]) -> None:
-    """As sets: each box has a partner of its class, its score and nearly its place, and its mask."""
+    """As sets: each box has a partner of its class, its score, nearly its box, and its mask."""
     assert [array.shape for array in found] == [array.shape for array in expected]
     boxes, scores, class_ids, *masks = expected
     overlaps = iou_matrix(boxes, found[0])

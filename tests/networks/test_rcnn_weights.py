@@ -1,4 +1,4 @@
-"""Where detectors start from: whole networks where weights of one are found, else a backbone."""
+"""Pretrained weights of detectors: of the whole network where there are some, else of the backbone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -105,7 +105,7 @@ def test_a_file_named_after_the_model_comes_before_its_backbones(donor: Any, tmp
     assert equal_tensors(network, donor.state_dict()) == donor.state_dict().keys()
 
 
-def test_random_weights_come_only_when_asked_for_and_norms_learn(no_network: list[str]) -> None:
+def test_random_weights_come_only_on_request_and_norms_learn(no_network: list[str]) -> None:
     network = build_network(NAME, 2)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     assert load_pretrained(network, NAME, pretrained=False).source == "none"

@@ -1,4 +1,4 @@
-"""What is served of each family, and the names under which it is."""
+"""The serving graph of each family: its outputs and the names of its tensors."""
 
 import torch
 from torch import nn

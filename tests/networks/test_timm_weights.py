@@ -37,11 +37,11 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[An
 
 @pytest.fixture
 def vit_state(narrow: Callable[[str], ModelRow]) -> dict[str, torch.Tensor]:
-    """A narrow ViT for images of 32 with 3 classes; its position embeddings count the places, row by row."""
+    """A narrow ViT for images of 32 with 3 classes; its position embeddings are numbered row by row."""
     narrow(VIT)
     state = build_network(VIT, 3, crop_size=32).state_dict()
-    places = torch.tensor([9.0, 0.0, 1.0, 2.0, 3.0])  # the class token's, then a grid of 2 x 2
-    return {**state, "pos_embed": places[None, :, None].expand_as(state["pos_embed"]).contiguous()}
+    numbers = torch.tensor([9.0, 0.0, 1.0, 2.0, 3.0])  # the class token's, then a grid of 2 x 2
+    return {**state, "pos_embed": numbers[None, :, None].expand_as(state["pos_embed"]).contiguous()}
 
 
 def test_nothing_cached_and_no_network_give_one_line_with_both_ways_out(
@@ -110,7 +110,7 @@ def test_positions_are_interpolated_to_the_image_size(vit_state: dict[str, torch
     assert record.resized_positions
     positions = network.state_dict()["pos_embed"]
     assert positions.shape[:2] == (1, 1 + 4 * 4)
-    assert (positions[0, 0] == 9).all()  # the class token has no place
+    assert (positions[0, 0] == 9).all()  # the class token is not interpolated
     grid = positions[0, 1:, 0].reshape(4, 4)
     # A symmetric filter keeps the mean, (0 + 1 + 2 + 3) / 4, and the order along both axes.
     assert grid.mean().item() == pytest.approx(1.5)

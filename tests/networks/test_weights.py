@@ -1,4 +1,4 @@
-"""Where pretrained weights come from."""
+"""Search and loading of pretrained weights."""
 
 import hashlib
 import shutil
@@ -64,7 +64,7 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
         load_pretrained(build_network("mobilenetv2", 2), "mobilenetv2", tmp_path / "nowhere")
 
 
-def test_random_weights_come_only_when_asked_for_and_change_nothing(no_network: list[str]) -> None:
+def test_random_weights_come_only_on_request_and_change_nothing(no_network: list[str]) -> None:
     network = build_network("mobilenetv2", 2)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     record = load_pretrained(network, "mobilenetv2", pretrained=False)

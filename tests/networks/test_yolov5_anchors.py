@@ -1,4 +1,4 @@
-"""Whether anchors suit a data set, and better ones where they do not."""
+"""The fit of anchors to a data set, and the search for better ones."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Which cells and anchors a box takes: by hand, and against a slow plain version."""
+"""The cells and anchors assigned to a box: by hand, and against a slow plain version."""
 
 import math
 

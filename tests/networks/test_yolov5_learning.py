@@ -1,4 +1,4 @@
-"""A nano network learns eight drawn images, and its graphs answer as it does."""
+"""A nano network learns eight drawn images, and its graphs give the same outputs."""
 
 import io
 import warnings
@@ -95,7 +95,7 @@ def images_of_other_sizes(learned: Learned) -> list[torch.Tensor]:
 
 
 def require_parity(actual_NCV: np.ndarray, network: Yolov5, images_NCHW: torch.Tensor) -> None:
-    """Within 1e-4 of a probability, and 1e-4 of a box's side or place."""
+    """Within 1e-4 of a probability, and 1e-4 of a box's side or centre."""
     with torch.no_grad():
         expected_NCV = network(images_NCHW).numpy()
     assert np.ptp(expected_NCV[..., 4]) > 0.1  # objects are found, or the comparison says little

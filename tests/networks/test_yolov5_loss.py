@@ -124,7 +124,7 @@ def test_a_batch_without_boxes_has_the_objectness_term_only() -> None:
 
 
 def test_a_perfect_prediction_of_the_only_box_costs_no_box_term() -> None:
-    """Logits of zero are the anchor at the middle of its cell: no neighbour is asked, no other anchor is near."""
+    """Logits of zero are the anchor at the middle of its cell: no neighbour is assigned, no other anchor is near."""
     anchors = torch.tensor([[[1.0, 1.0], [50.0, 50.0], [60.0, 60.0]]] * 3) * torch.tensor([1.0, 9.0, 9.0]).view(3, 1, 1)
     loss = Yolov5Loss(anchors, 2, 640, LossOptions(box_gain=1, objectness_gain=1, class_gain=40))
     losses = loss(flat_levels(1, 2), [torch.tensor([[24.0, 16.0, 32.0, 24.0]])], [torch.tensor([1])])

@@ -1,4 +1,4 @@
-"""The graph against published numbers: parameter counts, operations, start values; names that others rely on."""
+"""The graph against published numbers: parameter counts, operations, start values; public names of tensors."""
 
 import pytest
 import torch
