@@ -73,17 +73,17 @@ class BatchStream:
         self, epoch: int, make_view: Callable[[int, int, int], View], first_batch: int = 0
     ) -> Generator[BatchShare[View], None, None]:
         """The batches of one epoch, from `first_batch` on; views are `make_view(epoch, batch, item)`, made ahead."""
-        wanted = list(enumerate(self._batches_of(epoch)))[first_batch:]
+        batches = list(enumerate(self._batches_of(epoch)))[first_batch:]
         if self._options.num_workers == 0:
-            for batch, whole in wanted:
-                yield self._share(whole, [make_view(epoch, batch, int(item)) for item in self._own(whole)])
+            for batch, indices in batches:
+                yield self._share(indices, [make_view(epoch, batch, int(item)) for item in self._own(indices)])
             return
         with ThreadPoolExecutor(self._options.num_workers, thread_name_prefix="augment") as pool:
             waiting: deque[tuple[Indices, list[Future[View]]]] = deque()
             try:
-                for batch, whole in wanted:
-                    futures = [pool.submit(make_view, epoch, batch, int(item)) for item in self._own(whole)]
-                    waiting.append((whole, futures))
+                for batch, indices in batches:
+                    futures = [pool.submit(make_view, epoch, batch, int(item)) for item in self._own(indices)]
+                    waiting.append((indices, futures))
                     if len(waiting) > _BATCHES_AHEAD:
                         yield self._collect(*waiting.popleft())
                 while waiting:
@@ -102,11 +102,12 @@ class BatchStream:
             batches.pop()
         return batches
 
-    def _own(self, whole: Indices) -> Indices:
-        return np.array_split(whole, self._num_ranks)[self._rank]
+    def _own(self, indices: Indices) -> Indices:
+        """The share of this process in the indices of a batch."""
+        return np.array_split(indices, self._num_ranks)[self._rank]
 
-    def _collect(self, whole: Indices, futures: list[Future[View]]) -> BatchShare[View]:
-        return self._share(whole, [future.result() for future in futures])
+    def _collect(self, indices: Indices, futures: list[Future[View]]) -> BatchShare[View]:
+        return self._share(indices, [future.result() for future in futures])
 
-    def _share(self, whole: Indices, views: list[View]) -> BatchShare[View]:
-        return BatchShare(self._own(whole), views, len(views) * self._num_ranks / len(whole))
+    def _share(self, indices: Indices, views: list[View]) -> BatchShare[View]:
+        return BatchShare(self._own(indices), views, len(views) * self._num_ranks / len(indices))

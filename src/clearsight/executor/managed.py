@@ -108,7 +108,7 @@ class BackOff:
             try:
                 await start()
             except ClearsightError as error:
-                log.error("%s did not come back: %s", name, error)
+                log.error("%s could not be restarted: %s", name, error)
                 self._lengthen()
             else:
                 self._up_since = self._clock()
