@@ -27,6 +27,7 @@ request_settings: {request_timeout_ms: 60000, max_concurrent_requests_per_instan
 UNREADABLE = {"truncated.jpg", "truncated.png", "broken.png", "bomb_header.gif"}
 
 
+@pytest.mark.slow
 @pytest.mark.torchserve
 def test_awkward_files_and_poison_get_a_clear_answer_and_hurt_nobody(
     tiny_package: ModelPackage,

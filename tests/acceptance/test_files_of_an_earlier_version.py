@@ -105,6 +105,7 @@ def clearsight(workspace: Workspace, *args: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.slow
 def test_an_interrupted_job_is_listed_and_goes_on_from_its_checkpoint(workspace: Workspace) -> None:
     shown = json.loads(clearsight(workspace, "job", "show", "--name", "golden").stdout)
     assert shown["status"] == "NotResponding"

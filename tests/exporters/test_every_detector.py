@@ -39,8 +39,11 @@ LABELS = ("cell", "spot")
 SMALL = RcnnOptions(64, 32, 64, 32, 64, 32)
 HEIGHT, WIDTH = 96, 128
 """Of the images that Azure's graphs are traced with, pixels."""
-ONE_OF_EACH = ("yolov5", "fasterrcnn_resnet18_fpn", "retinanet_resnet50_fpn", "maskrcnn_resnet18_fpn")
-"""A model of each family, on its smallest backbone; the others are slow tests."""
+FAST = ("yolov5", "maskrcnn_resnet18_fpn")
+"""The smallest models whose tests go through all code of exports; those of the others are slow."""
+SMALLEST = (*FAST, "fasterrcnn_resnet18_fpn", "retinanet_resnet50_fpn")
+"""A model of each family, on its smallest backbone."""
+ONE_OF_EACH = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SMALLEST]
 EVERYWHERE = {"torchscript", "onnxruntime", "openvino", "train_artifacts"}
 
 
@@ -162,7 +165,7 @@ def test_a_detector_learns_is_packaged_with_equal_graphs_and_loads(model_name: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_name", sorted(set(DETECTOR_NAMES) - set(ONE_OF_EACH)))
+@pytest.mark.parametrize("model_name", sorted({*DETECTOR_NAMES} - {*SMALLEST}))
 def test_a_detector_on_another_backbone_goes_the_same_way(
     model_name: str, drawn_images: list[Path], tmp_path: Path
 ) -> None:
@@ -178,8 +181,13 @@ def session_of(folder: Path) -> onnxruntime.InferenceSession:
 @pytest.mark.parametrize(
     ("model_name", "outputs", "labels"),
     [
-        ("fasterrcnn_resnet18_fpn", ["boxes_0", "labels_0", "scores_0"], ["--bg--", *LABELS]),
-        ("retinanet_resnet50_fpn", ["boxes_0", "scores_0", "labels_0"], list(LABELS)),
+        pytest.param(
+            *("fasterrcnn_resnet18_fpn", ["boxes_0", "labels_0", "scores_0"], ["--bg--", *LABELS]),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "retinanet_resnet50_fpn", ["boxes_0", "scores_0", "labels_0"], list(LABELS), marks=pytest.mark.slow
+        ),
         ("maskrcnn_resnet18_fpn", ["boxes_0", "labels_0", "scores_0", "masks_0"], ["--bg--", *LABELS]),
     ],
 )
@@ -258,6 +266,7 @@ def test_weights_changed_by_a_hundredth_are_found(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_contracts_graph_is_compared_below_its_own_threshold(
     drawn_images: list[Path], small_contract: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

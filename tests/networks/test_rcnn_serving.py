@@ -109,6 +109,7 @@ def require_parity(model_name: str, folder: Path) -> None:
     assert counts[3] == 0
 
 
+@pytest.mark.slow
 def test_graphs_of_mask_rcnn_answer_as_the_network_at_other_sizes_and_thresholds(tmp_path: Path) -> None:
     require_parity("maskrcnn_resnet18_fpn", tmp_path)
 

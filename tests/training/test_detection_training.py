@@ -259,6 +259,7 @@ def test_views_of_one_size_go_through_the_network_together_and_tiles_apart(make:
     assert [len(truth.class_ids_N) for truth in found.truths] == [0, 1, 2, 0]
 
 
+@pytest.mark.slow
 def test_masks_are_learnt_and_measured(make: Make) -> None:
     parts = make("maskrcnn_resnet18_fpn", number_of_epochs=1, log_training_metrics="Enable")
     run = parts.run

@@ -68,9 +68,8 @@ def result(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "result.json").read_text()))
 
 
-@pytest.mark.parametrize(
-    "task", ["image_classification", pytest.param("image_classification_multilabel", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["image_classification", "image_classification_multilabel"])
 def test_a_killed_and_resumed_run_has_the_weights_of_an_undisturbed_one(
     start: Start, task: str, texture_folder: Path, texture_pairs_folder: Path, tmp_path: Path
 ) -> None:

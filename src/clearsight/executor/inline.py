@@ -13,7 +13,8 @@ __all__ = ["Inline"]
 class Inline:
     """An executor whose `submit` returns when the task has ended. The module must define `main(args) -> int`."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "") -> None:
+        """`address` means nothing here."""
         self._ended: list[Exited] = []
         self._count = 0
 

@@ -70,7 +70,8 @@ class Local:
     in order. A child whose parent process has ended stops by itself (`clearsight.executor.child`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "") -> None:
+        """`address` means nothing here."""
         self._running: dict[str, _ProcessGroup] = {}
 
     def submit(self, task: TaskSpec) -> str:

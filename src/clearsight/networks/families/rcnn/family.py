@@ -24,7 +24,7 @@ from clearsight.networks.families.rcnn.weights import load_pretrained_rcnn
 from clearsight.networks.serving import GraphSignature
 from clearsight.networks.weights import PretrainedRecord
 
-__all__ = ["RcnnFamily", "RetinaFamily"]
+__all__ = ["RcnnFamily", "RetinaFamily", "coarse_pyramid"]
 
 _PYRAMID_CHANNELS: Final = 256
 _ALL_STAGES: Final = 5
@@ -104,10 +104,16 @@ class RetinaFamily(RcnnFamily):
     """`Family` of RetinaNet: as `RcnnFamily`, with one stage. It records options too and uses none of them."""
 
     def _build(self, row: ModelRow, num_classes: int, options: RcnnOptions) -> Detector:
-        # From the third stage on, with two coarser levels on top (section 4 of the paper).
-        coarser = LastLevelP6P7(_PYRAMID_CHANNELS, _PYRAMID_CHANNELS)
-        pyramid = _pyramid(row, returned_layers=[2, 3, 4], extra_blocks=coarser)
-        return RetinaDetector(num_classes, RetinaNet(pyramid, num_classes))
+        return RetinaDetector(num_classes, RetinaNet(coarse_pyramid(row), num_classes))
+
+
+def coarse_pyramid(row: ModelRow) -> Any:
+    """The pyramid of detectors with one stage: from the backbone's second stage on, with two coarser levels on top.
+
+    https://arxiv.org/abs/1708.02002, section 4.
+    """
+    coarser = LastLevelP6P7(_PYRAMID_CHANNELS, _PYRAMID_CHANNELS)
+    return _pyramid(row, returned_layers=[2, 3, 4], extra_blocks=coarser)
 
 
 def _pyramid(row: ModelRow, **levels: Any) -> Any:
