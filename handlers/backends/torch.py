@@ -12,7 +12,7 @@ from clearsight.errors import InvalidPackage, UserError
 from clearsight.handlers.backends import Array, Backend, Device, OpenOptions
 from clearsight.runs.package import ModelPackage
 
-__all__ = ["open_eager", "open_torchscript"]
+__all__ = ["TorchBackend", "load_graph", "open_eager", "open_torchscript"]
 
 
 class TorchBackend:
@@ -31,15 +31,19 @@ class TorchBackend:
 
 def open_torchscript(file: Path, options: OpenOptions) -> Backend:
     """Load a saved graph."""
+    return TorchBackend(load_graph(file, options), options.device)
+
+
+def load_graph(file: Path, options: OpenOptions) -> torch.jit.ScriptModule:
+    """Load a saved graph in evaluation mode, and set torch's threads. Raises `InvalidPackage`."""
     _configure(options)
     with warnings.catch_warnings():
         # torch deprecates TorchScript in favour of torch.export; it stays the format that TorchServe users ask for.
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
         try:
-            graph = _load(file, options.device)
+            return _load(file, options.device).eval()
         except (RuntimeError, ValueError) as error:
             raise InvalidPackage(f"TorchScript cannot load {file}: {str(error).strip().splitlines()[0]}") from error
-    return TorchBackend(graph.eval(), options.device)
 
 
 def _load(file: Path, device: Device) -> torch.jit.ScriptModule:

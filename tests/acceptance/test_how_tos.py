@@ -122,7 +122,7 @@ class Sources:
         self.cli("online-endpoint", "create", "-n", "example")
         (self.folder / "deployment.yml").write_text(
             "name: blue\nendpoint_name: example\nmodel: azureml:example@latest\ninstance_type: local\n"
-            "environment_variables: {CLEARSIGHT_BACKEND: optimized}\n"
+            'environment_variables: {CLEARSIGHT_BACKEND: optimized, CLEARSIGHT_EXPLAIN: "true"}\n'
             "request_settings: {request_timeout_ms: 60000}\n"
         )
         self.cli("online-deployment", "create", "-f", "deployment.yml", "--all-traffic")
