@@ -88,6 +88,7 @@ def test_convolutional_networks_are_explained_at_every_size(name, side):
             assert found.values.any() or found.warnings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_transformers_are_explained_at_their_size(name):
     model = make(name, 224)

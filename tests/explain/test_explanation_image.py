@@ -104,6 +104,7 @@ class TestImage:
         assert explanation_image(heat, drawn_crop(16, 16)) == explanation_image(heat, drawn_crop(16, 16))
 
 
+@pytest.mark.slow
 def test_no_plotting_library_is_loaded():
     names = ("drawing.explanation_image", "explain.answering.scoring")
     imports = "; ".join(f"import clearsight.handlers.{name}" for name in names)

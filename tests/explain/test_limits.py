@@ -196,6 +196,7 @@ print(json.dumps([to_document(answer)["attributions"] for answer in scorer.score
         assert 0 < np.linalg.norm(exact - coarse) < 0.2 * np.linalg.norm(exact), name
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_bytes(explaining, images, cell, tmp_path):
     wishes = [{"n_steps": 4}, {"xai_algorithm": "guided_gradcam", "attributions": True}]
     cells = [cell(images[0], **wish) for wish in wishes]

@@ -331,6 +331,7 @@ def test_a_graph_of_two_images_takes_two_images(
             session.run(names, {"input": images[:count]})
 
 
+@pytest.mark.slow
 def test_a_graph_of_four_images_of_yolov5(made: MakeOnce, tmp_path: Path, export: Callable[..., str]) -> None:
     shutil.copytree(made("yolov5").package.root, tmp_path / "m")
     assert "multiples of 32 for yolov5" in export("--batch-size", 4, "--height", 100, fails=1)

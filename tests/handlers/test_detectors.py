@@ -243,6 +243,7 @@ def _resized(image: bytes, width: int, height: int) -> bytes:
         return _png(opened.convert("RGB").resize((width, height)))
 
 
+@pytest.mark.slow
 def test_a_process_that_has_imported_nothing_else_loads_the_graph_of_every_backend(detector_package):
     """TorchScript graphs need torchvision's operators, which only its import registers."""
     code = (

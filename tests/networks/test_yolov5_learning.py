@@ -15,6 +15,8 @@ from clearsight.networks.families.yolov5.loss import LOSS_OPTIONS, Yolov5Loss
 from clearsight.networks.families.yolov5.network import Yolov5, build_yolov5
 from clearsight.networks.families.yolov5.parameters import parameter_groups
 
+pytestmark = pytest.mark.slow
+
 SIDE = 96
 COLOURS = ((0.9, 0.2, 0.1), (0.1, 0.3, 0.9))
 

@@ -16,6 +16,7 @@ from clearsight.serving.supervisor.torchserve_files import Admission, ServingPla
 from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 
 
+@pytest.mark.slow
 @pytest.mark.torchserve
 @pytest.mark.asyncio
 async def test_requests_of_a_batch_that_a_killed_worker_was_collecting(

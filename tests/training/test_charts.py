@@ -230,6 +230,7 @@ def test_names_that_would_look_the_same_carry_their_class_id() -> None:
     assert choose_lettering([f"{'x' * 30}{k}{'y' * 30}" for k in range(2)]).names[1].endswith("yyyy [1]")
 
 
+@pytest.mark.slow
 def test_a_hundred_classes_make_images_of_sensible_size(tmp_path: Path) -> None:
     true, probs = made_up(600, 101)
     for file in write_charts(tmp_path, true, probs, tuple(f"class {k}" for k in range(101)), MULTI_CLASS):

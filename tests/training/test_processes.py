@@ -113,6 +113,7 @@ def test_two_processes_train_as_one_with_the_double_batch_and_stop_and_resume_to
     assert result(stopped)["passes"] == result(dependent)["passes"][-len(result(stopped)["passes"]) :]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_at_once(start: Start, texture_folder: Path, tmp_path: Path) -> None:
     processes = start(tmp_path / "run", 2, data=str(texture_folder), die_at=2)
     assert finish(processes[1:]) == [-signal.SIGKILL]

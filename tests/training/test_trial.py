@@ -110,6 +110,7 @@ def test_a_trial_that_is_stopped_at_once_keeps_a_checkpoint(make_trial: Make, te
     assert (folder.checkpoints / "last.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_signal_stops_a_trial_at_the_next_step(make_trial: Make, texture_folder: Path) -> None:
     folder = make_trial(texture_folder, number_of_epochs=500, early_stopping=0)
 
