@@ -119,6 +119,7 @@ def test_maps_are_made_of_what_scoring_answers_to_masked_images(detector_package
     assert sums.any()
 
 
+@pytest.mark.slow
 def test_boxes_too_weak_to_be_answered_still_count(detector_package, detector, images, cell, tmp_path):
     explaining = detector("fasterrcnn_resnet18_fpn")
     (answer,) = explaining._scorer.score(images[:1])

@@ -340,7 +340,8 @@ def test_relevance_of_two_layers_by_hand():
     assert attention_relevance(tokens, Transformer((1, 1), 1, True)).tolist() == [[0.5 + 0.25 + 1.75]]
 
 
-@pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [32, 64])
 def test_equal_points_give_equal_bits_on_several_threads(side):
     """At 32 pixels the last stages see a single pixel, as squeeze-and-excitation does at any size."""
     threads = torch.get_num_threads()

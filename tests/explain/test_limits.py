@@ -219,6 +219,7 @@ print([name for name in ("matplotlib", "captum", "mlflow", "ts") if name in sys.
     assert imported == "[]"
 
 
+@pytest.mark.slow
 def test_predictions_and_explanations_side_by_side_are_those_of_each_alone(explaining, scorer, images, cell):
     wishes = [cell(image, xai_algorithm=name, n_steps=2) for image in images[:2] for name in ("xrai", *FAST.values())]
     explained, predicted = explaining.score(wishes), scorer.score(images)

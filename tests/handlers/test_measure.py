@@ -93,6 +93,7 @@ def test_too_few_images_prove_nothing(tiny_package: ModelPackage, drawn_images: 
         precision_gate(tiny_package.root, drawn_images[:3])
 
 
+@pytest.mark.slow
 def test_bf16_is_served_after_a_recorded_pass_or_refused_with_the_machines_reason(own_package, drawn_images, images):
     """Which of the two depends on the processor: some announce matrix units that they do not have."""
     result = precision_gate(own_package, drawn_images, num_threads=1)

@@ -33,6 +33,7 @@ def bodies(drawn_images: list[Path]) -> list[bytes]:
     return [json.dumps({"input_data": envelope}).encode() for envelope in envelopes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_name", ["yolov5", pytest.param("maskrcnn_resnet18_fpn", marks=pytest.mark.slow)])
 async def test_every_form_of_a_request_gets_the_scorers_bytes(
     detector_package: Callable[[str], ModelPackage], drawn_images: list[Path], tmp_path: Path, model_name: str

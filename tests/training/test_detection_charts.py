@@ -205,6 +205,7 @@ def test_segmentation_compares_masks(tmp_path: Path) -> None:
     assert data["confusion_matrix"]["matrix"][0] == [1, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_awkward_and_many_classes_are_drawn_without_a_warning(tmp_path: Path) -> None:
     truths, predictions = random_pass(4)
     names = ("background", "牛乳 $x^2$", *(f"class {k}" for k in range(120)))

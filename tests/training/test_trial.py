@@ -171,6 +171,7 @@ def test_a_few_unreadable_images_are_left_out_with_a_warning(
     assert any("left out" in event["message"] for event in events(folder, "warning"))
 
 
+@pytest.mark.slow
 def test_the_same_trial_twice_gives_the_same_metrics(
     make_trial: Make, texture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
