@@ -38,10 +38,10 @@ demo: $(READY)  ## Draw data, train, deploy, score; leaves an endpoint running.
 demo-stop:  ## Stop the endpoint that `make demo` left running.
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh stop
 
-test: $(READY)  ## Run the test suite (about 10 minutes on 2 cores; JOBS=4 uses four, up to 9 GiB each).
+test: $(READY)  ## Run the test suite (about 8 minutes on 2 cores; JOBS=4 uses four, up to 9 GiB each).
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=$(DURATIONS) -m "not slow and not gpu"
 
-test-slow: $(READY)  ## Run the tests that take minutes; SLOW="slow and not full_size" (25 minutes) leaves out the largest networks.
+test-slow: $(READY)  ## Run the tests that take minutes; SLOW="slow and not full_size" (45 minutes) leaves out the largest networks.
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=$(DURATIONS) -m "$(SLOW) and not gpu"
 
 # In one process, without training and servers: on Python 3.11 coverage slows what it watches.

@@ -205,4 +205,5 @@ def test_a_new_family_of_detectors_goes_through_every_verb(sources: Sources, ser
     assert np.load(array).any()
     row = sources.serve(package, server, image, {"xai_algorithm": "odam", "detections": [0]})
     assert row["boxes"][0]["score"] == pytest.approx(answers[0][0]["score"], abs=1e-4)
-    assert row["visualizations"]
+    [explanation] = row["explanations"]
+    assert base64.b64decode(explanation["visualizations"]).startswith(b"\x89PNG")
