@@ -20,11 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList  # type: ignore[import-untyped]
 
 from clearsight.catalogue.models import FAMILIES
-from clearsight.networks.families.rcnn.batch import padded_side
+from clearsight.networks.families.rcnn.batch import pad_to_multiple
 from clearsight.networks.families.rcnn.two_stage import TwoStageDetector
 
 __all__ = ["DetectorForward", "Level", "ObjectModel", "OneStageForward", "TwoStageForward"]
@@ -92,7 +91,7 @@ class OneStageForward:
 
     def __init__(self, network: Any, image_1CHW: torch.Tensor) -> None:
         """`network` is a `OneStageDetector`."""
-        padded = _padded(image_1CHW)
+        padded = pad_to_multiple(image_1CHW)
         with torch.no_grad():
             features = network.features(padded)
         self.levels = _leaves(network.level_strides, features)
@@ -122,7 +121,7 @@ class TwoStageForward:
     """
 
     def __init__(self, network: TwoStageDetector, image_1CHW: torch.Tensor) -> None:
-        padded = _padded(image_1CHW)
+        padded = pad_to_multiple(image_1CHW)
         with torch.no_grad():
             features = network.backbone(padded)
         images: Any = ImageList(padded, [(image_1CHW.shape[2], image_1CHW.shape[3])])
@@ -166,11 +165,6 @@ class TwoStageForward:
         logits, regression = heads.box_predictor(pooled)
         boxes = heads.box_coder.decode_single(regression, proposals_C4).reshape(len(proposals_C4), -1, 4)
         return logits.softmax(dim=1)[:, 1:], boxes[:, 1:]
-
-
-def _padded(image_1CHW: torch.Tensor) -> torch.Tensor:
-    height, width = image_1CHW.shape[2:]
-    return functional.pad(image_1CHW, (0, padded_side(width) - width, 0, padded_side(height) - height))
 
 
 def _leaves(strides: tuple[int, ...], features: Any) -> tuple[Level, ...]:

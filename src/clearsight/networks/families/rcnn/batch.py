@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch.nn import functional
 
-__all__ = ["SIDE_MULTIPLE", "Size", "TrainingTarget", "pad_together", "padded_side"]
+__all__ = ["SIDE_MULTIPLE", "Size", "TrainingTarget", "pad_to_multiple", "pad_together", "padded_side"]
 
 SIDE_MULTIPLE: Final = 32
 """Stride of the backbone: levels of the pyramid then cover the image exactly."""
@@ -40,6 +40,12 @@ def pad_together(images_CHW: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list
         for image, (own_height, own_width) in zip(images_CHW, sizes, strict=True)
     ]
     return torch.stack(padded), sizes
+
+
+def pad_to_multiple(images_NCHW: torch.Tensor) -> torch.Tensor:
+    """Images of one size with zeros to the right and below, up to `padded_side`; of any size inside a trace too."""
+    height, width = images_NCHW.shape[2], images_NCHW.shape[3]
+    return functional.pad(images_NCHW, (0, padded_side(width) - width, 0, padded_side(height) - height))
 
 
 def padded_side(side: int) -> int:

@@ -14,10 +14,9 @@ from typing import Any, Final
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torchvision.models.detection.image_list import ImageList  # type: ignore[import-untyped]
 
-from clearsight.networks.families.rcnn.batch import padded_side
+from clearsight.networks.families.rcnn.batch import pad_to_multiple
 from clearsight.networks.families.rcnn.detector import Detector
 from clearsight.networks.families.rcnn.selection import Found, LimitTensors, SelectionLimits
 
@@ -63,9 +62,8 @@ class ServingGraph(nn.Module):
 
 def find_within(network: Detector, images_NCHW: torch.Tensor, limits: LimitTensors) -> list[Found]:
     """Detections of each of several images of one size, normalised and not padded; of any size inside a trace too."""
-    height, width = images_NCHW.shape[2], images_NCHW.shape[3]
-    padded = functional.pad(images_NCHW, (0, padded_side(width) - width, 0, padded_side(height) - height))
-    images: Any = ImageList(padded, [(height, width)] * images_NCHW.shape[0])
+    padded = pad_to_multiple(images_NCHW)
+    images: Any = ImageList(padded, [(images_NCHW.shape[2], images_NCHW.shape[3])] * images_NCHW.shape[0])
     return network.find(network.backbone(padded), images, limits)
 
 
