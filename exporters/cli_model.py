@@ -2,7 +2,7 @@
 
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,8 +69,10 @@ def create(
         tags=parsed.tags,
         properties=parsed.properties,
     )
-    for warning in ModelPackage.open(registered.package_path, verify=False).settings_and_warnings()[1]:
+    package = ModelPackage.open(registered.package_path, verify=False)
+    for warning in package.settings_and_warnings()[1]:
         stderr.print(f"warning: {warning}", markup=False)
+    _note_unguarded(package.unguarded_files())
     return registered.to_document()
 
 
@@ -139,9 +141,10 @@ def download(name: str, version: str | None, download_path: Path) -> dict[str, A
 @click.option("--path", "-p", help="A package folder instead of a registered model.")
 @result_options
 def verify(name: str | None, version: str | None, path: str | None) -> dict[str, Any]:
-    """Check that weights and graphs are as they were written, and that the settings are valid.
+    """Check that a package is as it was written, holds no code and no links, and that the settings are valid.
 
-    Edited settings are allowed and reported. An altered file is named and the exit code is 1.
+    Edited settings are allowed and reported, and so are files that the manifest does not guard. An altered file is
+    named and the exit code is 1.
 
     \b
     Examples:
@@ -153,6 +156,7 @@ def verify(name: str | None, version: str | None, path: str | None) -> dict[str,
     registry = ModelRegistry(Workspace.default())
     if name is not None:
         result = registry.verify(name, version)
+        _note_unguarded(result.unguarded_files)
         return {
             "name": name,
             "version": result.model.version,
@@ -163,6 +167,7 @@ def verify(name: str | None, version: str | None, path: str | None) -> dict[str,
     settings, warnings = package.settings_and_warnings()
     for warning in warnings:
         stderr.print(f"warning: {warning}", markup=False)
+    _note_unguarded(package.unguarded_files())
     as_trained = package.trained_settings() == settings
     return {"path": str(package.root), "verified": True, "settings": "as trained" if as_trained else "edited"}
 
@@ -291,6 +296,11 @@ def _copy(source: Path, target: Path) -> None:
         raise UserError(f"{target} cannot be written: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _note_unguarded(files: Sequence[str]) -> None:
+    if files:
+        stderr.print(f"note: the manifest does not guard {', '.join(files)}: changes there go unnoticed", markup=False)
 
 
 def _row(found: RegisteredModel) -> dict[str, Any]:

@@ -42,6 +42,8 @@ from clearsight.tasks import Task
 
 __all__ = ["GATE_IMAGES", "write_package"]
 
+_SETTINGS_SCHEMA_VERSION: Final = 1
+
 GATE_IMAGES: Final = 64
 """Images for the accuracy gate of lower precisions."""
 
@@ -124,10 +126,18 @@ def _write_documents(
         "task_type": model.task.mlflow_name,
         "model_name": model.model_name,
         "labels": list(model.labels),
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": _SETTINGS_SCHEMA_VERSION,
     }
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
     (folder / LABELS_FILE).write_text(json.dumps(list(model.labels), ensure_ascii=False) + "\n")
+    write_mlflow_files(
+        folder,
+        task=model.task,
+        model_name=model.model_name,
+        run_id=run_id,
+        is_finetuned=pretrained.get("source") != "none",
+        created_at=created_at,
+    )
     manifest = Manifest.model_validate(
         {
             "schema_version": SCHEMA_VERSION,
@@ -152,14 +162,6 @@ def _write_documents(
         }
     )
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n")
-    write_mlflow_files(
-        folder,
-        task=model.task,
-        model_name=model.model_name,
-        run_id=run_id,
-        is_finetuned=pretrained.get("source") != "none",
-        created_at=created_at,
-    )
 
 
 def _gate_bf16(folder: Path, files: Sequence[Path]) -> dict[str, Any]:

@@ -15,12 +15,11 @@ from typing import Any, Final
 
 import yaml
 
+from clearsight.runs.mlmodel import LOADER_MODULE
 from clearsight.runs.package import SETTINGS_FILE, WEIGHTS_FILE
 from clearsight.tasks import Task
 
-__all__ = ["LOADER_MODULE", "write_mlflow_files"]
-
-LOADER_MODULE: Final = "clearsight.handlers.mlflow_pyfunc"
+__all__ = ["write_mlflow_files"]
 
 _CLASSIFICATION_OUTPUTS: Final = ("probs", "labels", "visualizations", "attributions")
 _DETECTION_OUTPUTS: Final = ("boxes",)

@@ -106,6 +106,20 @@ def test_unknown_settings_are_registered_with_a_warning(
     assert "warning: settings.json: unknown key 'valid_crop_sise' is ignored" in capsys.readouterr().err
 
 
+def test_create_and_verify_name_what_the_manifest_does_not_guard(
+    call: Call, tiny_package: ModelPackage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(tiny_package.root, tmp_path / "mlflow-model"))
+    (folder / "registered_model_meta").write_text("model_name: fridge\nmodel_version: '1'\n")
+    for command in (("create", "-n", "fridge", "-p", str(folder)), ("verify", "-n", "fridge")):
+        assert run(root, ["model", *command]) == 0
+        assert "note: the manifest does not guard registered_model_meta" in " ".join(capsys.readouterr().err.split())
+    (folder / "code").mkdir()
+    (folder / "code" / "loader.py").touch()
+    assert "must hold no code" in call("verify", "--path", folder, fails=1)
+    assert "must hold no code" in call("create", "-n", "fridge", "-p", folder, fails=1)
+
+
 def test_download_edit_verify(call: Call, tiny_package: ModelPackage, tmp_path: Path) -> None:
     call("create", "-n", "fridge", "-p", tiny_package.root)
     found = call("download", "--name", "fridge", "--version", "1", "--download-path", "out")

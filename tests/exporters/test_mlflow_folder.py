@@ -18,9 +18,9 @@ import pytest
 import yaml
 from mlflow.exceptions import MlflowException
 
-from clearsight.exporters.formats.mlflow_folder import LOADER_MODULE
 from clearsight.handlers.mlflow_pyfunc import PackageModel
 from clearsight.handlers.scoring.scorer import load_scorer
+from clearsight.runs.mlmodel import LOADER_MODULE
 from clearsight.runs.package import ModelPackage
 
 

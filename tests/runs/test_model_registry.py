@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 
 from clearsight.errors import Conflict, InvalidDocument, InvalidPackage, NotFound, UserError
 from clearsight.handlers.tuning.precision_gate import record_gate
@@ -184,6 +185,22 @@ def test_a_manifest_rewritten_to_fit_altered_weights_is_found(registry: ModelReg
     ModelPackage.open(registered.package_path)  # weights and manifest agree
     with pytest.raises(InvalidPackage, match=r"weights\.safetensors of .* was altered together with the manifest"):
         registry.verify("fridge")
+
+
+def test_a_manifest_that_forgets_the_mlflow_files_is_found(registry: ModelRegistry, copied: Path) -> None:
+    package = ModelPackage.open(registry.create(copied, "fridge").package_path)
+    manifest = json.loads(package.manifest_file.read_text())
+    files = {name: record for name, record in manifest["files"].items() if name.startswith("artifacts/")}
+    package.manifest_file.write_text(json.dumps({**manifest, "schema_version": 1, "files": files}))
+    ModelPackage.open(package.root)  # a package of version 1
+    with pytest.raises(InvalidPackage, match=r"MLmodel of .* was registered with sha256 .* but it has no sha256"):
+        registry.verify("fridge")
+
+
+def test_show_prints_the_flavors_of_the_file(registry: ModelRegistry, tiny_package: ModelPackage) -> None:
+    shown = registry.create(tiny_package.root, "fridge").to_document()["flavors"]
+    assert shown == yaml.safe_load((tiny_package.root / "MLmodel").read_text())["flavors"]
+    assert shown["python_function"]["env"] == {"conda": "conda.yaml", "virtualenv": "python_env.yaml"}
 
 
 def test_a_gate_recorded_after_registration_is_no_damage(registry: ModelRegistry, copied: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import Conflict, InvalidDocument, InvalidPackage
@@ -88,8 +89,8 @@ def test_a_truncated_or_missing_file_is_found_without_reading_the_others(name: s
     ("change", "message"),
     [
         (lambda manifest: manifest.clear(), "schema_version: Field required"),
-        (lambda manifest: manifest.update(schema_version=2), "upgrade Clearsight"),
-        (lambda manifest: manifest.update(schema_version=0), "schema_version: Input should be 1"),
+        (lambda manifest: manifest.update(schema_version=3), "upgrade Clearsight"),
+        (lambda manifest: manifest.update(schema_version=0), "schema_version: Input should be 1 or 2"),
         (lambda manifest: manifest.update(task="image_captioning"), "task must be one of"),
         (lambda manifest: manifest.update(num_classes=5), "must name 5 classes as the manifest says, but it names 4"),
         (lambda manifest: manifest.update(surprise=1), "surprise: Extra inputs are not permitted"),
@@ -110,6 +111,83 @@ def test_a_manifest_that_is_no_json_object_is_refused(content: str, copied: Path
     (copied / MANIFEST_FILE).write_text(content)
     with pytest.raises(InvalidPackage, match="manifest"):
         ModelPackage.open(copied)
+
+
+def _forget_mlflow_files(root: Path) -> None:
+    """Give the package a manifest of version 1, which knows nothing of MLflow's files."""
+    _edit_json(root / MANIFEST_FILE, lambda manifest: manifest.update(schema_version=1))
+    for name in GUARDED_FILES[4:]:
+        _edit_json(root / MANIFEST_FILE, lambda manifest, name=name: manifest["files"].pop(name))
+
+
+def _edit_flavor(root: Path, **keys: object) -> None:
+    document = yaml.safe_load((root / "MLmodel").read_text())
+    document["flavors"]["python_function"].update(keys)
+    (root / "MLmodel").write_text(yaml.safe_dump(document))
+
+
+def _add(name: str, content: str = "import os\n") -> Callable[[Path], object]:
+    def add(root: Path) -> None:
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(content)
+
+    return add
+
+
+def _link(name: str) -> Callable[[Path], object]:
+    def link(root: Path) -> None:
+        (root / name).unlink(missing_ok=True)
+        (root / name).symlink_to(root.parent / "elsewhere")
+
+    return link
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda root: _edit_flavor(root, loader_module="loader"), "must name the loader_module clearsight.* 'loader'"),
+        (lambda root: _edit_flavor(root, code="code"), "and no others, but it has code"),
+        (lambda root: _edit_flavor(root, data="../other"), "and no others, but it has data"),
+        (lambda root: (root / "MLmodel").write_text("flavors: {sklearn: {}}"), r"but it has \['sklearn'\]"),
+        (lambda root: (root / "MLmodel").write_text("flavors: 1"), "must hold the mapping 'flavors'"),
+        (lambda root: (root / "MLmodel").write_text("a: ]"), "MLmodel must be a YAML file"),
+        (lambda root: (root / "MLmodel").unlink(), "MLmodel must be a YAML file.* No such file"),
+        (_add("code/loader.py"), "must hold no code, but .* holds code"),
+        (_add("artifacts/loader.PY"), "must hold no code, but .* holds artifacts/loader.PY"),
+        (_add("artifacts/libhelp.so"), "must hold no code, but .* holds artifacts/libhelp.so"),
+        (_link("artifacts/settings.json"), "settings.json is a link"),
+        (_link("registered_model_meta"), "registered_model_meta is a link"),
+        (_link("artifacts/more"), "artifacts/more is a link"),
+    ],
+)
+def test_another_loader_code_and_links_are_refused_whatever_the_manifest_guards(
+    change: Callable[[Path], object], message: str, copied: Path
+) -> None:
+    _forget_mlflow_files(copied)
+    ModelPackage.open(copied)
+    change(copied)
+    with pytest.raises(InvalidPackage, match=message):
+        ModelPackage.open(copied)
+
+
+def test_even_a_harmless_change_of_mlmodel_is_found(copied: Path) -> None:
+    (copied / "MLmodel").write_text((copied / "MLmodel").read_text() + "# reviewed\n")
+    with pytest.raises(InvalidPackage, match=r"MLmodel of .* was altered or damaged"):
+        ModelPackage.open(copied)
+
+
+def test_what_nothing_guards_is_named(copied: Path) -> None:
+    assert ModelPackage.open(copied).unguarded_files() == []
+    (copied / "registered_model_meta").write_text("model_name: fridge\nmodel_version: '3'\n")  # MLflow writes it
+    assert ModelPackage.open(copied).unguarded_files() == ["registered_model_meta"]
+    _forget_mlflow_files(copied)
+    assert ModelPackage.open(copied).unguarded_files() == [
+        "MLmodel",
+        "conda.yaml",
+        "python_env.yaml",
+        "registered_model_meta",
+        "requirements.txt",
+    ]
 
 
 def test_missing_and_empty_settings_mean_the_settings_of_training(copied: Path) -> None:

@@ -21,7 +21,8 @@ from typing import Any, Final
 from clearsight.documents.settings import to_document
 from clearsight.errors import Conflict, InvalidPackage, NotFound, UserError
 from clearsight.files import write_atomically
-from clearsight.runs.package import ModelPackage, publish_package, sha256_of
+from clearsight.runs.mlmodel import read_flavors
+from clearsight.runs.package import ModelPackage, publish_package, require_plain_files, sha256_of
 from clearsight.runs.workspace import Workspace
 
 __all__ = ["MODEL_TYPE", "ModelRegistry", "RegisteredModel"]
@@ -63,7 +64,7 @@ class RegisteredModel:
     settings_sha256: str | None
     """sha256 of `settings.json` at registration; `None` when the package has none."""
     files_sha256: Mapping[str, str]
-    """sha256 of weights, graphs and labels, by path inside the package."""
+    """sha256 of the guarded files, by path inside the package."""
 
     @property
     def package_path(self) -> Path:
@@ -74,11 +75,14 @@ class RegisteredModel:
         return f"azureml:{self.name}:{self.version}"
 
     def to_document(self) -> dict[str, Any]:
-        """Plain data like that of `az ml model show`; additions of Clearsight stand under `properties`."""
+        """Plain data like that of `az ml model show`; additions of Clearsight stand under `properties`.
+
+        `flavors` is what the package's `MLmodel` says. Raises `InvalidPackage` when that cannot be read.
+        """
         return {
             "creation_context": {"created_at": self.created_at},
             "description": self.description,
-            "flavors": {"python_function": {"loader_module": "clearsight.handlers.mlflow_pyfunc"}},
+            "flavors": read_flavors(self.package_path / "MLmodel"),
             "id": self.reference,
             "job_name": self.run_id,
             "name": self.name,
@@ -106,6 +110,8 @@ class Verification:
     model: RegisteredModel
     settings_edited: bool
     """Whether `settings.json` differs from what was registered: allowed, but worth knowing."""
+    unguarded_files: tuple[str, ...]
+    """Files of the package that the manifest does not guard, apart from settings and manifest."""
 
 
 class ModelRegistry:
@@ -226,14 +232,17 @@ class ModelRegistry:
         """
         model = self.get(name, version)
         package = ModelPackage.open(model.package_path)
-        for name, found in _files_sha256(package).items():
-            if found != model.files_sha256[name]:
+        found = _files_sha256(package)
+        for name in sorted({*found, *model.files_sha256}):
+            then, now = model.files_sha256.get(name), found.get(name)
+            if then != now:
                 raise InvalidPackage(
-                    f"{name} of {package.root} was altered together with the manifest: it was registered with sha256 "
-                    f"{model.files_sha256[name][:12]}…, but it has {found[:12]}…; register the package again"
+                    f"{name} of {package.root} was altered together with the manifest: it was registered with "
+                    f"{_hash(then)}, but it has {_hash(now)}; register the package again"
                 )
         package.settings()
-        return Verification(model, settings_edited=_settings_sha256(package) != model.settings_sha256)
+        is_edited = _settings_sha256(package) != model.settings_sha256
+        return Verification(model, settings_edited=is_edited, unguarded_files=tuple(package.unguarded_files()))
 
     def _of_run(self, run: str) -> Path:
         folder = self._workspace.runs / run / "outputs" / _PACKAGE
@@ -276,9 +285,7 @@ def _number(version: str) -> int:
 
 
 def _copy(source: Path, target: Path) -> None:
-    for file in source.rglob("*"):
-        if file.is_symlink():
-            raise InvalidPackage(f"a package must hold plain files, but {file} is a link; replace it by the file")
+    require_plain_files(source)
     try:
         shutil.copytree(source, target)
     except shutil.Error as error:
@@ -309,6 +316,10 @@ def _describe(package: ModelPackage, name: str) -> RegisteredModel:
 def _files_sha256(package: ModelPackage) -> dict[str, str]:
     """Hashes from the manifest; `ModelPackage.open` has compared them with the files."""
     return {name: str(record["sha256"]) for name, record in package.manifest["files"].items()}
+
+
+def _hash(sha256: str | None) -> str:
+    return "no sha256" if sha256 is None else f"sha256 {sha256[:12]}…"
 
 
 def _settings_sha256(package: ModelPackage) -> str | None:

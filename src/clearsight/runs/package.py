@@ -12,8 +12,11 @@ mlflow-model/
         manifest.json           how this package was made, and the sha256 of everything that must not change
 ```
 
-The layout is that of the `mlflow-model` folder of Azure's AutoML for images. Nothing in it is a pickle. The hashes
-detect damage and accidental edits; they are not a signature: load only packages of people you trust.
+The layout is that of the `mlflow-model` folder of Azure's AutoML for images. Nothing in it is a pickle, and nothing in
+it is code: Python files, shared libraries, links and an `MLmodel` that loads anything but Clearsight's own module are
+refused. Other files, such as the `registered_model_meta` that MLflow writes when it downloads a model, may lie there
+unguarded. The hashes detect damage and accidental edits; they are not a signature: load only packages of people you
+trust.
 """
 
 import hashlib
@@ -30,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from clearsight.documents.settings import ALIASES, Settings, parse_settings
 from clearsight.errors import Conflict, Fault, InvalidDocument, InvalidPackage
+from clearsight.runs.mlmodel import check_loader
 from clearsight.tasks import Task
 
 __all__ = [
@@ -44,6 +48,7 @@ __all__ = [
     "Manifest",
     "ModelPackage",
     "publish_package",
+    "require_plain_files",
     "sha256_of",
 ]
 
@@ -54,10 +59,17 @@ ONNX_FILE: Final = "artifacts/model.onnx"
 TORCHSCRIPT_FILE: Final = "artifacts/model.torchscript.pt"
 MANIFEST_FILE: Final = "artifacts/manifest.json"
 
-GUARDED_FILES: Final = (LABELS_FILE, WEIGHTS_FILE, ONNX_FILE, TORCHSCRIPT_FILE)
+_MODEL_FILES: Final = (LABELS_FILE, WEIGHTS_FILE, ONNX_FILE, TORCHSCRIPT_FILE)
+_MLFLOW_FILES: Final = ("MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt")
+
+GUARDED_FILES: Final = (*_MODEL_FILES, *_MLFLOW_FILES)
 """Files whose sha256 the manifest holds. `settings.json` is not among them, since users may edit it."""
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""Of manifests. Those of version 1 hold no hashes of `MLmodel` and the environment files."""
+
+_GUARDED_BY_VERSION: Final = MappingProxyType({1: _MODEL_FILES, SCHEMA_VERSION: GUARDED_FILES})
+_CODE_SUFFIXES: Final = frozenset((".dll", ".egg", ".py", ".pyc", ".pyd", ".pyw", ".so", ".whl"))
 
 _MAX_JSON_BYTES: Final = 16 * 1024 * 1024  # of settings, labels and manifest each; real ones hold kilobytes
 
@@ -66,6 +78,16 @@ def sha256_of(file: Path) -> str:
     """Hash a file's content; lower-case hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def require_plain_files(root: Path) -> None:
+    """Refuse what a package never needs and what could reach beyond it. Raises `InvalidPackage` for links and code."""
+    for file in sorted(root.rglob("*")):
+        name = file.relative_to(root)
+        if file.is_symlink():
+            raise InvalidPackage(f"a package must hold plain files, but {file} is a link; replace it by the file")
+        if file.suffix.lower() in _CODE_SUFFIXES or name.parts[0] == "code":
+            raise InvalidPackage(f"a package must hold no code, but {root} holds {name}; remove it")
 
 
 def publish_package(complete: Path, target: Path) -> None:
@@ -100,7 +122,7 @@ class FileRecord(_Document):
 class Manifest(_Document):
     """`manifest.json`: version, origin and architecture of the package, and how closely its graphs agree."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     product_version: str
     created_at: str
     """UTC, ISO 8601."""
@@ -116,7 +138,7 @@ class Manifest(_Document):
     settings: dict[str, Any]
     """`settings.json` as it was written: keys that the user removes later are read from here."""
     files: dict[str, FileRecord]
-    """Fingerprints of `GUARDED_FILES`, by path inside the package."""
+    """Hash and size of every guarded file, by path inside the package."""
     graphs: dict[str, dict[str, Any]]
     """Per graph file: exporter and version, input and output names, opset."""
     parity: dict[str, Any]
@@ -141,12 +163,14 @@ class ModelPackage:
     def open(cls, path: Path | str, verify: bool = True) -> Self:
         """Read a package folder and, with `verify`, compare every guarded file with the manifest.
 
-        Raises `InvalidPackage`, which names the file: missing, altered, unreadable, or from a newer version.
+        Raises `InvalidPackage`, which names the file: missing, altered, unreadable, a link, code, or from a newer
+        version.
         """
         root = Path(path).absolute()
         if not root.is_dir():
             raise InvalidPackage(f"a model package must be a folder, but {root} is {_what_is(root)}")
         manifest = _read_manifest(root)
+        require_plain_files(root)
         labels = _read_labels(root / LABELS_FILE)
         if len(labels) != manifest.num_classes:
             raise InvalidPackage(
@@ -162,6 +186,7 @@ class ModelPackage:
         )
         for name, record in manifest.files.items():
             _check_file(root, name, record, read_content=verify)
+        check_loader(root / "MLmodel")
         return package
 
     @property
@@ -191,6 +216,12 @@ class ModelPackage:
     @property
     def manifest_file(self) -> Path:
         return self.root / MANIFEST_FILE
+
+    def unguarded_files(self) -> list[str]:
+        """Paths inside the package of the files that may change unnoticed, apart from settings and manifest; sorted."""
+        guarded = {*self.manifest["files"], SETTINGS_FILE, MANIFEST_FILE}
+        found = {file.relative_to(self.root).as_posix() for file in self.root.rglob("*") if file.is_file()}
+        return sorted(found - guarded)
 
     def precision_gates(self, precision: str, device: str) -> list[Mapping[str, Any]]:
         """The recorded gates of a precision on a device, one per backend; a gate that names no device is of the CPU."""
@@ -275,8 +306,9 @@ def _read_manifest(root: Path) -> Manifest:
         raise InvalidPackage(f"{file} is not a manifest of this product: {place}: {first['msg']}") from error
     except ValueError as error:
         raise InvalidPackage(f"{file}: task must be one of {[task.value for task in Task]}: {error}") from error
-    if set(manifest.files) != set(GUARDED_FILES):
-        raise InvalidPackage(f"{file} must list the files {list(GUARDED_FILES)}, but it lists {sorted(manifest.files)}")
+    guarded = _GUARDED_BY_VERSION[manifest.schema_version]
+    if set(manifest.files) != set(guarded):
+        raise InvalidPackage(f"{file} must list the files {list(guarded)}, but it lists {sorted(manifest.files)}")
     return manifest
 
 
