@@ -13,7 +13,7 @@ from clearsight.errors import ClearsightError, Conflict, NotFound, ServerUnavail
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.management.control import VERBS
-from clearsight.serving.management.service import EndpointService, Step
+from clearsight.serving.management.service import EndpointService, Save, Step
 from clearsight.serving.management.store import DeploymentRecord, EndpointStore, StoreInUse
 from clearsight.serving.management.views import view_of
 from clearsight.unix_sockets import reachable_path
@@ -38,7 +38,7 @@ class OfflineRuntime:
 
     is_serving = False
 
-    async def roll_out(self, record: DeploymentRecord, on_step: Step) -> Mapping[str, Any]:
+    async def roll_out(self, record: DeploymentRecord, on_step: Step, save: Save) -> None:
         raise ServerUnavailable("no server runs")
 
     async def publish(self) -> None:

@@ -1,6 +1,7 @@
 """The operations behind the verbs. HTTP and processes are kept out: processes stand behind `Runtime`."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -15,7 +16,7 @@ from clearsight.documents.deployment.document import (
     parse_endpoint,
 )
 from clearsight.documents.deployment.traffic import parse_traffic
-from clearsight.errors import ClearsightError, Conflict, NotFound, UserError
+from clearsight.errors import ClearsightError, Conflict, NotFound, ServerUnavailable, UserError
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.serving.management.store import (
     DeploymentRecord,
@@ -23,6 +24,8 @@ from clearsight.serving.management.store import (
     EndpointStore,
     Failure,
     Keys,
+    ProvisioningState,
+    StoreNotWritten,
     Token,
     new_key,
 )
@@ -30,7 +33,9 @@ from clearsight.serving.supervisor.deployment_logs import read_logs
 from clearsight.serving.supervisor.layout import read_overrides
 from clearsight.serving.supervisor.torchserve_process import WorkersFailed
 
-__all__ = ["RESOLVING", "EndpointService", "Runtime", "Step"]
+__all__ = ["RESOLVING", "EndpointService", "Runtime", "Save", "Step"]
+
+log = logging.getLogger(__name__)
 
 MAX_ENDPOINTS: Final = 100
 MAX_DEPLOYMENTS: Final = 20
@@ -44,6 +49,9 @@ RESOLVING: Final = "resolving the model"
 
 Step = Callable[[str], None]
 
+Save = Callable[[Mapping[str, Any]], None]
+"""Stores that a deployment is ready, with how it runs. Raises StoreNotWritten."""
+
 
 class Runtime(Protocol):
     """Brings the running processes in line with the store."""
@@ -52,21 +60,33 @@ class Runtime(Protocol):
     def is_serving(self) -> bool:
         """False when no server runs: verbs then only write the store."""
 
-    async def roll_out(self, record: DeploymentRecord, on_step: Step) -> Mapping[str, Any]:
+    async def roll_out(self, record: DeploymentRecord, on_step: Step, save: Save) -> None:
         """Start a process for `record.generation`, move the traffic to it, drain and stop its predecessor.
 
-        Returns how it runs. Raises a ClearsightError, and then the predecessor, if any, still serves.
+        `save` is called when the process is ready, before any traffic moves. Up to then an error ends the new process,
+        and the predecessor, if any, still serves. Afterwards only ServerUnavailable is raised: the gateway has not
+        taken the new table, and the predecessor serves until it has.
         """
 
     async def publish(self) -> None:
-        """Send the stored state to the gateway; afterwards no request sees the state before."""
+        """Send the stored state to the gateway; afterwards no request sees the state before.
+
+        Raises ServerUnavailable when the gateway has not taken it; it is sent again until the gateway has.
+        """
 
     async def retire(self, endpoint: str, deployment: str) -> None:
-        """Drain and stop the process, if any, of a deployment that has left the table."""
+        """Drain and stop the process, if any, of a deployment that has left the table, once the gateway has taken it.
+
+        Returns at once when the gateway has not.
+        """
 
 
 class EndpointService:
-    """Endpoints and deployments of one workspace."""
+    """Endpoints and deployments of one workspace.
+
+    A verb first stores its change, then brings it to the gateway. It raises StoreNotWritten when the change is not
+    stored, and ServerUnavailable, with a text that says what is stored, when the gateway has not taken it yet.
+    """
 
     def __init__(
         self, store: EndpointStore, registry: ModelRegistry, runtime: Runtime, clock: Callable[[], float] = time.time
@@ -120,7 +140,7 @@ class EndpointService:
         if document.auth_mode == "aad_token":
             raise UserError("auth_mode must be key or aml_token here, but got aad_token, which needs a directory")
         stored = self.store.put(replace(record, document=document))
-        await self.runtime.publish()
+        await self._publish(f"endpoint {record.name!r} is stored as asked")
         return stored
 
     async def show_endpoint(self, name: str) -> EndpointRecord:
@@ -136,9 +156,11 @@ class EndpointService:
         if busy:
             raise Conflict(f"endpoint {name!r} has an operation running on {busy[0]!r}; wait for it")
         self.store.remove(name)
-        await self.runtime.publish()
-        for deployment in record.deployments:
-            await self.runtime.retire(name, deployment)
+        try:
+            await self._publish(f"endpoint {name!r} is removed from the store")
+        finally:
+            for deployment in record.deployments:
+                await self.runtime.retire(name, deployment)
 
     async def get_credentials(self, name: str) -> Keys | Token:
         """The keys of an endpoint, or a token: a new one when the last one is in the second half of its life."""
@@ -151,7 +173,7 @@ class EndpointService:
             token = Token(new_key(), expires_at=now + TOKEN_LIFE_S, refresh_after=now + TOKEN_LIFE_S // 2)
             kept = tuple(old for old in record.tokens if old.expires_at > now)
             self.store.put(replace(record, tokens=(*kept, token)))
-            await self.runtime.publish()
+            await self._publish(f"a new token of endpoint {name!r} is stored")
             current = [token]
         return current[-1]
 
@@ -166,7 +188,7 @@ class EndpointService:
             self.store.put(replace(record, primary_key=new_key()))
         else:
             self.store.put(replace(record, secondary_key=new_key()))
-        await self.runtime.publish()
+        await self._publish(f"the new {key_type.lower()} key of endpoint {name!r} is stored")
 
     async def create_deployment(
         self, document: Mapping[str, Any], all_traffic: bool = False, on_step: Step = lambda step: None
@@ -212,8 +234,6 @@ class EndpointService:
         """
         with self._operation(endpoint_name, name.lower()):
             present = self.store.get(endpoint_name).deployment(name.lower())
-            if present.state == "Creating" and self.runtime.is_serving:
-                raise Conflict(f"deployment {name!r} is being created; wait for it")
             merged = apply_overrides({**present.document.to_document(), **(document or {})}, overrides or {})
             parsed = parse_deployment(merged, subject=f"deployment {name}")
             if (parsed.endpoint_name, parsed.name) != (endpoint_name, present.name):
@@ -235,24 +255,50 @@ class EndpointService:
             return await self._roll_out(updated, on_step, previous=present)
 
     async def _roll_out(
-        self, record: DeploymentRecord, on_step: Step, previous: DeploymentRecord | None = None
+        self,
+        record: DeploymentRecord,
+        on_step: Step,
+        previous: DeploymentRecord | None = None,
+        *,
+        must_store: bool = True,
     ) -> DeploymentRecord:
-        """Start `record` and store the outcome. A failed update keeps the previous version and its state."""
+        """Start `record` and store the outcome. A failed update keeps the previous version and its state.
+
+        Without `must_store` a deployment whose state cannot be stored serves all the same.
+        """
         if not self.runtime.is_serving:
             return self.store.put_deployment(replace(record, state="Creating", failure=None))
+        is_ready = False
+
+        def save(serving: Mapping[str, Any]) -> None:
+            nonlocal is_ready
+            try:
+                self.store.put_deployment(replace(record, state="Succeeded", failure=None, serving=serving))
+            except StoreNotWritten as error:
+                if must_store:
+                    raise
+                log.warning("deployment %s serves, but its state is not stored: %s", record.name, error)
+            is_ready = True
+
         try:
-            serving = await self.runtime.roll_out(record, on_step)
+            await self.runtime.roll_out(record, on_step, save)
         except BaseException as error:
-            failure = _failure_of(error)
-            kept = record if previous is None else replace(previous, generation=record.generation)
-            is_serving_still = previous is not None and previous.state == "Succeeded"
-            self.store.put_deployment(
-                replace(kept, state="Succeeded" if is_serving_still else "Failed", failure=failure)
-            )
+            if not is_ready:
+                self._store_failure(record, previous, error)
+            elif isinstance(error, ServerUnavailable):
+                raise _not_taken(f"deployment {record.name!r} is ready and stored", error) from error
             raise
-        stored = self.store.put_deployment(replace(record, state="Succeeded", failure=None, serving=serving))
-        await self.runtime.publish()
-        return stored
+        return self.store.get(record.document.endpoint_name).deployment(record.name)
+
+    def _store_failure(self, record: DeploymentRecord, previous: DeploymentRecord | None, error: BaseException) -> None:
+        """Store why a roll-out failed; on a disk that cannot be written the reason goes to the server's log."""
+        kept = record if previous is None else replace(previous, generation=record.generation)
+        is_serving_still = previous is not None and previous.state == "Succeeded"
+        state: ProvisioningState = "Succeeded" if is_serving_still else "Failed"
+        try:
+            self.store.put_deployment(replace(kept, state=state, failure=_failure_of(error)))
+        except StoreNotWritten as unsaved:
+            log.error("deployment %s failed: %s; that is not stored: %s", record.name, error, unsaved)
 
     async def show_deployment(self, endpoint_name: str, name: str) -> DeploymentRecord:
         return self.store.get(endpoint_name).deployment(name.lower())
@@ -269,8 +315,10 @@ class EndpointService:
             raise Conflict(f"deployment {record.name!r} must have no traffic, but has {share} %; set it to 0 first")
         with self._operation(endpoint_name, record.name):
             self.store.put(endpoint.without_deployment(record.name))
-            await self.runtime.publish()
-            await self.runtime.retire(endpoint_name, record.name)
+            try:
+                await self._publish(f"deployment {record.name!r} is removed from the store")
+            finally:
+                await self.runtime.retire(endpoint_name, record.name)
 
     async def get_logs(self, endpoint_name: str, name: str, lines: int = 5000, container: str = "") -> str:
         """The last lines that TorchServe and its workers wrote; empty for `storage-initializer`: it has none here."""
@@ -281,24 +329,34 @@ class EndpointService:
         """Start every stored deployment, one after the other; called once, when a server starts.
 
         `on_step` gets the name of a deployment and the present step. A deployment that fails gets the state `Failed`,
-        and the others start all the same.
+        and the others start all the same; one that cannot be stored starts all the same, too.
         """
         for endpoint in self.store.endpoints():
-            for name in sorted(endpoint.deployments):
+            for _, record in sorted(endpoint.deployments.items()):
                 with contextlib.suppress(NotFound, Conflict):  # deleted or being changed since the loop began
-                    await self._restore(endpoint.name, name, on_step)
+                    await self._restore(record, on_step)
 
-    async def _restore(self, endpoint_name: str, name: str, on_step: Callable[[str, str], None]) -> None:
+    async def _restore(self, seen: DeploymentRecord, on_step: Callable[[str, str], None]) -> None:
+        endpoint_name, name = seen.document.endpoint_name, seen.name
         record = self.store.get(endpoint_name).deployment(name)
+        if record.generation != seen.generation:
+            return  # a verb has started it meanwhile
         with self._operation(endpoint_name, name):
             try:
-                record = self.store.put_deployment(
-                    replace(record, state="Creating", generation=record.generation + 1, failure=None)
-                )
-                await self._roll_out(record, lambda step: on_step(f"{endpoint_name}/{name}", step))
+                started = replace(record, state="Creating", generation=record.generation + 1, failure=None)
+                with contextlib.suppress(StoreNotWritten):
+                    record = self.store.put_deployment(started)
+                await self._roll_out(record, lambda step: on_step(f"{endpoint_name}/{name}", step), must_store=False)
                 on_step(f"{endpoint_name}/{name}", "ready")
             except ClearsightError as error:
                 on_step(f"{endpoint_name}/{name}", f"failed: {error}")
+
+    async def _publish(self, stored: str) -> None:
+        """Bring the stored state to the gateway. Raises ServerUnavailable whose text begins with `stored`."""
+        try:
+            await self.runtime.publish()
+        except ServerUnavailable as error:
+            raise _not_taken(stored, error) from error
 
     @contextlib.contextmanager
     def _operation(self, endpoint_name: str, name: str) -> Iterator[None]:
@@ -321,6 +379,13 @@ def _runs_like(one: DeploymentDocument, other: DeploymentDocument) -> bool:
     """True when both documents describe the same process."""
     without_effect: dict[str, Any] = {"description": None, "tags": {}, "properties": {}, "inert": {}, "warnings": ()}
     return replace(one, **without_effect) == replace(other, **without_effect)
+
+
+def _not_taken(stored: str, error: ServerUnavailable) -> ServerUnavailable:
+    return ServerUnavailable(
+        f"{stored}, but the gateway has not taken the change and goes on as before: {error}; "
+        "the server sends it again every few seconds, nothing needs to be repeated"
+    )
 
 
 def _failure_of(error: BaseException) -> Failure:

@@ -32,6 +32,7 @@ __all__ = [
     "Keys",
     "ProvisioningState",
     "StoreInUse",
+    "StoreNotWritten",
     "Token",
     "new_key",
 ]
@@ -138,8 +139,16 @@ class StoreInUse(Conflict):
     """Another process has locked the store."""
 
 
+class StoreNotWritten(ClearsightError):
+    """A change that could not be written to disk, and is therefore not in force either."""
+
+
 class EndpointStore:
-    """All endpoints of a workspace. One process at a time changes it; see `lock`."""
+    """All endpoints of a workspace. One process at a time changes it; see `lock`.
+
+    Every change is written to disk first and taken over afterwards. Raises StoreNotWritten, and then the state before
+    the change stays in force, in memory as on disk.
+    """
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
@@ -197,8 +206,7 @@ class EndpointStore:
         return record
 
     def put(self, record: EndpointRecord) -> EndpointRecord:
-        self._endpoints[record.name] = record
-        self._save()
+        self._replace({**self._endpoints, record.name: record}, self.base_url)
         return record
 
     def put_deployment(self, record: DeploymentRecord) -> DeploymentRecord:
@@ -206,22 +214,26 @@ class EndpointStore:
         return record
 
     def remove(self, name: str) -> None:
-        del self._endpoints[name]
-        self._save()
+        self._replace({key: record for key, record in self._endpoints.items() if key != name}, self.base_url)
 
     def set_base_url(self, base_url: str) -> None:
         if base_url != self.base_url:
-            self.base_url = base_url
-            self._save()
+            self._replace(self._endpoints, base_url)
 
-    def _save(self) -> None:
+    def _replace(self, endpoints: dict[str, EndpointRecord], base_url: str) -> None:
         document = {
             "schema_version": SCHEMA_VERSION,
-            "base_url": self.base_url,
-            "endpoints": {name: _endpoint_document(record) for name, record in sorted(self._endpoints.items())},
+            "base_url": base_url,
+            "endpoints": {name: _endpoint_document(record) for name, record in sorted(endpoints.items())},
         }
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(self.file, json.dumps(document, indent=1), 0o600)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_atomically(self.file, json.dumps(document, indent=1), 0o600)
+        except OSError as error:
+            raise StoreNotWritten(
+                f"the endpoint store {self.file} cannot be written: {error.strerror}; nothing in it has changed"
+            ) from error
+        self._endpoints, self.base_url = endpoints, base_url
 
 
 def _endpoint_document(record: EndpointRecord) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from clearsight.documents.deployment.document import DeploymentDocument, Probe
 from clearsight.documents.deployment.layout import MeasuredLayout
@@ -16,7 +16,7 @@ from clearsight.executor import BackOff
 from clearsight.runs.package import ModelPackage
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.gateway.table import Deployment, Endpoint, ExplainLane, RoutingTable, Upstream
-from clearsight.serving.management.service import Step
+from clearsight.serving.management.service import Save, Step
 from clearsight.serving.management.store import DeploymentRecord, EndpointRecord, EndpointStore
 from clearsight.serving.supervisor.deployment_logs import log_file
 from clearsight.serving.supervisor.gateway_process import GatewayProcess
@@ -74,14 +74,18 @@ class Fleet:
         self._instances: dict[tuple[str, str], DeploymentProcess] = {}
         self._publishing = asyncio.Lock()
         self._published: Mapping[str, Endpoint] | None = None
+        """What the gateway has taken; None when it has not taken the newest table."""
+        self._superseded: list[DeploymentProcess] = []
+        """Instances that the newest table no longer names, while the gateway may still use them."""
+        self._ending: dict[asyncio.Task[None], DeploymentProcess] = {}
         self._version = int(time.time() * 1000)  # grows across restarts of the server
 
     @property
     def is_serving(self) -> bool:
         return True
 
-    async def roll_out(self, record: DeploymentRecord, on_step: Step) -> Mapping[str, Any]:
-        """Start the new process, move the traffic, drain and stop the old one."""
+    async def roll_out(self, record: DeploymentRecord, on_step: Step, save: Save) -> None:
+        """Start the new process, save, move the traffic, drain and stop the old one."""
         document = record.document
         on_step("verifying the package")
         package = await asyncio.to_thread(ModelPackage.open, record.package)
@@ -96,6 +100,7 @@ class Fleet:
         )
         try:
             await self._start(process, on_step)
+            save({**layout.to_record(), "explain": asdict(explain) if explain else None})
         except BaseException:
             await self._stop(process)
             raise
@@ -106,30 +111,48 @@ class Fleet:
         )
         self._instances[key] = instance
         instance.watcher = asyncio.create_task(self._watch(instance))
-        await self.publish()
+        try:
+            await self.publish()
+        except ServerUnavailable:
+            if predecessor is not None:
+                self._superseded.append(predecessor)
+            raise
         if predecessor is not None:
             on_step("draining the previous version")
             await self._end(predecessor)
-        return {**layout.to_record(), "explain": asdict(explain) if explain else None}
 
     async def publish(self) -> None:
-        """Send the gateway a table made of the store and the running processes.
+        """Send the gateway a table made of the store and the running processes. Raises ServerUnavailable.
 
-        A gateway that does not answer is being restarted, and gets the table then.
+        A gateway that does not answer is being restarted, and gets the table then; one that refuses the table, since
+        its disk is full for example, gets it again by `publish_if_changed`.
         """
         async with self._publishing:
             self._version += 1
             table = self.table()
             try:
                 await self._gateway.put_table(table)
-                self._published = table.endpoints
-            except ServerUnavailable as error:
-                log.warning("the routing table was not sent: %s", error)
+            except BaseException:
+                self._published = None  # it may have taken the table all the same
+                raise
+            self._published = table.endpoints
+            for instance in self._superseded:
+                task = asyncio.create_task(self._end(instance))
+                self._ending[task] = instance
+                task.add_done_callback(self._ending.pop)
+            self._superseded.clear()
+
+    async def publish_or_warn(self) -> None:
+        """Send the table; a gateway that does not take it is a line in the log."""
+        try:
+            await self.publish()
+        except ServerUnavailable as error:
+            log.warning("the routing table was not sent: %s", error)
 
     async def publish_if_changed(self) -> None:
-        """Send the table if it differs from the last one, as it does when a token has expired."""
+        """Send the table if it differs from the one that the gateway has, as it does when a token has expired."""
         if self.table().endpoints != self._published:
-            await self.publish()
+            await self.publish_or_warn()
 
     def table(self) -> RoutingTable:
         """The present routing table, made of the store and the running processes."""
@@ -171,15 +194,22 @@ class Fleet:
         )
 
     async def retire(self, endpoint: str, deployment: str) -> None:
-        """Drain and stop a deployment that has left the routing table."""
+        """Drain and stop a deployment that has left the routing table, once the gateway has taken that table."""
         instance = self._instances.pop((endpoint, deployment), None)
-        if instance is not None:
+        if instance is None:
+            return
+        if self._published is None:
+            self._superseded.append(instance)
+        else:
             await self._end(instance)
 
     async def stop(self) -> None:
         """Stop every process. The gateway must have drained before."""
-        instances = list(self._instances.values())
+        instances = [*self._instances.values(), *self._superseded, *self._ending.values()]
+        for task in self._ending:
+            task.cancel()
         self._instances.clear()
+        self._superseded.clear()
         await asyncio.gather(*(self._end(instance, drain=False) for instance in instances))
 
     async def _start(self, process: TorchServeProcess, on_step: Step = lambda step: None) -> None:
@@ -259,12 +289,12 @@ class Fleet:
         if instance.is_ready != is_ready:
             log.warning("%s is %s", instance.generation, "ready" if is_ready else "not ready")
             instance.is_ready = is_ready
-            await self.publish()
+            await self.publish_or_warn()
 
     async def _worker_lost(self, instance: DeploymentProcess) -> None:
         log.warning("%s lost a worker; TorchServe starts another", instance.generation)
         instance.num_lost_workers += 1
-        await self.publish()
+        await self.publish_or_warn()
 
     async def _restart(self, instance: DeploymentProcess) -> None:
         """Replace a process that has ended by a new one of the same plan."""

@@ -103,7 +103,7 @@ async def _start_gateway(gateway: GatewayProcess, fleet: Fleet, ledger: ProcessL
     await gateway.start()
     if gateway.process.pid is not None:
         ledger.add(gateway.process.pid, gateway.folder)
-    await fleet.publish()
+    await fleet.publish_or_warn()
 
 
 async def _watch_gateway(gateway: GatewayProcess, fleet: Fleet, ledger: ProcessLedger) -> None:

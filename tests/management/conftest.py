@@ -1,6 +1,5 @@
 """A workspace, a store and a runtime that only records calls."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 from clearsight.errors import ClearsightError
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.management.control import VERBS
-from clearsight.serving.management.service import EndpointService, Step
+from clearsight.serving.management.service import EndpointService, Save, Step
 from clearsight.serving.management.store import DeploymentRecord, EndpointStore
 from clearsight.serving.management.views import view_of
 
@@ -30,13 +29,14 @@ class RecordingRuntime:
         self.notes: list[str] = []
         self.failure: ClearsightError | None = None
 
-    async def roll_out(self, record: DeploymentRecord, on_step: Step) -> Mapping[str, Any]:
+    async def roll_out(self, record: DeploymentRecord, on_step: Step, save: Save) -> None:
         on_step("starting")
         self.notes.append(f"roll out {record.name} {record.generation}")
         if self.failure:
             failure, self.failure = self.failure, None
             raise failure
-        return {"workers": record.document.instance_count}
+        save({"workers": record.document.instance_count})
+        await self.publish()
 
     async def publish(self) -> None:
         self.notes.append("publish")
