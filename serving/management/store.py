@@ -264,7 +264,7 @@ def _endpoint_from(value: Mapping[str, Any]) -> EndpointRecord:
         tokens=tuple(Token(**token) for token in value["tokens"]),
         deployments={
             name: DeploymentRecord(
-                document=parse_deployment(deployment["document"]),
+                document=parse_deployment(deployment["document"], is_stored=True),
                 package=Path(deployment["package"]),
                 state=deployment["state"],
                 failure=Failure(**deployment["failure"]) if deployment["failure"] else None,

@@ -547,8 +547,8 @@ def _fault(entry: Any, path: str, value_code: str) -> Fault:
 
 
 def _keys(location: Iterable[int | str]) -> list[int | str]:
-    """The keys of one of pydantic's locations, without the names of union members."""
-    return [part for part in location if isinstance(part, int) or not part.startswith("<")]
+    """The keys of one of pydantic's locations, without the names of union members and the mark of a faulty key."""
+    return [part for part in location if isinstance(part, int) or not (part.startswith("<") or part == "[key]")]
 
 
 def _faulty_location(entry: Any) -> tuple[int | str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from clearsight.documents.deployment.variables import KNOWN_VARIABLES
 from clearsight.documents.job.parameters import AdvancedSettings
 from clearsight.documents.settings.document import settings_class
 from clearsight.errors import Fault
@@ -81,6 +82,11 @@ def test_variables_of_explanations(file: str, header: str, expected: dict[str, s
     assert set(documented) == set(expected)
     in_words = {PREFIX + name for name in in_words} | ({"CLEARSIGHT_EXPLAIN"} & expected.keys())
     assert_has(documented, {key: default.removesuffix(".0") for key, default in expected.items()}, in_words)
+
+
+def test_the_variables_that_deployments_may_set_are_those_that_are_read() -> None:
+    read_by_lanes = {name for name in Overrides.field_names() if name.startswith("CLEARSIGHT_")}
+    assert set(KNOWN_VARIABLES) == read_by_lanes | EXPLAIN_OPTIONS.keys()
 
 
 def test_settings_of_detectors() -> None:

@@ -1,9 +1,12 @@
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from clearsight.documents.deployment.document import apply_overrides, parse_deployment, parse_endpoint, read_document
+from clearsight.documents.deployment.variables import KNOWN_VARIABLES
+from clearsight.documents.schemas import document_schema
 from clearsight.errors import InvalidDocument
 
 BLUE: dict[str, Any] = {
@@ -189,6 +192,59 @@ def test_a_local_path_is_relative_to_the_file_and_comes_back_absolute(tmp_path: 
     deployment = parse_deployment({**BLUE, "model": {"path": "./package"}}, tmp_path)
     assert isinstance(deployment.model, dict)
     assert deployment.model["path"] == str(tmp_path / "package")
+
+
+REFUSED_VARIABLES = [
+    "TS_CONFIG_FILE",
+    "TS_NUMBER_OF_GPU",
+    "LD_PRELOAD",
+    "LD_LIBRARY_PATH",
+    "LD_AUDIT",
+    "DYLD_INSERT_LIBRARIES",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "PYTHONSTARTUP",
+    "JAVA_TOOL_OPTIONS",
+    "JAVA_HOME",
+    "_JAVA_OPTIONS",
+    "JDK_JAVA_OPTIONS",
+    "CLASSPATH",
+    "PATH",
+    "BASH_ENV",
+    "GCONV_PATH",
+    "OPENSSL_CONF",
+    "TMPDIR",
+    "TEMP",
+    "LOG_LOCATION",
+    "AZUREML_MODEL_DIR",
+    "CLEARSIGHT_HOME",
+    "CLEARSIGHT_WEIGHTS",
+    "CLEARSIGHT_OFFLINE",
+    "CLEARSIGHT_BATCHSIZE",
+    "CLEARSIGHT_",
+    "a=b",
+]
+ALLOWED_VARIABLES = ["WORKER_COUNT", "ENV", "LDAP_URL", "MY_PATH", "pythonpath", "TSV", *KNOWN_VARIABLES]
+
+
+def test_variables_that_reach_loaders_are_refused_and_all_are_named() -> None:
+    variables = dict.fromkeys([*REFUSED_VARIABLES, *ALLOWED_VARIABLES], "1")
+    with pytest.raises(InvalidDocument) as error:
+        parse_deployment({**BLUE, "environment_variables": variables})
+    assert [fault.target for fault in error.value.faults] == [
+        f"environment_variables.{name}" for name in REFUSED_VARIABLES
+    ]
+    assert "did you mean 'CLEARSIGHT_BATCH_SIZE'?" in str(error.value)
+    schema = jsonschema.Draft202012Validator(document_schema("deployment"))
+    for name in variables:
+        is_valid = schema.is_valid({**BLUE, "environment_variables": {name: "1"}})
+        assert is_valid is (name in ALLOWED_VARIABLES), name
+
+
+def test_a_stored_deployment_keeps_the_variables_that_it_had() -> None:
+    document = {**BLUE, "environment_variables": {"LD_PRELOAD": "libjemalloc.so", "DEBUG": 1}}
+    stored = parse_deployment(document, is_stored=True)
+    assert stored.environment_variables == {"LD_PRELOAD": "libjemalloc.so", "DEBUG": "1"}
 
 
 def test_a_document_survives_being_written_and_read() -> None:

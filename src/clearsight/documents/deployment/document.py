@@ -14,7 +14,14 @@ from typing import Any, Final, Literal
 
 import yaml
 
-from clearsight.documents.deployment.schema import AuthMode, DeploymentSection, EndpointSection, Probe, RequestSettings
+from clearsight.documents.deployment.schema import (
+    AuthMode,
+    DeploymentSection,
+    EndpointSection,
+    Probe,
+    RequestSettings,
+    StoredDeploymentSection,
+)
 from clearsight.documents.deployment.traffic import traffic_faults
 from clearsight.errors import Fault, InvalidDocument
 from clearsight.fields import given_values, read
@@ -110,15 +117,18 @@ def parse_endpoint(document: Mapping[str, Any], subject: str = "endpoint") -> En
 
 
 def parse_deployment(
-    document: Mapping[str, Any], folder: Path | None = None, subject: str = "deployment"
+    document: Mapping[str, Any], folder: Path | None = None, subject: str = "deployment", *, is_stored: bool = False
 ) -> DeploymentDocument:
     """Check a deployment file. Raises InvalidDocument that lists every fault.
 
     `folder` is the folder of the file: local paths are relative to it and must exist; None when paths are absolute and
     were checked before. Overrides (`--set`) must already be in `document`, since required keys may come from them.
+    `is_stored` is for a document of the endpoint store, which an earlier version may have accepted.
     """
     faults: list[Fault] = []
-    section = read(DeploymentSection, document, "", faults, value_code="BAD_VALUE")
+    section = read(
+        StoredDeploymentSection if is_stored else DeploymentSection, document, "", faults, value_code="BAD_VALUE"
+    )
     if section is None or faults:
         # Local paths are checked too, so that one run names everything that is wrong.
         _resolve_paths(_plain_dict(document), folder, faults)

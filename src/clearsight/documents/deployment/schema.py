@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Final, Literal
 
+from pydantic import WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from clearsight.documents.deployment.traffic import read_percentages
+from clearsight.documents.deployment.variables import VariableName
 from clearsight.fields import (
     AnyMapping,
     ByShape,
@@ -31,6 +33,7 @@ __all__ = [
     "FreeMapping",
     "Probe",
     "RequestSettings",
+    "StoredDeploymentSection",
 ]
 
 AuthMode = Literal["key", "aml_token", "aad_token"]
@@ -229,6 +232,21 @@ class EndpointSection(AzureSection):
     type: AzureText | None = None
 
 
+_VALUE: Final = Text(may_be_empty=True, converts=True)
+_Value = Annotated[str, _VALUE]
+_Variables = Annotated[
+    dict[Annotated[str, VariableName()], _Value],
+    # Pydantic alone says nothing of names that break the rule.
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": VariableName().json_schema(),
+            "additionalProperties": _VALUE.json_schema(),
+        }
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class DeploymentSection(AzureSection):
     """A deployment file."""
@@ -242,9 +260,7 @@ class DeploymentSection(AzureSection):
     description: AzureText | None = None
     tags: FreeMapping = field(default_factory=dict)
     properties: FreeMapping = field(default_factory=dict)
-    environment_variables: dict[str, Annotated[str, Text(may_be_empty=True, converts=True)]] = field(
-        default_factory=dict
-    )
+    environment_variables: _Variables = field(default_factory=dict)
     instance_type: AzureText | None = None
     instance_count: Annotated[int, Integer(1, MAX_INSTANCES)] = 1
     request_settings: RequestSettings = RequestSettings()
@@ -259,3 +275,13 @@ class DeploymentSection(AzureSection):
     data_collector: FreeMapping | None = None
     private_network_connection: Annotated[bool, Truth()] | None = None
     resources: _Resources | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDeploymentSection(DeploymentSection):
+    """A deployment of the endpoint store. An earlier version may have accepted its variables, so they stay as they are.
+
+    Whoever may write to the store may run code anyway.
+    """
+
+    environment_variables: dict[str, _Value] = field(default_factory=dict)
