@@ -1,7 +1,9 @@
 """`clearsight serve`, `online-endpoint` and `online-deployment`: the verbs of `az ml` on this machine."""
 
 import asyncio
+import ipaddress
 import logging
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,8 +62,25 @@ def serve(host: str, port: int, folder: Path | None, measure: bool, metrics_port
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=stderr, show_path=False)]
     )
     workspace = Workspace(folder.absolute()) if folder else Workspace.default()
+    if not _is_loopback(host):
+        stderr.print(
+            f"WARNING: {host} is reachable from other machines, and the gateway speaks plain HTTP: keys and pictures "
+            "can be read and changed on their way. Put a proxy with TLS in front and listen on 127.0.0.1.",
+            style="bold red",
+            markup=False,
+            soft_wrap=True,
+        )
     options = ServeOptions(host=host, port=port, measure=measure, metrics_port=metrics_port)
     asyncio.run(run_server(workspace, options, lambda line: stderr.print(line, markup=False, soft_wrap=True)))
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on `host`, an address or a name; False for an unknown name."""
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
+        return False
+    return all(ipaddress.ip_address(str(address).partition("%")[0]).is_loopback for address in found)
 
 
 @click.group("online-endpoint", cls=LazyGroup)

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from clearsight.files import open_log
 from clearsight.serving.gateway.answers import REASONS, HttpAnswer
 from clearsight.serving.gateway.request import Request
 
@@ -51,8 +52,7 @@ class RequestLog:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to write every `flush_interval_s`. Raises OSError when the file cannot be opened for writing."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab"):
+        with open_log(self.path):
             self._clock_offset = time.time() - loop.time()
             self._task = loop.create_task(self._run())
 
@@ -120,7 +120,7 @@ class RequestLog:
         if not lines:
             return
         try:
-            with self.path.open("ab") as file:
+            with open_log(self.path) as file:
                 file.write(b"".join(lines))
                 size = file.tell()
             if size > self._max_bytes:

@@ -4,6 +4,7 @@
 <run>/                    0700, short path (a unix socket path has at most 107 bytes)
     config.properties     generated; the commented reference is config.properties at the root of the repository
     log4j2.xml            one rolling file, warnings and the worker's own lines
+    logs                  link to the folder of that file
     store/<model>/        the folder archive; store/<model>-explain/ the one of the explain lane
     work/                 working directory; TorchServe writes key_file.json here, mode 0600
     tmp/                  Java's temporary directory, with the worker sockets
@@ -187,7 +188,10 @@ class RunFolder:
             )
         properties = self._properties(plan, queue_size, response_timeout_s)
         write_atomically(self.config_file, "".join(f"{key}={value}\n" for key, value in properties.items()), 0o600)
-        write_atomically(self.log_config_file, LOG_CONFIG.format(log_file=log_file.absolute()), 0o600)
+        # Through a link, because log4j would look up `${…}` in the path and expand `%` in it.
+        (self.root / "logs").unlink(missing_ok=True)
+        (self.root / "logs").symlink_to(log_file.absolute().parent)
+        write_atomically(self.log_config_file, LOG_CONFIG.format(log_file=f"../logs/{log_file.name}"), 0o600)
 
     def _properties(self, plan: ServingPlan, queue_size: int, response_timeout_s: int) -> dict[str, object]:
         """`config.properties`: no TCP listener but gRPC, which cannot be switched off, with tokens, on loopback."""
@@ -232,7 +236,7 @@ class RunFolder:
             *JVM_OPTIONS,
             f"-Dmodel_server_home={home}",
             f"-Djava.io.tmpdir={self.root / 'tmp'}",
-            f"-Dlog4j.configurationFile=file://{self.log_config_file}",
+            f"-Dlog4j.configurationFile={self.log_config_file.as_uri().replace(',', '%2C')}",
             "-cp",
             f".:{home / 'ts' / 'frontend' / '*'}",
             "org.pytorch.serve.ModelServer",
@@ -270,11 +274,13 @@ def free_ports(count: int) -> list[int]:
         return [int(listener.getsockname()[1]) for listener in listeners]
 
 
+# The file name is made of the names of an endpoint and a deployment, which need no escaping; relative to `work/`.
 LOG_CONFIG: Final = """\
 <?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="error">
   <Appenders>
-    <RollingFile name="log" fileName="{log_file}" filePattern="{log_file}.%i">
+    <RollingFile name="log" fileName="{log_file}" filePattern="{log_file}.%i"
+        filePermissions="rw-------">
       <PatternLayout pattern="%d{{ISO8601}} [%p] %m%n"/>
       <Policies><SizeBasedTriggeringPolicy size="10 MB"/></Policies>
       <DefaultRolloverStrategy max="2"/>

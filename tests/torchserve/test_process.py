@@ -32,7 +32,8 @@ def plan(scripted_scorer: Path, **environment: str) -> ServingPlan:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def process(scripted_scorer: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[TorchServeProcess]:
-    log_file = tmp_path_factory.mktemp("logs") / "blue.log"
+    # Characters with a meaning in XML, look-ups and patterns of log4j.
+    log_file = tmp_path_factory.mktemp("logs") / "a & <b> ${java:version} %d{yyyy} 'c'" / "blue.log"
     process = TorchServeProcess(plan(scripted_scorer), log_file)
     try:
         with pytest.MonkeyPatch.context() as patch:
@@ -69,6 +70,13 @@ async def test_the_worker_survives_everything_that_kills_other_handlers(process:
     log = process.log_file.read_text()
     assert "clearsight | [METRICS]Forged" in log
     assert not [line for line in log.splitlines() if line.startswith("[METRICS]")]
+
+
+async def test_the_log_lies_where_it_should_and_only_its_owner_reads_it(process: TorchServeProcess) -> None:
+    folder = process.log_file.parent
+    assert [file.name for file in folder.iterdir()] == ["blue.log"]
+    assert "clearsight | " in process.log_file.read_text()
+    assert (stat.S_IMODE(folder.stat().st_mode), stat.S_IMODE(process.log_file.stat().st_mode)) == (0o700, 0o600)
 
 
 async def test_the_largest_answers_of_a_whole_batch_come_back(process: TorchServeProcess) -> None:

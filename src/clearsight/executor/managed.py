@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from clearsight.errors import ClearsightError
+from clearsight.files import open_log
 
 __all__ = ["BackOff", "ManagedProcess"]
 
@@ -45,8 +46,7 @@ class ManagedProcess:
         self, command: Sequence[str], *, folder: Path | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
         """Start `command` in `folder` with `environment`; by default the variables of this process."""
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("ab") as output:
+        with open_log(self.log_file) as output:
             self._log_start = output.tell()
             self._process = await asyncio.create_subprocess_exec(
                 *command,
