@@ -77,8 +77,12 @@ class Generation:
     async def predict(
         self, chunks: Sequence[bytes | memoryview], num_bytes: int, request_id: str, started: float
     ) -> UpstreamAnswer:
-        """Send a body into the predict lane. Raises what `Lane.forward` raises."""
-        headers = _lines({REQUEST_ID_HEADER: request_id})
+        """Send a body into the predict lane. Raises what `Lane.forward` raises.
+
+        The worker learns when the gateway answers 408, and does not compute what comes later than that.
+        """
+        deadline = time.monotonic() - (self._loop.time() - started) + self.deployment.request_timeout_s
+        headers = _lines({REQUEST_ID_HEADER: request_id, DEADLINE_HEADER: f"{deadline:.3f}"})
         return await self._predict.forward(self.deployment.upstream.path, headers, chunks, num_bytes, started)
 
     async def explain(

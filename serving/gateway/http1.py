@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
         self._is_flow_stopped = False
         if self._request and self._unflushed:
             self._written(self._request, self._unflushed)
-            self._advance()
+            self._advance_later()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -144,7 +144,11 @@ class Connection(asyncio.Protocol):
     # Reading
 
     def _advance(self) -> None:
-        """Work through the pending bytes until more are needed or a request runs."""
+        """Work through the pending bytes until more are needed, a request runs or one has been answered.
+
+        Further requests that have arrived are read in the next turn of the event loop, so that a connection that
+        sends hundreds at once does not delay the others by more than one answer.
+        """
         if self._is_advancing:
             return
         self._is_advancing = True
@@ -159,8 +163,15 @@ class Connection(asyncio.Protocol):
                     self._discard()
                 else:
                     break
+                if self._state is State.HEAD:
+                    self._advance_later()
+                    break
         finally:
             self._is_advancing = False
+
+    def _advance_later(self) -> None:
+        if self._pending:
+            self._loop.call_soon(self._advance)
 
     def _read_head(self) -> bool:
         """Read one head from the pending bytes; False when it is incomplete."""
@@ -261,7 +272,7 @@ class Connection(asyncio.Protocol):
         self._task = None
         if self._request is request:
             self._write(request, answer)
-            self._advance()
+            self._advance_later()
 
     def _reject(self, status: int, code: str, message: str) -> None:
         """Refuse a request that is malformed or did not arrive in time."""

@@ -13,6 +13,10 @@ from typing import Final, cast
 __all__ = ["ConnectionBroken", "Exchange", "UpstreamAnswer", "UpstreamPool"]
 
 MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_COPIES: Final = 2
+"""Times that a request without an answer is sent again after a lost worker. One that waited loses its place with each
+worker that dies; one that has seen three die is more likely their cause."""
+
 Message = Sequence[bytes | memoryview]
 
 
@@ -61,20 +65,22 @@ class UpstreamPool:
     async def exchange(self, message: Message, *, fresh: bool = False) -> UpstreamAnswer:
         """Send a complete request and return the answer. Raises ConnectionBroken.
 
-        `fresh` opens a new connection instead of reusing an idle one, which may be broken too. Cancelling
+        `fresh` sends a request again: on a new connection, since an idle one may be broken too, and for the last
+        time, so that it is not among those `running`. Cancelling
         closes the connection, so that a late answer can never meet the next request.
         """
         connection = self._take_idle() if not fresh else None
         if connection is None:
             connection = await self._connect()
-        self._running[connection] = message
+        if not fresh:  # what has already been sent again may be what the lost worker died of
+            self._running[connection] = message
         try:
             answer = await connection.exchange(message)
         except BaseException:
             connection.abort()
             raise
         finally:
-            del self._running[connection]
+            self._running.pop(connection, None)
         if connection.is_reusable and not self._is_closed:
             self._idle.append(connection)
         else:
@@ -82,9 +88,12 @@ class UpstreamPool:
         return answer
 
     def running(self) -> list[Exchange]:
-        """The exchanges under way; second copies of a request are not among them."""
-        pairs = self._running.items()
-        return [Exchange(message, each, each.waiter) for each, message in pairs if each.waiter is not None]
+        """The exchanges under way that may be sent again: neither copies, nor what was copied `MAX_COPIES` times."""
+        return [
+            Exchange(message, each, each.waiter)
+            for each, message in self._running.items()
+            if each.waiter is not None and each.num_copies < MAX_COPIES
+        ]
 
     def send_again(self, exchanges: Sequence[Exchange], is_final: Callable[[UpstreamAnswer], bool]) -> None:
         """Send those that still have no answer a second time, on a connection of their own each.
@@ -94,6 +103,7 @@ class UpstreamPool:
         """
         for exchange in exchanges:
             if not exchange.waiter.done():
+                exchange.connection.num_copies += 1
                 task = self._loop.create_task(self._send_copy(exchange, is_final))
                 self._copies.add(task)
                 task.add_done_callback(self._copies.discard)
@@ -138,6 +148,8 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, max_answer_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
         self.is_reusable = True
+        self.num_copies = 0
+        """Copies sent of the request that is running here."""
         self._max_answer_bytes = max_answer_bytes
         self._loop = loop
         self._transport: asyncio.Transport | None = None
@@ -151,6 +163,7 @@ class _Connection(asyncio.Protocol):
 
     def exchange(self, message: Message) -> "asyncio.Future[UpstreamAnswer]":
         waiter = self.waiter = self._loop.create_future()
+        self.num_copies = 0
         if self._transport is None:
             self._break("connection closed")
         else:

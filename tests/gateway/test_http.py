@@ -200,6 +200,32 @@ async def test_pipelined_requests_are_answered_in_order(gateway, authorized, mak
     )
 
 
+@pytest.mark.parametrize(
+    "request_line", ["GET / HTTP/1.1", "GET /nowhere HTTP/1.1", "POST /endpoints/fridge/score HTTP/1.1"]
+)
+async def test_other_connections_come_first_after_each_answer_of_a_pipeline(gateway, request_line):
+    answered, in_one_turn = [], []
+    complete, loop = gateway.data_plane.complete, asyncio.get_running_loop()
+
+    def count(*args):
+        complete(*args)
+        answered.append(args)
+
+    def turn(before):
+        in_one_turn.append(len(answered) - before)
+        ticking[0] = loop.call_soon(turn, len(answered))
+
+    gateway.data_plane.complete = count
+    ticking = [loop.call_soon(turn, 0)]
+    data = f"{request_line}\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode() * 200
+    try:
+        received = await gateway.raw(data + b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    finally:
+        ticking[0].cancel()
+    assert len(statuses(received)) == len(answered) == 201
+    assert max(in_one_turn) == 1
+
+
 async def test_thousands_of_pipelined_requests_are_answered(gateway):
     data = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 5000 + b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert (await gateway.raw(data)).count(b"HTTP/1.1 200 OK") == 5001

@@ -104,8 +104,13 @@ async def test_the_deadline_of_the_worker_is_15_percent_before_that_of_the_gatew
         "host", "content-type", "authorization", "x-request-id", "content-length", "x-clearsight-deadline"
     }  # fmt: skip
     assert before + 1.7 - 0.01 <= float(sent["x-clearsight-deadline"]) <= after + 1.7
-    await gateway.score(PLAIN)
-    assert "x-clearsight-deadline" not in headers(blue.requests[1][0])
+
+
+async def test_the_deadline_of_a_prediction_is_that_of_the_gateway(gateway, blue):
+    gateway.route(blue=gateway.deployment("blue", request_timeout_s=3.0))
+    before = time.monotonic()
+    await gateway.score(PLAIN, x_clearsight_deadline="1")
+    assert before + 3.0 - 0.01 <= float(headers(blue.requests[0][0])["x-clearsight-deadline"]) <= time.monotonic() + 3.0
 
 
 async def test_time_in_the_wrong_lane_counts_against_the_limit_of_the_right_one(gateway, blue):

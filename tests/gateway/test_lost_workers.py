@@ -91,6 +91,30 @@ async def test_the_next_lost_worker_brings_a_third_copy(gateway, blue, make_repl
     assert (await request).body == b"[3]"
 
 
+async def test_no_request_is_sent_to_a_fourth_worker_after_three_were_lost_under_it(gateway, blue):
+    request = await sent_twice(gateway, blue)
+    for count in (2, 3, 4):
+        lose(gateway, count)
+        await gateway.clock.advance(SECOND_COPY_AFTER_S)
+    assert len(blue.requests) == 3
+    await gateway.clock.advance(5.0)
+    assert (await request).status == 408
+
+
+async def test_a_request_whose_worker_died_is_sent_to_one_more_and_no_other(gateway, blue, make_reply):
+    """TorchServe answers what a dying worker was computing, so this request is a suspect, and is sent twice at most."""
+    request = await ask(gateway, blue)
+    lost = make_reply(507, b'{"message":"worker died"}', mark=False)
+    blue.answers[0].set_result(lost)
+    await copies(blue, 2)
+    for count in (1, 2):
+        lose(gateway, count)
+        await gateway.clock.advance(SECOND_COPY_AFTER_S)
+    blue.answers[1].set_result(lost)
+    assert (await request).headers["ms-azureml-model-error-statuscode"] == "507"
+    assert len(blue.requests) == 2
+
+
 async def test_a_copy_does_not_outlive_the_time_of_its_request(gateway, blue):
     request = await sent_twice(gateway, blue)
     await gateway.clock.advance(5.0)

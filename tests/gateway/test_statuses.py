@@ -42,7 +42,7 @@ async def test_the_upstream_sees_known_headers_and_nothing_of_the_client(gateway
     first, *lines = head.decode().strip().split("\r\n")
     assert first == "POST /predictions/blue HTTP/1.1"
     assert {line.split(":")[0] for line in lines} == {
-        "host", "content-type", "authorization", "x-request-id", "content-length"
+        "host", "content-type", "authorization", "x-request-id", "content-length", "x-clearsight-deadline"
     }  # fmt: skip
     assert "authorization: Bearer inner-token" in lines
     assert body == BODY

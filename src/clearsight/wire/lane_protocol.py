@@ -5,7 +5,7 @@ of the deployment. The headers below never come from a client and, but for `DEGR
 
 | gateway sends | meaning |
 | --- | --- |
-| `DEADLINE_HEADER: <seconds>` | when an explanation has to end, in seconds of the machine's monotonic clock |
+| `DEADLINE_HEADER: <seconds>` | when an answer has to be there, in seconds of the machine's monotonic clock |
 | `JOB_HEADER: start|poll|end <id>` | a command about a background job, in the explain lane |
 
 | worker answers | meaning |
@@ -56,7 +56,7 @@ TELEMETRY_HEADER: Final = "x-clearsight-explained"
 WRONG_LANE_STATUS: Final = 421
 
 DEADLINE_SHARE: Final = 0.85
-"""Share of a request's time limit that the worker gets: it ends with the best result so far before the limit."""
+"""Share of the time limit that an explanation gets: it ends with the best result so far before the limit."""
 
 MAX_TELEMETRY_CHARS: Final = 16 * 1024
 """100 rows need about 12 000; longer telemetry is not sent, and its request not counted."""
