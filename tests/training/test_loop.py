@@ -1,6 +1,7 @@
 """The loop on a network of two thousand parameters, with everything a real one has: batch norm, dropout, momentum."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from clearsight.documents.settings import ClassificationSettings
@@ -292,6 +294,75 @@ def test_a_long_epoch_is_saved_within(
     assert 0 < resumed.training.num_batches - 4 < resumed.training.num_batches
     for ours, theirs in zip(resumed.network.parameters(), whole.network.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def _flip_last_bit(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])  # of a tensor: the file is as readable as before
+
+
+def _without_counters(content: bytes) -> bytes:
+    return content.replace(b'"counters"', b'"countess"').replace(b'"sha256"', b'"sha255"')
+
+
+DAMAGES = [_flip_last_bit, _without_counters, lambda content: content[:-1], lambda _: b"", lambda _: b"text" * 100]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_training_goes_on_from_the_best_weights(
+    damage: Callable[[bytes], bytes], make_run: Callable[..., TrainingRun], tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoints"
+    before = make_run(folder, num_epochs=4, should_stop=StopAfter(6 * 3 + 2))
+    train(before)
+    best, last = before.counters.best_epoch, before.checkpoints.last_file
+    last.write_bytes(damage(last.read_bytes()))
+    warnings: list[str] = []
+    resumed = make_run(folder, num_epochs=4, should_stop=StopAfter(0))
+    resumed.checkpoints = Checkpoints(folder, warnings.append)
+    assert train(resumed) == "canceled"
+    [warning] = warnings
+    assert f"the checkpoint {last} is damaged" in warning
+    assert f"best_{best:04}.safetensors" in warning
+    for name, tensor in load_file(before.checkpoints.best_file(best)).items():
+        assert torch.equal(resumed.network.state_dict()[name], tensor)
+    assert (resumed.counters.epoch, resumed.counters.step, resumed.counters.batch) == (best + 1, 6 * (best + 1), 0)
+    assert resumed.counters.best_metric == before.counters.best_metric
+    ended = make_run(folder, num_epochs=4)  # the stopped run wrote a new checkpoint
+    assert train(ended) == "all_epochs"
+    assert (ended.counters.step, len(passes(ended))) == (24, 3 - best)
+
+
+def test_without_a_whole_checkpoint_the_way_out_does_not_lead_back(
+    make_run: Callable[..., TrainingRun], tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoints"
+    run = make_run(folder, num_epochs=1)
+    train(run)
+    best = run.checkpoints.best_file(0)
+    best.write_bytes(_flip_last_bit(best.read_bytes()))
+    with pytest.raises(TrainingError, match=f"{best.name} is damaged .*; copy .* or delete {folder}") as caught:
+        run.checkpoints.load_best(run.network, 0)
+    assert caught.value.reason == "bad_checkpoint"
+    run.checkpoints.last_file.write_bytes(b"")
+    with pytest.raises(TrainingError, match=f"last.* is damaged .*{best.name} is damaged .* or delete {folder}"):
+        train(make_run(folder, num_epochs=2))
+    shutil.rmtree(folder)
+    assert train(make_run(folder, num_epochs=1)) == "all_epochs"
+
+
+def test_a_checkpoint_of_an_earlier_version_without_a_checksum_resumes(
+    make_run: Callable[..., TrainingRun], tmp_path: Path
+) -> None:
+    whole, stopped = make_run(), make_run(tmp_path / "checkpoints", should_stop=StopAfter(9))
+    train(whole)
+    train(stopped)
+    file = stopped.checkpoints.last_file
+    with safe_open(file, framework="pt") as checkpoint:
+        metadata = {name: text for name, text in checkpoint.metadata().items() if name != "sha256"}
+    save_file(load_file(file), file, metadata)
+    resumed = make_run(tmp_path / "checkpoints")
+    train(resumed)
+    assert passes(stopped) + passes(resumed) == passes(whole)
 
 
 def test_a_run_resumes_only_with_as_many_processes(make_run: Callable[..., TrainingRun], tmp_path: Path) -> None:

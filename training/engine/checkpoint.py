@@ -3,32 +3,40 @@
 ```
 checkpoints/last.safetensors          weights, their average if there is one, and optimizer; counters and gradient
                                       scaler as JSON in the file's metadata
-checkpoints/best_<epoch>.safetensors  weights of the best validation pass
+checkpoints/best_<epoch>.safetensors  weights of the best validation pass, with the counters as they were then
 ```
+
+Each file carries the sha256 of its tensors and metadata; files of earlier versions without one are read unchecked. When
+the last checkpoint is damaged, training goes on from the best weights, with a fresh optimizer.
 
 There is no random state to keep: order, views and dropout are functions of the seed and of the counters. Files are
 written under another name and renamed, so a kill at any moment leaves the old checkpoint or the new one.
 No pickle is involved.
 """
 
+import hashlib
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from clearsight.errors import ClearsightError
+from clearsight.errors import ClearsightError, TrainingError
 from clearsight.runs.run_folder import LAST_CHECKPOINT
 
 __all__ = ["Checkpoints", "Counters", "save_weights"]
 
+log = logging.getLogger(__name__)
+
 _MODEL, _OPTIMIZER, _AVERAGE = "model.", "optimizer.", "average."
+_CHECKSUM: Final = "sha256"
 
 
 @dataclass(slots=True)
@@ -64,10 +72,11 @@ class Counters:
 
 
 class Checkpoints:
-    """The checkpoint folder of one run."""
+    """The checkpoint folder of one run. `warn` gets a sentence when a damaged file is replaced by another one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, warn: Callable[[str], None] = log.warning) -> None:
         self._folder = folder
+        self._warn = warn
 
     @property
     def last_file(self) -> Path:
@@ -76,9 +85,13 @@ class Checkpoints:
     def best_file(self, epoch: int) -> Path:
         return self._folder / f"best_{epoch:04}.safetensors"
 
-    def save_best(self, network: nn.Module, epoch: int) -> None:
-        """Keep the weights of a validation pass. Older ones stay until `save_last` no longer refers to them."""
-        _save(self.best_file(epoch), _plain(network.state_dict()), {})
+    def save_best(self, network: nn.Module, counters: Counters) -> None:
+        """Keep the weights of the validation pass that `counters` has just counted.
+
+        Older ones stay until `save_last` no longer refers to them.
+        """
+        metadata = {"counters": json.dumps(asdict(counters))}
+        _save(self.best_file(counters.epoch), _plain(network.state_dict()), metadata)
 
     def save_last(
         self,
@@ -109,10 +122,21 @@ class Checkpoints:
         scaler: torch.amp.GradScaler,
         average: nn.Module | None = None,
     ) -> Counters | None:
-        """Restore network, optimizer, scaler and the average of weights; None when there is no checkpoint."""
+        """Restore network, optimizer, scaler and the average of weights; None when there is no checkpoint.
+
+        When the checkpoint is damaged, network and average get the best weights, and the counters are those of the
+        start of the epoch after them. Raises `TrainingError` when there are none.
+        """
         if not self.last_file.exists():
             return None
-        tensors = load_file(self.last_file)
+        try:
+            tensors, metadata = _load(self.last_file)
+            scaler_state, counters = json.loads(metadata["scaler"]), Counters.from_json(metadata["counters"])
+        except (_Damaged, KeyError, TypeError, ValueError) as error:
+            damage = (
+                str(error) if isinstance(error, _Damaged) else _message(self.last_file, f"{error!r} in its metadata")
+            )
+            return self._load_newest_best(network, average, damage)
         network.load_state_dict(_below(tensors, _MODEL))
         if average is not None:
             average.load_state_dict(_below(tensors, _AVERAGE))
@@ -123,18 +147,45 @@ class Checkpoints:
             state.setdefault(int(index), {})[key] = tensor
         optimizer.load_state_dict({**document, "state": state})
         _lay_out_like_parameters(optimizer)
-        with safe_open(self.last_file, framework="pt") as file:
-            metadata = file.metadata()
-        if scaler_state := json.loads(metadata["scaler"]):
+        if scaler_state:
             scaler.load_state_dict(scaler_state)
-        return Counters.from_json(metadata["counters"])
+        return counters
 
     def load_best(self, network: nn.Module, epoch: int) -> None:
-        """Load the weights of the best pass into the network."""
+        """Load the weights of the best pass into the network. Raises `TrainingError` when they are damaged."""
         file = self.best_file(epoch)
         if not file.exists():
             raise ClearsightError(f"the best checkpoint must be there, but {file} is not")
-        network.load_state_dict(load_file(file))
+        try:
+            network.load_state_dict(_load(file)[0])
+        except _Damaged as damage:
+            raise TrainingError("bad_checkpoint", f"{damage}; {self._way_out()}") from None
+
+    def _load_newest_best(self, network: nn.Module, average: nn.Module | None, damage: str) -> Counters:
+        for file in sorted(self._folder.glob("best_*.safetensors"), reverse=True):
+            try:
+                tensors, metadata = _load(file)
+            except _Damaged as other:
+                damage += f"; {other}"
+                continue
+            if "counters" not in metadata:
+                continue  # an earlier version wrote weights alone
+            counters = Counters.from_json(metadata["counters"])
+            for module in (network, average):
+                if module is not None:
+                    module.load_state_dict(tensors)
+            self._warn(
+                f"{damage}; training goes on after epoch {counters.epoch + 1} from {file.name}, the weights of the "
+                "best validation pass, with a fresh optimizer, so it will not end as it would have without the damage"
+            )
+            counters.start_epoch(counters.epoch + 1)
+            return counters
+        raise TrainingError("bad_checkpoint", f"{damage}; no weights beside it can be used; {self._way_out()}")
+
+    def _way_out(self) -> str:
+        return (
+            f"copy the file back from a backup, or delete {self._folder}: the run then starts anew when it is resumed"
+        )
 
 
 def save_weights(file: Path, network: nn.Module) -> None:
@@ -162,11 +213,41 @@ def _below(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
+class _Damaged(Exception):
+    """A file is no checkpoint any more; the message names it and says why."""
+
+
+def _load(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a file. Raises `_Damaged`."""
+    try:
+        tensors = load_file(file)
+        with safe_open(file, framework="pt") as opened:
+            metadata = dict(opened.metadata() or {})
+    except SafetensorError as error:
+        raise _Damaged(_message(file, str(error))) from error
+    checksum = metadata.pop(_CHECKSUM, None)
+    if checksum not in (None, _checksum(tensors, metadata)):
+        raise _Damaged(_message(file, "its content does not have the sha256 that it names"))
+    return tensors, metadata
+
+
+def _message(file: Path, reason: str) -> str:
+    return f"the checkpoint {file} is damaged ({reason})"
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _save(file: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        save_file(dict(tensors), temporary, dict(metadata))
+        save_file(dict(tensors), temporary, {**metadata, _CHECKSUM: _checksum(tensors, metadata)})
         temporary.chmod(0o644)  # safetensors creates it readable by its owner only
         temporary.replace(file)
     except BaseException:

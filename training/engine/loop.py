@@ -245,9 +245,9 @@ class _Loop(Generic[BatchT]):
         improved = name is None or stopping.observe(metrics[name])
         if improved:
             counters.best_epoch, counters.best_metric = counters.epoch, stopping.best
-            if run.ranks.is_first:
-                run.checkpoints.save_best(run.eval_model, counters.epoch)
         counters.num_passes, counters.num_stale = stopping.num_passes, stopping.num_stale
+        if improved and run.ranks.is_first:
+            run.checkpoints.save_best(run.eval_model, counters)
         if run.ranks.is_first:
             shown = name or "training_loss"
             log.info("epoch %d: %s %.4f", counters.epoch + 1, shown, metrics[shown])

@@ -184,7 +184,7 @@ def _run(
         options=options.loop,
         hardware=hardware,
         frozen_prefixes=task.frozen_prefixes,
-        checkpoints=Checkpoints(folder.checkpoints),
+        checkpoints=Checkpoints(folder.checkpoints, lambda message: reporter.event("warning", message=message)),
         listener=reporter,
         should_stop=stop.is_set,
         average=task.average(options.loop.steps_per_epoch(sets.training.num_batches) * options.loop.num_epochs),
