@@ -17,16 +17,13 @@ from clearsight.console import AzCommand, LazyGroup, parse_assignments, result_o
 from clearsight.documents.deployment.document import apply_overrides, parse_deployment, parse_endpoint, read_document
 from clearsight.errors import ClearsightError, ServerUnavailable, UserError
 from clearsight.runs.workspace import Workspace
-from clearsight.serving.management.client import call
+from clearsight.serving.management.client import READ_ONLY_VERBS, call
 from clearsight.serving.supervisor.java import java_home as find_java_home
 from clearsight.serving.supervisor.supervisor import ServeOptions
 from clearsight.serving.supervisor.supervisor import serve as run_server
 
 __all__ = ["java_home", "online_deployment", "online_endpoint", "serve"]
 
-READ_ONLY_VERBS = frozenset(
-    {"show_endpoint", "list_endpoints", "get_credentials", "show_deployment", "list_deployments"}
-)
 INVOKE_TIMEOUT_S = 300.0
 
 

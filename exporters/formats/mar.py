@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clearsight.documents.deployment.layout import ServingLayout
 from clearsight.errors import UserError
+from clearsight.files import written_by_way_of
 from clearsight.handlers.torchserve_folder import HandlerConfig, QueueLimits, archive_files
 from clearsight.runs.package import ModelPackage
 
@@ -24,13 +25,14 @@ def write_mar(package: ModelPackage, path: Path, model_name: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with zipfile.ZipFile(temporary, "w") as archive:
-            for name, content in _descriptions(package, model_name).items():
-                archive.writestr(_entry(name), content)
-            for file in sorted(file for file in package.root.rglob("*") if file.is_file()):
-                with archive.open(_entry(f"package/{file.relative_to(package.root).as_posix()}"), "w") as target:
-                    target.write(file.read_bytes())
-        temporary.replace(path)
+        with written_by_way_of(temporary, path):
+            with zipfile.ZipFile(temporary, "w") as archive:
+                for name, content in _descriptions(package, model_name).items():
+                    archive.writestr(_entry(name), content)
+                for file in sorted(file for file in package.root.rglob("*") if file.is_file()):
+                    with archive.open(_entry(f"package/{file.relative_to(package.root).as_posix()}"), "w") as target:
+                        target.write(file.read_bytes())
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

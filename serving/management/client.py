@@ -18,7 +18,12 @@ from clearsight.serving.management.store import DeploymentRecord, EndpointStore,
 from clearsight.serving.management.views import view_of
 from clearsight.unix_sockets import reachable_path
 
-__all__ = ["OfflineRuntime", "call"]
+__all__ = ["READ_ONLY_VERBS", "OfflineRuntime", "call"]
+
+READ_ONLY_VERBS: Final = frozenset(
+    {"show_endpoint", "list_endpoints", "get_credentials", "show_deployment", "list_deployments", "get_logs"}
+)
+"""Verbs that change nothing, but for a token that `get_credentials` renews."""
 
 START_TIMEOUT_S: Final = 20.0
 """How long a verb waits for a server that holds the store while it starts or stops."""
@@ -62,7 +67,8 @@ def call(
     deadline = time.monotonic() + START_TIMEOUT_S
     is_waiting = False
     while True:
-        with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):  # no socket, or that of a killed server
+        # No socket, that of a killed server, or no workspace at all.
+        with contextlib.suppress(ConnectionRefusedError, FileNotFoundError, NotADirectoryError):
             return asyncio.run(_call_server(workspace, verb, arguments, on_step))
         try:
             result = _call_store(workspace, verb, arguments)
@@ -80,7 +86,12 @@ def call(
 
 def _call_store(workspace: Workspace, verb: str, arguments: Mapping[str, Any]) -> Any:
     store = EndpointStore(workspace)
-    with store.lock():
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(store.lock())
+        except OSError:  # the workspace cannot be written, but what it holds can be read
+            if verb not in READ_ONLY_VERBS:
+                raise
         service = EndpointService(store, ModelRegistry(workspace), OfflineRuntime())
         given = {name: value for name, value in arguments.items() if name != "no_wait"}
         return view_of(asyncio.run(VERBS[verb](service, **given)), store.base_url)

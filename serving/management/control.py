@@ -2,7 +2,8 @@
 
 `POST /<verb>` with the arguments as a JSON object answers 200 and one line of JSON per event:
 `{"step": "…"}` while something takes time, and at the end `{"result": …}` or `{"error": {"status", "message"}}`.
-A verb runs to its end even if its client closes the connection.
+A verb runs to its end even if its client closes the connection: what it has begun (a process that loads a package) is
+neither left half done nor undone because a terminal was closed. `online-deployment show` tells how it ended.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from clearsight.errors import ClearsightError
+from clearsight.files import os_error_message
 from clearsight.serving.management.service import RESOLVING, EndpointService
 from clearsight.serving.management.views import view_of
 from clearsight.unix_sockets import bind_private_socket
@@ -85,15 +87,18 @@ class ControlServer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        await response.prepare(request)
-        while True:
-            event = await events.get()
-            if no_wait and event.get("step", RESOLVING) != RESOLVING:  # stored; the verb continues
-                event = {"result": None}
-            await response.write(json.dumps(event).encode() + b"\n")
-            if "step" not in event:
-                break
-        await response.write_eof()
+        try:
+            await response.prepare(request)
+            while True:
+                event = await events.get()
+                if no_wait and event.get("step", RESOLVING) != RESOLVING:  # stored; the verb continues
+                    event = {"result": None}
+                await response.write(json.dumps(event).encode() + b"\n")
+                if "step" not in event:
+                    break
+            await response.write_eof()
+        except ConnectionError:
+            log.info("the client of %s has gone; the verb continues", verb)
         return response
 
     async def _run(self, verb: str, arguments: dict[str, Any], events: "asyncio.Queue[dict[str, Any]]") -> None:
@@ -104,6 +109,9 @@ class ControlServer:
             events.put_nowait({"result": view_of(result, self._service.store.base_url)})
         except ClearsightError as error:
             events.put_nowait({"error": {"status": error.status, "message": str(error)}})
+        except OSError as error:
+            log.error("%s failed: %s", verb, os_error_message(error))
+            events.put_nowait({"error": {"status": 500, "message": os_error_message(error)}})
         except asyncio.CancelledError:
             events.put_nowait({"error": {"status": 503, "message": "the server is being stopped"}})
         except Exception as error:

@@ -21,6 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 from clearsight.errors import ClearsightError
+from clearsight.files import os_error_message
 from clearsight.tasks import Task
 
 __all__ = [
@@ -182,7 +183,7 @@ def result_options(function: Callable[P, Any]) -> Callable[P, None]:
         **kwargs: Any,
     ) -> None:
         try:
-            result = function(*args, **kwargs)
+            result = _call(function, *args, **kwargs)
         except ClearsightError as error:
             if output_format == "json" and _is_given("output_format"):
                 emit(error.to_document())
@@ -191,6 +192,16 @@ def result_options(function: Callable[P, Any]) -> Callable[P, None]:
             emit(result, output_format, query)
 
     return wrapper  # type: ignore[return-value]
+
+
+def _call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a command's function; what the operating system refuses (a full disk, a read-only folder) is one line."""
+    try:
+        return function(*args, **kwargs)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ClearsightError(os_error_message(error)) from error
 
 
 def _is_given(parameter: str) -> bool:
@@ -278,7 +289,10 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def run(command: click.Command, args: Sequence[str] | None = None, prog_name: str = "clearsight") -> int:
-    """Run a command as a user would; return the exit code. No traceback for an error raised on purpose."""
+    """Run a command as a user would; return the exit code.
+
+    No traceback for an error raised on purpose, nor for what the operating system refuses.
+    """
     try:
         result = command.main(args=args, prog_name=prog_name, standalone_mode=False)
         return result if isinstance(result, int) else 0  # `ctx.exit(code)` arrives as a result
@@ -292,4 +306,7 @@ def run(command: click.Command, args: Sequence[str] | None = None, prog_name: st
         stderr.print(f"error: {error}", markup=False, soft_wrap=True)
         return 1
     except BrokenPipeError:
+        return 1
+    except OSError as error:
+        stderr.print(f"error: {os_error_message(error)}", markup=False, soft_wrap=True)
         return 1

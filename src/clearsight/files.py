@@ -1,12 +1,62 @@
-"""Files that are written completely or not at all, and logs that only their owner reads."""
+"""Files that are written completely or not at all, logs that only their owner reads, errors of the system in words."""
 
 import contextlib
+import errno
 import os
+import re
+import shutil
 import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from types import MappingProxyType
+from typing import BinaryIO, Final
 
-__all__ = ["open_log", "write_atomically"]
+__all__ = ["is_disk_full", "open_log", "os_error_message", "write_atomically", "written_by_way_of"]
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_REMEDIES: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        **dict.fromkeys(_FULL, "free some space and try again"),
+        **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "change its permissions or choose another folder"),
+    }
+)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, or a quota on it, is used up; libraries often keep only the system's text."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    return any(os.strerror(number) in str(error) for number in _FULL)
+
+
+def os_error_message(error: OSError) -> str:
+    """One line for people: the file, what the operating system says, and what to do where that is known."""
+    if error.strerror is None:
+        return str(error) or type(error).__name__
+    what = error.strerror if error.filename is None else f"{os.fsdecode(error.filename)}: {error.strerror}"
+    remedy = _REMEDIES.get(error.errno or 0)
+    return what if remedy is None else f"{what}; {remedy}"
+
+
+@contextlib.contextmanager
+def written_by_way_of(temporary: Path, target: Path) -> Iterator[None]:
+    """Let an `OSError` about `temporary`, which is gone by the time that people read of it, name `target` instead.
+
+    Of the errors that `shutil.copytree` collects the first is raised.
+    """
+    try:
+        yield
+    except shutil.Error as error:
+        source, _, text = error.args[0][0]
+        found = re.match(r"\[Errno (\d+)\]", text)
+        number = int(found[1]) if found else errno.EIO
+        is_of_source = str(source) in text and str(temporary) not in text
+        raise OSError(number, os.strerror(number), str(source if is_of_source else target)) from error
+    except OSError as error:
+        names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]
+        if error.errno is not None and (not names or any(name.startswith(str(temporary)) for name in names)):
+            error.filename, error.filename2 = str(target), None
+        raise
 
 
 def write_atomically(path: Path, content: bytes | str, mode: int = 0o644) -> None:
@@ -17,16 +67,17 @@ def write_atomically(path: Path, content: bytes | str, mode: int = 0o644) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with written_by_way_of(temporary, path):
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def open_log(file: Path) -> BinaryIO:

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from email.message import Message
 from pathlib import Path
@@ -18,6 +19,22 @@ import psutil
 import pytest
 
 from clearsight.runs.workspace import Workspace
+
+ARCHIVE = Path(__file__).resolve().parents[1] / "golden" / "workspace-a7b3fc6.zip"
+TEXT = {".json", ".jsonl", ".yml", ".yaml", ".log"}
+
+
+def unpack_golden(folder: Path) -> Path:
+    """Unpack the workspace of an earlier version into a folder; its paths lead there."""
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        for entry in archive.infolist():
+            content = archive.read(entry)
+            if Path(entry.filename).suffix in TEXT:
+                content = content.replace(b"@FOLDER@", str(folder).encode())
+            file = folder / entry.filename
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+    return folder
 
 
 def explains(worker: psutil.Process) -> bool:

@@ -23,24 +23,13 @@ from clearsight.runs.package import ModelPackage
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.management.store import EndpointStore
 
-from .conftest import Server
-
-ARCHIVE = Path(__file__).resolve().parents[1] / "golden" / "workspace-a7b3fc6.zip"
-TEXT = {".json", ".jsonl", ".yml", ".yaml", ".log"}
+from .conftest import Server, unpack_golden
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The unpacked archive; its paths lead to where it lies now."""
-    with zipfile.ZipFile(ARCHIVE) as archive:
-        for entry in archive.infolist():
-            content = archive.read(entry)
-            if Path(entry.filename).suffix in TEXT:
-                content = content.replace(b"@FOLDER@", str(tmp_path).encode())
-            file = tmp_path / entry.filename
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
-    return tmp_path
+    return unpack_golden(tmp_path)
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """The ledger of processes and the control socket, with real processes and sockets."""
 
 import asyncio
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from clearsight.errors import Conflict, NotFound
+from clearsight.errors import ClearsightError, Conflict, NotFound
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.management.client import call
 from clearsight.serving.management.control import ControlServer
@@ -77,6 +79,62 @@ async def test_verbs_go_through_the_socket_with_steps_results_and_errors(
     finally:
         await server.stop()
     assert not workspace.control_socket.exists()
+
+
+async def test_a_verb_goes_on_without_its_client_and_leaves_no_traceback(
+    workspace: Workspace,
+    service: EndpointService,
+    runtime: Any,
+    blue: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await service.create_endpoint({"name": "fridge"})
+    at_work, gone = asyncio.Event(), asyncio.Event()
+    roll_out = runtime.roll_out
+
+    async def slow(record: Any, on_step: Any, save: Any) -> None:
+        at_work.set()
+        await gone.wait()
+        for number in range(100):
+            on_step(f"step {number}")
+            await asyncio.sleep(0)
+        await roll_out(record, on_step, save)
+
+    monkeypatch.setattr(runtime, "roll_out", slow)
+    server = ControlServer(service, workspace.control_socket)
+    await server.start()
+    try:
+        _, writer = await asyncio.open_unix_connection(str(workspace.control_socket))
+        body = json.dumps({"document": blue}).encode()
+        writer.write(b"POST /create_deployment HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        await at_work.wait()
+        writer.transport.abort()
+        await asyncio.sleep(0.05)  # the server has seen the end of the connection
+        gone.set()
+        await asyncio.gather(*server._tasks)
+        await asyncio.sleep(0.05)
+    finally:
+        await server.stop()
+    assert service.store.get("fridge").deployment("blue").state == "Succeeded"
+    assert [record.getMessage() for record in caplog.records if record.levelname in ("ERROR", "WARNING")] == []
+
+
+async def test_what_the_system_refuses_is_one_line(
+    workspace: Workspace, service: EndpointService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(name: str) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/logs/blue.log")
+
+    monkeypatch.setattr(service.store, "get", refuse)
+    server = ControlServer(service, workspace.control_socket)
+    await server.start()
+    try:
+        with pytest.raises(ClearsightError, match=r"^/logs/blue\.log: Read-only file system; change its permissions"):
+            await in_thread(call, workspace, "show_endpoint", {"name": "fridge"})
+    finally:
+        await server.stop()
+    assert not any(record.exc_info for record in caplog.records)
 
 
 async def test_a_workspace_with_a_long_path_has_a_socket_all_the_same(tmp_path: Path, service: EndpointService) -> None:

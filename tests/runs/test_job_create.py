@@ -277,7 +277,9 @@ def test_a_full_disk_stops_the_trial_and_is_one_clear_error(
     with pytest.raises(ClearsightError, match=r"No space left on device.*clearsight job resume -n full"):
         run("full", executor)
     assert executor.is_cancelled
-    assert describe_job(trained.workspace, "full")["status"] == "NotResponding"
+    described = describe_job(trained.workspace, "full")
+    assert (described["status"], described["properties"]["reason"]) == ("Failed", "disk_full")
+    assert "No space left on device" in described["properties"]["message"]
 
 
 class NeverStarted(Local):

@@ -1,6 +1,7 @@
 """Models are named, numbered, verified copies of packages."""
 
 import json
+import resource
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -166,8 +167,10 @@ def test_an_altered_package_is_neither_registered_nor_verified(
         content = bytearray((folder / name).read_bytes())
         content[-2] ^= 1
         (folder / name).write_bytes(content)
-    with pytest.raises(InvalidPackage, match=name):
+    with pytest.raises(InvalidPackage, match=name) as refused:
         registry.create(copied, "other")
+    assert str(copied) in str(refused.value)  # not the folder of the copy, which is gone
+    assert ".tmp" not in str(refused.value)
     with pytest.raises(InvalidPackage, match=name):
         registry.verify("fridge")
     assert registry.names() == ["fridge"]
@@ -257,3 +260,25 @@ def test_a_download_does_not_replace_a_folder_of_the_users(
         registry.download("fridge", None, tmp_path / "downloads")
     assert [file.name for file in mine.parent.parent.iterdir()] == ["mlflow-model"]
     assert mine.is_file()
+
+
+@pytest.mark.parametrize("allowed_bytes", [0, 100_000])
+def test_a_full_disk_names_the_registry_and_leaves_nothing(
+    registry: ModelRegistry, tiny_package: ModelPackage, tmp_path: Path, allowed_bytes: int
+) -> None:
+    """The kernel refuses each file beyond the limit, as it does on a full disk."""
+    registry.create(tiny_package.root, "fridge")
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (allowed_bytes, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            registry.create(tiny_package.root, "fridge")
+        with pytest.raises(OSError, match="File too large") as of_download:
+            registry.download("fridge", "1", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    models = tmp_path / "workspace" / "models" / "fridge"
+    assert caught.value.filename == str(models)
+    assert of_download.value.filename == str(tmp_path / "fridge" / "mlflow-model")
+    assert [folder.name for folder in models.iterdir()] == ["1"]
+    assert list((tmp_path / "fridge").iterdir()) == []

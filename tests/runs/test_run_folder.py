@@ -110,3 +110,40 @@ def test_a_disk_that_becomes_full_leaves_no_incomplete_line(folder: RunFolder, m
     assert caught.value.errno == errno.ENOSPC
     folder.append_event("c")
     assert [event["kind"] for event in EventReader(folder).new()] == ["a", "c"]
+
+
+FULL_DISK = """
+import os, sys
+from pathlib import Path
+from clearsight.runs.run_folder import RunFolder, RunStatus
+folder = RunFolder(Path(sys.argv[1]))
+folder.write_status(RunStatus("Running", message="x" * 300))
+with open(folder.root / "filler", "wb", 0) as filler:
+    try:
+        while filler.write(bytes(4096)):
+            pass
+    except OSError as error:
+        print(error.strerror)
+failed = RunStatus("Failed", reason="disk_full", message="why " * 200)
+for status in (failed, RunStatus("Failed", reason="short")):
+    folder.write_status(status)
+    print(folder.read_status() == status, sorted(os.listdir(folder.root)))
+(folder.root / "filler").unlink()
+folder.write_status(failed)
+print(folder.read_status() == failed, folder.status_file.read_bytes().endswith(b"}\\n"))
+"""
+
+
+def test_a_status_is_replaced_on_a_full_disk(tmp_path: Path) -> None:
+    """On a real file system of 64 KB without a free block."""
+    mount = f'mount -t tmpfs -o size=64k tmpfs "{tmp_path}" && exec "$@"'
+    program = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    made = subprocess.run(["unshare", "-rm", "sh", "-c", mount, "sh", *program], capture_output=True, text=True)
+    if "unshare" in made.stderr or "mount" in made.stderr:
+        pytest.skip(f"this system allows no file system of one's own: {made.stderr}")
+    assert made.stdout.splitlines() == [
+        "No space left on device",
+        "True ['filler', 'status.json']",
+        "True ['filler', 'status.json']",
+        "True True",
+    ], made.stderr

@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import cv2
@@ -49,6 +51,25 @@ def test_the_message_on_exhausted_memory_names_the_batch_and_the_remedy(allocate
 )
 def test_every_message_on_exhausted_memory_is_recognised(error: Exception) -> None:
     assert describe_failure(error, None, LOG)[0] == "out_of_memory"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/runs/a_HD_0/checkpoints/last.safetensors"),
+        ExportError("the package could not be written: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_a_reason_of_its_own(error: Exception) -> None:
+    reason, message = describe_failure(error, 4, LOG)
+    assert reason == "disk_full"
+    assert "the disk of /runs/a_HD_0" in message
+    assert "free some space, then resume the job" in message
+
+
+def test_another_refusal_of_the_system_is_not_a_full_disk() -> None:
+    assert describe_failure(OSError(errno.EIO, os.strerror(errno.EIO)), 4, LOG)[0] == "internal_error"
 
 
 def test_opencv_without_memory_is_recognised_and_its_other_errors_are_not_memory() -> None:

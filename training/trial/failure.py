@@ -15,6 +15,7 @@ from clearsight.errors import (
     UserError,
     WeightsMissing,
 )
+from clearsight.files import is_disk_full
 
 __all__ = ["describe_failure", "is_out_of_memory"]
 
@@ -37,6 +38,9 @@ def describe_failure(error: BaseException, batch_size: int | None, log_file: Pat
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         message = f"the memory must hold one batch{batch}, but it does not; lower training_batch_size ({first_line})"
         return "out_of_memory", message
+    if is_disk_full(error):
+        message = f"the disk of {log_file.parent} must hold checkpoints and packages, but it is full; free some space"
+        return "disk_full", f"{message}, then resume the job ({error})"
     match error:
         case TrainingError():
             return error.reason, str(error)

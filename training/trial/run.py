@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -109,9 +109,9 @@ def _run_to_end(
     status = replace(
         status, status="Running", started_at=now(), ended_at=None, pid=os.getpid(), reason=None, message=None
     )
-    reporter.status(status)
-    reporter.event("started", pid=os.getpid())
     try:
+        reporter.status(status)
+        reporter.event("started", pid=os.getpid())
         spec = read_spec(folder)
         logging.basicConfig(level=_log_level(spec.log_verbosity), format="%(asctime)s %(levelname)s %(message)s")
         kind = _TRIAL_KINDS[spec.task]
@@ -132,7 +132,8 @@ def _run_to_end(
         status = replace(status, status="Failed", reason=reason, message=message)
     status = replace(status, ended_at=now())
     reporter.status(status)
-    reporter.event("ended", status=status.status, reason=status.reason, message=status.message)
+    with suppress(OSError):  # on a full disk the status alone says how it ended
+        reporter.event("ended", status=status.status, reason=status.reason, message=status.message)
     return status
 
 

@@ -6,6 +6,7 @@ lines.
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -41,10 +42,16 @@ def main(args: Sequence[str]) -> int:
                 executor = executor_for(record.document.get("compute"))
                 result = run_job(workspace, folder.name, executor, view.on_event, stop)
         except ClearsightError as error:
-            sys.stderr.write(f"error: {error}\n")
+            _say(f"error: {error}")
             return 1
-    sys.stderr.write(f"{result['status']}: {result['properties']['message']}\n")
+    _say(f"{result['status']}: {result['properties']['message']}")
     return exit_code(result["status"])
+
+
+def _say(line: str) -> None:
+    """Print a line into the job's log; on a full disk the status says the same."""
+    with suppress(OSError):
+        sys.stderr.write(f"{line}\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ the job's run folder and does not import torch. However this process ends, its t
 checkpoint once they train, so a job can always be resumed.
 """
 
+import contextlib
 import os
 import time
 from collections import deque
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 from clearsight.errors import ClearsightError, InvalidPackage
 from clearsight.executor import Executor, ProcessIdentity
+from clearsight.files import is_disk_full
 from clearsight.runs.describe import describe_job, how_to_resume
 from clearsight.runs.mlflow_mirror import BEST_CHILD_TAG, MlflowMirror
 from clearsight.runs.outputs import copy_folder
@@ -50,10 +52,17 @@ def run_job(
     try:
         return JobRun(workspace, record, executor, on_event, stop).run()
     except OSError as error:
-        raise ClearsightError(
+        message = (
             f"the run folder {workspace.runs / name} must be writable while a job runs, but: {error}; when that is "
             f"mended, {how_to_resume(workspace, record)}"
-        ) from error
+        )
+        folder = RunFolder(workspace.runs / name)
+        reason = "disk_full" if is_disk_full(error) else "internal_error"
+        with contextlib.suppress(OSError):
+            folder.write_status(
+                replace(folder.read_status(), status="Failed", ended_at=now(), reason=reason, message=message)
+            )
+        raise ClearsightError(message) from error
 
 
 class JobRun:
@@ -170,8 +179,12 @@ class JobRun:
             self._folder.write_status(self._status)
 
     def _publish(self, kind: str, **fields: Any) -> None:
-        """Append an event to those of the job, so that `job stream` shows it, and pass it on."""
-        self._folder.append_event(kind, **fields)
+        """Append an event to those of the job, so that `job stream` shows it, and pass it on.
+
+        These events only explain; where they cannot be written, the job goes on to its status.
+        """
+        with contextlib.suppress(OSError):
+            self._folder.append_event(kind, **fields)
         self._on_event({"kind": kind, **fields})
 
     def _conclude_trial(self, trial: TrialRun, code: int, stop_reason: StopReason | None) -> None:
@@ -223,5 +236,6 @@ class JobRun:
         self._mirror.end_run(self._folder.run_id, state, self._status.ended_at, tags)
         failure = self._mirror.close()
         if failure is not None:
-            self._publish("warning", message=f"the run folder is complete, but its MLflow mirror is not: {failure}")
+            reason = (str(failure) or type(failure).__name__).splitlines()[0]
+            self._publish("warning", message=f"the run folder is complete, but its MLflow mirror is not: {reason}")
         self._folder.write_status(self._status)

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from clearsight.documents.settings import to_document
 from clearsight.errors import Conflict, InvalidPackage, NotFound, UserError
-from clearsight.files import write_atomically
+from clearsight.files import write_atomically, written_by_way_of
 from clearsight.runs.mlmodel import read_flavors
 from clearsight.runs.package import ModelPackage, publish_package, require_plain_files, sha256_of
 from clearsight.runs.workspace import Workspace
@@ -144,15 +144,16 @@ class ModelRegistry:
         source = self.locate(path)
         folder = self._workspace.models / name / f".{uuid.uuid4().hex}.tmp"
         try:
-            _copy(source, folder / _PACKAGE)
-            record = replace(
-                _describe(ModelPackage.open(folder / _PACKAGE), name),
-                source=str(path),
-                description=description,
-                tags=dict(tags or {}),
-                properties=dict(properties or {}),
-            )
-            return self._publish(folder, record, version)
+            with written_by_way_of(folder, folder.parent):
+                _copy(source, folder / _PACKAGE)
+                record = replace(
+                    _verified(folder / _PACKAGE, source, name),
+                    source=str(path),
+                    description=description,
+                    tags=dict(tags or {}),
+                    properties=dict(properties or {}),
+                )
+                return self._publish(folder, record, version)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -218,9 +219,10 @@ class ModelRegistry:
         destination = target / name / _PACKAGE
         temporary = destination.with_name(f".{_PACKAGE}.{uuid.uuid4().hex}.tmp")
         try:
-            _copy(model.package_path, temporary)
-            ModelPackage.open(temporary)
-            publish_package(temporary, destination)
+            with written_by_way_of(temporary, destination):
+                _copy(model.package_path, temporary)
+                _verified(temporary, model.package_path, name)
+                publish_package(temporary, destination)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return destination
@@ -286,10 +288,16 @@ def _number(version: str) -> int:
 
 def _copy(source: Path, target: Path) -> None:
     require_plain_files(source)
+    shutil.copytree(source, target)
+
+
+def _verified(copy: Path, source: Path, name: str) -> RegisteredModel:
+    """Verify a copy of `source`; what is wrong with both is said of `source`, for the copy goes away."""
     try:
-        shutil.copytree(source, target)
-    except shutil.Error as error:
-        raise InvalidPackage(f"{source} cannot be copied: {error.args[0][0][2]}") from error
+        return _describe(ModelPackage.open(copy), name)
+    except UserError:
+        _describe(ModelPackage.open(source), name)
+        raise
 
 
 def _describe(package: ModelPackage, name: str) -> RegisteredModel:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from clearsight.errors import Conflict, NotFound
+from clearsight.files import written_by_way_of
 from clearsight.runs.describe import job_status
 from clearsight.runs.run_folder import UNDER_WAY
 from clearsight.runs.trials import best_trial, find_run, trial_folders
@@ -65,7 +66,8 @@ def copy_folder(source: Path, target: Path, ignored: tuple[str, ...] = ()) -> No
         return set(ignored) & set(names) if Path(folder) == source else set()
 
     try:
-        shutil.copytree(source, temporary, ignore=leave_out)
-        temporary.rename(target)
+        with written_by_way_of(temporary, target):
+            shutil.copytree(source, temporary, ignore=leave_out)
+            temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

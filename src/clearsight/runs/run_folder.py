@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from clearsight.executor import ProcessIdentity
-from clearsight.files import write_atomically
+from clearsight.files import is_disk_full, write_atomically
 from clearsight.runs.lock import RunLock, is_locked
 
 __all__ = [
@@ -158,7 +158,17 @@ class RunFolder:
         return is_locked(self.root / "lock")
 
     def write_status(self, status: RunStatus) -> None:
-        write_atomically(self.status_file, json.dumps(asdict(status), indent=2) + "\n")
+        """Replace the status, on a full disk by overwriting the file in place.
+
+        So the reason of a failure is not lost by that failure: the block of a small file holds some more text.
+        """
+        content = json.dumps(asdict(status), indent=2) + "\n"
+        try:
+            write_atomically(self.status_file, content)
+        except OSError as error:
+            if not is_disk_full(error) or not self.status_file.exists():
+                raise
+            _overwrite(self.status_file, content.encode())
 
     def read_status(self) -> RunStatus:
         """The status; `NotResponding` when the process of a run under way is gone, `Unknown` for a damaged file."""
@@ -239,6 +249,21 @@ def append_line(file: Path, document: dict[str, Any]) -> None:
         if written < len(line):  # the disk has become full: the incomplete line is removed
             os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+    finally:
+        os.close(descriptor)
+
+
+def _overwrite(file: Path, content: bytes) -> None:
+    """Overwrite a file of JSON in one write, which needs no new block where the content fits into those of the file.
+
+    What is shorter than before is filled up with blanks, which JSON allows. Raises `OSError`.
+    """
+    descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        if os.pwrite(descriptor, content.ljust(size), 0) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
