@@ -177,13 +177,14 @@ def _conclude(ctx: click.Context, workspace: Workspace, result: dict[str, Any]) 
 
 def _last_line(workspace: Workspace, result: dict[str, Any]) -> str:
     properties, metric = result["properties"], result["primary_metric"]
-    best_epoch = RunFolder(workspace.runs / result["name"]).read_status().best_epoch
+    status = RunFolder(workspace.runs / result["name"]).read_status()
+    best_epoch = status.best_epoch
     line = f"{result['status']}: {properties['message']}"
     if metric in result["metrics"] and best_epoch is not None:
         line += f"; best {metric} {result['metrics'][metric]:.4f} in epoch {best_epoch + 1}"
     if "best_model" in result["outputs"]:
         line += f"; package: {result['outputs']['best_model']['path']}"
-    elif result["status"] in ("Canceled", "Failed"):
+    elif result["status"] in ("Canceled", "Failed") and status.reason != "bad_checkpoint":  # has advice of its own
         record, _ = find_run(workspace, result["name"])
         line += f"; {how_to_resume(workspace, record)}"
     return line

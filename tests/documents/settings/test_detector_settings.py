@@ -35,7 +35,7 @@ MASKS = {
     "export_as_image": False,
     "image_type": "JPG",
 }
-OWN = {"tile_border_margin": None, "exif_orientation": "apply"}
+OWN = {"tile_border_margin": 2.0, "exif_orientation": "apply"}
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 UNIT = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 OWN_OF_MASKS = {"mask_image_allow_lossy": False, "mask_rle": False}

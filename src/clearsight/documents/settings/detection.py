@@ -99,8 +99,9 @@ class DetectorSettings(Section, ABC):
     """Share of a tile that its neighbour covers too, in [0, 1)."""
     tile_predictions_nms_thresh: _Fraction = 0.25
     """Like `nms_iou_thresh`, between the boxes of tiles and of the whole image; with masks, the IoU of the masks."""
-    tile_border_margin: Annotated[float, _Margin] | None = None
-    """Ours. Boxes cut off at a tile's border, within this many pixels of it, are dropped; None keeps them, as Azure."""
+    tile_border_margin: Annotated[float, _Margin] | None = 2.0
+    """Ours. Boxes that end within this many pixels of a tile's border are dropped where another view shows more of the
+    object; None keeps them, as Azure does."""
     exif_orientation: Exif = "apply"
     """Ours. Whether images are turned upright as their EXIF tag says; must equal what training did."""
     mean: Channels = (0.485, 0.456, 0.406)
