@@ -1,12 +1,13 @@
 """One generation of a deployment: its lanes, which have only the process in common."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from clearsight.serving.gateway.lane import Lane
+from clearsight.serving.gateway.lane import Lane, NoWorker
 from clearsight.serving.gateway.table import Deployment
 from clearsight.serving.gateway.upstream import UpstreamAnswer
 from clearsight.wire.lane_protocol import DEADLINE_HEADER, DEADLINE_SHARE, JOB_HEADER, JobCommand
@@ -39,13 +40,14 @@ class Generation:
         self._predict = Lane(deployment.upstream, deployment, max_answer_bytes, loop)
         self._explain: Lane | None = None
         self._commands: Lane | None = None
+        self._num_kept = 0
         self.configure(deployment)
 
     @property
     def num_in_flight(self) -> int:
-        """Requests waiting or running, in all lanes."""
+        """Requests waiting or running, in all lanes, and those kept for the process that follows."""
         lanes = (self._predict, self._explain, self._commands)
-        return sum(lane.num_in_flight for lane in lanes if lane is not None)
+        return self._num_kept + sum(lane.num_in_flight for lane in lanes if lane is not None)
 
     @property
     def explains(self) -> bool:
@@ -67,6 +69,17 @@ class Generation:
         else:
             self._explain.configure(deployment.upstream, deployment.explain)
             self._commands.configure(deployment.upstream, limits)
+
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Count a request that waits for the process that follows this one. Raises NoWorker when too many do."""
+        if self._num_kept >= self.deployment.max_in_flight:
+            raise NoWorker(f"The deployment's server has ended, and {self._num_kept} requests wait for the next one")
+        self._num_kept += 1
+        try:
+            yield
+        finally:
+            self._num_kept -= 1
 
     def close(self) -> None:
         """Close idle connections; running requests finish."""

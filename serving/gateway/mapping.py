@@ -4,15 +4,18 @@ import re
 from dataclasses import replace
 
 from clearsight.serving.gateway.answers import JSON, REASONS, HttpAnswer, error, model_error
-from clearsight.serving.gateway.lane import is_from_handler, is_queue_full, is_wrong_lane
+from clearsight.serving.gateway.lane import is_from_handler, is_wrong_lane
 from clearsight.serving.gateway.upstream import UpstreamAnswer
 from clearsight.wire.lane_protocol import DEGRADED_HEADER, TELEMETRY_HEADER
 
-__all__ = ["OVERLOADED", "map_answer", "unreachable"]
+__all__ = ["OVERLOADED", "map_answer", "not_ready", "unreachable"]
 
 MAX_REASON_CHARS = 80
 PASSED_HEADER = re.compile(rf"x-ms-run-[a-z0-9-]+|{DEGRADED_HEADER}")
 NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]+")
+
+NOT_READY_RETRY_S = 5
+"""Of `Retry-After`: the next worker takes 7 to 9 s, the next process longer."""
 
 OVERLOADED = error(
     429, "TooManyRequests", "The deployment has as many requests in flight as it may. Try again.", {"retry-after": "1"}
@@ -20,13 +23,11 @@ OVERLOADED = error(
 
 
 def map_answer(answer: UpstreamAnswer) -> HttpAnswer:
-    """200 stays 200 and a handler's own 408 stays 408; a full queue becomes 429; everything else becomes 424.
+    """200 stays 200 and a handler's own 408 stays 408; everything else becomes 424.
 
     Of the headers only the content type, `x-ms-run-…` and `x-explanation-degraded` pass. The status 421 (wrong lane) is
     for the gateway alone: where the deployment has no other lane, the client gets 400.
     """
-    if is_queue_full(answer):
-        return OVERLOADED
     if is_wrong_lane(answer):
         return model_error(400, REASONS[400], answer.body)
     content_type = _printable(answer.headers.get("content-type", JSON))
@@ -38,6 +39,11 @@ def map_answer(answer: UpstreamAnswer) -> HttpAnswer:
         )
     reason = _printable(answer.reason)[:MAX_REASON_CHARS] or REASONS.get(answer.status, "Unknown")
     return model_error(answer.status, reason, answer.body, content_type)
+
+
+def not_ready(message: str) -> HttpAnswer:
+    """503 with `Retry-After` for a deployment that should answer but has nothing that could."""
+    return error(503, "DeploymentNotReady", f"{message}. Try again.", {"retry-after": str(NOT_READY_RETRY_S)})
 
 
 def unreachable(reason: str) -> HttpAnswer:

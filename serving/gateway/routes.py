@@ -28,6 +28,8 @@ class Route:
             for deployment, weight in endpoint.traffic.items()
             if weight and endpoint.deployments[deployment].ready
         ]
+        self.has_traffic = any(endpoint.traffic.values())
+        """Whether some deployment has traffic, ready or not."""
         self._weights = list(accumulate(endpoint.traffic[deployment] for deployment in self._live))
         self._pinnable = {name for name, deployment in endpoint.deployments.items() if deployment.ready}
 

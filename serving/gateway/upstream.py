@@ -34,10 +34,12 @@ class ConnectionBroken(Exception):
     """The connection could not be made, was closed, or brought a malformed answer.
 
     `answer_began` tells whether a byte of the answer was seen: only without one may the request be sent again.
+    `is_gone`: nobody listens on the socket, so nothing was sent.
     """
 
-    def __init__(self, message: str, *, answer_began: bool = False) -> None:
+    def __init__(self, message: str, *, answer_began: bool = False, is_gone: bool = False) -> None:
         self.answer_began = answer_began
+        self.is_gone = is_gone
         super().__init__(message)
 
 
@@ -87,6 +89,14 @@ class UpstreamPool:
             connection.abort()
         return answer
 
+    async def is_gone(self) -> bool:
+        """Whether nobody listens on the socket."""
+        try:
+            (await self._connect()).abort()
+        except ConnectionBroken as broken:
+            return broken.is_gone
+        return False
+
     def running(self) -> list[Exchange]:
         """The exchanges under way that may be sent again: neither copies, nor what was copied `MAX_COPIES` times."""
         return [
@@ -132,7 +142,8 @@ class UpstreamPool:
                 lambda: _Connection(self.max_answer_bytes, self._loop), self.socket
             )
         except OSError as error:
-            raise ConnectionBroken(error.strerror or type(error).__name__) from error
+            is_gone = isinstance(error, ConnectionRefusedError | FileNotFoundError)
+            raise ConnectionBroken(error.strerror or type(error).__name__, is_gone=is_gone) from error
         return connection
 
     def _take_idle(self) -> "_Connection | None":

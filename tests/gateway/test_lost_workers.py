@@ -1,10 +1,14 @@
-"""Requests that TorchServe forgets when a worker dies are sent a second time."""
+"""What becomes of requests when a worker, or the whole process of a deployment, dies.
+
+Those that TorchServe forgets are sent a second time; those that nobody has answered are kept for the successor.
+"""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from clearsight.serving.gateway.lane import SECOND_COPY_AFTER_S
+from clearsight.serving.gateway.lane import REFUSED_PAUSE_S, SECOND_COPY_AFTER_S
 
 BODY = b'{"input_data":["a"]}'
 
@@ -145,3 +149,110 @@ async def test_explanations_are_not_sent_again(gateway, blue, make_reply):
     assert len(blue.requests) == 1
     blue.answers[0].set_result(make_reply())
     assert (await request).status == 200
+
+
+REFUSAL = b'{"code":503,"type":"ServiceUnavailableException","message":"Model has no worker to serve"}'
+"""TorchServe's words for a model without workers, and for a full queue."""
+
+
+async def test_a_request_that_torchserve_refuses_waits_for_a_worker(gateway, blue, make_reply):
+    request = await ask(gateway, blue)
+    for count in (1, 2):
+        blue.answers[count - 1].set_result(make_reply(503, REFUSAL, mark=False, connection="close"))
+        await gateway.clock.advance(REFUSED_PAUSE_S)
+        await copies(blue, count + 1)
+    blue.answers[2].set_result(make_reply(body=b"[3]"))
+    assert (await request).body == b"[3]"
+
+
+async def test_a_refused_request_ends_with_its_time_and_says_that_there_is_no_worker(gateway, make_reply):
+    gateway.upstreams["blue"].answer = make_reply(503, REFUSAL, mark=False, connection="close")
+    request = asyncio.create_task(gateway.score(BODY))
+    for _ in range(100):
+        await gateway.clock.advance(REFUSED_PAUSE_S)
+        await asyncio.sleep(0.005)
+        if request.done():
+            break
+    reply = request.result()
+    assert (reply.status, reply.code, reply.headers["retry-after"]) == (503, "DeploymentNotReady", "5")
+    assert b"No worker of the deployment takes requests" in reply.body
+    assert 2 < len(gateway.upstreams["blue"].requests) <= 5.0 / REFUSED_PAUSE_S
+
+
+async def test_a_full_lane_without_a_worker_says_so_until_a_worker_answers(gateway, blue, make_reply):
+    small = {"max_running": 1, "max_in_flight": 1}
+    gateway.route(blue=gateway.deployment("blue", **small))
+    request = await ask(gateway, blue)
+    assert (await gateway.score(BODY)).code == "TooManyRequests"
+    lose(gateway, **small)
+    refused = await gateway.score(BODY)
+    assert (refused.status, refused.code) == (503, "DeploymentNotReady")
+    assert b"1 requests wait for one already" in refused.body
+    blue.answers[0].set_result(make_reply(body=b"[1]"))
+    assert (await request).body == b"[1]"
+    request = await ask(gateway, blue)
+    assert (await gateway.score(BODY)).code == "TooManyRequests"
+    blue.answers[1].set_result(make_reply())
+    assert (await request).status == 200
+
+
+class TestEndOfTheProcess:
+    """The whole process of a deployment ends: nobody listens on its socket any more."""
+
+    small = {"max_running": 1, "max_in_flight": 3}  # noqa: RUF012  read only
+
+    @pytest.fixture
+    async def requests(self, gateway, blue):
+        """Three requests, one of them at the upstream, when that ends."""
+        gateway.route(blue=gateway.deployment("blue", **self.small))
+        requests = [asyncio.create_task(gateway.score(b"%d" % number)) for number in range(3)]
+        await copies(blue, 1)
+        await blue.stop()
+        await gateway.clock.advance(0.1)
+        assert not any(request.done() for request in requests)
+        yield requests
+        await asyncio.gather(*requests)
+
+    def follow(self, gateway, number, **changes):
+        """Put the process with this number in force: it listens on the socket of green."""
+        process = gateway.deployment("green", generation=f"blue-{number}", **self.small, **changes)
+        gateway.route(blue=process)
+
+    async def test_all_its_requests_are_answered_by_the_next_one(self, gateway, requests, make_reply):
+        green = gateway.upstreams["green"]
+        gateway.route(blue=gateway.deployment("blue", ready=False, **self.small))
+        assert (await gateway.score(BODY)).code == "DeploymentNotReady"  # new ones are not kept
+        await gateway.clock.advance(1.0)
+        assert not any(request.done() for request in requests)
+        self.follow(gateway, 2)
+        assert [(await request).status for request in requests] == [200] * 3
+        assert sorted(body for _, body in green.requests) == [b"0", b"1", b"2"]
+        assert gateway.data_plane.in_flight().get("blue-1", 0) == 0
+
+    async def test_they_are_counted_and_bounded_while_they_wait(self, gateway, requests):
+        assert gateway.data_plane.in_flight()["blue-1"] == 3
+        reply = await gateway.score(BODY)  # the table does not say yet that the process has ended
+        assert (reply.status, reply.code) == (503, "DeploymentNotReady")
+        assert b"3 requests wait for the next one" in reply.body
+        self.follow(gateway, 2)
+
+    async def test_they_end_with_their_time(self, gateway, requests):
+        await gateway.clock.advance(5.0)
+        replies = [await request for request in requests]
+        assert {(reply.status, reply.code) for reply in replies} == {(503, "DeploymentNotReady")}
+        assert all(b"The deployment's server has ended" in reply.body for reply in replies)
+
+    async def test_they_end_with_their_deployment(self, gateway, requests):
+        table = gateway.tables[-1]
+        fridge = table.endpoints["fridge"]
+        rest = replace(fridge, traffic={}, deployments={"green": fridge.deployments["green"]})
+        gateway.data_plane.swap(replace(table, endpoints={"fridge": rest}))
+        assert {(await request).code for request in requests} == {"ModelUnreachable"}
+
+    async def test_a_request_that_sees_three_processes_end_is_given_up(self, gateway, requests):
+        await gateway.upstreams["green"].stop()
+        for number in (2, 3):
+            assert not any(request.done() for request in requests)
+            self.follow(gateway, number)
+            await gateway.clock.advance(0.1)
+        assert [(await request).code for request in requests] == ["ModelUnreachable"] * 3

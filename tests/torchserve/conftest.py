@@ -102,6 +102,9 @@ def answer_bodies(scorer, bodies, request_options, explain):
             replies.append(Reply(int(rest), b'{"message":"as asked"}'))
         elif word == b"big":
             replies.append(Reply(200, b"x" * int(rest)))
+        elif word == b"work":
+            time.sleep(float(rest))
+            replies.append(Reply(200, b"[%d]" % os.getpid()))
         elif word == b"facts":
             replies.append(Reply(200, json.dumps({"pid": os.getpid(), "batch": len(bodies)}).encode()))
         elif word == b"asks" and explain.__class__.__name__ == "function":  # the predict lane rejects it

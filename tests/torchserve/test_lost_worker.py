@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from clearsight.documents.deployment.layout import ServingLayout
+from clearsight.serving.gateway.table import Upstream
 from clearsight.serving.supervisor.torchserve_files import Admission, ServingPlan
 from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 
@@ -63,3 +64,96 @@ async def test_requests_of_a_batch_that_a_killed_worker_was_collecting(
             following.cancel()
     assert len(lost_at) == 1
     assert lost_at[0] - killed_at < 2
+
+
+def _plan(scripted_scorer: Path, request_timeout_s: float) -> ServingPlan:
+    return ServingPlan(
+        "blue",
+        scripted_scorer,
+        ServingLayout(num_threads=1),
+        Admission(request_timeout_s=request_timeout_s, max_running=4),
+        environment={"PYTHONPATH": str(scripted_scorer)},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.torchserve
+@pytest.mark.asyncio
+async def test_a_queue_full_of_requests_that_were_given_up_refuses_nobody(
+    scripted_scorer: Path, behind_gateway: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The only worker is dead for longer than a request may last, so that TorchServe's queue fills with what timed out.
+
+    TorchServe then says of each request that the model has no worker.
+    """
+    process = TorchServeProcess(_plan(scripted_scorer, request_timeout_s=3), tmp_path / "blue.log")
+    async with (
+        behind_gateway(process, tmp_path / "home", 90) as front,
+        aiohttp.ClientSession(front.url, headers=front.headers) as client,
+    ):
+
+        async def ask() -> tuple[float, float, int, bytes]:
+            began = time.monotonic()
+            async with client.post("score", data=b"work 0.05") as response:
+                body = await response.read()
+                return began, time.monotonic(), response.status, body
+
+        async def on_lost() -> None:
+            await front.route(lost_workers=1)
+
+        following = asyncio.create_task(process.follow_workers(on_lost))
+        [(pid, _)] = await process.worker_states()
+        os.kill(pid, signal.SIGKILL)
+        asked: list[asyncio.Task[tuple[float, float, int, bytes]]] = []
+        try:
+            async with asyncio.timeout(60):
+                while not any(task.done() and task.result()[2] == 200 for task in asked):
+                    asked.append(asyncio.create_task(ask()))
+                    await asyncio.sleep(0.25)
+                asked += [asyncio.create_task(ask()) for _ in range(4)]
+            answers = await asyncio.gather(*asked)
+        finally:
+            following.cancel()
+    first_s = min(ended for _, ended, status, _ in answers if status == 200)
+    assert all(status == 200 for began, _, status, _ in answers if began >= first_s)
+    others = {(status, b"No worker" in body) for _, _, status, body in answers if status != 200}
+    assert others <= {(408, False), (503, True)}
+    assert (503, True) in others
+
+
+@pytest.mark.slow
+@pytest.mark.torchserve
+@pytest.mark.asyncio
+async def test_requests_of_a_process_that_was_killed_are_answered_by_the_next(
+    scripted_scorer: Path, behind_gateway: Callable[..., Any], tmp_path: Path
+) -> None:
+    plan = _plan(scripted_scorer, request_timeout_s=60)
+    process, successor = (TorchServeProcess(plan, tmp_path / f"{name}.log") for name in ("first", "second"))
+    async with (
+        behind_gateway(process, tmp_path / "home", 90) as front,
+        aiohttp.ClientSession(front.url, headers=front.headers) as client,
+    ):
+
+        async def ask() -> tuple[int, bytes]:
+            async with client.post("score", data=b"work 0.2") as response:
+                return response.status, await response.read()
+
+        [(pid, _)] = await process.worker_states()
+        asked = [asyncio.create_task(ask()) for _ in range(8)]
+        await asyncio.sleep(0.5)
+        assert process.pid is not None
+        os.killpg(process.pid, signal.SIGKILL)
+        await asyncio.sleep(0.1)
+        await front.route(ready=False)
+        try:
+            await successor.start()
+            await successor.wait_ready(90)
+            folder = successor.folder
+            upstream = Upstream(str(folder.inference_socket), successor.path, str(folder.key_file))
+            await front.route(generation="blue-2", upstream=upstream)
+            answers = await asyncio.gather(*asked)
+            [(next_pid, _)] = await successor.worker_states()
+        finally:
+            await successor.stop()
+    assert {status for status, _ in answers} == {200}
+    assert {body for _, body in answers} == {b"[%d]" % pid, b"[%d]" % next_pid}
