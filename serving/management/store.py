@@ -1,6 +1,7 @@
 """The endpoint store: one JSON file, readable by its owner only, replaced at every change.
 
-It holds the keys of the endpoints; nothing else does. The gateway gets their sha256.
+It holds the keys of the endpoints; nothing else does. The gateway gets their sha256. Packages of the workspace stand in
+it as references, so that a workspace that was moved or copied serves its own.
 """
 
 import fcntl
@@ -22,6 +23,7 @@ from clearsight.documents.deployment.document import (
 )
 from clearsight.errors import ClearsightError, Conflict, NotFound
 from clearsight.files import write_atomically
+from clearsight.runs.package_reference import folder_of, is_reference, moved_folder, reference_of
 from clearsight.runs.workspace import Workspace
 
 __all__ = [
@@ -62,7 +64,7 @@ class DeploymentRecord:
 
     document: DeploymentDocument
     package: Path
-    """Folder of the model package, resolved when the deployment was created."""
+    """Folder of the model package. Its version is fixed when the deployment is created, its place when it is read."""
     state: ProvisioningState = "Creating"
     failure: Failure | None = None
     """Failure of the last create or update; after a failed update the previous version still serves."""
@@ -185,7 +187,9 @@ class EndpointStore:
             document = json.loads(self.file.read_bytes())
             if document["schema_version"] != SCHEMA_VERSION:
                 raise ValueError(f"schema_version must be {SCHEMA_VERSION}, but got {document['schema_version']!r}")
-            self._endpoints = {name: _endpoint_from(value) for name, value in document["endpoints"].items()}
+            self._endpoints = {
+                name: _endpoint_from(value, self.workspace) for name, value in document["endpoints"].items()
+            }
             self.base_url = document["base_url"]
         except (KeyError, TypeError, ValueError) as error:
             raise ClearsightError(f"the endpoint store {self.file} cannot be read: {error!r}") from error
@@ -224,7 +228,9 @@ class EndpointStore:
         document = {
             "schema_version": SCHEMA_VERSION,
             "base_url": base_url,
-            "endpoints": {name: _endpoint_document(record) for name, record in sorted(endpoints.items())},
+            "endpoints": {
+                name: _endpoint_document(record, self.workspace) for name, record in sorted(endpoints.items())
+            },
         }
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -236,7 +242,7 @@ class EndpointStore:
         self._endpoints, self.base_url = endpoints, base_url
 
 
-def _endpoint_document(record: EndpointRecord) -> dict[str, Any]:
+def _endpoint_document(record: EndpointRecord, workspace: Workspace) -> dict[str, Any]:
     return {
         "document": record.document.to_document(),
         "primary_key": record.primary_key,
@@ -245,7 +251,7 @@ def _endpoint_document(record: EndpointRecord) -> dict[str, Any]:
         "deployments": {
             name: {
                 "document": deployment.document.to_document(),
-                "package": str(deployment.package),
+                "package": reference_of(deployment.package, workspace),
                 "state": deployment.state,
                 "failure": asdict(deployment.failure) if deployment.failure else None,
                 "generation": deployment.generation,
@@ -256,7 +262,7 @@ def _endpoint_document(record: EndpointRecord) -> dict[str, Any]:
     }
 
 
-def _endpoint_from(value: Mapping[str, Any]) -> EndpointRecord:
+def _endpoint_from(value: Mapping[str, Any], workspace: Workspace) -> EndpointRecord:
     return EndpointRecord(
         document=parse_endpoint(value["document"]),
         primary_key=value["primary_key"],
@@ -265,7 +271,7 @@ def _endpoint_from(value: Mapping[str, Any]) -> EndpointRecord:
         deployments={
             name: DeploymentRecord(
                 document=parse_deployment(deployment["document"], is_stored=True),
-                package=Path(deployment["package"]),
+                package=_package_folder(deployment, workspace),
                 state=deployment["state"],
                 failure=Failure(**deployment["failure"]) if deployment["failure"] else None,
                 generation=deployment["generation"],
@@ -274,3 +280,11 @@ def _endpoint_from(value: Mapping[str, Any]) -> EndpointRecord:
             for name, deployment in value["deployments"].items()
         },
     )
+
+
+def _package_folder(deployment: Mapping[str, Any], workspace: Workspace) -> Path:
+    """Where the package of a stored deployment lies. Earlier versions stored the absolute path of every package."""
+    folder = folder_of(deployment["package"], workspace)
+    model = deployment["document"]["model"]
+    model = model if isinstance(model, str) else str(model.get("path"))
+    return moved_folder(folder, workspace) if is_reference(model) else folder

@@ -24,13 +24,13 @@ ARCHIVE = Path(__file__).resolve().parents[1] / "golden" / "workspace-a7b3fc6.zi
 TEXT = {".json", ".jsonl", ".yml", ".yaml", ".log"}
 
 
-def unpack_golden(folder: Path) -> Path:
-    """Unpack the workspace of an earlier version into a folder; its paths lead there."""
+def unpack_golden(folder: Path, written_for: Path | None = None) -> Path:
+    """Unpack the workspace of an earlier version into a folder; its paths lead there, or to `written_for`."""
     with zipfile.ZipFile(ARCHIVE) as archive:
         for entry in archive.infolist():
             content = archive.read(entry)
             if Path(entry.filename).suffix in TEXT:
-                content = content.replace(b"@FOLDER@", str(folder).encode())
+                content = content.replace(b"@FOLDER@", str(written_for or folder).encode())
             file = folder / entry.filename
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)

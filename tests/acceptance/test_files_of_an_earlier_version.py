@@ -88,6 +88,12 @@ def test_the_endpoint_store_keeps_keys_traffic_and_how_a_deployment_runs(folder:
     assert blue.serving["batch_size"] == stored["deployments"]["blue"]["serving"]["batch_size"]
 
 
+def test_a_moved_workspace_of_an_earlier_version_serves_its_own_package(tmp_path: Path) -> None:
+    workspace = Workspace(unpack_golden(tmp_path, Path("/no/longer/there")) / ".clearsight")
+    blue = EndpointStore(workspace).get("golden").deployment("blue")
+    assert ModelPackage.open(blue.package).root.is_relative_to(tmp_path)
+
+
 def clearsight(workspace: Workspace, *args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from clearsight.cli import main; main()", *args]
     environment = {**os.environ, "CLEARSIGHT_HOME": str(workspace.root)}

@@ -1,10 +1,14 @@
 import hashlib
+import json
+import shutil
 import stat
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clearsight.errors import Conflict, InvalidDocument, NotFound, UserError
+from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.management.service import EndpointService
 from clearsight.serving.management.store import EndpointStore, StoreInUse
@@ -287,3 +291,52 @@ async def test_a_damaged_store_is_reported_and_not_overwritten(service: Endpoint
     with pytest.raises(Exception, match="schema_version must be 1"):
         EndpointStore(workspace)
     assert service.store.file.read_text() == '{"schema_version": 2}'
+
+
+@pytest.mark.parametrize(
+    ("model", "folder", "stored"),
+    [
+        ("azureml:od-fridge:3", "models/od-fridge/3/mlflow-model", "azureml:od-fridge:3"),
+        ("azureml:od-fridge@latest", "models/od-fridge/4/mlflow-model", "azureml:od-fridge:4"),
+        ("runs:/fridge_HD_0/outputs/mlflow-model", "runs/fridge_HD_0/outputs/mlflow-model",
+         "runs:/fridge_HD_0/outputs/mlflow-model"),
+        ({"path": "azureml://jobs/fridge_HD_0/outputs/artifacts/outputs/mlflow-model/"},
+         "runs/fridge_HD_0/outputs/mlflow-model", "runs:/fridge_HD_0/outputs/mlflow-model"),
+    ],
+)  # fmt: skip
+async def test_a_moved_workspace_finds_its_packages_and_a_copied_one_its_own(
+    service: EndpointService, workspace: Workspace, blue: dict[str, Any], model: Any, folder: str, stored: str
+) -> None:
+    (workspace.root / folder).mkdir(parents=True)
+    service.registry = ModelRegistry(workspace)
+    if stored.startswith("azureml:"):
+        (workspace.root / folder).with_name("model.json").write_text(record_of(stored))
+    await service.create_endpoint({"name": "fridge"})
+    await service.create_deployment({**blue, "model": model})
+    assert str(workspace.root) not in service.store.file.read_text()
+    document = json.loads(service.store.file.read_text())["endpoints"]["fridge"]["deployments"]["blue"]
+    assert document["package"] == stored
+    copy = Workspace(workspace.root.with_name("copy"))
+    shutil.copytree(workspace.root, copy.root)
+    assert EndpointStore(copy).get("fridge").deployment("blue").package == copy.root / folder
+    moved = Workspace(workspace.root.rename(workspace.root.with_name("moved")))
+    assert EndpointStore(moved).get("fridge").deployment("blue").package == moved.root / folder
+
+
+def record_of(reference: str) -> str:
+    """A record of the registry with nothing but what it must hold."""
+    _, name, version = reference.split(":")
+    empty = dict.fromkeys(("source", "description", "task", "model_name", "run_id", "settings_sha256"), "")
+    mappings = {key: {} for key in ("tags", "properties", "settings", "files_sha256")}
+    return json.dumps({"name": name, "version": version, "created_at": "2026", "labels": [], **empty, **mappings})
+
+
+async def test_a_package_elsewhere_keeps_its_path(
+    service: EndpointService, workspace: Workspace, blue: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "models" / "a" / "1" / "mlflow-model"
+    folder.mkdir(parents=True)
+    service.registry = ModelRegistry(workspace)
+    await service.create_endpoint({"name": "fridge"})
+    await service.create_deployment({**blue, "model": {"path": str(folder)}})
+    assert EndpointStore(workspace).get("fridge").deployment("blue").package == folder
