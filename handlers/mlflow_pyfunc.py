@@ -28,8 +28,9 @@ class PackageModel:
     def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Score a frame with the column `image`: base64 text, its bytes, or the bytes of an image file.
 
-        Returns a frame with one row per input: the columns `probs` (list of floats) and `labels` (list of names), or
-        for detection and segmentation the column `boxes` (list of objects), as in Azure's scoring answers. If a row
+        Returns a frame with one row per input and the same index: the columns `probs` (list of floats) and `labels`
+        (list of names), or for detection and segmentation the column `boxes` (list of objects), as in Azure's scoring
+        answers. If a row
         asks for an explanation, there are also the columns `visualizations`, `attributions` and
         `explanation_details`, or `explanations` for detectors. Raises `MlflowException` naming the first bad row:
         MLflow's server hides the message of any other error. `params` is part of MLflow's interface; there are none.
@@ -45,7 +46,7 @@ class PackageModel:
             answers.append(to_document(answer))
         columns = ["probs", "labels"] if self._scorer.task.is_classification else ["boxes"]
         columns += [key for key in _EXPLANATIONS if any(key in answer for answer in answers)]
-        return pd.DataFrame(answers, columns=columns)
+        return pd.DataFrame(answers, index=model_input.index, columns=columns)
 
 
 def _refusal(message: str) -> Exception:

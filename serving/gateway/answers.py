@@ -11,9 +11,11 @@ from typing import Final
 
 import orjson
 
-__all__ = ["REASONS", "HttpAnswer", "container_error", "error", "model_error"]
+__all__ = ["FUNCTION_FAILED_HEADER", "REASONS", "HttpAnswer", "container_error", "error", "model_error"]
 
 REASONS: Final[Mapping[int, str]] = {status.value: status.phrase for status in HTTPStatus}
+
+FUNCTION_FAILED_HEADER: Final = "x-ms-run-function-failed"
 
 JSON: Final = "application/json"
 
@@ -51,7 +53,18 @@ def container_error(status: int, message: str, headers: Mapping[str, str] | None
     return HttpAnswer(status, orjson.dumps({"message": message}), headers=headers or {})
 
 
-def model_error(status: int, reason: str, body: bytes, content_type: str = JSON) -> HttpAnswer:
-    """424 for a container that answered `status`: its body unchanged, its status and reason in headers."""
-    headers = {"ms-azureml-model-error-statuscode": str(status), "ms-azureml-model-error-reason": reason}
-    return HttpAnswer(424, body, content_type, headers, "ModelError", status, reason)
+def model_error(
+    status: int, reason: str, body: bytes, content_type: str = JSON, headers: Mapping[str, str] | None = None
+) -> HttpAnswer:
+    """424 for a container that answered `status`: its body unchanged, its status and reason in headers.
+
+    Whether the scoring function failed, as Azure's container says it, is told by its own header in `headers` or else
+    by the status.
+    """
+    told = {
+        "ms-azureml-model-error-statuscode": str(status),
+        "ms-azureml-model-error-reason": reason,
+        FUNCTION_FAILED_HEADER: str(status >= 500),
+        **(headers or {}),
+    }
+    return HttpAnswer(424, body, content_type, told, "ModelError", status, reason)

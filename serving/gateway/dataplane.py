@@ -36,6 +36,7 @@ __all__ = ["DataPlane"]
 
 NOT_AN_ID_CHARACTER: Final = re.compile(r"[^A-Za-z0-9_-]")
 MAX_CLIENT_ID_CHARS: Final = 40
+ACCEPTED_ENCODINGS: Final = frozenset(("", "identity", "gzip", "x-gzip"))
 MAX_SUCCESSORS: Final = 2
 """Processes of a deployment that a request is sent to, after the one that it was meant for: what has seen three of them
 end is more likely the cause."""
@@ -55,6 +56,11 @@ MEMORY_FULL: Final = error(
 # The messages of Azure's scoring container, whose errors reach clients as 424.
 NOT_JSON: Final = model_error(
     415, "Unsupported Media Type", container_error(415, "Expects Content-Type to be application/json").body
+)
+NOT_DECODABLE: Final = model_error(
+    415,
+    "Unsupported Media Type",
+    container_error(415, "Expects no Content-Encoding, or gzip: send the body as it is, or compressed by gzip").body,
 )
 NO_INPUT: Final = model_error(
     400, "Bad Request", container_error(400, "A value is not provided for the 'input_data' parameter.").body
@@ -180,6 +186,8 @@ class DataPlane:
         if generation is None:
             return _no_deployment(route.name)
         request.deployment = request.answer_headers["azureml-model-deployment"] = name
+        if generation.deployment.model:
+            request.answer_headers["x-clearsight-model"] = generation.deployment.model
         if not route.is_ready(name):
             return unreachable("deployment not ready")
         if request.is_explanation and not generation.explains:
@@ -311,6 +319,8 @@ class DataPlane:
         content_type = request.headers.get("content-type", "")
         if content_type != "application/json" and content_type.partition(";")[0].strip().lower() != "application/json":
             return NOT_JSON
+        if request.headers.get("content-encoding", "").strip().lower() not in ACCEPTED_ENCODINGS:
+            return NOT_DECODABLE
         length = request.content_length
         if length is not None:
             if length > self._max_body_bytes:

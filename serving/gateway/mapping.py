@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from clearsight.serving.gateway.answers import JSON, REASONS, HttpAnswer, error, model_error
+from clearsight.serving.gateway.answers import FUNCTION_FAILED_HEADER, JSON, REASONS, HttpAnswer, error, model_error
 from clearsight.serving.gateway.lane import is_from_handler, is_wrong_lane
 from clearsight.serving.gateway.upstream import UpstreamAnswer
 from clearsight.wire.lane_protocol import DEGRADED_HEADER, TELEMETRY_HEADER
@@ -25,20 +25,21 @@ OVERLOADED = error(
 def map_answer(answer: UpstreamAnswer) -> HttpAnswer:
     """200 stays 200 and a handler's own 408 stays 408; everything else becomes 424.
 
-    Of the headers only the content type, `x-ms-run-…` and `x-explanation-degraded` pass. The status 421 (wrong lane) is
-    for the gateway alone: where the deployment has no other lane, the client gets 400.
+    Of the headers only the content type, `x-ms-run-…` and, with 200 and 408, `x-explanation-degraded` pass. The status
+    421 (wrong lane) is for the gateway alone: where the deployment has no other lane, the client gets 400.
     """
+    headers = {name: _printable(value) for name, value in answer.headers.items() if PASSED_HEADER.fullmatch(name)}
     if is_wrong_lane(answer):
-        return model_error(400, REASONS[400], answer.body)
+        return model_error(400, REASONS[400], answer.body, headers=headers)
     content_type = _printable(answer.headers.get("content-type", JSON))
     if answer.status == 200 or (answer.status == 408 and is_from_handler(answer)):
-        headers = {name: _printable(value) for name, value in answer.headers.items() if PASSED_HEADER.fullmatch(name)}
         telemetry = answer.headers.get(TELEMETRY_HEADER, "")
         return HttpAnswer(
             answer.status, answer.body, content_type, headers, model_status=answer.status, telemetry=telemetry
         )
     reason = _printable(answer.reason)[:MAX_REASON_CHARS] or REASONS.get(answer.status, "Unknown")
-    return model_error(answer.status, reason, answer.body, content_type)
+    headers.pop(DEGRADED_HEADER, None)
+    return model_error(answer.status, reason, answer.body, content_type, headers)
 
 
 def not_ready(message: str) -> HttpAnswer:
@@ -52,7 +53,7 @@ def unreachable(reason: str) -> HttpAnswer:
         424,
         "ModelUnreachable",
         f"The model's server gave no answer: {reason}.",
-        {"ms-azureml-model-error-reason": reason},
+        {"ms-azureml-model-error-reason": reason, FUNCTION_FAILED_HEADER: "True"},
     )
     return replace(refusal, model_reason=reason)
 

@@ -7,7 +7,7 @@ A table is immutable. A change is a new table with a higher `version`, sent by `
     "auth_mode": "key", "key_hashes": ["<sha256 hex>", "<sha256 hex>"], "traffic": {"blue": 90, "green": 10},
     "deployments": {"blue": {"ready": true, "generation": "blue-1",
         "upstream": {"socket": "/…/inference.sock", "path": "/predictions/blue", "key_file": "/…/key_file.json"},
-        "max_running": 16, "max_in_flight": 32, "request_timeout_s": 5.0, "lost_workers": 0,
+        "max_running": 16, "max_in_flight": 32, "request_timeout_s": 5.0, "lost_workers": 0, "model": "fridge:1",
         "explain": {"path": "/predictions/blue-explain", "implied_path": "/explanations/blue-explain",
             "max_running": 1, "max_in_flight": 8, "request_timeout_s": 5.0, "max_jobs": 8, "job_timeout_s": 900.0}}}}}}
 ```
@@ -98,7 +98,8 @@ class Deployment:
     `max_in_flight` bounds requests waiting and running (429 beyond), `max_running` those forwarded at a time,
     `request_timeout_s` the time from the last byte of a request to the answer (408 beyond). None of these limits count
     what runs in the `explain` lane; without that lane, explanations are refused. `lost_workers` counts those of the
-    process that have died: when it grows, predictions that get no answer are sent a second time.
+    process that have died: when it grows, predictions that get no answer are sent a second time. `model` names what
+    answers, for a header of the answers; empty: there is none.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = type_config
@@ -111,6 +112,7 @@ class Deployment:
     request_timeout_s: Annotated[float, Field(gt=0, le=300)]
     explain: ExplainLane | None = None
     lost_workers: Annotated[int, Field(ge=0)] = 0
+    model: Annotated[str, Field(pattern=r"^[!-~]*$", max_length=300)] = ""
 
 
 @dataclass(frozen=True, slots=True)

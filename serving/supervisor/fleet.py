@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from clearsight.documents.deployment.document import DeploymentDocument, Probe
@@ -14,6 +15,7 @@ from clearsight.documents.deployment.layout import MeasuredLayout
 from clearsight.errors import ClearsightError, ServerUnavailable
 from clearsight.executor import BackOff
 from clearsight.runs.package import ModelPackage
+from clearsight.runs.package_reference import is_reference, reference_of
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.gateway.table import Deployment, Endpoint, ExplainLane, RoutingTable, Upstream
 from clearsight.serving.management.service import Save, Step
@@ -191,7 +193,13 @@ class Fleet:
             request_timeout_s=settings.request_timeout_ms / 1000,
             explain=_explain_lane(instance) if instance else None,
             lost_workers=instance.num_lost_workers if instance else 0,
+            model=self._model_name(instance.process.plan.package) if instance else "",
         )
+
+    def _model_name(self, package: Path) -> str:
+        """`name:version` of a registered package, `runs:/…` of a run's; empty for one outside the workspace."""
+        reference = reference_of(package, self._workspace)
+        return reference.removeprefix("azureml:") if is_reference(reference) else ""
 
     async def retire(self, endpoint: str, deployment: str) -> None:
         """Drain and stop a deployment that has left the routing table, once the gateway has taken that table."""

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import click
 import jmespath
@@ -41,6 +42,30 @@ T = TypeVar("T")
 
 TASK = click.Choice([task.value for task in Task])
 """The type of an option that names a task."""
+
+_FOLDERS: Final = "score folders of images with `clearsight predict`"
+_BY_PATH: Final = "jobs name their data by path, and `clearsight data check` looks at it"
+AZ_ONLY: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        **dict.fromkeys(("batch-endpoint", "batch-deployment"), _FOLDERS),
+        "compute": "jobs run on this machine, whatever `compute` names",
+        "datastore": "map its name to a folder under `datastores:` in the workspace's config.yaml",
+        "environment": "jobs and deployments run in the Python that Clearsight is installed in",
+        "workspace": "a workspace is a folder: .clearsight, or the one of CLEARSIGHT_HOME",
+        **dict.fromkeys(
+            ("capability-host", "component", "connection", "feature-set", "feature-store", "feature-store-entity",
+             "index", "marketplace-subscription", "registry", "schedule", "serverless-endpoint"),
+            "it has no meaning on one machine",
+        ),
+        **{f"data {verb}": _BY_PATH for verb in
+           ("archive", "create", "import", "list", "mount", "restore", "share", "show", "update")},
+        **{f"job {verb}": "a job is a folder below runs/ in the workspace" for verb in
+           ("archive", "connect-ssh", "restore", "show-services", "update")},
+        **{f"model {verb}": "a version is a folder below models/ in the workspace" for verb in
+           ("archive", "package", "restore", "share", "update")},
+    }
+)  # fmt: skip
+"""Commands of `az ml` that Clearsight lacks, with what to do instead: a name that is spelled alike is no help there."""
 
 stderr = Console(stderr=True, highlight=False)
 
@@ -140,7 +165,11 @@ class LazyGroup(click.Group):
         name = args[0] if args else ""
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
             near = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            advice = AZ_ONLY.get(" ".join([*ctx.command_path.split()[1:], name]))
+            if advice is not None:
+                hint = f" `az ml` has it; here {advice}."
+            else:
+                hint = f" Did you mean {near[0]!r}?" if near else ""
             raise click.UsageError(f"{ctx.command_path} has no command {name!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -8,7 +8,7 @@ import yaml
 from click.testing import CliRunner
 
 from clearsight.cli import NOUNS, root
-from clearsight.console import AzCommand, LazyCommand, LazyGroup, emit, parse_assignments, result_options, run
+from clearsight.console import AZ_ONLY, AzCommand, LazyCommand, LazyGroup, emit, parse_assignments, result_options, run
 from clearsight.errors import Fault, InvalidDocument, NotFound
 
 
@@ -101,6 +101,35 @@ def test_an_assignment_without_a_value_is_refused() -> None:
 def test_a_near_command_is_suggested(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(root, ["online-endpont"]) == 2
     assert "Did you mean 'online-endpoint'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [
+        ("batch-endpoint list", "clearsight predict"),
+        ("batch-deployment create -f x.yml", "clearsight predict"),
+        ("workspace show", "CLEARSIGHT_HOME"),
+        ("data create -f x.yml", "by path"),
+        ("job archive -n x", "runs/"),
+        ("model archive -n x", "models/"),
+    ],
+)
+def test_a_command_that_only_az_has_gets_advice_and_no_name_spelled_alike(
+    line: str, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(root, line.split()) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "`az ml` has it; here" in said
+    assert advice in said
+    assert "Did you mean" not in said
+
+
+def test_no_command_is_among_those_that_only_az_has() -> None:
+    context = click.Context(root)
+    for name in root.list_commands(context):
+        command = root.get_command(context, name)
+        below = command.list_commands(context) if isinstance(command, click.Group) else []
+        assert not {name, *(f"{name} {each}" for each in below)} & set(AZ_ONLY)
 
 
 @pytest.mark.parametrize("noun", NOUNS)

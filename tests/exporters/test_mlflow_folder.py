@@ -73,6 +73,12 @@ def test_text_its_bytes_and_raw_bytes_give_identical_rows(model: PackageModel, d
     assert sum(row["probs"]) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("index", [["b", "a"], [7, 7], pd.MultiIndex.from_tuples([("x", 1), ("y", 2)])])
+def test_the_rows_keep_the_index_of_the_frame(model: PackageModel, drawn_images: list[Path], index: Any) -> None:
+    frame = pd.DataFrame({"image": [file.read_bytes() for file in drawn_images[:2]]}, index=index)
+    pd.testing.assert_index_equal(model.predict(frame).index, frame.index)
+
+
 def test_rows_that_ask_are_explained_in_columns_of_their_own(model: PackageModel, drawn_images: list[Path]) -> None:
     raw = drawn_images[0].read_bytes()
     wish = {"xai_algorithm": "guided_backprop", "attributions": True}

@@ -1,6 +1,7 @@
 """Every status that a client can get, with headers and body."""
 
 import asyncio
+import gzip
 import json
 import re
 import uuid
@@ -105,6 +106,61 @@ async def test_an_unknown_endpoint_is_404_for_every_route(gateway):
 async def test_an_endpoint_without_a_ready_deployment_is_unhealthy(gateway):
     gateway.route(blue=gateway.deployment("blue", ready=False))
     assert (await gateway.get("/endpoints/fridge/")).status == 503
+
+
+@pytest.mark.parametrize("encoding", ["br", "deflate", "zstd", "gzip, gzip"])
+async def test_a_coding_that_no_worker_reads_is_415_and_named(gateway, encoding):
+    reply = await gateway.score(BODY, content_encoding=encoding)
+    assert (reply.status, reply.headers["ms-azureml-model-error-statuscode"]) == (424, "415")
+    assert "Content-Encoding" in json.loads(reply.body)["message"]
+    assert not gateway.upstreams["blue"].requests
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP", "identity", ""])
+async def test_a_compressed_body_reaches_the_worker_as_it_is(gateway, encoding):
+    body = gzip.compress(BODY)
+    assert (await gateway.score(body, content_encoding=encoding)).status == 200
+    assert [sent for _, sent in gateway.upstreams["blue"].requests] == [body]
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "mark", "expected"),
+    [
+        (200, {"x_ms_run_function_failed": "False"}, True, "False"),
+        (400, {"x_ms_run_function_failed": "False"}, True, "False"),
+        (408, {"x_ms_run_function_failed": "False"}, True, "False"),
+        (421, {"x_ms_run_function_failed": "False"}, True, "False"),
+        (500, {"x_ms_run_function_failed": "True"}, True, "True"),
+        (404, {}, False, "False"),
+        (507, {}, False, "True"),
+    ],
+)
+async def test_every_answer_of_the_container_says_whether_its_function_failed(
+    gateway, make_reply, status, headers, mark, expected
+):
+    gateway.upstreams["blue"].answer = make_reply(status, b"{}", mark=mark, x_ms_run_other="1", **headers)
+    reply = await gateway.score(BODY)
+    assert reply.headers["x-ms-run-function-failed"] == expected
+    assert reply.headers["x-ms-run-other"] == "1"
+
+
+async def test_answers_in_place_of_the_container_say_it_too(gateway):
+    replies = [
+        await gateway.score(BODY, content_type="text/plain"),
+        await gateway.score(path="/endpoints/fridge/explain"),
+    ]
+    assert [reply.headers["x-ms-run-function-failed"] for reply in replies] == ["False"] * 2
+    gateway.route(green=gateway.deployment("green", ready=False))
+    assert (await gateway.score(pin="green")).headers["x-ms-run-function-failed"] == "True"
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+async def test_every_answer_of_a_deployment_names_its_model(gateway, make_reply, status):
+    gateway.route(blue=gateway.deployment("blue", model="fridge:3"))
+    gateway.upstreams["blue"].answer = make_reply(status)
+    assert (await gateway.score(BODY)).headers["x-clearsight-model"] == "fridge:3"
+    assert "x-clearsight-model" not in (await gateway.score(BODY, pin="green")).headers
+    assert "x-clearsight-model" not in (await gateway.score(BODY, key="wrong")).headers
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "multipart/form-data; boundary=x", "application/octet-stream"])

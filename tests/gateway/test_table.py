@@ -33,6 +33,7 @@ DOCUMENT = {
                     "request_timeout_s": 5.0,
                     "explain": lane,
                     "lost_workers": 2,
+                    "model": "fridge:1",
                 }
                 for name, lane in (("blue", EXPLAIN), ("green", None))
             },
@@ -65,7 +66,7 @@ def test_a_table_round_trips():
     table = RoutingTable.from_json(content)
     upstream = Upstream("/run/green.sock", "/predictions/green", "/run/k")
     assert table.endpoints["fridge"].deployments["green"] == Deployment(
-        True, "green-1", upstream, 16, 32, 5.0, lost_workers=2
+        True, "green-1", upstream, 16, 32, 5.0, lost_workers=2, model="fridge:1"
     )
     assert table.endpoints["fridge"].deployments["blue"].explain == ExplainLane(**EXPLAIN)
     assert json.loads(table.to_json()) == DOCUMENT
@@ -92,6 +93,7 @@ def test_a_table_round_trips():
         ("endpoints.fridge.deployments.blue.max_in_flight", 0),
         ("endpoints.fridge.deployments.blue.request_timeout_s", 0),
         ("endpoints.fridge.deployments.blue.request_timeout_s", 301),
+        ("endpoints.fridge.deployments.blue.model", "two words"),
         ("endpoints.fridge.deployments.blue.upstream.socket", "relative.sock"),
         ("endpoints.fridge.deployments.blue.upstream.socket", "/" + "x" * 107),
         ("endpoints.fridge.deployments.blue.upstream.path", "/a b"),

@@ -52,7 +52,7 @@ class Process:
     all: ClassVar[list["Process"]] = []
 
     def __init__(self, plan: Any, log_file: Path) -> None:
-        self.plan, self.log_file = SimpleNamespace(explain=None), log_file
+        self.plan, self.log_file = SimpleNamespace(explain=None, package=Path("/packages")), log_file
         self.folder = SimpleNamespace(inference_socket="/s", key_file="/k", root=Path("/r"))
         self.is_running = False
         self.all.append(self)

@@ -1,5 +1,8 @@
 import base64
+import gzip
 import json
+import tracemalloc
+import zlib
 
 import pytest
 from hypothesis import given, settings
@@ -55,6 +58,44 @@ class TestParseRequest:
                 b" \n" + body(["a", "b"]) + b"\n ",
             ],
         )
+
+    def test_a_compressed_body_is_read(self):
+        plain = body([base64.b64encode(bytes(range(256)) * 500).decode(), "b"])
+        for level in (0, 1, 9):
+            assert parse_request(gzip.compress(plain, level)) == parse_request(plain)
+
+    def test_a_compressed_body_that_cannot_be_read_says_why(self, check_rows):
+        packed = gzip.compress(body(["a" * 5000]))
+
+        def check(request_body, message):
+            with pytest.raises(BadRequest) as caught:
+                parse_request(request_body)
+            assert message in str(caught.value)
+
+        check_rows(
+            check,
+            [
+                (packed[:-1], "is cut off"),
+                (packed[:2], "is cut off"),
+                (packed[:-8] + bytes(8), "cannot be decompressed"),
+                (b"\x1f\x8b\xff" + packed[3:], "cannot be decompressed"),
+                (packed + packed, "one gzip member"),
+                (gzip.compress(b""), "POST body is empty"),
+                (gzip.compress(packed), "could not be decoded as JSON"),
+                (zlib.compress(body(["a"])), "could not be decoded as JSON"),
+            ],
+        )
+
+    def test_a_body_that_grows_beyond_expectation_is_not_decompressed_to_its_end(self):
+        """64 MB from 0.3 MB: at most 8 times the size is read."""
+        bomb = gzip.compress(bytes(2**26), 1)
+        tracemalloc.start()
+        try:
+            with pytest.raises(TooLarge, match="send it without compression"):
+                parse_request(bomb)
+            assert tracemalloc.get_traced_memory()[1] < 40 * len(bomb)
+        finally:
+            tracemalloc.stop()
 
     def test_a_broken_envelope_is_a_bad_request_with_azures_words(self, check_rows):
         def check(request_body, message):
@@ -194,8 +235,10 @@ class TestResolveCell:
                 ("not base64!", "must be base64 text"),
                 ("QUJD====", "must be base64 text"),
                 ("QUJDR", "must be base64 text"),
-                ("QUJDRA", "must be base64 text"),
-                ("-_-_", "must be base64 text"),
+                ("-_+/", "must be base64 text"),
+                ("b'QUJDRA", "must be base64 text"),
+                ("b'QUJDRA\"", "must be base64 text"),
+                ("QUJ=RA", "must be base64 text"),
                 ("Straße", "must be ASCII"),
                 ("data:image/png;base64,", "empty picture"),
                 ("data:image/png,abc", "must be base64 text"),
@@ -230,6 +273,17 @@ class TestResolveCell:
     @given(st.binary(min_size=1, max_size=400))
     def test_whatever_encodebytes_writes_is_read_back(self, data):
         assert resolve_cell(base64.encodebytes(data).decode()) == data
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.binary(min_size=1, max_size=400))
+    def test_the_url_alphabet_missing_padding_and_pythons_text_of_bytes_are_read(self, data):
+        standard, url = base64.b64encode(data), base64.urlsafe_b64encode(data)
+        for text in (url, standard.rstrip(b"="), url.rstrip(b"="), base64.encodebytes(data).rstrip(b"=\n")):
+            assert resolve_cell(text.decode()) == data
+            assert resolve_cell(str(text)) == data  # b'…'
+            assert resolve_cell(xai(text.decode())) == data
+        assert resolve_cell(str(base64.encodebytes(data))) == data
+        assert resolve_cell(f"data:image/png;base64,{url.decode()}") == data
 
 
 class TestAnswers:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import click
 
-from clearsight.console import AzCommand, parse_assignments, result_options, stderr
+from clearsight.console import AzCommand, LazyGroup, parse_assignments, result_options, stderr
 from clearsight.executor import executor_for
 from clearsight.runs.control import JobEvents, cancel_job, follow_job
 from clearsight.runs.describe import describe_job, how_to_resume, list_jobs
@@ -39,7 +39,7 @@ class _JobCommand(AzCommand):
         return result
 
 
-@click.group()
+@click.group(cls=LazyGroup)
 def job() -> None:
     """Train models from Azure's job files."""
 

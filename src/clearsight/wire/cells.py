@@ -19,6 +19,7 @@ from clearsight.wire.errors import kind_of, to_ascii
 __all__ = ["XaiRequest", "resolve_cell", "xai_parameters_of"]
 
 _URL: Final = re.compile(r"https?://", re.IGNORECASE)
+_PYTHON_BYTES: Final = re.compile(rb"b(['\"])(.*)\1")
 _WHITE_SPACE: Final = b" \t\n\r\v\f"
 
 
@@ -38,7 +39,8 @@ def resolve_cell(cell: object) -> bytes | XaiRequest:
     In this order: a list of one is its element; a mapping is an explanation request; bytes with an image's
     signature are the image, others are ASCII text; text that begins with `{` is the JSON of an explanation
     request, an address is refused, a data URI loses its prefix, everything else is base64, checked strictly after
-    white space is removed. Raises `BadRequest` (`BadImage` where nothing is left).
+    white space is removed. What clients write by mistake is read where it has one meaning only: the URL alphabet,
+    missing padding, and Python's text of bytes (`b'…'`). Raises `BadRequest` (`BadImage` where nothing is left).
     """
     cell = _unwrapped(cell)
     if isinstance(cell, Mapping):
@@ -111,7 +113,7 @@ def _decode_text(text: str) -> bytes:
         data = pybase64.b64decode(encoded, validate=True)
     except ValueError:
         try:
-            data = pybase64.b64decode(encoded.translate(None, _WHITE_SPACE), validate=True)
+            data = pybase64.b64decode(_regular(encoded), validate=True)
         except ValueError:
             raise BadImage(
                 "the picture must be base64 text (A-Z a-z 0-9 + / and = padding to a multiple of 4 characters), "
@@ -120,6 +122,16 @@ def _decode_text(text: str) -> bytes:
     if not data:
         raise BadImage("empty picture: the base64 text holds 0 bytes")
     return data
+
+
+def _regular(encoded: bytes) -> bytes:
+    """Base64 in the standard alphabet with padding, of text that is not quite so; other faults stay in it."""
+    if (quoted := _PYTHON_BYTES.fullmatch(encoded)) is not None:
+        encoded = quoted[2].replace(b"\\n", b"")  # of `str(base64.encodebytes(…))`
+    encoded = encoded.translate(None, _WHITE_SPACE)
+    if b"+" not in encoded and b"/" not in encoded:
+        encoded = encoded.replace(b"-", b"+").replace(b"_", b"/")  # RFC 4648, 5
+    return encoded if b"=" in encoded else encoded + b"=" * (-len(encoded) % 4)
 
 
 def _xai_request(document: Mapping[Any, Any]) -> bytes | XaiRequest:

@@ -1,21 +1,27 @@
 """Request bodies: JSON in, one cell per row out.
 
 A request is `{"input_data": {"columns": ["image"], "data": [cell, …], "index"?: […]}, "params"?: {…}}` as Azure's
-AutoML for images takes it, or with a plain list as `input_data`.
+AutoML for images takes it, or with a plain list as `input_data`. The body may be compressed by gzip.
 """
 
+import zlib
 from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
 
-from clearsight.errors import BadRequest
+from clearsight.errors import BadRequest, TooLarge
 from clearsight.wire.errors import IMAGE_COLUMN, describe_columns, kind_of, row_error, to_ascii
+from clearsight.wire.lane_protocol import MAX_BODY_BYTES
 
 __all__ = ["MAX_ROWS", "parse_request"]
 
 MAX_ROWS: Final = 100
 """Greatest number of rows of one request."""
+
+_GZIP: Final = b"\x1f\x8b"
+_MAX_RATIO: Final = 8
+_MIN_UNPACKED_BYTES: Final = 1024 * 1024
 
 _EXPLANATION_KEYS: Final = ("model_explainability", "xai_parameters")
 
@@ -43,12 +49,34 @@ def parse_request(body: bytes, max_rows: int = MAX_ROWS) -> list[object]:
 
 
 def _parse_json(body: bytes) -> Any:
+    if body.startswith(_GZIP):
+        body = _unpacked(body)
     if not body.strip():
         raise BadRequest("POST body is empty. Send a JSON object with the key 'input_data'.")
     try:
         return orjson.loads(body.removeprefix(b"\xef\xbb\xbf"))  # some clients write a byte order mark
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"POST body could not be decoded as JSON: {to_ascii(str(error))}") from None
+
+
+def _unpacked(body: bytes) -> bytes:
+    """Decompress a body, as far as its size lets expect: JSON of base64 shrinks to three quarters, drawings to less."""
+    limit = min(MAX_BODY_BYTES, max(_MIN_UNPACKED_BYTES, _MAX_RATIO * len(body)))
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        unpacked = stream.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise BadRequest(f"POST body begins like gzip, but cannot be decompressed: {to_ascii(str(error))}") from None
+    if len(unpacked) > limit:
+        raise TooLarge(
+            f"a body of {len(body)} bytes must be at most {limit} bytes when it is decompressed, but is more; "
+            "send it without compression"
+        )
+    if not stream.eof:
+        raise BadRequest("POST body begins like gzip, but is cut off")
+    if stream.unused_data:
+        raise BadRequest("POST body must be one gzip member, but more bytes follow it")
+    return unpacked
 
 
 def _cells(input_data: object) -> list[object]:
