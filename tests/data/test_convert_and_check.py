@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from clearsight.errors import InvalidData
 from clearsight.tasks import Task
@@ -189,6 +190,31 @@ def test_image_sizes_are_upright_and_a_wrong_hint_is_a_warning(
     report = check_folder(folder, Task.MULTI_CLASS, "label", {})
     assert report.survey.sizes_wh == {image: (30, 40)}
     assert "image_details disagree with the file in 1 record(s)" in report.warnings[0]
+
+
+@pytest.mark.parametrize(("orientation", "is_warned"), [(1, False), (2, True), (3, True), (4, True), (6, False)])
+def test_boxes_on_an_image_whose_size_does_not_tell_that_it_is_turned_are_a_warning(
+    orientation: int, is_warned: bool, write_folder: Callable[..., Path], write_image: Callable[..., Path]
+) -> None:
+    write_image("1.jpg", (40, 30), orientation)
+    box = {"label": "a", "topX": 0.1, "topY": 0.1, "bottomX": 0.5, "bottomY": 0.5}
+    report = check_folder(write_folder([{"image_url": "1.jpg", "label": [box]}]), Task.DETECTION, "label", {})
+    assert any("labels must be for the upright picture" in warning for warning in report.warnings) == is_warned
+    classes = check_folder(write_folder([{"image_url": "1.jpg", "label": "a"}]), Task.MULTI_CLASS, "label", {})
+    assert not classes.warnings
+
+
+@pytest.mark.parametrize("is_decoded", [False, True])
+def test_formats_that_no_job_reads_are_faults_whether_or_not_images_are_decoded(
+    is_decoded: bool, write_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    names = [f"1.{suffix}" for suffix in ("ppm", "tga", "ico", "jp2", "pcx", "png", "bmp", "gif")]
+    folder = write_folder([{"image_url": name, "label": "a"} for name in names])
+    for name in names:
+        Image.new("RGB", (40, 30)).save(folder / name)
+    report = check_folder(folder, Task.MULTI_CLASS, "label", {}, is_decoded=is_decoded)
+    assert [Path(fault.message.split(": ")[0]).name for fault in report.faults] == names[:5]
+    assert all("a picture must be one of jpeg, png" in fault.message for fault in report.faults)
 
 
 def test_an_image_beyond_the_pixel_limit_is_a_fault(write_folder: Callable[..., Path], tmp_path: Path) -> None:

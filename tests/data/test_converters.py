@@ -17,6 +17,7 @@ from clearsight.training.cli_data import data
 from clearsight.training.data.converters import ConversionRequest
 from clearsight.training.data.converters.coco import read_coco
 from clearsight.training.data.converters.masks import read_masks
+from clearsight.training.data.converters.objects import UNTOLD_ORIENTATION
 from clearsight.training.data.converters.outlines import polygons_from_mask
 from clearsight.training.data.converters.voc import read_voc
 
@@ -89,6 +90,29 @@ def test_voc_boxes_of_a_scaled_image_keep_their_position(write_voc: Any, write_i
     write_image("JPEGImages/1.jpg", (50, 25))
     [entry] = read_voc(ConversionRequest(write_voc("1", voc_object("can", 1, 1, 50, 25)))).entries
     assert (label(entry)[0]["bottomX"], label(entry)[0]["bottomY"], entry.size_wh) == (0.5, 0.5, (50, 25))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "png", "webp"])
+def test_a_size_tells_whether_a_turned_image_was_annotated_upright(
+    suffix: str, write_voc: Any, write_image: MakeImage
+) -> None:
+    """Stored 50 wide and 100 high, the image stands upright with 100 by 50."""
+    write_image(f"JPEGImages/1.{suffix}", (50, 100), orientation=6)
+    [entry] = read_voc(ConversionRequest(write_voc("1", voc_object("can", 1, 1, 50, 25)))).entries
+    assert entry.size_wh == (100, 50)
+    write_image(f"JPEGImages/1.{suffix}", (100, 50), orientation=6)
+    with pytest.raises(InvalidData, match="stands upright with 50x100"):
+        read_voc(ConversionRequest(write_voc("1", voc_object("can", 1, 1, 50, 25))))
+
+
+@pytest.mark.parametrize(("orientation", "size_wh"), [(2, (100, 50)), (3, (100, 50)), (4, (100, 50)), (8, (50, 50))])
+def test_a_turned_image_whose_size_tells_nothing_is_a_warning(
+    orientation: int, size_wh: tuple[int, int], write_voc: Any, write_image: MakeImage
+) -> None:
+    write_image("JPEGImages/1.jpg", size_wh, orientation=orientation)
+    source = write_voc("1", voc_object("can", 1, 1, 50, 25), size=size_wh)
+    [warning] = read_voc(ConversionRequest(source)).warnings
+    assert warning.startswith(UNTOLD_ORIENTATION)
 
 
 def test_voc_boxes_without_extent_are_dropped_and_counted(write_voc: Any, write_image: MakeImage) -> None:

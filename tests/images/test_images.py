@@ -105,6 +105,77 @@ def test_other_bytes_are_refused_with_the_formats_that_are_read(data):
 
 
 @pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0heicmif1", "HEIC"),
+        (b"\0\0\0\x14ftypisom\0\0\0\0mp42", "a media file of the brand 'isom'"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"P6 1 1 255\n\0\0\0", "PPM or another netpbm format"),
+        (b"\0\0\x01\0\x01\0", "an icon"),
+        (b"8BPS\0\x01", "Photoshop"),
+        (b"\x01\x02", "bytes that begin with 01 02"),
+    ],
+)
+def test_a_refusal_names_a_known_format(start, name):
+    with pytest.raises(BadImage, match=f"but got {name}$"):
+        decode_image(start + bytes(20 if len(start) > 2 else 0))
+
+
+def test_an_avif_file_of_a_container_brand_is_read():
+    data = encoded(Image.fromarray(PHOTO_HWC), "AVIF")
+    assert np.array_equal(decode_image(data.replace(b"ftypavif", b"ftypmif1", 1)), pillow(data))
+
+
+def jpeg_segments(data: bytes) -> list[bytes]:
+    """The start of the image, each segment before the scan, and the rest (ITU T.81, section B.1.1.4)."""
+    parts, position = [data[:2]], 2
+    while data[position + 1] != 0xDA:
+        stop = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        parts.append(data[position:stop])
+        position = stop
+    return [*parts, data[position:]]
+
+
+@pytest.mark.parametrize("stray", [b"\0", b"junk" * 9, b"\xff\0", b"\xff\0\xff\0 ", b"\xff\xff", bytes(100_000)])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_stray_bytes_between_the_segments_of_a_jpeg_are_skipped_as_pillow_does(stray, progressive):
+    data = encoded(Image.fromarray(PHOTO_HWC), "JPEG", progressive=progressive)
+    parts = jpeg_segments(data)
+    for place in range(2, len(parts)):
+        odd = b"".join(parts[:place]) + stray + b"".join(parts[place:])
+        assert np.array_equal(decode_image(odd), pillow(odd)), place
+
+
+def with_size(data: bytes, width: int, height: int) -> bytes:
+    """A JPEG file whose frame header says another size."""
+    place = next(index for index in (data.find(marker) for marker in (b"\xff\xc0", b"\xff\xc2")) if index > 0)
+    return data[: place + 5] + struct.pack(">HH", height, width) + data[place + 9 :]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_of_fewer_coded_bits_than_blocks_is_refused_at_once(mode, progressive):
+    data = encoded(Image.fromarray(PHOTO_HWC).convert(mode), "JPEG", progressive=progressive)
+    with pytest.raises(BadImage, match="blocks"):
+        decode_image(with_size(data, 9999, 9999))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"optimize": True, "quality": 1}])
+def test_the_shortest_jpegs_that_an_encoder_writes_have_a_bit_for_each_block(options):
+    for size_wh in ((1, 1), (17, 3), (1000, 1000)):
+        data = encoded(Image.new("RGB", size_wh), "JPEG", **options)
+        assert np.array_equal(decode_image(data), pillow(data))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P"])
+def test_bigtiff_is_read(mode):
+    data = encoded(Image.fromarray(PHOTO_HWC).convert(mode), "TIFF", big_tiff=True)
+    assert data[:4] == b"II+\0"
+    assert np.array_equal(decode_image(data), pillow(data))
+
+
+@pytest.mark.parametrize(
     ("name", "options"),
     [
         ("JPEG", {"quality": 95}),
@@ -269,6 +340,15 @@ BOMBS = {
     "tiff that claims 4 billion pixels": tiff((256, 65535), (257, 65535)),
     "tiff with one pixel in tiles of 4 billion": tiff((256, 1), (257, 1), (322, 65536), (323, 65536)),
     "tiff of 60000 tags": tiff(*[(300, 1)] * 60_000),
+    "bigtiff of 60000 tags": b"II+\0\x08\0\0\0\x10" + bytes(7) + struct.pack("<Q", 60_000) + bytes(60_000 * 20),
+    "bigtiff that claims 4 billion pixels": b"II+\0\x08\0\0\0\x10"
+    + bytes(7)
+    + struct.pack("<Q", 2)
+    + b"".join(struct.pack("<HHQQ", tag, 16, 1, 65535) for tag in (256, 257)),
+    "jpeg of 4 KB that claims 100 million pixels": with_size(
+        encoded(Image.fromarray(PHOTO_HWC), "JPEG", quality=90)[:-2].ljust(4094, b"\0") + b"\xff\xd9", 9999, 9999
+    ),
+    "jpeg with a million escaped bytes between segments": b"\xff\xd8" + b"\xff\0" * 1_000_000 + b"\xff\xd9",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from clearsight.errors import BadImage, Fault, InvalidData
 from clearsight.images.decode import decode_image
-from clearsight.images.size import read_size
+from clearsight.images.size import read_file_header
 from clearsight.tasks import Task
 from clearsight.training.data.records import Box, Instance, Record
 from clearsight.training.data.table import Table, read_table
@@ -22,6 +22,8 @@ class Survey:
 
     sizes_wh: dict[Path, tuple[int, int]] = field(default_factory=dict)
     """Upright size in pixels of each readable image."""
+    turned: set[Path] = field(default_factory=set)
+    """Images that their orientation turns or mirrors without their size showing it."""
     unreadable: dict[Path, str] = field(default_factory=dict)
     """Reason for each missing or unreadable image."""
 
@@ -75,13 +77,16 @@ def survey_images(
     survey = Survey()
     for image in progress(list(dict.fromkeys(record.image for record in records))):
         try:
+            header = read_file_header(image)
             if is_decoded:
-                height, width = decode_image(image.read_bytes()).shape[:2]
-                survey.sizes_wh[image] = (width, height)
-            else:
-                survey.sizes_wh[image] = read_size(image)
-        except (ValueError, OSError, BadImage) as error:
+                decode_image(image.read_bytes())
+        except (OSError, BadImage) as error:
             survey.unreadable[image] = str(error)
+        else:
+            height, width = header.upright_hw
+            survey.sizes_wh[image] = (width, height)
+            if header.orientation != 1 and not header.is_told_by_size:
+                survey.turned.add(image)
     return survey
 
 
@@ -97,6 +102,14 @@ def _warnings(table: Table, survey: Survey) -> list[str]:
     warnings = []
     if wrong:
         warnings.append(f"image_details disagree with the file in {len(wrong)} record(s), first {wrong[0]}: files win")
+    turned = [
+        record for record in table.records if record.image in survey.turned and (record.boxes or record.instances)
+    ]
+    if turned:
+        warnings.append(
+            f"{len(turned)} record(s), first {turned[0].source}, have a picture that its orientation turns or mirrors, "
+            "which its size does not show: labels must be for the upright picture"
+        )
     repeated = [image for image, count in Counter(record.image for record in table.records).items() if count > 1]
     if repeated:
         warnings.append(f"{len(repeated)} picture(s) stand in several records, first {repeated[0]}")

@@ -14,7 +14,7 @@ from typing import Final
 from clearsight.documents.data.label_lines import Row
 from clearsight.documents.data.locations import BadLocation, resolve_location
 from clearsight.documents.data.mltable import MLTableRows, read_mltable
-from clearsight.errors import Fault, InvalidData
+from clearsight.errors import BadImage, Fault, InvalidData
 from clearsight.images.size import read_size
 from clearsight.tasks import Task
 from clearsight.training.data.records import BadRecord, Box, Instance, Record, SizeHint, parse_labels, parse_size_hint
@@ -146,7 +146,7 @@ def _size_wh(hint: SizeHint, image: Path | None) -> tuple[int, int] | None:
         return None
     try:
         return read_size(image)
-    except ValueError:
+    except BadImage:
         return None
 
 

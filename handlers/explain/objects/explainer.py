@@ -19,7 +19,7 @@ from clearsight.documents.settings import DetectorSettings
 from clearsight.handlers.drawing.explanation_image import explanation_image
 from clearsight.handlers.explain.deadline import Deadline, OutOfTime
 from clearsight.handlers.explain.network.functions import DEFAULT_CHUNK
-from clearsight.handlers.explain.objects.heat import LONGEST_SIDE, frame_size, heat_of, into_frame
+from clearsight.handlers.explain.objects.heat import frame_size, heat_of, into_frame
 from clearsight.handlers.explain.objects.masking import Detect, explain_by_masking
 from clearsight.handlers.explain.objects.network import DetectorForward, ObjectModel
 from clearsight.handlers.explain.objects.selection import SAME_BOX_IOU, DetectionSelection, by_view
@@ -139,10 +139,7 @@ class ObjectExplainer:
 
     def num_cells(self, image: bytes) -> int:
         """Numbers in the map of an image, computed from its header."""
-        header = read_header(image)
-        if not header.height or not header.width:
-            return LONGEST_SIDE**2
-        return prod(frame_size(placement_of(header.height, header.width, self._settings)))
+        return prod(frame_size(placement_of(*read_header(image).upright_hw, self._settings)))
 
     def explain(self, explain_task: ObjectExplainTask, deadline: Deadline) -> list[ExplainedObject]:
         """Explain the chosen objects, in order, or as many as time allows, at least one. Raises `OutOfTime`."""

@@ -9,8 +9,6 @@ Pillow does for colour; truncated files refused.
 """
 
 import io
-import threading
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,30 +18,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import simplejpeg  # type: ignore[import-untyped]
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-    features,
-)
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from clearsight.documents.settings import ExifOrientation
 from clearsight.errors import BadImage
-from clearsight.images.headers import (
-    FORMATS,
-    MAX_PIXELS,
-    ORIENTATION_TAG,
-    ImageHeader,
-    exif_orientation_of,
-    read_header,
-    sniff_format,
-)
+from clearsight.images.headers import FORMATS, MAX_PIXELS, ImageHeader, read_header, sniff_format
+from clearsight.images.plugins import as_bad_image, ignored_warnings, open_with_pillow
 
 __all__ = ["DecodeLimits", "decode_image", "sniff_format"]
 
@@ -75,60 +55,34 @@ def decode_image(
         raise BadImage("a picture must not be empty, but got 0 bytes")
     if len(data) > limits.max_bytes:
         raise BadImage(f"a picture file must have at most {limits.max_bytes} bytes, but it has {len(data)}")
-    header = read_header(data)
+    header = read_header(data, limits.max_pixels)
     if header.format not in limits.formats:
         raise BadImage(f"a picture must be one of {', '.join(limits.formats)}, but got {header.format}")
-    if header.format == "avif":
-        _require_avif(limits)
-    else:
-        _check_size(header.height, header.width, limits)
-    if header.is_plain_jpeg:
-        try:
-            image_HWC: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
-            orientation = header.orientation
-        except ValueError:  # damaged, or merely odd (such as stray bytes between segments): the reference decides
-            image_HWC, orientation = _decode_with_pillow(data, header, limits)
-    else:
-        image_HWC, orientation = _decode_with_pillow(data, header, limits)
-    if exif_orientation == "apply" and orientation != 1:
-        return np.ascontiguousarray(_UPRIGHT[orientation](image_HWC))
+    image_HWC = _decode_stored(data, header)
+    # Pillow turns TIFF files while it decodes them.
+    if exif_orientation == "apply" and header.orientation != 1 and header.format != "tiff":
+        return np.ascontiguousarray(_UPRIGHT[header.orientation](image_HWC))
     return image_HWC
 
 
-def _require_avif(limits: DecodeLimits) -> None:
-    if not features.check("avif"):
-        readable = ", ".join(name for name in limits.formats if name != "avif")
-        raise BadImage(f"this installation of Pillow reads no avif; send one of {readable}")
+def _decode_stored(data: bytes, header: ImageHeader) -> Pixels:
+    if header.is_plain_jpeg:
+        try:
+            image_HWC: Pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
+        except ValueError:  # damaged, or merely odd (such as stray bytes between segments): the reference decides
+            return _decode_with_pillow(data, header)
+        return image_HWC
+    return _decode_with_pillow(data, header)
 
 
-def _check_size(height: int, width: int, limits: DecodeLimits) -> None:
-    if height <= 0 or width <= 0:
-        raise BadImage(f"a picture must have pixels, but its header says {width} x {height}")
-    if height * width > limits.max_pixels:
-        raise BadImage(
-            f"a picture must have at most {limits.max_pixels} pixels, but its header says {width} x {height} = "
-            f"{height * width}"
-        )
-
-
-def _decode_with_pillow(data: bytes, header: ImageHeader, limits: DecodeLimits) -> tuple[Pixels, int]:
-    """Decode with the one plugin that the signature names; return pixels and EXIF orientation."""
+def _decode_with_pillow(data: bytes, header: ImageHeader) -> Pixels:
     if header.format == "jpeg":
         # The metadata is read already; without it a malformed block cannot disturb the decoder.
         data = b"".join(data[start:stop] for start, stop in header.jpeg_segments)
-    try:
-        # The plugin itself, not Image.open: that one compares the size with a limit of its own, for the whole process.
-        image = _PLUGINS[header.format](io.BytesIO(data))
-        _check_size(image.height, image.width, limits)
+    with as_bad_image(header.format):
+        image = open_with_pillow(header.format, io.BytesIO(data))
         _load(image)
-        pixels = np.asarray(_to_rgb(image))
-    except (BadImage, MemoryError):
-        raise
-    except Exception as error:
-        # Pillow's plugins meet hostile bytes with whatever their parsing runs into: OSError, SyntaxError, ValueError,
-        # struct.error, IndexError, KeyError, AssertionError were seen. All mean the same here.
-        raise BadImage(f"the {header.format} file cannot be decoded: {_reason(error)}") from error
-    return np.ascontiguousarray(pixels), _orientation(image, header)
+        return np.ascontiguousarray(np.asarray(_to_rgb(image)))
 
 
 def _load(image: ImageFile.ImageFile) -> None:
@@ -136,8 +90,7 @@ def _load(image: ImageFile.ImageFile) -> None:
     if Image.MAX_IMAGE_PIXELS is None or image.height * image.width <= Image.MAX_IMAGE_PIXELS:
         image.load()
         return
-    with _WARNINGS_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with ignored_warnings():
         image.load()
 
 
@@ -165,36 +118,6 @@ def _is_white_zero(image: Image.Image) -> bool:
     """Whether 0 means white in a TIFF; Pillow inverts 8-bit samples of that kind, but not 16-bit ones."""
     return isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0
 
-
-def _orientation(image: ImageFile.ImageFile, header: ImageHeader) -> int:
-    if header.format == "jpeg":
-        return header.orientation
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        value = image.tag_v2.get(ORIENTATION_TAG, 1)
-        return value if isinstance(value, int) and 1 <= value <= 8 else 1
-    exif = image.info.get("exif")
-    return exif_orientation_of(exif) if isinstance(exif, bytes) else 1
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of the message, in ASCII and at most 200 characters."""
-    lines = str(error).splitlines() or [""]
-    return (lines[0] or type(error).__name__).encode("ascii", "replace").decode()[:200]
-
-
-_WARNINGS_LOCK: Final = threading.Lock()  # warnings.catch_warnings is not safe in threads
-
-_PLUGINS: Final[Mapping[str, Callable[[io.BytesIO], ImageFile.ImageFile]]] = MappingProxyType(
-    {
-        "jpeg": JpegImagePlugin.JpegImageFile,
-        "png": PngImagePlugin.PngImageFile,
-        "gif": GifImagePlugin.GifImageFile,
-        "bmp": BmpImagePlugin.BmpImageFile,
-        "tiff": TiffImagePlugin.TiffImageFile,
-        "webp": WebPImagePlugin.WebPImageFile,
-        "avif": AvifImagePlugin.AvifImageFile,
-    }
-)
 
 _UPRIGHT: Final[Mapping[int, Callable[[Pixels], Pixels]]] = MappingProxyType(
     {

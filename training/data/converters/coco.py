@@ -121,7 +121,7 @@ def _image(
     stated = None
     if isinstance(width, (int, float)) and isinstance(height, (int, float)):
         stated = (float(width), float(height))
-    size_wh, frame_wh = frame_size(path, stated)
+    size_wh, frame_wh = frame_size(path, stated, notes)
     scale_wh = frame_wh if file.is_fraction else (1.0, 1.0)
     objects = []
     for annotation in file.annotations.get(image.get("id"), []):

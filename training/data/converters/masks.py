@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clearsight.errors import Fault, InvalidData
 from clearsight.images.headers import IMAGE_SUFFIXES
@@ -80,7 +80,7 @@ def _images(
 ) -> Iterator[AnnotatedImage]:
     for image, files, is_one_object in request.progress(pairs):
         try:
-            size_wh, frame_wh = frame_size(image, None)
+            size_wh, frame_wh = frame_size(image, None, notes)
         except BadAnnotation as error:
             notes.fault(str(image), str(error))
             continue
@@ -120,7 +120,8 @@ def _objects(
 def _read_ids(file: Path) -> NDArray[np.int64]:
     """Number of the object of each pixel; 0: no object."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file) as stored:
+            image = ImageOps.exif_transpose(stored)
             mode = image.mode
             pixels = np.asarray(image if mode in ("1", "L", "P", "I", "I;16") else image.convert("RGB"), np.int64)
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:

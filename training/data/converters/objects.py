@@ -10,19 +10,34 @@ from typing import Any, Final
 
 import orjson
 
+from clearsight.errors import BadImage
 from clearsight.images.headers import IMAGE_SUFFIXES
-from clearsight.images.size import read_size
+from clearsight.images.size import read_file_header
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import ConversionNotes, Entry
 from clearsight.training.data.records import CLIP_TOLERANCE
 
-__all__ = ["AnnotatedImage", "BadAnnotation", "MarkedObject", "find_image", "frame_size", "to_entries"]
+__all__ = [
+    "UNTOLD_ORIENTATION",
+    "AnnotatedImage",
+    "BadAnnotation",
+    "MarkedObject",
+    "find_image",
+    "frame_size",
+    "to_entries",
+]
 
 _DECIMALS: Final = 7
 """Decimals of fractions: a thousandth of a pixel of the largest image."""
 
 _MAX_ASPECT_CHANGE: Final = 0.02
 """Largest relative change of the aspect ratio between two sizes of one image, by rounding; turning changes it more."""
+
+
+UNTOLD_ORIENTATION: Final = (
+    "picture that its orientation turns or mirrors, which its size does not show; "
+    "labels must be for the upright picture"
+)
 
 
 class BadAnnotation(ValueError):
@@ -63,17 +78,24 @@ def find_image(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
     return next((path for name in candidates for folder in folders if (path := folder / name).is_file()), None)
 
 
-def frame_size(image: Path, stated_wh: tuple[float, float] | None) -> tuple[tuple[int, int], tuple[float, float]]:
+def frame_size(
+    image: Path, stated_wh: tuple[float, float] | None, notes: ConversionNotes
+) -> tuple[tuple[int, int], tuple[float, float]]:
     """Upright size of an image file, and the size its annotations refer to.
 
-    Raises `BadAnnotation` when the file cannot be read, or when the stated size has another aspect ratio than
-    the image: then it was annotated before it was turned upright, and its coordinates would be wrong.
+    An image that is turned, without the sizes telling whether its annotations are, is counted in `notes`. Raises
+    `BadAnnotation` when the file cannot be read, or when the stated size has another aspect ratio than the image:
+    then it was annotated before it was turned upright, and its coordinates would be wrong.
     """
     try:
-        width, height = read_size(image)
-    except ValueError as error:
+        header = read_file_header(image)
+    except BadImage as error:
         raise BadAnnotation(f"{image}: {error}") from None
-    if stated_wh is None or min(stated_wh) <= 0:
+    height, width = header.upright_hw
+    is_stated = stated_wh is not None and min(stated_wh) > 0
+    if header.orientation != 1 and not (is_stated and header.is_told_by_size):
+        notes.count(UNTOLD_ORIENTATION, str(image))
+    if stated_wh is None or not is_stated:
         return (width, height), (width, height)
     if abs(stated_wh[0] / width / (stated_wh[1] / height) - 1) > _MAX_ASPECT_CHANGE:
         raise BadAnnotation(

@@ -67,7 +67,7 @@ def _image(file: Path, images: Path | None, notes: ConversionNotes) -> Annotated
     if image is None:
         raise BadAnnotation(f"the picture {name or file.stem!r} is in none of {', '.join(map(str, folders))}")
     stated = (_number(root, "size/width", 0.0), _number(root, "size/height", 0.0))
-    size_wh, frame_wh = frame_size(image, stated)
+    size_wh, frame_wh = frame_size(image, stated, notes)
     objects = []
     for index, element in enumerate(root.iter("object"), 1):
         location = f"{file}: object {index}"
