@@ -384,7 +384,7 @@ class TestSwagger:
         assert document["paths"]["/"]["get"]["operationId"] == "ServiceHealthCheck"
         assert document["paths"]["/swagger.json"]["get"]["operationId"] == "GetSwaggerSpec"
         schemas = document["definitions"] if key == "swagger" else document["components"]["schemas"]
-        assert set(schemas) == {"ServiceInput", "ServiceOutput", "Job", "ErrorResponse"}
+        assert {"ServiceInput", "ServiceOutput", "Job", "ErrorResponse", "GatewayError"} <= set(schemas)
         jobs = document["paths"]["/jobs/explain"]["post"], document["paths"]["/jobs/explain/{id}"]["get"]
         assert [operation["operationId"] for operation in jobs] == ["PostExplainJob", "GetExplainJob"]
         assert "202" in jobs[0]["responses"]
