@@ -39,27 +39,42 @@ def java_home() -> None:
 
 
 @click.command(cls=AzCommand)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
+@click.option("--host", help="Address to listen on. Default: that of a gateway that still runs, else 127.0.0.1.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Port to listen on. Default: that of a gateway that still runs, else 8000.",
+)
 @click.option("--workspace", "folder", type=click.Path(path_type=Path), help="Workspace folder. Default: .clearsight")
 @click.option("--measure/--no-measure", default=True, show_default=True, help="Measure packages when first deployed.")
 @click.option(
     "--metrics-port", type=click.IntRange(1, 65535), help="Serve Prometheus' metrics on this port of 127.0.0.1."
 )
-def serve(host: str, port: int, folder: Path | None, measure: bool, metrics_port: int | None) -> None:
+@click.option(
+    "--take-over", is_flag=True, help="Replace the server that runs on the workspace, without losing a request."
+)
+def serve(
+    host: str | None, port: int | None, folder: Path | None, measure: bool, metrics_port: int | None, take_over: bool
+) -> None:
     r"""Run the gateway and all deployments of the workspace in the foreground.
 
+    What a killed server left running is adopted. With --take-over the running server hands everything over and exits;
+    after an upgrade of the package, new processes start beside the old ones, which serve until those are ready.
+
     \b
-    Example:
+    Examples:
       clearsight serve --port 8000
+      clearsight serve --take-over                                (after an upgrade)
       clearsight online-endpoint create --name fridge             (in another terminal)
       clearsight online-deployment create -f blue.yml --all-traffic
     """
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=stderr, show_path=False)]
-    )
+    if stderr.is_terminal:
+        rich = RichHandler(console=stderr, show_path=False)
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[rich])
+    else:
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     workspace = Workspace(folder.absolute()) if folder else Workspace.default()
-    if not _is_loopback(host):
+    if host is not None and not _is_loopback(host):
         stderr.print(
             f"WARNING: {host} is reachable from other machines, and the gateway speaks plain HTTP: keys and pictures "
             "can be read and changed on their way. Put a proxy with TLS in front and listen on 127.0.0.1.",
@@ -67,7 +82,7 @@ def serve(host: str, port: int, folder: Path | None, measure: bool, metrics_port
             markup=False,
             soft_wrap=True,
         )
-    options = ServeOptions(host=host, port=port, measure=measure, metrics_port=metrics_port)
+    options = ServeOptions(host=host, port=port, measure=measure, metrics_port=metrics_port, take_over=take_over)
     asyncio.run(run_server(workspace, options, lambda line: stderr.print(line, markup=False, soft_wrap=True)))
 
 

@@ -124,8 +124,8 @@ def measure_overhead(seconds: float, passes: int, concurrencies: tuple[int, ...]
         key_file = folder / "key_file.json"
         key_file.write_text(json.dumps({"inference": {"key": "token"}}))
         upstream = Upstream(str(upstream_socket), "/predictions/blue", str(key_file))
-        deployment = Deployment(True, "blue-1", upstream, 64, 128, 30.0)
-        other = Deployment(True, "green-1", upstream, 64, 128, 30.0)
+        deployment = Deployment("blue-1", (upstream,), 64, 128, 30.0)
+        other = Deployment("green-1", (upstream,), 64, 128, 30.0)
         endpoint = Endpoint(
             "key",
             (hashlib.sha256(KEY.encode()).hexdigest(), hashlib.sha256(b"other").hexdigest()),

@@ -25,6 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--control", type=Path, required=True, metavar="SOCKET", help="unix socket of the control API")
     parser.add_argument("--request-log", type=Path, required=True, metavar="FILE", help="one JSON line per request")
     parser.add_argument("--metrics-port", type=int, metavar="PORT", help="also serve /metrics on this loopback port")
+    parser.add_argument("--listen-fd", type=int, metavar="FD", help="a socket that listens on host and port already")
+    parser.add_argument(
+        "--share-listener", type=Path, metavar="SOCKET", help="unix socket that hands out the listening socket"
+    )
     parser.add_argument("--max-body-bytes", type=int, default=MAX_BODY_BYTES, help="413 beyond")
     parser.add_argument(
         "--memory-budget-bytes", type=int, default=MEMORY_BUDGET_BYTES, help="of all bodies; 429 beyond"
@@ -50,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         control=parsed.control.absolute(),
         request_log=parsed.request_log.absolute(),
         metrics_port=parsed.metrics_port,
+        listen_fd=parsed.listen_fd,
+        share_listener=parsed.share_listener and parsed.share_listener.absolute(),
         max_body_bytes=parsed.max_body_bytes,
         memory_budget_bytes=parsed.memory_budget_bytes,
         drain_limit_s=parsed.drain_limit,

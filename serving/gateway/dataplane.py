@@ -20,7 +20,7 @@ from clearsight.serving.gateway.explanation_jobs import (
     ExplanationJobLimits,
 )
 from clearsight.serving.gateway.generation import Generation
-from clearsight.serving.gateway.lane import ModelUnreachable, NoWorker, Overloaded, ProcessGone, is_wrong_lane
+from clearsight.serving.gateway.lane import ModelUnreachable, NoWorker, Overloaded, is_wrong_lane
 from clearsight.serving.gateway.lane_scan import asks_for_explanation
 from clearsight.serving.gateway.limits import ByteBudget
 from clearsight.serving.gateway.mapping import OVERLOADED, map_answer, not_ready, unreachable
@@ -37,9 +37,6 @@ __all__ = ["DataPlane"]
 NOT_AN_ID_CHARACTER: Final = re.compile(r"[^A-Za-z0-9_-]")
 MAX_CLIENT_ID_CHARS: Final = 40
 ACCEPTED_ENCODINGS: Final = frozenset(("", "identity", "gzip", "x-gzip"))
-MAX_SUCCESSORS: Final = 2
-"""Processes of a deployment that a request is sent to, after the one that it was meant for: what has seen three of them
-end is more likely the cause."""
 
 HEALTHY: Final = HttpAnswer(200, b"Healthy", "text/plain; charset=utf-8")
 OPTIONS: Final = HttpAnswer(200, headers={"allow": "GET, OPTIONS, POST"})
@@ -100,7 +97,6 @@ class DataPlane:
         self._routes: dict[str, Route] = {}
         self._generations: dict[tuple[str, str, str], Generation] = {}
         self._retired: set[Generation] = set()
-        self._table_changed = asyncio.Event()
         self.jobs = ExplainJobs(self._find_generation, metrics.jobs, loop, job_limits)
 
     # The control plane calls these
@@ -125,9 +121,7 @@ class DataPlane:
                 generation.close()
                 self._retired.add(generation)
         self._generations, self._routes, self.table = generations, routes, table
-        self._metrics.set_capacity(table)
-        self._table_changed.set()
-        self._table_changed = asyncio.Event()
+        self._metrics.set_table(table)
 
     def in_flight(self) -> dict[str, int]:
         """Requests waiting or running, per generation; a retired generation is listed until it has none."""
@@ -195,7 +189,7 @@ class DataPlane:
         if request.is_job:
             return self.jobs.submit(request, generation)
         try:
-            upstream_answer = await self._forward_to_present(request, generation)
+            upstream_answer = await self._forward(request, generation)
         except Overloaded:
             return OVERLOADED
         except NoWorker as reason:
@@ -208,36 +202,6 @@ class DataPlane:
         self._budget.charge(num_bytes)
         request.num_reserved += num_bytes
         return map_answer(upstream_answer)
-
-    async def _forward_to_present(self, request: Request, generation: Generation) -> UpstreamAnswer:
-        """Send the request to the deployment's process; where that has ended, to those that follow it."""
-        for _ in range(MAX_SUCCESSORS):
-            try:
-                return await self._forward(request, generation)
-            except ProcessGone:
-                with generation.keeping():
-                    generation = await self._successor(request, generation)
-        return await self._forward(request, generation)
-
-    async def _successor(self, request: Request, ended: Generation) -> Generation:
-        """Wait for the process that follows, while the request's time allows.
-
-        Raises NoWorker when the time has passed, ModelUnreachable when the deployment is deleted.
-        """
-        try:
-            async with asyncio.timeout_at(request.received + ended.deployment.request_timeout_s):
-                while True:
-                    found = self._find_generation(request.endpoint, request.deployment)
-                    if found is None:
-                        raise ModelUnreachable("deployment deleted")
-                    generation, is_ready = found
-                    if is_ready and generation is not ended:
-                        return generation
-                    await self._table_changed.wait()
-        except TimeoutError:
-            raise NoWorker(
-                "The deployment's server has ended, and the next one was not ready within the request's time"
-            ) from None
 
     @staticmethod
     async def _forward(request: Request, generation: Generation) -> UpstreamAnswer:
@@ -310,10 +274,13 @@ class DataPlane:
         return answer
 
     def _find_generation(self, endpoint: str, deployment: str) -> tuple[Generation, bool] | None:
-        """The present generation of a deployment, and whether it is ready."""
+        """The present generation of a deployment, and whether its explain lane is ready."""
         route = self._routes.get(endpoint)
         generation = route.generations.get(deployment) if route else None
-        return (generation, route.is_ready(deployment)) if route and generation else None
+        if generation is None:
+            return None
+        explain = generation.deployment.explain
+        return generation, explain is not None and explain.ready
 
     def _refuse_body(self, request: Request) -> HttpAnswer | None:
         content_type = request.headers.get("content-type", "")

@@ -226,16 +226,17 @@ class ExplainJobs:
                 return NOT_READY
             if generation is None or generation.deployment.explain is None:
                 return GONE
-            limit_s = GRACE_SHARE * generation.deployment.explain.job_timeout_s + GRACE_S
+            explain = generation.deployment.explain
+            limit_s, server = GRACE_SHARE * explain.job_timeout_s + GRACE_S, explain.upstream.socket
             try:
                 async with asyncio.timeout(limit_s):
-                    return await self._follow(job, generation)
+                    return await self._follow(job, generation, server)
             except _Replaced:
                 continue
             except TimeoutError:
                 return TIMED_OUT
             except ModelUnreachable as reason:
-                if self._is_current(job, generation):
+                if self._is_current(job, generation, server):
                     return unreachable(str(reason))
             finally:
                 notification = self._loop.create_task(_notify_end(job, generation))
@@ -250,8 +251,8 @@ class ExplainJobs:
             await asyncio.sleep(self._limits.poll_s)
         return None
 
-    async def _follow(self, job: ExplanationJob, generation: Generation) -> HttpAnswer:
-        """Have the worker start the job, and ask it until there is an answer."""
+    async def _follow(self, job: ExplanationJob, generation: Generation, server: str) -> HttpAnswer:
+        """Have the worker start the job, and ask it until there is an answer. `server` is the socket of its process."""
         is_started = False
         while True:
             with suppress(Overloaded):  # by commands that end jobs, which wait while the worker answers a request
@@ -261,6 +262,8 @@ class ExplainJobs:
                     answer = await generation.command("start", job.id, job.request_id, job.chunks, job.num_bytes)
                 state = answer.headers.get(JOB_HEADER)
                 if state == "unknown":
+                    if not self._is_current(job, generation, server):
+                        raise _Replaced(generation.deployment.generation)
                     return LOST
                 if state not in ("running", "busy"):
                     return map_answer(answer)
@@ -269,12 +272,15 @@ class ExplainJobs:
                     self._move(job, "Running")
                     job.progress = orjson.loads(answer.body)
             await asyncio.sleep(self._limits.poll_s)
-            if not self._is_current(job, generation):
+            if not self._is_current(job, generation, server):
                 raise _Replaced(generation.deployment.generation)
 
-    def _is_current(self, job: ExplanationJob, generation: Generation) -> bool:
+    def _is_current(self, job: ExplanationJob, generation: Generation, server: str) -> bool:
+        """Whether the same process still runs the explain lane."""
         found = self._find(job.endpoint, job.deployment)
-        return found is not None and found[0] is generation
+        explain = generation.deployment.explain
+        is_same = found is not None and found[0] is generation
+        return is_same and explain is not None and explain.ready and explain.upstream.socket == server
 
     # Storing jobs
 

@@ -1,13 +1,12 @@
-"""One generation of a deployment: its lanes, which have only the process in common."""
+"""One generation of a deployment: its lanes, which have only the server processes in common."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from clearsight.serving.gateway.lane import Lane, NoWorker
+from clearsight.serving.gateway.lane import Lane, ModelUnreachable
 from clearsight.serving.gateway.table import Deployment
 from clearsight.serving.gateway.upstream import UpstreamAnswer
 from clearsight.wire.lane_protocol import DEADLINE_HEADER, DEADLINE_SHARE, JOB_HEADER, JobCommand
@@ -37,17 +36,16 @@ class Generation:
         self.deployment = deployment
         self._max_answer_bytes = max_answer_bytes
         self._loop = loop
-        self._predict = Lane(deployment.upstream, deployment, max_answer_bytes, loop)
+        self._predict = Lane(deployment.upstreams, deployment, max_answer_bytes, loop)
         self._explain: Lane | None = None
         self._commands: Lane | None = None
-        self._num_kept = 0
         self.configure(deployment)
 
     @property
     def num_in_flight(self) -> int:
-        """Requests waiting or running, in all lanes, and those kept for the process that follows."""
+        """Requests waiting or running, in all lanes."""
         lanes = (self._predict, self._explain, self._commands)
-        return self._num_kept + sum(lane.num_in_flight for lane in lanes if lane is not None)
+        return sum(lane.num_in_flight for lane in lanes if lane is not None)
 
     @property
     def explains(self) -> bool:
@@ -55,31 +53,20 @@ class Generation:
         return self.deployment.explain is not None
 
     def configure(self, deployment: Deployment) -> None:
-        """Take the limits and the upstream of a new table, and react to workers lost since the last one."""
-        if deployment.lost_workers > self.deployment.lost_workers:
-            self._predict.worker_lost()
+        """Take the limits and upstreams of a new table, and react to workers lost since the last one."""
         self.deployment = deployment
-        self._predict.configure(deployment.upstream, deployment)
-        if deployment.explain is None:
+        self._predict.configure(deployment.upstreams, deployment)
+        explain = deployment.explain
+        if explain is None:
             return  # a lane that is no longer there finishes what it has
-        limits = JobCommandLimits(deployment.explain.request_timeout_s + COMMAND_MARGIN_S)
+        upstreams = [explain.upstream] if explain.ready else []
+        limits = JobCommandLimits(explain.request_timeout_s + COMMAND_MARGIN_S)
         if self._explain is None or self._commands is None:
-            self._explain = Lane(deployment.upstream, deployment.explain, self._max_answer_bytes, self._loop)
-            self._commands = Lane(deployment.upstream, limits, self._max_answer_bytes, self._loop)
+            self._explain = Lane(upstreams, explain, self._max_answer_bytes, self._loop)
+            self._commands = Lane(upstreams, limits, self._max_answer_bytes, self._loop)
         else:
-            self._explain.configure(deployment.upstream, deployment.explain)
-            self._commands.configure(deployment.upstream, limits)
-
-    @contextlib.contextmanager
-    def keeping(self) -> Iterator[None]:
-        """Count a request that waits for the process that follows this one. Raises NoWorker when too many do."""
-        if self._num_kept >= self.deployment.max_in_flight:
-            raise NoWorker(f"The deployment's server has ended, and {self._num_kept} requests wait for the next one")
-        self._num_kept += 1
-        try:
-            yield
-        finally:
-            self._num_kept -= 1
+            self._explain.configure(upstreams, explain)
+            self._commands.configure(upstreams, limits)
 
     def close(self) -> None:
         """Close idle connections; running requests finish."""
@@ -96,7 +83,7 @@ class Generation:
         """
         deadline = time.monotonic() - (self._loop.time() - started) + self.deployment.request_timeout_s
         headers = _lines({REQUEST_ID_HEADER: request_id, DEADLINE_HEADER: f"{deadline:.3f}"})
-        return await self._predict.forward(self.deployment.upstream.path, headers, chunks, num_bytes, started)
+        return await self._predict.forward(None, headers, chunks, num_bytes, started)
 
     async def explain(
         self,
@@ -115,10 +102,12 @@ class Generation:
         lane = self.deployment.explain
         if lane is None or self._explain is None:
             raise RuntimeError("the deployment has no explain lane")
+        if not lane.ready:
+            raise ModelUnreachable("explain lane not ready")
         elapsed_s = self._loop.time() - started
         deadline = time.monotonic() - elapsed_s + DEADLINE_SHARE * lane.request_timeout_s
         headers = _lines({REQUEST_ID_HEADER: request_id, DEADLINE_HEADER: f"{deadline:.3f}"})
-        path = lane.implied_path if is_implied else lane.path
+        path = lane.implied_path if is_implied else None
         return await self._explain.forward(path, headers, chunks, num_bytes, started)
 
     async def command(

@@ -50,12 +50,18 @@ class GatewayMetrics:
         self.lost_log_lines = Gauge(
             "clearsight_request_log_lost_lines", "Request log lines that could not be written", registry=self.registry
         )
+        self._task_failures = Gauge(
+            "clearsight_supervisor_task_failures",
+            "Failures of the supervisor's background tasks, which were run again",
+            registry=self.registry,
+        )
         # prometheus_client finds labels under a lock, by a tuple of strings: a dictionary saves 3 us.
         self._request_counters: dict[tuple[str, str, str, int, int | None], Counter] = {}
         self._latency_histograms: dict[tuple[str, str, str], Histogram] = {}
 
-    def set_capacity(self, table: RoutingTable) -> None:
-        """Replace the capacities by those of `table`."""
+    def set_table(self, table: RoutingTable) -> None:
+        """Replace the capacities, and what the supervisor counts, by those of `table`."""
+        self._task_failures.set(table.num_task_failures)
         self._capacity.clear()
         for endpoint_name, endpoint in table.endpoints.items():
             for name, deployment in endpoint.deployments.items():

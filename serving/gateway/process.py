@@ -1,6 +1,7 @@
 """The process of the gateway: assembly, start, drain."""
 
 import asyncio
+import os
 import resource
 import signal
 import socket
@@ -18,6 +19,7 @@ from clearsight.serving.gateway.control import ControlPlane
 from clearsight.serving.gateway.dataplane import DataPlane
 from clearsight.serving.gateway.explanation_jobs import DEFAULT_EXPLANATION_JOB_LIMITS, ExplanationJobLimits
 from clearsight.serving.gateway.limits import HttpLimits
+from clearsight.serving.gateway.listener import BACKLOG, bind_listener, share_listener
 from clearsight.serving.gateway.metrics import GatewayMetrics
 from clearsight.serving.gateway.request_log import RequestLog
 from clearsight.serving.gateway.server import HttpServer
@@ -27,7 +29,6 @@ from clearsight.wire.lane_protocol import MAX_BODY_BYTES
 
 __all__ = ["DRAIN_LIMIT_S", "MEMORY_BUDGET_BYTES", "Options", "serve"]
 
-BACKLOG = 1024
 MEMORY_BUDGET_BYTES = 512 * 1024 * 1024
 DRAIN_LIMIT_S = 30.0
 
@@ -42,6 +43,10 @@ class Options:
     control: Path
     request_log: Path
     metrics_port: int | None = None
+    listen_fd: int | None = None
+    """Descriptor of a socket that already listens on host and port."""
+    share_listener: Path | None = None
+    """Path of a unix socket on which others get a copy of the listening socket."""
     max_body_bytes: int = MAX_BODY_BYTES
     memory_budget_bytes: int = MEMORY_BUDGET_BYTES
     drain_limit_s: float = DRAIN_LIMIT_S
@@ -87,6 +92,7 @@ async def serve(options: Options) -> bool:
     def health() -> dict[str, Any]:
         return {
             "status": "draining" if http.is_draining else "ok",
+            "pid": os.getpid(),
             "table_version": data_plane.table.version,
             "connections": len(http.connections),
             "body_bytes": data_plane.num_body_bytes,
@@ -95,22 +101,29 @@ async def serve(options: Options) -> bool:
 
     control = ControlPlane(data_plane, options.state, health, metrics.page)
     runners: list[web.AppRunner] = []
+    sharing: socket.socket | None = None
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
         if options.state.exists():
             data_plane.swap(RoutingTable.from_json(options.state.read_bytes()))
-        listener = _bind(options.host, options.port)
+        if options.listen_fd is None:
+            listener = bind_listener(options.host, options.port)
+        else:
+            listener = socket.socket(fileno=options.listen_fd)
+        listener.setblocking(False)
+        if options.share_listener is not None:
+            sharing = share_listener(listener, options.share_listener, loop)
         server = await loop.create_server(http, sock=listener, backlog=BACKLOG)
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         announcement = {"url": url, "control": str(options.control)}
         if options.metrics_port is not None:
             runner = await _start(control.metrics_application(), runners)
-            listener = _bind("127.0.0.1", options.metrics_port)
-            await web.SockSite(runner, listener).start()
-            announcement["metrics_url"] = f"http://127.0.0.1:{listener.getsockname()[1]}/metrics"
+            metrics_listener = bind_listener("127.0.0.1", options.metrics_port, reuse_port=True)  # the next gateway too
+            await web.SockSite(runner, metrics_listener).start()
+            announcement["metrics_url"] = f"http://127.0.0.1:{metrics_listener.getsockname()[1]}/metrics"
         # Last: a client that gets an answer here can rely on everything else listening.
         runner = await _start(control.application(), runners)
         await web.SockSite(runner, control_listener).start()
@@ -124,6 +137,10 @@ async def serve(options: Options) -> bool:
         for runner in runners:
             await runner.cleanup()
         options.control.unlink(missing_ok=True)
+        if sharing is not None and options.share_listener is not None:
+            loop.remove_reader(sharing)
+            sharing.close()
+            options.share_listener.unlink(missing_ok=True)
         await request_log.stop()
 
 
@@ -132,14 +149,6 @@ async def _start(application: web.Application, runners: list[web.AppRunner]) -> 
     runners.append(runner)
     await runner.setup()
     return runner
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise UserError(f"{host}:{port} must be an address to listen on, but: {error.strerror or error}") from error
 
 
 def _allow_many_files() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from clearsight.background import keep_running
 from clearsight.files import open_log
 from clearsight.serving.gateway.answers import REASONS, HttpAnswer
 from clearsight.serving.gateway.request import Request
@@ -54,7 +55,7 @@ class RequestLog:
         """Begin to write every `flush_interval_s`. Raises OSError when the file cannot be opened for writing."""
         with open_log(self.path):
             self._clock_offset = time.time() - loop.time()
-            self._task = loop.create_task(self._run())
+            self._task = loop.create_task(keep_running(self._run, "request log"))
 
     async def stop(self) -> None:
         """Write what is left."""

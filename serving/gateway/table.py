@@ -5,10 +5,12 @@ A table is immutable. A change is a new table with a higher `version`, sent by `
 ```json
 {"version": 7, "endpoints": {"fridge": {
     "auth_mode": "key", "key_hashes": ["<sha256 hex>", "<sha256 hex>"], "traffic": {"blue": 90, "green": 10},
-    "deployments": {"blue": {"ready": true, "generation": "blue-1",
-        "upstream": {"socket": "/…/inference.sock", "path": "/predictions/blue", "key_file": "/…/key_file.json"},
-        "max_running": 16, "max_in_flight": 32, "request_timeout_s": 5.0, "lost_workers": 0, "model": "fridge:1",
-        "explain": {"path": "/predictions/blue-explain", "implied_path": "/explanations/blue-explain",
+    "deployments": {"blue": {"generation": "blue-1",
+        "upstreams": [{"socket": "/…/i.sock", "path": "/predictions/blue", "key_file": "/…/key_file.json",
+            "lost_workers": 0}],
+        "max_running": 16, "max_in_flight": 32, "request_timeout_s": 5.0, "model": "fridge:1",
+        "explain": {"upstream": {"socket": "/…/i.sock", "path": "/predictions/blue-explain", "key_file": "/…"},
+            "implied_path": "/explanations/blue-explain", "ready": true,
             "max_running": 1, "max_in_flight": 8, "request_timeout_s": 5.0, "max_jobs": 8, "job_timeout_s": 900.0}}}}}}
 ```
 """
@@ -53,10 +55,11 @@ JOB_TIMEOUT_S: Final = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where one generation of a deployment listens.
+    """Where one server process of a deployment listens.
 
     `socket` is TorchServe's inference socket, `path` the request path (`/predictions/<model>`), `key_file` the JSON
-    file in which TorchServe wrote its own tokens; the gateway reads `inference.key` from it.
+    file in which TorchServe wrote its own tokens; the gateway reads `inference.key` from it. `lost_workers` counts
+    those of the process that have died: when it grows, predictions that get no answer are sent a second time.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = type_config
@@ -64,6 +67,7 @@ class Upstream:
     socket: AbsolutePath
     path: RequestPath
     key_file: AbsolutePath
+    lost_workers: Annotated[int, Field(ge=0)] = 0
 
     def __post_init__(self) -> None:
         length = len(self.socket.encode())
@@ -73,46 +77,51 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class ExplainLane:
-    """Where requests for explanations go: another model entry of the same process, with limits of its own.
+    """Where requests for explanations go: another model entry of one of the processes, with limits of its own.
 
-    `path` gets requests whose rows say what is to be explained, `implied_path` those that ask for all rows. Jobs have
-    limits of their own: `max_jobs` waiting and running, of which one runs, for at most `job_timeout_s`.
+    `upstream.path` gets requests whose rows say what is to be explained, `implied_path` those that ask for all rows.
+    `ready` is false while that process is being started again. Jobs have limits of their own: `max_jobs` waiting and
+    running, of which one runs, for at most `job_timeout_s`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = type_config
 
-    path: RequestPath
+    upstream: Upstream
     implied_path: RequestPath
     max_running: Annotated[int, Field(ge=1)]
     max_in_flight: Annotated[int, Field(ge=1)]
     request_timeout_s: Annotated[float, Field(gt=0, le=300)]
     max_jobs: Annotated[int, Field(ge=1)] = MAX_JOBS
     job_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = JOB_TIMEOUT_S
+    ready: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """One deployment as it runs now.
 
-    `generation` changes whenever the process behind it changes; requests in flight are counted per generation.
-    `max_in_flight` bounds requests waiting and running (429 beyond), `max_running` those forwarded at a time,
+    `generation` changes when a new version is rolled out; requests in flight are counted per generation. `upstreams`
+    lists its server processes that are ready; one that is started again leaves the list and comes back with another
+    socket. `max_in_flight` bounds requests waiting and running (429 beyond), `max_running` those forwarded at a time,
     `request_timeout_s` the time from the last byte of a request to the answer (408 beyond). None of these limits count
-    what runs in the `explain` lane; without that lane, explanations are refused. `lost_workers` counts those of the
-    process that have died: when it grows, predictions that get no answer are sent a second time. `model` names what
+    what runs in the `explain` lane; without that lane, explanations are refused. `model` names what
     answers, for a header of the answers; empty: there is none.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = type_config
 
-    ready: bool
     generation: Annotated[str, Field(min_length=1, max_length=200)]
-    upstream: Upstream
+    upstreams: tuple[Upstream, ...]
     max_running: Annotated[int, Field(ge=1)]
     max_in_flight: Annotated[int, Field(ge=1)]
     request_timeout_s: Annotated[float, Field(gt=0, le=300)]
     explain: ExplainLane | None = None
-    lost_workers: Annotated[int, Field(ge=0)] = 0
     model: Annotated[str, Field(pattern=r"^[!-~]*$", max_length=300)] = ""
+
+    @property
+    def ready(self) -> bool:
+        """Whether predictions can be answered."""
+        return bool(self.upstreams)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +149,16 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class RoutingTable:
-    """All endpoints. `version` is the writer's counter; the gateway reports it back and does not compare it."""
+    """All endpoints. `version` is the writer's counter; the gateway reports it back and does not compare it.
+
+    `num_task_failures` counts how often a background task of the writer failed; the gateway shows it in its metrics.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = type_config
 
     version: Annotated[int, Field(ge=0)] = 0
     endpoints: Mapping[Name, Endpoint] = field(default_factory=dict)
+    num_task_failures: Annotated[int, Field(ge=0)] = 0
 
     def to_json(self) -> bytes:
         """The table as one line of JSON."""

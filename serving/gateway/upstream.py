@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
-__all__ = ["ConnectionBroken", "Exchange", "UpstreamAnswer", "UpstreamPool"]
+__all__ = ["ConnectionBroken", "Exchange", "NotConnected", "UpstreamAnswer", "UpstreamPool"]
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_COPIES: Final = 2
@@ -31,16 +31,18 @@ class UpstreamAnswer:
 
 
 class ConnectionBroken(Exception):
-    """The connection could not be made, was closed, or brought a malformed answer.
+    """The connection was closed or brought a malformed answer.
 
-    `answer_began` tells whether a byte of the answer was seen: only without one may the request be sent again.
-    `is_gone`: nobody listens on the socket, so nothing was sent.
+    `may_retry` is false for malformed answers, which a second try would bring again.
     """
 
-    def __init__(self, message: str, *, answer_began: bool = False, is_gone: bool = False) -> None:
-        self.answer_began = answer_began
-        self.is_gone = is_gone
+    def __init__(self, message: str, *, may_retry: bool = True) -> None:
+        self.may_retry = may_retry
         super().__init__(message)
+
+
+class NotConnected(ConnectionBroken):
+    """The connection could not be made: nothing was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,10 @@ class UpstreamPool:
 
     def __init__(self, socket: str, max_answer_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
         self.socket = socket
+        self.num_running = 0
+        """Exchanges under way, those still connecting included."""
+        self.is_refused = False
+        """Whether the last connection could not be made."""
         self.max_answer_bytes = max_answer_bytes
         self._loop = loop
         self._idle: list[_Connection] = []
@@ -71,18 +77,22 @@ class UpstreamPool:
         time, so that it is not among those `running`. Cancelling
         closes the connection, so that a late answer can never meet the next request.
         """
-        connection = self._take_idle() if not fresh else None
-        if connection is None:
-            connection = await self._connect()
-        if not fresh:  # what has already been sent again may be what the lost worker died of
-            self._running[connection] = message
+        self.num_running += 1
         try:
-            answer = await connection.exchange(message)
-        except BaseException:
-            connection.abort()
-            raise
+            connection = self._take_idle() if not fresh else None
+            if connection is None:
+                connection = await self._connect()
+            if not fresh:  # what has already been sent again may be what the lost worker died of
+                self._running[connection] = message
+            try:
+                answer = await connection.exchange(message)
+            except BaseException:
+                connection.abort()
+                raise
+            finally:
+                self._running.pop(connection, None)
         finally:
-            self._running.pop(connection, None)
+            self.num_running -= 1
         if connection.is_reusable and not self._is_closed:
             self._idle.append(connection)
         else:
@@ -93,8 +103,8 @@ class UpstreamPool:
         """Whether nobody listens on the socket."""
         try:
             (await self._connect()).abort()
-        except ConnectionBroken as broken:
-            return broken.is_gone
+        except NotConnected:
+            return True
         return False
 
     def running(self) -> list[Exchange]:
@@ -142,8 +152,9 @@ class UpstreamPool:
                 lambda: _Connection(self.max_answer_bytes, self._loop), self.socket
             )
         except OSError as error:
-            is_gone = isinstance(error, ConnectionRefusedError | FileNotFoundError)
-            raise ConnectionBroken(error.strerror or type(error).__name__, is_gone=is_gone) from error
+            self.is_refused = True
+            raise NotConnected(error.strerror or type(error).__name__) from error
+        self.is_refused = False
         return connection
 
     def _take_idle(self) -> "_Connection | None":
@@ -208,7 +219,7 @@ class _Connection(asyncio.Protocol):
             if end >= 0:
                 self._read_head(end)
             elif len(self._head) > MAX_HEAD_BYTES:
-                self._break("answer head too large")
+                self._break("answer head too large", may_retry=False)
         else:
             self._read_body(data)
 
@@ -236,10 +247,10 @@ class _Connection(asyncio.Protocol):
                 raise ValueError(status_line)
             self._num_missing = int(length)
         except (ValueError, KeyError):
-            self._break("answer not understood")
+            self._break("answer not understood", may_retry=False)
             return
         if self._num_missing > self._max_answer_bytes:
-            self._break("answer too large")
+            self._break("answer too large", may_retry=False)
             return
         self.is_reusable = protocol == "HTTP/1.1" and "close" not in headers.get("connection", "").lower()
         self._read_body(rest)
@@ -250,7 +261,7 @@ class _Connection(asyncio.Protocol):
         if self._num_missing > 0:
             return
         if self._num_missing < 0:
-            self._break("answer longer than announced")
+            self._break("answer longer than announced", may_retry=False)
             return
         answer = UpstreamAnswer(self._status, self._reason, self._headers, b"".join(self._body))
         waiter, self.waiter = self.waiter, None
@@ -258,10 +269,10 @@ class _Connection(asyncio.Protocol):
         if waiter and not waiter.done():
             waiter.set_result(answer)
 
-    def _break(self, message: str) -> None:
+    def _break(self, message: str, *, may_retry: bool = True) -> None:
         self.is_reusable = False
         waiter, self.waiter = self.waiter, None
         if waiter and not waiter.done():
-            waiter.set_exception(ConnectionBroken(message, answer_began=bool(self._head)))
+            waiter.set_exception(ConnectionBroken(message, may_retry=may_retry))
         if self._transport:
             self._transport.abort()

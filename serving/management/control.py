@@ -1,7 +1,8 @@
 """The control socket of `clearsight serve`: it receives verbs and answers with lines of JSON.
 
-`POST /<verb>` with the arguments as a JSON object answers 200 and one line of JSON per event:
-`{"step": "…"}` while something takes time, and at the end `{"result": …}` or `{"error": {"status", "message"}}`.
+`POST /<verb>` with the arguments as a JSON object answers 200 and one line of JSON per event: `{"step": "…"}` while
+something takes time, `{}` every few seconds as a sign of life, and at the end `{"result": …}` or
+`{"error": {"status", "message"}}`.
 A verb runs to its end even if its client closes the connection: what it has begun (a process that loads a package) is
 neither left half done nor undone because a terminal was closed. `online-deployment show` tells how it ended.
 """
@@ -10,6 +11,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -22,7 +24,7 @@ from clearsight.serving.management.service import RESOLVING, EndpointService
 from clearsight.serving.management.views import view_of
 from clearsight.unix_sockets import bind_private_socket
 
-__all__ = ["LONG_VERBS", "VERBS", "ControlServer"]
+__all__ = ["ALIVE_S", "HAND_OVER", "LONG_VERBS", "VERBS", "ControlServer"]
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +48,24 @@ VERBS: Final[Mapping[str, Callable[..., Coroutine[Any, Any, Any]]]] = MappingPro
 LONG_VERBS: Final = frozenset({"create_deployment", "update_deployment"})
 """Verbs that report steps."""
 
+HAND_OVER: Final = "hand_over"
+"""Not a verb of users: the server leaves its processes to another one and exits."""
+
+ALIVE_S: Final = 3.0
+"""Between two lines of an answer."""
+
 
 class ControlServer:
     """Serves an `EndpointService` on a unix socket that only its owner can open."""
 
-    def __init__(self, service: EndpointService, socket_path: Path) -> None:
+    def __init__(
+        self, service: EndpointService, socket_path: Path, hand_over: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
         self._service = service
+        self._verbs: Mapping[str, Callable[..., Coroutine[Any, Any, Any]]] = {
+            HAND_OVER: hand_over,
+            **{name: partial(function, service) for name, function in VERBS.items()},
+        }
         self._path = socket_path
         self._runner: web.AppRunner | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,7 +92,7 @@ class ControlServer:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         verb = request.match_info["verb"]
-        if verb not in VERBS:
+        if verb not in self._verbs:
             raise web.HTTPNotFound(text=f"no verb {verb}")
         arguments = json.loads(await request.read())
         no_wait = bool(arguments.pop("no_wait", False))
@@ -90,11 +104,14 @@ class ControlServer:
         try:
             await response.prepare(request)
             while True:
-                event = await events.get()
+                try:
+                    event = await asyncio.wait_for(events.get(), ALIVE_S)
+                except TimeoutError:
+                    event = {}
                 if no_wait and event.get("step", RESOLVING) != RESOLVING:  # stored; the verb continues
                     event = {"result": None}
                 await response.write(json.dumps(event).encode() + b"\n")
-                if "step" not in event:
+                if event and "step" not in event:
                     break
             await response.write_eof()
         except ConnectionError:
@@ -105,7 +122,7 @@ class ControlServer:
         if verb in LONG_VERBS:
             arguments["on_step"] = lambda step: events.put_nowait({"step": step})
         try:
-            result = await VERBS[verb](self._service, **arguments)
+            result = await self._verbs[verb](**arguments)
             events.put_nowait({"result": view_of(result, self._service.store.base_url)})
         except ClearsightError as error:
             events.put_nowait({"error": {"status": error.status, "message": str(error)}})

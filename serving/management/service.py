@@ -1,5 +1,6 @@
 """The operations behind the verbs. HTTP and processes are kept out: processes stand behind `Runtime`."""
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -44,6 +45,9 @@ MAX_DEPLOYMENTS: Final = 20
 TOKEN_LIFE_S: Final = 3600
 """Life of a token of `auth_mode: aml_token`; it is renewed after half of it."""
 
+MAX_RESTORED_AT_ONCE: Final = 4
+"""Deployments that are started at the same time when a server starts."""
+
 RESOLVING: Final = "resolving the model"
 """The step before a deployment is stored; with `--no-wait` a verb returns after it."""
 
@@ -79,6 +83,9 @@ class Runtime(Protocol):
 
         Returns at once when the gateway has not.
         """
+
+    def is_running(self, endpoint: str, deployment: str) -> bool:
+        """Whether processes of this deployment run, since they were started or adopted."""
 
 
 class EndpointService:
@@ -326,18 +333,33 @@ class EndpointService:
         return "" if container == "storage-initializer" else read_logs(self.store.workspace, record, lines)
 
     async def restore(self, on_step: Callable[[str, str], None]) -> None:
-        """Start every stored deployment, one after the other; called once, when a server starts.
+        """Start every stored deployment that does not run, several at a time; called when a server starts.
 
         `on_step` gets the name of a deployment and the present step. A deployment that fails gets the state `Failed`,
         and the others start all the same; one that cannot be stored starts all the same, too.
         """
-        for endpoint in self.store.endpoints():
-            for _, record in sorted(endpoint.deployments.items()):
+        at_once = asyncio.Semaphore(MAX_RESTORED_AT_ONCE)
+
+        async def restore(record: DeploymentRecord) -> None:
+            async with at_once:
                 with contextlib.suppress(NotFound, Conflict):  # deleted or being changed since the loop began
                     await self._restore(record, on_step)
 
+        records = [record for endpoint in self.store.endpoints() for _, record in sorted(endpoint.deployments.items())]
+        await asyncio.gather(*map(restore, records))
+
+    def check_idle(self) -> None:
+        """Raise Conflict while an operation on a deployment runs."""
+        for endpoint_name, name in sorted(self._busy):
+            raise Conflict(f"deployment {name!r} of endpoint {endpoint_name!r} has an operation running; wait for it")
+
     async def _restore(self, seen: DeploymentRecord, on_step: Callable[[str, str], None]) -> None:
         endpoint_name, name = seen.document.endpoint_name, seen.name
+        if self.runtime.is_running(endpoint_name, name):
+            if seen.state in ("Creating", "Updating"):
+                failure = Failure("OperationCanceled", "the server ended during the operation")
+                self.store.put_deployment(replace(seen, state="Succeeded", failure=failure))
+            return
         record = self.store.get(endpoint_name).deployment(name)
         if record.generation != seen.generation:
             return  # a verb has started it meanwhile

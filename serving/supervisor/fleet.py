@@ -1,19 +1,18 @@
-"""The running processes: one TorchServe per deployment, and the gateway whose routing table they determine."""
+"""The running server processes of all deployments, and the gateway's routing table, which they determine."""
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from clearsight.documents.deployment.document import DeploymentDocument, Probe
+from clearsight.documents.deployment.document import DeploymentDocument
 from clearsight.documents.deployment.layout import MeasuredLayout
-from clearsight.errors import ClearsightError, ServerUnavailable
-from clearsight.executor import BackOff
+from clearsight.errors import ServerUnavailable
 from clearsight.runs.package import ModelPackage
 from clearsight.runs.package_reference import is_reference, reference_of
 from clearsight.runs.workspace import Workspace
@@ -27,9 +26,11 @@ from clearsight.serving.supervisor.layout import (
     choose_layout,
     measure_package,
     needs_measurement,
-    serving_plan,
+    serving_plans,
 )
-from clearsight.serving.supervisor.ledger import ProcessLedger
+from clearsight.serving.supervisor.ledger import ProcessEntry, ProcessLedger
+from clearsight.serving.supervisor.memory import available_bytes
+from clearsight.serving.supervisor.server import ServerContext, WatchedServer
 from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 
 __all__ = ["Fleet"]
@@ -40,54 +41,63 @@ DRAIN_MARGIN_S: Final = 10.0
 DRAIN_POLL_S: Final = 0.05
 
 
-@dataclass(slots=True)
-class DeploymentProcess:
-    """The running process of a deployment. `is_ready` is the state that the gateway gets."""
+@dataclass(frozen=True, slots=True)
+class RunningDeployment:
+    """The server processes of one generation of a deployment."""
 
     document: DeploymentDocument
-    process: TorchServeProcess
     generation: str
-    is_ready: bool = True
-    watcher: "asyncio.Task[None] | None" = None
-    num_restarts: int = 0
-    num_lost_workers: int = 0
-    started_at: float = field(default_factory=time.monotonic)
-    back_off: BackOff = field(default_factory=BackOff)
+    servers: Sequence[WatchedServer]
+    """The first has the explain lane, where there is one."""
 
 
 class Fleet:
-    """Starts, watches, replaces and stops the processes of all deployments. Implements `service.Runtime`."""
+    """Starts, adopts, replaces and stops the processes of all deployments. Implements `service.Runtime`.
+
+    `gateway` is the one that gets the tables; a restart of it keeps the object. None: it is not started yet, and gets
+    its first table when it is.
+    """
 
     def __init__(
         self,
         workspace: Workspace,
         store: EndpointStore,
-        gateway: GatewayProcess,
         ledger: ProcessLedger,
         num_cores: int,
+        code_version: str,
         measure: bool = True,
     ) -> None:
+        self.gateway: GatewayProcess | None = None
+        self.num_failures = 0
+        """Failures of background tasks since the start of this process."""
         self._workspace = workspace
         self._store = store
-        self._gateway = gateway
         self._ledger = ledger
         self._num_cores = num_cores
+        self._code_version = code_version
         self._measure = measure
-        self._instances: dict[tuple[str, str], DeploymentProcess] = {}
+        self._running: dict[tuple[str, str], RunningDeployment] = {}
         self._publishing = asyncio.Lock()
-        self._published: Mapping[str, Endpoint] | None = None
+        self._published: RoutingTable | None = None
         """What the gateway has taken; None when it has not taken the newest table."""
-        self._superseded: list[DeploymentProcess] = []
-        """Instances that the newest table no longer names, while the gateway may still use them."""
-        self._ending: dict[asyncio.Task[None], DeploymentProcess] = {}
+        self._superseded: list[RunningDeployment] = []
+        """Those that the newest table no longer names, while the gateway may still use them."""
+        self._ending: dict[asyncio.Task[None], RunningDeployment] = {}
         self._version = int(time.time() * 1000)  # grows across restarts of the server
 
     @property
     def is_serving(self) -> bool:
         return True
 
+    def is_running(self, endpoint: str, deployment: str) -> bool:
+        """Whether there are processes of this deployment."""
+        return (endpoint, deployment) in self._running
+
+    def count_failure(self) -> None:
+        self.num_failures += 1
+
     async def roll_out(self, record: DeploymentRecord, on_step: Step, save: Save) -> None:
-        """Start the new process, save, move the traffic, drain and stop the old one."""
+        """Start the new processes, save, move the traffic, drain and stop the old ones."""
         document = record.document
         on_step("verifying the package")
         package = await asyncio.to_thread(ModelPackage.open, record.package)
@@ -96,23 +106,25 @@ class Fleet:
             measured = await measure_package(record.package, document, self._workspace, on_step)
         layout = choose_layout(document, measured, self._num_cores)
         explain = choose_explain_lane(document, package.task, self._num_cores)
-        process = TorchServeProcess(
-            replace(serving_plan(document, record.package, layout, explain), cache_dir=self._workspace.cache),
-            log_file(self._workspace, record),
-        )
+        plans = [
+            replace(plan, cache_dir=self._workspace.cache)
+            for plan in serving_plans(document, record.package, layout, explain)
+        ]
+        context = self._context(document, record.generation)
+        file = log_file(self._workspace, record)
+        servers: list[WatchedServer] = []
         try:
-            await self._start(process, on_step)
-            save({**layout.to_record(), "explain": asdict(explain) if explain else None})
+            for index, plan in enumerate(plans):
+                _check_memory(servers, len(plans))
+                log_of_server = file if index == 0 else file.with_suffix(f".{index}{file.suffix}")
+                server = WatchedServer(context, index, TorchServeProcess(plan, log_of_server))
+                await server.start(on_step)
+                servers.append(server)
+            save({**layout.to_record(), "servers": len(plans), "explain": asdict(explain) if explain else None})
         except BaseException:
-            await self._stop(process)
+            await asyncio.gather(*(server.stop() for server in servers))
             raise
-        key = (document.endpoint_name, document.name)
-        predecessor = self._instances.get(key)
-        instance = DeploymentProcess(
-            document, process, f"{document.endpoint_name}--{document.name}-{record.generation}"
-        )
-        self._instances[key] = instance
-        instance.watcher = asyncio.create_task(self._watch(instance))
+        predecessor = self._put(RunningDeployment(document, context.name, servers))
         try:
             await self.publish()
         except ServerUnavailable:
@@ -123,6 +135,67 @@ class Fleet:
             on_step("draining the previous version")
             await self._end(predecessor)
 
+    async def adopt(self, entries: Sequence[ProcessEntry]) -> Sequence[str]:
+        """Take charge of the server processes that an earlier server of this version left; ends those of no use.
+
+        Of a deployment that was being updated, the generation that had the traffic is adopted. Returns the names of
+        the adopted deployments. A deployment of which some processes are gone gets others for them.
+        """
+        groups: dict[tuple[str, str], dict[int, list[ProcessEntry]]] = defaultdict(lambda: defaultdict(list))
+        for entry in entries:
+            with contextlib.suppress(KeyError, TypeError):
+                key = (entry.details["endpoint"], entry.details["deployment"])
+                groups[key][entry.details["generation"]].append(entry)
+        adopted: set[int] = set()
+        names = []
+        for (endpoint, name), generations in groups.items():
+            record = self._find(endpoint, name)
+            if record is None:
+                continue
+            is_settled = record.state == "Succeeded" and record.failure is None
+            generation = (max if is_settled else min)(generations)
+            context = self._context(record.document, generation)
+            servers = [
+                WatchedServer(context, entry.details["index"], TorchServeProcess.adopt(entry))
+                for entry in sorted(generations[generation], key=lambda entry: int(entry.details["index"]))
+            ]
+            proofs = await asyncio.gather(*(server.adopt() for server in servers))
+            if not any(proofs):
+                continue
+            adopted |= {entry.identity.pid for entry in generations[generation]}
+            self._put(RunningDeployment(record.document, context.name, servers))
+            names.append(f"{endpoint}/{name}")
+        for entry in entries:
+            if entry.identity.pid not in adopted:
+                self._ledger.end(entry)
+        return names
+
+    def _find(self, endpoint: str, name: str) -> DeploymentRecord | None:
+        found = self._store.find(endpoint)
+        return found.deployments.get(name) if found else None
+
+    def _context(self, document: DeploymentDocument, generation: int) -> ServerContext:
+        return ServerContext(
+            endpoint=document.endpoint_name,
+            deployment=document.name,
+            generation=generation,
+            readiness=document.readiness_probe,
+            liveness=document.liveness_probe,
+            ledger=self._ledger,
+            code_version=self._code_version,
+            on_change=self.publish_or_warn,
+            on_failure=self.count_failure,
+        )
+
+    def _put(self, running: RunningDeployment) -> RunningDeployment | None:
+        """Watch the processes and make them those of the deployment; returns the ones before."""
+        key = (running.document.endpoint_name, running.document.name)
+        predecessor = self._running.get(key)
+        self._running[key] = running
+        for server in running.servers:
+            server.watch()
+        return predecessor
+
     async def publish(self) -> None:
         """Send the gateway a table made of the store and the running processes. Raises ServerUnavailable.
 
@@ -132,15 +205,17 @@ class Fleet:
         async with self._publishing:
             self._version += 1
             table = self.table()
+            if self.gateway is None:
+                return
             try:
-                await self._gateway.put_table(table)
+                await self.gateway.put_table(table)
             except BaseException:
                 self._published = None  # it may have taken the table all the same
                 raise
-            self._published = table.endpoints
-            for instance in self._superseded:
-                task = asyncio.create_task(self._end(instance))
-                self._ending[task] = instance
+            self._published = table
+            for running in self._superseded:
+                task = asyncio.create_task(self._end(running))
+                self._ending[task] = running
                 task.add_done_callback(self._ending.pop)
             self._superseded.clear()
 
@@ -153,7 +228,7 @@ class Fleet:
 
     async def publish_if_changed(self) -> None:
         """Send the table if it differs from the one that the gateway has, as it does when a token has expired."""
-        if self.table().endpoints != self._published:
+        if self._published is None or replace(self.table(), version=self._published.version) != self._published:
             await self.publish_or_warn()
 
     def table(self) -> RoutingTable:
@@ -170,30 +245,22 @@ class Fleet:
                 )
                 for endpoint in self._store.endpoints()
             },
+            num_task_failures=self.num_failures,
         )
 
     def _routed(self, endpoint: EndpointRecord, name: str) -> Deployment:
-        instance = self._instances.get((endpoint.name, name))
-        document = instance.document if instance else endpoint.deployments[name].document
+        running = self._running.get((endpoint.name, name))
+        document = running.document if running else endpoint.deployments[name].document
         settings = document.request_settings
         max_running = settings.max_concurrent_requests_per_instance * document.instance_count
-        no_key_file = str(self._workspace.endpoints / "none")
         return Deployment(
-            ready=instance is not None and instance.is_ready,
-            generation=instance.generation if instance else f"{endpoint.name}--{name}-0",
-            upstream=Upstream(
-                socket=str(instance.process.folder.inference_socket),
-                path=instance.process.path,
-                key_file=str(instance.process.folder.key_file),
-            )
-            if instance
-            else Upstream(socket="/dev/null", path=f"/predictions/{name}", key_file=no_key_file),
+            generation=running.generation if running else f"{endpoint.name}--{name}-0",
+            upstreams=tuple(_upstream(server) for server in running.servers if server.is_ready) if running else (),
             max_running=max_running,
             max_in_flight=2 * max_running,
             request_timeout_s=settings.request_timeout_ms / 1000,
-            explain=_explain_lane(instance) if instance else None,
-            lost_workers=instance.num_lost_workers if instance else 0,
-            model=self._model_name(instance.process.plan.package) if instance else "",
+            explain=_explain_lane(running.servers[0]) if running else None,
+            model=self._model_name(running.servers[0].process.plan.package) if running else "",
         )
 
     def _model_name(self, package: Path) -> str:
@@ -203,137 +270,78 @@ class Fleet:
 
     async def retire(self, endpoint: str, deployment: str) -> None:
         """Drain and stop a deployment that has left the routing table, once the gateway has taken that table."""
-        instance = self._instances.pop((endpoint, deployment), None)
-        if instance is None:
+        running = self._running.pop((endpoint, deployment), None)
+        if running is None:
             return
         if self._published is None:
-            self._superseded.append(instance)
+            self._superseded.append(running)
         else:
-            await self._end(instance)
+            await self._end(running)
 
     async def stop(self) -> None:
         """Stop every process. The gateway must have drained before."""
-        instances = [*self._instances.values(), *self._superseded, *self._ending.values()]
+        all_running = [*self._running.values(), *self._superseded, *self._ending.values()]
         for task in self._ending:
             task.cancel()
-        self._instances.clear()
+        self._running.clear()
         self._superseded.clear()
-        await asyncio.gather(*(self._end(instance, drain=False) for instance in instances))
+        await asyncio.gather(*(self._end(running, drain=False) for running in all_running))
 
-    async def _start(self, process: TorchServeProcess, on_step: Step = lambda step: None) -> None:
-        await process.start()
-        if process.pid is not None:
-            self._ledger.add(process.pid, process.folder.root)
-        await process.wait_ready(on_step=on_step)
+    async def release(self) -> None:
+        """Stop watching. The processes go on, for the next server; those that drain are ended."""
+        for running in self._running.values():
+            await asyncio.gather(*(server.unwatch() for server in running.servers))
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
-    async def _stop(self, process: TorchServeProcess) -> None:
-        await process.stop()
-        if process.pid is not None:
-            self._ledger.remove(process.pid)
-
-    async def _end(self, instance: DeploymentProcess, drain: bool = True) -> None:
-        if instance.watcher is not None:
-            instance.watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await instance.watcher
+    async def _end(self, running: RunningDeployment, drain: bool = True) -> None:
+        await asyncio.gather(*(server.unwatch() for server in running.servers))
         if drain:
-            await self._drain(instance)
-        await self._stop(instance.process)
+            await self._drain(running)
+        await asyncio.gather(*(server.stop() for server in running.servers))
 
-    async def _drain(self, instance: DeploymentProcess) -> None:
+    async def _drain(self, running: RunningDeployment) -> None:
         """Wait until the gateway counts no request of this generation, at most for the time limit of one."""
-        deadline = time.monotonic() + instance.document.request_settings.request_timeout_ms / 1000 + DRAIN_MARGIN_S
-        while time.monotonic() < deadline:
+        deadline = time.monotonic() + running.document.request_settings.request_timeout_ms / 1000 + DRAIN_MARGIN_S
+        while time.monotonic() < deadline and self.gateway is not None:
             with contextlib.suppress(ServerUnavailable):
-                if not (await self._gateway.in_flight()).get(instance.generation):
+                if not (await self.gateway.in_flight()).get(running.generation):
                     return
             await asyncio.sleep(DRAIN_POLL_S)
-        log.warning("%s still has requests in flight; stopping it", instance.generation)
-
-    async def _watch(self, instance: DeploymentProcess) -> None:
-        """Probe an instance, and restart it when it ends or fails its liveness probe. Never returns."""
-        while True:
-            try:
-                await self._watch_until_dead(instance)
-                await self._restart(instance)
-            except ClearsightError as error:
-                log.error("%s: %s", instance.generation, error)
-
-    async def _watch_until_dead(self, instance: DeploymentProcess) -> None:
-        readiness, liveness = instance.document.readiness_probe, instance.document.liveness_probe
-        ended = asyncio.create_task(instance.process.wait())
-        following = asyncio.create_task(instance.process.follow_workers(partial(self._worker_lost, instance)))
-        num_failures = num_successes = 0
-        try:
-            while True:
-                done, _ = await asyncio.wait([ended], timeout=min(readiness.period, liveness.period))
-                if done:
-                    log.error("%s ended with exit code %d", instance.generation, ended.result())
-                    return
-                is_up = await self._probe(instance, readiness)
-                num_failures, num_successes = (0, num_successes + 1) if is_up else (num_failures + 1, 0)
-                age_s = time.monotonic() - instance.started_at
-                if is_up and num_successes >= readiness.success_threshold:
-                    await self._set_ready(instance, True)
-                elif num_failures >= readiness.failure_threshold and age_s > readiness.initial_delay:
-                    await self._set_ready(instance, False)
-                if num_failures >= liveness.failure_threshold and age_s > liveness.initial_delay:
-                    log.error("%s failed its liveness probe %d times", instance.generation, num_failures)
-                    return
-        finally:
-            ended.cancel()
-            following.cancel()
-
-    @staticmethod
-    async def _probe(instance: DeploymentProcess, probe: Probe) -> bool:
-        """True when at least one worker is READY. TorchServe restarts workers by itself."""
-        try:
-            async with asyncio.timeout(probe.timeout):
-                return any(status == "READY" for _, status in await instance.process.worker_states())
-        except (ServerUnavailable, TimeoutError):
-            return False
-
-    async def _set_ready(self, instance: DeploymentProcess, is_ready: bool) -> None:
-        if instance.is_ready != is_ready:
-            log.warning("%s is %s", instance.generation, "ready" if is_ready else "not ready")
-            instance.is_ready = is_ready
-            await self.publish_or_warn()
-
-    async def _worker_lost(self, instance: DeploymentProcess) -> None:
-        log.warning("%s lost a worker; TorchServe starts another", instance.generation)
-        instance.num_lost_workers += 1
-        await self.publish_or_warn()
-
-    async def _restart(self, instance: DeploymentProcess) -> None:
-        """Replace a process that has ended by a new one of the same plan."""
-        await self._set_ready(instance, False)
-        await self._stop(instance.process)
-        await instance.back_off.restart(partial(self._replace, instance), instance.generation)
-        await self._set_ready(instance, True)
-
-    async def _replace(self, instance: DeploymentProcess) -> None:
-        process = TorchServeProcess(instance.process.plan, instance.process.log_file)
-        try:
-            await self._start(process)
-        except BaseException:
-            await self._stop(process)
-            raise
-        instance.num_restarts += 1
-        instance.process = process
-        instance.started_at = time.monotonic()
-        instance.generation = f"{instance.generation.partition('+')[0]}+{instance.num_restarts}"
+        log.warning("%s still has requests in flight; stopping it", running.generation)
 
 
-def _explain_lane(instance: DeploymentProcess) -> ExplainLane | None:
-    process, plan = instance.process, instance.process.plan
+def _check_memory(servers: Sequence[WatchedServer], num_servers: int) -> None:
+    """Raise ServerUnavailable when there is no room for another process like the largest of `servers`."""
+    needed = max((server.process.memory_bytes() for server in servers), default=0)
+    available = available_bytes()
+    if available < needed:
+        raise ServerUnavailable(
+            f"{num_servers} server processes must fit into memory, but the first takes {needed / 1e6:.0f} MB and only "
+            f"{available / 1e6:.0f} MB are left for another; set instance_count: 1, or free memory"
+        )
+
+
+def _upstream(server: WatchedServer) -> Upstream:
+    process = server.process
+    return Upstream(
+        socket=str(process.folder.inference_socket),
+        path=process.path,
+        key_file=str(process.folder.key_file),
+        lost_workers=server.num_lost_workers,
+    )
+
+
+def _explain_lane(server: WatchedServer) -> ExplainLane | None:
+    process, plan = server.process, server.process.plan
     if plan.explain is None:
         return None
     return ExplainLane(
-        path=process.explain_path,
+        upstream=replace(_upstream(server), path=process.explain_path, lost_workers=0),
         implied_path=process.implied_path,
         max_running=1,
         max_in_flight=plan.explain.max_in_flight,
         request_timeout_s=plan.admission.request_timeout_s,
         max_jobs=plan.explain.max_jobs,
         job_timeout_s=plan.explain.job_timeout_s,
+        ready=server.is_ready,
     )

@@ -38,9 +38,13 @@ __all__ = [
     "measure_package",
     "read_measurement",
     "serving_plan",
+    "serving_plans",
 ]
 
 MEASURE_TIMEOUT_S: Final = 300.0
+
+MAX_SERVERS: Final = 2
+"""Server processes of a deployment. More would survive more deaths at the same time, and each takes a JVM."""
 
 UNREADABLE: Final = (KeyError, TypeError, ValueError)
 
@@ -157,6 +161,23 @@ def serving_plan(
         environment=document.environment_variables,
         explain=explain,
     )
+
+
+def serving_plans(
+    document: DeploymentDocument, package: Path, layout: ServingLayout, explain: ExplainPlan | None = None
+) -> Sequence[ServingPlan]:
+    """The server processes of a deployment, of which several instances have two: the death of one leaves the other.
+
+    They share the workers; the first has the explain lane.
+    """
+    num_servers = min(MAX_SERVERS, document.instance_count)
+    workers_per_instance = layout.workers // document.instance_count
+    plans = []
+    for index in range(num_servers):
+        num_instances = len(range(index, document.instance_count, num_servers))
+        share = replace(layout, workers=num_instances * workers_per_instance)
+        plans.append(serving_plan(document, package, share, explain if index == 0 else None))
+    return plans
 
 
 async def measure_package(

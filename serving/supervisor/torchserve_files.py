@@ -23,9 +23,9 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from clearsight.documents.deployment.layout import ServingLayout
 from clearsight.errors import ServerUnavailable, UserError
@@ -103,6 +103,25 @@ class ServingPlan:
     def explain_name(self) -> str:
         """TorchServe's name of the explain lane's model entry."""
         return f"{self.model_name}-explain"
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain data."""
+        paths = {"package": str(self.package), "cache_dir": None if self.cache_dir is None else str(self.cache_dir)}
+        return {**asdict(self), "environment": dict(self.environment), **paths}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """The inverse of `to_document`. Raises KeyError or TypeError for anything else."""
+        explain, cache_dir = document["explain"], document["cache_dir"]
+        return cls(
+            model_name=document["model_name"],
+            package=Path(document["package"]),
+            layout=ServingLayout(**document["layout"]),
+            admission=Admission(**document["admission"]),
+            cache_dir=None if cache_dir is None else Path(cache_dir),
+            environment=dict(document["environment"]),
+            explain=None if explain is None else ExplainPlan(**explain),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,9 @@ import psutil
 from PIL import Image
 
 from clearsight.errors import ServerUnavailable
-from clearsight.executor import ManagedProcess
+from clearsight.executor import ManagedProcess, ProcessIdentity
+from clearsight.serving.supervisor.heartbeat import CALL_TIMEOUT_S
+from clearsight.serving.supervisor.ledger import ProcessEntry
 from clearsight.serving.supervisor.torchserve_files import RunFolder, ServingPlan
 
 __all__ = ["TorchServeProcess", "WorkersFailed", "warm_up_body"]
@@ -42,12 +44,36 @@ class TorchServeProcess:
         self.plan = plan
         self.log_file = log_file.absolute()
         self.folder = RunFolder.create()
-        self._process = ManagedProcess(self.log_file)
+        self.managed = ManagedProcess(self.log_file)
         self._is_stopped = False
+
+    @classmethod
+    def adopt(cls, entry: ProcessEntry) -> "TorchServeProcess":
+        """The process that an earlier server recorded. Raises KeyError, TypeError or ValueError for other details."""
+        self = cls.__new__(cls)
+        self.plan = ServingPlan.from_document(entry.details["plan"])
+        self.log_file = Path(entry.details["log_file"])
+        self.folder = RunFolder(entry.folder)
+        self.managed = ManagedProcess.adopt(entry.identity, self.log_file)
+        self._is_stopped = False
+        return self
+
+    def details(self) -> dict[str, Any]:
+        """What `adopt` needs, as plain data."""
+        return {"plan": self.plan.to_document(), "log_file": str(self.log_file)}
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid
+        return self.managed.pid
+
+    @property
+    def identity(self) -> ProcessIdentity | None:
+        return self.managed.identity
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit code of Java; None before the start and while it runs."""
+        return self.managed.returncode
 
     @property
     def path(self) -> str:
@@ -67,7 +93,7 @@ class TorchServeProcess:
     async def start(self) -> None:
         """Write the folder and start Java; the log file gets what it prints."""
         self.folder.write(self.plan, self.log_file)
-        await self._process.start(
+        await self.managed.start(
             self.folder.command(),
             folder=self.folder.work,
             environment=self.folder.environment(self.plan, os.environ),
@@ -75,7 +101,7 @@ class TorchServeProcess:
 
     async def wait(self) -> int:
         """Wait until Java has ended; its exit code."""
-        return await self._process.wait()
+        return await self.managed.wait()
 
     async def wait_ready(self, timeout_s: float = 150.0, on_step: Callable[[str], None] = lambda step: None) -> None:
         """Wait until all workers are READY and have answered an image each. Raises WorkersFailed."""
@@ -92,7 +118,7 @@ class TorchServeProcess:
     def _check_alive(self) -> None:
         with contextlib.suppress(OSError):
             raise WorkersFailed(self.folder.diagnostic_file.read_text().partition("\n")[0])
-        if (code := self._process.returncode) is not None:
+        if (code := self.managed.returncode) is not None:
             raise WorkersFailed(f"TorchServe ended with exit code {code}\n{self._tail()}")
 
     async def worker_states(self, model_name: str | None = None) -> list[tuple[int, str]]:
@@ -105,6 +131,20 @@ class TorchServeProcess:
             raise ServerUnavailable(f"TorchServe answers {status} about its workers: {body[:200]!r}")
         described: list[dict[str, Any]] = json.loads(body)
         return [(int(worker["pid"]), str(worker["status"])) for worker in described[0]["workers"]]
+
+    async def check(self) -> None:
+        """One heartbeat. Raises ServerUnavailable without an answer."""
+        await self.worker_states()
+
+    def memory_bytes(self) -> int:
+        """Memory that Java and its workers have for themselves (unique set size); 0 when it has ended."""
+        total = 0
+        with contextlib.suppress(psutil.Error):
+            java = psutil.Process(self.pid)
+            for process in (java, *java.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    total += process.memory_full_info().uss
+        return total
 
     async def follow_workers(self, on_lost: Callable[[], Awaitable[None]]) -> None:
         """Call `on_lost` whenever workers of the predict lane have died. Never returns."""
@@ -155,21 +195,23 @@ class TorchServeProcess:
     async def _call(self, plane: str, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         socket = self.folder.inference_socket if plane == "inference" else self.folder.management_socket
         headers = {"Authorization": f"Bearer {self.folder.key(plane)}", "Content-Type": "application/json"}
+        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT_S if plane == "management" else None)
         try:
             async with (
-                aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session,
+                aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket)), timeout=timeout) as session,
                 session.request(method, f"http://localhost{path}", data=body, headers=headers) as response,
             ):
                 return response.status, await response.read()
-        except (aiohttp.ClientError, OSError) as error:
-            raise ServerUnavailable(f"TorchServe does not answer on {socket}: {error}") from error
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            reason = str(error) or f"no answer within {CALL_TIMEOUT_S:.0f} s"
+            raise ServerUnavailable(f"TorchServe does not answer on {socket}: {reason}") from error
 
     async def stop(self) -> None:
         """End Java and the workers, and remove the folder. Nothing must be in flight. A second call does nothing."""
         if self._is_stopped:
             return
         self._is_stopped = True
-        await self._process.stop(STOP_TIMEOUT_S)
+        await self.managed.stop(STOP_TIMEOUT_S)
         self.folder.remove()
 
     def _tail(self) -> str:

@@ -131,15 +131,17 @@ class Gateway:
     tables: list[RoutingTable] = field(default_factory=list)
 
     def deployment(self, name: str, **changes: Any) -> Deployment:
-        upstream = self.upstreams[name]
-        address = Upstream(upstream.socket, f"/predictions/{name}", str(upstream.key_file))
-        return replace(Deployment(True, f"{name}-1", address, 64, 128, 5.0), **changes)
+        return replace(Deployment(f"{name}-1", (self.upstream(name),), 64, 128, 5.0), **changes)
+
+    def upstream(self, name: str, **changes: Any) -> Upstream:
+        """The only server process of `deployment(name)`."""
+        fake = self.upstreams[name]
+        return replace(Upstream(fake.socket, f"/predictions/{name}", str(fake.key_file)), **changes)
 
     def explain_lane(self, name: str, **changes: Any) -> ExplainLane:
         """An explain lane for `deployment(explain=…)`."""
-        return replace(
-            ExplainLane(f"/predictions/{name}-explain", f"/explanations/{name}-explain", 1, 4, 5.0), **changes
-        )
+        upstream = self.upstream(name, path=f"/predictions/{name}-explain")
+        return replace(ExplainLane(upstream, f"/explanations/{name}-explain", 1, 4, 5.0), **changes)
 
     def route(self, traffic: dict[str, int] | None = None, keys: tuple[str, ...] = (PRIMARY, SECONDARY),
               **deployments: Deployment) -> RoutingTable:  # fmt: skip

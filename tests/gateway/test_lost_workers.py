@@ -5,6 +5,7 @@ Those that TorchServe forgets are sent a second time; those that nobody has answ
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -42,7 +43,7 @@ async def copies(blue, count):
 
 
 def lose(gateway, count=1, **changes):
-    gateway.route(blue=gateway.deployment("blue", lost_workers=count, **changes))
+    gateway.route(blue=gateway.deployment("blue", upstreams=(gateway.upstream("blue", lost_workers=count),), **changes))
 
 
 async def sent_twice(gateway, blue, **changes):
@@ -187,7 +188,7 @@ async def test_a_full_lane_without_a_worker_says_so_until_a_worker_answers(gatew
     lose(gateway, **small)
     refused = await gateway.score(BODY)
     assert (refused.status, refused.code) == (503, "DeploymentNotReady")
-    assert b"1 requests wait for one already" in refused.body
+    assert b"1 requests wait for the next one already" in refused.body
     blue.answers[0].set_result(make_reply(body=b"[1]"))
     assert (await request).body == b"[1]"
     request = await ask(gateway, blue)
@@ -213,18 +214,17 @@ class TestEndOfTheProcess:
         yield requests
         await asyncio.gather(*requests)
 
-    def follow(self, gateway, number, **changes):
-        """Put the process with this number in force: it listens on the socket of green."""
-        process = gateway.deployment("green", generation=f"blue-{number}", **self.small, **changes)
-        gateway.route(blue=process)
+    def follow(self, gateway, name="green"):
+        """Put the next process in force: it listens on the socket of green."""
+        gateway.route(blue=gateway.deployment("blue", upstreams=(gateway.upstream(name),), **self.small))
 
     async def test_all_its_requests_are_answered_by_the_next_one(self, gateway, requests, make_reply):
         green = gateway.upstreams["green"]
-        gateway.route(blue=gateway.deployment("blue", ready=False, **self.small))
+        gateway.route(blue=gateway.deployment("blue", upstreams=(), **self.small))
         assert (await gateway.score(BODY)).code == "DeploymentNotReady"  # new ones are not kept
         await gateway.clock.advance(1.0)
         assert not any(request.done() for request in requests)
-        self.follow(gateway, 2)
+        self.follow(gateway)
         assert [(await request).status for request in requests] == [200] * 3
         assert sorted(body for _, body in green.requests) == [b"0", b"1", b"2"]
         assert gateway.data_plane.in_flight().get("blue-1", 0) == 0
@@ -234,7 +234,7 @@ class TestEndOfTheProcess:
         reply = await gateway.score(BODY)  # the table does not say yet that the process has ended
         assert (reply.status, reply.code) == (503, "DeploymentNotReady")
         assert b"3 requests wait for the next one" in reply.body
-        self.follow(gateway, 2)
+        self.follow(gateway)
 
     async def test_they_end_with_their_time(self, gateway, requests):
         await gateway.clock.advance(5.0)
@@ -249,10 +249,30 @@ class TestEndOfTheProcess:
         gateway.data_plane.swap(replace(table, endpoints={"fridge": rest}))
         assert {(await request).code for request in requests} == {"ModelUnreachable"}
 
-    async def test_a_request_that_sees_three_processes_end_is_given_up(self, gateway, requests):
-        await gateway.upstreams["green"].stop()
-        for number in (2, 3):
-            assert not any(request.done() for request in requests)
-            self.follow(gateway, number)
-            await gateway.clock.advance(0.1)
-        assert [(await request).code for request in requests] == ["ModelUnreachable"] * 3
+    async def test_a_request_that_sees_three_processes_end_is_given_up(self, gateway):
+        ended = []
+
+        def ends_under_a_request(upstream):
+            async def behave(head, body):
+                ended.append(upstream)
+                upstream._server.close()
+                Path(upstream.socket).unlink()
+                return b""
+
+            return behave
+
+        for upstream in gateway.upstreams.values():
+            upstream.behave = ends_under_a_request(upstream)
+        request = asyncio.create_task(gateway.score(BODY))
+        for number, name in enumerate(("green", "blue"), 1):
+            async with asyncio.timeout(3):
+                while len(ended) < number:
+                    await asyncio.sleep(0.005)
+            await gateway.clock.advance(0.2)
+            assert not request.done()
+            if number == 2:
+                await gateway.upstreams[name].start()
+            self.follow(gateway, name)
+        await gateway.clock.advance(0.2)
+        assert (await request).code == "ModelUnreachable"
+        assert len(ended) == 3

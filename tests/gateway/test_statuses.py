@@ -104,7 +104,7 @@ async def test_an_unknown_endpoint_is_404_for_every_route(gateway):
 
 
 async def test_an_endpoint_without_a_ready_deployment_is_unhealthy(gateway):
-    gateway.route(blue=gateway.deployment("blue", ready=False))
+    gateway.route(blue=gateway.deployment("blue", upstreams=()))
     assert (await gateway.get("/endpoints/fridge/")).status == 503
 
 
@@ -150,7 +150,7 @@ async def test_answers_in_place_of_the_container_say_it_too(gateway):
         await gateway.score(path="/endpoints/fridge/explain"),
     ]
     assert [reply.headers["x-ms-run-function-failed"] for reply in replies] == ["False"] * 2
-    gateway.route(green=gateway.deployment("green", ready=False))
+    gateway.route(green=gateway.deployment("green", upstreams=()))
     assert (await gateway.score(pin="green")).headers["x-ms-run-function-failed"] == "True"
 
 
@@ -237,7 +237,7 @@ async def test_a_connection_that_is_gone_before_the_request_is_broken():
     connection = _Connection(1000, asyncio.get_running_loop())
     with pytest.raises(ConnectionBroken, match="closed") as caught:
         await connection.exchange([b"POST / HTTP/1.1"])
-    assert not caught.value.answer_began
+    assert caught.value.may_retry
 
 
 async def test_a_dead_upstream_is_tried_twice_and_is_424(gateway):
@@ -252,24 +252,74 @@ async def test_a_dead_upstream_is_tried_twice_and_is_424(gateway):
     assert "ms-azureml-model-error-statuscode" not in reply.headers
 
 
+async def test_a_request_waits_for_the_successor_of_a_dead_process_while_its_time_allows(gateway, make_reply):
+    blue = gateway.upstreams["blue"]
+    await blue.stop()
+    in_vain, request = (asyncio.create_task(gateway.score(BODY)) for _ in range(2))
+    await gateway.clock.advance(0.1)
+    assert not in_vain.done()
+    gateway.route(blue=gateway.deployment("blue", upstreams=()))
+    await gateway.clock.advance(4.0)
+    gateway.route(blue=gateway.deployment("blue", upstreams=(gateway.upstream("green"),)))
+    assert (await request).status == (await in_vain).status == 200
+    gateway.route()
+    late = asyncio.create_task(gateway.score(BODY))
+    await gateway.clock.advance(5.0)
+    assert (await late).code == "DeploymentNotReady"
+
+
+async def test_a_request_of_a_killed_process_is_sent_to_another_one(gateway, make_reply):
+    """Nothing of an answer reaches the client before all of it is there, so that a cut one does not matter."""
+    blue, green = gateway.upstreams["blue"], gateway.upstreams["green"]
+    both = (gateway.upstream("blue"), gateway.upstream("green"))
+    gateway.route(blue=gateway.deployment("blue", upstreams=both))
+
+    async def behave(head, body):
+        return make_reply()[:-6] + b"<cut>"
+
+    blue.behave = green.behave = behave
+    assert (await gateway.score(BODY)).code == "ModelUnreachable"
+    assert (len(blue.requests), len(green.requests)) == (1, 1)
+    green.behave = green._answer
+    for _ in range(10):
+        assert (await gateway.score(BODY)).status == 200
+
+
+async def test_requests_are_spread_over_the_processes(gateway, make_reply):
+    names, arrived = ("blue", "green"), []
+
+    async def behave(head, body):
+        arrived.append(None)
+        while len(arrived) < 8:
+            await asyncio.sleep(0.001)
+        return make_reply()
+
+    for name in names:
+        gateway.upstreams[name].behave = behave
+    gateway.route(blue=gateway.deployment("blue", upstreams=tuple(gateway.upstream(name) for name in names)))
+    replies = await asyncio.gather(*(gateway.score(BODY) for _ in range(8)))
+    assert [reply.status for reply in replies] == [200] * 8
+    assert [len(gateway.upstreams[name].requests) for name in names] == [4, 4]
+
+
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "tries"),
     [
-        b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n[1]<cut>",
-        b"HTTP/1.1 200 OK\r\ncontent-le<cut>",
-        b"HTTP/1.1 200 OK\r\n\r\n[1]<cut>",
-        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n3\r\n[1]\r\n0\r\n\r\n<cut>",
-        b"HTTP/1.1 200 OK\r\ncontent-length: -3\r\n\r\n<cut>",
-        b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n[1][2]<cut>",
-        b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n<cut>",
-        b"nonsense\r\n\r\n<cut>",
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n[1]<cut>", 2),
+        (b"HTTP/1.1 200 OK\r\ncontent-le<cut>", 2),
+        (b"HTTP/1.1 200 OK\r\n\r\n[1]<cut>", 1),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n3\r\n[1]\r\n0\r\n\r\n<cut>", 1),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: -3\r\n\r\n<cut>", 1),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n[1][2]<cut>", 1),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n<cut>", 1),
+        (b"nonsense\r\n\r\n<cut>", 1),
     ],
 )
-async def test_an_upstream_with_a_cut_or_malformed_answer_is_424_without_a_second_try(gateway, answer):
+async def test_a_cut_answer_is_asked_for_once_more_and_a_malformed_one_is_not(gateway, answer, tries):
     gateway.upstreams["blue"].answer = answer
     reply = await gateway.score(BODY)
     assert (reply.status, reply.code) == (424, "ModelUnreachable")
-    assert len(gateway.upstreams["blue"].requests) == 1
+    assert len(gateway.upstreams["blue"].requests) == tries
 
 
 async def test_a_large_answer_in_many_pieces_arrives_complete(gateway, make_reply):
@@ -347,18 +397,18 @@ class TestDeploymentChoice:
             assert (reply.status, reply.code) == (404, "DeploymentNotFound")
 
     async def test_a_pinned_deployment_that_is_not_ready_is_424(self, gateway):
-        gateway.route(green=gateway.deployment("green", ready=False))
+        gateway.route(green=gateway.deployment("green", upstreams=()))
         reply = await gateway.score(pin="green")
         assert (reply.status, reply.code) == (424, "ModelUnreachable")
 
     async def test_weight_on_a_deployment_that_is_not_ready_goes_to_the_ready_ones(self, gateway):
-        gateway.route(traffic={"blue": 90, "green": 10}, blue=gateway.deployment("blue", ready=False))
+        gateway.route(traffic={"blue": 90, "green": 10}, blue=gateway.deployment("blue", upstreams=()))
         names = {(await gateway.score()).headers["azureml-model-deployment"] for _ in range(20)}
         assert names == {"green"}
 
     @pytest.mark.parametrize("traffic", [{}, {"blue": 0}])
     async def test_no_deployment_with_traffic_is_404(self, gateway, traffic):
-        gateway.route(traffic=traffic, green=gateway.deployment("green", ready=False))
+        gateway.route(traffic=traffic, green=gateway.deployment("green", upstreams=()))
         reply = await gateway.score()
         assert (reply.status, reply.code) == (404, "NoValidDeployments")
         assert b"has traffic. Set traffic" in reply.body
@@ -366,7 +416,7 @@ class TestDeploymentChoice:
     @pytest.mark.parametrize("traffic", [{"green": 100}, {"green": 100, "blue": 0}])
     @pytest.mark.parametrize("path", ["score", "explain", "jobs/explain"])
     async def test_traffic_without_a_ready_deployment_is_503_and_asks_to_try_again(self, gateway, traffic, path):
-        gateway.route(traffic=traffic, green=gateway.deployment("green", ready=False))
+        gateway.route(traffic=traffic, green=gateway.deployment("green", upstreams=()))
         reply = await gateway.score(path=f"/endpoints/fridge/{path}")
         assert (reply.status, reply.code, reply.headers["retry-after"]) == (503, "DeploymentNotReady", "5")
         assert b"that has traffic is ready" in reply.body

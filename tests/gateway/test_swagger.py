@@ -145,7 +145,7 @@ async def test_every_error_of_the_gateway_is_described(gateway, make_reply):
     gateway.route(traffic={})
     await collect()
     await collect("/jobs/explain")
-    gateway.route(blue=gateway.deployment("blue", ready=False))
+    gateway.route(blue=gateway.deployment("blue", upstreams=()))
     await collect()
     await collect("/jobs/explain")
     gateway.route(blue=gateway.deployment("blue", request_timeout_s=0.001))

@@ -7,8 +7,14 @@ import pytest
 from clearsight.errors import InvalidDocument
 from clearsight.serving.gateway.table import Deployment, Endpoint, ExplainLane, RoutingTable, Upstream
 
+
+def upstream(name: str) -> dict[str, object]:
+    return {"socket": f"/run/{name}.sock", "path": f"/predictions/{name}", "key_file": "/run/k", "lost_workers": 2}
+
+
 EXPLAIN = {
-    "path": "/predictions/blue-explain",
+    "upstream": upstream("blue"),
+    "ready": True,
     "implied_path": "/explanations/blue-explain",
     "max_running": 1,
     "max_in_flight": 8,
@@ -16,8 +22,10 @@ EXPLAIN = {
     "max_jobs": 8,
     "job_timeout_s": 900.0,
 }
+
 DOCUMENT = {
     "version": 7,
+    "num_task_failures": 3,
     "endpoints": {
         "fridge": {
             "auth_mode": "key",
@@ -25,14 +33,12 @@ DOCUMENT = {
             "traffic": {"blue": 90, "green": 10},
             "deployments": {
                 name: {
-                    "ready": True,
                     "generation": f"{name}-1",
-                    "upstream": {"socket": f"/run/{name}.sock", "path": f"/predictions/{name}", "key_file": "/run/k"},
+                    "upstreams": [upstream(name)],
                     "max_running": 16,
                     "max_in_flight": 32,
                     "request_timeout_s": 5.0,
                     "explain": lane,
-                    "lost_workers": 2,
                     "model": "fridge:1",
                 }
                 for name, lane in (("blue", EXPLAIN), ("green", None))
@@ -48,7 +54,7 @@ def changed(key_path: str, value: object) -> bytes:
     *path, last = key_path.split(".")
     part = document
     for key in path:
-        part = part[key]
+        part = part[int(key) if key.isdecimal() else key]
     if value is ...:
         del part[last]
     else:
@@ -57,18 +63,19 @@ def changed(key_path: str, value: object) -> bytes:
 
 
 def test_the_empty_table_round_trips():
-    assert RoutingTable().to_json() == b'{"version":0,"endpoints":{}}'
+    assert RoutingTable().to_json() == b'{"version":0,"endpoints":{},"num_task_failures":0}'
     assert RoutingTable.from_json(b"{}") == RoutingTable()
 
 
 def test_a_table_round_trips():
     content = json.dumps(DOCUMENT).encode()
     table = RoutingTable.from_json(content)
-    upstream = Upstream("/run/green.sock", "/predictions/green", "/run/k")
+    green = Upstream("/run/green.sock", "/predictions/green", "/run/k", lost_workers=2)
     assert table.endpoints["fridge"].deployments["green"] == Deployment(
-        True, "green-1", upstream, 16, 32, 5.0, lost_workers=2, model="fridge:1"
+        "green-1", (green,), 16, 32, 5.0, model="fridge:1"
     )
-    assert table.endpoints["fridge"].deployments["blue"].explain == ExplainLane(**EXPLAIN)
+    explain = {**EXPLAIN, "upstream": Upstream(**upstream("blue"))}
+    assert table.endpoints["fridge"].deployments["blue"].explain == ExplainLane(**explain)
     assert json.loads(table.to_json()) == DOCUMENT
 
 
@@ -87,18 +94,19 @@ def test_a_table_round_trips():
         ("endpoints.fridge.traffic", {"blue": 110, "green": -10}),
         ("endpoints.fridge.traffic", {"red": 100}),
         ("endpoints.fridge.traffic", {"blue": 99.5}),
-        ("endpoints.fridge.deployments.blue.ready", "yes"),
+        ("endpoints.fridge.deployments.blue.upstreams", ...),
+        ("endpoints.fridge.deployments.blue.explain.ready", "yes"),
         ("endpoints.fridge.deployments.blue.generation", ""),
         ("endpoints.fridge.deployments.blue.max_running", 0),
         ("endpoints.fridge.deployments.blue.max_in_flight", 0),
         ("endpoints.fridge.deployments.blue.request_timeout_s", 0),
         ("endpoints.fridge.deployments.blue.request_timeout_s", 301),
         ("endpoints.fridge.deployments.blue.model", "two words"),
-        ("endpoints.fridge.deployments.blue.upstream.socket", "relative.sock"),
-        ("endpoints.fridge.deployments.blue.upstream.socket", "/" + "x" * 107),
-        ("endpoints.fridge.deployments.blue.upstream.path", "/a b"),
-        ("endpoints.fridge.deployments.blue.upstream.path", "/a\r\nX: y"),
-        ("endpoints.fridge.deployments.blue.upstream.extra", 1),
+        ("endpoints.fridge.deployments.blue.upstreams.0.socket", "relative.sock"),
+        ("endpoints.fridge.deployments.blue.upstreams.0.socket", "/" + "x" * 107),
+        ("endpoints.fridge.deployments.blue.upstreams.0.path", "/a b"),
+        ("endpoints.fridge.deployments.blue.upstreams.0.path", "/a\r\nX: y"),
+        ("endpoints.fridge.deployments.blue.upstreams.0.extra", 1),
         ("endpoints.fridge.deployments.blue.explain.max_running", 0),
         ("endpoints.fridge.deployments.blue.explain.implied_path", ...),
         ("endpoints.fridge.deployments.blue.explain.request_timeout_s", 301),

@@ -15,8 +15,10 @@ from clearsight.serving.supervisor.layout import (
     needs_measurement,
     read_measurement,
     serving_plan,
+    serving_plans,
 )
-from clearsight.serving.supervisor.torchserve_files import ExplainPlan, RunFolder
+from clearsight.serving.supervisor.memory import available_bytes
+from clearsight.serving.supervisor.torchserve_files import ExplainPlan, RunFolder, ServingPlan
 from clearsight.tasks import Task
 
 Measured = Sequence[MeasuredLayout]
@@ -202,3 +204,37 @@ def test_each_lane_is_a_model_entry_of_its_own(
 def test_a_count_that_is_no_positive_number_is_refused(blue: dict[str, Any], variable: str) -> None:
     with pytest.raises(InvalidDocument, match=f"environment_variables.{variable}"):
         choose_layout(document(blue, **{variable: "0"}), (), 2)
+
+
+@pytest.mark.parametrize(
+    ("instances", "per_instance", "workers"), [(1, 1, [1]), (1, 3, [3]), (2, 1, [1, 1]), (3, 1, [2, 1]), (4, 2, [4, 4])]
+)
+def test_several_instances_are_two_processes_and_one_explain_lane(
+    blue: dict[str, Any], tmp_path: Path, instances: int, per_instance: int, workers: list[int]
+) -> None:
+    parsed = parse_deployment(
+        {**blue, "instance_count": instances, "environment_variables": {"WORKER_COUNT": str(per_instance)}}
+    )
+    plans = serving_plans(parsed, tmp_path, choose_layout(parsed, (), 8), ExplainPlan(1, 8))
+    assert [plan.layout.workers for plan in plans] == workers
+    assert [plan.explain is not None for plan in plans] == [True, False][: len(workers)]
+    assert all(ServingPlan.from_document(json.loads(json.dumps(plan.to_document()))) == plan for plan in plans)
+
+
+def test_the_memory_left_is_that_of_the_narrowest_control_group(tmp_path: Path) -> None:
+    """memory.max minus what is used, inactive page cache counted as free, as the kernel documents cgroup v2."""
+    groups, own = tmp_path / "cgroup", tmp_path / "self"
+    inner = groups / "pod" / "container"
+    inner.mkdir(parents=True)
+    own.write_text("0::/pod/container\n")
+    machine = available_bytes(own, groups)
+    for folder, limit, used, cache in ((groups / "pod", "5000", 3000, 500), (inner, "max", 900, 0)):
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon {used - cache}\ninactive_file {cache}\n")
+    assert available_bytes(own, groups) == 2500
+    (inner / "memory.max").write_text("1000\n")
+    assert available_bytes(own, groups) == 100
+    assert machine > 10_000
+    own.write_text("5:memory:/old\n")
+    assert available_bytes(own, groups) > 10_000

@@ -12,45 +12,86 @@ from typing import Any
 import pytest
 
 from clearsight.errors import ClearsightError, Conflict, NotFound
+from clearsight.executor import ProcessIdentity
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.management.client import call
 from clearsight.serving.management.control import ControlServer
 from clearsight.serving.management.service import EndpointService
-from clearsight.serving.supervisor.ledger import ProcessLedger
+from clearsight.serving.supervisor.ledger import ProcessEntry, ProcessLedger
 
 
 def sleeper() -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
 
 
-def test_an_absent_or_damaged_ledger_ends_nothing(tmp_path: Path) -> None:
-    assert ProcessLedger(tmp_path / "processes.json").sweep() == 0
-    (tmp_path / "processes.json").write_text("no json")
-    assert ProcessLedger(tmp_path / "processes.json").sweep() == 0
+def entry(process: "subprocess.Popen[bytes]", folder: Path) -> ProcessEntry:
+    folder.mkdir()
+    identity = ProcessIdentity.of(process.pid)
+    assert identity is not None
+    return ProcessEntry(identity, folder, "1", {"kind": "server", "generation": 3})
 
 
-def test_processes_of_a_killed_server_are_ended_and_unrelated_ones_are_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [None, "no json", "[]", '{"ledger_version": 99}', '{"1": [2, "/x"]}'])
+def test_an_absent_damaged_or_unknown_ledger_has_no_processes(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "processes.json").write_text(content)
+    assert ProcessLedger(tmp_path / "processes.json").load() == []
+
+
+def test_the_next_server_finds_what_is_recorded_and_ends_only_those_processes(tmp_path: Path) -> None:
     file = tmp_path / "processes.json"
-    ours, unrelated, removed = sleeper(), sleeper(), sleeper()
+    found, dead, reused, removed = (sleeper() for _ in range(4))
     try:
         ledger = ProcessLedger(file)
-        for number, process in enumerate((ours, unrelated, removed)):
-            (tmp_path / str(number)).mkdir()
-            ledger.add(process.pid, tmp_path / str(number))
+        entries = [entry(process, tmp_path / str(process.pid)) for process in (found, dead, reused, removed)]
+        for each in entries:
+            ledger.add(each)
         ledger.remove(removed.pid)
-        entries = json.loads(file.read_text())
-        entries[str(unrelated.pid)][0] += 1  # the id was given to another process since
-        file.write_text(json.dumps(entries))
-        assert ProcessLedger(file).sweep() == 1
-        assert ours.wait(5) == -9
-        assert unrelated.poll() is None
-        assert removed.poll() is None
-        assert not (tmp_path / "0").exists()
-        assert json.loads(file.read_text()) == {}
+        dead.kill()
+        dead.wait()
+        document = json.loads(file.read_text())
+        document["processes"][2]["identity"]["started_at_tick"] += 1  # the id was given to another process since
+        file.write_text(json.dumps(document))
+        successor = ProcessLedger(file)
+        recorded = list(successor.load())
+        assert recorded[:2] == entries[:2]
+        assert [each.is_alive() for each in recorded] == [True, False, False]
+        assert [successor.end(each) for each in recorded[1:]] == [False, False]
+        assert not entries[1].folder.exists()
+        assert successor.end(entries[0])
+        assert found.wait(5) == -9
+        assert not entries[0].folder.exists()
+        assert [process.poll() for process in (reused, removed)] == [None, None]
+        assert json.loads(file.read_text())["processes"] == []
     finally:
-        for process in (ours, unrelated, removed):
+        for process in (found, dead, reused, removed):
             process.kill()
             process.wait()
+
+
+def test_a_ledger_on_a_full_disk_keeps_its_entries_and_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = sleeper()
+    try:
+        ledger = ProcessLedger(tmp_path / "processes.json")
+        with monkeypatch.context() as full:
+            full.setattr("os.fsync", raise_no_space)
+            ledger.add(entry(process, tmp_path / "x"))
+        assert ProcessLedger(tmp_path / "processes.json").load() == []
+        ledger.flush()
+        assert len(ProcessLedger(tmp_path / "processes.json").load()) == 1
+    finally:
+        process.kill()
+        process.wait()
+
+
+def raise_no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def no_hand_over() -> None:
+    raise AssertionError("nobody asked for it")
 
 
 async def in_thread(function: Any, *arguments: Any, **options: Any) -> Any:
@@ -60,7 +101,7 @@ async def in_thread(function: Any, *arguments: Any, **options: Any) -> Any:
 async def test_verbs_go_through_the_socket_with_steps_results_and_errors(
     workspace: Workspace, service: EndpointService, blue: dict[str, Any]
 ) -> None:
-    server = ControlServer(service, workspace.control_socket)
+    server = ControlServer(service, workspace.control_socket, no_hand_over)
     await server.start()
     try:
         assert workspace.control_socket.stat().st_mode & 0o777 == 0o600
@@ -75,7 +116,7 @@ async def test_verbs_go_through_the_socket_with_steps_results_and_errors(
         with pytest.raises(NotFound, match="no deployment 'red'"):
             await in_thread(call, workspace, "show_deployment", {"endpoint_name": "fridge", "name": "red"})
         with pytest.raises(Conflict, match="already running"):
-            await ControlServer(service, workspace.control_socket).start()
+            await ControlServer(service, workspace.control_socket, no_hand_over).start()
     finally:
         await server.stop()
     assert not workspace.control_socket.exists()
@@ -102,7 +143,7 @@ async def test_a_verb_goes_on_without_its_client_and_leaves_no_traceback(
         await roll_out(record, on_step, save)
 
     monkeypatch.setattr(runtime, "roll_out", slow)
-    server = ControlServer(service, workspace.control_socket)
+    server = ControlServer(service, workspace.control_socket, no_hand_over)
     await server.start()
     try:
         _, writer = await asyncio.open_unix_connection(str(workspace.control_socket))
@@ -127,7 +168,7 @@ async def test_what_the_system_refuses_is_one_line(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/logs/blue.log")
 
     monkeypatch.setattr(service.store, "get", refuse)
-    server = ControlServer(service, workspace.control_socket)
+    server = ControlServer(service, workspace.control_socket, no_hand_over)
     await server.start()
     try:
         with pytest.raises(ClearsightError, match=r"^/logs/blue\.log: Read-only file system; change its permissions"):
@@ -139,7 +180,7 @@ async def test_what_the_system_refuses_is_one_line(
 
 async def test_a_workspace_with_a_long_path_has_a_socket_all_the_same(tmp_path: Path, service: EndpointService) -> None:
     workspace = Workspace(tmp_path / ("x" * 120))
-    server = ControlServer(service, workspace.control_socket)
+    server = ControlServer(service, workspace.control_socket, no_hand_over)
     await server.start()
     try:
         assert await in_thread(call, workspace, "list_endpoints", {}) == []
@@ -155,7 +196,7 @@ async def test_the_socket_of_a_killed_server_is_replaced(workspace: Workspace, s
     )
     assert workspace.control_socket.is_socket()
     assert await in_thread(call, workspace, "list_endpoints", {}) == []  # directly from the store
-    server = ControlServer(service, workspace.control_socket)
+    server = ControlServer(service, workspace.control_socket, no_hand_over)
     await server.start()
     await server.stop()
 

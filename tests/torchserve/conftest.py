@@ -15,7 +15,7 @@ import pytest
 
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.gateway.table import Deployment, Endpoint, ExplainLane, RoutingTable, Upstream
-from clearsight.serving.supervisor.gateway_process import GatewayProcess
+from clearsight.serving.supervisor.gateway_process import GatewayAddress, GatewayProcess
 from clearsight.serving.supervisor.torchserve_process import TorchServeProcess
 
 
@@ -28,13 +28,15 @@ class Front:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         self.workspace = Workspace(folder)
-        self.gateway = GatewayProcess(self.workspace, "127.0.0.1", port)
+        self.gateway = GatewayProcess(self.workspace, GatewayAddress("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{port}/endpoints/fridge/"
         self.headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         timeout_s, explain = process.plan.admission.request_timeout_s, process.plan.explain
         upstream = Upstream(str(process.folder.inference_socket), process.path, str(process.folder.key_file))
-        lane = explain and ExplainLane(process.explain_path, process.implied_path, 1, explain.max_in_flight, timeout_s)
-        self._deployment = Deployment(True, "blue-1", upstream, 4, 8, timeout_s, lane)
+        of_explain_lane = replace(upstream, path=process.explain_path)
+        lane = explain and ExplainLane(of_explain_lane, process.implied_path, 1, explain.max_in_flight, timeout_s)
+        self.upstream = upstream
+        self._deployment = Deployment("blue-1", (upstream,), 4, 8, timeout_s, lane)
         self._version = 0
 
     async def route(self, **changes: Any) -> None:
@@ -58,7 +60,7 @@ def behind_gateway() -> BehindGateway:
         try:
             await process.start()
             await process.wait_ready(ready_s)
-            await front.gateway.start()
+            await front.gateway.start(RoutingTable())
             await front.route()
             yield front
         finally:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,9 @@ pytestmark = [pytest.mark.torchserve, pytest.mark.asyncio]
 def generation_of(process: TorchServeProcess) -> Generation:
     folder = process.folder
     upstream = Upstream(str(folder.inference_socket), process.path, str(folder.key_file))
-    lane = ExplainLane(process.explain_path, process.implied_path, 1, 4, 60.0)
-    return Generation(
-        Deployment(True, "blue-1", upstream, 4, 8, 60.0, lane), 1_000_000, asyncio.get_running_loop()
-    )  # fmt: skip
+    lane = ExplainLane(replace(upstream, path=process.explain_path), process.implied_path, 1, 4, 60.0)
+    deployment = Deployment("blue-1", (upstream,), 4, 8, 60.0, lane)
+    return Generation(deployment, 1_000_000, asyncio.get_running_loop())
 
 
 async def test_the_lanes_have_a_worker_each_and_do_not_disturb_each_other(

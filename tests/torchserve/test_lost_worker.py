@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ async def test_requests_of_a_batch_that_a_killed_worker_was_collecting(
 
         async def on_lost() -> None:
             lost_at.append(time.monotonic())
-            await front.route(lost_workers=len(lost_at))
+            await front.route(upstreams=(replace(front.upstream, lost_workers=len(lost_at)),))
 
         async def ask(body: bytes) -> tuple[int, bytes]:
             async with client.post("score", data=body) as response:
@@ -99,7 +100,7 @@ async def test_a_queue_full_of_requests_that_were_given_up_refuses_nobody(
                 return began, time.monotonic(), response.status, body
 
         async def on_lost() -> None:
-            await front.route(lost_workers=1)
+            await front.route(upstreams=(replace(front.upstream, lost_workers=1),))
 
         following = asyncio.create_task(process.follow_workers(on_lost))
         [(pid, _)] = await process.worker_states()
@@ -144,13 +145,13 @@ async def test_requests_of_a_process_that_was_killed_are_answered_by_the_next(
         assert process.pid is not None
         os.killpg(process.pid, signal.SIGKILL)
         await asyncio.sleep(0.1)
-        await front.route(ready=False)
+        await front.route(upstreams=())
         try:
             await successor.start()
             await successor.wait_ready(90)
             folder = successor.folder
             upstream = Upstream(str(folder.inference_socket), successor.path, str(folder.key_file))
-            await front.route(generation="blue-2", upstream=upstream)
+            await front.route(upstreams=(upstream,))
             answers = await asyncio.gather(*asked)
             [(next_pid, _)] = await successor.worker_states()
         finally:

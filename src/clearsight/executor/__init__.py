@@ -4,14 +4,13 @@ from clearsight.executor.call import PythonCall, call_module
 from clearsight.executor.gpus import count_gpus
 from clearsight.executor.inline import Inline
 from clearsight.executor.local import Local
-from clearsight.executor.managed import BackOff, ManagedProcess
+from clearsight.executor.managed import ManagedProcess
 from clearsight.executor.process import ProcessIdentity
 from clearsight.executor.protocol import Executor, Exited, Resources, TaskSpec
 from clearsight.executor.table import EXECUTORS, executor_for
 
 __all__ = [
     "EXECUTORS",
-    "BackOff",
     "Executor",
     "Exited",
     "Inline",

@@ -26,6 +26,7 @@ __all__ = [
     "DEGRADED_HEADER",
     "JOB_HEADER",
     "LANE_HEADER",
+    "LANE_PROTOCOL",
     "MAX_ANSWER_BYTES",
     "MAX_BODY_BYTES",
     "MAX_TELEMETRY_CHARS",
@@ -35,6 +36,9 @@ __all__ = [
     "JobState",
     "Lane",
 ]
+
+LANE_PROTOCOL: Final = 1
+"""Grows with every change after which a gateway and a worker of different versions would misunderstand each other."""
 
 Lane = Literal["all", "predict", "explain"]
 """Which requests a worker answers; `all` is a worker without a gateway in front of it."""

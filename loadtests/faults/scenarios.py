@@ -1,0 +1,167 @@
+"""Provoked faults of a running server.
+
+Each scenario returns what it counted, and raises AssertionError on a lost request.
+"""
+
+import resource
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from loadtests.faults.stand import Load, body_of, open_stand
+
+__all__ = ["SCENARIOS"]
+
+Facts = dict[str, Any]
+Scenario = Callable[[Path, Path], Facts]
+
+
+def crash_of_the_server(package: Path, image: Path) -> Facts:
+    """`kill -9` of `clearsight serve` under load, then a new one: it adopts what runs; nothing is lost."""
+    with open_stand() as stand:
+        stand.deploy(package)
+        before = {process.pid for process in (*stand.processes("gateway"), *stand.processes("server"))}
+        load = stand.load(body_of([image]))
+        time.sleep(1)
+        assert stand.server is not None
+        stand.server.kill()
+        stand.server.wait()
+        time.sleep(1)
+        stand.serve()
+        time.sleep(2)
+        after = {process.pid for process in (*stand.processes("gateway"), *stand.processes("server"))}
+        return _nothing_lost(load) | {"processes kept": before == after}
+
+
+def take_over(package: Path, image: Path) -> Facts:
+    """`serve --take-over` under load: the running server hands over and exits with 0; nothing is lost."""
+    with open_stand() as stand:
+        stand.deploy(package)
+        load = stand.load(body_of([image]))
+        time.sleep(1)
+        first = stand.server
+        assert first is not None
+        stand.serve("--take-over")
+        code = first.wait(30)
+        time.sleep(2)
+        return _nothing_lost(load) | {"exit code of the first": code}
+
+
+def take_over_after_an_upgrade(package: Path, image: Path) -> Facts:
+    """The same when the running processes are of another version: successors start beside them; nothing is lost."""
+    with open_stand() as stand:
+        stand.deploy(package)
+        before = {process.pid for process in (*stand.processes("gateway"), *stand.processes("server"))}
+        file = stand.folder / "workspace" / "endpoints" / "processes.json"
+        load = stand.load(body_of([image]))
+        time.sleep(1)
+        assert stand.server is not None
+        stand.server.kill()
+        stand.server.wait()
+        file.write_text(file.read_text().replace('"code_version": "', '"code_version": "older '))
+        stand.serve("--take-over")
+        time.sleep(2)
+        after = {process.pid for process in (*stand.processes("gateway"), *stand.processes("server"))}
+        return _nothing_lost(load) | {"processes replaced": not before & after, "processes": len(after)}
+
+
+def killed_workers(package: Path, image: Path) -> Facts:
+    """`kill -9` of one of two workers, 20 times, under load."""
+    with open_stand() as stand:
+        stand.deploy(package, workers=2)
+        load = stand.load(body_of([image]), num_clients=4)
+        for _ in range(20):
+            stand.wait(lambda: len(stand.workers()) == 2, "two workers must run")
+            time.sleep(1)
+            stand.workers()[0].kill()
+            time.sleep(2)
+            stand.wait(lambda: len(stand.workers()) == 2, "two workers must run")
+            time.sleep(6)  # the new worker loads
+        return _nothing_lost(load) | {"kills": 20}
+
+
+def killed_servers(package: Path, image: Path) -> Facts:
+    """`kill -9` of one of the two server processes of two instances, 5 times, under load."""
+    with open_stand() as stand:
+        stand.deploy(package, instances=2)
+        servers = [process.pid for process in stand.processes("server")]
+        assert len(servers) == 2, servers
+        load = stand.load(body_of([image]), num_clients=4)
+        for _ in range(5):
+            time.sleep(1)
+            begin = stand.log.stat().st_size
+            stand.processes("server")[0].kill()
+            stand.wait(lambda begin=begin: b"serves again" in stand.log.read_bytes()[begin:], "it must come back")
+        return _nothing_lost(load) | {"kills": 5}
+
+
+def stopped_gateway(package: Path, image: Path) -> Facts:
+    """SIGSTOP of the gateway: it is replaced within seconds."""
+    return _stopped(package, "gateway")
+
+
+def stopped_server(package: Path, image: Path) -> Facts:
+    """SIGSTOP of a deployment's only Java process: it is replaced; noticed within seconds."""
+    return _stopped(package, "server")
+
+
+def _stopped(package: Path, kind: str) -> Facts:
+    with open_stand() as stand:
+        stand.deploy(package)
+        process = stand.processes(kind)[0]
+        begin = stand.log.stat().st_size
+        process.send_signal(signal.SIGSTOP)
+        noticed = stand.wait(lambda: b"it hangs" in stand.log.read_bytes()[begin:], "it must be noticed", 30)
+        back = stand.wait(lambda: b"serves again" in stand.log.read_bytes()[begin:], "it must be replaced")
+        assert stand.is_up()
+        return {"noticed after s": round(noticed, 1), "back after s": round(noticed + back, 1)}
+
+
+def full_disk(package: Path, image: Path) -> Facts:
+    """No byte can be written while gateway and Java are killed; once it can, everything comes back by itself."""
+    with open_stand() as stand:
+        stand.deploy(package)
+        assert stand.server is not None
+        unlimited = resource.prlimit(stand.server.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(stand.server.pid, resource.RLIMIT_FSIZE, (0, unlimited[1]))  # as with ENOSPC, writes fail
+        for kind in ("server", "gateway"):
+            stand.processes(kind)[0].kill()
+        time.sleep(8)
+        refused = stand.verb("online-endpoint", "regenerate-keys", "-n", "fridge", check=False)
+        assert refused.returncode == 1, refused
+        resource.prlimit(stand.server.pid, resource.RLIMIT_FSIZE, unlimited)
+        took_s = stand.wait(stand.is_up, "the endpoint must come back")
+        shown = stand.verb("online-endpoint", "get-credentials", "-n", "fridge", "-o", "tsv", "--query", "primaryKey")
+        assert shown.stdout.strip() == stand.key, "the key must be the stored one"
+        assert set(_one_answer(stand.load(body_of([image]), 1))) == {"200"}
+        return {"back after s": round(took_s, 1), "verb meanwhile": refused.stderr.strip()[:120]}
+
+
+def _one_answer(load: Load) -> Mapping[str, int]:
+    while not load.outcomes:
+        time.sleep(0.05)
+    return load.stop()
+
+
+def _nothing_lost(load: Load) -> Facts:
+    outcomes = load.stop()
+    assert set(outcomes) == {"200"}, (dict(outcomes), load.texts)
+    return {"requests": outcomes["200"], "lost": 0, "longest s": round(load.longest_s, 2)}
+
+
+SCENARIOS: Mapping[str, Scenario] = {
+    function.__name__.replace("_", "-"): function
+    for function in (
+        crash_of_the_server,
+        take_over,
+        take_over_after_an_upgrade,
+        killed_workers,
+        killed_servers,
+        stopped_gateway,
+        stopped_server,
+        full_disk,
+    )
+}
+"""Scenario by name: called with a package folder and an image."""
