@@ -5,6 +5,7 @@ This module does not import torch, so that a fault is reported within half a sec
 
 import secrets
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -21,13 +22,14 @@ from clearsight.documents.job import (
     require_supported,
     resolve_parameters,
 )
-from clearsight.errors import Conflict, Fault, InvalidData, InvalidDocument
+from clearsight.errors import BadImage, Conflict, Fault, InvalidData, InvalidDocument
 from clearsight.executor import count_gpus
+from clearsight.images.size import read_file_header
 from clearsight.runs.kinds import JobPlan
 from clearsight.runs.record import JobRecord
 from clearsight.runs.trials import trial_name
 from clearsight.runs.workspace import Workspace
-from clearsight.training.data.table import MAX_LISTED_FAULTS, Table, read_table, require_trainable
+from clearsight.training.data.table import MAX_LISTED_FAULTS, MAX_UNREADABLE_SHARE, Table, read_table, require_trainable
 from clearsight.training.trial.spec import Setting, TrialSpec
 
 __all__ = ["plan_job"]
@@ -35,8 +37,7 @@ __all__ = ["plan_job"]
 DEFAULT_VALIDATION_SIZE: Final = 0.2
 """Share of the training records held out for validation when a job names neither validation data nor a size (Azure)."""
 
-MAX_MISSING_SHARE: Final = 0.05
-"""Share of the images of a table that may be missing before the job is refused."""
+_HEADER_THREADS: Final = 8  # they wait for the disk most of the time
 
 
 def plan_job(document: Mapping[str, Any], folder: Path, workspace: Workspace, subject: str = "job") -> JobPlan:
@@ -134,7 +135,7 @@ def _check_data(
             rest = f"{len(found) - MAX_LISTED_FAULTS} more faults; `clearsight data check {folders[key]}` lists all"
             faults.append(Fault("BAD_DATA", f"{key}.path", rest))
         if not found:
-            _check_files(table, faults)
+            _check_files(table, faults, warnings)
     if "training_data" in tables and len(faults) == num_faults:
         try:
             require_trainable(tables["training_data"], tables.get("validation_data"))
@@ -157,17 +158,39 @@ def _data_folder(source: DataInput, folder: Path, datastores: Mapping[str, Path]
     return resolve_location(path, folder, datastores)
 
 
-def _check_files(table: Table, faults: list[Fault]) -> None:
-    """Add a fault when more than `MAX_MISSING_SHARE` of the images are missing; fewer are left out by the trial."""
-    missing = [record for record in table.records if not record.image.is_file()]
-    if len(missing) <= MAX_MISSING_SHARE * len(table.records):
+def _check_files(table: Table, faults: list[Fault], warnings: list[str]) -> None:
+    """Read the header of every image, and add a fault when more than `MAX_UNREADABLE_SHARE` cannot be read.
+
+    Fewer are a warning: the trial leaves them out.
+    """
+    images = dict.fromkeys(record.image for record in table.records)
+    with ThreadPoolExecutor(_HEADER_THREADS, "clearsight-headers") as pool:
+        reasons = {image: why for image, why in zip(images, pool.map(_why_unreadable, images), strict=True) if why}
+    unreadable = [record for record in table.records if record.image in reasons]
+    if not unreadable:
         return
-    for record in missing[:MAX_LISTED_FAULTS]:
-        faults.append(Fault("BAD_DATA", record.source, f"the picture {record.image} does not exist"))
-    if len(missing) > MAX_LISTED_FAULTS:
-        faults.append(
-            Fault("BAD_DATA", str(table.folder), f"{len(missing)} of {len(table.records)} pictures are missing")
+    if len(unreadable) <= MAX_UNREADABLE_SHARE * len(table.records):
+        first = unreadable[0]
+        warnings.append(
+            f"{table.folder}: pictures that cannot be read and will be left out: {len(unreadable)} "
+            f"(first: {first.source}: {reasons[first.image]})"
         )
+        return
+    faults += [Fault("BAD_DATA", record.source, reasons[record.image]) for record in unreadable[:MAX_LISTED_FAULTS]]
+    if len(unreadable) > MAX_LISTED_FAULTS:
+        message = f"{len(unreadable)} of {len(table.records)} pictures are missing or cannot be read"
+        faults.append(Fault("BAD_DATA", str(table.folder), message))
+
+
+def _why_unreadable(image: Path) -> str:
+    """The reason, or nothing."""
+    if not image.is_file():
+        return f"the picture {image} does not exist"
+    try:
+        read_file_header(image)
+    except BadImage as error:
+        return f"{image}: {error}"
+    return ""
 
 
 def _trial_spec(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from clearsight.errors import Conflict, InvalidDocument, UserError
 from clearsight.runs.kinds import JobPlan, plan_job_file
@@ -103,6 +104,23 @@ def test_more_than_five_percent_missing_images_are_refused(
     with pytest.raises(InvalidDocument, match="does not exist") as caught:
         plan_job_file(file, {}, None, workspace)
     assert len(caught.value.faults) == num_missing
+
+
+@pytest.mark.parametrize(("num_bad", "is_fault"), [(4, False), (5, True)])
+def test_images_of_a_format_that_training_refuses_are_refused_before_it(
+    data: Path, tmp_path: Path, workspace: Workspace, num_bad: int, is_fault: bool
+) -> None:
+    for index in range(num_bad):
+        Image.new("RGB", (8, 8)).save(data / f"{index}.png", format="PPM")
+    if not is_fault:
+        [warning] = [
+            one for one in plan_job_file(write_job(tmp_path), {}, None, workspace).record.warnings if "4" in one
+        ]
+        assert "cannot be read and will be left out: 4 (first: " in warning
+        return
+    with pytest.raises(InvalidDocument, match=r"must be one of jpeg, png, .*, but got PPM") as caught:
+        plan_job_file(write_job(tmp_path), {}, None, workspace)
+    assert len(caught.value.faults) == num_bad
 
 
 def test_a_valid_job_of_a_later_version_is_one_line(data: Path, tmp_path: Path, workspace: Workspace) -> None:

@@ -21,6 +21,7 @@ from clearsight.training.data.records import BadRecord, Box, Instance, Record, S
 
 __all__ = [
     "MAX_LISTED_FAULTS",
+    "MAX_UNREADABLE_SHARE",
     "MIN_TRAINING_IMAGES",
     "Box",
     "Instance",
@@ -35,6 +36,9 @@ __all__ = [
 ]
 
 MAX_LISTED_FAULTS: Final = 20
+MAX_UNREADABLE_SHARE: Final = 0.05
+"""Share of the images of a table, or of a split of it, that may be missing or damaged; a trial leaves them out."""
+
 MIN_TRAINING_IMAGES: Final = 10
 """Azure refuses a job with fewer training images.
 https://learn.microsoft.com/azure/machine-learning/how-to-auto-train-image-models

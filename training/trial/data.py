@@ -9,7 +9,13 @@ from clearsight.errors import Fault, InvalidData, UserError
 from clearsight.training.classification.datasets import ImageCache, find_unreadable
 from clearsight.training.data.image_file import ImageFile
 from clearsight.training.data.records import Record
-from clearsight.training.data.table import class_names, load_table, split_indices, validation_only_classes
+from clearsight.training.data.table import (
+    MAX_UNREADABLE_SHARE,
+    class_names,
+    load_table,
+    split_indices,
+    validation_only_classes,
+)
 from clearsight.training.engine.hardware import usable_memory_bytes
 from clearsight.training.engine.ranks import Ranks
 from clearsight.training.trial.spec import TrialSpec
@@ -20,9 +26,6 @@ TrainingT = TypeVar("TrainingT")
 EvaluationT = TypeVar("EvaluationT", bound="Loadable")
 TrainingT_co = TypeVar("TrainingT_co", covariant=True)
 EvaluationT_co = TypeVar("EvaluationT_co", bound="Loadable", covariant=True)
-
-MAX_UNREADABLE_SHARE: Final = 0.05
-"""Share of the images of a split that may be missing or damaged; they are left out with a warning."""
 
 _CACHE_SHARE: Final = 0.2  # of the memory, for decoded training images; half as much for validation inputs
 _MAX_CACHE_BYTES: Final = 4 * 1024**3
