@@ -152,6 +152,11 @@ class Stand:
         found = [child for java in self.processes("server") for child in java.children()]
         return sorted(found, key=lambda process: process.create_time())
 
+    def num_loaded(self) -> int:
+        """Workers of the predict lane that have loaded the package since the start of the deployment."""
+        logs = (self.folder / "workspace" / "logs" / "deployments").glob("fridge--blue-*")
+        return sum(log.read_text(errors="replace").count("this worker is of the predict lane") for log in logs)
+
     def is_up(self) -> bool:
         """Whether a health probe of the endpoint is answered with 200."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
