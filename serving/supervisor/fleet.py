@@ -141,12 +141,13 @@ class Fleet:
         Of a deployment that was being updated, the generation that had the traffic is adopted. Returns the names of
         the adopted deployments. A deployment of which some processes are gone gets others for them.
         """
-        groups: dict[tuple[str, str], dict[int, list[ProcessEntry]]] = defaultdict(lambda: defaultdict(list))
+        groups: dict[tuple[str, str], dict[int, dict[int, TorchServeProcess]]] = defaultdict(lambda: defaultdict(dict))
         for entry in entries:
-            with contextlib.suppress(KeyError, TypeError):
-                key = (entry.details["endpoint"], entry.details["deployment"])
-                groups[key][entry.details["generation"]].append(entry)
-        adopted: set[int] = set()
+            with contextlib.suppress(KeyError, TypeError):  # a damaged entry is ended below
+                details = entry.details
+                group = groups[details["endpoint"], details["deployment"]][details["generation"]]
+                group[details["index"]] = TorchServeProcess.adopt(entry)
+        adopted: set[int | None] = set()
         names = []
         for (endpoint, name), generations in groups.items():
             record = self._find(endpoint, name)
@@ -155,14 +156,11 @@ class Fleet:
             is_settled = record.state == "Succeeded" and record.failure is None
             generation = (max if is_settled else min)(generations)
             context = self._context(record.document, generation)
-            servers = [
-                WatchedServer(context, entry.details["index"], TorchServeProcess.adopt(entry))
-                for entry in sorted(generations[generation], key=lambda entry: int(entry.details["index"]))
-            ]
-            proofs = await asyncio.gather(*(server.adopt() for server in servers))
-            if not any(proofs):
+            processes = sorted(generations[generation].items())
+            servers = [WatchedServer(context, index, process) for index, process in processes]
+            if not any(await asyncio.gather(*(server.adopt() for server in servers))):
                 continue
-            adopted |= {entry.identity.pid for entry in generations[generation]}
+            adopted |= {process.pid for _, process in processes}
             self._put(RunningDeployment(record.document, context.name, servers))
             names.append(f"{endpoint}/{name}")
         for entry in entries:

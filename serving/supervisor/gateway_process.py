@@ -9,7 +9,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import aiohttp
 
@@ -46,28 +46,42 @@ class GatewayProcess:
     This object holds the listening socket too: while the gateway is started again, clients wait in its queue.
     """
 
-    def __init__(self, workspace: Workspace, address: GatewayAddress, listener: socket.socket | None = None) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        address: GatewayAddress,
+        listener: socket.socket | None = None,
+        adopted: ProcessEntry | None = None,
+    ) -> None:
         self.address = address
-        self.folder = Path(tempfile.mkdtemp(prefix="clearsight-"))
-        self.process = ManagedProcess(workspace.logs / "gateway.log")
+        log_file = workspace.logs / "gateway.log"
+        if adopted is None:
+            self.folder = Path(tempfile.mkdtemp(prefix="clearsight-"))
+            self.process = ManagedProcess(log_file)
+        else:
+            self.folder = adopted.folder
+            self.process = ManagedProcess.adopt(adopted.identity, log_file)
         self._workspace = workspace
         self._listener = listener
 
     @classmethod
-    async def adopt(cls, workspace: Workspace, entry: ProcessEntry) -> "GatewayProcess":
-        """Take charge of a gateway that an earlier server started. Raises ServerUnavailable when it does not answer."""
-        self = cls.__new__(cls)
+    async def adopt(cls, workspace: Workspace, entry: ProcessEntry) -> Self:
+        """Take charge of a gateway that an earlier server started.
+
+        Raises ServerUnavailable when it does not answer, KeyError for an entry of another kind.
+        """
         details = entry.details
-        self.address = GatewayAddress(details["host"], details["port"], details["metrics_port"])
-        self.folder, self._workspace = entry.folder, workspace
-        self.process = ManagedProcess.adopt(entry.identity, workspace.logs / "gateway.log")
+        address = GatewayAddress(details["host"], details["port"], details["metrics_port"])
+        gateway = cls(workspace, address, adopted=entry)
         try:
-            self._listener = receive_listener(self._sharing, CALL_TIMEOUT_S)
+            gateway._listener = receive_listener(gateway._sharing, CALL_TIMEOUT_S)
         except OSError as error:
             raise ServerUnavailable(f"the gateway does not hand out its listening socket: {error}") from error
-        if (health := await self._call("GET", "/health")).get("pid") != entry.identity.pid:
-            raise ServerUnavailable(f"another process than {entry.identity.pid} answers on {self._control}: {health}")
-        return self
+        if (health := await gateway._call("GET", "/health")).get("pid") != entry.identity.pid:
+            raise ServerUnavailable(
+                f"another process than {entry.identity.pid} answers on {gateway._control}: {health}"
+            )
+        return gateway
 
     def copy_listener(self) -> socket.socket | None:
         """Another copy of the listening socket, for a successor; None before the start."""

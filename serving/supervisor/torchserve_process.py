@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import aiohttp
 import psutil
@@ -40,23 +40,21 @@ class WorkersFailed(ServerUnavailable):
 class TorchServeProcess:
     """One TorchServe with its workers, isolated as `torchserve_files` describes."""
 
-    def __init__(self, plan: ServingPlan, log_file: Path) -> None:
+    def __init__(self, plan: ServingPlan, log_file: Path, adopted: ProcessEntry | None = None) -> None:
         self.plan = plan
         self.log_file = log_file.absolute()
-        self.folder = RunFolder.create()
-        self.managed = ManagedProcess(self.log_file)
+        if adopted is None:
+            self.folder = RunFolder.create()
+            self.managed = ManagedProcess(self.log_file)
+        else:
+            self.folder = RunFolder(adopted.folder)
+            self.managed = ManagedProcess.adopt(adopted.identity, self.log_file)
         self._is_stopped = False
 
     @classmethod
-    def adopt(cls, entry: ProcessEntry) -> "TorchServeProcess":
-        """The process that an earlier server recorded. Raises KeyError, TypeError or ValueError for other details."""
-        self = cls.__new__(cls)
-        self.plan = ServingPlan.from_document(entry.details["plan"])
-        self.log_file = Path(entry.details["log_file"])
-        self.folder = RunFolder(entry.folder)
-        self.managed = ManagedProcess.adopt(entry.identity, self.log_file)
-        self._is_stopped = False
-        return self
+    def adopt(cls, entry: ProcessEntry) -> Self:
+        """The process that an earlier server recorded. Raises KeyError or TypeError for other details."""
+        return cls(ServingPlan.from_document(entry.details["plan"]), Path(entry.details["log_file"]), adopted=entry)
 
     def details(self) -> dict[str, Any]:
         """What `adopt` needs, as plain data."""

@@ -99,3 +99,14 @@ async def test_processes_of_deleted_deployments_and_without_proof_are_ended(
     assert await adopt(successor) == []
     assert [process.child.wait(5) for process in left.processes] == [-9, -9, -9]
     assert pids(successor) == []
+
+
+async def test_a_damaged_entry_is_ended_and_the_others_are_adopted(left: Any, make_server: Callable[[], Any]) -> None:
+    file = left.workspace.endpoints / "processes.json"
+    document = json.loads(file.read_bytes())
+    del document["processes"][2]["details"]["plan"]["layout"]
+    file.write_text(json.dumps(document))
+    successor = make_server()
+    assert await adopt(successor) == ["fridge/blue"]
+    assert left.processes[2].child.wait(5) == -9
+    await successor.fleet.release()
