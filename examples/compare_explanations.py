@@ -69,8 +69,8 @@ def explain(scorer: ExplainingScorer, image: bytes, algorithm: str, labels: list
 def describe(found: Explanation) -> str:
     details = found.details
     parts = [f"{details.label} {details.probability:.2f}", f"{sum(details.milliseconds.values()):.0f} ms"]
-    if details.relative_delta is not None:
-        parts.append(f"relative delta {details.relative_delta:.1g}")
+    if details.delta_over_rise is not None:
+        parts.append(f"misses {details.delta_over_rise:.1%} of the rise")
     if (score := details.faithfulness) is not None:
         parts.append(f"deletion {score.deletion_auc:.2f} (random {score.random_deletion_auc:.2f})")
         parts.append(f"insertion {score.insertion_auc:.2f}")

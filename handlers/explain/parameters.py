@@ -71,6 +71,8 @@ class XaiParameters:
     attributions: bool = _DEFAULTS["attributions"]
     threshold: float = _DEFAULTS["confidence_score_threshold_multilabel"]
     n_steps: int = _DEFAULTS["n_steps"]
+    most_steps: int | None = None
+    """Largest number of steps that may be taken so that the map adds up; None: no more than `n_steps`."""
     xrai_fast: bool = _DEFAULTS["xrai_fast"]
     approximation_method: Method = _DEFAULTS["approximation_method"]
     target_labels: tuple[str, ...] | None = _DEFAULTS["target_labels"]
@@ -124,7 +126,9 @@ def parse_xai_parameters(
         **given,
         **algorithm.fixed,
     }
-    parameters = XaiParameters(algorithm.name, **{PARAMETERS[key].name: value for key, value in values.items()})
+    chooses = algorithm.is_complete and "n_steps" not in given
+    values_by_name = {PARAMETERS[key].name: value for key, value in values.items()}
+    parameters = XaiParameters(algorithm.name, most_steps=limits.max_n_steps if chooses else None, **values_by_name)
     if parameters.contrast_label is not None and parameters.contrast_label in (parameters.target_labels or ()):
         raise BadRequest(f"'contrast_label' must not be one of 'target_labels', but {parameters.contrast_label!a} is")
     return parameters

@@ -89,6 +89,39 @@ def test_a_map_without_evidence_is_zero_and_says_so(models):
     assert "zero" in found.warnings[0]
 
 
+def test_the_number_of_steps_is_chosen_so_that_the_map_adds_up():
+    """Far from the baseline two steps miss most of the rise; captum's map is the oracle of the one with more."""
+    import timm
+
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        network = timm.create_model(
+            "vit_small_patch16_224", img_size=32, embed_dim=32, depth=2, num_heads=2, num_classes=4
+        )
+    with torch.no_grad():
+        network.head.weight.mul_(200)  # scores of several units, as trained ones have
+    model = ExplainModel(network, "vit")
+
+    def explain(**more):
+        parameters = {"n_steps": 2, "baseline": "black", "details": True, **more}
+        return compute_attributions(context_of(model, "integrated_gradients", x=40 * image(), **parameters))
+
+    for few, many in zip(explain(), explain(most_steps=1000), strict=True):
+        assert few.n_steps_used == 2
+        assert "of the rise of the score: raise 'n_steps'" in few.warnings[0]
+        assert few.delta_over_rise > 0.5
+        assert many.n_steps_used == 54  # 2, 6, 18, 54
+        assert many.warnings == ()
+        assert many.delta_over_rise <= 0.02
+        assert many.delta_over_rise == pytest.approx(abs(many.convergence_delta / many.rise))
+    pytest.importorskip("captum")
+    for ours, theirs in zip(explain(most_steps=1000), explain(n_steps=54, engine="captum"), strict=True):
+        np.testing.assert_allclose(ours.values, theirs.values, atol=1e-5 * np.abs(theirs.values).max())
+        assert ours.convergence_delta == pytest.approx(theirs.convergence_delta, abs=1e-5)
+    (noisy, _) = explain(most_steps=1000, smooth_samples=1)
+    assert noisy.n_steps_used == 2
+
+
 def test_details_measure_convergence_and_name_rule_and_layer(models):
     (ours, _) = compute_attributions(context_of(models["vit"], "integrated_gradients", details=True, n_steps=50))
     assert ours.relative_delta < 0.01

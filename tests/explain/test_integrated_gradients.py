@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from clearsight.handlers.explain.algorithms.integrated_gradients import (
+    Convergence,
+    StepGoal,
     convergence,
     integrated_gradients,
     integrated_gradients_of_labels,
@@ -174,6 +176,63 @@ def test_a_tolerance_never_takes_more_steps_than_asked_for(n_steps, tolerance):
         convergence_tolerance=tolerance,
     )
     assert result.n_steps_used <= n_steps
+
+
+def switch(points):
+    """Rises by 1 in the last hundredth of the path to `image(1)`, which few midpoints hit: then much too much."""
+    return 100 * (points[:, 0, 0, 0] - 0.99).relu()
+
+
+@pytest.mark.parametrize(
+    ("goal", "n_steps_used"),
+    [
+        (None, 4),
+        # 4, 12 and 36 midpoints have none beyond 0.99, 108 have one, 324 three and 972 ten.
+        (StepGoal([100 / 108], 1000), 108),
+        (StepGoal([1000 / 972], 1000), 972),
+        (StepGoal([0.0], 1000), 4),
+        (StepGoal([1.0], 107), 36),
+    ],
+)
+def test_a_goal_triples_the_steps_until_the_map_adds_up(goal, n_steps_used):
+    gradient, sizes = counting(switch)
+    (result,) = integrated_gradients_of_labels(
+        lambda points: [gradient(points)], image(1), image(0), 4, "riemann_middle", UNHURRIED, goal=goal
+    )
+    assert result.n_steps_used == sum(sizes) == n_steps_used
+    full = integrated_gradients(
+        gradient_of(switch), image(1), image(0), result.n_steps_used, *("riemann_middle", UNHURRIED)
+    )
+    torch.testing.assert_close(result.attribution, full.attribution)
+    assert not result.deadline_hit
+
+
+@pytest.mark.parametrize(("seconds", "n_steps_used"), [(20.0, 9), (100.0, 27), (None, 27)])
+def test_a_goal_takes_no_more_steps_than_fit_into_the_deadline(seconds, n_steps_used):
+    """Nine steps take 9 s and 18 more 18 s, which may be seven tenths of the time left."""
+    clock = Clock()
+    (result,) = integrated_gradients_of_labels(
+        lambda points: [taking(1.0, clock)(points)],
+        TANH_IMAGE,
+        image(0),
+        9,
+        "riemann_middle",
+        Deadline(seconds, clock),
+        goal=StepGoal([1e9], 30),
+    )
+    assert (result.n_steps_used, result.deadline_hit) == (n_steps_used, False)
+
+
+@pytest.mark.parametrize(
+    ("delta", "rise", "share", "adds_up"),
+    [(0.0, 0.0, None, True), (0.019, -1.0, 0.019, True), (-0.021, 1.0, 0.021, False), (0.009, 0.01, 0.9, True)],
+)
+def test_a_map_adds_up_when_it_misses_little_of_the_rise_or_of_the_score(delta, rise, share, adds_up):
+    found = Convergence(delta, 0.0, rise)
+    assert found.delta_over_rise == (None if share is None else pytest.approx(share))
+    assert found.adds_up is adds_up
+    attribution = torch.full((3, 1, 1), (rise + delta) / 3, dtype=torch.float64)
+    assert StepGoal([rise], 50).is_met([attribution]) is adds_up
 
 
 def taking(seconds_each, clock, function=tanh_net):

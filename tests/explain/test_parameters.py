@@ -157,3 +157,15 @@ def test_a_request_for_nothing_is_plain_scoring(check_rows):
         assert parse_xai_parameters({"visualizations": False, key: True}).wants_explanation
 
     check_rows(check, ["visualizations", "attributions", "details", "faithfulness"])
+
+
+def test_steps_are_chosen_only_where_the_map_adds_up_and_the_request_names_none():
+    limits = XaiLimits(max_n_steps=200)
+    for document, most_steps in (
+        ({}, None),
+        ({"xai_algorithm": "integrated_gradients"}, 200),
+        ({"xai_algorithm": "integrated_gradients", "n_steps": 50}, None),
+        ({"xai_algorithm": "xrai"}, None),
+        ({"xai_algorithm": "guided_gradcam"}, None),
+    ):
+        assert parse_xai_parameters(document, limits).most_steps == most_steps

@@ -128,7 +128,8 @@ def test_details_have_the_documented_keys_in_their_order():
     document = details.to_document()
     assert list(document) == [
         "algorithm", "label", "probability", "score", "n_steps_used", "approximation_method", "baseline",
-        "convergence_delta", "relative_delta", "guided_rule", "localizer", "target_layer", "regions", "deletion_auc",
+        "convergence_delta", "relative_delta", "rise", "delta_over_rise", "guided_rule", "localizer", "target_layer",
+        "regions", "deletion_auc",
         "insertion_auc", "random_deletion_auc", "deadline_hit", "degraded", "warnings", "milliseconds", "cached",
     ]  # fmt: skip
     assert [document[key] for key in ("deletion_auc", "insertion_auc", "random_deletion_auc")] == [0.31, 0.88, 0.64]

@@ -76,6 +76,10 @@ class Computation:
     """Sum of the map minus the rise of the score from the baseline to the image."""
     relative_delta: float | None = None
     """|convergence_delta| divided by the sum of the absolute values of the map."""
+    rise: float | None = None
+    """Score of the image minus the mean score of the baselines."""
+    delta_over_rise: float | None = None
+    """|convergence_delta| divided by |rise|: the part of the rise that the map misses."""
     guided_rule: str | None = None
     """Activations that got the guided rule, such as `relu` or `relu+silu`; `none`: the plain gradient."""
     localizer: str | None = None

@@ -4,6 +4,7 @@ B baselines, K explained labels, N points, P pixels.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +20,7 @@ __all__ = [
     "MIN_STEPS",
     "Convergence",
     "IgResult",
+    "StepGoal",
     "convergence",
     "integrated_gradients",
     "integrated_gradients_of_labels",
@@ -27,8 +29,18 @@ __all__ = [
 MIN_STEPS: Final = 8
 """Least number of steps of a useful map (midpoint rule on ReLU networks: 5 % off the limit at 8 steps)."""
 
+_FACTORS: Final[dict[Method, int]] = {"riemann_middle": 3, "gausslegendre": 2}
+"""By which the number of steps grows in a refinement: every third of three times as many midpoints is an old one."""
+
 _PROBING_SHARE: Final = 0.05
 """Largest share of the time limit that may be spent on measuring how long a step takes."""
+
+
+_GOAL_OF_RISE: Final = 0.02
+_GOAL_OF_SCORE: Final = 0.01
+
+_GOAL_TIME_SHARE: Final = 0.7
+"""Largest share of the time left that a further refinement may be expected to take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +62,41 @@ class Convergence:
     delta: float
     """Sum of the map minus the rise of the score from the baseline to the image."""
     relative_delta: float
-    """|delta| over the sum of the map's absolute values. The rise itself is no scale: values of both signs cancel, so
-    that it may be close to 0."""
+    """|delta| over the sum of the map's absolute values."""
+    rise: float
+    """Score of the image minus the mean score of the baselines."""
+
+    @property
+    def delta_over_rise(self) -> float | None:
+        """The part of the rise that the map misses; None when there is no rise.
+
+        Values of both signs cancel in a map, so that this is many times `relative_delta`.
+        """
+        return abs(self.delta / self.rise) if self.rise else None
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether the map misses at most 2 % of the rise, or 0.01 of the score, by which the odds change by 1 %."""
+        return abs(self.delta) <= _allowed(self.rise)
+
+
+@dataclass(frozen=True, slots=True)
+class StepGoal:
+    """When the number of steps suffices: every map adds up to the rise of its score (`Convergence.adds_up`)."""
+
+    rises_K: Sequence[float]
+    """Of each label, the score of the image minus the mean score of the baselines."""
+    max_steps: int
+    """Largest number of steps that may be taken."""
+
+    def is_met(self, maps: Sequence[torch.Tensor]) -> bool:
+        pairs = zip(maps, self.rises_K, strict=True)
+        return all(abs(float(map_3PP.double().sum()) - rise) <= _allowed(rise) for map_3PP, rise in pairs)
+
+
+def _allowed(rise: float) -> float:
+    """Largest difference between the sum of a map and the rise that it explains, in units of the score."""
+    return max(_GOAL_OF_RISE * abs(rise), _GOAL_OF_SCORE)
 
 
 def integrated_gradients(
@@ -81,12 +126,14 @@ def integrated_gradients_of_labels(
     chunk: int = DEFAULT_CHUNK,
     convergence_tolerance: float | None = None,
     least_steps: int = MIN_STEPS,
+    goal: StepGoal | None = None,
 ) -> tuple[IgResult, ...]:
     """Explain the image `x`, (1, 3, P, P), from `baseline`, (B, 3, P, P); the maps of several baselines are averaged.
 
     `n_steps` (at least 2) is per baseline. With a `convergence_tolerance` t, 8 steps are followed by three times as
     many (Gauss-Legendre: twice as many, from the start) until no map changes by more than t of its L2 norm, or
-    `n_steps` is reached.
+    `n_steps` is reached. With a `goal`, `n_steps` are followed by three times (twice) as many in the same way, until
+    it is met or the next number would be too large or is expected to take most of the time left.
 
     The time of the first evaluation gives the number of steps that fit into the deadline. If it is too small, the
     fastest of several evaluations counts, since the first one of a network is slow; these take at most a twentieth of
@@ -106,7 +153,11 @@ def integrated_gradients_of_labels(
         rule = _rule(sizes[0], method)
         integral = _PathIntegral(gradients, x, baseline, deadline, chunk)
 
+    started_s = deadline.elapsed_s()
     finished = integral.evaluate(rule)
+    if goal is not None and finished and not is_cut_short:
+        seconds_each = (deadline.elapsed_s() - started_s) / (sizes[0] * len(baseline))
+        integral = _refine_until(goal, integral, sizes[0], method, deadline, seconds_each)
     for size in sizes[1:]:
         if not finished:
             break
@@ -121,13 +172,29 @@ def integrated_gradients_of_labels(
     return integral.results(deadline_hit=is_cut_short or not finished)
 
 
+def _refine_until(
+    goal: StepGoal, integral: "_PathIntegral", n_steps: int, method: Method, deadline: Deadline, seconds_each: float
+) -> "_PathIntegral":
+    """The integral with as many steps as the goal needs; `seconds_each` is the time of one step from one baseline."""
+    while not goal.is_met(integral.maps()):
+        finer, rule = integral.refined(_FACTORS[method] * n_steps, method)
+        n_steps *= _FACTORS[method]
+        expected_s = seconds_each * len(rule.alphas) * integral.num_baselines
+        is_affordable = deadline.seconds is None or expected_s <= _GOAL_TIME_SHARE * deadline.remaining_s()
+        if n_steps > goal.max_steps or not is_affordable or not finer.evaluate(rule):
+            break
+        integral = finer
+    return integral
+
+
 def convergence(score: Score, x: torch.Tensor, baseline: torch.Tensor, attribution: torch.Tensor) -> Convergence:
     """Compare the sum of a map with the difference of the scores at both ends of the path."""
     with torch.no_grad():
         scores = score(torch.cat([x, baseline])).double().cpu()
-    delta = float(attribution.double().sum() - (scores[0] - scores[1:].mean()))
+    rise = float(scores[0] - scores[1:].mean())
+    delta = float(attribution.double().sum()) - rise
     total = float(attribution.double().abs().sum())
-    return Convergence(delta, abs(delta) / total if total > 0 else 0.0)
+    return Convergence(delta, abs(delta) / total if total > 0 else 0.0, rise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +234,8 @@ def _numbers_of_steps(n_steps: int, method: Method, convergence_tolerance: float
     if convergence_tolerance is None or n_steps < MIN_STEPS:
         return [n_steps]
     sizes = [MIN_STEPS]
-    factor = 2 if method == "gausslegendre" else 3
-    while sizes[-1] * factor <= n_steps:
-        sizes.append(sizes[-1] * factor)
+    while sizes[-1] * _FACTORS[method] <= n_steps:
+        sizes.append(sizes[-1] * _FACTORS[method])
     return sizes
 
 
@@ -195,6 +261,10 @@ class _PathIntegral:
         self._weights_B = [0.0] * len(baseline)
         self._num_evaluations = 0
         self.num_done = 0  # evaluations of the current rule
+
+    @property
+    def num_baselines(self) -> int:
+        return len(self._baseline)
 
     def probe(self, rule: _Rule, wanted: int) -> int:
         """Evaluate the first point of a rule, more if `wanted` steps seem too many; return how many steps fit."""
@@ -233,14 +303,14 @@ class _PathIntegral:
 
     def results(self, *, deadline_hit: bool) -> tuple[IgResult, ...]:
         n_steps_used = max(1, self._num_evaluations // len(self._baseline))
-        return tuple(IgResult(map_3PP, n_steps_used, deadline_hit) for map_3PP in self._maps())
+        return tuple(IgResult(map_3PP, n_steps_used, deadline_hit) for map_3PP in self.maps())
 
     def change_from(self, other: "_PathIntegral") -> float:
         """The largest relative L2 difference between the maps of two integrals."""
-        pairs = zip(self._maps(), other._maps(), strict=True)
+        pairs = zip(self.maps(), other.maps(), strict=True)
         return max(float((ours - theirs).norm() / ours.norm().clamp(min=1e-30)) for ours, theirs in pairs)
 
-    def _maps(self) -> list[torch.Tensor]:
+    def maps(self) -> list[torch.Tensor]:
         """One map (3, P, P) per label."""
         started = [index for index, weight in enumerate(self._weights_B) if weight > 0]
         maps = []

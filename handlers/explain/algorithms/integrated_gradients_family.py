@@ -19,6 +19,7 @@ from clearsight.handlers.explain.algorithms.integrated_gradients import (
     MIN_STEPS,
     Convergence,
     IgResult,
+    StepGoal,
     convergence,
     integrated_gradients_of_labels,
 )
@@ -54,7 +55,7 @@ def integrated_gradients(context: ExplainContext) -> tuple[Attribution, ...]:
     results = gradients_along_path(context)
     if results is None:
         return _instead_of_path(context)
-    return tuple(_path_attribution(context, index, result) for index, result in enumerate(results))
+    return tuple(_complete_attribution(context, index, result) for index, result in enumerate(results))
 
 
 def xrai(context: ExplainContext) -> tuple[Attribution, ...]:
@@ -105,11 +106,26 @@ def gradients_along_path(context: ExplainContext) -> tuple[IgResult, ...] | None
         context.chunk,
         parameters.convergence_tolerance,
         least_steps=parameters.n_steps if all_steps else MIN_STEPS,
+        goal=_step_goal(context),
     )
     if any(result.deadline_hit for result in results) and not context.may_degrade:
         raise context.out_of_time()
     too_few = min(result.n_steps_used for result in results) < min(MIN_STEPS, parameters.n_steps)
     return None if too_few else results
+
+
+def _step_goal(context: ExplainContext) -> StepGoal | None:
+    """What the number of steps is chosen for; None when the request names it, or names another way to choose it."""
+    parameters = context.parameters
+    if parameters.most_steps is None or parameters.smooth_samples or parameters.convergence_tolerance is not None:
+        return None
+    points = torch.cat([context.x_13PP, _baselines(context)])
+    rises = []
+    for target in context.targets:
+        with torch.no_grad():
+            scores = context.differentiable_model().score_of(target.class_id, target.contrast_id)(points).double()
+        rises.append(float(scores[0] - scores[1:].mean()))
+    return StepGoal(rises, parameters.most_steps)
 
 
 def _instead_of_path(context: ExplainContext) -> tuple[Attribution, ...]:
@@ -125,6 +141,19 @@ def _instead_of_path(context: ExplainContext) -> tuple[Attribution, ...]:
     )
 
 
+def _complete_attribution(context: ExplainContext, index: int, result: IgResult) -> Attribution:
+    """Like `_path_attribution`, of a map whose sum means something; warns when it misses much of the rise."""
+    found = _path_attribution(context, index, result)
+    if found.convergence_delta is None or found.rise is None:
+        return found
+    if Convergence(found.convergence_delta, 0.0, found.rise).adds_up:
+        return found
+    share = f"{found.delta_over_rise or 0:.0%} of" if found.rise else "all of"
+    remedy = "raise 'n_steps'" if context.parameters.most_steps is None else "allow more time, or name 'n_steps'"
+    warning = f"the sum of the map misses {share} the rise of the score: {remedy}"
+    return replace(found, warnings=(*found.warnings, warning))
+
+
 def _path_attribution(context: ExplainContext, index: int, result: IgResult) -> Attribution:
     checked = _convergence(context, index, result.attribution)
     return Attribution(
@@ -132,6 +161,8 @@ def _path_attribution(context: ExplainContext, index: int, result: IgResult) -> 
         n_steps_used=result.n_steps_used,
         convergence_delta=checked.delta if checked else None,
         relative_delta=checked.relative_delta if checked else None,
+        rise=checked.rise if checked else None,
+        delta_over_rise=checked.delta_over_rise if checked else None,
         deadline_hit=result.deadline_hit,
         degraded=result.deadline_hit,
     )
@@ -151,8 +182,9 @@ def _by_captum(context: ExplainContext) -> tuple[Attribution, ...]:
             context.deadline,
             context.chunk,
         )
-        result = _path_attribution(context, index, IgResult(map_3PP, parameters.n_steps, deadline_hit=False))
-        found.append(result if parameters.convergence_tolerance is None else replace(result, warnings=warnings))
+        result = _complete_attribution(context, index, IgResult(map_3PP, parameters.n_steps, deadline_hit=False))
+        tolerates = parameters.convergence_tolerance is not None
+        found.append(replace(result, warnings=(*warnings, *result.warnings)) if tolerates else result)
     return tuple(found)
 
 

@@ -41,6 +41,8 @@ class ExplanationDetails(Computation):
             "baseline": self.baseline,
             "convergence_delta": self.convergence_delta,
             "relative_delta": self.relative_delta,
+            "rise": self.rise,
+            "delta_over_rise": self.delta_over_rise,
             "guided_rule": self.guided_rule,
             "localizer": self.localizer,
             "target_layer": self.target_layer,
