@@ -135,7 +135,9 @@ def table_row(file: Path, answer: Answer, task: Task) -> dict[str, Any]:
 
 def _save_overlay(target: Path, scorer: Scorer, image: InputImage, answer: Answer) -> None:
     image_HWC = decode_image(image.file.read_bytes(), exif_orientation=scorer.settings.exif_orientation)
-    write_atomically(target, to_jpeg(draw_overlay(image_HWC, answer, scorer.labels)))
+    detection = scorer.settings.detection
+    threshold = None if detection is None else detection.box_score_thresh
+    write_atomically(target, to_jpeg(draw_overlay(image_HWC, answer, scorer.labels, threshold)))
 
 
 def _require_masks(scorer: Scorer) -> None:

@@ -5,6 +5,7 @@ can tell apart; black is left out, since it is the edge of every line: a coloure
 any background.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -37,6 +38,7 @@ _TINTS: Final = ((0, 0.0), (0, 0.35), (255, 0.5))
 _MIN_LONGER_SIDE: Final = 640  # smaller images are enlarged: a label needs 100 pixels or more
 _MIN_SHORTER_SIDE: Final = 64  # of the canvas: a strip of an image gets paper around it
 _MANY: Final = 20  # objects, from which on long labels are cut to leave space for others
+_CROWD: Final = 30  # objects, from which on lines are thin, and numbers stand for labels, which a legend explains
 _MASK_OPACITY: Final = 110  # of 255: the object stays visible
 _DARK: Final = 110  # luma below which a colour carries light text
 
@@ -53,13 +55,18 @@ class _Drawn:
 
 
 def draw_objects(
-    image_HWC: npt.NDArray[np.uint8], answer: DetectionAnswer, labels: Sequence[str] = (), has_scores: bool = True
+    image_HWC: npt.NDArray[np.uint8],
+    answer: DetectionAnswer,
+    labels: Sequence[str] = (),
+    has_scores: bool = True,
+    score_threshold: float | None = None,
 ) -> Image.Image:
     """Draw an answer's boxes, and its masks where it has some, each with label and, unless it has none, score.
 
     The longer side of the image ends up in [640, 2048] pixels. Labels stay inside, and do not overlap as long as there
     is space; those of higher scores are placed first and lie on top. With the model's `labels`, a class has the same
-    colour in every image.
+    colour in every image. Of 30 objects and more each has a number, by descending score, and a legend below the image
+    names the classes, with their numbers of objects, the score of every object and `score_threshold`.
     """
     image = fit_image(Image.fromarray(image_HWC), _MIN_LONGER_SIDE)
     size_wh = max(image.width, _MIN_SHORTER_SIDE), max(image.height, _MIN_SHORTER_SIDE)
@@ -68,17 +75,21 @@ def draw_objects(
     canvas.paste(image, corner)
     colours = _colours_of([*labels, *(detected.label for detected in answer.boxes)])
     drawn = [_on_canvas(detected, corner, image.size, colours[detected.label], has_scores) for detected in answer.boxes]
-    line = max(2, max(size_wh) // 400)
+    is_crowd = len(drawn) >= _CROWD
+    line = max(1, max(size_wh) // 640) if is_crowd else max(2, max(size_wh) // 400)
     canvas = _with_masks(canvas, drawn)
     pen = ImageDraw.Draw(canvas)
     for item in reversed(drawn):
         for polygon in item.polygons:
             for colour, width in ((INK, line + 1), (item.colour, max(1, line // 2))):
                 pen.line([*polygon, polygon[0]], colour, width)
-        _draw_box(pen, item, line)
-    font = ImageFont.load_default(max(15, max(size_wh) // 60))
-    _draw_labels(pen, drawn, font, size_wh)
-    return canvas
+        _draw_box(pen, item, line, has_inner_edge=not is_crowd)
+    text_size = max(15, max(size_wh) // 60)
+    if not is_crowd:
+        _draw_labels(pen, drawn, ImageFont.load_default(text_size), size_wh)
+        return canvas
+    _draw_numbers(pen, drawn, ImageFont.load_default(max(10, max(size_wh) // 100)), size_wh)
+    return _with_legend(canvas, drawn, score_threshold, text_size)
 
 
 def _colours_of(labels: Sequence[str]) -> dict[str, Colour]:
@@ -116,12 +127,13 @@ def _with_masks(canvas: Image.Image, drawn: Sequence[_Drawn]) -> Image.Image:
     return Image.alpha_composite(canvas.convert("RGBA"), layer).convert("RGB")
 
 
-def _draw_box(pen: ImageDraw.ImageDraw, item: _Drawn, line: int) -> None:
-    """A coloured frame between two dark ones, inside the box; of a tiny box only the outer ones fit."""
+def _draw_box(pen: ImageDraw.ImageDraw, item: _Drawn, line: int, has_inner_edge: bool) -> None:
+    """A coloured frame inside a dark one, or between two, inside the box; of a tiny box only the outer ones fit."""
     left, top, right, bottom = item.box
     right, bottom = max(right, left + 1), max(bottom, top + 1)
     edge = max(1, line // 2)
-    for inset, width, colour in ((0, edge, INK), (edge + line, edge, INK), (edge, line, item.colour)):
+    inner = [(edge + line, edge, INK)] if has_inner_edge else []
+    for inset, width, colour in ((0, edge, INK), *inner, (edge, line, item.colour)):
         if right - left > 2 * inset and bottom - top > 2 * inset:
             pen.rectangle((left + inset, top + inset, right - 1 - inset, bottom - 1 - inset), None, colour, width)
 
@@ -140,8 +152,60 @@ def _draw_labels(pen: ImageDraw.ImageDraw, drawn: Sequence[_Drawn], font: Font, 
         placed.append((item, text, position))
     for item, text, (left, top, right, bottom) in reversed(placed):
         pen.rectangle((left, top, right - 1, bottom - 1), item.colour, INK)
-        ink = INK if np.dot(item.colour, (0.299, 0.587, 0.114)) > _DARK else PAPER
-        pen.text((left + padding, (top + bottom) / 2), text, ink, font, anchor="lm")
+        pen.text((left + padding, (top + bottom) / 2), text, _ink_on(item.colour), font, anchor="lm")
+
+
+def _draw_numbers(pen: ImageDraw.ImageDraw, drawn: Sequence[_Drawn], font: Font, size_wh: tuple[int, int]) -> None:
+    """The number of each object, from 1, in a tag as small as the number, where it covers other tags the least."""
+    placed: list[Rectangle] = []
+    for number, item in enumerate(drawn, start=1):
+        _, top, right, bottom = pen.textbbox((0, 0), str(number), font)
+        width, height = min(round(right) + 3, size_wh[0]), min(round(bottom - top) + 4, size_wh[1])
+        placed.append(_free_position(item.box, width, height, size_wh, placed))
+    for number, (item, (left, top, right, bottom)) in reversed([*enumerate(zip(drawn, placed, strict=True), start=1)]):
+        pen.rectangle((left, top, right - 1, bottom - 1), item.colour)
+        ink = _ink_on(item.colour)
+        pen.text(((left + right) / 2, (top + bottom) / 2), str(number), ink, font, anchor="mm")
+
+
+def _with_legend(
+    canvas: Image.Image, drawn: Sequence[_Drawn], score_threshold: float | None, text_size: int
+) -> Image.Image:
+    """The canvas above a list of classes, and of the score of every number."""
+    font, small = ImageFont.load_default(text_size), ImageFont.load_default(max(12, text_size * 4 // 5))
+    line, margin = round(text_size * 1.5), text_size // 2
+    title = f"{len(drawn)} objects, by descending score"
+    if score_threshold is not None:
+        title = f"{len(drawn)} objects with scores above {score_threshold:g}"
+    counts = Counter((item.label, item.colour) for item in drawn)
+    pen = ImageDraw.Draw(canvas)
+    entries = [f"{number}: {item.score}" for number, item in enumerate(drawn, start=1)]
+    has_scores = any(item.score for item in drawn)
+    column = round(max(pen.textlength(entry, small) for entry in entries)) + 3 * margin
+    num_columns = max(1, (canvas.width - margin) // column)
+    num_rows = -(-len(entries) // num_columns) if has_scores else 0
+    height = line * (1 + len(counts) + num_rows) + 2 * margin
+    sheet = Image.new("RGB", (canvas.width, canvas.height + height), PAPER)
+    sheet.paste(canvas, (0, 0))
+    pen = ImageDraw.Draw(sheet)
+    top = canvas.height + margin
+    pen.text((margin, top + line / 2), shorten(pen, title, font, canvas.width - 2 * margin), INK, font, anchor="lm")
+    for row, ((label, colour), count) in enumerate(counts.most_common(), start=1):
+        middle = top + row * line + line // 2
+        pen.rectangle((margin, middle - text_size // 2, margin + text_size, middle + text_size // 2), colour, INK)
+        text = shorten(pen, label, font, canvas.width - 4 * margin - text_size - pen.textlength(f": {count}", font))
+        pen.text((2 * margin + text_size, middle), f"{text}: {count}", INK, font, anchor="lm")
+    top += line * (1 + len(counts))
+    for index, (item, entry) in enumerate(zip(drawn, entries, strict=True) if has_scores else ()):
+        left, middle = margin + index // num_rows * column, top + index % num_rows * line + line // 2
+        pen.rectangle((left, middle - line // 3, left + margin // 2, middle + line // 3), item.colour)
+        pen.text((left + margin, middle), entry, INK, small, anchor="lm")
+    return sheet
+
+
+def _ink_on(colour: Colour) -> Colour:
+    """The colour of text that is legible on a colour."""
+    return INK if np.dot(colour, (0.299, 0.587, 0.114)) > _DARK else PAPER
 
 
 def _free_position(

@@ -19,14 +19,20 @@ _MAX_ROWS: Final = 5
 _BAR, _TRACK = (0, 102, 170), (225, 230, 235)
 
 
-def draw_overlay(image_HWC: npt.NDArray[np.uint8], answer: Answer, labels: tuple[str, ...] = ()) -> Image.Image:
+def draw_overlay(
+    image_HWC: npt.NDArray[np.uint8],
+    answer: Answer,
+    labels: tuple[str, ...] = (),
+    score_threshold: float | None = None,
+) -> Image.Image:
     """Draw an answer: bars of the five best classes below the image, or boxes, masks and scores on it.
 
     With the model's `labels` a class has the same colour in every image. The text grows with the image.
+    `score_threshold` is that of the boxes, for the legend of many.
     """
     if isinstance(answer, ClassificationAnswer):
         return _draw_bars(image_HWC, answer)
-    return draw_objects(image_HWC, answer, labels)
+    return draw_objects(image_HWC, answer, labels, score_threshold=score_threshold)
 
 
 def _draw_bars(image_HWC: npt.NDArray[np.uint8], answer: ClassificationAnswer) -> Image.Image:

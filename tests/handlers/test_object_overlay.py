@@ -96,6 +96,43 @@ def test_a_label_that_is_not_among_the_models_is_drawn_all_the_same():
     assert changed(draw_overlay(image((480, 640)), answer, LABELS)).any()
 
 
+def crowd(count: int) -> DetectionAnswer:
+    """Boxes side by side, with space between them, of two classes in turn."""
+    places = [(k % 10 / 10, k // 10 / 10) for k in range(count)]
+    boxes = [
+        found((x + 0.02, y + 0.02, x + 0.08, y + 0.08), LABELS[0] if k % 2 else "") for k, (x, y) in enumerate(places)
+    ]
+    return DetectionAnswer(tuple(boxes))
+
+
+def test_from_thirty_objects_on_numbers_stand_in_the_image_and_scores_below_it():
+    few, many = (draw_overlay(image((800, 800)), crowd(count), LABELS, 0.3) for count in (29, 30))
+    assert few.size == (800, 800)
+    assert (many.width, many.height > 800) == (800, True)
+    # Pixels of the image that are drawn on, per object: frames are half as wide, numbers shorter than labels.
+    drawn = [changed(canvas.crop((0, 0, 800, 800))).sum() / count for canvas, count in ((few, 29), (many, 30))]
+    assert drawn[1] < 0.4 * drawn[0]
+    # Every tag is where its box is: no object without one.
+    for x, y in [(k % 10, k // 10) for k in range(30)]:
+        assert changed(many)[y * 80 : y * 80 + 66, x * 80 : x * 80 + 66].any()
+
+
+def test_the_legend_grows_with_classes_and_objects_and_is_different_for_another_threshold():
+    heights = [draw_overlay(image((800, 800)), crowd(count), LABELS, 0.3).height for count in (30, 60, 100)]
+    assert heights == sorted(set(heights))
+    legends = [
+        np.asarray(draw_overlay(image((800, 800)), crowd(40), LABELS, threshold))[800:]
+        for threshold in (None, 0.3, 0.5)
+    ]
+    assert not np.array_equal(legends[0], legends[1])
+    assert not np.array_equal(legends[1], legends[2])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_crowd_is_drawn_at_any_size(size):
+    assert max(draw_overlay(image(size), crowd(100), LABELS).size) >= 640
+
+
 def test_a_hundred_objects_are_drawn_quickly():
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 0.8, (100, 2))

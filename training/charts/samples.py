@@ -60,7 +60,8 @@ def draw_sample(
     ]
     wide, high = halves[0].size
     shift = (0, high + _GAP) if wide > _WIDE * high else (wide + _GAP, 0)
-    sheet = Image.new("RGB", (wide + shift[0], high + shift[1]), PAPER)
+    size_wh = wide + shift[0], max(high, halves[1].height + shift[1])  # a legend may make either one higher
+    sheet = Image.new("RGB", size_wh, PAPER)
     sheet.paste(halves[0], (0, 0))
     sheet.paste(halves[1], shift)
     return sheet
