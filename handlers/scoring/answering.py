@@ -12,7 +12,7 @@ from clearsight.handlers.worker.explain_lane import NO_OPTIONS, ExplainRows, Req
 from clearsight.wire.answers import Answer
 from clearsight.wire.encoding import encode_answers
 from clearsight.wire.errors import error_body, row_error
-from clearsight.wire.requests import parse_request
+from clearsight.wire.requests import read_request
 
 __all__ = ["Reply", "answer_bodies"]
 
@@ -24,7 +24,8 @@ class Reply:
     status: int
     """HTTP status: 200, or the status of the error."""
     body: bytes
-    """JSON: a list with one object per row, or `{"message": …}`."""
+    """JSON: a list with one object per row, within `{"predictions": …}` if the rows came as `instances`; or
+    `{"message": …}`."""
     num_rows: int
     """Rows that were scored; 0 for a request that failed."""
     is_degraded: bool = False
@@ -46,11 +47,15 @@ def answer_bodies(
     other bodies get the bytes they get alone.
     """
     replies: dict[int, Reply] = {}
+    with_instances: set[int] = set()
     plain: dict[int, list[object]] = {}
     for number, body in enumerate(bodies):
         options = request_options[number] if request_options else NO_OPTIONS
         try:
-            cells = parse_request(body)
+            rows = read_request(body)
+            cells = rows.cells
+            if rows.has_instances:
+                with_instances.add(number)
             if (
                 explain
                 and cells
@@ -66,6 +71,9 @@ def answer_bodies(
     results = iter(scorer.score([cell for cells in plain.values() for cell in cells]))
     for number, cells in plain.items():
         replies[number] = _reply([next(results) for _ in cells])
+    for number in with_instances:
+        if replies[number].status == 200:
+            replies[number] = replace(replies[number], body=b'{"predictions":' + replies[number].body + b"}")
     return [replies[number] for number in range(len(bodies))]
 
 

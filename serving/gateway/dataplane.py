@@ -13,6 +13,8 @@ from importlib.metadata import version
 from random import Random
 from typing import Final
 
+import orjson
+
 from clearsight.serving.gateway.answers import HttpAnswer, container_error, error, model_error
 from clearsight.serving.gateway.explanation_jobs import (
     DEFAULT_EXPLANATION_JOB_LIMITS,
@@ -36,6 +38,7 @@ __all__ = ["DataPlane"]
 
 NOT_AN_ID_CHARACTER: Final = re.compile(r"[^A-Za-z0-9_-]")
 MAX_CLIENT_ID_CHARS: Final = 40
+KSERVE_ACTIONS: Final = {"predict": "score", "explain": "explain"}
 ACCEPTED_ENCODINGS: Final = frozenset(("", "identity", "gzip", "x-gzip"))
 
 HEALTHY: Final = HttpAnswer(200, b"Healthy", "text/plain; charset=utf-8")
@@ -154,6 +157,8 @@ class DataPlane:
             return self._begin_endpoint(request, parts[2], parts[3], query)
         if len(parts) in (5, 6) and parts[1] == "endpoints" and parts[3:5] == ["jobs", "explain"]:
             return self._begin_job(request, parts[2], parts[5] if len(parts) == 6 else None)
+        if len(parts) == 4 and parts[1:3] == ["v1", "models"]:
+            return self._begin_kserve(request, parts[3], query)
         if path == "/":
             return self._health(request, is_healthy=True)
         return UNKNOWN_PATH
@@ -251,6 +256,21 @@ class DataPlane:
         if leaf == "":
             return self._health(request, is_healthy=route.is_healthy)
         return UNKNOWN_PATH
+
+    def _begin_kserve(self, request: Request, leaf: str, query: str) -> HttpAnswer | None:
+        """The paths of KServe's protocol v1, with the endpoint in place of the model."""
+        name, colon, verb = leaf.rpartition(":")
+        if colon:
+            action = KSERVE_ACTIONS.get(verb)
+            return UNKNOWN_PATH if action is None else self._begin_endpoint(request, name, action, query)
+        route = self._routes.get(leaf)
+        if route is None:
+            return _no_endpoint(leaf)
+        request.endpoint = route.name
+        if request.method not in ("GET", "HEAD"):
+            return _not_allowed("GET, HEAD")
+        body = orjson.dumps({"name": route.name, "ready": route.is_healthy})
+        return HttpAnswer(200 if route.is_healthy else 503, body)
 
     def _begin_job(self, request: Request, name: str, job_id: str | None) -> HttpAnswer | None:
         route = self._routes.get(name)

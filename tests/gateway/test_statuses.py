@@ -96,6 +96,39 @@ async def test_routes_beside_scoring(gateway, method, path, status, body):
     assert (reply.status, reply.body) == (status, body)
 
 
+@pytest.mark.parametrize(
+    ("verb", "upstream_path", "ready"),
+    [("predict", "/predictions/blue", True), ("explain", "/explanations/blue-explain", True), ("predict", "", False)],
+)
+async def test_kserves_paths_are_those_of_the_endpoint(gateway, verb, upstream_path, ready):
+    not_ready = {} if ready else {"upstreams": ()}
+    gateway.route(blue=gateway.deployment("blue", explain=gateway.explain_lane("blue"), **not_ready))
+    path, body = f"/v1/models/fridge:{verb}", b'{"instances":[{"data":"QQ=="}]}'
+    assert (await gateway.score(body, key="wrong", path=path)).status == 401
+    reply = await gateway.score(body, path=path)
+    assert reply.status == (200 if ready else 503)
+    sent = [(head.split()[1].decode(), content) for head, content in gateway.upstreams["blue"].requests]
+    assert sent == ([(upstream_path, body)] if ready else [])
+    state = await gateway.get("/v1/models/fridge")
+    assert (state.status, json.loads(state.body)) == (200 if ready else 503, {"name": "fridge", "ready": ready})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/models/other", 404),
+        ("POST", "/v1/models/other:predict", 404),
+        ("POST", "/v1/models/fridge", 405),
+        ("POST", "/v1/models/fridge:train", 404),
+        ("PUT", "/v1/models/fridge:predict", 405),
+        ("GET", "/v1/models", 404),
+        ("GET", "/v1/models/", 404),
+    ],
+)
+async def test_what_kserves_protocol_lacks_is_refused(gateway, method, path, status):
+    assert (await gateway.get(path, method)).status == status
+
+
 async def test_an_unknown_endpoint_is_404_for_every_route(gateway):
     for path in ("/endpoints/other/", "/endpoints/other/swagger.json"):
         reply = await gateway.get(path)

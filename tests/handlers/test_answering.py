@@ -41,6 +41,18 @@ def test_nested_rows_with_an_index_give_one_object_each(scorer: Scorer):
     assert first == second
 
 
+def test_instances_get_the_same_answers_as_predictions(scorer: Scorer, images, make_body):
+    plain = make_body(*images[:2])
+    first, second = (base64.b64encode(image).decode() for image in images[:2])
+    instances = json.dumps({"instances": [{"data": first}, {"image": {"b64": second}}]}).encode()
+    broken = json.dumps({"instances": [first, {"data": "QQ=="}]}).encode()
+    of_plain, of_instances, of_broken = answer_bodies(scorer, [plain, instances, broken])
+    assert of_instances.body == b'{"predictions":' + of_plain.body + b"}"
+    assert (of_instances.status, of_instances.num_rows) == (200, 2)
+    assert of_broken.status == 400
+    assert json.loads(of_broken.body)["message"].startswith("row 1")
+
+
 def test_a_poisoned_request_leaves_seven_good_ones_byte_equal(any_scorer: Scorer, images, make_body):
     good = [make_body(image) for image in images[:7]]
     alone = [answer_bodies(any_scorer, [body])[0] for body in good]

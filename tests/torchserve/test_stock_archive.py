@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import json
 import os
 import subprocess
@@ -122,6 +123,10 @@ def test_stock_torchserve_scores_images_of_every_kind_of_header(
     assert [row["labels"] for row in rows] == [list(tiny_package.labels)] * 2
     assert all(abs(sum(row["probs"]) - 1) < 1e-5 for row in rows)
     assert post(folder, port, body, describe="True") == (200, answer)
+    instances = json.dumps({"instances": [{"data": images[0]}, {"image": {"b64": images[1]}}]}).encode()
+    predictions = b'{"predictions":' + answer + b"}"
+    assert post(folder, port, instances, "/v1/models/clearsight:predict") == (200, predictions)
+    assert post(folder, port, gzip.compress(body)) == (200, answer)
     assert post(folder, port, b'{"input_data": "\\ud800"}')[0] == 400
     assert post(folder, port, b"")[0] == 400
     asking = json.dumps(

@@ -13,7 +13,7 @@ from clearsight.wire.answers import ClassificationAnswer
 from clearsight.wire.cells import XaiRequest, resolve_cell
 from clearsight.wire.encoding import encode_answers
 from clearsight.wire.errors import error_body, row_error
-from clearsight.wire.requests import MAX_ROWS, parse_request
+from clearsight.wire.requests import MAX_ROWS, parse_request, read_request
 
 # The 8 x 4 image of Azure's documentation style examples, with the newline that encodebytes writes.
 PNG_TEXT = (
@@ -56,6 +56,48 @@ class TestParseRequest:
                 body(["a", "b"], params={"temperature": 1}),
                 b"\xef\xbb\xbf" + body(["a", "b"]),
                 b" \n" + body(["a", "b"]) + b"\n ",
+            ],
+        )
+
+    def test_every_form_of_an_instance_gives_the_same_cells(self, check_rows):
+        """The bodies of KServe's samples for TorchServe, and of TensorFlow Serving's REST API."""
+
+        def check(instances):
+            rows = read_request(json.dumps({"instances": instances}).encode())
+            assert (rows.cells, rows.has_instances) == (["a", "b"], True)
+
+        check_rows(
+            check,
+            [
+                ["a", "b"],
+                [{"data": "a"}, {"data": "b", "target": 0}],
+                [{"b64": "a"}, {"b64": "b"}],
+                [{"image": {"b64": "a"}}, {"image": "b"}],
+                [{"image_bytes": {"b64": "a"}, "key": "1"}, {"image_bytes": {"b64": "b"}, "key": "2"}],
+            ],
+        )
+        explain = {"image_base64": "a", "model_explainability": True}
+        assert read_request(json.dumps({"instances": [explain]}).encode()).cells == [explain]
+        assert read_request(b'{"instances": []}').cells == []
+        both = read_request(body(["a"], instances=["b"]))
+        assert (both.cells, both.has_instances) == (["a"], False)
+
+    def test_a_broken_instance_is_named(self, check_rows):
+        def check(instances, message):
+            with pytest.raises(BadRequest) as caught:
+                parse_request(json.dumps({"instances": instances}).encode())
+            assert message in str(caught.value)
+
+        check_rows(
+            check,
+            [
+                ("a", "'instances' must be a list"),
+                ({"data": "a"}, "'instances' must be a list"),
+                (["a", {}], "row 1, column 'image': an instance must be base64 text"),
+                ([{"picture": "a"}], "but got an object with the keys picture"),
+                ([{"data": "a", "image": "a"}], "but got an object with the keys data, image"),
+                (["a"] * (MAX_ROWS + 1), f"at most {MAX_ROWS} rows"),
+                (None, "A value is not provided for the 'input_data' parameter."),
             ],
         )
 
