@@ -37,7 +37,19 @@ def test_switched_off_it_never_stops() -> None:
     assert stops_after([0.5] * 30, enabled=False) is None
 
 
-@pytest.mark.parametrize(("metrics", "improved"), [([0.0], [True]), ([0.5, 0.5, 0.4, 0.6], [True, False, False, True])])
-def test_it_tells_which_passes_are_better_than_all_before(metrics: list[float], improved: list[bool]) -> None:
+@pytest.mark.parametrize(
+    ("passes", "is_best"),
+    [
+        ([(0.0, None)], [True]),
+        ([(0.5, None), (0.5, None), (0.4, None), (0.6, None)], [True, True, False, True]),
+        ([(1.0, 1.11), (1.0, 0.02), (1.0, 0.03), (1.0, 0.02)], [True, True, False, True]),
+        ([(0.5, 0.9), (0.4, 0.1), (0.5, 0.95), (0.6, 2.0)], [True, False, False, True]),
+    ],
+)
+def test_the_best_pass_has_the_highest_metric_then_the_lowest_loss_then_comes_last(
+    passes: list[tuple[float, float | None]], is_best: list[bool]
+) -> None:
     stopping = EarlyStopping()
-    assert [stopping.observe(metric) for metric in metrics] == improved
+    assert [stopping.observe(*one) for one in passes] == is_best
+    best = max(range(len(passes)), key=lambda number: (passes[number][0], -(passes[number][1] or 0), number))
+    assert (stopping.best, stopping.best_loss) == passes[best]

@@ -53,6 +53,8 @@ class Counters:
     """Sums over the images, by `Objective.sum_names`."""
     best_epoch: int | None = None
     best_metric: float | None = None
+    best_loss: float | None = None
+    """Validation loss of that pass, where it is measured."""
     num_passes: int = 0
     num_stale: int = 0
     num_processes: int = 1

@@ -165,11 +165,8 @@ class _Loop(Generic[BatchT]):
                 f"{run.ranks.size}"
             )
         run.counters = counters
-        stopping.best, stopping.num_passes, stopping.num_stale = (
-            counters.best_metric,
-            counters.num_passes,
-            counters.num_stale,
-        )
+        stopping.best, stopping.best_loss = counters.best_metric, counters.best_loss
+        stopping.num_passes, stopping.num_stale = counters.num_passes, counters.num_stale
 
     def _train_epoch(self) -> bool:
         """Finish the current epoch; False when stopped before its end, between two steps, with a checkpoint."""
@@ -242,9 +239,10 @@ class _Loop(Generic[BatchT]):
             raise diverged("the network's answers", counters.epoch, counters.step) from None
         metrics, name = evaluation.metrics, run.objective.primary_metric
         metrics |= counters.means()
-        improved = name is None or stopping.observe(metrics[name])
+        improved = name is None or stopping.observe(metrics[name], evaluation.loss)
         if improved:
             counters.best_epoch, counters.best_metric = counters.epoch, stopping.best
+            counters.best_loss = stopping.best_loss
         counters.num_passes, counters.num_stale = stopping.num_passes, stopping.num_stale
         if improved and run.ranks.is_first:
             run.checkpoints.save_best(run.eval_model, counters)

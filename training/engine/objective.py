@@ -7,6 +7,7 @@ from typing import Literal, Protocol, TypeVar
 import torch
 from torch import nn
 
+from clearsight.training.engine.early_stopping import VALIDATION_LOSSES
 from clearsight.training.engine.ranks import Ranks
 
 __all__ = ["Batches", "Evaluation", "NotFinite", "Objective", "StepOutput", "WeightedBatch"]
@@ -54,6 +55,11 @@ class Evaluation:
     metrics: dict[str, float]
     per_label: dict[str, dict[str, float]] = field(default_factory=dict)
     """Metrics of each class; empty for tasks without such a table."""
+
+    @property
+    def loss(self) -> float | None:
+        """Loss on the validation images; None where it is not measured."""
+        return next((self.metrics[name] for name in VALIDATION_LOSSES if name in self.metrics), None)
 
 
 class NotFinite(Exception):

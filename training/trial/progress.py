@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from clearsight.runs.kinds import ProgressLine
+from clearsight.training.engine.early_stopping import VALIDATION_LOSSES
 
 __all__ = ["TrainingProgress"]
 
@@ -84,7 +85,7 @@ class TrainingProgress:
             f"epoch {event['epoch'] + 1:>3}/{self._num_epochs}",
             *([f"{self._metric} {metrics[self._metric]:.4f}{mark}"] if self._metric in metrics else []),
             f"loss {metrics['training_loss']:.4f}",
-            *(f"{name} {metrics[name]:.4f}" for name in ("log_loss", "validation_loss") if name in metrics),
+            *(f"{name} {metrics[name]:.4f}" for name in VALIDATION_LOSSES if name in metrics),
         ]
         if self._pace.images_per_s is not None:
             words.append(f"{self._pace.images_per_s:.3g} images/s")
