@@ -18,6 +18,7 @@ from clearsight.documents.deployment.document import (
 )
 from clearsight.documents.deployment.traffic import parse_traffic
 from clearsight.errors import ClearsightError, Conflict, NotFound, ServerUnavailable, UserError
+from clearsight.files import os_error_message
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.serving.management.store import (
     DeploymentRecord,
@@ -358,7 +359,8 @@ class EndpointService:
         if self.runtime.is_running(endpoint_name, name):
             if seen.state in ("Creating", "Updating"):
                 failure = Failure("OperationCanceled", "the server ended during the operation")
-                self.store.put_deployment(replace(seen, state="Succeeded", failure=failure))
+                with contextlib.suppress(StoreNotWritten):
+                    self.store.put_deployment(replace(seen, state="Succeeded", failure=failure))
             return
         record = self.store.get(endpoint_name).deployment(name)
         if record.generation != seen.generation:
@@ -370,8 +372,9 @@ class EndpointService:
                     record = self.store.put_deployment(started)
                 await self._roll_out(record, lambda step: on_step(f"{endpoint_name}/{name}", step), must_store=False)
                 on_step(f"{endpoint_name}/{name}", "ready")
-            except ClearsightError as error:
-                on_step(f"{endpoint_name}/{name}", f"failed: {error}")
+            except (ClearsightError, OSError) as error:
+                reason = os_error_message(error) if isinstance(error, OSError) else error
+                on_step(f"{endpoint_name}/{name}", f"failed: {reason}")
 
     async def _publish(self, stored: str) -> None:
         """Bring the stored state to the gateway. Raises ServerUnavailable whose text begins with `stored`."""
@@ -421,6 +424,8 @@ def _failure_of(error: BaseException) -> Failure:
             return Failure("BadArgument", str(error))
         case ClearsightError():
             return Failure("InternalServerError", str(error))
+        case OSError():
+            return Failure("InternalServerError", os_error_message(error))
         case Exception():
             return Failure("InternalServerError", f"{type(error).__name__}: {error}")
         case _:

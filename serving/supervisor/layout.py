@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -23,7 +24,7 @@ from clearsight.documents.deployment.layout import MeasuredLayout, ServingLayout
 from clearsight.errors import ClearsightError, Fault, InvalidDocument
 from clearsight.executor import PythonCall
 from clearsight.fields import Integer, Number, Section, Text, Truth, read
-from clearsight.files import write_atomically
+from clearsight.files import os_error_message, write_atomically
 from clearsight.handlers.explain.options import ExplainOptions
 from clearsight.handlers.tuning.measure import NEARLY_AS_FAST
 from clearsight.runs.package import MANIFEST_FILE, sha256_of
@@ -40,6 +41,8 @@ __all__ = [
     "serving_plan",
     "serving_plans",
 ]
+
+log = logging.getLogger(__name__)
 
 MEASURE_TIMEOUT_S: Final = 300.0
 
@@ -199,7 +202,10 @@ async def measure_package(
         measured = read_measurement(content)
     except UNREADABLE as error:
         raise ClearsightError(f"the measurement of {package} cannot be read: {error}") from error
-    write_atomically(cached, content)
+    try:
+        write_atomically(cached, content)
+    except OSError as error:  # it is made again with the next deployment
+        log.warning("the measurement is not kept: %s", os_error_message(error))
     return measured
 
 

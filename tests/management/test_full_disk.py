@@ -5,17 +5,23 @@ The file on disk is the measure: what the server holds in memory and what the ga
 
 import asyncio
 import errno
+import json
 import os
 import resource
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clearsight.documents.deployment.document import parse_deployment
 from clearsight.errors import ServerUnavailable
+from clearsight.runs.workspace import Workspace
 from clearsight.serving.management.service import EndpointService
 from clearsight.serving.management.store import StoreNotWritten
+from clearsight.serving.supervisor.layout import measure_package, read_measurement
 
 Verb = Callable[[EndpointService, dict[str, Any]], Awaitable[Any]]
 
@@ -137,6 +143,57 @@ async def test_a_server_that_cannot_write_starts_its_deployments_all_the_same(
     assert [name for name, step in steps if step == "ready"] == ["fridge/blue", "fridge/green"]
     again.check()
     await again.fleet.stop()
+
+
+async def test_a_deployment_that_the_system_refuses_does_not_keep_the_others_from_starting(
+    server: Any, make_server: Callable[[], Any], server_process: Any
+) -> None:
+    again, steps = make_server(), []
+    server_process.failure = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/clearsight-1")
+    await again.service.restore(lambda name, step: steps.append((name, step)))
+    reason = "/tmp/clearsight-1: No space left on device; free some space and try again"
+    assert {step for _, step in steps if step.startswith("failed")} == {f"failed: {reason}"}
+    failures = [record.failure.message for record in again.store.get("fridge").deployments.values()]
+    assert failures == [reason] * 2
+    server_process.failure = None
+    steps.clear()
+    await again.service.restore(lambda name, step: steps.append((name, step)))
+    assert sorted(name for name, step in steps if step == "ready") == ["fridge/blue", "fridge/green"]
+    again.check()
+    await again.fleet.stop()
+
+
+async def test_an_interrupted_operation_is_no_obstacle_on_a_full_disk(
+    server: Any, make_server: Callable[[], Any]
+) -> None:
+    """Its processes were adopted, and the state cannot be stored: the other deployments start all the same."""
+    server.store.put_deployment(replace(server.store.get("fridge").deployment("blue"), state="Updating"))
+    again, steps = make_server(), []
+    again.fleet.is_running = lambda endpoint, name: name == "blue"
+    with no_byte_fits():
+        await again.service.restore(lambda name, step: steps.append((name, step)))
+    assert ("fridge/green", "ready") in steps
+    await again.fleet.stop()
+
+
+async def test_a_measurement_that_cannot_be_kept_is_used_all_the_same(
+    workspace: Workspace, blue: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"backend": "openvino", "precision": "f32", "workers": 1, "threads": 2, "batch_size": 4,
+           "images_per_s": 9.0, "latency_ms": 1.0}  # fmt: skip
+
+    content = json.dumps({"rows": [row], "choice": row}).encode()
+
+    async def measure(*_: Any) -> bytes:
+        return content
+
+    monkeypatch.setattr("clearsight.serving.supervisor.layout._run_measurement", measure)
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "manifest.json").write_text("{}")
+    with no_byte_fits():
+        measured = await measure_package(tmp_path, parse_deployment(blue), workspace, lambda step: None)
+    assert measured == read_measurement(content)
+    assert not list(workspace.endpoints.rglob("*.json"))
 
 
 async def test_a_process_that_ends_while_nothing_can_be_written_comes_back_when_something_can(
