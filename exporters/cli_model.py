@@ -27,11 +27,25 @@ def model() -> None:
 _POSITIVE: Final = click.IntRange(min=1)
 _FRACTION: Final = click.FloatRange(0, 1)
 
+
+def _say_registry(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        stderr.print(
+            f"note: --registry-name {value} means the models of this workspace, the only registry here",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+_registry_option = click.option(
+    "--registry-name", metavar="NAME", hidden=True, expose_value=False, callback=_say_registry
+)
 _name_option = click.option("--name", "-n", required=True, help="Name of the model.")
 _version_option = click.option("--version", "-v", help="Version; without it the one created last.")
 
 
 @model.command(cls=AzCommand)
+@_registry_option
 @click.option("--file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Azure model YAML.")
 @click.option("--name", "-n", help="Name of the model.")
 @click.option("--path", "-p", help="Package folder, or the URI of a run's mlflow-model.")
@@ -77,6 +91,7 @@ def create(
 
 
 @model.command("list", cls=AzCommand)
+@_registry_option
 @click.option("--name", "-n", help="List the versions of this model instead of the latest of every model.")
 @result_options
 def list_(name: str | None) -> list[dict[str, Any]]:
@@ -92,6 +107,7 @@ def list_(name: str | None) -> list[dict[str, Any]]:
 
 
 @model.command(cls=AzCommand)
+@_registry_option
 @_name_option
 @_version_option
 @click.option("--label", "-l", type=click.Choice(["latest"]), help="The same as no version.")
@@ -110,6 +126,7 @@ def show(name: str, version: str | None, label: str | None) -> dict[str, Any]:
 
 
 @model.command(cls=AzCommand)
+@_registry_option
 @_name_option
 @_version_option
 @click.option(

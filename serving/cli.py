@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,25 @@ file_option = click.option("--file", "-f", type=click.Path(path_type=Path), help
 set_option = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change keys, a.b=c.")
 no_wait_option = click.option("--no-wait", is_flag=True, help="Return at once.")
 yes_option = click.option("--yes", "-y", is_flag=True, help="Accepted for scripts; nothing is asked.")
-local_option = click.option("--local", is_flag=True, hidden=True)
+
+
+def _without_effect(flag: str, note: str) -> Callable[[Any], Any]:
+    """A flag of Azure's client that changes nothing here, which is said when it is given."""
+
+    def say(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if value:
+            stderr.print(f"note: {flag} has no effect: {note}", markup=False, soft_wrap=True)
+
+    return click.option(flag, is_flag=True, hidden=True, expose_value=False, callback=say)
+
+
+local_option = _without_effect(
+    "--local",
+    "everything runs on this machine, and there is one place for it; this command acts on the endpoints of the "
+    "workspace, which `clearsight serve` serves",
+)
+skip_script_validation_option = _without_effect("--skip-script-validation", "there is no scoring script")
+with_package_option = _without_effect("--with-package", "a deployment always serves the package of its model")
 
 
 @online_endpoint.command("create", cls=AzCommand)
@@ -161,7 +179,7 @@ local_option = click.option("--local", is_flag=True, hidden=True)
 @local_option
 @result_options
 def create_endpoint(
-    name: str | None, file: Path | None, auth_mode: str | None, assignments: tuple[str, ...], no_wait: bool, local: bool
+    name: str | None, file: Path | None, auth_mode: str | None, assignments: tuple[str, ...], no_wait: bool
 ) -> Any:
     r"""Create an endpoint, or replace the one of that name.
 
@@ -191,7 +209,6 @@ def update_endpoint(
     assignments: tuple[str, ...],
     file: Path | None,
     no_wait: bool,
-    local: bool,
 ) -> Any:
     r"""Change an endpoint.
 
@@ -213,7 +230,7 @@ def update_endpoint(
 @name_option
 @local_option
 @result_options
-def show_endpoint(name: str, local: bool) -> Any:
+def show_endpoint(name: str) -> Any:
     r"""Print an endpoint.
 
     \b
@@ -226,7 +243,7 @@ def show_endpoint(name: str, local: bool) -> Any:
 @online_endpoint.command("list", cls=AzCommand)
 @local_option
 @result_options
-def list_endpoints(local: bool) -> Any:
+def list_endpoints() -> Any:
     """Print all endpoints."""
     return _run_verb("list_endpoints")
 
@@ -237,7 +254,7 @@ def list_endpoints(local: bool) -> Any:
 @no_wait_option
 @local_option
 @result_options
-def delete_endpoint(name: str, yes: bool, no_wait: bool, local: bool) -> Any:
+def delete_endpoint(name: str, yes: bool, no_wait: bool) -> Any:
     """Delete an endpoint and its deployments."""
     return _run_verb("delete_endpoint", name=name)
 
@@ -273,7 +290,7 @@ def regenerate_keys(name: str, key_type: str, no_wait: bool) -> Any:
 @click.option("--deployment-name", "-d", metavar="NAME", help="Ask this deployment, whatever the traffic says.")
 @local_option
 @result_options
-def invoke(name: str, request_file: Path, deployment_name: str | None, local: bool) -> Any:
+def invoke(name: str, request_file: Path, deployment_name: str | None) -> Any:
     r"""Score the rows of a JSON file and print the answer.
 
     \b
@@ -322,8 +339,8 @@ async def _post(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int,
 @set_option
 @no_wait_option
 @local_option
-@click.option("--skip-script-validation", is_flag=True, hidden=True)
-@click.option("--with-package", is_flag=True, hidden=True)
+@skip_script_validation_option
+@with_package_option
 @result_options
 def create_deployment(
     name: str | None,
@@ -332,9 +349,6 @@ def create_deployment(
     all_traffic: bool,
     assignments: tuple[str, ...],
     no_wait: bool,
-    local: bool,
-    skip_script_validation: bool,
-    with_package: bool,
 ) -> Any:
     r"""Deploy a model behind an endpoint.
 
@@ -361,7 +375,7 @@ def create_deployment(
 @set_option
 @no_wait_option
 @local_option
-@click.option("--skip-script-validation", is_flag=True, hidden=True)
+@skip_script_validation_option
 @result_options
 def update_deployment(
     name: str | None,
@@ -369,8 +383,6 @@ def update_deployment(
     file: Path | None,
     assignments: tuple[str, ...],
     no_wait: bool,
-    local: bool,
-    skip_script_validation: bool,
 ) -> Any:
     r"""Change a deployment: the old instances serve until the new ones are ready.
 
@@ -384,7 +396,10 @@ def update_deployment(
     document: dict[str, Any] | None = None
     if file is not None:
         merged = _document(file, overrides, name=name, endpoint_name=endpoint_name)
-        document = parse_deployment(merged, file.absolute().parent, str(file)).to_document()
+        parsed = parse_deployment(merged, file.absolute().parent, str(file))
+        for warning in parsed.warnings:
+            stderr.print(f"note: {warning}", markup=False)
+        document = parsed.to_document()
         name, endpoint_name = document["name"], document["endpoint_name"]
         overrides = {}
     if name is None or endpoint_name is None:
@@ -398,7 +413,7 @@ def update_deployment(
 @endpoint_option
 @local_option
 @result_options
-def show_deployment(name: str, endpoint_name: str, local: bool) -> Any:
+def show_deployment(name: str, endpoint_name: str) -> Any:
     """Print a deployment, how it runs, and why it failed if it did."""
     return _run_verb("show_deployment", endpoint_name=endpoint_name, name=name)
 
@@ -407,7 +422,7 @@ def show_deployment(name: str, endpoint_name: str, local: bool) -> Any:
 @endpoint_option
 @local_option
 @result_options
-def list_deployments(endpoint_name: str, local: bool) -> Any:
+def list_deployments(endpoint_name: str) -> Any:
     """Print the deployments of an endpoint."""
     return _run_verb("list_deployments", endpoint_name=endpoint_name)
 
@@ -419,7 +434,7 @@ def list_deployments(endpoint_name: str, local: bool) -> Any:
 @no_wait_option
 @local_option
 @result_options
-def delete_deployment(name: str, endpoint_name: str, yes: bool, no_wait: bool, local: bool) -> Any:
+def delete_deployment(name: str, endpoint_name: str, yes: bool, no_wait: bool) -> Any:
     """Delete a deployment that has no traffic."""
     return _run_verb("delete_deployment", endpoint_name=endpoint_name, name=name)
 
@@ -438,7 +453,7 @@ def delete_deployment(name: str, endpoint_name: str, yes: bool, no_wait: bool, l
 )
 @local_option
 @result_options
-def get_logs(name: str, endpoint_name: str, lines: int, container: str, local: bool) -> None:
+def get_logs(name: str, endpoint_name: str, lines: int, container: str) -> None:
     """Print what TorchServe and its workers wrote."""
     text = _run_verb("get_logs", endpoint_name=endpoint_name, name=name, lines=lines, container=container)
     click.echo(text, nl=False)

@@ -1,5 +1,7 @@
 """`clearsight serve` and the verbs of endpoints, as typed."""
 
+from pathlib import Path
+
 import pytest
 
 from clearsight.cli import root
@@ -27,3 +29,15 @@ def test_serve_warns_when_other_machines_reach_it(
     monkeypatch.setattr(cli, "run_server", serve)
     assert run(root, ["serve", "--host", host]) == 0
     assert ("keys and pictures can be read" in " ".join(capsys.readouterr().err.split())) is is_exposed
+
+
+def test_flags_without_effect_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLEARSIGHT_HOME", str(tmp_path))
+    assert run(root, ["online-endpoint", "list"]) == 0
+    assert "note" not in capsys.readouterr().err
+    assert run(root, ["online-endpoint", "list", "--local"]) == 0
+    assert "note: --local has no effect: everything runs on this machine" in " ".join(capsys.readouterr().err.split())
+    assert run(root, ["model", "list", "--registry-name", "azureml"]) == 0
+    assert "note: --registry-name azureml means the models of this workspace" in capsys.readouterr().err

@@ -116,12 +116,12 @@ def test_the_model_of_a_run_is_found_by_azures_and_mlflows_uris(
         ("runs:/fresh/outputs/mlflow-model", r"the run 'fresh' has no model \(yet\)"),
         ("runs:/../outputs/mlflow-model", "does not exist|has no model"),
         ("runs:/fresh/outputs/else", "a model path must be a folder"),
-        ("azureml://registries/r/models/m/versions/1", "a model path must be a folder"),
+        ("azureml://registries/r/models/m/versions/1", "there is no model 'm'; the workspace has fridge"),
         ("azureml:fridge:9", "has no version '9'; it has 1"),
         ("azureml:fridge@stable", "the only label of a model is 'latest'"),
         ("azureml:fridge:..", "has no version"),
         ("azureml:..:1", "model name must"),
-        ("azureml:fridge", "a model path must be a folder"),
+        ("azureml:fridge", "a model must be named with its version"),
     ],
 )
 def test_a_reference_that_leads_nowhere_says_why(
@@ -188,6 +188,21 @@ def test_a_manifest_rewritten_to_fit_altered_weights_is_found(registry: ModelReg
     ModelPackage.open(registered.package_path)  # weights and manifest agree
     with pytest.raises(InvalidPackage, match=r"weights\.safetensors of .* was altered together with the manifest"):
         registry.verify("fridge")
+
+
+def test_long_forms_of_azure_mean_the_models_of_the_workspace(
+    registry: ModelRegistry, tiny_package: ModelPackage
+) -> None:
+    first, second = (registry.create(tiny_package.root, "fridge") for _ in range(2))
+    workspace = "subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w"
+    for prefix in ("azureml://registries/azureml", f"azureml:/{workspace}", f"azureml://{workspace}", "azureml:/"):
+        assert registry.resolve(f"{prefix}/models/fridge/versions/1") == first.package_path, prefix
+        assert registry.resolve(f"{prefix}/models/fridge/labels/latest") == second.package_path, prefix
+    with pytest.raises(NotFound, match="the model fridge has no version '7'"):
+        registry.resolve("azureml://registries/azureml/models/fridge/versions/7")
+    with pytest.raises(UserError, match="azureml:fridge:1 or azureml:fridge@latest, but got 'azureml:fridge'"):
+        registry.resolve("azureml:fridge")
+    assert registry.create("azureml://registries/azureml/models/fridge/versions/1", "copy").version == "1"
 
 
 def test_a_manifest_that_forgets_the_mlflow_files_is_found(registry: ModelRegistry, copied: Path) -> None:

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from clearsight.documents.references import local_reference
 from clearsight.documents.settings import to_document
 from clearsight.errors import Conflict, InvalidPackage, NotFound, UserError
 from clearsight.files import write_atomically, written_by_way_of
@@ -36,6 +37,7 @@ _RUN_URIS: Final = (
     re.compile(r"runs:/(?P<run>[^/]+)/outputs/mlflow-model/?"),
 )
 _REFERENCE: Final = re.compile(r"azureml:(?P<name>[^:@/]+)(?:@(?P<label>[^:@/]+)|:(?P<version>[^:@/]+))")
+_NAME_ALONE: Final = re.compile(r"azureml:([^:@/]+)")
 _PACKAGE: Final = "mlflow-model"
 _RECORD: Final = "model.json"
 
@@ -187,8 +189,11 @@ class ModelRegistry:
         return [self.get(name) for name in self.names()]
 
     def resolve(self, reference: Path | str) -> Path:
-        """Find the package folder of `azureml:name:version`, `azureml:name@latest`, or of what `locate` knows."""
-        match = _REFERENCE.fullmatch(str(reference))
+        """Find the package folder of `azureml:name:version`, `azureml:name@latest`, or of what `locate` knows.
+
+        Azure's long forms, such as `azureml://registries/r/models/name/versions/version`, mean the same model here.
+        """
+        match = _REFERENCE.fullmatch(local_reference(str(reference)) or str(reference))
         if match is None:
             return self.locate(reference)
         if match["label"] not in (None, "latest"):
@@ -201,6 +206,13 @@ class ModelRegistry:
         for pattern in _RUN_URIS:
             if (match := pattern.fullmatch(text)) is not None:
                 return self._of_run(match["run"])
+        if (asset := local_reference(text)) is not None or _REFERENCE.fullmatch(text):
+            return self.resolve(asset or text)
+        if (name := _NAME_ALONE.fullmatch(text)) is not None:
+            raise UserError(
+                f"a model must be named with its version, as azureml:{name[1]}:1 or azureml:{name[1]}@latest, "
+                f"but got {text!r}"
+            )
         if text.startswith(("azureml:", "runs:")):
             raise UserError(
                 "a model path must be a folder, azureml://jobs/<run>/outputs/artifacts/outputs/mlflow-model/ or "

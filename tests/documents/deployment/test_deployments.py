@@ -101,7 +101,7 @@ def test_every_fault_is_listed_at_once(tmp_path: Path) -> None:
     document = {
         "name": "blue",
         "endpoint_name": "fridge",
-        "model": {"path": "./nowhere", "version": 1},
+        "model": {"path": "./nowhere", "version": []},
         "instance_count": 0,
         "request_settings": {"request_timeout_ms": 180_001, "max_concurrent_request_per_instance": 2},
         "liveness_probe": {"success_threshold": 2},
@@ -116,7 +116,6 @@ def test_every_fault_is_listed_at_once(tmp_path: Path) -> None:
         ("UNKNOWN_KEY", "request_settings.max_concurrent_request_per_instance"),
         ("BAD_VALUE", "liveness_probe.success_threshold"),
         ("MISSING_FILE", "model.path"),
-        ("MISSING_FILE", "environment.conda_file"),
     }
     assert "did you mean 'max_concurrent_requests_per_instance'" in str(error.value)
 
@@ -239,6 +238,34 @@ def test_variables_that_reach_loaders_are_refused_and_all_are_named() -> None:
     for name in variables:
         is_valid = schema.is_valid({**BLUE, "environment_variables": {name: "1"}})
         assert is_valid is (name in ALLOWED_VARIABLES), name
+
+
+@pytest.mark.parametrize(("written", "meant"), [(2, "2"), (2.0, "2.0"), ("2", "2")])
+def test_versions_are_texts_as_azures_client_reads_them(written: object, meant: str, tmp_path: Path) -> None:
+    document = {"model": {"path": str(tmp_path), "name": "fridge", "version": written}}
+    document["environment"] = {"name": "torch", "version": written}
+    deployment = parse_deployment({**BLUE, **document}, tmp_path)
+    assert isinstance(deployment.model, dict)
+    assert deployment.model["version"] == deployment.inert["environment"]["version"] == meant
+
+
+@pytest.mark.parametrize(
+    "inert",
+    [
+        {"code_configuration": {"code": "./not-there", "scoring_script": "score.py"}},
+        {"code_configuration": {"scoring_script": "score.py"}},
+        {"environment": {"image": "x", "conda_file": "./not-there.yml"}},
+    ],
+)
+def test_a_file_of_a_key_without_effect_may_be_missing(inert: dict[str, Any], tmp_path: Path) -> None:
+    (key,) = inert
+    assert f"{key} has no effect here" in parse_deployment({**BLUE, **inert}, tmp_path).warnings
+
+
+def test_a_model_of_another_registry_is_read_as_one_of_the_workspace_and_that_is_said() -> None:
+    reference = "azureml://registries/azureml/models/od-fridge/versions/1"
+    (warning,) = parse_deployment({**BLUE, "model": reference}).warnings
+    assert warning == "model is read as azureml:od-fridge:1 of this workspace, the only registry here"
 
 
 def test_a_stored_deployment_keeps_the_variables_that_it_had() -> None:

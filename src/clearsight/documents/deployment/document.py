@@ -23,6 +23,7 @@ from clearsight.documents.deployment.schema import (
     StoredDeploymentSection,
 )
 from clearsight.documents.deployment.traffic import traffic_faults
+from clearsight.documents.references import local_reference
 from clearsight.errors import Fault, InvalidDocument
 from clearsight.fields import given_values, read
 
@@ -169,6 +170,9 @@ def parse_deployment(
 
 def _warnings(document: Mapping[str, Any], section: DeploymentSection) -> tuple[str, ...]:
     found = [f"{key} has no effect here" for key in _WITHOUT_EFFECT if document.get(key) and key != "scale_settings"]
+    model = document.get("model")
+    if isinstance(model, str) and (asset := local_reference(model)) is not None:
+        found.append(f"model is read as {asset} of this workspace, the only registry here")
     if "instance_count" not in document:
         found.append("instance_count is missing; using 1")
     timeout_ms = section.request_settings.request_timeout_ms
@@ -193,7 +197,7 @@ def _resolve_paths(values: dict[str, Any], folder: Path | None, faults: list[Fau
         if not isinstance(path, str) or REMOTE.match(path):
             continue
         resolved = (folder / path).resolve()
-        if not resolved.exists():
+        if section == "model" and not resolved.exists():  # the others have no effect
             faults.append(Fault("MISSING_FILE", f"{section}.{key}", f"must exist, but there is no {resolved}"))
         holder[key] = str(resolved)
 

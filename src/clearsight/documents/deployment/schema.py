@@ -92,6 +92,8 @@ class _Quantity(Rule):
 
 FreeMapping = Annotated[Mapping[str, Any], AnyMapping()]
 AzureText = Annotated[str, Text(may_be_empty=True)]
+VersionText = Annotated[str, Text(may_be_empty=True, converts=True)]
+"""Azure's client reads `version: 2` and `version: 2.0` as the texts `2` and `2.0`."""
 Count = Annotated[int, Integer(1)]
 Switch = Annotated[Literal["enabled", "disabled"], OneOf(("enabled", "disabled"))]
 Traffic = Annotated[Mapping[str, int], _Percentages()]
@@ -141,7 +143,7 @@ class RequestSettings(AzureSection):
 class _InlineModel(AzureSection):
     path: AzureText
     name: AzureText | None = None
-    version: AzureText | None = None
+    version: VersionText | None = None
     type: Annotated[str, OneOf(("custom_model", "mlflow_model", "triton_model"), strict=True)] = "custom_model"
     description: AzureText | None = None
     tags: FreeMapping = field(default_factory=dict)
@@ -152,8 +154,8 @@ class _InlineModel(AzureSection):
 
 @dataclass(frozen=True, slots=True)
 class _Code(AzureSection):
-    code: AzureText
-    scoring_script: AzureText
+    code: AzureText | None = None
+    scoring_script: AzureText | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,7 @@ class _Build(AzureSection):
 @dataclass(frozen=True, slots=True)
 class _Environment(AzureSection):
     name: AzureText | None = None
-    version: AzureText | None = None
+    version: VersionText | None = None
     description: AzureText | None = None
     tags: FreeMapping = field(default_factory=dict)
     properties: FreeMapping = field(default_factory=dict)
