@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from loadtests.faults.stand import Load, body_of, open_stand
 
 __all__ = ["SCENARIOS"]
@@ -77,6 +79,61 @@ def killed_workers(package: Path, image: Path) -> Facts:
             time.sleep(1)
             stand.workers()[0].kill()
         return _nothing_lost(load) | {"kills": 20}
+
+
+def killed_only_worker(package: Path, image: Path) -> Facts:
+    """`kill -9` of the only worker, 3 times, under load: requests wait for the next one within their time."""
+    with open_stand() as stand:
+        stand.deploy(package)
+        load = stand.load(body_of([image]), num_clients=4)
+        for number in range(3):
+            stand.wait(lambda number=number: stand.num_loaded() >= 1 + number, "a worker must have loaded")
+            time.sleep(1)
+            stand.workers()[0].kill()
+        return _nothing_lost(load) | {"kills": 3}
+
+
+def killed_only_server(package: Path, image: Path) -> Facts:
+    """`kill -9` of the only server process, 2 times, under load: what it had is answered by the next one.
+
+    New requests are refused meanwhile, with the status that asks to try again.
+    """
+    with open_stand() as stand:
+        stand.deploy(package)
+        load = stand.load(body_of([image]), num_clients=4)
+        for _ in range(2):
+            time.sleep(1)
+            begin = stand.log.stat().st_size
+            stand.processes("server")[0].kill()
+            stand.wait(lambda begin=begin: b"serves again" in stand.log.read_bytes()[begin:], "it must come back")
+        outcomes = load.stop()
+        assert set(outcomes) <= {"200", "503"}, (dict(outcomes), load.texts)
+        assert "DeploymentNotReady" in load.texts.get("503", "DeploymentNotReady"), load.texts
+        return {"requests": outcomes["200"], "lost": 0, "refused with 503": outcomes["503"]}
+
+
+def gateway_that_cannot_write(package: Path, image: Path) -> Facts:
+    """The gateway cannot write its state file: the verb says what is stored, and takes effect when the gateway can."""
+    with open_stand() as stand:
+        stand.deploy(package)
+        [gateway] = stand.processes("gateway")
+        unlimited = gateway.rlimit(psutil.RLIMIT_FSIZE)
+        gateway.rlimit(psutil.RLIMIT_FSIZE, (0, unlimited[1]))
+        refused = stand.verb("online-endpoint", "regenerate-keys", "-n", "fridge", check=False)
+        assert refused.returncode == 1, refused
+        assert "is stored, but the gateway has not taken the change" in refused.stderr, refused.stderr
+        old = stand.key
+        assert set(_one_answer(stand.load(body_of([image]), 1))) == {"200"}, "the old key must work until then"
+        query = ("-n", "fridge", "-o", "tsv", "--query", "primaryKey")
+        stand.key = stand.verb("online-endpoint", "get-credentials", *query).stdout.strip()
+        assert stand.key != old
+        gateway.rlimit(psutil.RLIMIT_FSIZE, unlimited)
+        took_s = stand.wait(
+            lambda: set(_one_answer(stand.load(body_of([image]), 1))) == {"200"}, "the stored key must work"
+        )
+        stand.key = old
+        assert set(_one_answer(stand.load(body_of([image]), 1))) == {"401"}
+        return {"in force after s": round(took_s, 1)}
 
 
 def killed_servers(package: Path, image: Path) -> Facts:
@@ -155,10 +212,13 @@ SCENARIOS: Mapping[str, Scenario] = {
         take_over,
         take_over_after_an_upgrade,
         killed_workers,
+        killed_only_worker,
+        killed_only_server,
         killed_servers,
         stopped_gateway,
         stopped_server,
         full_disk,
+        gateway_that_cannot_write,
     )
 }
 """Scenario by name: called with a package folder and an image."""
