@@ -111,13 +111,12 @@ class Fleet:
             for plan in serving_plans(document, record.package, layout, explain)
         ]
         context = self._context(document, record.generation)
-        file = log_file(self._workspace, record)
         servers: list[WatchedServer] = []
         try:
             for index, plan in enumerate(plans):
                 _check_memory(servers, len(plans))
-                log_of_server = file if index == 0 else file.with_suffix(f".{index}{file.suffix}")
-                server = WatchedServer(context, index, TorchServeProcess(plan, log_of_server))
+                process = TorchServeProcess(plan, log_file(self._workspace, record, index))
+                server = WatchedServer(context, index, process)
                 await server.start(on_step)
                 servers.append(server)
             save({**layout.to_record(), "servers": len(plans), "explain": asdict(explain) if explain else None})

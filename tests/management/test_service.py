@@ -2,6 +2,7 @@ import hashlib
 import json
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.management.service import EndpointService
 from clearsight.serving.management.store import EndpointStore, StoreInUse
+from clearsight.serving.supervisor.deployment_logs import log_file
 from clearsight.serving.supervisor.torchserve_process import WorkersFailed
 
 
@@ -340,3 +342,23 @@ async def test_a_package_elsewhere_keeps_its_path(
     await service.create_endpoint({"name": "fridge"})
     await service.create_deployment({**blue, "model": {"path": str(folder)}})
     assert EndpointStore(workspace).get("fridge").deployment("blue").package == folder
+
+
+async def test_logs_of_several_processes_are_printed_one_after_the_other(
+    service: EndpointService, workspace: Workspace, blue: dict[str, Any]
+) -> None:
+    await service.create_endpoint({"name": "fridge"})
+    await service.create_deployment({**blue, "instance_count": 2})
+    assert await service.get_logs("fridge", "blue") == ""
+    record = service.store.get("fridge").deployment("blue")
+    folder = log_file(workspace, record).parent
+    folder.mkdir(parents=True)
+    log_file(workspace, record).write_text("a\nb\nc\n")
+    assert await service.get_logs("fridge", "blue", lines=2) == "b\nc\n"
+    for index in (10, 1):
+        log_file(workspace, record, index).write_text(f"server {index}\n")
+    log_file(workspace, replace(record, generation=11), 1).write_text("of another generation\n")
+    names = [log_file(workspace, record, index).name for index in (0, 1, 10)]
+    assert (await service.get_logs("fridge", "blue", lines=2)).splitlines() == [
+        f"==> {names[0]} <==", "b", "c", f"==> {names[1]} <==", "server 1", f"==> {names[2]} <==", "server 10"
+    ]  # fmt: skip
