@@ -11,7 +11,7 @@ import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clearsight.console import AzCommand, emit, stderr
-from clearsight.errors import BadRequest, UserError
+from clearsight.errors import UserError
 from clearsight.files import write_atomically
 from clearsight.handlers.backends import BACKENDS
 from clearsight.handlers.drawing.mask_image import encode_numbers, file_type, instance_numbers
@@ -31,7 +31,7 @@ __all__ = ["predict", "table_row"]
 @dataclass(frozen=True, slots=True)
 class Scored:
     image: InputImage
-    result: Answer | BadRequest
+    result: Answer | UserError
 
 
 @click.command(cls=AzCommand)
@@ -87,7 +87,7 @@ def predict(
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         for scored in progress.track(_score_all(scorer, found), total=len(found)):
             result, file = scored.result, scored.image.file
-            if isinstance(result, BadRequest):
+            if isinstance(result, UserError):
                 failed += 1
                 stderr.print(f"{file}: {result}", markup=False, soft_wrap=True)
                 continue

@@ -92,6 +92,7 @@ class TorchServeHandler:
         self.lane = "all"
         self.explain: Any = None
         self.background: Any = None
+        self.timeout_s: float | None = None
         self.max_answer_bytes = MAX_ANSWER_BYTES
 
     def initialize(self, context: Context) -> None:
@@ -147,9 +148,8 @@ class TorchServeHandler:
         from clearsight.handlers.worker.explain_lane import explainer_for_lane, preload
 
         lane = self.lane = config.get("lane") or "all"
-        self.explain = explainer_for_lane(
-            lane, self.scorer, DEADLINE_SHARE * response_timeout_s or None, self.max_answer_bytes
-        )
+        self.timeout_s = DEADLINE_SHARE * response_timeout_s or None  # TorchServe kills the worker at its time limit
+        self.explain = explainer_for_lane(lane, self.scorer, self.timeout_s, self.max_answer_bytes)
         if lane != "all":
             log.info("this worker is of the %s lane", lane)
         if lane == "explain":
@@ -160,8 +160,8 @@ class TorchServeHandler:
     def handle(self, data: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:
         """Answer one batch: one bytes element per HTTP request, in order. Never raises.
 
-        Headers read: the deadline of the gateway and TorchServe's mark of an explanation request, both outside the
-        predict lane, and the job commands of the gateway in the explain lane. `describe` changes nothing.
+        Headers read: the deadline of the gateway, TorchServe's mark of an explanation request outside the predict lane,
+        and the job commands of the gateway in the explain lane. `describe` changes nothing.
         """
         started = time.perf_counter()
         requests = [(_body(row), self._request_options(context, index)) for index, row in enumerate(data)]
@@ -197,9 +197,7 @@ class TorchServeHandler:
     def _request_options(self, context: Context, index: int) -> Any:
         from clearsight.handlers.worker.explain_lane import NO_OPTIONS, RequestOptions
 
-        if self.lane == "predict":
-            return NO_OPTIONS
-        explains_all = context.get_request_header(index, EXPLAIN_HEADER) == "True"
+        explains_all = self.lane != "predict" and context.get_request_header(index, EXPLAIN_HEADER) == "True"
         deadline = _seconds(context.get_request_header(index, DEADLINE_HEADER))
         return RequestOptions(explains_all, deadline) if explains_all or deadline is not None else NO_OPTIONS
 
@@ -222,7 +220,7 @@ class TorchServeHandler:
         from clearsight.handlers.scoring.answering import answer_bodies
 
         bodies, request_options = [body for body, _ in requests], [request_options for _, request_options in requests]
-        replies = answer_bodies(self.scorer, bodies, request_options, self.explain)
+        replies = answer_bodies(self.scorer, bodies, request_options, self.explain, self.timeout_s)
         if len(replies) != len(bodies):
             raise RuntimeError(f"expected {len(bodies)} replies, but got {len(replies)}")
         return [

@@ -1,5 +1,6 @@
 """Answers a batch of requests: HTTP bodies in, HTTP bodies out."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from clearsight.errors import UserError
 from clearsight.handlers.explain.parameters import wants_explanation
 from clearsight.handlers.explain.telemetry import observed
+from clearsight.handlers.scoring.budget import RequestBudget
 from clearsight.handlers.scoring.scorer import Scorer
 from clearsight.handlers.worker.explain_lane import NO_OPTIONS, ExplainRows, RequestOptions
 from clearsight.wire.answers import Answer
@@ -39,13 +41,17 @@ def answer_bodies(
     bodies: Sequence[bytes],
     request_options: Sequence[RequestOptions] = (),
     explain: ExplainRows | None = None,
+    timeout_s: float | None = None,
 ) -> list[Reply]:
     """Answer every body, in order; rows of all bodies are scored together, explanations one request at a time.
 
     `request_options` has one element per body, or is empty. A request with a row that is to be explained goes to
     `explain` whole; without it such a row is an error. A bad row fails its own body, which names the first bad row; the
-    other bodies get the bytes they get alone.
+    other bodies get the bytes they get alone. Predictions end at the deadline of their request's options, and all
+    after `timeout_s`; a body whose images would cost more than one request may is refused (`budget.py`).
     """
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    budgets: dict[int, RequestBudget] = {}
     replies: dict[int, Reply] = {}
     with_instances: set[int] = set()
     plain: dict[int, list[object]] = {}
@@ -66,11 +72,16 @@ def answer_bodies(
                 replies[number] = replace(reply, telemetry=telemetry.to_document()) if telemetry.rows else reply
             else:
                 plain[number] = cells
+                budgets[number] = RequestBudget(
+                    min((t for t in (options.deadline, end) if t is not None), default=None)
+                )
         except UserError as error:
             replies[number] = _failed(error)
-    results = iter(scorer.score([cell for cells in plain.values() for cell in cells]))
+    cells_of_all = [cell for cells in plain.values() for cell in cells]
+    results = iter(scorer.score(cells_of_all, [budgets[number] for number, cells in plain.items() for _ in cells]))
     for number, cells in plain.items():
-        replies[number] = _reply([next(results) for _ in cells])
+        answers, refusal = [next(results) for _ in cells], budgets[number].refusal
+        replies[number] = _reply(answers) if refusal is None else _failed(refusal)
     for number in with_instances:
         if replies[number].status == 200:
             replies[number] = replace(replies[number], body=b'{"predictions":' + replies[number].body + b"}")

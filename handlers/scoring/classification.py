@@ -1,6 +1,6 @@
 """Classifiers: from images to class probabilities."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -10,6 +10,7 @@ from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import ClearsightError, InvalidPackage
 from clearsight.handlers.backends import Backend, Floats, OpenOptions
 from clearsight.handlers.scoring.batching import choose_rule, run_batches
+from clearsight.handlers.scoring.pipeline import never_stops
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.preprocess import preprocess
@@ -47,7 +48,10 @@ class ClassificationPipeline:
     def prepare(self, image_HWC: npt.NDArray[np.uint8]) -> Floats:
         return preprocess(image_HWC, self._settings)
 
-    def answer(self, prepared: Sequence[Floats]) -> list[ClassificationAnswer]:
+    def answer(
+        self, prepared: Sequence[Floats], checkpoint: Callable[[], None] = never_stops
+    ) -> list[ClassificationAnswer]:
+        checkpoint()
         (logits_NK,) = run_batches(self._backend, np.stack(prepared), self.batch_rule, self._max_batch_size)
         return to_answers(logits_NK, self._task, self._labels)
 

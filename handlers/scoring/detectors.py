@@ -5,7 +5,7 @@ are reduced to detections before the next view is made. So memory is that of one
 any number of tiles and images.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, Protocol
@@ -18,6 +18,7 @@ from clearsight.errors import InvalidPackage
 from clearsight.handlers.backends import Array, Backend, OpenOptions
 from clearsight.handlers.scoring.batching import BatchRule, choose_rule, run_batches
 from clearsight.handlers.scoring.detection import Detections, find_objects
+from clearsight.handlers.scoring.pipeline import never_stops
 from clearsight.handlers.scoring.views import View, to_answer, views_of
 from clearsight.runs.package import ModelPackage
 from clearsight.vision.candidates import Candidates
@@ -175,10 +176,16 @@ class DetectionPipeline:
     def prepare(self, image_HWC: Bytes) -> Prepared:
         return _prepare(image_HWC, self._settings)
 
-    def answer(self, prepared: Sequence[Prepared]) -> list[DetectionAnswer]:
-        predicted = self._network.predict_candidates(
-            canvas_HWC for image in prepared for canvas_HWC in image.canvases()
-        )
+    def answer(
+        self, prepared: Sequence[Prepared], checkpoint: Callable[[], None] = never_stops
+    ) -> list[DetectionAnswer]:
+        def canvases() -> Iterator[Bytes]:
+            for image in prepared:
+                for canvas_HWC in image.canvases():
+                    checkpoint()
+                    yield canvas_HWC
+
+        predicted = self._network.predict_candidates(canvases())
         answers = []
         for image in prepared:
             found = [view.find(next(predicted), self._settings) for view in image.views]

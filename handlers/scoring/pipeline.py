@@ -1,6 +1,6 @@
 """The part of scoring that depends on the task, from a decoded image to its answer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
 from typing import Any, Protocol
 
@@ -14,7 +14,11 @@ from clearsight.handlers.scoring.batching import BatchRule
 from clearsight.runs.package import ModelPackage
 from clearsight.wire.answers import Answer
 
-__all__ = ["Pipeline", "open_pipeline"]
+__all__ = ["Pipeline", "never_stops", "open_pipeline"]
+
+
+def never_stops() -> None:
+    """The checkpoint of work that is not to be ended early."""
 
 
 class Pipeline(Protocol):
@@ -28,8 +32,11 @@ class Pipeline(Protocol):
         """Preprocess an image; runs in several threads at the same time."""
         ...
 
-    def answer(self, prepared: Sequence[Any]) -> Sequence[Answer]:
-        """One answer for each prepared image, in order; none depends on its neighbours."""
+    def answer(self, prepared: Sequence[Any], checkpoint: Callable[[], None] = never_stops) -> Sequence[Answer]:
+        """One answer for each prepared image, in order; none depends on its neighbours.
+
+        `checkpoint` is called before each of several calls of the network, and may raise to end the work.
+        """
         ...
 
     def warm_up(self, image_HWC: npt.NDArray[np.uint8]) -> None:

@@ -5,10 +5,12 @@ TorchServe workers, MLflow, the command line, batch jobs and benchmarks all scor
 
 import io
 import logging
+import math
 import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -32,13 +34,16 @@ from clearsight.handlers.backends import (
     device_exists,
     open_backend,
 )
+from clearsight.handlers.explain.deadline import OutOfTime
 from clearsight.handlers.explain.parameters import wants_explanation
 from clearsight.handlers.scoring.batching import BatchRule
+from clearsight.handlers.scoring.budget import PixelGate, RequestBudget
 from clearsight.handlers.scoring.classification import ClassificationPipeline
 from clearsight.handlers.scoring.detection import Detections
 from clearsight.handlers.scoring.detectors import DetectionPipeline
-from clearsight.handlers.scoring.pipeline import Pipeline, open_pipeline
-from clearsight.images.decode import DecodeLimits, decode_image
+from clearsight.handlers.scoring.pipeline import Pipeline, never_stops, open_pipeline
+from clearsight.images.decode import DecodeLimits, decode_image, decode_opened, open_image
+from clearsight.images.headers import ImageHeader
 from clearsight.runs.package import ModelPackage
 from clearsight.tasks import Task
 from clearsight.vision.letterbox import Placement
@@ -67,6 +72,33 @@ class _LockedBackend:
             return self._backend.run(inputs)
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """An image to score, opened but not decoded."""
+
+    index: int
+    data: bytes
+    header: ImageHeader
+    budget: RequestBudget
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """The input of the network for a row."""
+
+    row: _Row
+    image: Any
+
+    def check(self) -> "_Prepared | UserError":
+        """This, or why its answer is not needed."""
+        budget = self.row.budget
+        try:
+            budget.check_time()
+        except OutOfTime as error:
+            return error
+        return budget.reason_to_skip(self.row.index) or self
+
+
 class Scorer:
     """Answers cells (anything `wire.resolve_cell` takes) with one loaded package. Safe in threads."""
 
@@ -93,40 +125,87 @@ class Scorer:
         self.limits = limits
         self._pool = ThreadPoolExecutor(options.num_threads, "clearsight-decode") if options.num_threads > 1 else None
         cv2.setNumThreads(1)  # images are decoded in parallel; OpenCV's own threads would be added to these
+        self._gate = PixelGate()
         self._pipeline: Pipeline = open_pipeline(
             package, self.settings, _LockedBackend(backend), options, max_batch_size
         )
         self.batch_rule: BatchRule = self._pipeline.batch_rule
 
-    def score(self, cells: Sequence[object]) -> list[Answer | BadRequest]:
-        """Answer every cell, in order; a cell that cannot be scored gets its error instead of an answer."""
-        results: list[Answer | BadRequest] = []
+    def score(
+        self, cells: Sequence[object], budgets: Sequence[RequestBudget] | None = None
+    ) -> list[Answer | UserError]:
+        """Answer every cell, in order; a cell that cannot be scored gets its error instead of an answer.
+
+        `budgets` has one element per cell, the same for the cells of one request, which fails as a whole: what its
+        failure makes useless is not computed. None: every cell is a request of its own without limits.
+        """
+        if budgets is None:
+            budgets = [RequestBudget(max_cost=math.inf) for _ in cells]
+        rows = [self._open(*numbered) for numbered in zip(range(len(cells)), cells, budgets, strict=True)]
+        # The cheapest request first: it is answered even if there is no time left for the others of its batch.
+        order = sorted(range(len(cells)), key=lambda index: budgets[index].cost)
+        results: dict[int, Answer | UserError] = {}
         step = self._pipeline.images_at_once
-        for start in range(0, len(cells), step):
-            results += self._score_chunk(cells[start : start + step])
-        return results
+        for start in range(0, len(order), step):
+            chunk = order[start : start + step]
+            results |= zip(chunk, self._score_chunk([rows[index] for index in chunk]), strict=True)
+        return [results[index] for index in range(len(cells))]
 
-    def _score_chunk(self, cells: Sequence[object]) -> list[Answer | BadRequest]:
-        if self._pool is None or len(cells) == 1:
-            prepared = [self._prepare(cell) for cell in cells]
-        else:
-            prepared = list(self._pool.map(self._prepare, cells))
-        images = [item for item in prepared if not isinstance(item, BadRequest)]
-        answers = iter(self._pipeline.answer(images) if images else [])
-        return [item if isinstance(item, BadRequest) else next(answers) for item in prepared]
-
-    def _prepare(self, cell: object) -> Any | BadRequest:
-        """Decode a cell and make the input of the pipeline's network, or return the error of a bad cell."""
+    def _open(self, index: int, cell: object, budget: RequestBudget) -> "_Row | UserError":
+        """Read the header of a cell's image and charge its cost, or return the error of a bad cell."""
+        if skipped := budget.reason_to_skip(index):
+            return skipped
         try:
             data = resolve_cell(cell)
             if isinstance(data, XaiRequest):
                 if wants_explanation(cell, self.task):
-                    return BadRequest("explanations are switched off here; leave out 'model_explainability'")
+                    raise BadRequest("explanations are switched off here; leave out 'model_explainability'")
                 data = data.image  # a detector ignores requests for Azure's explanations, as on Azure
-            return self._pipeline.prepare(decode_image(data, self.limits, self.settings.exif_orientation))
-        except BadRequest as error:
+            header = open_image(data, self.limits)
+            budget.charge(header)
+        except UserError as error:
+            budget.fail(index)
+            return error
+        return _Row(index, data, header, budget)
+
+    def _score_chunk(self, rows: Sequence["_Row | UserError"]) -> list[Answer | UserError]:
+        if self._pool is None or len(rows) == 1:
+            prepared = [self._prepare(row) for row in rows]
+        else:
+            prepared = list(self._pool.map(self._prepare, rows))
+        # Networks that take one image a call are stopped between calls; a batch of others takes less than a decode.
+        is_single = self.batch_rule == "alone" or len(rows) == 1
+        groups = [[each] for each in prepared] if is_single else [prepared]
+        return [result for group in groups for result in self._answer(group)]
+
+    def _answer(self, prepared: Sequence["_Prepared | UserError"]) -> list[Answer | UserError]:
+        """Run the network on what is prepared and still awaited."""
+        kept = [each.check() if isinstance(each, _Prepared) else each for each in prepared]
+        images = [each for each in kept if isinstance(each, _Prepared)]
+        checkpoint = images[0].row.budget.check_time if len(kept) == 1 and images else never_stops
+        try:
+            answers = iter(self._pipeline.answer([each.image for each in images], checkpoint) if images else [])
+        except OutOfTime as error:
+            return [error]
+        return [next(answers) if isinstance(each, _Prepared) else each for each in kept]
+
+    def _prepare(self, row: "_Row | UserError") -> "_Prepared | UserError":
+        """Decode an image and make the input of the pipeline's network, or return why not."""
+        if not isinstance(row, _Row):
+            return row
+        budget, header = row.budget, row.header
+        try:
+            with self._gate.hold(header.height * header.width):
+                if skipped := budget.reason_to_skip(row.index):
+                    return skipped
+                budget.check_time()
+                image_HWC = decode_opened(row.data, header, self.settings.exif_orientation)
+                return _Prepared(row, self._pipeline.prepare(image_HWC))
+        except UserError as error:
+            budget.fail(row.index)
             return error
         except MemoryError:
+            budget.fail(row.index)
             return BadImage("decoding the picture needs more memory than this process may use; send a smaller one")
 
     def class_probabilities(self, inputs_N3PP: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from clearsight.errors import BadRequest, UserError
+from clearsight.errors import UserError
 from clearsight.executor import call_module
 from clearsight.files import write_atomically
 from clearsight.handlers.backends import (
@@ -210,7 +210,7 @@ def _score_child() -> list[dict[str, Any]]:
     answers = []
     for name in job["images"]:
         (result,) = scorer.score([Path(name).read_bytes()])
-        if isinstance(result, BadRequest):
+        if isinstance(result, UserError):
             raise UserError(f"{name}: {result}")
         answers.append(to_document(result))
     return answers

@@ -51,7 +51,7 @@ class RequestOptions:
     explains_all: bool = False
     """Every row is to be explained, whether it asks for that or not."""
     deadline: float | None = None
-    """When an explanation has to end, in seconds of the machine's monotonic clock; None: no limit."""
+    """When the answer has to be there, in seconds of the machine's monotonic clock; None: no limit."""
     in_background: bool = False
     """The request is a job, whose client does not wait: only `deadline` limits it."""
 

@@ -94,7 +94,7 @@ def load_scorer(path, **options):
         raise ImportError(os.environ["SCRIPTED_FAILURE"])
     return Scorer()
 
-def answer_bodies(scorer, bodies, request_options, explain):
+def answer_bodies(scorer, bodies, request_options, explain, timeout_s):
     replies = []
     for number, body in enumerate(bodies):
         word, _, rest = body.partition(b" ")

@@ -37,7 +37,7 @@ def handler(monkeypatch: pytest.MonkeyPatch) -> TorchServeHandler:
     """Answers `[<length>]`; a body `status N` gets N, `big N` gets N bytes, `raise …` raises, `options` its options."""
 
     def answer_bodies(
-        _: object, bodies: list[bytes], request_options: list[RequestOptions], explain: object
+        _: object, bodies: list[bytes], request_options: list[RequestOptions], explain: object, timeout_s: object
     ) -> list[Reply]:
         replies = []
         for body, options in zip(bodies, request_options, strict=True):
@@ -184,10 +184,10 @@ def test_describe_headers_change_nothing(ask: Callable[..., list[RequestAnswer]]
         ("explain", {"explain": "True", "x-clearsight-deadline": "12.500"}, [True, 12.5]),
         ("explain", {"explain": "no", "x-clearsight-deadline": "nan"}, [False, None]),
         ("explain", {"x-clearsight-deadline": "soon"}, [False, None]),
-        ("predict", {"explain": "True", "x-clearsight-deadline": "12.5"}, [False, None]),
+        ("predict", {"explain": "True", "x-clearsight-deadline": "12.5"}, [False, 12.5]),
     ],
 )
-def test_the_path_and_the_gateways_deadline_become_options_but_not_in_the_predict_lane(
+def test_the_gateways_deadline_becomes_an_option_and_the_path_too_but_in_the_predict_lane(
     handler: TorchServeHandler,
     ask: Callable[..., list[RequestAnswer]],
     lane: str,

@@ -38,6 +38,7 @@ from clearsight.handlers.explain.objects.selection import choose_detections
 from clearsight.handlers.explain.options import DEFAULT_OPTIONS, ExplainOptions
 from clearsight.handlers.explain.parameters import XaiParameters, require_short
 from clearsight.handlers.explain.telemetry import ExplainedRow, note_row, note_rows_done
+from clearsight.handlers.scoring.budget import RequestBudget
 from clearsight.handlers.scoring.scorer import Scorer
 from clearsight.images.decode import decode_image
 from clearsight.networks.load import load_network
@@ -139,7 +140,10 @@ class ExplainingScorer:
         """
         deadline = Deadline(deadline_s, self._clock)
         rows = [self._read(cell, always, is_awaited) for cell in cells]
-        scored = iter(self._scorer.score([row.cell for row in rows if isinstance(row, _Row)]))
+        plain = [row.cell for row in rows if isinstance(row, _Row)]
+        end = None if deadline_s is None else self._clock() + deadline_s
+        of_request = RequestBudget(end, clock=self._clock)
+        scored = iter(self._scorer.score(plain, [of_request] * len(plain) if fails_as_one else None))
         results: list[Answer | UserError] = [next(scored) if isinstance(row, _Row) else row for row in rows]
         tasks: dict[int, ExplainTask | ObjectExplainTask] = {}
         for index, (row, answer) in enumerate(zip(rows, results, strict=True)):

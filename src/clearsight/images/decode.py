@@ -25,12 +25,14 @@ from clearsight.errors import BadImage
 from clearsight.images.headers import FORMATS, MAX_PIXELS, ImageHeader, read_header, sniff_format
 from clearsight.images.plugins import as_bad_image, ignored_warnings, open_with_pillow
 
-__all__ = ["DecodeLimits", "decode_image", "sniff_format"]
+__all__ = ["DecodeLimits", "decode_image", "decode_opened", "open_image", "sniff_format"]
 
 Pixels = npt.NDArray[np.uint8]
 
 _TIFF_BITS_PER_SAMPLE: Final = 258
 _TIFF_PHOTOMETRIC: Final = 262
+
+_STRIP_PIXELS: Final = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,11 @@ def decode_image(
 
     Raises `BadImage` for bytes that are no image, damaged or truncated files and anything beyond `limits`.
     """
+    return decode_opened(data, open_image(data, limits), exif_orientation)
+
+
+def open_image(data: bytes, limits: DecodeLimits = DecodeLimits()) -> ImageHeader:
+    """Read the header and check it against `limits`. Raises `BadImage`."""
     if not data:
         raise BadImage("a picture must not be empty, but got 0 bytes")
     if len(data) > limits.max_bytes:
@@ -58,6 +65,11 @@ def decode_image(
     header = read_header(data, limits.max_pixels)
     if header.format not in limits.formats:
         raise BadImage(f"a picture must be one of {', '.join(limits.formats)}, but got {header.format}")
+    return header
+
+
+def decode_opened(data: bytes, header: ImageHeader, exif_orientation: ExifOrientation = "apply") -> Pixels:
+    """Decode an image whose header has been read; see `decode_image`."""
     image_HWC = _decode_stored(data, header)
     # Pillow turns TIFF files while it decodes them.
     if exif_orientation == "apply" and header.orientation != 1 and header.format != "tiff":
@@ -82,7 +94,7 @@ def _decode_with_pillow(data: bytes, header: ImageHeader) -> Pixels:
     with as_bad_image(header.format):
         image = open_with_pillow(header.format, io.BytesIO(data))
         _load(image)
-        return np.ascontiguousarray(np.asarray(_to_rgb(image)))
+        return _to_rgb(image)
 
 
 def _load(image: ImageFile.ImageFile) -> None:
@@ -94,16 +106,32 @@ def _load(image: ImageFile.ImageFile) -> None:
         image.load()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
+def _to_rgb(image: ImageFile.ImageFile) -> Pixels:
+    """RGB pixels of a decoded image, made strip by strip: no second copy of a large image is in memory."""
+    strip_to_rgb = _strip_converter(image)
+    height, width = image.height, image.width
+    rows = max(1, _STRIP_PIXELS // width)
+    if height <= rows:
+        return np.ascontiguousarray(strip_to_rgb(image))
+    image_HWC = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        image_HWC[top:bottom] = strip_to_rgb(image.crop((0, top, width, bottom)))
+    return image_HWC
+
+
+def _strip_converter(image: ImageFile.ImageFile) -> Callable[[Image.Image], Pixels]:
     if image.mode.startswith("I;16"):
-        shift = 8
+        shift, is_white_zero = 8, _is_white_zero(image)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             bits = image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (16,))
             shift = int(bits[0] if isinstance(bits, tuple) else bits) - 8  # 12-bit samples come as 0 to 4095
-        levels_HW = (np.asarray(image) >> shift).astype(np.uint8)
-        return Image.fromarray(255 - levels_HW if _is_white_zero(image) else levels_HW).convert("RGB")
+
+        def from_16_bits(strip: Image.Image) -> Pixels:
+            levels_HW = (np.asarray(strip) >> shift).astype(np.uint8)
+            return np.repeat((255 - levels_HW if is_white_zero else levels_HW)[..., None], 3, axis=2)
+
+        return from_16_bits
     if image.mode in ("I", "F"):
         raise BadImage(
             "samples must be whole numbers of at most 16 bits without sign, but the picture has "
@@ -111,7 +139,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             "save it with 8 or 16 bits"
         )
     image.info.pop("transparency", None)  # alpha is dropped, and Pillow warns about palettes that carry it
-    return image.convert("RGB")
+    return lambda strip: np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
 
 
 def _is_white_zero(image: Image.Image) -> bool:
