@@ -3,6 +3,7 @@
 Each scenario returns what it counted, and raises AssertionError on a lost request.
 """
 
+import io
 import resource
 import signal
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from PIL import Image
 
 from loadtests.faults.stand import Load, body_of, open_stand
 
@@ -193,6 +195,32 @@ def full_disk(package: Path, image: Path) -> Facts:
         return {"back after s": round(took_s, 1), "verb meanwhile": refused.stderr.strip()[:120]}
 
 
+def poisoned_requests(package: Path, image: Path) -> Facts:
+    """Requests that are dear to decode, beside honest ones: no worker dies, and a false claim costs others nothing.
+
+    100 rows of a JPEG of 4 KB that claims 9999 x 9999 pixels, then 12 rows that truly have them.
+    """
+    whole = io.BytesIO()
+    Image.new("L", (9999, 9999)).save(whole, "JPEG")
+    claim = whole.getvalue()[:4094] + b"\xff\xd9"
+    with open_stand() as stand:
+        stand.deploy(package, timeout_ms=5_000)
+        workers = stand.workers()
+        facts: Facts = {}
+        for name, data, num_rows in (("claimed", claim, 100), ("whole", whole.getvalue(), 12)):
+            file = stand.folder / "poison.jpg"
+            file.write_bytes(data)
+            honest, poison = stand.load(body_of([image])), stand.load(body_of([file] * num_rows), 1)
+            time.sleep(15)
+            facts |= {f"{name}, answers": dict(poison.stop()), f"{name}, others": dict(honest.stop())}
+            facts[f"{name}, longest of others s"] = round(honest.longest_s, 2)
+            assert "200" not in poison.outcomes, (dict(poison.outcomes), poison.texts)
+            assert name == "whole" or set(honest.outcomes) == {"200"}, (dict(honest.outcomes), honest.texts)
+        assert stand.workers() == workers, "no worker may die"
+        assert set(_one_answer(stand.load(body_of([image]), 1))) == {"200"}
+        return facts
+
+
 def _one_answer(load: Load) -> Mapping[str, int]:
     while not load.outcomes:
         time.sleep(0.05)
@@ -219,6 +247,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         stopped_server,
         full_disk,
         gateway_that_cannot_write,
+        poisoned_requests,
     )
 }
 """Scenario by name: called with a package folder and an image."""
