@@ -1,5 +1,6 @@
 """Loader module of the MLflow flavour: `mlflow.pyfunc.load_model(folder)` calls it, and loads no pickle."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +10,14 @@ from clearsight import environment
 from clearsight.errors import UserError
 from clearsight.handlers.explain.parameters import wants_explanation
 from clearsight.handlers.scoring.scorer import Scorer, load_scorer
-from clearsight.handlers.worker.explain_lane import NO_OPTIONS, explainer_for_lane
+from clearsight.handlers.worker.explain_lane import NO_OPTIONS, explainer_for_lane, preload
 from clearsight.wire.encoding import to_document
 
 __all__ = ["PackageModel"]
 
 _COLUMN = "image"
+_SERVER_MODULE = "mlflow.pyfunc.scoring_server.app"
+"""What `mlflow models serve` runs; it loads the model while it is imported (MLflow 3.17)."""
 _EXPLANATIONS = ("visualizations", "attributions", "explanation_details", "explanations")
 
 
@@ -24,6 +27,9 @@ class PackageModel:
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
         self._explain = explainer_for_lane("all", scorer)
+        # In a server the first client would wait for it; a script may never ask, and may end while it loads.
+        if _SERVER_MODULE in sys.modules and scorer.task.is_classification:
+            preload(self._explain)
 
     def predict(self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Score a frame with the column `image`: base64 text, its bytes, or the bytes of an image file.
@@ -58,5 +64,9 @@ def _refusal(message: str) -> Exception:
 
 
 def _load_pyfunc(path: str) -> PackageModel:
-    """Load the model folder for MLflow. `CLEARSIGHT_BACKEND` and `CLEARSIGHT_DEVICE` choose what runs the network."""
+    """Load the model folder for MLflow.
+
+    In MLflow's server, what explanations of a classifier need is loaded in the background, unless
+    `CLEARSIGHT_EXPLAIN_WARM_UP` forbids it. `CLEARSIGHT_BACKEND` and `CLEARSIGHT_DEVICE` choose what runs the network.
+    """
     return PackageModel(load_scorer(path, environment.backend(), environment.device()))

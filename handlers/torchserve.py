@@ -155,6 +155,7 @@ class TorchServeHandler:
         if lane == "explain":
             _leave_cores_to_others()  # threads started later inherit it
             self.background = Background()
+        if lane == "explain" or (lane == "all" and self.scorer.task.is_classification):
             preload(self.explain)
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Context) -> list[bytes]:

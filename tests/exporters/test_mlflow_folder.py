@@ -18,6 +18,7 @@ import pytest
 import yaml
 from mlflow.exceptions import MlflowException
 
+from clearsight.handlers import mlflow_pyfunc
 from clearsight.handlers.mlflow_pyfunc import PackageModel
 from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.runs.mlmodel import LOADER_MODULE
@@ -91,6 +92,18 @@ def test_rows_that_ask_are_explained_in_columns_of_their_own(model: PackageModel
     assert len(found["attributions"][1]) == 3
     with pytest.raises(MlflowException, match="row 0, column 'image': 'xai_algorithm' must be one of"):
         model.predict(pd.DataFrame({"image": [json.dumps({**asked, "xai_parameters": {"xai_algorithm": "grad"}})]}))
+
+
+@pytest.mark.parametrize("is_server", [False, True])
+def test_explanations_are_loaded_ahead_in_mlflows_server_only(
+    is_server: bool, model: PackageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preloaded: list[object] = []
+    monkeypatch.setattr(mlflow_pyfunc, "preload", preloaded.append)
+    if is_server:
+        monkeypatch.setitem(sys.modules, "mlflow.pyfunc.scoring_server.app", sys)
+    PackageModel(model._scorer)
+    assert len(preloaded) == is_server
 
 
 def test_a_bad_row_and_a_missing_column_are_named(model: PackageModel, drawn_images: list[Path]) -> None:

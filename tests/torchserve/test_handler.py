@@ -7,6 +7,7 @@ import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from clearsight.handlers.scoring.answering import Reply
 from clearsight.handlers.torchserve import LineFormatter, TorchServeHandler
 from clearsight.handlers.worker.background import Background
 from clearsight.handlers.worker.explain_lane import RequestOptions
+from clearsight.tasks import Task
 from clearsight.wire import lane_protocol
 
 RequestAnswer = tuple[int, str, dict[str, str], bytes]
@@ -280,6 +282,28 @@ def test_a_package_that_cannot_be_loaded_leaves_one_line_and_a_file(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("quiet_logging")
+@pytest.mark.parametrize(
+    ("lane", "task", "is_preloaded"),
+    [
+        (None, Task.MULTI_CLASS, True),  # of a .mar archive
+        (None, Task.MULTI_LABEL, True),
+        (None, Task.DETECTION, False),
+        ("explain", Task.DETECTION, True),
+        ("predict", Task.MULTI_CLASS, False),
+    ],
+)
+def test_a_worker_that_will_explain_loads_what_that_needs_at_its_start(
+    lane: str | None, task: Task, is_preloaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preloaded: list[object] = []
+    monkeypatch.setattr("clearsight.handlers.worker.explain_lane.preload", preloaded.append)
+    monkeypatch.setattr("clearsight.handlers.torchserve._leave_cores_to_others", lambda: None)
+    handler = TorchServeHandler()
+    handler.scorer = SimpleNamespace(task=task)  # type: ignore[assignment]
+    handler._choose_lane({"lane": lane}, 60.0)
+    assert len(preloaded) == is_preloaded
+
+
 def test_threads_are_set_from_the_configuration_and_logged(
     tmp_path: Path, ts: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -288,6 +312,7 @@ def test_threads_are_set_from_the_configuration_and_logged(
     class Scorer:
         package = type("Package", (), {"model_name": "tiny"})
         backend = precision = "x"
+        task = Task.DETECTION
 
         def warm_up(self) -> None:
             given["warm"] = True
