@@ -274,6 +274,7 @@ class TestResolveCell:
                 ("", "empty picture"),
                 (" \n", "empty picture"),
                 (b"\x00\x01\x80", "begin with 00 01 80"),
+                (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic\x80", "but got HEIC"),
                 ("not base64!", "must be base64 text"),
                 ("QUJD====", "must be base64 text"),
                 ("QUJDR", "must be base64 text"),

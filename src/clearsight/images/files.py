@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clearsight.errors import BadImage, BadRequest, UserError
 from clearsight.images.decode import DecodeLimits, sniff_format
-from clearsight.images.headers import IMAGE_SUFFIXES
+from clearsight.images.headers import IMAGE_SUFFIXES, describe_format
 
 __all__ = ["InputImage", "find_images", "free_name", "read_image"]
 
@@ -52,7 +52,8 @@ def read_image(file: Path) -> bytes | BadRequest:
     except OSError as error:
         return BadImage(f"the file cannot be read: {error.strerror or error}")
     if sniff_format(content) is None:
-        return BadImage(f"a picture must be one of {', '.join(DecodeLimits().formats)}, but the file is none of them")
+        formats = ", ".join(DecodeLimits().formats)
+        return BadImage(f"a picture must be one of {formats}, but the file is {describe_format(content[:512])}")
     return content
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "ImageHeader",
+    "describe_format",
     "read_header",
     "sniff_format",
 ]
@@ -131,8 +132,8 @@ _OTHER_FORMATS: Final[Mapping[str, tuple[bytes, ...]]] = MappingProxyType(
 )
 
 
-def _describe(data: bytes) -> str:
-    """What the first bytes of a file are that is in none of `FORMATS`."""
+def describe_format(data: bytes) -> str:
+    """What the first bytes of a file are that is in none of `FORMATS`: a format by name, or the bytes themselves."""
     if not data:
         return "nothing"
     if brands := _iso_brands(data):
@@ -152,7 +153,7 @@ def read_header(data: Content, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     start = data[:512]
     name = sniff_format(start)
     if name is None:
-        raise BadImage(f"a picture must be one of {', '.join(FORMATS)}, but got {_describe(start)}")
+        raise BadImage(f"a picture must be one of {', '.join(FORMATS)}, but got {describe_format(start)}")
     try:
         if name == "jpeg":
             header = _read_jpeg(data)

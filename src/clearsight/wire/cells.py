@@ -13,7 +13,7 @@ import orjson
 import pybase64
 
 from clearsight.errors import BadImage, BadRequest
-from clearsight.images.decode import sniff_format
+from clearsight.images.headers import describe_format, sniff_format
 from clearsight.wire.errors import kind_of, to_ascii
 
 __all__ = ["XaiRequest", "resolve_cell", "xai_parameters_of"]
@@ -94,7 +94,7 @@ def _image_or_text(cell: object) -> bytes | str:
         if not cell:
             raise BadImage("empty picture: got 0 bytes")
         if not cell.isascii():
-            raise BadImage(f"bytes must be a picture file or base64 text, but begin with {cell[:8].hex(' ')}")
+            raise BadImage(f"bytes must be a picture file or base64 text, but got {describe_format(cell[:512])}")
         return cell.decode("ascii")
     if not isinstance(cell, str):
         raise BadRequest(f"a cell must be base64 text, but got {kind_of(cell)}")
