@@ -280,9 +280,9 @@ class Lane:
 
     async def _choose(self, failed: _Server | None) -> _Server:
         """The server with the fewest running requests, not the one that has just failed if there is another."""
-        await self._has_server.wait()
-        if not self._servers:
+        while not self._servers:  # the next table may take away what the one before brought
             self._check_open()
+            await self._has_server.wait()
         others = [server for server in self._servers if failed is None or server.pool is not failed.pool]
         return min(others or self._servers, key=lambda server: server.pool.num_running)
 

@@ -276,3 +276,13 @@ class TestEndOfTheProcess:
         await gateway.clock.advance(0.2)
         assert (await request).code == "ModelUnreachable"
         assert len(ended) == 3
+
+    async def test_a_process_that_comes_and_goes_in_one_turn_leaves_them_waiting(self, gateway, requests):
+        gateway.route(blue=gateway.deployment("blue", upstreams=(), **self.small))
+        await gateway.clock.advance(0.1)
+        self.follow(gateway)
+        gateway.route(blue=gateway.deployment("blue", upstreams=(), **self.small))
+        await gateway.clock.advance(0.1)
+        assert not any(request.done() for request in requests)
+        self.follow(gateway)
+        assert [(await request).status for request in requests] == [200] * 3
