@@ -212,8 +212,8 @@ def test_job_commands_run_in_the_explain_lane_only(
     assert order("poll 1")[:2] == ("unknown", 200)
     for job_id, body, status in (("1", b"degraded", 200), ("2", b"status 422", 422), ("3", b"raise it", 500)):
         state = order(f"start {job_id}", body)
-        while state[0] == "running":
-            state = order(f"poll {job_id}")
+        while state[0] in ("running", "busy"):  # busy: the thread of the job before is about to end
+            state = order(f"start {job_id}", body) if state[0] == "busy" else order(f"poll {job_id}")
         [(expected, _, headers, answer)] = ask(body)
         assert (state[:2], state[3]) == (("done", expected), answer)
         assert expected == status

@@ -1,6 +1,8 @@
 """A trial in this process, through the Inline executor."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -210,16 +212,17 @@ def test_a_trial_writes_the_charts_of_its_best_pass(
     assert report
 
 
+@pytest.mark.parametrize(("number", "reason"), [(errno.EIO, "export_failed"), (errno.ENOSPC, "disk_full")])
 def test_a_package_that_cannot_be_written_is_a_failed_export(
-    make_trial: Make, texture_folder: Path, monkeypatch: pytest.MonkeyPatch
+    make_trial: Make, texture_folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: str
 ) -> None:
     def fail(*args: object, **options: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("clearsight.training.trial.run.write_package", fail)
     status = failed(make_trial(texture_folder, layers_to_freeze=5))
-    assert status.reason == "export_failed"
-    assert "No space left" in str(status.message)
+    assert status.reason == reason
+    assert os.strerror(number) in str(status.message)
 
 
 def test_a_batch_beyond_the_memory_fails_with_its_size(
