@@ -36,7 +36,8 @@ def crash_of_the_server(package: Path, image: Path) -> Facts:
         stand.serve()
         time.sleep(2)
         after = {process.pid for process in (*stand.processes("gateway"), *stand.processes("server"))}
-        return _nothing_lost(load) | {"processes kept": before == after}
+        assert before == after, "the processes must be kept"
+        return _nothing_lost(load) | {"processes kept": len(after)}
 
 
 def take_over(package: Path, image: Path) -> Facts:
@@ -50,7 +51,8 @@ def take_over(package: Path, image: Path) -> Facts:
         stand.serve("--take-over")
         code = first.wait(30)
         time.sleep(2)
-        return _nothing_lost(load) | {"exit code of the first": code}
+        assert code == 0, f"the first server must exit with 0, but exited with {code}"
+        return _nothing_lost(load)
 
 
 def take_over_after_an_upgrade(package: Path, image: Path) -> Facts:
@@ -68,7 +70,8 @@ def take_over_after_an_upgrade(package: Path, image: Path) -> Facts:
         stand.serve("--take-over")
         time.sleep(2)
         after = {process.pid for process in (*stand.processes("gateway"), *stand.processes("server"))}
-        return _nothing_lost(load) | {"processes replaced": not before & after, "processes": len(after)}
+        assert not before & after, "all processes must be replaced"
+        return _nothing_lost(load) | {"processes replaced": len(after)}
 
 
 def killed_workers(package: Path, image: Path) -> Facts:
