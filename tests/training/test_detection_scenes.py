@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -327,6 +327,7 @@ def test_polygons_are_cut_at_the_sides(polygon, expected):
 @example([(-5.0, 2.0), (0.0, 2.0), (0.0, 4.0)])
 def test_a_cut_polygon_covers_the_pixels_of_the_original(points):
     polygon_K2 = np.array(points) * 0.9973 + 0.0137  # no edge through the middle of a pixel but by chance
+    assume(np.linalg.matrix_rank(polygon_K2 - polygon_K2[0], tol=0.1) == 2)  # pixels on a line without area are chance
     whole_HW, cut_HW = (mask_of((polygon,), 20, 20) for polygon in (polygon_K2, cut_polygon(polygon_K2, 20, 20)))
     assert np.count_nonzero(whole_HW != cut_HW) <= 1
 
