@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 from PIL import Image
 
-from loadtests.faults.stand import Load, body_of, open_stand
+from loadtests.faults.stand import Load, Stand, body_of, open_stand
 
 __all__ = ["SCENARIOS"]
 
@@ -76,26 +76,23 @@ def take_over_after_an_upgrade(package: Path, image: Path) -> Facts:
 
 def killed_workers(package: Path, image: Path) -> Facts:
     """`kill -9` of one of two workers, 20 times, under load."""
-    with open_stand() as stand:
-        stand.deploy(package, workers=2)
-        load = stand.load(body_of([image]), num_clients=4)
-        for number in range(20):
-            stand.wait(lambda number=number: stand.num_loaded() >= 2 + number, "two workers must have loaded")
-            time.sleep(1)
-            stand.workers()[0].kill()
-        return _nothing_lost(load) | {"kills": 20}
+    return _kill_workers(package, image, num_workers=2, num_kills=20)
 
 
 def killed_only_worker(package: Path, image: Path) -> Facts:
     """`kill -9` of the only worker, 3 times, under load: requests wait for the next one within their time."""
+    return _kill_workers(package, image, num_workers=1, num_kills=3)
+
+
+def _kill_workers(package: Path, image: Path, num_workers: int, num_kills: int) -> Facts:
     with open_stand() as stand:
-        stand.deploy(package)
+        stand.deploy(package, workers=num_workers)
         load = stand.load(body_of([image]), num_clients=4)
-        for number in range(3):
-            stand.wait(lambda number=number: stand.num_loaded() >= 1 + number, "a worker must have loaded")
+        for number in range(num_workers, num_workers + num_kills):
+            stand.wait(lambda number=number: stand.num_loaded() >= number, f"{num_workers} workers must have loaded")
             time.sleep(1)
             stand.workers()[0].kill()
-        return _nothing_lost(load) | {"kills": 3}
+        return _nothing_lost(load) | {"kills": num_kills}
 
 
 def killed_only_server(package: Path, image: Path) -> Facts:
@@ -106,11 +103,7 @@ def killed_only_server(package: Path, image: Path) -> Facts:
     with open_stand() as stand:
         stand.deploy(package)
         load = stand.load(body_of([image]), num_clients=4)
-        for _ in range(2):
-            time.sleep(1)
-            begin = stand.log.stat().st_size
-            stand.processes("server")[0].kill()
-            stand.wait(lambda begin=begin: b"serves again" in stand.log.read_bytes()[begin:], "it must come back")
+        _kill_servers(stand, 2)
         outcomes = load.stop()
         assert set(outcomes) <= {"200", "503"}, (dict(outcomes), load.texts)
         assert "DeploymentNotReady" in load.texts.get("503", "DeploymentNotReady"), load.texts
@@ -148,11 +141,7 @@ def killed_servers(package: Path, image: Path) -> Facts:
         servers = [process.pid for process in stand.processes("server")]
         assert len(servers) == 2, servers
         load = stand.load(body_of([image]), num_clients=4)
-        for _ in range(5):
-            time.sleep(1)
-            begin = stand.log.stat().st_size
-            stand.processes("server")[0].kill()
-            stand.wait(lambda begin=begin: b"serves again" in stand.log.read_bytes()[begin:], "it must come back")
+        _kill_servers(stand, 5)
         return _nothing_lost(load) | {"kills": 5}
 
 
@@ -228,6 +217,15 @@ def _one_answer(load: Load) -> Mapping[str, int]:
     while not load.outcomes:
         time.sleep(0.05)
     return load.stop()
+
+
+def _kill_servers(stand: Stand, num_kills: int) -> None:
+    """`kill -9` of the first server process, each time when the one before has come back."""
+    for _ in range(num_kills):
+        time.sleep(1)
+        begin = stand.log.stat().st_size
+        stand.processes("server")[0].kill()
+        stand.wait(lambda begin=begin: b"serves again" in stand.log.read_bytes()[begin:], "it must come back")
 
 
 def _nothing_lost(load: Load) -> Facts:

@@ -84,7 +84,7 @@ class WatchedServer:
         """
         try:
             async with asyncio.timeout(ADOPT_TIMEOUT_S):
-                self.is_ready = any(status == "READY" for _, status in await self.process.worker_states())
+                self.is_ready = await self.process.has_ready_worker()
         except (ServerUnavailable, TimeoutError):
             return False
         self._record()
@@ -164,10 +164,10 @@ class WatchedServer:
                 return f"it failed its liveness probe {num_failures} times"
 
     async def _has_ready_worker(self, timeout_s: float) -> bool:
-        """True when at least one worker is READY. TorchServe restarts workers by itself."""
+        """Whether a worker is READY; False without an answer in time."""
         try:
             async with asyncio.timeout(timeout_s):
-                return any(status == "READY" for _, status in await self.process.worker_states())
+                return await self.process.has_ready_worker()
         except (ServerUnavailable, TimeoutError):
             return False
 

@@ -130,6 +130,13 @@ class TorchServeProcess:
         described: list[dict[str, Any]] = json.loads(body)
         return [(int(worker["pid"]), str(worker["status"])) for worker in described[0]["workers"]]
 
+    async def has_ready_worker(self) -> bool:
+        """Whether at least one worker of the predict lane is READY; TorchServe restarts workers by itself.
+
+        Raises ServerUnavailable.
+        """
+        return any(status == "READY" for _, status in await self.worker_states())
+
     async def check(self) -> None:
         """One heartbeat. Raises ServerUnavailable without an answer."""
         await self.worker_states()

@@ -181,6 +181,9 @@ class Process:
             raise ServerUnavailable("no answer")
         return [(1, "READY")]
 
+    async def has_ready_worker(self) -> bool:
+        return any(status == "READY" for _, status in await self.worker_states())
+
     def memory_bytes(self) -> int:
         return 0
 
