@@ -25,7 +25,7 @@ from clearsight.runs.workspace import Workspace
 from clearsight.serving.management.client import take_over
 from clearsight.serving.management.control import ControlServer
 from clearsight.serving.management.service import EndpointService
-from clearsight.serving.management.store import EndpointStore
+from clearsight.serving.management.store import EndpointStore, StoreNotWritten
 from clearsight.serving.supervisor.fleet import Fleet
 from clearsight.serving.supervisor.gateway_process import GatewayAddress, GatewayProcess
 from clearsight.serving.supervisor.heartbeat import watch_heartbeat
@@ -134,7 +134,11 @@ class Supervisor:
         if gateway is None:
             gateway = await self._start_gateway()
         self._fleet.gateway = gateway
-        self._store.set_base_url(_base_url(self._address))
+        base_url = _base_url(self._address)
+        try:
+            self._store.set_base_url(base_url)
+        except StoreNotWritten as error:  # only verbs show it; what was adopted must not end for it
+            log.warning("verbs go on showing the URL %s: %s", self._store.base_url, error)
         await self._fleet.publish_or_warn()
         if self._earlier_gateway is not None:
             self._report("the gateway before finishes its requests")
@@ -144,7 +148,7 @@ class Supervisor:
         for entry in others:
             self._ledger.end(entry)
         await self._control.start()
-        self._report(f"serving on {self._store.base_url}; stop with Ctrl-C")
+        self._report(f"serving on {base_url}; stop with Ctrl-C")
         await first_of(
             self._watch_gateway(gateway),
             self._guard(self._keep_house, "housekeeping"),

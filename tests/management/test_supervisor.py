@@ -1,6 +1,8 @@
 """The run of `clearsight serve`: real store, ledger, control socket and fleet; the gateway is a process that sleeps."""
 
 import asyncio
+import errno
+import os
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -143,3 +145,17 @@ async def test_a_gateway_that_ends_is_started_again_and_given_up_at_last(
     gateway.process.kill()
     with pytest.raises(ServerUnavailable, match="cannot start"):
         await task  # and the command exits with 1
+
+
+async def test_a_server_that_cannot_write_takes_over_all_the_same(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = await start(port=8123)
+
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", fail)
+    second, lines = await start(port=8124, take_over=True)
+    await first
+    assert "serving on http://127.0.0.1:8124; stop with Ctrl-C" in lines
+    assert not second.done()
+    await stop(second)
