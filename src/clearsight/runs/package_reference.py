@@ -20,12 +20,17 @@ def is_reference(model: str) -> bool:
 def reference_of(folder: Path, workspace: Workspace) -> str:
     """`azureml:<name>:<version>` or `runs:/<run>/outputs/mlflow-model`; of a package elsewhere, its absolute path."""
     inside = folder.relative_to(workspace.root).parts if folder.is_relative_to(workspace.root) else ()
+    return _reference_of_parts(inside) or str(folder)
+
+
+def _reference_of_parts(inside: tuple[str, ...]) -> str | None:
+    """The reference to a folder whose path from the root of a workspace has these parts; None when it is none."""
     match inside:
         case ("models", name, version, "mlflow-model"):
             return f"azureml:{name}:{version}"
         case ("runs", run, "outputs", "mlflow-model"):
             return f"runs:/{run}/outputs/mlflow-model"
-    return str(folder)
+    return None
 
 
 def folder_of(reference: str, workspace: Workspace) -> Path:
@@ -39,9 +44,5 @@ def folder_of(reference: str, workspace: Workspace) -> Path:
 
 def moved_folder(folder: Path, workspace: Workspace) -> Path:
     """Where a package lies now that lay in `folder` when the workspace was elsewhere."""
-    match folder.parts:
-        case (*_, "models", name, version, "mlflow-model"):
-            return workspace.models / name / version / "mlflow-model"
-        case (*_, "runs", run, "outputs", "mlflow-model"):
-            return workspace.runs / run / "outputs" / "mlflow-model"
-    return folder
+    reference = _reference_of_parts(folder.parts[-4:])
+    return folder if reference is None else folder_of(reference, workspace)
