@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
@@ -14,8 +15,10 @@ from PIL import Image
 from clearsight.errors import InvalidData
 from clearsight.tasks import Task
 from clearsight.training.cli_data import data
-from clearsight.training.data.converters import ConversionRequest
+from clearsight.training.data.check import check_folder
+from clearsight.training.data.converters import ConversionRequest, Entry
 from clearsight.training.data.converters.coco import read_coco
+from clearsight.training.data.converters.data_folders import write_table
 from clearsight.training.data.converters.masks import read_masks
 from clearsight.training.data.converters.objects import UNTOLD_ORIENTATION
 from clearsight.training.data.converters.outlines import polygons_from_mask
@@ -433,6 +436,24 @@ def test_faulty_masks_are_named(tmp_path: Path, write_image: MakeImage) -> None:
 def test_a_task_that_a_layout_cannot_serve_is_wrong_use(flags: tuple[str, ...], tmp_path: Path) -> None:
     result = clearsight_data("convert", tmp_path, "--output", tmp_path / "out", *flags)
     assert result.exit_code == 2
+
+
+def test_written_image_details_are_those_of_the_file(tmp_path: Path, check_rows: Callable[..., None]) -> None:
+    """A suffix may be of another format than the content; formats that Azure does not list are left out."""
+
+    def check(name: str, pillow_format: str, image_format: str | None) -> None:
+        image = tmp_path / name
+        Image.new("RGB", (40, 30)).save(image, pillow_format)
+        write_table(tmp_path / TRAINING, [Entry(image, orjson.dumps([]), (40, 30))])
+        details = {"width": 40, "height": 30}
+        expected = details if image_format is None else {"format": image_format, **details}
+        assert lines(tmp_path / TRAINING)[0]["image_details"] == expected
+        report = check_folder(tmp_path / TRAINING, Task.DETECTION, "label", {})
+        assert (report.faults, report.warnings) == ((), ())
+
+    rows = [("a.webp", "WEBP", None), ("a.gif", "GIF", None), ("a.avif", "AVIF", None), ("a.mpo", "JPEG", "jpeg")]
+    rows += [("a.JPG", "JPEG", "jpg"), ("a.tif", "TIFF", "tif"), ("b.jpg", "PNG", "png"), ("b.png", "WEBP", None)]
+    check_rows(check, rows)
 
 
 @pytest.mark.parametrize("copy", [(), ("--copy",)])

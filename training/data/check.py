@@ -92,12 +92,12 @@ def survey_images(
 
 def _warnings(table: Table, survey: Survey) -> list[str]:
     """Sentences on facts that no job refuses and that the author of the data should know."""
-    hints = [(record, record.size_hint) for record in table.records if record.image in survey.sizes_wh]
     wrong = [
         record.source
-        for record, hint in hints
-        if (hint.width or survey.sizes_wh[record.image][0], hint.height or survey.sizes_wh[record.image][1])
-        != survey.sizes_wh[record.image]
+        for record in table.records
+        if (size_wh := survey.sizes_wh.get(record.image)) is not None
+        for hint in [(record.size_hint.width, record.size_hint.height)]
+        if any(stated not in (None, side) for stated, side in zip(hint, size_wh, strict=True))
     ]
     warnings = []
     if wrong:

@@ -16,7 +16,6 @@ from typing import Final, TypeVar
 from clearsight.tasks import Task
 
 __all__ = [
-    "IMAGE_FORMATS",
     "BadRecord",
     "Box",
     "Instance",
@@ -31,9 +30,6 @@ ObjectT = TypeVar("ObjectT")
 
 CLIP_TOLERANCE: Final = 0.01
 """A coordinate outside [0, 1] by at most this is clipped (a rounding error), farther out it is a fault."""
-
-IMAGE_FORMATS: Final = ("jpg", "jpeg", "png", "jpe", "jfif", "bmp", "tif", "tiff")
-"""Values of `image_details.format` that Azure's schema lists."""
 
 TRUTHS: Final = MappingProxyType({"0": False, "1": True, "false": False, "true": True})
 PIXELS: Final = re.compile(r"\s*(\d{1,9})\s*(?:px)?\s*", re.IGNORECASE)
@@ -85,7 +81,10 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class SizeHint:
-    """`image_details` of a record. Where they disagree with the file, the file counts."""
+    """Width and height of `image_details`, in pixels. Nothing depends on them: the size is read from the file.
+
+    None: not stated. 0: stated, but not as a positive number.
+    """
 
     width: int | None = None
     height: int | None = None
@@ -110,8 +109,8 @@ def parse_labels(
 ) -> Labels:
     """Parse the target column of one row.
 
-    `size_wh` returns the image's size in pixels, or None when it cannot be known; it is called only when a box may
-    be narrower than a pixel. What was repaired or dropped is counted in `tally`, by sentence. Raises `BadRecord`.
+    `size_wh` returns the size in pixels of the upright image, or None when it cannot be known; it is called for every
+    box. What was repaired or dropped is counted in `tally`, by sentence. Raises `BadRecord`.
     """
     return PARSERS[task](value, size_wh, tally)
 
@@ -258,29 +257,22 @@ def _is_crowd(document: Mapping[str, object]) -> bool:
 
 
 def parse_size_hint(details: object) -> SizeHint:
-    """Parse `image_details`; it and each of its keys may be absent or null. Raises `BadRecord`."""
+    """Parse `image_details`, whatever stands there; it and each of its keys may be absent or null."""
     if details is None:
         return SizeHint()
     if not isinstance(details, dict):
-        raise BadRecord(f"image_details must be an object, but got {_shown(details)}")
-    image_format = details.get("format")
-    if image_format is not None and str(image_format).lower() not in IMAGE_FORMATS:
-        raise BadRecord(
-            f"image_details.format must be one of {', '.join(IMAGE_FORMATS)}, but got {_shown(image_format)}"
-        )
-    return SizeHint(_pixels(details, "width"), _pixels(details, "height"))
+        return SizeHint(0, 0)
+    return SizeHint(_pixels(details.get("width")), _pixels(details.get("height")))
 
 
-def _pixels(details: Mapping[str, object], key: str) -> int | None:
-    value = details.get(key)
+def _pixels(value: object) -> int | None:
+    """A positive number like 400 or "400px"; 0 for anything else."""
     if value is None:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     match = None if isinstance(value, (bool, float)) else PIXELS.fullmatch(str(value))
-    if match is None or int(match[1]) == 0:
-        raise BadRecord(f'image_details.{key} must be a positive number like 400 or "400px", but got {_shown(value)}')
-    return int(match[1])
+    return 0 if match is None else int(match[1])
 
 
 def _shown(value: object) -> str:

@@ -3,6 +3,7 @@
 `load_table` turns a data folder (label files + `MLTable`) into records and raises every fault at once.
 """
 
+import functools
 import math
 import random
 from collections import Counter, defaultdict
@@ -17,7 +18,7 @@ from clearsight.documents.data.mltable import MLTableRows, read_mltable
 from clearsight.errors import BadImage, Fault, InvalidData
 from clearsight.images.size import read_size
 from clearsight.tasks import Task
-from clearsight.training.data.records import BadRecord, Box, Instance, Record, SizeHint, parse_labels, parse_size_hint
+from clearsight.training.data.records import BadRecord, Box, Instance, Record, parse_labels, parse_size_hint
 
 __all__ = [
     "MAX_LISTED_FAULTS",
@@ -59,7 +60,7 @@ class Table:
 
 
 def load_table(folder: Path, task: Task, target_column: str, datastores: Mapping[str, Path]) -> Table:
-    """Load a data folder; image files are not opened, except to learn their size for detection boxes without a hint.
+    """Load a data folder; image files are not opened, except for the headers of those with detection boxes.
 
     Raises `InvalidData` with the first `MAX_LISTED_FAULTS` faults and the number of the others.
     """
@@ -115,23 +116,19 @@ def _parse_row(
     """One record, or None after its faults were listed: a row can have one per column."""
     num_faults = len(faults)
     image: Path | None = None
-    hint = SizeHint()
     try:
         image = _image_path(row, image_column, datastores)
     except BadLocation as error:
         faults.append(Fault(error.code, row.source, str(error)))
     try:
-        hint = parse_size_hint(row.values.get("image_details"))
-    except BadRecord as error:
-        faults.append(Fault("BAD_DATA", row.source, str(error)))
-    try:
         if target_column not in row.values:
             raise BadRecord(f"the target column {target_column!r} is missing")
-        labels = parse_labels(row.values[target_column], task, lambda: _size_wh(hint, image), tally)
+        labels = parse_labels(row.values[target_column], task, functools.cache(lambda: _size_wh(image)), tally)
     except BadRecord as error:
         faults.append(Fault("BAD_DATA", row.source, str(error)))
     if len(faults) > num_faults or image is None:
         return None
+    hint = parse_size_hint(row.values.get("image_details"))
     return Record(image, labels.names, row.source, labels.boxes, labels.instances, hint)
 
 
@@ -142,10 +139,8 @@ def _image_path(row: Row, image_column: str, datastores: Mapping[str, Path]) -> 
     return resolve_location(url, row.file.parent, datastores)
 
 
-def _size_wh(hint: SizeHint, image: Path | None) -> tuple[int, int] | None:
-    """Size in pixels from the hint, else from the file's header; None when neither can be read."""
-    if hint.width is not None and hint.height is not None:
-        return hint.width, hint.height
+def _size_wh(image: Path | None) -> tuple[int, int] | None:
+    """Size in pixels from the file's header; None when it cannot be read."""
     if image is None:
         return None
     try:

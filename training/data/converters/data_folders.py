@@ -10,6 +10,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -17,9 +18,10 @@ import orjson
 from clearsight.documents.data.mltable import MLTABLE_TEXT
 from clearsight.errors import Fault, InvalidData
 from clearsight.files import write_atomically
+from clearsight.images.size import read_file_header
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import Entry, Progress
-from clearsight.training.data.records import IMAGE_FORMATS, Record
+from clearsight.training.data.records import Record
 from clearsight.training.data.table import split_indices
 
 __all__ = [
@@ -38,6 +40,18 @@ DEFAULT_VALIDATION_EVERY: Final = 5
 TRAINING_FOLDER: Final = "training-mltable-folder"
 VALIDATION_FOLDER: Final = "validation-mltable-folder"
 ANNOTATIONS: Final = {TRAINING_FOLDER: "train_annotations.jsonl", VALIDATION_FOLDER: "validation_annotations.jsonl"}
+
+_AZURE_FORMATS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "jpeg": ("jpeg", "jpg", "jpe", "jfif"),
+        "png": ("png",),
+        "bmp": ("bmp",),
+        "tiff": ("tiff", "tif"),
+    }
+)
+"""Values of `image_details.format` that Azure's schema lists, by the format of the file.
+https://learn.microsoft.com/azure/machine-learning/reference-automl-images-schema
+"""
 
 
 def split_every(entries: Sequence[Entry], every: int) -> tuple[list[Entry], list[Entry]]:
@@ -139,11 +153,20 @@ def _document(folder: Path, entry: Entry) -> Mapping[str, Any]:
     if entry.size_wh is not None:
         width, height = entry.size_wh
         details = {"width": width, "height": height}
-        suffix = entry.image.suffix[1:].lower()
-        # Readers refuse formats that Azure does not list.
-        document["image_details"] = {"format": suffix, **details} if suffix in IMAGE_FORMATS else details
+        image_format = _format(entry.image)
+        document["image_details"] = details if image_format is None else {"format": image_format, **details}
     label = orjson.Fragment(entry.label) if isinstance(entry.label, bytes) else entry.label
     return {**document, "label": label}
+
+
+def _format(image: Path) -> str | None:
+    """The suffix of a file, or the name of its format where the suffix is of another one.
+
+    None for formats that Azure's schema does not list: its readers refuse them.
+    """
+    suffix, image_format = image.suffix[1:].lower(), read_file_header(image).format
+    names = _AZURE_FORMATS.get(image_format)
+    return None if names is None else suffix if suffix in names else names[0]
 
 
 def _location(folder: Path, image: Path) -> str:
