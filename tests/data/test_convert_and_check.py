@@ -121,6 +121,8 @@ def test_every_bad_row_of_a_csv_list_is_named(tmp_path: Path, write_image: Calla
     with pytest.raises(InvalidData) as raised:
         read_csv(ConversionRequest(source, Task.MULTI_CLASS))
     assert [fault.target.rsplit(":", 1)[1] for fault in raised.value.faults] == ["3", "4", "5", "6"]
+    source.write_bytes("image,label\r\n1.JPG,B\u00fcchse\r\n".encode("utf-16"))
+    assert read_csv(ConversionRequest(source)).entries[0].label == "B\u00fcchse"
     source.write_text("picture,class\n1.jpg,a\n")
     with pytest.raises(InvalidData, match="'image' or 'filename'"):
         read_csv(ConversionRequest(source, Task.MULTI_CLASS))

@@ -141,6 +141,18 @@ def test_voc_images_are_found_beside_and_by_stem(write_voc: Any, write_image: Ma
     assert [entry.image for entry in read_voc(ConversionRequest(source / "images")).entries] == [image]
 
 
+def test_what_other_programs_write_into_voc_files_is_read(write_image: MakeImage, tmp_path: Path) -> None:
+    image = write_image("JPEGImages/Train/\u7f50 1.JPG", (100, 50))
+    file = tmp_path / "data" / "Annotations" / "1.XML"
+    file.parent.mkdir()
+    size = "<size><width/><height></height></size>"
+    marked = voc_object("\u7f50", 1, 1, 50, 25)
+    text = f"<annotation><filename>train\\\u7f50%201.jpg</filename>{size}{marked}</annotation>"
+    file.write_bytes(f'<?xml version="1.0" encoding="gb2312"?>{text}'.encode("gb2312"))
+    [entry] = read_voc(ConversionRequest(tmp_path / "data")).entries
+    assert (entry.image, label(entry)[0]["label"], label(entry)[0]["bottomX"]) == (image, "\u7f50", 0.5)
+
+
 def test_every_faulty_voc_file_is_named_with_its_object(write_voc: Any, write_image: MakeImage) -> None:
     for name in "12345":
         write_image(f"JPEGImages/{name}.jpg", (100, 50))
@@ -217,6 +229,14 @@ def test_coco_fractions_are_recognised_by_the_largest_value_of_the_file(write_co
     # One pixel at the corner is no fraction when another box is not.
     [entry, _] = read_coco(ConversionRequest(write_coco({"bbox": [0, 0, 1, 1]}, {"bbox": [10, 5, 20, 30]}))).entries
     assert label(entry)[0]["bottomX"] == 0.01
+
+
+def test_coco_ids_as_numbers_and_as_text_are_the_same(write_coco: Any) -> None:
+    box = {"bbox": [10, 5, 20, 30], "image_id": "7", "category_id": 3.0}
+    path = write_coco(box, categories=[{"id": "3", "name": "can"}])
+    path.write_bytes(path.read_text().encode("utf-16"))
+    entry, _ = read_coco(ConversionRequest(path)).entries
+    assert [one["label"] for one in label(entry)] == ["can"]
 
 
 SQUARE = [10, 5, 30, 5, 30, 25, 10, 25]
@@ -493,6 +513,7 @@ def convert_with_lists(source: Path, tmp_path: Path, **lists: str) -> Any:
     [
         ({"validation": "2\n"}, ["0", "1", "3"], ["2"]),
         ({"validation": "3.jpg\n\n 1 \n", "training": "2"}, ["2"], ["1", "3"]),
+        ({"validation": "\ufeff2\r\n"}, ["0", "1", "3"], ["2"]),
     ],
 )
 def test_lists_say_which_images_train_and_validate(

@@ -73,6 +73,8 @@ def test_invalid_lines_can_be_dropped_but_a_line_that_is_no_object_stays_a_fault
         ("windows1252", "cp1252"),
         ("utf16", "utf-16"),
         ("utf32", "utf-32"),
+        ("utf8", "utf-16"),
+        ("latin1", "utf-8-sig"),
     ],
 )
 def test_every_encoding_reads_its_letters(write_folder: Callable[..., Path], name: str, codec: str) -> None:

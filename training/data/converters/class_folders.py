@@ -20,7 +20,7 @@ def read_class_folders(request: ConversionRequest) -> Conversion:
         raise InvalidData(f"{source}", [Fault("BAD_DATA_REF", str(source), "must be a folder with a folder per class")])
     folders = [folder for folder in sorted(source.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
     entries = [
-        Entry(image, folder.name)
+        Entry(image, folder.name, location=str(image))
         for folder in request.progress(folders)
         for image in sorted(folder.iterdir())
         if image.suffix.lower() in IMAGE_SUFFIXES and image.is_file()

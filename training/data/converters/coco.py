@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
+from clearsight.documents.data.text import BadText, read_json
 from clearsight.errors import Fault, InvalidData
 from clearsight.images.headers import MAX_PIXELS
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
+from clearsight.training.data.converters.finder import ImageFinder
 from clearsight.training.data.converters.objects import (
     AnnotatedImage,
     BadAnnotation,
     MarkedObject,
-    find_image,
     frame_size,
     to_entries,
 )
@@ -37,48 +36,58 @@ def read_coco(request: ConversionRequest) -> Conversion:
     """Read a COCO file: one entry per image, in the order of the file. Raises `InvalidData` with every fault."""
     file = _load(request.source)
     task = request.task or (Task.SEGMENTATION if file.has_masks else Task.DETECTION)
-    notes = ConversionNotes(request.source)
-    entries = to_entries(_images(file, task, request, notes), task, notes)
-    return Conversion(task, entries, notes.finish(len(entries)))
+    notes = ConversionNotes(request)
+    beside = file.path.parent
+    finder = ImageFinder([beside, beside / "images"] if request.images is None else [request.images])
+    numbered = list(enumerate(file.images))
+    entries = to_entries(
+        request.progress(numbered),
+        lambda item: f"{file.path}: images[{item[0]}]",
+        lambda item: _image(item[1], file, finder, task, notes),
+        task,
+        notes,
+    )
+    return notes.finish(task, entries)
 
 
 @dataclass(frozen=True, slots=True)
 class _CocoFile:
     path: Path
     images: Sequence[Mapping[str, Any]]
-    annotations: Mapping[Any, list[Mapping[str, Any]]]
+    annotations: Mapping[str, list[Mapping[str, Any]]]
     """Annotations by id of the image, in file order."""
-    categories: Mapping[Any, str]
+    categories: Mapping[str, str]
     has_masks: bool
     is_fraction: bool
 
 
 def _load(source: Path) -> _CocoFile:
     try:
-        document = orjson.loads(source.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise _refusal(source, f"must be a JSON file, but: {error}") from error
+        document = read_json(source)
+    except BadText as error:
+        raise _refusal(source, str(error)) from None
     parts: dict[str, list[dict[str, Any]]] = {}
     for key in ("images", "annotations", "categories"):
         part = document.get(key) if isinstance(document, dict) else None
         if not isinstance(part, list) or not all(isinstance(item, dict) for item in part):
             raise _refusal(source, f"must hold the lists images, annotations and categories of COCO; {key} is none")
         parts[key] = part
-    annotations: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    annotations: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     largest: float | None = None
     for annotation in parts["annotations"]:
-        annotations[annotation.get("image_id")].append(annotation)
+        annotations[_id(annotation.get("image_id"))].append(annotation)
         for value in _coordinates(annotation):
             largest = value if largest is None else max(largest, value)
-    known = {image.get("id") for image in parts["images"]}
+    known = {_id(image.get("id")) for image in parts["images"]}
     strays = [image_id for image_id in annotations if image_id not in known]
     if strays:
-        raise _refusal(source, f"annotations name pictures that are not among images: image_id {strays[0]!r}")
+        image_id = annotations[strays[0]][0].get("image_id")
+        raise _refusal(source, f"annotations name pictures that are not among images: image_id {image_id!r}")
     return _CocoFile(
         source,
         parts["images"],
         annotations,
-        {category.get("id"): str(category.get("name") or "").strip() for category in parts["categories"]},
+        {_id(category.get("id")): str(category.get("name") or "").strip() for category in parts["categories"]},
         any(annotation.get("segmentation") for annotation in parts["annotations"]),
         largest is not None and largest < _LARGEST_FRACTION,
     )
@@ -88,6 +97,11 @@ def _refusal(source: Path, message: str) -> InvalidData:
     return InvalidData(str(source), [Fault("BAD_DATA_REF", str(source), message)])
 
 
+def _id(value: Any) -> str:
+    """The same text for an id as a number and as text: tools mix both."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+
+
 def _coordinates(annotation: Mapping[str, Any]) -> Iterator[float]:
     polygons = annotation.get("segmentation")
     for numbers in (annotation.get("bbox"), *(polygons if isinstance(polygons, list) else ())):
@@ -95,28 +109,13 @@ def _coordinates(annotation: Mapping[str, Any]) -> Iterator[float]:
             yield from (value for value in numbers if isinstance(value, (int, float)))
 
 
-def _images(
-    file: _CocoFile, task: Task, request: ConversionRequest, notes: ConversionNotes
-) -> Iterator[AnnotatedImage]:
-    beside = file.path.parent
-    folders = [request.images] if request.images is not None else [beside, beside / "images"]
-    for index, image in enumerate(request.progress(file.images)):
-        location = f"{file.path}: images[{index}]"
-        try:
-            yield _image(file, image, location, folders, task, notes)
-        except BadAnnotation as error:
-            notes.fault(location, str(error))
-
-
 def _image(
-    file: _CocoFile, image: Mapping[str, Any], location: str, folders: list[Path], task: Task, notes: ConversionNotes
+    image: Mapping[str, Any], file: _CocoFile, finder: ImageFinder, task: Task, notes: ConversionNotes
 ) -> AnnotatedImage:
     name = image.get("file_name")
     if not isinstance(name, str) or not name:
         raise BadAnnotation(f"file_name must be the name of a picture, but got {name!r}")
-    path = find_image([name, Path(name).name], folders)
-    if path is None:
-        raise BadAnnotation(f"the picture {name!r} is in none of {', '.join(map(str, folders))}")
+    path = finder.find(name)
     width, height = image.get("width"), image.get("height")
     stated = None
     if isinstance(width, (int, float)) and isinstance(height, (int, float)):
@@ -124,25 +123,25 @@ def _image(
     size_wh, frame_wh = frame_size(path, stated, notes)
     scale_wh = frame_wh if file.is_fraction else (1.0, 1.0)
     objects = []
-    for annotation in file.annotations.get(image.get("id"), []):
+    for annotation in file.annotations.get(_id(image.get("id")), []):
         where = f"{file.path}: annotation {annotation.get('id')}"
         try:
             objects.append(_object(annotation, where, file.categories, scale_wh, frame_wh, task, notes))
         except BadAnnotation as error:
             notes.fault(where, str(error))
-    return AnnotatedImage(path, location, size_wh, frame_wh, objects)
+    return AnnotatedImage(path, size_wh, frame_wh, objects)
 
 
 def _object(
     annotation: Mapping[str, Any],
     where: str,
-    categories: Mapping[Any, str],
+    categories: Mapping[str, str],
     scale_wh: tuple[float, float],
     frame_wh: tuple[float, float],
     task: Task,
     notes: ConversionNotes,
 ) -> MarkedObject:
-    label = categories.get(annotation.get("category_id"))
+    label = categories.get(_id(annotation.get("category_id")))
     if not label:
         raise BadAnnotation(f"category_id must be one of categories, but got {annotation.get('category_id')!r}")
     is_crowd = annotation.get("iscrowd") in (1, True)

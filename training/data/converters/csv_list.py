@@ -1,12 +1,16 @@
 """A CSV list of images with a header: `image` or `filename`, and `label`, or `labels` separated by spaces."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from clearsight.documents.data.text import BadText, read_text
 from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest, Entry
+from clearsight.training.data.converters.finder import ImageFinder
+from clearsight.training.data.converters.objects import BadAnnotation
 
 __all__ = ["read_csv"]
 
@@ -19,30 +23,39 @@ def read_csv(request: ConversionRequest) -> Conversion:
     """
     source = request.source
     try:
-        with source.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.DictReader(file)
-            header = [name.strip().lower() for name in lines.fieldnames or []]
-            task = request.task or (Task.MULTI_LABEL if "labels" in header else Task.MULTI_CLASS)
-            image_column = _column(lines, header, ("image", "filename"), source)
-            label_column = _column(lines, header, ("labels", "label"), source)
-            rows = [(lines.line_num, row[image_column], row[label_column]) for row in lines]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        message = f"must be a CSV file in UTF-8, but: {error}"
+        lines = csv.DictReader(io.StringIO(read_text(source), newline=""))
+        header = [name.strip().lower() for name in lines.fieldnames or []]
+        task = request.task or (Task.MULTI_LABEL if "labels" in header else Task.MULTI_CLASS)
+        image_column = _column(lines, header, ("image", "filename"), source)
+        label_column = _column(lines, header, ("labels", "label"), source)
+        rows = [(lines.line_num, row[image_column], row[label_column]) for row in lines]
+    except (BadText, csv.Error) as error:
+        message = f"must be a CSV file, but: {error}"
         raise InvalidData(f"{source}", [Fault("BAD_DATA_REF", str(source), message)]) from error
-    notes = ConversionNotes(source)
+    notes = ConversionNotes(request)
+    finder = ImageFinder([request.images or source.parent])
     entries = []
     for line, name, text in request.progress(rows):
-        image = (request.images or source.parent) / (name or "").strip()
+        location = f"{source}:{line}"
         labels = (text or "").split() if task is Task.MULTI_LABEL else [(text or "").strip()]
-        if not (name or "").strip() or not image.is_file():
-            notes.fault(f"{source}:{line}", f"must name a picture, but {image} is no file")
-        elif task is Task.MULTI_CLASS and not labels[0]:
-            notes.fault(f"{source}:{line}", f"must name a label, but {label_column!r} is empty")
+        try:
+            image = _image(name, finder)
+        except BadAnnotation as error:
+            notes.fault(location, str(error))
+            continue
+        if task is Task.MULTI_CLASS and not labels[0]:
+            notes.fault(location, f"must name a label, but {label_column!r} is empty")
         else:
-            entries.append(Entry(image, labels if task is Task.MULTI_LABEL else labels[0]))
+            entries.append(Entry(image, labels if task is Task.MULTI_LABEL else labels[0], location=location))
     if not rows:
         notes.fault(str(source), "must hold at least one row below the header")
-    return Conversion(task, entries, notes.finish(len(entries)))
+    return notes.finish(task, entries)
+
+
+def _image(name: str | None, finder: ImageFinder) -> Path:
+    if not name or not name.strip():
+        raise BadAnnotation("must name a picture, but the cell is empty")
+    return finder.find(name.strip())
 
 
 def _column(lines: "csv.DictReader[str]", header: Sequence[str], names: Sequence[str], source: Path) -> str:

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -16,6 +17,7 @@ from typing import Any, Final
 import orjson
 
 from clearsight.documents.data.mltable import MLTABLE_TEXT
+from clearsight.documents.data.text import BadText, read_text
 from clearsight.errors import Fault, InvalidData
 from clearsight.files import write_atomically
 from clearsight.images.size import read_file_header
@@ -103,7 +105,12 @@ def split_by_lists(
 
 def _listed(file: Path, indices_by_name: Mapping[str, set[int]], faults: list[Fault]) -> set[int]:
     """Indices of the images that a list names."""
-    names = {line.strip(): number for number, line in enumerate(file.read_text().splitlines(), 1) if line.strip()}
+    try:
+        lines = enumerate(read_text(file).splitlines(), 1)
+    except BadText as error:
+        faults.append(Fault("BAD_DATA_REF", str(file), str(error)))
+        return set()
+    names = {line.strip(): number for number, line in lines if line.strip()}
     for name, number in names.items():
         if (found := len(indices_by_name.get(name, ()))) != 1:
             message = f"must name one labelled picture, but {found or 'none'} have the name {name!r}"
@@ -123,7 +130,7 @@ def copy_images(entries: Sequence[Entry], target: Path, progress: Progress = ite
         if taken.setdefault(copy, entry.image) != entry.image:
             message = f"{taken[copy]} and {entry.image} would both become {copy.name}; rename one, or leave out --copy"
             raise InvalidData(f"{target}", [Fault("BAD_DATA", str(entry.image), message)])
-        copies.append(Entry(copy, entry.label, entry.size_wh))
+        copies.append(replace(entry, image=copy))
     target.mkdir(parents=True, exist_ok=True)
     for copy, image in progress(list(taken.items())):
         shutil.copyfile(image, copy)

@@ -23,6 +23,8 @@ class Entry:
     label: Any
     """A class name, a list of them, or objects. Objects are kept as JSON (bytes), which takes a fifth of the memory."""
     size_wh: tuple[int, int] | None = None
+    location: str = ""
+    """Location of the annotation, for messages: `labels.csv:12`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Conversion:
 class ConversionNotes:
     """Collects the faults of a source, and counts what was repaired or dropped."""
 
-    source: Path
+    request: ConversionRequest
     faults: list[Fault] = field(default_factory=list)
     tally: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
@@ -66,10 +68,12 @@ class ConversionNotes:
         self.tally[what] += 1
         self.examples.setdefault(what, location)
 
-    def finish(self, num_entries: int) -> tuple[str, ...]:
-        """The counted warnings. Raises `InvalidData` with every fault, or when there is nothing to convert."""
-        if not self.faults and not num_entries:
-            self.fault(str(self.source), "must hold at least one labelled picture, but there is none")
+    def finish(self, task: Task, entries: list[Entry]) -> Conversion:
+        """The result. Raises `InvalidData` with every fault, or when there is nothing to convert."""
+        source = str(self.request.source)
+        if not self.faults and not entries:
+            self.fault(source, "must hold at least one labelled picture, but there is none")
         if self.faults:
-            raise InvalidData(str(self.source), self.faults)
-        return tuple(f"{what}: {count} (first: {self.examples[what]})" for what, count in self.tally.items())
+            raise InvalidData(source, self.faults)
+        warnings = (f"{what}: {count} (first: {self.examples[what]})" for what, count in self.tally.items())
+        return Conversion(task, entries, tuple(warnings))

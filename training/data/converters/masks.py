@@ -6,7 +6,7 @@ value but 0 is one object; in images with a palette, the indices count and 255 i
 (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/segexamples/index.html); in coloured masks each colour but black is one.
 """
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -41,10 +41,10 @@ def read_masks(request: ConversionRequest) -> Conversion:
     if request.label is None:
         raise ValueError("masks name no class: request.label must")
     task = request.task or Task.SEGMENTATION
-    notes = ConversionNotes(request.source)
+    notes = ConversionNotes(request)
     pairs = _pairs(request, notes)
-    entries = to_entries(_images(pairs, request, notes), task, notes)
-    return Conversion(task, entries, notes.finish(len(entries)))
+    read = partial(_image, label=request.label, notes=notes)
+    return notes.finish(task, to_entries(request.progress(pairs), lambda pair: str(pair[0]), read, task, notes))
 
 
 def _pairs(request: ConversionRequest, notes: ConversionNotes) -> list[tuple[Path, list[Path], bool]]:
@@ -75,22 +75,16 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
 
 
-def _images(
-    pairs: list[tuple[Path, list[Path], bool]], request: ConversionRequest, notes: ConversionNotes
-) -> Iterator[AnnotatedImage]:
-    for image, files, is_one_object in request.progress(pairs):
+def _image(pair: tuple[Path, list[Path], bool], label: str, notes: ConversionNotes) -> AnnotatedImage:
+    image, files, is_one_object = pair
+    size_wh, frame_wh = frame_size(image, None, notes)
+    objects: list[MarkedObject] = []
+    for file in files:
         try:
-            size_wh, frame_wh = frame_size(image, None, notes)
+            objects += _objects(file, size_wh, is_one_object, label, notes)
         except BadAnnotation as error:
-            notes.fault(str(image), str(error))
-            continue
-        objects: list[MarkedObject] = []
-        for file in files:
-            try:
-                objects += _objects(file, size_wh, is_one_object, str(request.label), notes)
-            except BadAnnotation as error:
-                notes.fault(str(file), str(error))
-        yield AnnotatedImage(image, str(image), size_wh, frame_wh, objects)
+            notes.fault(str(file), str(error))
+    return AnnotatedImage(image, size_wh, frame_wh, objects)
 
 
 def _objects(

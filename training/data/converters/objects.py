@@ -3,15 +3,14 @@
 Boxes and polygons of data folders are fractions of the upright image; see `clearsight.training.data.records`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 
 from clearsight.errors import BadImage
-from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.images.size import read_file_header
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import ConversionNotes, Entry
@@ -22,10 +21,11 @@ __all__ = [
     "AnnotatedImage",
     "BadAnnotation",
     "MarkedObject",
-    "find_image",
     "frame_size",
     "to_entries",
 ]
+
+SourceT = TypeVar("SourceT")
 
 _DECIMALS: Final = 7
 """Decimals of fractions: a thousandth of a pixel of the largest image."""
@@ -62,20 +62,11 @@ class AnnotatedImage:
     """One image and the objects marked on it."""
 
     image: Path
-    location: str
     size_wh: tuple[int, int]
     """Width and height of the upright image in the file."""
     frame_wh: tuple[float, float]
     """Size that the pixels of the objects refer to: that of the file, or of a scaled copy."""
     objects: Sequence[MarkedObject]
-
-
-def find_image(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
-    """The first file of one of the names in one of the folders, or of the same stem with another image suffix."""
-    names, folders = list(names), list(folders)
-    stems = [str(Path(name).with_suffix("")) for name in names]
-    candidates = [*names, *(stem + suffix for stem in dict.fromkeys(stems) for suffix in IMAGE_SUFFIXES)]
-    return next((path for name in candidates for folder in folders if (path := folder / name).is_file()), None)
 
 
 def frame_size(
@@ -105,14 +96,27 @@ def frame_size(
     return (width, height), stated_wh
 
 
-def to_entries(images: Iterable[AnnotatedImage], task: Task, notes: ConversionNotes) -> list[Entry]:
-    """Make the entries of a task; images that cannot have a label of the task are added to `notes` as faults."""
+def to_entries(
+    sources: Iterable[SourceT],
+    locate: Callable[[SourceT], str],
+    read: Callable[[SourceT], AnnotatedImage],
+    task: Task,
+    notes: ConversionNotes,
+) -> list[Entry]:
+    """Make the entry of every image of a source, in its order.
+
+    `read` returns the image of one of `sources`, such as a file or an item of a list; `locate` names its location, for
+    messages. What raises `BadAnnotation`, in `read` or since the image cannot have a label of the task, becomes a fault
+    at that location; `read` notes faults of single objects itself.
+    """
     entries = []
-    for image in images:
+    for source in sources:
+        location = locate(source)
         try:
-            entries.append(Entry(image.image, _label(image, task, notes), image.size_wh))
+            image = read(source)
+            entries.append(Entry(image.image, _label(image, task, notes), image.size_wh, location))
         except BadAnnotation as error:
-            notes.fault(image.location, str(error))
+            notes.fault(location, str(error))
     return entries
 
 

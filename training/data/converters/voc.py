@@ -6,19 +6,20 @@ Coordinates are pixels counted from 1, both ends included: a box over the whole 
 http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf
 """
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree
 
+from clearsight.documents.data.text import BadText, read_xml
 from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
+from clearsight.training.data.converters.finder import ImageFinder
 from clearsight.training.data.converters.objects import (
     AnnotatedImage,
     BadAnnotation,
     MarkedObject,
-    find_image,
     frame_size,
     to_entries,
 )
@@ -32,40 +33,31 @@ _IMAGE_FOLDERS: Final = ("JPEGImages", "images", ".")
 def read_voc(request: ConversionRequest) -> Conversion:
     """One entry per XML file, in the order of their names. Raises `InvalidData` with every fault."""
     task = request.task or Task.DETECTION
-    notes = ConversionNotes(request.source)
+    notes = ConversionNotes(request)
     files = _files(request.source)
-    entries = to_entries(_images(files, request, notes), task, notes)
-    return Conversion(task, entries, notes.finish(len(entries)))
+    top = files[0].parent.parent if files[0].parent.name in _ANNOTATION_FOLDERS else files[0].parent
+    finder = ImageFinder([top / folder for folder in _IMAGE_FOLDERS] if request.images is None else [request.images])
+    read = partial(_image, finder=finder, notes=notes)
+    return notes.finish(task, to_entries(request.progress(files), str, read, task, notes))
 
 
 def _files(source: Path) -> list[Path]:
     folders = [source / name for name in _ANNOTATION_FOLDERS if (source / name).is_dir()]
-    files = sorted((folders[0] if folders else source).glob("*.xml")) if source.is_dir() else []
+    listed = (folders[0] if folders else source).iterdir() if source.is_dir() else ()
+    files = sorted(file for file in listed if file.suffix.lower() == ".xml" and file.is_file())
     if not files:
         message = f"must be a folder with XML files, in it or in {_ANNOTATION_FOLDERS[0]}, but there are none"
         raise InvalidData(str(source), [Fault("BAD_DATA_REF", str(source), message)])
     return files
 
 
-def _images(files: list[Path], request: ConversionRequest, notes: ConversionNotes) -> Iterator[AnnotatedImage]:
-    for file in request.progress(files):
-        try:
-            yield _image(file, request.images, notes)
-        except BadAnnotation as error:
-            notes.fault(str(file), str(error))
-
-
-def _image(file: Path, images: Path | None, notes: ConversionNotes) -> AnnotatedImage:
+def _image(file: Path, finder: ImageFinder, notes: ConversionNotes) -> AnnotatedImage:
     try:
-        root = ElementTree.parse(file).getroot()  # noqa: S314 - expat refuses entities that expand without end
-    except (ElementTree.ParseError, OSError, ValueError) as error:
-        raise BadAnnotation(f"must be an XML file, but: {error}") from None
-    name = (root.findtext("filename") or "").strip().replace("\\", "/").rpartition("/")[2]
-    top = file.parent.parent if file.parent.name in _ANNOTATION_FOLDERS else file.parent
-    folders = [images] if images is not None else [top / folder for folder in _IMAGE_FOLDERS]
-    image = find_image([name, file.stem] if name else [file.stem], folders)
-    if image is None:
-        raise BadAnnotation(f"the picture {name or file.stem!r} is in none of {', '.join(map(str, folders))}")
+        root = read_xml(file)
+    except BadText as error:
+        raise BadAnnotation(str(error)) from None
+    name = (root.findtext("filename") or "").strip()
+    image = finder.find(*([name] if name else []), file.stem)
     stated = (_number(root, "size/width", 0.0), _number(root, "size/height", 0.0))
     size_wh, frame_wh = frame_size(image, stated, notes)
     objects = []
@@ -75,7 +67,7 @@ def _image(file: Path, images: Path | None, notes: ConversionNotes) -> Annotated
             objects.append(_object(element, location))
         except BadAnnotation as error:
             notes.fault(location, str(error))
-    return AnnotatedImage(image, str(file), size_wh, frame_wh, objects)
+    return AnnotatedImage(image, size_wh, frame_wh, objects)
 
 
 def _object(element: ElementTree.Element, location: str) -> MarkedObject:
@@ -91,7 +83,7 @@ def _object(element: ElementTree.Element, location: str) -> MarkedObject:
 
 def _number(element: ElementTree.Element, path: str, default: float | None = None) -> float:
     text = element.findtext(path)
-    if text is None and default is not None:
+    if default is not None and not (text or "").strip():
         return default
     try:
         return float(text or "")

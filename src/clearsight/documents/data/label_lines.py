@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
+from clearsight.documents.data.text import marked_encoding
 from clearsight.errors import Fault
 
 __all__ = ["Encoding", "Row", "read_rows"]
@@ -81,7 +82,12 @@ def read_rows(
 
 
 def _raw_lines(file: Path, encoding: str) -> Iterator[tuple[int, str | UnicodeError]]:
-    """Numbered lines, split at LF alone: JSON text may hold other line separators. A line may be undecodable."""
+    """Numbered lines, split at LF alone: JSON text may hold other line separators. A line may be undecodable.
+
+    A byte order mark counts for more than the encoding that the `MLTable` file names, often by default.
+    """
+    with file.open("rb") as lines:
+        encoding = marked_encoding(lines.read(4)) or encoding
     if encoding in WIDE:
         try:
             text = file.read_bytes().decode(encoding)

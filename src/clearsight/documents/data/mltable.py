@@ -80,12 +80,12 @@ def _load(folder: Path) -> dict[Any, Any]:
         message = f"a data input must be a folder with a file named MLTable, but it {problem}"
         raise InvalidData(f"data folder {folder}", [Fault("BAD_DATA_REF", str(folder), message)])
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        document = yaml.safe_load(path.read_bytes())  # in UTF-8, or as its byte order mark says
     except FileNotFoundError:
         others = sorted(entry.name for entry in folder.iterdir())[:5]
         message = f"a file named exactly MLTable must be in the folder, but there is {', '.join(others) or 'nothing'}"
         raise InvalidData(f"data folder {folder}", [Fault("BAD_DATA_REF", str(folder), message)]) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError) as error:
         message = f"must be a YAML document, but: {' '.join(str(error).split())}"
         raise InvalidData(f"data folder {folder}", [Fault("BAD_DATA_REF", str(path), message)]) from error
     if not isinstance(document, dict) or document.get("type", "mltable") != "mltable":

@@ -1,0 +1,137 @@
+"""The image that an annotation names: found by the name as written, and by what tools and systems make of names."""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+from clearsight.images.headers import IMAGE_SUFFIXES
+from clearsight.training.data.converters.objects import BadAnnotation
+
+__all__ = ["ImageFinder"]
+
+_SUFFIXES: Final = "|".join(re.escape(suffix) for suffix in IMAGE_SUFFIXES)
+_SIGNED: Final = re.compile(rf"(.+?(?:{_SUFFIXES}))[?#].*", re.IGNORECASE | re.DOTALL)
+
+
+class ImageFinder:
+    """Finds the images of one conversion in its folders, of which an earlier one goes before a later one.
+
+    A name is tried as written; then with backslashes as separators, without the `?query` or `#fragment` of a URL, and
+    with its percent escapes decoded. The whole path goes before shorter ends of it, the last of which is the file name.
+    A file of exactly this name goes before one whose name differs in case or Unicode form alone, and that one before an
+    image of the same stem with another suffix.
+
+    A folder is listed once, and only when a name is not there as written.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = list(dict.fromkeys(folders))
+        self._listings: dict[Path, _Listing] = {}
+
+    def find(self, *names: str) -> Path:
+        """The file of the first name that has one.
+
+        Raises `BadAnnotation` when no name has one, and when two files match equally well.
+        """
+        tails = [tail for name in names for form in _forms(name) for tail in _tails(form)]
+        for tail in tails:
+            for folder in self.folders:
+                if _is_file(path := folder / tail):
+                    return path
+            for folder in self.folders:
+                if found := self._like(folder, tail):
+                    return _only(found, names[0])
+        for tail in tails:
+            for folder in self.folders:
+                if found := self._same_stem(folder, tail):
+                    return _only(found, names[0])
+        raise BadAnnotation(f"the picture {names[0]!r} is in none of {', '.join(map(str, self.folders))}")
+
+    def _like(self, folder: Path, tail: str) -> list[Path]:
+        """Files whose path below a folder differs from `tail` in case and Unicode form at most."""
+        *parents, name = tail.split("/")
+        return [
+            path
+            for parent in self._folders_like(folder, parents)
+            for path in self._listing(parent).names.get(_folded(name), ())
+            if path.is_file()
+        ]
+
+    def _same_stem(self, folder: Path, tail: str) -> list[Path]:
+        *parents, name = tail.split("/")
+        stem = Path(name).stem if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
+        return [
+            path
+            for parent in self._folders_like(folder, parents)
+            for path in self._listing(parent).stems.get(_folded(stem), ())
+            if path.is_file()
+        ]
+
+    def _folders_like(self, folder: Path, parents: Sequence[str]) -> list[Path]:
+        found = [folder]
+        for part in parents:
+            if part in ("", ".", ".."):
+                found = [parent / part for parent in found]
+                continue
+            found = [path for parent in found for path in self._listing(parent).names.get(_folded(part), ())]
+        return found
+
+    def _listing(self, folder: Path) -> "_Listing":
+        if folder not in self._listings:
+            self._listings[folder] = _Listing(folder)
+        return self._listings[folder]
+
+
+class _Listing:
+    """The entries of one folder, in sorted order, by folded name, and its images by folded stem."""
+
+    def __init__(self, folder: Path) -> None:
+        self.names: dict[str, list[Path]] = defaultdict(list)
+        self.stems: dict[str, list[Path]] = defaultdict(list)
+        with suppress(OSError):  # no folder, or one that may not be read: it has no image
+            for path in sorted(folder.iterdir()):
+                self.names[_folded(path.name)].append(path)
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    self.stems[_folded(path.stem)].append(path)
+
+
+def _forms(name: str) -> list[str]:
+    """The name as written, and step by step without what belongs to another system or to a URL."""
+    local = name.replace("\\", "/")
+    signed = _SIGNED.fullmatch(local)
+    bare = signed[1] if signed else local
+    return list(dict.fromkeys((name, local, bare, unquote(bare))))
+
+
+def _tails(path: str) -> Iterator[str]:
+    """The path and its ends, down to the last segment: `/a/b/c` gives `/a/b/c`, `a/b/c`, `b/c`, `c`."""
+    yield path
+    while "/" in path:
+        path = path.partition("/")[2]
+        if path:
+            yield path
+
+
+def _folded(name: str) -> str:
+    """The same text for names that differ in case or in Unicode form (https://www.unicode.org/reports/tr15/)."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
+def _only(found: Sequence[Path], name: str) -> Path:
+    if len(found) > 1:
+        message = f"the picture {name!r} must be one file, but {found[0]} and {found[1]} match equally well"
+        raise BadAnnotation(f"{message}; rename or remove one of them")
+    return found[0]
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; a name that no file can have has none."""
+    try:
+        return path.is_file()
+    except OSError:  # too long
+        return False
