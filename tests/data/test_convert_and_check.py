@@ -128,6 +128,24 @@ def test_every_bad_row_of_a_csv_list_is_named(tmp_path: Path, write_image: Calla
         read_csv(ConversionRequest(source, Task.MULTI_CLASS))
 
 
+def test_a_picture_has_one_record(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    image = write_image("1.jpg")
+    (tmp_path / "data" / "link.jpg").symlink_to(image)
+    source = tmp_path / "data" / "labels.csv"
+    for header, rows in (("label", ("1.jpg,a", "1.JPG,a", "link.jpg,a")), ("labels", ("1.jpg,a b", "./1.jpg,b a"))):
+        source.write_text("\n".join((f"image,{header}", *rows)))
+        converted = read_csv(ConversionRequest(source))
+        assert [entry.image for entry in converted.entries] == [image]
+        [warning] = converted.warnings
+        assert f"with the same label: kept once: {len(rows) - 1} (first: {source}:3)" in warning
+        source.write_text("\n".join((f"image,{header}", *rows, "1.jpg,c")))
+        with pytest.raises(InvalidData) as raised:
+            read_csv(ConversionRequest(source))
+        [fault] = raised.value.faults
+        assert fault.target == f"{source}:{len(rows) + 2}"
+        assert f"but {source}:2 labels {image} too, and differently" in fault.message
+
+
 @pytest.mark.parametrize(
     "flags",
     [

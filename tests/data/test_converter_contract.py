@@ -211,13 +211,15 @@ class TestMasks(ConverterContract):
         def write(folder: str, height: int = 50, with_hole: bool = False) -> Path:
             ids_HW = np.zeros((height, 100), np.uint8)
             ids_HW[5:25, 10:30] = 2
-            ids_HW[25:50, 50:100] = 9
+            ids_HW[25:, 50:] = 9
             if with_hole:
                 ids_HW[10:12, 15:17] = 0
             source = tmp_path / "data" / folder
             (source / "masks").mkdir(parents=True)
             Image.fromarray(ids_HW).save(source / "masks" / "1.png")
-            for name in ("1.jpg", "2.jpg"):
+            ids_HW[:25] = 0
+            Image.fromarray(ids_HW[:50]).save(source / "masks" / "2.png")
+            for name in ("1.jpg", "2.JPG"):
                 write_image(f"{folder}/images/{name}", (100, 50))
             return source
 
@@ -230,7 +232,7 @@ class TestMasks(ConverterContract):
     @pytest.fixture
     def expected(self) -> list[tuple[str, Any]]:
         quarter = [0.5, 0.5, 1.0, 0.5, 1.0, 1.0, 0.5, 1.0]
-        return [("1.jpg", [("cell", OUTLINE), ("cell", quarter)]), ("2.jpg", [])]
+        return [("1.jpg", [("cell", OUTLINE), ("cell", quarter)]), ("2.JPG", [("cell", quarter)])]
 
     @pytest.fixture
     def faulty(self, write: Callable[..., Path]) -> tuple[Path, str]:

@@ -153,6 +153,22 @@ def test_what_other_programs_write_into_voc_files_is_read(write_image: MakeImage
     assert (entry.image, label(entry)[0]["label"], label(entry)[0]["bottomX"]) == (image, "\u7f50", 0.5)
 
 
+def test_an_xml_file_is_about_the_picture_of_its_own_name(write_voc: Any, write_image: MakeImage) -> None:
+    """Three files that were copied keep the `filename` of the first one; the last has no picture of its own name."""
+    first, second = (write_image(f"JPEGImages/{name}.jpg", (100, 50)) for name in ("1", "2"))
+    for name, box in (("1", (1, 1, 9, 9)), ("2", (1, 1, 50, 25))):
+        source = write_voc(name, voc_object("can", *box), filename="1.jpg")
+    converted = read_voc(ConversionRequest(source))
+    assert [entry.image for entry in converted.entries] == [first, second]
+    [warning] = converted.warnings
+    assert warning.startswith("XML file with another <filename>: the picture of its own name taken: 1 (first: ")
+    write_voc("3", voc_object("can", 1, 1, 20, 20), filename="1.jpg")
+    with pytest.raises(InvalidData) as caught:
+        read_voc(ConversionRequest(source))
+    [message] = messages(caught)
+    assert all(str(path) in message for path in (source / "Annotations/3.xml", source / "Annotations/1.xml", first))
+
+
 def test_every_faulty_voc_file_is_named_with_its_object(write_voc: Any, write_image: MakeImage) -> None:
     for name in "12345":
         write_image(f"JPEGImages/{name}.jpg", (100, 50))
@@ -237,6 +253,24 @@ def test_coco_ids_as_numbers_and_as_text_are_the_same(write_coco: Any) -> None:
     path.write_bytes(path.read_text().encode("utf-16"))
     entry, _ = read_coco(ConversionRequest(path)).entries
     assert [one["label"] for one in label(entry)] == ["can"]
+
+
+def test_a_coco_image_stands_for_one_picture_and_a_picture_for_one_image(write_coco: Any) -> None:
+    one, two, other = ({"id": number, "file_name": f"{name}.jpg"} for number, name in ((7, 1), (8, 1), (7, 2)))
+    box = {"bbox": [10, 5, 20, 30]}
+    with pytest.raises(InvalidData) as caught:
+        read_coco(ConversionRequest(write_coco(box, images=[one, two])))
+    [message] = messages(caught)
+    assert all(f"coco.json: images[{index}]" in message for index in (0, 1))
+    converted = read_coco(ConversionRequest(write_coco(box, box | {"image_id": 8}, images=[one, two])))
+    assert len(converted.entries) == 1
+    assert "with the same label: kept once: 1 (first: " in converted.warnings[0]
+    for images, words in (([one, other], "'1.jpg' has too"), ([one, {"file_name": "2.jpg"}], "but got None")):
+        with pytest.raises(InvalidData) as caught:
+            read_coco(ConversionRequest(write_coco(box, images=images)))
+        [message] = messages(caught)
+        assert "images[1]: id must be the number of this picture alone" in message
+        assert words in message
 
 
 SQUARE = [10, 5, 30, 5, 30, 25, 10, 25]
@@ -428,6 +462,8 @@ def test_a_file_per_image_has_an_object_per_value(kind: str, tmp_path: Path, wri
     assert corners(first["polygon"][0]) == corners(SQUARE_UNIT)
     assert len(second["polygon"]) == 2
     assert label(converted.entries[1]) == []
+    [warning] = converted.warnings
+    assert warning.startswith("picture without a mask taken as one without objects: 1 (first: ")
 
 
 def test_faulty_masks_are_named(tmp_path: Path, write_image: MakeImage) -> None:
@@ -436,10 +472,17 @@ def test_faulty_masks_are_named(tmp_path: Path, write_image: MakeImage) -> None:
     write_mask(tmp_path / "data/masks/1.png", np.ones((100, 50), np.uint8))
     write_mask(tmp_path / "data/masks/3.png", np.ones((50, 100), np.uint8))
     (tmp_path / "data/masks/2.png").write_text("no picture")
+    write_mask(tmp_path / "data/masks/4.png", np.ones((50, 100), np.uint8))
+    write_mask(tmp_path / "data/masks/1.tif", np.ones((50, 100), np.uint8))
+    for suffix in ("jpg", "webp"):
+        write_image(f"images/4.{suffix}", (100, 50))
     with pytest.raises(InvalidData) as caught:
         read_masks(ConversionRequest(tmp_path / "data", label="x"))
     texts = "\n".join(messages(caught))
     assert "3.png: must have a picture of the same name" in texts
+    assert "4.png: must have a picture of the same name" in texts
+    assert "4.jpg and 4.webp are 2" in texts
+    assert "1.tif: must be the only mask of" in texts
     assert "1.png: must have the size of the upright picture, 100x50, but has 50x100" in texts
     assert "2.png: must be a picture" in texts
 

@@ -54,6 +54,8 @@ def read_coco(request: ConversionRequest) -> Conversion:
 class _CocoFile:
     path: Path
     images: Sequence[Mapping[str, Any]]
+    names: Mapping[str, Any]
+    """File name of the first image of each id."""
     annotations: Mapping[str, list[Mapping[str, Any]]]
     """Annotations by id of the image, in file order."""
     categories: Mapping[str, str]
@@ -86,6 +88,7 @@ def _load(source: Path) -> _CocoFile:
     return _CocoFile(
         source,
         parts["images"],
+        {_id(image.get("id")): image.get("file_name") for image in reversed(parts["images"])},
         annotations,
         {_id(category.get("id")): str(category.get("name") or "").strip() for category in parts["categories"]},
         any(annotation.get("segmentation") for annotation in parts["annotations"]),
@@ -115,6 +118,9 @@ def _image(
     name = image.get("file_name")
     if not isinstance(name, str) or not name:
         raise BadAnnotation(f"file_name must be the name of a picture, but got {name!r}")
+    if image.get("id") is None or file.names[_id(image["id"])] != name:
+        other = "" if image.get("id") is None else f", which {file.names[_id(image['id'])]!r} has too"
+        raise BadAnnotation(f"id must be the number of this picture alone, but got {image.get('id')!r}{other}")
     path = finder.find(name)
     width, height = image.get("width"), image.get("height")
     stated = None

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,37 @@ class ConversionNotes:
         self.tally[what] += 1
         self.examples.setdefault(what, location)
 
-    def finish(self, task: Task, entries: list[Entry]) -> Conversion:
-        """The result. Raises `InvalidData` with every fault, or when there is nothing to convert."""
+    def finish(self, task: Task, entries: Sequence[Entry]) -> Conversion:
+        """The result, with one entry for each image file.
+
+        Entries of one file with the same label become one, which is counted; different ones are a fault. Raises
+        `InvalidData` with every fault, or when there is nothing to convert.
+        """
         source = str(self.request.source)
+        entries = self._one_for_each_file(entries)
         if not self.faults and not entries:
             self.fault(source, "must hold at least one labelled picture, but there is none")
         if self.faults:
             raise InvalidData(source, self.faults)
         warnings = (f"{what}: {count} (first: {self.examples[what]})" for what, count in self.tally.items())
         return Conversion(task, entries, tuple(warnings))
+
+    def _one_for_each_file(self, entries: Sequence[Entry]) -> list[Entry]:
+        real_folder = cache(Path.resolve)
+        kept: dict[Path, Entry] = {}
+        for entry in entries:
+            folder = real_folder(entry.image.parent)
+            file = entry.image.resolve() if entry.image.is_symlink() else folder / entry.image.name
+            first = kept.setdefault(file, entry)
+            if first is entry:
+                continue
+            if _as_compared(first.label) == _as_compared(entry.label):
+                self.count("picture that several records name with the same label: kept once", entry.location)
+            else:
+                rule = "a picture must have one record, with all of its labels"
+                self.fault(entry.location, f"{rule}, but {first.location} labels {file} too, and differently")
+        return list(kept.values())
+
+
+def _as_compared(label: Any) -> Any:
+    return sorted(label) if isinstance(label, list) else label

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.training.data.converters.objects import BadAnnotation
 
-__all__ = ["ImageFinder"]
+__all__ = ["ImageFinder", "fold_name"]
 
 _SUFFIXES: Final = "|".join(re.escape(suffix) for suffix in IMAGE_SUFFIXES)
 _SIGNED: Final = re.compile(rf"(.+?(?:{_SUFFIXES}))[?#].*", re.IGNORECASE | re.DOTALL)
@@ -38,6 +38,13 @@ class ImageFinder:
 
         Raises `BadAnnotation` when no name has one, and when two files match equally well.
         """
+        path = self.search(*names)
+        if path is None:
+            raise BadAnnotation(f"the picture {names[0]!r} is in none of {', '.join(map(str, self.folders))}")
+        return path
+
+    def search(self, *names: str) -> Path | None:
+        """Like `find`; None when no name has a file."""
         tails = [tail for name in names for form in _forms(name) for tail in _tails(form)]
         for tail in tails:
             for folder in self.folders:
@@ -50,7 +57,7 @@ class ImageFinder:
             for folder in self.folders:
                 if found := self._same_stem(folder, tail):
                     return _only(found, names[0])
-        raise BadAnnotation(f"the picture {names[0]!r} is in none of {', '.join(map(str, self.folders))}")
+        return None
 
     def _like(self, folder: Path, tail: str) -> list[Path]:
         """Files whose path below a folder differs from `tail` in case and Unicode form at most."""
@@ -58,7 +65,7 @@ class ImageFinder:
         return [
             path
             for parent in self._folders_like(folder, parents)
-            for path in self._listing(parent).names.get(_folded(name), ())
+            for path in self._listing(parent).names.get(fold_name(name), ())
             if path.is_file()
         ]
 
@@ -68,7 +75,7 @@ class ImageFinder:
         return [
             path
             for parent in self._folders_like(folder, parents)
-            for path in self._listing(parent).stems.get(_folded(stem), ())
+            for path in self._listing(parent).stems.get(fold_name(stem), ())
             if path.is_file()
         ]
 
@@ -78,7 +85,7 @@ class ImageFinder:
             if part in ("", ".", ".."):
                 found = [parent / part for parent in found]
                 continue
-            found = [path for parent in found for path in self._listing(parent).names.get(_folded(part), ())]
+            found = [path for parent in found for path in self._listing(parent).names.get(fold_name(part), ())]
         return found
 
     def _listing(self, folder: Path) -> "_Listing":
@@ -95,9 +102,9 @@ class _Listing:
         self.stems: dict[str, list[Path]] = defaultdict(list)
         with suppress(OSError):  # no folder, or one that may not be read: it has no image
             for path in sorted(folder.iterdir()):
-                self.names[_folded(path.name)].append(path)
+                self.names[fold_name(path.name)].append(path)
                 if path.suffix.lower() in IMAGE_SUFFIXES:
-                    self.stems[_folded(path.stem)].append(path)
+                    self.stems[fold_name(path.stem)].append(path)
 
 
 def _forms(name: str) -> list[str]:
@@ -117,7 +124,7 @@ def _tails(path: str) -> Iterator[str]:
             yield path
 
 
-def _folded(name: str) -> str:
+def fold_name(name: str) -> str:
     """The same text for names that differ in case or in Unicode form (https://www.unicode.org/reports/tr15/)."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 

@@ -6,6 +6,7 @@ value but 0 is one object; in images with a palette, the indices count and 255 i
 (http://host.robots.ox.ac.uk/pascal/VOC/voc2012/segexamples/index.html); in coloured masks each colour but black is one.
 """
 
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from clearsight.errors import Fault, InvalidData
 from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
+from clearsight.training.data.converters.finder import fold_name
 from clearsight.training.data.converters.objects import (
     AnnotatedImage,
     BadAnnotation,
@@ -52,11 +54,12 @@ def _pairs(request: ConversionRequest, notes: ConversionNotes) -> list[tuple[Pat
     source = request.source
     if (source / "masks").is_dir():
         images = request.images or source / "images"
-        masks = {path.stem: path for path in _files(source / "masks", _MASK_SUFFIXES)}
         image_files = _files(images, IMAGE_SUFFIXES) if images.is_dir() else []
-        for stem in sorted(masks.keys() - {image.stem for image in image_files}):
-            notes.fault(str(masks[stem]), f"must have a picture of the same name in {images}, but there is none")
-        return [(image, [masks[image.stem]] if image.stem in masks else [], False) for image in image_files]
+        masks = _masks_by_image(_files(source / "masks", _MASK_SUFFIXES), image_files, images, notes)
+        for image in image_files:
+            if image not in masks:
+                notes.count("picture without a mask taken as one without objects", str(image))
+        return [(image, [masks[image]] if image in masks else [], False) for image in image_files]
     folders = sorted(path for path in source.iterdir() if (path / "masks").is_dir()) if source.is_dir() else []
     if not folders:
         message = "must hold images/ and masks/, or a folder with images/ and masks/ per picture, but holds neither"
@@ -69,6 +72,25 @@ def _pairs(request: ConversionRequest, notes: ConversionNotes) -> list[tuple[Pat
         else:
             notes.fault(str(folder), f"must hold one picture in images/, but holds {len(image_files)}")
     return pairs
+
+
+def _masks_by_image(
+    masks: list[Path], image_files: list[Path], folder: Path, notes: ConversionNotes
+) -> dict[Path, Path]:
+    """The mask of each image, by their stems. What fits none or several is a fault."""
+    images_by_stem: dict[str, list[Path]] = defaultdict(list)
+    for image in image_files:
+        images_by_stem[fold_name(image.stem)].append(image)
+    found: dict[Path, Path] = {}
+    for mask in masks:
+        same_stem = images_by_stem[fold_name(mask.stem)]
+        if len(same_stem) != 1:
+            names = " and ".join(image.name for image in same_stem)
+            came = f"{names} are {len(same_stem)}" if same_stem else "there is none"
+            notes.fault(str(mask), f"must have a picture of the same name in {folder}, but {came}")
+        elif (other := found.setdefault(same_stem[0], mask)) is not mask:
+            notes.fault(str(mask), f"must be the only mask of {same_stem[0]}, but {other} is one too")
+    return found
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:

@@ -15,7 +15,7 @@ from clearsight.documents.data.text import BadText, read_xml
 from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
-from clearsight.training.data.converters.finder import ImageFinder
+from clearsight.training.data.converters.finder import ImageFinder, fold_name
 from clearsight.training.data.converters.objects import (
     AnnotatedImage,
     BadAnnotation,
@@ -56,8 +56,7 @@ def _image(file: Path, finder: ImageFinder, notes: ConversionNotes) -> Annotated
         root = read_xml(file)
     except BadText as error:
         raise BadAnnotation(str(error)) from None
-    name = (root.findtext("filename") or "").strip()
-    image = finder.find(*([name] if name else []), file.stem)
+    image = _find(file, (root.findtext("filename") or "").strip(), finder, notes)
     stated = (_number(root, "size/width", 0.0), _number(root, "size/height", 0.0))
     size_wh, frame_wh = frame_size(image, stated, notes)
     objects = []
@@ -68,6 +67,20 @@ def _image(file: Path, finder: ImageFinder, notes: ConversionNotes) -> Annotated
         except BadAnnotation as error:
             notes.fault(location, str(error))
     return AnnotatedImage(image, size_wh, frame_wh, objects)
+
+
+def _find(file: Path, name: str, finder: ImageFinder, notes: ConversionNotes) -> Path:
+    """The image of an XML file: the one of its own name goes before the one that its `filename` names.
+
+    Programs copy XML files and leave the old `filename` in them.
+    """
+    named = finder.search(name) if name else None
+    if named is not None and fold_name(named.stem) == fold_name(file.stem):
+        return named
+    own = finder.search(file.stem)
+    if name and own is not None:
+        notes.count("XML file with another <filename>: the picture of its own name taken", str(file))
+    return own or named or finder.find(name or file.stem)
 
 
 def _object(element: ElementTree.Element, location: str) -> MarkedObject:
