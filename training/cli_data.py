@@ -14,6 +14,8 @@ from clearsight.training.data.converters import (
     LAYOUTS,
     ConversionRequest,
     copy_images,
+    read_source,
+    split_as_given,
     split_by_fraction,
     split_by_lists,
     split_every,
@@ -49,6 +51,9 @@ def data() -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the drawn share.")
 @click.option("--validation-list", type=LIST, help="Names of the images that validate, one per line.")
 @click.option("--training-list", type=LIST, help="Names of those that train. Default: all others.")
+@click.option(
+    "--validation-source", type=click.Path(exists=True, path_type=Path), help="Second source, which validates."
+)
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the images.")
 @click.option("--copy", "is_copied", is_flag=True, help="Copy the images to OUTPUT/images.")
 def convert(
@@ -62,6 +67,7 @@ def convert(
     seed: int,
     validation_list: Path | None,
     training_list: Path | None,
+    validation_source: Path | None,
     images: Path | None,
     is_copied: bool,
 ) -> None:
@@ -72,8 +78,10 @@ def convert(
     csv      SOURCE is a list: image or filename, and label, or labels separated by spaces
     voc      SOURCE holds Annotations/*.xml and JPEGImages or images, or XML files beside the images
     coco     SOURCE is a JSON file; images beside it, or in images
+    yolo     SOURCE holds data.yaml, or images and .txt files with classes.txt; or is data.yaml itself
     masks    SOURCE holds images and masks of the same names, or a folder with both per image
 
+    A SOURCE of train/ and val/ (valid/, validation/), or with a label file for each, is split as it says.
     Images are not copied unless --copy is given: data folders refer to them. A fault writes nothing.
 
     \b
@@ -82,10 +90,15 @@ def convert(
       clearsight data convert --from csv labels.csv --output data --validation-fraction 0.2 --seed 1
       clearsight data convert --from voc VOC2012 --validation-list VOC2012/ImageSets/Main/val.txt --output data
       clearsight data convert --from coco annotations.json --images photos --task image_object_detection --output data
+      clearsight data convert --from coco train.json --validation-source val.json --images photos --output data
+      clearsight data convert --from yolo bottles/data.yaml --output data
       clearsight data convert --from masks nuclei --label nucleus --output data
     """
-    if sum(option is not None for option in (validation_every, validation_fraction, validation_list)) > 1:
-        raise click.UsageError("--validation-every, --validation-fraction and --validation-list exclude each other")
+    splits = (validation_every, validation_fraction, validation_list, validation_source)
+    if sum(option is not None for option in splits) > 1:
+        raise click.UsageError(
+            "--validation-every, --validation-fraction, --validation-list and --validation-source exclude each other"
+        )
     if training_list is not None and validation_list is None:
         raise click.UsageError("--training-list needs --validation-list")
     layout = LAYOUTS[layout_name]
@@ -96,11 +109,16 @@ def convert(
     request = ConversionRequest(
         source, Task(task) if task else None, images, label, lambda items: progress(items, "reading")
     )
-    converted = layout.read(request)
+    converted = read_source(layout, request, validation_source)
+    given = split_as_given(converted.entries)
     if validation_list is not None:
         train, validation = split_by_lists(converted.entries, validation_list, training_list)
     elif validation_fraction is not None:
         train, validation = split_by_fraction(converted.entries, validation_fraction, seed, converted.task)
+    elif given is not None and validation_every is None:
+        train, validation = given
+        split = f"{source} is split: {len(train)} pictures train, {len(validation)} validate"
+        stderr.print(split, markup=False, soft_wrap=True)
     else:
         train, validation = split_every(converted.entries, validation_every or DEFAULT_VALIDATION_EVERY)
     if is_copied:

@@ -128,6 +128,63 @@ class TestVoc(ConverterContract):
         return write("lossy", _1=[("can", "5 9 9 5"), ("can", "1 1 9 9")])
 
 
+class TestYoloBoxes(ConverterContract):
+    layout = "yolo"
+    task = Task.DETECTION
+
+    @pytest.fixture
+    def write(self, tmp_path: Path, write_image: WriteImage) -> Callable[..., Path]:
+        """Writes a source of images of 100 x 50; keywords give the lines of each label file."""
+
+        def write(folder: str, **lines: str) -> Path:
+            source = tmp_path / "data" / folder
+            (source / "labels").mkdir(parents=True)
+            (source / "classes.txt").write_text("can\ntin\n")
+            for name, text in lines.items():
+                write_image(f"{folder}/images/{name[1:]}.jpg", (100, 50))
+                (source / "labels" / f"{name[1:]}.txt").write_text(text)
+            return source
+
+        return write
+
+    @pytest.fixture
+    def source(self, write: Callable[..., Path]) -> Path:
+        return write("good", _2="", _1="0 0.2 0.4 0.2 0.6\n1 .5 .5 1 1\n")
+
+    @pytest.fixture
+    def expected(self) -> list[tuple[str, Any]]:
+        return BOXES
+
+    @pytest.fixture
+    def faulty(self, write: Callable[..., Path]) -> tuple[Path, str]:
+        return write("faulty", _1="0 0.2 0.4 0.2 0.6\n\n0 0.2 0.4 0.2\n", _2=""), "/labels/1.txt:3"
+
+    @pytest.fixture
+    def empty(self, write: Callable[..., Path]) -> Path:
+        return write("empty")
+
+    @pytest.fixture
+    def lossy(self, write: Callable[..., Path]) -> Path | None:
+        return write("lossy", _1="0 .2 .4 0 .6\n0 .2 .4 .2 .6\n")
+
+
+class TestYoloPolygons(TestYoloBoxes):
+    task = Task.SEGMENTATION
+
+    @pytest.fixture
+    def source(self, write: Callable[..., Path]) -> Path:
+        return write("good", _1="1 .1 .1 .3 .1 .3 .5 .1 .5\n", _2="")
+
+    @pytest.fixture
+    def expected(self) -> list[tuple[str, Any]]:
+        return [("1.jpg", [("tin", OUTLINE)]), ("2.jpg", [])]
+
+    @pytest.fixture
+    def lossy(self) -> None:
+        """A line of fewer than three corners is a fault."""
+        return
+
+
 SQUARE = [10, 5, 30, 5, 30, 25, 10, 25]
 OUTLINE = [0.1, 0.1, 0.3, 0.1, 0.3, 0.5, 0.1, 0.5]
 

@@ -3,6 +3,7 @@
 from clearsight.training.data.converters.data_folders import (
     DEFAULT_VALIDATION_EVERY,
     copy_images,
+    split_as_given,
     split_by_fraction,
     split_by_lists,
     split_every,
@@ -10,6 +11,7 @@ from clearsight.training.data.converters.data_folders import (
 )
 from clearsight.training.data.converters.entries import Conversion, ConversionRequest, Entry
 from clearsight.training.data.converters.layouts import LAYOUTS, LabelLayout
+from clearsight.training.data.converters.sources import read_source
 
 __all__ = [
     "DEFAULT_VALIDATION_EVERY",
@@ -19,6 +21,8 @@ __all__ = [
     "Entry",
     "LabelLayout",
     "copy_images",
+    "read_source",
+    "split_as_given",
     "split_by_fraction",
     "split_by_lists",
     "split_every",

@@ -37,8 +37,7 @@ def read_coco(request: ConversionRequest) -> Conversion:
     file = _load(request.source)
     task = request.task or (Task.SEGMENTATION if file.has_masks else Task.DETECTION)
     notes = ConversionNotes(request)
-    beside = file.path.parent
-    finder = ImageFinder([beside, beside / "images"] if request.images is None else [request.images])
+    finder = ImageFinder(_image_folders(file.path) if request.images is None else [request.images])
     numbered = list(enumerate(file.images))
     entries = to_entries(
         request.progress(numbered),
@@ -48,6 +47,18 @@ def read_coco(request: ConversionRequest) -> Conversion:
         notes,
     )
     return notes.finish(task, entries)
+
+
+def _image_folders(file: Path) -> list[Path]:
+    """Beside the file, or for `annotations/instances_train2017.json` in `train2017/` beside its folder, as COCO has it.
+
+    https://cocodataset.org/#download
+    """
+    beside = [file.parent, file.parent / "images"]
+    if file.parent.name != "annotations":
+        return beside
+    top, name = file.parent.parent, file.stem.rpartition("_")[2]
+    return [top / name, top / "images" / name, *beside, top, top / "images"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from clearsight.files import write_atomically
 from clearsight.images.size import read_file_header
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import Entry, Progress
+from clearsight.training.data.converters.parts import Part
 from clearsight.training.data.records import Record
 from clearsight.training.data.table import split_indices
 
@@ -31,6 +32,7 @@ __all__ = [
     "TRAINING_FOLDER",
     "VALIDATION_FOLDER",
     "copy_images",
+    "split_as_given",
     "split_by_fraction",
     "split_by_lists",
     "split_every",
@@ -63,6 +65,14 @@ def split_every(entries: Sequence[Entry], every: int) -> tuple[list[Entry], list
         raise InvalidData("split", [Fault("BAD_DATA", "--validation-every", message)])
     train = [entry for index, entry in enumerate(entries) if index % every]
     return train, [entry for index, entry in enumerate(entries) if index % every == 0]
+
+
+def split_as_given(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]] | None:
+    """The parts of entries that their source has split; None when it names none that validate."""
+    train, validation = (
+        [entry for entry in entries if entry.part is part] for part in (Part.TRAINING, Part.VALIDATION)
+    )
+    return (train, validation) if train and validation else None
 
 
 def split_by_fraction(

@@ -9,6 +9,7 @@ from typing import Any
 
 from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
+from clearsight.training.data.converters.parts import Part
 
 __all__ = ["Conversion", "ConversionNotes", "ConversionRequest", "Entry", "Progress"]
 
@@ -26,6 +27,8 @@ class Entry:
     size_wh: tuple[int, int] | None = None
     location: str = ""
     """Location of the annotation, for messages: `labels.csv:12`."""
+    part: Part | None = None
+    """What the source keeps the image for; None: it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class ConversionNotes:
         self.examples.setdefault(what, location)
 
     def finish(self, task: Task, entries: Sequence[Entry]) -> Conversion:
-        """The result, with one entry for each image file.
+        """The result, with one entry for each image file of a part.
 
         Entries of one file with the same label become one, which is counted; different ones are a fault. Raises
         `InvalidData` with every fault, or when there is nothing to convert.
@@ -86,11 +89,11 @@ class ConversionNotes:
 
     def _one_for_each_file(self, entries: Sequence[Entry]) -> list[Entry]:
         real_folder = cache(Path.resolve)
-        kept: dict[Path, Entry] = {}
+        kept: dict[tuple[Part | None, Path], Entry] = {}
         for entry in entries:
             folder = real_folder(entry.image.parent)
             file = entry.image.resolve() if entry.image.is_symlink() else folder / entry.image.name
-            first = kept.setdefault(file, entry)
+            first = kept.setdefault((entry.part, file), entry)
             if first is entry:
                 continue
             if _as_compared(first.label) == _as_compared(entry.label):

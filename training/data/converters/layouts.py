@@ -12,6 +12,7 @@ from clearsight.training.data.converters.csv_list import read_csv
 from clearsight.training.data.converters.entries import Conversion, ConversionRequest
 from clearsight.training.data.converters.masks import read_masks
 from clearsight.training.data.converters.voc import read_voc
+from clearsight.training.data.converters.yolo import read_yolo
 
 __all__ = ["LAYOUTS", "LabelLayout"]
 
@@ -25,14 +26,25 @@ class LabelLayout:
     """Tasks that its labels can serve."""
     names_classes: bool = True
     """False: the user names the one class of all objects."""
+    label_files: tuple[str, ...] = ()
+    """Patterns of its label files, the most specific first, for a layout that reads one file; a folder may hold it."""
+    says_parts: bool = False
+    """Whether its reader finds the parts of a source itself."""
 
 
 LAYOUTS: Final[Mapping[str, LabelLayout]] = MappingProxyType(
     {
         "folders": LabelLayout(read_class_folders, (Task.MULTI_CLASS,)),
-        "csv": LabelLayout(read_csv, (Task.MULTI_CLASS, Task.MULTI_LABEL)),
+        "csv": LabelLayout(
+            read_csv, (Task.MULTI_CLASS, Task.MULTI_LABEL), label_files=("_annotations.csv", "_classes.csv", "*.csv")
+        ),
         "voc": LabelLayout(read_voc, (Task.DETECTION, Task.MULTI_CLASS, Task.MULTI_LABEL)),
-        "coco": LabelLayout(read_coco, tuple(Task)),
+        "coco": LabelLayout(
+            read_coco, tuple(Task), label_files=("_annotations.coco.json", "instances_*.json", "*.json")
+        ),
+        "yolo": LabelLayout(
+            read_yolo, (Task.DETECTION, Task.SEGMENTATION, Task.MULTI_CLASS, Task.MULTI_LABEL), says_parts=True
+        ),
         "masks": LabelLayout(read_masks, (Task.SEGMENTATION, Task.DETECTION), names_classes=False),
     }
 )

@@ -14,6 +14,7 @@ from clearsight.errors import BadImage
 from clearsight.images.size import read_file_header
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import ConversionNotes, Entry
+from clearsight.training.data.converters.parts import Part
 from clearsight.training.data.records import CLIP_TOLERANCE
 
 __all__ = [
@@ -67,6 +68,7 @@ class AnnotatedImage:
     frame_wh: tuple[float, float]
     """Size that the pixels of the objects refer to: that of the file, or of a scaled copy."""
     objects: Sequence[MarkedObject]
+    part: Part | None = None
 
 
 def frame_size(
@@ -114,7 +116,7 @@ def to_entries(
         location = locate(source)
         try:
             image = read(source)
-            entries.append(Entry(image.image, _label(image, task, notes), image.size_wh, location))
+            entries.append(Entry(image.image, _label(image, task, notes), image.size_wh, location, image.part))
         except BadAnnotation as error:
             notes.fault(location, str(error))
     return entries

@@ -1,0 +1,124 @@
+"""Reading a source in its layout, and what the source says about its split.
+
+A source is split already when its folders are parts (`train/`, `valid/`, `test/`), when it has a label file for each
+part, when its own files say so (`data.yaml` of YOLO, a column of a CSV list), or when a second source validates.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from clearsight.errors import Fault, InvalidData
+from clearsight.images.headers import IMAGE_SUFFIXES
+from clearsight.training.data.converters.entries import Conversion, ConversionRequest, Entry
+from clearsight.training.data.converters.layouts import LabelLayout
+from clearsight.training.data.converters.parts import Part, part_named
+
+__all__ = ["read_source"]
+
+
+def read_source(layout: LabelLayout, request: ConversionRequest, validation_source: Path | None = None) -> Conversion:
+    """Read a source, or one source for each part, and leave out test images, which a warning counts.
+
+    An entry's `part` says what the source does, None: nothing. A source whose parts are the same images is not split.
+    Raises `InvalidData` with the faults of all parts, for parts that share some images, and for parts whose labels are
+    for different tasks.
+    """
+    test: Path | None = None
+    if validation_source is not None:
+        sources = {Part.TRAINING: request.source, Part.VALIDATION: validation_source}
+        converted = _read_parts(layout, request, {part: _label_file(layout, path) for part, path in sources.items()})
+    elif sources := _parts(layout, request.source):
+        test = sources.pop(Part.TEST, None)
+        converted = _read_parts(layout, request, sources)
+    else:
+        converted = layout.read(replace(request, source=_label_file(layout, request.source)))
+    warnings = list(converted.warnings)
+    if test is not None:
+        warnings.append(f"part that is kept for tests left out: {test}")
+    entries, is_repeated = _without_repeated_part(request.source, converted.entries)
+    if is_repeated:
+        warnings.append("what trains and what validates in SOURCE are the same pictures: a split is drawn")
+    return replace(converted, entries=entries, warnings=tuple(warnings))
+
+
+def _read_parts(layout: LabelLayout, request: ConversionRequest, sources: dict[Part, Path]) -> Conversion:
+    conversions: dict[Part, Conversion] = {}
+    faults: list[Fault] = []
+    for part, source in sources.items():
+        images = request.images
+        if images is not None and source.is_dir() and (images / source.name).is_dir():
+            images = images / source.name
+        try:
+            conversions[part] = layout.read(replace(request, source=source, images=images))
+        except InvalidData as error:
+            faults += error.faults
+    if not faults and len({converted.task for converted in conversions.values()}) > 1:
+        tasks = ", ".join(f"{sources[part]} for {converted.task}" for part, converted in conversions.items())
+        faults.append(Fault("BAD_DATA", str(request.source), f"must be for one task, but {tasks}; choose with --task"))
+    if faults:
+        raise InvalidData(str(request.source), faults)
+    first = next(iter(conversions.values()))
+    entries = [replace(entry, part=part) for part, converted in conversions.items() for entry in converted.entries]
+    return replace(first, entries=entries, warnings=tuple(w for one in conversions.values() for w in one.warnings))
+
+
+def _without_repeated_part(source: Path, entries: list[Entry]) -> tuple[list[Entry], bool]:
+    """The entries; when the same images train and validate, those that train, for no part, and True."""
+    training, validation = (
+        {entry.image.resolve() for entry in entries if entry.part is part} for part in (Part.TRAINING, Part.VALIDATION)
+    )
+    if training and training == validation:
+        return [replace(entry, part=None) for entry in entries if entry.part is Part.TRAINING], True
+    if both := sorted(training & validation):
+        message = f"no picture may train and validate, but {len(both)} do, first {both[0]}"
+        raise InvalidData(str(source), [Fault("BAD_DATA", str(source), message)])
+    return entries, False
+
+
+def _parts(layout: LabelLayout, source: Path) -> dict[Part, Path]:
+    """The source of each part, training first; empty for a source that has no parts, or says so in its own files."""
+    if layout.says_parts or not source.is_dir():
+        return {}
+    folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith((".", "__"))]
+    by_folder = _by_part(folders)
+    if by_folder and (layout.label_files or _has_labels(by_folder[Part.TRAINING])):
+        return {part: path if part is Part.TEST else _label_file(layout, path) for part, path in by_folder.items()}
+    return _by_part(files) if len(files := _label_files(layout, source)) > 1 else {}
+
+
+def _by_part(paths: Iterable[Path]) -> dict[Part, Path]:
+    """Paths by the part that they name, training first; empty unless each names one of its own, and one trains."""
+    parts: dict[Part | None, Path] = {}
+    for path in paths:
+        part = part_named(path.stem)
+        if part is None or part in parts:
+            return {}
+        parts[part] = path
+    return {part: parts[part] for part in Part if part in parts} if Part.TRAINING in parts else {}
+
+
+def _has_labels(folder: Path) -> bool:
+    """Whether there is more in a folder than images, which a class named `train` would hold."""
+    return any(path.suffix.lower() not in IMAGE_SUFFIXES for path in folder.iterdir())
+
+
+def _label_files(layout: LabelLayout, folder: Path) -> list[Path]:
+    """The label files of a folder, of the first pattern that has any."""
+    for pattern in layout.label_files:
+        for place in (folder, folder / "annotations"):
+            if files := sorted(path for path in place.glob(pattern) if path.is_file()):
+                return files
+    return []
+
+
+def _label_file(layout: LabelLayout, source: Path) -> Path:
+    """The source itself, or the one label file in it for a layout that reads a file."""
+    if not layout.label_files or not source.is_dir():
+        return source
+    files = _label_files(layout, source)
+    if len(files) == 1:
+        return files[0]
+    names = f"holds {', '.join(path.name for path in files[:5])}; name one of them" if files else "holds none"
+    message = f"must be a label file ({layout.label_files[-1]}) or a folder with one, but {names}"
+    raise InvalidData(str(source), [Fault("BAD_DATA_REF", str(source), message)])
