@@ -6,6 +6,9 @@ The upstream is an asyncio protocol on a unix socket that answers every request 
 gateway and load client are processes of their own. Direct runs and runs through the gateway alternate, and the added
 times are differences within a pass; the table shows the median pass. CPU per request is the user and system time of
 the gateway's process divided by the requests that it answered, warm-up included.
+
+Last, 8 clients alone and beside a connection that sends 200 GET requests in one write, reads the answers, and sends the
+next 200 after 100 ms: other connections are served between two answers of such a pipeline.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,9 +36,12 @@ from clearsight.serving.gateway.table import Deployment, Endpoint, RoutingTable,
 from loadtests.benchmarks.client import LoadMeasurement, LoadTarget, measure
 from loadtests.benchmarks.machine import describe_machine
 
-__all__ = ["Overhead", "measure_overhead"]
+__all__ = ["BesidePipelines", "Overhead", "measure_beside_pipelines", "measure_overhead"]
 
 BODY_BYTES = 100_000
+# Letters and a newline every 76 bytes, as in the base64 of Azure's sample clients.
+BODY = (b"A" * 76 + b"\n") * (BODY_BYTES // 77)
+PIPELINED = 200
 KEY = "benchmark-key-of-more-than-32-bytes-length"
 ANSWER_BODY = b"[" + b'{"probs":[0.1,0.2,0.7],"labels":["carton","can","water_bottle"]}' * 3 + b"]"
 ANSWER = (
@@ -54,6 +61,29 @@ class Overhead:
     added_p95_ms: float
     added_p99_ms: float
     cpu_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class BesidePipelines:
+    """The median pass, by the ratio of the 99th percentiles."""
+
+    alone: LoadMeasurement
+    beside: LoadMeasurement
+    num_pipelines: int
+
+    @property
+    def p99_ratio(self) -> float:
+        return self.beside.p99_ms / self.alone.p99_ms
+
+
+@dataclass(frozen=True, slots=True)
+class _Stand:
+    """A running gateway and its upstream."""
+
+    direct: LoadTarget
+    through: LoadTarget
+    gateway: psutil.Process
+    request_log: Path
 
 
 class _FixedAnswer(asyncio.Protocol):
@@ -114,13 +144,15 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def measure_overhead(seconds: float, passes: int, concurrencies: tuple[int, ...] = (1, 8)) -> list[Overhead]:
-    """One row per concurrency."""
-    # Letters and a newline every 76 bytes, as in the base64 of Azure's sample clients.
-    body = (b"A" * 76 + b"\n") * (BODY_BYTES // 77)
+@contextmanager
+def _open_stand() -> Iterator[_Stand]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        upstream_socket, control = folder / "upstream.sock", folder / "control.sock"
+        upstream_socket, control, request_log = (
+            folder / "upstream.sock",
+            folder / "control.sock",
+            folder / "requests.log",
+        )
         key_file = folder / "key_file.json"
         key_file.write_text(json.dumps({"inference": {"key": "token"}}))
         upstream = Upstream(str(upstream_socket), "/predictions/blue", str(key_file))
@@ -134,46 +166,89 @@ def measure_overhead(seconds: float, passes: int, concurrencies: tuple[int, ...]
         )
         gateway_arguments = (
             "-m", "clearsight.serving.gateway", "--port", "0", "--state", str(folder / "state.json"),
-            "--control", str(control), "--request-log", str(folder / "requests.log"),
+            "--control", str(control), "--request-log", str(request_log),
         )  # fmt: skip
         upstream_arguments = ("-m", "loadtests.benchmarks.gateway_overhead", "--upstream", str(upstream_socket))
         with _process(*upstream_arguments), _process(*gateway_arguments) as (gateway, announcement):
             _put_table(control, RoutingTable(1, {"bench": endpoint}))
-            url = json.loads(announcement)["url"]
+            address = json.loads(announcement)["url"].removeprefix("http://")
             headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
-            direct = LoadTarget(f"unix:{upstream_socket}", "/predictions/blue", headers)
-            through = LoadTarget(url.removeprefix("http://"), "/endpoints/bench/score", headers)
-            gateway_process = psutil.Process(gateway.pid)
-            rows: list[Overhead] = []
-            for concurrency in concurrencies:
-                runs: list[Overhead] = []
-                for _ in range(passes):
-                    plain = measure(direct, [body], concurrency, seconds, warm_up_s=0.5)
-                    lines_before, cpu_before = _num_logged(folder), _cpu_s(gateway_process)
-                    passed = measure(through, [body], concurrency, seconds, warm_up_s=0.5)
-                    cpu = _cpu_s(gateway_process) - cpu_before
-                    time.sleep(1.0)  # the request log is written every half second
-                    runs.append(
-                        Overhead(
-                            concurrency,
-                            plain,
-                            passed,
-                            passed.p50_ms - plain.p50_ms,
-                            passed.p95_ms - plain.p95_ms,
-                            passed.p99_ms - plain.p99_ms,
-                            cpu / (_num_logged(folder) - lines_before) * 1e6,
-                        )
+            yield _Stand(
+                LoadTarget(f"unix:{upstream_socket}", "/predictions/blue", headers),
+                LoadTarget(address, "/endpoints/bench/score", headers),
+                psutil.Process(gateway.pid),
+                request_log,
+            )
+
+
+def measure_overhead(seconds: float, passes: int, concurrencies: tuple[int, ...] = (1, 8)) -> list[Overhead]:
+    """One row per concurrency."""
+    rows: list[Overhead] = []
+    with _open_stand() as stand:
+        for concurrency in concurrencies:
+            runs: list[Overhead] = []
+            for _ in range(passes):
+                plain = measure(stand.direct, [BODY], concurrency, seconds, warm_up_s=0.5)
+                lines_before, cpu_before = _num_lines(stand.request_log), _cpu_s(stand.gateway)
+                passed = measure(stand.through, [BODY], concurrency, seconds, warm_up_s=0.5)
+                cpu = _cpu_s(stand.gateway) - cpu_before
+                time.sleep(1.0)  # the request log is written every half second
+                runs.append(
+                    Overhead(
+                        concurrency,
+                        plain,
+                        passed,
+                        passed.p50_ms - plain.p50_ms,
+                        passed.p95_ms - plain.p95_ms,
+                        passed.p99_ms - plain.p99_ms,
+                        cpu / (_num_lines(stand.request_log) - lines_before) * 1e6,
                     )
-                rows.append(sorted(runs, key=lambda run: run.added_p50_ms)[len(runs) // 2])
-                spread = [f"{run.added_p50_ms:.3f}" for run in runs]
-                print(f"concurrency {concurrency}: added p50 of each pass, ms: {' '.join(spread)}; "
-                      f"median CPU {median(run.cpu_us for run in runs):.0f} us", file=sys.stderr)  # fmt: skip
-            return rows
+                )
+            rows.append(sorted(runs, key=lambda run: run.added_p50_ms)[len(runs) // 2])
+            spread = [f"{run.added_p50_ms:.3f}" for run in runs]
+            print(f"concurrency {concurrency}: added p50 of each pass, ms: {' '.join(spread)}; "
+                  f"median CPU {median(run.cpu_us for run in runs):.0f} us", file=sys.stderr)  # fmt: skip
+    return rows
 
 
-def _num_logged(folder: Path) -> int:
+def measure_beside_pipelines(seconds: float, passes: int, concurrency: int = 8) -> BesidePipelines:
+    """Clients of the gateway, alone and beside a connection that pipelines."""
+    runs: list[BesidePipelines] = []
+    with _open_stand() as stand:
+        for _ in range(passes):
+            alone = measure(stand.through, [BODY], concurrency, seconds, warm_up_s=0.5)
+            stop, answered = threading.Event(), list[int]()
+            thread = threading.Thread(target=_pipeline, args=(stand.through.connect, stop, answered))
+            thread.start()
+            try:
+                beside = measure(stand.through, [BODY], concurrency, seconds, warm_up_s=0.5)
+            finally:
+                stop.set()
+                thread.join()
+            runs.append(BesidePipelines(alone, beside, len(answered)))
+    print(f"p99 beside pipelines of each pass: {' '.join(f'{run.p99_ratio:.2f}' for run in runs)}", file=sys.stderr)
+    return sorted(runs, key=lambda run: run.p99_ratio)[len(runs) // 2]
+
+
+def _pipeline(address: str, stop: threading.Event, answered: list[int]) -> None:
+    """Until `stop` is set: 200 requests in one write, then their answers, then a pause. Appends the bytes of each."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n")
+        answer_bytes = len(connection.recv(65536))
+        while not stop.wait(0.1):
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n" * PIPELINED)
+            missing = answer_bytes * PIPELINED
+            while missing:
+                received = len(connection.recv(65536))
+                if not received:
+                    raise RuntimeError("the gateway closed a connection that pipelines")
+                missing -= received
+            answered.append(answer_bytes * PIPELINED)
+
+
+def _num_lines(file: Path) -> int:
     """Requests that the gateway has answered, from its log."""
-    file = folder / "requests.log"
     with file.open("rb") as lines:
         return sum(1 for _ in lines)
 
@@ -188,6 +263,7 @@ def main() -> None:
         uvloop.run(_serve_fixed_answer(arguments.upstream))
         return
     rows = measure_overhead(arguments.seconds, arguments.passes)
+    pipelined = measure_beside_pipelines(arguments.seconds, arguments.passes)
     for name, value in describe_machine().items():
         print(f"{name}: {value}")
     print(f"load: {os.getloadavg()[0]:.2f} at the end")
@@ -199,6 +275,11 @@ def main() -> None:
                   f"{run.requests_per_s:10.0f}")  # fmt: skip
         print(f"{row.concurrency:7}  added    {row.added_p50_ms:7.3f} {row.added_p95_ms:7.3f} {row.added_p99_ms:7.3f}"
               f"   gateway CPU per request: {row.cpu_us:.0f} us")  # fmt: skip
+    for way, run in (("alone", pipelined.alone), ("beside pipelines", pipelined.beside)):
+        print(f"8 clients {way:16} {run.p50_ms:7.3f} {run.p95_ms:7.3f} {run.p99_ms:7.3f} {run.requests_per_s:10.0f}")
+    print(
+        f"99th percentile beside {pipelined.num_pipelines} pipelines of {PIPELINED}: {pipelined.p99_ratio:.2f} of alone"
+    )
 
 
 if __name__ == "__main__":
