@@ -161,7 +161,7 @@ def test_rows_without_a_request_are_explained_where_the_path_requests_it_for_all
     del quiet["model_explainability"]
     cells = [quiet, json.dumps(quiet), json.dumps(quiet).encode(), {**quiet, "model_explainability": False}, [quiet]]
     assert explaining.score(cells, always=True) == [asked] * len(cells)
-    forms = [images[0], base64.b64encode(images[0]).decode(), [images[0]]]
+    forms = [images[0], base64.b64encode(images[0]).decode()]
     assert {answer.visualizations for answer in explaining.score(forms, always=True)} == {
         explaining.score([cell(images[0])])[0].visualizations
     }

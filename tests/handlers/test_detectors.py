@@ -24,14 +24,14 @@ from clearsight.wire.answers import DetectedObject, DetectionAnswer
 
 BACKENDS = ["openvino", "onnxruntime", "torchscript", "eager"]
 MASKS = "maskrcnn_resnet18_fpn"
+BOXES = ("fasterrcnn_resnet18_fpn", "retinanet_resnet50_fpn")
 every_backend = pytest.mark.parametrize(
     ("model_name", "backend"),
     [
         *(("yolov5", backend) for backend in BACKENDS),
         (MASKS, "openvino"),
         *(pytest.param(MASKS, backend, marks=pytest.mark.slow) for backend in BACKENDS[1:]),
-        *(pytest.param("fasterrcnn_resnet18_fpn", backend, marks=pytest.mark.slow) for backend in BACKENDS),
-        *(pytest.param("retinanet_resnet50_fpn", backend, marks=pytest.mark.slow) for backend in BACKENDS),
+        *(pytest.param(name, backend, marks=pytest.mark.slow) for name in BOXES for backend in BACKENDS),
     ],
 )
 GOLDEN_IMAGE = (
@@ -101,7 +101,13 @@ def test_every_backend_finds_what_the_eager_network_finds(load: Load, images, mo
         assert all((one.polygon is not None) == model_name.startswith("mask") for one in found)
 
 
-@every_backend
+@pytest.mark.parametrize(
+    ("model_name", "backend"),
+    [
+        *(("yolov5", backend) for backend in BACKENDS),
+        *(pytest.param(name, backend, marks=pytest.mark.slow) for name in (MASKS, *BOXES) for backend in BACKENDS),
+    ],
+)
 def test_edited_settings_take_effect_in_both_directions(load: Load, images, model_name, backend):
     """Suppression goes by descending score, so that a higher threshold gives the beginning of the same list."""
     unlimited = {} if model_name == "yolov5" else {"box_detections_per_img": 1000}
