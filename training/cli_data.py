@@ -55,6 +55,13 @@ def data() -> None:
     "--validation-source", type=click.Path(exists=True, path_type=Path), help="Second source, which validates."
 )
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the images.")
+@click.option(
+    "--voc-origin",
+    type=click.Choice(["auto", "0", "1"]),
+    default="auto",
+    show_default=True,
+    help="voc: number of the first pixel. auto: 0 if any box starts there, else 1, as VOC defines it.",
+)
 @click.option("--copy", "is_copied", is_flag=True, help="Copy the images to OUTPUT/images.")
 def convert(
     source: Path,
@@ -69,6 +76,7 @@ def convert(
     training_list: Path | None,
     validation_source: Path | None,
     images: Path | None,
+    voc_origin: str,
     is_copied: bool,
 ) -> None:
     r"""Write the data folders of a job from labelled images in another layout.
@@ -106,8 +114,15 @@ def convert(
         raise click.UsageError(f"--from {layout_name} serves {', '.join(layout.tasks)}, but --task is {task}")
     if layout.names_classes == (label is not None):
         raise click.UsageError(f"--from {layout_name} {'names classes: leave out' if label else 'needs'} --label")
+    if voc_origin != "auto" and layout_name != "voc":
+        raise click.UsageError(f"--voc-origin is for --from voc, but this is --from {layout_name}")
     request = ConversionRequest(
-        source, Task(task) if task else None, images, label, lambda items: progress(items, "reading")
+        source,
+        Task(task) if task else None,
+        images,
+        label,
+        None if voc_origin == "auto" else int(voc_origin),
+        progress=lambda items: progress(items, "reading"),
     )
     converted = read_source(layout, request, validation_source)
     given = split_as_given(converted.entries)

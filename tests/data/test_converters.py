@@ -89,6 +89,32 @@ def test_voc_pixels_count_from_one_and_include_their_ends(write_voc: Any, write_
     assert converted.entries[0].size_wh == (100, 50)
 
 
+@pytest.mark.parametrize(
+    ("origin", "left", "warning"),
+    [(None, 4, "counted from 0"), (0, 4, None), (1, 3, "starts at 0, although coordinates count from 1: clipped: 1")],
+)
+def test_voc_pixels_counted_from_zero(
+    write_voc: Any, write_image: MakeImage, origin: int | None, left: int, warning: str | None
+) -> None:
+    """In an image of 10 pixels, where one pixel is more than the tolerance of fractions."""
+    for name, box in (("1", (4, 4, 10, 10)), ("2", (0, 2, 10, 10))):
+        write_image(f"JPEGImages/{name}.jpg", (10, 10))
+        source = write_voc(name, voc_object("can", *box), size=(10, 10))
+    converted = read_voc(ConversionRequest(source, voc_origin=origin))
+    first, second = (label(entry)[0] for entry in converted.entries)
+    assert (first["topX"], first["bottomX"]) == (left / 10, 1)
+    assert (second["topX"], second["topY"], second["bottomX"]) == (0, (left - 2) / 10, 1)
+    assert [warning in told for told in converted.warnings] == ([] if warning is None else [True])
+
+
+@pytest.mark.parametrize("origin", [0, 1])
+def test_a_fault_of_a_voc_box_shows_the_number_of_the_file(write_voc: Any, write_image: MakeImage, origin: int) -> None:
+    write_image("JPEGImages/1.jpg", (10, 10))
+    with pytest.raises(InvalidData) as error:
+        read_voc(ConversionRequest(write_voc("1", voc_object("can", -3, 1, 9, 9), size=(10, 10)), voc_origin=origin))
+    assert messages(error)[0].endswith("but a coordinate is -3")
+
+
 def test_voc_boxes_of_a_scaled_image_keep_their_position(write_voc: Any, write_image: MakeImage) -> None:
     write_image("JPEGImages/1.jpg", (50, 25))
     [entry] = read_voc(ConversionRequest(write_voc("1", voc_object("can", 1, 1, 50, 25)))).entries

@@ -42,6 +42,8 @@ class ConversionRequest:
     """Folder with the images; None: beside the labels."""
     label: str | None = None
     """Class of every object, for layouts that name none."""
+    voc_origin: int | None = None
+    """VOC: the number of the first pixel, 0 or 1; None: 0 if there is a coordinate below 1, else 1."""
     progress: Progress = iter
 
 

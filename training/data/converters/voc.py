@@ -1,7 +1,8 @@
 """Pascal VOC: one XML file per image, with boxes.
 
 Layout: a folder `Annotations` of XML files beside `JPEGImages` (or `images`), or XML files beside their images.
-Coordinates are pixels counted from 1, both ends included: a box over the whole image is (1, 1, width, height).
+Coordinates are pixels counted from 1, both ends included: a box over the whole image is (1, 1, width, height). Many
+programs write them counted from 0 instead, as distances from the left and upper edge: (0, 0, width, height).
 `difficult` objects become crowd objects, as in Azure's converter.
 http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf
 """
@@ -37,7 +38,16 @@ def read_voc(request: ConversionRequest) -> Conversion:
     files = _files(request.source)
     top = files[0].parent.parent if files[0].parent.name in _ANNOTATION_FOLDERS else files[0].parent
     finder = ImageFinder([top / folder for folder in _IMAGE_FOLDERS] if request.images is None else [request.images])
-    read = partial(_image, finder=finder, notes=notes)
+    origin = request.voc_origin
+    if origin is None:
+        zero = next((file for file in files if _has_coordinate_below_one(file)), None)
+        origin = 1 if zero is None else 0
+        if zero is not None:
+            notes.count(
+                "pixels taken as counted from 0, since a file has one below 1; --voc-origin says it otherwise",
+                str(zero),
+            )
+    read = partial(_image, origin=origin, finder=finder, notes=notes)
     return notes.finish(task, to_entries(request.progress(files), str, read, task, notes))
 
 
@@ -51,7 +61,16 @@ def _files(source: Path) -> list[Path]:
     return files
 
 
-def _image(file: Path, finder: ImageFinder, notes: ConversionNotes) -> AnnotatedImage:
+def _has_coordinate_below_one(file: Path) -> bool:
+    """Whether a left or upper end is below 1, which cannot be when coordinates count from 1."""
+    try:
+        ends = [_number(box, key) for box in read_xml(file).iterfind("object/bndbox") for key in ("xmin", "ymin")]
+    except (BadText, BadAnnotation):
+        return False  # a fault, which is reported when the file is read
+    return any(0 <= end < 1 for end in ends)
+
+
+def _image(file: Path, origin: int, finder: ImageFinder, notes: ConversionNotes) -> AnnotatedImage:
     try:
         root = read_xml(file)
     except BadText as error:
@@ -63,7 +82,7 @@ def _image(file: Path, finder: ImageFinder, notes: ConversionNotes) -> Annotated
     for index, element in enumerate(root.iter("object"), 1):
         location = f"{file}: object {index}"
         try:
-            objects.append(_object(element, location))
+            objects.append(_object(element, location, origin, notes))
         except BadAnnotation as error:
             notes.fault(location, str(error))
     return AnnotatedImage(image, size_wh, frame_wh, objects)
@@ -83,15 +102,19 @@ def _find(file: Path, name: str, finder: ImageFinder, notes: ConversionNotes) ->
     return own or named or finder.find(name or file.stem)
 
 
-def _object(element: ElementTree.Element, location: str) -> MarkedObject:
+def _object(element: ElementTree.Element, location: str, origin: int, notes: ConversionNotes) -> MarkedObject:
     label = (element.findtext("name") or "").strip()
     if not label:
         raise BadAnnotation("must have a name, but has none")
     xmin, ymin, xmax, ymax = (_number(element, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
     is_crowd = (element.findtext("difficult") or "0").strip() == "1"
     # A box whose ends are equal would be one pixel wide; in practice it is a mistake in drawing, and gets no extent.
-    box = (xmin, ymin, xmin, ymin) if xmax <= xmin or ymax <= ymin else (xmin - 1, ymin - 1, xmax, ymax)
-    return MarkedObject(location, label, box_xyxy=box, is_crowd=is_crowd)
+    if xmax <= xmin or ymax <= ymin:
+        return MarkedObject(location, label, box_xyxy=(xmin, ymin, xmin, ymin), is_crowd=is_crowd)
+    left, top = (end if end < 0 else max(end - origin, 0.0) for end in (xmin, ymin))
+    if origin and 0 <= min(xmin, ymin) < 1:
+        notes.count("box that starts at 0, although coordinates count from 1: clipped", location)
+    return MarkedObject(location, label, box_xyxy=(left, top, xmax, ymax), is_crowd=is_crowd)
 
 
 def _number(element: ElementTree.Element, path: str, default: float | None = None) -> float:
