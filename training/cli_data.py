@@ -10,7 +10,7 @@ from clearsight.console import TASK, AzCommand, LazyCommand, LazyGroup, emit, pr
 from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
 from clearsight.training.data.converters import (
-    DEFAULT_VALIDATION_EVERY,
+    DEFAULT_VALIDATION_FRACTION,
     LAYOUTS,
     ConversionRequest,
     copy_images,
@@ -19,6 +19,7 @@ from clearsight.training.data.converters import (
     split_by_fraction,
     split_by_lists,
     split_every,
+    warnings_of_split,
     write_folders,
 )
 
@@ -42,12 +43,13 @@ def data() -> None:
 @click.option("--output", "output", type=OUTPUT, required=True, help="Folder to write both data folders to.")
 @click.option("--task", type=TASK, help="Default: what SOURCE says, for example polygons for COCO with segmentations.")
 @click.option("--label", help="masks: class of every object.")
+@click.option("--validation-every", type=click.IntRange(2), help="Every n-th record validates.")
 @click.option(
-    "--validation-every",
-    type=click.IntRange(2),
-    help=f"Every n-th record validates. Default: {DEFAULT_VALIDATION_EVERY}.",
+    "--validation-fraction",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="A drawn share, of each class for multi-class. "
+    f"Default: {DEFAULT_VALIDATION_FRACTION}, and at least one picture of each class with two.",
 )
-@click.option("--validation-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="A drawn share.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the drawn share.")
 @click.option("--validation-list", type=LIST, help="Names of the images that validate, one per line.")
 @click.option("--training-list", type=LIST, help="Names of those that train. Default: all others.")
@@ -113,7 +115,11 @@ def convert(
     if task is not None and Task(task) not in layout.tasks:
         raise click.UsageError(f"--from {layout_name} serves {', '.join(layout.tasks)}, but --task is {task}")
     if layout.names_classes == (label is not None):
-        raise click.UsageError(f"--from {layout_name} {'names classes: leave out' if label else 'needs'} --label")
+        raise click.UsageError(
+            f"--from {layout_name} {'names classes: leave out' if layout.names_classes else 'needs'} --label"
+        )
+    if label is not None and not label.strip():
+        raise click.UsageError("--label must be a class name, not empty")
     if voc_origin != "auto" and layout_name != "voc":
         raise click.UsageError(f"--voc-origin is for --from voc, but this is --from {layout_name}")
     request = ConversionRequest(
@@ -128,30 +134,36 @@ def convert(
     given = split_as_given(converted.entries)
     if validation_list is not None:
         train, validation = split_by_lists(converted.entries, validation_list, training_list)
-    elif validation_fraction is not None:
-        train, validation = split_by_fraction(converted.entries, validation_fraction, seed, converted.task)
-    elif given is not None and validation_every is None:
+    elif validation_every is not None:
+        train, validation = split_every(converted.entries, validation_every)
+    elif given is not None and validation_fraction is None:
         train, validation = given
         split = f"{source} is split: {len(train)} pictures train, {len(validation)} validate"
         stderr.print(split, markup=False, soft_wrap=True)
     else:
-        train, validation = split_every(converted.entries, validation_every or DEFAULT_VALIDATION_EVERY)
+        train, validation = split_by_fraction(converted.entries, validation_fraction, seed, converted.task)
     if is_copied:
         copies = copy_images([*train, *validation], output / "images", lambda items: progress(items, "copying"))
         train, validation = copies[: len(train)], copies[len(train) :]
-    for warning in converted.warnings:
+    warnings = [*converted.warnings, *warnings_of_split(train, validation)]
+    for warning in warnings:
         stderr.print(f"warning: {warning}", markup=False, soft_wrap=True)
     written = write_folders(output, train, validation)
-    emit({"task": converted.task.value, "output": str(output), **written, "warnings": list(converted.warnings)})
+    emit({"task": converted.task.value, "output": str(output), **written, "warnings": warnings})
 
 
 @data.command(cls=AzCommand, short_help="List every fault of a data folder.")
 @click.argument("folder", type=OUTPUT)
 @click.option("--task", type=TASK, required=True, help="Task whose format the labels must have.")
 @click.option("--target-column", default="label", show_default=True, help="`target_column_name` of the job.")
+@click.option(
+    "--validation", type=OUTPUT, help="The folder of the other part: say which classes only one of the two has."
+)
 @click.option("--decode", "is_decoded", is_flag=True, help="Decode whole images, which also finds cut-off files.")
 @click.option("--output", "-o", "output_format", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def check(folder: Path, task: str, target_column: str, is_decoded: bool, output_format: str) -> None:
+def check(
+    folder: Path, task: str, target_column: str, validation: Path | None, is_decoded: bool, output_format: str
+) -> None:
     r"""List every fault of a data folder, and unreadable images; say what is in it when there is none.
 
     Exits with 1 when there are faults.
@@ -160,6 +172,8 @@ def check(folder: Path, task: str, target_column: str, is_decoded: bool, output_
     Examples:
       clearsight data check data/training-mltable-folder --task image_classification
       clearsight data check data/training-mltable-folder --task image_object_detection --output json
+      clearsight data check data/training-mltable-folder --task image_classification \
+          --validation data/validation-mltable-folder
     """
     from clearsight.training.data.check import check_folder
 
@@ -170,6 +184,7 @@ def check(folder: Path, task: str, target_column: str, is_decoded: bool, output_
         Workspace.default().datastores(),
         progress=lambda images: progress(images, "reading"),
         is_decoded=is_decoded,
+        validation=validation,
     )
     if output_format == "json":
         emit(report.to_document())

@@ -29,6 +29,7 @@ from clearsight.runs.kinds import JobPlan
 from clearsight.runs.record import JobRecord
 from clearsight.runs.trials import trial_name
 from clearsight.runs.workspace import Workspace
+from clearsight.training.data.split import require_objects, split_indices, split_warnings
 from clearsight.training.data.table import MAX_LISTED_FAULTS, MAX_UNREADABLE_SHARE, Table, read_table, require_trainable
 from clearsight.training.trial.spec import Setting, TrialSpec
 
@@ -54,6 +55,10 @@ def plan_job(document: Mapping[str, Any], folder: Path, workspace: Workspace, su
     if (workspace.runs / name).exists():
         raise Conflict(f"a job's name must be new, but {name!r} exists in {workspace.runs}; choose another --name")
     spec = _trial_spec(job, name, folder, checked, workspace)
+    try:
+        warnings += _check_split(spec, *checked)
+    except InvalidData as error:
+        raise InvalidDocument(subject, error.faults) from error
     record = JobRecord(
         name=name,
         type="automl",
@@ -111,18 +116,18 @@ def _new_name() -> str:
 
 def _check_data(
     data: DataSection, folder: Path, workspace: Workspace, faults: list[Fault], warnings: list[str]
-) -> tuple[Path, Path | None] | None:
-    """Read both tables, add their faults, and return their folders; None when there is a fault."""
+) -> tuple[Table, Table | None] | None:
+    """Read both tables, add their faults and warnings; None when there is a fault."""
     datastores = workspace.datastores()
     tables: dict[str, Table] = {}
-    folders: dict[str, Path] = {}
     num_faults = len(faults)
     for key, source in (("training_data", data.training), ("validation_data", data.validation)):
         if source is None:
             continue
         try:
-            folders[key] = _data_folder(source, folder, datastores)
-            table, found = read_table(folders[key], data.task, data.target_column, datastores)
+            table, found = read_table(
+                _data_folder(source, folder, datastores), data.task, data.target_column, datastores
+            )
         except BadLocation as error:
             faults.append(Fault(error.code, f"{key}.path", str(error)))
             continue
@@ -130,9 +135,10 @@ def _check_data(
             faults += error.faults
             continue
         tables[key] = table
+        warnings += table.warnings
         faults += found[:MAX_LISTED_FAULTS]
         if len(found) > MAX_LISTED_FAULTS:
-            rest = f"{len(found) - MAX_LISTED_FAULTS} more faults; `clearsight data check {folders[key]}` lists all"
+            rest = f"{len(found) - MAX_LISTED_FAULTS} more faults; `clearsight data check {table.folder}` lists all"
             faults.append(Fault("BAD_DATA", f"{key}.path", rest))
         if not found:
             _check_files(table, faults, warnings)
@@ -143,7 +149,19 @@ def _check_data(
             faults += error.faults
     if len(faults) > num_faults:
         return None
-    return folders["training_data"], folders.get("validation_data")
+    return tables["training_data"], tables.get("validation_data")
+
+
+def _check_split(spec: TrialSpec, training: Table, validation: Table | None) -> list[str]:
+    """Sentences on classes that only one part shows. Raises `InvalidData` when a part has no object to learn from."""
+    parts = (training.records, [] if validation is None else validation.records)
+    if validation is None:
+        kept, held_out = split_indices(training.records, spec.validation_size, spec.split_seed, spec.task)
+        parts = [training.records[index] for index in kept], [training.records[index] for index in held_out]
+    if not spec.task.is_classification:
+        is_measured = spec.hyperparameters["validation_metric_type"].value != "none"
+        require_objects(parts[0], parts[1] if is_measured else None)
+    return split_warnings(*parts)
 
 
 def _data_folder(source: DataInput, folder: Path, datastores: Mapping[str, Path]) -> Path:
@@ -194,7 +212,7 @@ def _why_unreadable(image: Path) -> str:
 
 
 def _trial_spec(
-    job: JobDocument, job_name: str, folder: Path, data: tuple[Path, Path | None], workspace: Workspace
+    job: JobDocument, job_name: str, folder: Path, data: tuple[Table, Table | None], workspace: Workspace
 ) -> TrialSpec:
     [model_name] = candidate_models(job.task, job.parameters)
     resolved = resolve_parameters(job.task, job.parameters, model_name)
@@ -210,8 +228,8 @@ def _trial_spec(
         job_name=job_name,
         task=job.task,
         target_column=job.data.target_column,
-        training_data=data[0],
-        validation_data=data[1],
+        training_data=data[0].folder,
+        validation_data=None if data[1] is None else data[1].folder,
         validation_size=job.data.validation_size or DEFAULT_VALIDATION_SIZE,
         split_seed=0 if seed is None else int(seed),
         datastores=workspace.datastores(),

@@ -1,6 +1,7 @@
 import json
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def class_folders(tmp_path: Path, write_image: Callable[..., Path]) -> Path:
 
 
 def test_class_folders_become_two_data_folders(class_folders: Path, tmp_path: Path) -> None:
-    result = clearsight_data("convert", "--from", "folders", class_folders, "--output", tmp_path / "out")
+    flags = ("--output", tmp_path / "out", "--validation-every", "5")
+    result = clearsight_data("convert", "--from", "folders", class_folders, *flags)
     assert json.loads(result.stdout)[VALIDATION] == 2
     validation = lines(tmp_path / "out" / VALIDATION)
     assert validation == [
@@ -72,8 +74,41 @@ def test_the_drawn_share_is_stratified_and_seeded(class_folders: Path, tmp_path:
     assert any(convert(f"c{seed}", str(seed)) != first for seed in range(5))
 
 
+def test_without_options_every_class_with_two_images_trains_and_validates(
+    tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    """Class names that read as numbers or truth values are names; a stray folder with one image is said."""
+    sizes = {"0": 2, "false": 3, "null": 7, "Test": 1}
+    for name, size in sizes.items():
+        for index in range(size):
+            write_image(f"{name}/{index}.jpg")
+    output = tmp_path / "out"
+    result = clearsight_data("convert", "--from", "folders", tmp_path / "data", "--output", output)
+    parts = [Counter(item["label"] for item in lines(output / part)) for part in (TRAINING, VALIDATION)]
+    assert parts[0] + parts[1] == sizes
+    assert parts[1] == {"0": 1, "false": 1, "null": 1}
+    warnings = [
+        "no validation picture shows Test: no metric says anything about these classes",
+        "classes with fewer than 5 pictures: 0 (2), Test (1), false (3)",
+    ]
+    assert json.loads(result.stdout)["warnings"] == warnings
+    assert [line.removeprefix("warning: ") for line in result.stderr.splitlines() if "warning" in line] == warnings
+    args = ("check", output / TRAINING, "--task", "image_classification", "--validation", output / VALIDATION, "-o")
+    assert json.loads(clearsight_data(*args, "json").stdout)["warnings"] == warnings
+    nowhere = clearsight_data("check", output / TRAINING, "--task", "image_classification", "--validation", output)
+    assert (nowhere.exit_code, "MLTable" in nowhere.stdout) == (1, True)
+
+
+def test_one_image_cannot_be_split(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    write_image("can/1.jpg")
+    result = clearsight_data("convert", "--from", "folders", tmp_path / "data", "--output", tmp_path / "out")
+    assert "a split into training and validation needs at least 2 pictures, but got 1" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
 def test_copied_images_move_with_the_output(class_folders: Path, tmp_path: Path) -> None:
-    clearsight_data("convert", "--from", "folders", class_folders, "--output", tmp_path / "out", "--copy")
+    flags = ("--output", tmp_path / "out", "--validation-every", "5", "--copy")
+    clearsight_data("convert", "--from", "folders", class_folders, *flags)
     (tmp_path / "out").rename(tmp_path / "moved")
     urls = [item["image_url"] for item in lines(tmp_path / "moved" / VALIDATION)]
     assert urls == ["../images/can_1.jpg", "../images/2.jpg"]
@@ -103,7 +138,8 @@ def test_the_header_of_a_csv_list_determines_its_task(
         write_image(name)
     source = tmp_path / "data" / "labels.csv"
     source.write_text(content)
-    result = clearsight_data("convert", "--from", "csv", source, "--output", tmp_path / "out")
+    flags = ("--output", tmp_path / "out", "--validation-every", "5")
+    result = clearsight_data("convert", "--from", "csv", source, *flags)
     assert json.loads(result.stdout)["task"] == task
     # The first of every five images is for validation.
     written = [item["label"] for part in (VALIDATION, TRAINING) for item in lines(tmp_path / "out" / part)]
@@ -155,6 +191,8 @@ def test_a_picture_has_one_record(tmp_path: Path, write_image: Callable[..., Pat
         ("--from", "folders", "--validation-fraction", "1"),
         ("--from", "masks"),
         ("--from", "folders", "--label", "x"),
+        ("--from", "folders", "--label", ""),
+        ("--from", "masks", "--label", " "),
         ("--from", "pickle"),
     ],
 )

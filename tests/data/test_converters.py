@@ -527,13 +527,34 @@ def test_a_task_that_a_layout_cannot_serve_is_wrong_use(flags: tuple[str, ...], 
     assert result.exit_code == 2
 
 
+def test_a_category_may_have_a_name_that_reads_as_false(tmp_path: Path, write_image: MakeImage) -> None:
+    rows = [(0, "0"), (False, "false"), ("false", "false"), (None, None), ("", None)]
+    for index in range(len(rows)):
+        write_image(f"{index}.jpg")
+    for index, (name, expected) in enumerate(rows):
+        document = {
+            "images": [{"id": 0, "file_name": f"{index}.jpg"}],
+            "categories": [{"id": 0, "name": name}],
+            "annotations": [{"id": 0, "image_id": 0, "category_id": 0, "bbox": [1, 2, 10, 20]}],
+        }
+        file = tmp_path / "data" / "coco.json"
+        file.write_text(json.dumps(document))
+        if expected is None:
+            with pytest.raises(InvalidData, match="category_id must be one of categories"):
+                read_coco(ConversionRequest(file))
+        else:
+            [entry] = read_coco(ConversionRequest(file)).entries
+            assert [item["label"] for item in label(entry)] == [expected]
+
+
 def test_written_image_details_are_those_of_the_file(tmp_path: Path, check_rows: Callable[..., None]) -> None:
     """A suffix may be of another format than the content; formats that Azure does not list are left out."""
+    box = {"label": "can", "topX": 0.1, "topY": 0.1, "bottomX": 0.9, "bottomY": 0.9, "isCrowd": 0}
 
     def check(name: str, pillow_format: str, image_format: str | None) -> None:
         image = tmp_path / name
         Image.new("RGB", (40, 30)).save(image, pillow_format)
-        write_table(tmp_path / TRAINING, [Entry(image, orjson.dumps([]), (40, 30))])
+        write_table(tmp_path / TRAINING, [Entry(image, orjson.dumps([box]), (40, 30))])
         details = {"width": 40, "height": 30}
         expected = details if image_format is None else {"format": image_format, **details}
         assert lines(tmp_path / TRAINING)[0]["image_details"] == expected
@@ -550,7 +571,7 @@ def test_every_fifth_image_validates(copy: tuple[str, ...], tmp_path: Path, writ
     for index in range(10):
         write_image(f"images/{index}.jpg", (100, 50))
         write_mask(tmp_path / f"data/masks/{index}.png", square_mask().astype(np.uint8))
-    flags = ("--from", "masks", "--label", "cell", "--output", tmp_path / "out", *copy)
+    flags = ("--from", "masks", "--label", "cell", "--output", tmp_path / "out", "--validation-every", "5", *copy)
     result = clearsight_data("convert", tmp_path / "data", *flags)
     assert json.loads(result.stdout) == {
         "task": "image_instance_segmentation",

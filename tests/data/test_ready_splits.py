@@ -117,7 +117,8 @@ def test_options_of_splitting_draw_anew_from_all_that_is_no_test(convert: Any, t
     result = convert("anew", "folders", files, "--validation-every", "2")
     assert parts(tmp_path, "anew") == [["2.jpg"], ["1.jpg", "3.jpg"]]
     assert "is split" not in result.stderr
-    [warning] = json.loads(result.stdout)["warnings"]
+    warning, few = json.loads(result.stdout)["warnings"]
+    assert few == "classes with fewer than 5 pictures: can (3)"
     assert warning == f"part that is kept for tests left out: {tmp_path}/data/anew/test"
 
 

@@ -39,7 +39,9 @@ def test_the_fridge_photographs_convert_and_pass_the_check(layout: str, tmp_path
 
 def test_the_blood_smears_convert_with_several_labels(tmp_path: Path) -> None:
     args = ["convert", "--from", "csv", str(SHARED / "bccd" / "multilabel.csv"), "--output", str(tmp_path)]
-    result = CliRunner().invoke(data, [*args, "--images", str(SHARED / "bccd" / "JPEGImages")])
+    result = CliRunner().invoke(
+        data, [*args, "--validation-every", "5", "--images", str(SHARED / "bccd" / "JPEGImages")]
+    )
     assert json.loads(result.stdout)["task"] == "image_classification_multilabel"
     train = (tmp_path / "training-mltable-folder" / "train_annotations.jsonl").read_text().splitlines()
     validation = (tmp_path / "validation-mltable-folder" / "validation_annotations.jsonl").read_text().splitlines()

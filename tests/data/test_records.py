@@ -35,7 +35,7 @@ def test_multi_label_names_keep_their_order_and_collapse(value: object, names: t
     assert parse(value, Task.MULTI_LABEL).names == names
 
 
-@pytest.mark.parametrize("value", [None, 3, {"a": 1}, [""], [["a"]]])
+@pytest.mark.parametrize("value", [None, False, [True], {"a": 1}, [""], [["a"]]])
 def test_anything_else_is_no_list_of_labels(value: object) -> None:
     with pytest.raises(BadRecord):
         parse(value, Task.MULTI_LABEL)
@@ -97,6 +97,7 @@ def test_a_coordinate_just_outside_is_clipped_and_counted() -> None:
         ({"bottomX": 0.1}, "must be greater"),
         ({"topY": 0.9}, "must be greater"),
         ({"label": ""}, "class name"),
+        ({"label": False}, 'class name, but got False; a class of that name is "false"'),
         ({"label": None}, "class name"),
         ({"isCrowd": 2}, "isCrowd must be"),
         ({"isCrowd": "yes"}, "isCrowd must be"),

@@ -7,6 +7,7 @@ import pytest
 from clearsight.errors import InvalidData
 from clearsight.tasks import Task
 from clearsight.training.data.check import check_folder
+from clearsight.training.data.split import split_indices, split_warnings
 from clearsight.training.data.table import (
     Record,
     Table,
@@ -14,8 +15,6 @@ from clearsight.training.data.table import (
     load_table,
     read_table,
     require_trainable,
-    split_indices,
-    validation_only_classes,
 )
 
 
@@ -143,7 +142,6 @@ def test_class_names_are_sorted_by_code_point_over_both_tables() -> None:
     assert class_names(table_of()) == ()
     train, validation = table_of(("b",), ("Z",), ("a",)), table_of(("ä",), ("b",), ("10",), ("9",))
     assert class_names(train, validation) == ("10", "9", "Z", "a", "b", "ä")
-    assert validation_only_classes(train, validation) == ("10", "9", "ä")
 
 
 def test_training_needs_enough_images_and_classes() -> None:
@@ -178,10 +176,53 @@ def test_the_same_seed_gives_the_same_split_and_another_seed_another() -> None:
     assert len(set(splits)) == 3
 
 
-def test_with_a_class_of_one_record_the_split_is_uniformly_random() -> None:
-    records = records_of(a=99, b=1)
-    seen = {99 in split_indices(records, 0.5, seed, Task.MULTI_CLASS)[1] for seed in range(20)}
-    assert seen == {True, False}
+def test_a_class_of_one_record_trains_and_the_others_keep_their_shares() -> None:
+    records = records_of(a=60, b=1, c=30, d=1)
+    for seed in range(20):
+        train, validation = split_indices(records, 0.2, seed, Task.MULTI_CLASS)
+        assert Counter(records[index].labels[0] for index in validation) == {"a": 12, "c": 6}
+        assert len(train) == 74
+    assert [len(part) for part in split_indices(records_of(a=1, b=1, c=1), 0.5, 0, Task.MULTI_CLASS)] == [1, 2]
+    assert [len(part) for part in split_indices(records_of(a=2, b=1), 0.9, 0, Task.MULTI_CLASS)] == [2, 1]
+
+
+def test_every_class_of_two_records_validates_if_that_is_asked_for() -> None:
+    records = records_of(a=20, b=2, c=2, d=2, e=2, f=2, g=1)
+    for is_asked, expected in ((False, 5), (True, 6)):
+        for seed in range(10):
+            _, validation = split_indices(records, 0.15, seed, Task.MULTI_CLASS, validates_every_class=is_asked)
+            held = Counter(records[index].labels[0] for index in validation)
+            assert held.total() == expected
+            assert not is_asked or set(held) == set("abcdef")
+
+
+def test_records_are_exchanged_until_every_class_trains_and_validates() -> None:
+    """Of 20 images, two show a, two b, and one c: a random choice of four leaves a or b out more often than not."""
+    labels = [("a",), ("a", "c"), ("b",), ("b", "d"), *[("d",)] * 12, *[()] * 4]
+    records = table_of(*labels, task=Task.DETECTION).records
+    for seed in range(40):
+        parts = split_indices(records, 0.2, seed, Task.DETECTION)
+        assert (parts, len(parts[1])) == (split_indices(records, 0.2, seed, Task.DETECTION), 4)
+        train, validation = ({name for index in part for name in records[index].labels} for part in parts)
+        assert (train, validation) == (set("abcd"), set("abd"))
+
+
+def test_classes_that_one_part_lacks_are_named() -> None:
+    rows = table_of(*[("a",), ("b",), ("0",)] * 5, ("Test",)).records
+    assert split_warnings(rows[:15], rows[:15]) == []
+    assert split_warnings(rows[:15], rows) == [
+        "no training picture shows Test: these classes cannot be learnt",
+        "classes with fewer than 5 pictures: Test (1)",
+    ]
+    assert split_warnings(rows[:15], [row for row in rows[:15] if row.labels != ("0",)]) == [
+        "no validation picture shows 0: no metric says anything about these classes"
+    ]
+    many = table_of(*[(f"{index:02}",) for index in range(12)]).records
+    assert split_warnings(many, []) == [
+        "no validation picture shows 00, 01, 02, 03, 04, 05, 06, 07, 08, 09 and 2 more: no metric says anything about "
+        "these classes",
+        "classes with fewer than 5 pictures: " + ", ".join(f"{index:02} (1)" for index in range(10)) + " and 2 more",
+    ]
 
 
 def test_other_tasks_split_uniformly_and_every_record_can_be_chosen() -> None:
@@ -201,7 +242,7 @@ def test_both_splits_have_a_record(num_records: int, fraction: float, num_valida
 
 
 def test_one_record_cannot_be_split() -> None:
-    with pytest.raises(InvalidData, match="at least 2 records"):
+    with pytest.raises(InvalidData, match="at least 2 pictures, but got 1"):
         split_indices(records_of(a=1), 0.2, 0, Task.MULTI_CLASS)
     with pytest.raises(ValueError, match="between 0 and 1"):
         split_indices(records_of(a=5), 1.0, 0, Task.MULTI_CLASS)

@@ -145,11 +145,11 @@ def make(images: list[tuple[Path, list[tuple[int, list[float]]]]], tmp_path: Pat
         records = records or [to_record(*one, task) for one in images]
         torch.manual_seed(0)
         options = detection_options(spec)
-        trial = DetectionTrial(options, TrialRecords(CLASSES, tuple(records[4:]), tuple(records[:4]), None, ()))
+        trial = DetectionTrial(options, TrialRecords(CLASSES, tuple(records[4:]), tuple(records[:4]), None))
         trial.load_weights(is_first=True)
         smallest = smallest_batch(trial.network, trial.frozen_prefixes)
         sets = make_sets(
-            TrialRecords(CLASSES, tuple(records[4:]), tuple(records[:4]), None, ()),
+            TrialRecords(CLASSES, tuple(records[4:]), tuple(records[:4]), None),
             trial,
             smallest,
             1,

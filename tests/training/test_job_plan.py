@@ -1,5 +1,6 @@
 """Faults of jobs that are reported before anything starts."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from PIL import Image
 from clearsight.errors import Conflict, InvalidDocument, UserError
 from clearsight.runs.kinds import JobPlan, plan_job_file
 from clearsight.runs.workspace import Workspace
+from clearsight.tasks import Task
+from clearsight.training.data.check import check_folder
 from clearsight.training.trial.spec import TrialSpec
 
 
@@ -121,6 +124,43 @@ def test_images_of_a_format_that_training_refuses_are_refused_before_it(
     with pytest.raises(InvalidDocument, match=r"must be one of jpeg, png, .*, but got PPM") as caught:
         plan_job_file(write_job(tmp_path), {}, None, workspace)
     assert len(caught.value.faults) == num_bad
+
+
+def test_classes_that_only_one_part_shows_are_a_warning(data: Path, tmp_path: Path, workspace: Workspace) -> None:
+    """The textures have 24 images per class. A stray image of a class of its own trains, whatever is drawn."""
+    file = data / "annotations.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("\n".join(json.dumps(row) for row in [*rows, rows[0] | {"label": 0}]))
+    expected = [
+        "no validation picture shows 0: no metric says anything about these classes",
+        "classes with fewer than 5 pictures: 0 (1)",
+    ]
+    assert plan_job_file(write_job(tmp_path), {}, None, workspace).record.warnings == expected
+    validation = Path(shutil.copytree(data, tmp_path / "validation"))
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    plan = plan_job_file(write_job(tmp_path, validation_data={"path": str(validation)}), {}, None, workspace)
+    assert plan.record.warnings[0] == "no training picture shows 0: these classes cannot be learnt"
+
+
+def test_objects_that_are_all_crowds_are_refused_before_anything_starts(
+    data: Path, tmp_path: Path, workspace: Workspace
+) -> None:
+    box = {"label": "can", "topX": 0.1, "topY": 0.1, "bottomX": 0.9, "bottomY": 0.9}
+    rows = [{"image_url": f"{index}.png", "label": [box | {"isCrowd": index % 12 > 0}]} for index in range(24)]
+    file = data / "annotations.jsonl"
+    job = {"task": "image_object_detection", "training_parameters": {"model_name": "yolov5"}}
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    plan_job_file(write_job(tmp_path, **job), {}, None, workspace)  # the two objects are in both parts
+    shutil.copytree(data, tmp_path / "good")
+    file.write_text("\n".join(json.dumps(row | {"label": [box | {"isCrowd": 1}]}) for row in rows))
+    with pytest.raises(InvalidDocument, match="at least one training picture must show an object that is no crowd"):
+        plan_job_file(write_job(tmp_path, **job), {}, None, workspace)
+    report = check_folder(data, Task.DETECTION, "label", {})
+    assert "no picture shows anything to learn: no labels, or crowds alone" in report.warnings
+    job |= {"training_data": {"path": "good"}, "validation_data": {"path": "data"}}
+    with pytest.raises(InvalidDocument, match=r"at least one validation picture .* validation_metric_type to none"):
+        plan_job_file(write_job(tmp_path, **job), {}, None, workspace)
+    plan_job_file(write_job(tmp_path, **job), {"training_parameters.validation_metric_type": "none"}, None, workspace)
 
 
 def test_a_valid_job_of_a_later_version_is_one_line(data: Path, tmp_path: Path, workspace: Workspace) -> None:

@@ -11,7 +11,8 @@ from clearsight.images.decode import decode_image
 from clearsight.images.size import read_file_header
 from clearsight.tasks import Task
 from clearsight.training.data.records import Box, Instance, Record
-from clearsight.training.data.table import Table, read_table
+from clearsight.training.data.split import learnable_names, split_warnings
+from clearsight.training.data.table import Table, load_table, read_table
 
 __all__ = ["DataReport", "Survey", "check_folder", "survey_images"]
 
@@ -53,19 +54,23 @@ def check_folder(
     datastores: Mapping[str, Path],
     progress: Callable[[list[Path]], Iterable[Path]] = iter,
     is_decoded: bool = False,
+    validation: Path | None = None,
 ) -> DataReport:
     """Check a data folder as a job would read it, and open the header of every image, or decode it whole.
 
-    `progress` wraps the list of images while it is walked.
+    `progress` wraps the list of images while it is walked. Of the folder `validation`, whose records validate what
+    those of `folder` train, the classes alone are read.
     """
     try:
         table, faults = read_table(folder, task, target_column, datastores)
+        other = None if validation is None else load_table(validation, task, target_column, datastores)
     except InvalidData as error:
         return DataReport(None, Survey(), error.faults, ())
     survey = survey_images(table.records, progress, is_decoded)
     sources = {record.image: record.source for record in table.records}
     faults += [Fault("BAD_DATA", sources[image], f"{image}: {why}") for image, why in survey.unreadable.items()]
-    return DataReport(table, survey, tuple(faults), (*table.warnings, *_warnings(table, survey)))
+    about_split = [] if other is None else split_warnings(table.records, other.records)
+    return DataReport(table, survey, tuple(faults), (*table.warnings, *_warnings(table, survey), *about_split))
 
 
 def survey_images(
@@ -113,6 +118,8 @@ def _warnings(table: Table, survey: Survey) -> list[str]:
     repeated = [image for image, count in Counter(record.image for record in table.records).items() if count > 1]
     if repeated:
         warnings.append(f"{len(repeated)} picture(s) stand in several records, first {repeated[0]}")
+    if table.records and not any(map(learnable_names, table.records)):
+        warnings.append("no picture shows anything to learn: no labels, or crowds alone")
     return warnings
 
 

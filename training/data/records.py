@@ -124,7 +124,7 @@ def _multi_class(value: object, size_wh: object, tally: Counter[str]) -> Labels:
 
 def _multi_label(value: object, size_wh: object, tally: Counter[str]) -> Labels:
     """A list of class names, perhaps empty; repetitions collapse; a lone name is read as a list of one."""
-    if isinstance(value, str):
+    if isinstance(value, (str, int, float)):
         value = [value]
     if not isinstance(value, list):
         raise BadRecord(f"labels must be a list of class names, but got {_shown(value)}")
@@ -212,6 +212,10 @@ def _class_name(value: object) -> str:
     """A class name; a number becomes its decimal text."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, bool):
+        raise BadRecord(
+            f'a label must be a class name, but got {value}; a class of that name is "{str(value).lower()}"'
+        )
     if not isinstance(value, str) or not value.strip():
         raise BadRecord(f"a label must be a class name, not empty, but got {_shown(value)}")
     return value

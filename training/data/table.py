@@ -1,13 +1,11 @@
-"""A table of labelled images: loading it, its classes, and how it is split.
+"""A table of labelled images: loading it, and its classes.
 
 `load_table` turns a data folder (label files + `MLTable`) into records and raises every fault at once.
 """
 
 import functools
-import math
-import random
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,8 +30,6 @@ __all__ = [
     "load_table",
     "read_table",
     "require_trainable",
-    "split_indices",
-    "validation_only_classes",
 ]
 
 MAX_LISTED_FAULTS: Final = 20
@@ -155,11 +151,6 @@ def class_names(train: Table, validation: Table | None = None) -> tuple[str, ...
     return tuple(sorted({label for table in tables for record in table.records for label in record.labels}))
 
 
-def validation_only_classes(train: Table, validation: Table) -> tuple[str, ...]:
-    """Classes that only validation records show. They keep an id, but cannot be trained."""
-    return tuple(sorted(set(class_names(validation)) - set(class_names(train))))
-
-
 def require_trainable(train: Table, validation: Table | None = None, min_images: int = MIN_TRAINING_IMAGES) -> None:
     """Raise `InvalidData` unless there are enough images (before any split) and classes to train on."""
     faults = []
@@ -174,49 +165,3 @@ def require_trainable(train: Table, validation: Table | None = None, min_images:
         faults.append(Fault("BAD_DATA", str(train.folder), message))
     if faults:
         raise InvalidData(f"data folder {train.folder}", faults)
-
-
-def split_indices(records: Sequence[Record], fraction: float, seed: int, task: Task) -> tuple[list[int], list[int]]:
-    """Choose `max(1, round(fraction * len))` records for validation; return ascending (training, validation) indices.
-
-    Multi-class splits keep the share of each class when each has at least two records; every class is then in both
-    splits if they are large enough. Otherwise the choice is uniformly random. The same seed and records give the same
-    split on every machine. Raises `InvalidData` for fewer than two records.
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must be between 0 and 1, both excluded, but got {fraction}")
-    if len(records) < 2:
-        message = f"a split needs at least 2 records, but got {len(records)}"
-        raise InvalidData("split", [Fault("BAD_DATA", "validation_data_size", message)])
-    num_validation = min(max(1, round(fraction * len(records))), len(records) - 1)
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, record in enumerate(records):
-        groups[record.labels[0] if task is Task.MULTI_CLASS else ""].append(index)
-    if min(len(indices) for indices in groups.values()) < 2:
-        groups = {"": list(range(len(records)))}
-    generator = random.Random(seed)  # noqa: S311
-    shares = _shares({name: len(indices) for name, indices in groups.items()}, num_validation)
-    validation: list[int] = []
-    for name in sorted(groups):
-        # Sorting by drawn keys, since `shuffle` may change between versions of Python and `random()` may not.
-        keys = {index: generator.random() for index in groups[name]}
-        validation += sorted(groups[name], key=keys.__getitem__)[: shares[name]]
-    chosen = set(validation)
-    return [index for index in range(len(records)) if index not in chosen], sorted(chosen)
-
-
-def _shares(sizes: Mapping[str, int], total: int) -> dict[str, int]:
-    """Integers that add up to `total`, as proportional to `sizes` as possible (largest remainder).
-
-    Each is at least 1 if `total` allows it, and leaves at least 1 of its size if the rest allows it.
-    """
-    num_records = sum(sizes.values())
-    low = 1 if total >= len(sizes) else 0
-    spare = 1 if num_records - total >= len(sizes) else 0
-    quota = {name: total * size / num_records for name, size in sizes.items()}
-    share = {name: min(max(math.floor(quota[name]), low), size - spare) for name, size in sizes.items()}
-    while (missing := total - sum(share.values())) != 0:
-        step = 1 if missing > 0 else -1
-        movable = [name for name in sorted(sizes) if low <= share[name] + step <= sizes[name] - spare]
-        share[max(movable, key=lambda name: step * (quota[name] - share[name]))] += step
-    return share

@@ -11,7 +11,6 @@ from torch import nn
 
 from clearsight.catalogue.models import FAMILIES, find_row
 from clearsight.documents.settings import DetectorSettings
-from clearsight.errors import Fault, InvalidData
 from clearsight.images.decode import decode_image
 from clearsight.networks.families.table import build_network, family_of, load_pretrained
 from clearsight.networks.weights import PretrainedRecord
@@ -19,6 +18,7 @@ from clearsight.training.charts import write_detection_charts, write_samples
 from clearsight.training.charts.samples import MAX_SAMPLES
 from clearsight.training.classification.datasets import ImageCache
 from clearsight.training.data.records import Record
+from clearsight.training.data.split import require_objects
 from clearsight.training.detection.data import (
     DetectionEvaluationSet,
     DetectionTrainingSet,
@@ -92,7 +92,8 @@ class DetectionTrial:
     """yolov5, Faster R-CNN, RetinaNet, Mask R-CNN; the methods are those of `TrialTask`."""
 
     def __init__(self, options: DetectionOptions, records: TrialRecords) -> None:
-        _require_objects(records, needs_validation=options.metrics.validation_metric_type != "none")
+        is_measured = options.metrics.validation_metric_type != "none"
+        require_objects(records.training, records.validation if is_measured else None)
         self._options = options
         self._task = options.trial.task
         self._classes = records.classes
@@ -182,16 +183,3 @@ class DetectionTrial:
             )
         ]
         return [*files, *write_samples(folder, shown, classes)]
-
-
-def _require_objects(records: TrialRecords, needs_validation: bool) -> None:
-    """Raise `InvalidData` unless each split that is used has at least one object that is no crowd."""
-    splits = {"training": records.training, **({"validation": records.validation} if needs_validation else {})}
-    for name, split in splits.items():
-        if not any(not one.is_crowd for record in split for one in record.instances or record.boxes):
-            remedy = "" if name == "training" else ", or set validation_metric_type to none"
-            message = (
-                f"at least one {name} picture must show an object that is no crowd, but none of {len(split)} does; "
-                f"label some{remedy}"
-            )
-            raise InvalidData(f"{name} data", [Fault("BAD_DATA", name, message)])

@@ -9,13 +9,8 @@ from clearsight.errors import Fault, InvalidData, UserError
 from clearsight.training.classification.datasets import ImageCache, find_unreadable
 from clearsight.training.data.image_file import ImageFile
 from clearsight.training.data.records import Record
-from clearsight.training.data.table import (
-    MAX_UNREADABLE_SHARE,
-    class_names,
-    load_table,
-    split_indices,
-    validation_only_classes,
-)
+from clearsight.training.data.split import split_indices
+from clearsight.training.data.table import MAX_UNREADABLE_SHARE, class_names, load_table
 from clearsight.training.engine.hardware import usable_memory_bytes
 from clearsight.training.engine.ranks import Ranks
 from clearsight.training.trial.spec import TrialSpec
@@ -42,7 +37,6 @@ class TrialRecords:
     validation: tuple[Record, ...]
     split: dict[str, list[int]] | None
     """Indices of the training and of the held-out records; None when there is a table of validation records."""
-    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +76,6 @@ class SetMaker(Protocol[TrainingT_co, EvaluationT_co]):
 def load_records(spec: TrialSpec) -> TrialRecords:
     """Read the label files and split them. Raises `InvalidData` with every fault."""
     train = load_table(spec.training_data, spec.task, spec.target_column, spec.datastores)
-    warnings = list(train.warnings)
     if spec.validation_data is None:
         kept, held_out = split_indices(train.records, spec.validation_size, spec.split_seed, spec.task)
         return TrialRecords(
@@ -90,15 +83,9 @@ def load_records(spec: TrialSpec) -> TrialRecords:
             tuple(train.records[index] for index in kept),
             tuple(train.records[index] for index in held_out),
             {"training": kept, "validation": held_out},
-            tuple(warnings),
         )
     validation = load_table(spec.validation_data, spec.task, spec.target_column, spec.datastores)
-    warnings += validation.warnings
-    if untrained := validation_only_classes(train, validation):
-        warnings.append(f"no training picture shows {', '.join(untrained)}: these classes cannot be learnt")
-    return TrialRecords(
-        class_names(train, validation), tuple(train.records), tuple(validation.records), None, tuple(warnings)
-    )
+    return TrialRecords(class_names(train, validation), tuple(train.records), tuple(validation.records), None)
 
 
 def make_sets(

@@ -164,7 +164,7 @@ def _run(
             reporter.event("warning", message=pretrained.notice)
     smallest = smallest_batch(network, task.frozen_prefixes)
     sets = make_sets(records, task, smallest, hardware.num_threads, folder.root, stop.is_set, ranks)
-    for warning in (*records.warnings, *sets.warnings, *warnings_of(options)):
+    for warning in (*sets.warnings, *warnings_of(options)):
         reporter.event("warning", message=warning)
     reporter.event(
         "data",

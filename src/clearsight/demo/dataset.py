@@ -25,7 +25,7 @@ from clearsight.demo.palette import Bytes
 from clearsight.demo.rack import Outlined, draw_rack
 from clearsight.demo.scene import DrawnScene, draw_scene
 from clearsight.tasks import Task
-from clearsight.training.data.converters import DEFAULT_VALIDATION_EVERY, Entry, split_every, write_folders
+from clearsight.training.data.converters import Entry, split_every, write_folders
 
 __all__ = ["TASK_FOLDERS", "DemoOptions", "draw_dataset", "write_tables"]
 
@@ -40,6 +40,7 @@ TASK_FOLDERS: Final[Mapping[Task, str]] = MappingProxyType(
 
 SINGLE, SEVERAL = "single", "several"
 JPEG_QUALITY: Final = 90
+_VALIDATION_EVERY: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def _labels(rng: np.random.Generator, kind: str, index: int) -> tuple[str, ...]:
     """Single images go through the classes in turn; a shelf holds any, sometimes none."""
     names = tuple(CONTAINERS)
     if kind == SINGLE:
-        # Every fifth image is for validation: 5 and 4 share no factor, so both splits get all classes equally often.
+        # Every fifth image validates: 5 and 4 share no factor, so both splits get all classes equally often.
         return (names[index % len(names)],)
     count = int(rng.choice(6, p=[0.06, 0.0, 0.34, 0.3, 0.2, 0.1]))
     return tuple(names[choice] for choice in rng.integers(len(names), size=count))
@@ -126,7 +127,7 @@ def write_tables(output: Path, options: DemoOptions, images: Sequence[DrawnImage
     for task in options.tasks:
         kind = SINGLE if task is Task.MULTI_CLASS else SEVERAL
         entries = [Entry(image.image, _target(task, image), image.size_wh) for image in images if image.kind == kind]
-        written[task] = write_folders(output / TASK_FOLDERS[task], *split_every(entries, DEFAULT_VALIDATION_EVERY))
+        written[task] = write_folders(output / TASK_FOLDERS[task], *split_every(entries, _VALIDATION_EVERY))
     return written
 
 

@@ -1,12 +1,13 @@
 """Labelled images in other layouts, turned into the data folders of a job. One layout per module."""
 
 from clearsight.training.data.converters.data_folders import (
-    DEFAULT_VALIDATION_EVERY,
+    DEFAULT_VALIDATION_FRACTION,
     copy_images,
     split_as_given,
     split_by_fraction,
     split_by_lists,
     split_every,
+    warnings_of_split,
     write_folders,
 )
 from clearsight.training.data.converters.entries import Conversion, ConversionRequest, Entry
@@ -14,7 +15,7 @@ from clearsight.training.data.converters.layouts import LAYOUTS, LabelLayout
 from clearsight.training.data.converters.sources import read_source
 
 __all__ = [
-    "DEFAULT_VALIDATION_EVERY",
+    "DEFAULT_VALIDATION_FRACTION",
     "LAYOUTS",
     "Conversion",
     "ConversionRequest",
@@ -26,5 +27,6 @@ __all__ = [
     "split_by_fraction",
     "split_by_lists",
     "split_every",
+    "warnings_of_split",
     "write_folders",
 ]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
+
 from clearsight.documents.data.text import BadText, read_json
 from clearsight.errors import Fault, InvalidData
 from clearsight.images.headers import MAX_PIXELS
@@ -101,10 +103,16 @@ def _load(source: Path) -> _CocoFile:
         parts["images"],
         {_id(image.get("id")): image.get("file_name") for image in reversed(parts["images"])},
         annotations,
-        {_id(category.get("id")): str(category.get("name") or "").strip() for category in parts["categories"]},
+        {_id(category.get("id")): _name(category) for category in parts["categories"]},
         any(annotation.get("segmentation") for annotation in parts["annotations"]),
         largest is not None and largest < _LARGEST_FRACTION,
     )
+
+
+def _name(category: Mapping[str, Any]) -> str:
+    """Name of a category; 0 and false are names, null and nothing are none."""
+    name = category.get("name")
+    return ("" if name is None else name if isinstance(name, str) else orjson.dumps(name).decode()).strip()
 
 
 def _refusal(source: Path, message: str) -> InvalidData:

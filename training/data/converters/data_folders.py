@@ -25,10 +25,10 @@ from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import Entry, Progress
 from clearsight.training.data.converters.parts import Part
 from clearsight.training.data.records import Record
-from clearsight.training.data.table import split_indices
+from clearsight.training.data.split import split_indices, split_warnings
 
 __all__ = [
-    "DEFAULT_VALIDATION_EVERY",
+    "DEFAULT_VALIDATION_FRACTION",
     "TRAINING_FOLDER",
     "VALIDATION_FOLDER",
     "copy_images",
@@ -36,11 +36,12 @@ __all__ = [
     "split_by_fraction",
     "split_by_lists",
     "split_every",
+    "warnings_of_split",
     "write_folders",
     "write_table",
 ]
 
-DEFAULT_VALIDATION_EVERY: Final = 5
+DEFAULT_VALIDATION_FRACTION: Final = 0.2
 TRAINING_FOLDER: Final = "training-mltable-folder"
 VALIDATION_FOLDER: Final = "validation-mltable-folder"
 ANNOTATIONS: Final = {TRAINING_FOLDER: "train_annotations.jsonl", VALIDATION_FOLDER: "validation_annotations.jsonl"}
@@ -76,13 +77,38 @@ def split_as_given(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]] 
 
 
 def split_by_fraction(
-    entries: Sequence[Entry], fraction: float, seed: int, task: Task
+    entries: Sequence[Entry], fraction: float | None, seed: int, task: Task
 ) -> tuple[list[Entry], list[Entry]]:
-    """Split entries by a drawn share for validation; multi-class splits keep the share of each class."""
-    labels = [(entry.label,) if isinstance(entry.label, str) else () for entry in entries]
-    records = [Record(entry.image, label, "") for entry, label in zip(entries, labels, strict=True)]
-    train, validation = split_indices(records, fraction, seed, task)
+    """Split entries by a drawn share for validation, see `split_indices`.
+
+    None: `DEFAULT_VALIDATION_FRACTION`, or more where a class with two images would not validate otherwise.
+    """
+    train, validation = split_indices(
+        _records(entries),
+        DEFAULT_VALIDATION_FRACTION if fraction is None else fraction,
+        seed,
+        task,
+        validates_every_class=fraction is None,
+    )
     return [entries[index] for index in train], [entries[index] for index in validation]
+
+
+def warnings_of_split(train: Sequence[Entry], validation: Sequence[Entry]) -> list[str]:
+    """Sentences on the classes of the parts, see `split_warnings`."""
+    return split_warnings(_records(train), _records(validation))
+
+
+def _records(entries: Sequence[Entry]) -> list[Record]:
+    """Records with the classes of the entries, crowds left out, and nothing else of their labels."""
+    return [Record(entry.image, _classes(entry.label), "") for entry in entries]
+
+
+def _classes(label: Any) -> tuple[str, ...]:
+    if isinstance(label, str):
+        return (label,)
+    if isinstance(label, bytes):
+        label = [item["label"] for item in orjson.loads(label) if not item.get("isCrowd")]
+    return tuple(dict.fromkeys(label))
 
 
 def split_by_lists(
