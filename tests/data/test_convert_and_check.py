@@ -62,6 +62,27 @@ def test_class_folders_become_two_data_folders(class_folders: Path, tmp_path: Pa
     assert all(record.image.is_file() for record in table.records)
 
 
+def test_what_lies_elsewhere_than_in_class_folders_is_counted(class_folders: Path, write_image: Any) -> None:
+    warnings = read_class_folders(ConversionRequest(class_folders)).warnings
+    assert [warning.partition(" (first")[0] for warning in warnings] == [
+        "file outside of class folders passed over: 1",
+        "file without the suffix of a picture passed over: 1",
+    ]
+    for name in ("5.jpg", "can/old/1.jpg", "can/new/1.jpg", "__MACOSX/1.jpg", ".hidden/1.jpg", "can/._1.jpg"):
+        write_image(name)
+    for name in ("can/1.heic", "can/.DS_Store", "Thumbs.db"):
+        (class_folders / name).touch()
+    (class_folders / "tin").mkdir()
+    converted = read_class_folders(ConversionRequest(class_folders))
+    assert len(converted.entries) == 7
+    assert list(converted.warnings) == [
+        f"file outside of class folders passed over: 2 (first: {class_folders / '5.jpg'})",
+        f"file without the suffix of a picture passed over: 2 (first: {class_folders / 'can/1.heic'})",
+        f"folder in a class folder passed over: 2 (first: {class_folders / 'can/new'})",
+        f"class folder without pictures passed over: 1 (first: {class_folders / 'tin'})",
+    ]
+
+
 def test_the_drawn_share_is_stratified_and_seeded(class_folders: Path, tmp_path: Path) -> None:
     def convert(name: str, seed: str) -> list[dict[str, Any]]:
         flags = ("--validation-fraction", "0.3", "--seed", seed, "--output", tmp_path / name)
@@ -157,6 +178,13 @@ def test_every_bad_row_of_a_csv_list_is_named(tmp_path: Path, write_image: Calla
     with pytest.raises(InvalidData) as raised:
         read_csv(ConversionRequest(source, Task.MULTI_CLASS))
     assert [fault.target.rsplit(":", 1)[1] for fault in raised.value.faults] == ["3", "4", "5", "6"]
+    source.write_text("image,label\n1.jpg,can,\n1.jpg,can,carton\n1.jpg,can,,carton,x\n")
+    with pytest.raises(InvalidData) as raised:
+        read_csv(ConversionRequest(source))
+    assert [f"{fault.target}: {fault.message}" for fault in raised.value.faults] == [
+        f"{source}:{line}: must have 2 cells, as the header has, but {cells} come after them; quote cells with commas"
+        for line, cells in ((3, "'carton'"), (4, "'', 'carton', 'x'"))
+    ]
     source.write_bytes("image,label\r\n1.JPG,B\u00fcchse\r\n".encode("utf-16"))
     assert read_csv(ConversionRequest(source)).entries[0].label == "B\u00fcchse"
     source.write_text("picture,class\n1.jpg,a\n")

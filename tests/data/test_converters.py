@@ -299,6 +299,62 @@ def test_a_coco_image_stands_for_one_picture_and_a_picture_for_one_image(write_c
         assert words in message
 
 
+def test_files_that_voc_does_not_read_are_counted(write_voc: Any, write_image: MakeImage, tmp_path: Path) -> None:
+    for name in ("JPEGImages/1.jpg", "JPEGImages/2.jpg", "JPEGImages/.3.jpg", "JPEGImages/more/4.jpg"):
+        write_image(name, (100, 50))
+    source = write_voc("1", "<Object><name>can</name></Object>")
+    for name in ("2.xml", "Annotations/more/2.xml", "Annotations/1.json", "Annotations/.DS_Store", "notes.txt"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).touch()
+    converted = read_voc(ConversionRequest(source))
+    assert converted.unnamed_images() == [source / "JPEGImages" / "2.jpg"]
+    folder = source / "Annotations"
+    assert list(converted.warnings) == [
+        f"XML file outside of {folder} passed over: 2 (first: {source / '2.xml'})",
+        f"file without the suffix .xml passed over: 1 (first: {folder / '1.json'})",
+        f"<Object>, which is ignored; is <object> meant?: 1 (first: {folder / '1.xml'})",
+    ]
+    write_voc("1", voc_object("can", 1, 1, 9, 9, difficult=None).replace("<name>", "<Difficult>1</Difficult><name>"))
+    [*_, warning] = read_voc(ConversionRequest(source)).warnings
+    assert warning.startswith("<Difficult>, which is ignored; is <difficult> meant?: 1 (first: ")
+    result = clearsight_data(
+        "convert", "--from", "voc", source, "--output", tmp_path / "out", "--validation-every", "2"
+    )
+    assert "at least 2 pictures" in str(result.exception)
+
+
+def test_pictures_that_no_annotation_names_are_counted(write_coco: Any, write_image: MakeImage, tmp_path: Path) -> None:
+    path = write_coco({"bbox": [10, 5, 20, 30]})
+    for name in ("images/8.jpg", "9.jpg"):
+        write_image(name)
+    result = clearsight_data("convert", "--from", "coco", path, "--output", tmp_path / "out")
+    warning = f"picture that no annotation names passed over: 2 (first: {path.parent / '9.jpg'})"
+    assert json.loads(result.stdout)["warnings"][0] == warning
+
+
+def test_coco_keys_that_are_almost_right_are_named(write_coco: Any) -> None:
+    box = {"bbox": [10, 5, 20, 30], "area": 600, "id": 4, "score": 0.5}
+    converted = read_coco(
+        ConversionRequest(write_coco(box | {"isCrowd": 1}, box | {"is_crowd": 0}, box | {"iscrowd": 1}))
+    )
+    assert [warning.partition(": 1 (first")[0] for warning in converted.warnings] == [
+        f"annotation with the unknown key {key!r}, which is ignored; is 'iscrowd' meant?"
+        for key in ("isCrowd", "is_crowd")
+    ]
+
+
+@pytest.mark.parametrize("task", [Task.DETECTION, Task.SEGMENTATION])
+def test_objects_below_a_pixel_are_dropped_in_every_task(task: Task, write_coco: Any) -> None:
+    """The image has 100 x 50 pixels; the second object is as wide as a pixel, the others are not."""
+    boxes = [[10, 5, 0.5, 30], [57, 5, 1, 30], [10, 5, 30, 0.9]]
+    outlines = [[x, y, x + w, y, x + w, y + h, x, y + h] for x, y, w, h in boxes]
+    path = write_coco(*({"bbox": box, "segmentation": [outline]} for box, outline in zip(boxes, outlines, strict=True)))
+    converted = read_coco(ConversionRequest(path, task))
+    assert len(label(converted.entries[0])) == 1
+    [warning] = converted.warnings
+    assert "narrower than one pixel dropped: 2 (first: " in warning
+
+
 SQUARE = [10, 5, 30, 5, 30, 25, 10, 25]
 SQUARE_UNIT = [0.1, 0.1, 0.3, 0.1, 0.3, 0.5, 0.1, 0.5]
 
@@ -463,7 +519,15 @@ def test_a_file_per_object_gives_an_object_each(tmp_path: Path, write_image: Mak
     [marked] = label(converted.entries[0])
     assert (marked["label"], corners(marked["polygon"][0])) == ("cell", corners(SQUARE_UNIT))
     assert label(converted.entries[1]) == []
-    assert "mask without an object: 1" in converted.warnings[0]
+    (tmp_path / "data/a/masks/notes.txt").touch()
+    (tmp_path / "data/c").mkdir()
+    converted = read_masks(ConversionRequest(tmp_path / "data", label="cell"))
+    assert [warning.partition(": 1 (first")[0] for warning in converted.warnings] == [
+        "folder without a folder masks passed over",
+        "file without a suffix of .png, .tif, .tiff, .bmp passed over",
+        "picture without a mask taken as one without objects",
+        "mask without an object",
+    ]
     boxes = read_masks(ConversionRequest(tmp_path / "data", Task.DETECTION, label="cell"))
     assert label(boxes.entries[0]) == [
         {"label": "cell", "topX": 0.1, "topY": 0.1, "bottomX": 0.3, "bottomY": 0.5, "isCrowd": 0}

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from clearsight.training.data.converters import ConversionRequest
+from clearsight.training.data.converters.entries import ConversionNotes
 from clearsight.training.data.converters.finder import ImageFinder
 from clearsight.training.data.converters.objects import BadAnnotation
 
@@ -20,7 +22,7 @@ def test_the_finder_knows_what_systems_and_tools_make_of_names(tmp_path: Path, c
         for file in files.split():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).touch()
-        finder = ImageFinder([folder])
+        finder = ImageFinder([folder], ConversionNotes(ConversionRequest(folder)))
         for _ in range(2):  # from the disk, then from what is remembered
             if expected is None:
                 with pytest.raises(BadAnnotation, match="is in none of"):
@@ -79,7 +81,8 @@ def test_an_earlier_folder_and_an_earlier_name_go_first(tmp_path: Path) -> None:
     for file in ("a/1.png", "b/1.jpg", "b/2.jpg", "a/2.JPG", "a/3.jpg", "b/3.jpg"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
-    finder = ImageFinder([tmp_path / "a", tmp_path / "b", tmp_path / "none"])
+    notes = ConversionNotes(ConversionRequest(tmp_path))
+    finder = ImageFinder([tmp_path / "a", tmp_path / "b", tmp_path / "none"], notes)
     assert finder.find("1.jpg") == tmp_path / "b" / "1.jpg"
     assert finder.find("2.jpg") == tmp_path / "b" / "2.jpg"
     assert finder.find("3.jpg") == tmp_path / "a" / "3.jpg"
@@ -87,3 +90,4 @@ def test_an_earlier_folder_and_an_earlier_name_go_first(tmp_path: Path) -> None:
     assert finder.find(str(tmp_path / "a" / "1.png")) == tmp_path / "a" / "1.png"
     with pytest.raises(BadAnnotation, match=r"the picture '4.jpg' is in none of .*a, .*b, .*none"):
         finder.find("4.jpg", "5.jpg")
+    assert notes.named_images == {tmp_path / name for name in ("a/1.png", "a/3.jpg", "b/1.jpg", "b/2.jpg")}

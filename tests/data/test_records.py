@@ -123,6 +123,32 @@ def test_a_box_below_one_pixel_is_dropped_and_counted() -> None:
     assert len(parse([thin], Task.DETECTION, size_wh=None).boxes) == 1
 
 
+def test_a_polygon_below_one_pixel_is_dropped_and_a_pixel_is_enough() -> None:
+    tally: Counter[str] = Counter()
+    sides = [(0.1, 0.1095), (0.56, 0.57), (0.1, 0.11)]  # 0.95 and, but for rounding, 1 pixel of 100
+    labels = parse([box(topX=left, bottomX=right) for left, right in sides], Task.DETECTION, tally)
+    assert [item.xyxy_unit[::2] for item in labels.boxes] == sides[1:]
+    outlines = [[left, 0.2, right, 0.2, right, 0.6] for left, right in sides]
+    objects = [{"label": "can", "polygon": [outline]} for outline in outlines]
+    assert len(parse([*objects, {"label": "can", "polygon": outlines[:2]}], Task.SEGMENTATION, tally).instances) == 3
+    assert tally == {f"{shape} narrower than one pixel dropped": 1 for shape in ("box", "polygon")}
+    assert len(parse(objects, Task.SEGMENTATION, tally, size_wh=None).instances) == 3
+
+
+def test_keys_that_are_almost_right_are_counted_and_named_in_faults() -> None:
+    tally: Counter[str] = Counter()
+    parse([box(iscrowd=1), box(is_crowd=1, isCrowd=0), box(iscrowd=0)], Task.DETECTION, tally)
+    assert tally == {"object with the unknown key 'iscrowd', which is ignored; is 'isCrowd' meant?": 2}
+    for item, task, message in (
+        ({"label": "can", "topx": 0.1}, Task.DETECTION, "topX is missing; the object has 'topx', is 'topX' meant?"),
+        ({"label": "can", "bbox": [1]}, Task.DETECTION, "topX is missing; the object has 'bbox', is 'topX' meant?"),
+        ({"label": "can", "polygons": []}, Task.SEGMENTATION, "the object has 'polygons', is 'polygon' meant?"),
+    ):
+        with pytest.raises(BadRecord) as caught:
+            parse([item], task)
+        assert message in str(caught.value)
+
+
 def instance(*polygons: list[float], **changes: object) -> dict[str, object]:
     return {"label": "can", "polygon": list(polygons), "bbox": "null"} | changes
 

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 from clearsight.tasks import Task
+from clearsight.training.data.keys import likely_meant
 
 __all__ = [
     "BadRecord",
@@ -22,6 +23,7 @@ __all__ = [
     "Labels",
     "Record",
     "SizeHint",
+    "is_below_one_pixel",
     "parse_labels",
     "parse_size_hint",
 ]
@@ -31,6 +33,11 @@ ObjectT = TypeVar("ObjectT")
 CLIP_TOLERANCE: Final = 0.01
 """A coordinate outside [0, 1] by at most this is clipped (a rounding error), farther out it is a fault."""
 
+ONE_PIXEL: Final = 0.99
+"""A box of exactly one pixel may come out smaller: fractions in label files are rounded."""
+
+BOX_KEYS: Final = ("label", "isCrowd", "topX", "topY", "bottomX", "bottomY")
+POLYGON_KEYS: Final = ("label", "isCrowd", "polygon")
 TRUTHS: Final = MappingProxyType({"0": False, "1": True, "false": False, "true": True})
 PIXELS: Final = re.compile(r"\s*(\d{1,9})\s*(?:px)?\s*", re.IGNORECASE)
 
@@ -110,7 +117,7 @@ def parse_labels(
     """Parse the target column of one row.
 
     `size_wh` returns the size in pixels of the upright image, or None when it cannot be known; it is called for every
-    box. What was repaired or dropped is counted in `tally`, by sentence. Raises `BadRecord`.
+    box and polygon. What was repaired or dropped is counted in `tally`, by sentence. Raises `BadRecord`.
     """
     return PARSERS[task](value, size_wh, tally)
 
@@ -133,21 +140,23 @@ def _multi_label(value: object, size_wh: object, tally: Counter[str]) -> Labels:
 
 def _detection(value: object, size_wh: Callable[[], tuple[int, int] | None], tally: Counter[str]) -> Labels:
     boxes = []
-    for box in _objects(value, _box, tally):
-        if _is_below_one_pixel(box, size_wh):
+    for box in _objects(value, _box, BOX_KEYS, tally):
+        if is_below_one_pixel(box.xyxy_unit, size_wh()):
             tally["box narrower than one pixel dropped"] += 1
         else:
             boxes.append(box)
     return Labels(tuple(dict.fromkeys(box.label for box in boxes)), boxes=tuple(boxes))
 
 
-def _segmentation(value: object, size_wh: object, tally: Counter[str]) -> Labels:
+def _segmentation(value: object, size_wh: Callable[[], tuple[int, int] | None], tally: Counter[str]) -> Labels:
     instances = []
-    for instance in _objects(value, _instance, tally):
-        if instance.polygons_unit:
-            instances.append(instance)
-        else:
+    for instance in _objects(value, _instance, POLYGON_KEYS, tally):
+        if not instance.polygons_unit:
             tally["object without a usable ring dropped"] += 1
+        elif is_below_one_pixel(instance.xyxy_unit, size_wh()):
+            tally["polygon narrower than one pixel dropped"] += 1
+        else:
+            instances.append(instance)
     return Labels(tuple(dict.fromkeys(instance.label for instance in instances)), instances=tuple(instances))
 
 
@@ -164,17 +173,24 @@ PARSERS: Final[Mapping[Task, Callable[[object, Callable[[], tuple[int, int] | No
 
 
 def _objects(
-    value: object, parse: Callable[[Mapping[str, object], Counter[str]], ObjectT], tally: Counter[str]
+    value: object,
+    parse: Callable[[Mapping[str, object], Counter[str]], ObjectT],
+    keys: tuple[str, ...],
+    tally: Counter[str],
 ) -> Iterator[ObjectT]:
     """Parse the label objects of a row; a lone object is read as a list of one, an empty list is a background image."""
     items = [value] if isinstance(value, dict) else value
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise BadRecord(f"labels must be a list of objects, but got {_shown(value)}")
     for number, document in enumerate(items, 1):
+        meant = likely_meant(tuple(document), keys)
         try:
             parsed = parse(document, tally)
         except BadRecord as error:
-            raise BadRecord(f"object {number}: {error}") from None
+            hint = "".join(f"; the object has {key!r}, is {known!r} meant?" for key, known in meant[:1])
+            raise BadRecord(f"object {number}: {error}{hint}") from None
+        for key, known in meant:
+            tally[f"object with the unknown key {key!r}, which is ignored; is {known!r} meant?"] += 1
         yield parsed
 
 
@@ -202,10 +218,10 @@ def _instance(document: Mapping[str, object], tally: Counter[str]) -> Instance:
     return Instance(_class_name(document.get("label")), tuple(kept), _is_crowd(document))
 
 
-def _is_below_one_pixel(box: Box, size_wh: Callable[[], tuple[int, int] | None]) -> bool:
-    left, top, right, bottom = box.xyxy_unit
-    size = size_wh()
-    return size is not None and ((right - left) * size[0] < 1 or (bottom - top) * size[1] < 1)
+def is_below_one_pixel(xyxy_unit: tuple[float, float, float, float], size_wh: tuple[int, int] | None) -> bool:
+    """Whether a box is narrower or lower than a pixel of its image, but for a rounding error; False: size unknown."""
+    left, top, right, bottom = xyxy_unit
+    return size_wh is not None and min((right - left) * size_wh[0], (bottom - top) * size_wh[1]) < ONE_PIXEL
 
 
 def _class_name(value: object) -> str:

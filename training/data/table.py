@@ -56,7 +56,7 @@ class Table:
 
 
 def load_table(folder: Path, task: Task, target_column: str, datastores: Mapping[str, Path]) -> Table:
-    """Load a data folder; image files are not opened, except for the headers of those with detection boxes.
+    """Load a data folder; image files are not opened, except for the headers of those with boxes or polygons.
 
     Raises `InvalidData` with the first `MAX_LISTED_FAULTS` faults and the number of the others.
     """

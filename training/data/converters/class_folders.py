@@ -5,29 +5,44 @@ from pathlib import Path
 from clearsight.errors import Fault, InvalidData
 from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import Conversion, ConversionRequest, Entry
+from clearsight.training.data.converters.entries import (
+    Conversion,
+    ConversionNotes,
+    ConversionRequest,
+    Entry,
+    is_of_system,
+)
 
 __all__ = ["read_class_folders"]
 
 
 def read_class_folders(request: ConversionRequest) -> Conversion:
-    """One entry per image in `source/<class>/`, classes and file names in sorted order; other files are ignored.
+    """One entry per image in `source/<class>/`, classes and file names in sorted order.
 
-    Raises `InvalidData` when there is no class folder with images.
+    Everything else is counted. Raises `InvalidData` when there is no class folder with images.
     """
     source: Path = request.source
     if not source.is_dir():
         raise InvalidData(f"{source}", [Fault("BAD_DATA_REF", str(source), "must be a folder with a folder per class")])
-    folders = [folder for folder in sorted(source.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
-    entries = [
-        Entry(image, folder.name, location=str(image))
-        for folder in request.progress(folders)
-        for image in sorted(folder.iterdir())
-        if image.suffix.lower() in IMAGE_SUFFIXES and image.is_file()
-    ]
+    notes = ConversionNotes(request)
+    entries: list[Entry] = []
+    listed = sorted(source.iterdir())
+    folders = [path for path in listed if path.is_dir() and not is_of_system(path)]
+    notes.pass_over("file outside of class folders", (path for path in listed if not path.is_dir()))
+    for folder in request.progress(folders):
+        num_before = len(entries)
+        for path in sorted(folder.iterdir()):
+            if path.is_dir():
+                notes.pass_over("folder in a class folder", [path])
+            elif path.suffix.lower() not in IMAGE_SUFFIXES:
+                notes.pass_over("file without the suffix of a picture", [path])
+            elif not is_of_system(path):
+                entries.append(Entry(path, folder.name, location=str(path)))
+        if len(entries) == num_before:
+            notes.pass_over("class folder without pictures", [folder])
     if not entries:
         message = (
             f"must hold one folder per class with pictures ({', '.join(IMAGE_SUFFIXES)}) in it, but there are none"
         )
         raise InvalidData(f"{source}", [Fault("BAD_DATA", str(source), message)])
-    return Conversion(Task.MULTI_CLASS, entries)
+    return notes.finish(Task.MULTI_CLASS, entries)

@@ -27,11 +27,13 @@ from clearsight.training.data.converters.objects import (
     to_entries,
 )
 from clearsight.training.data.converters.outlines import polygons_from_mask
+from clearsight.training.data.keys import likely_meant
 from clearsight.vision.rle import decode_rle
 
 __all__ = ["read_coco"]
 
 _LARGEST_FRACTION: Final = 1.5
+_ANNOTATION_KEYS: Final = ("image_id", "category_id", "bbox", "segmentation", "iscrowd")
 
 
 def read_coco(request: ConversionRequest) -> Conversion:
@@ -39,7 +41,7 @@ def read_coco(request: ConversionRequest) -> Conversion:
     file = _load(request.source)
     task = request.task or (Task.SEGMENTATION if file.has_masks else Task.DETECTION)
     notes = ConversionNotes(request)
-    finder = ImageFinder(_image_folders(file.path) if request.images is None else [request.images])
+    finder = ImageFinder(_image_folders(file.path) if request.images is None else [request.images], notes)
     numbered = list(enumerate(file.images))
     entries = to_entries(
         request.progress(numbered),
@@ -150,6 +152,8 @@ def _image(
     objects = []
     for annotation in file.annotations.get(_id(image.get("id")), []):
         where = f"{file.path}: annotation {annotation.get('id')}"
+        for key, meant in likely_meant(tuple(annotation), _ANNOTATION_KEYS):
+            notes.count(f"annotation with the unknown key {key!r}, which is ignored; is {meant!r} meant?", where)
         try:
             objects.append(_object(annotation, where, file.categories, scale_wh, frame_wh, task, notes))
         except BadAnnotation as error:

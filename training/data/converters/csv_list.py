@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from clearsight.documents.data.text import BadText, read_text
 from clearsight.errors import Fault, InvalidData
@@ -28,15 +29,19 @@ def read_csv(request: ConversionRequest) -> Conversion:
         task = request.task or (Task.MULTI_LABEL if "labels" in header else Task.MULTI_CLASS)
         image_column = _column(lines, header, ("image", "filename"), source)
         label_column = _column(lines, header, ("labels", "label"), source)
-        rows = [(lines.line_num, row[image_column], row[label_column]) for row in lines]
+        rows = [(lines.line_num, row[image_column], row[label_column], _surplus(row)) for row in lines]
     except (BadText, csv.Error) as error:
         message = f"must be a CSV file, but: {error}"
         raise InvalidData(f"{source}", [Fault("BAD_DATA_REF", str(source), message)]) from error
     notes = ConversionNotes(request)
-    finder = ImageFinder([request.images or source.parent])
+    finder = ImageFinder([request.images or source.parent], notes)
     entries = []
-    for line, name, text in request.progress(rows):
+    for line, name, text, surplus in request.progress(rows):
         location = f"{source}:{line}"
+        if surplus:
+            rule = f"must have {len(header)} cells, as the header has"
+            notes.fault(location, f"{rule}, but {', '.join(surplus)} come after them; quote cells with commas")
+            continue
         labels = (text or "").split() if task is Task.MULTI_LABEL else [(text or "").strip()]
         try:
             image = _image(name, finder)
@@ -50,6 +55,12 @@ def read_csv(request: ConversionRequest) -> Conversion:
     if not rows:
         notes.fault(str(source), "must hold at least one row below the header")
     return notes.finish(task, entries)
+
+
+def _surplus(row: dict[str | Any, str | Any]) -> list[str]:
+    """The cells beyond the header, under which `csv` files them; spreadsheets append empty ones."""
+    cells = [cell.strip() for cell in row.get(None, ())]
+    return [repr(cell) for cell in cells] if any(cells) else []
 
 
 def _image(name: str | None, finder: ImageFinder) -> Path:

@@ -1,6 +1,6 @@
 """The images and labels that a converter reads, and its faults and warnings."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from clearsight.errors import Fault, InvalidData
+from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.tasks import Task
 from clearsight.training.data.converters.parts import Part
 
-__all__ = ["Conversion", "ConversionNotes", "ConversionRequest", "Entry", "Progress"]
+__all__ = ["Conversion", "ConversionNotes", "ConversionRequest", "Entry", "Progress", "is_of_system"]
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 """Wraps a sequence that is iterated over, to show a progress bar."""
@@ -54,6 +55,23 @@ class Conversion:
     task: Task
     entries: list[Entry]
     warnings: tuple[str, ...] = ()
+    named_images: frozenset[Path] = frozenset()
+    """Images that annotations name, where these lie apart from images."""
+
+    def unnamed_images(self) -> list[Path]:
+        """Images in the folders of `named_images` that no annotation names, sorted."""
+        names: dict[Path, set[str]] = defaultdict(set)
+        for image in self.named_images:
+            names[image.parent].add(image.name)
+        by_folder: dict[Path, set[str]] = defaultdict(set)
+        for folder, found in names.items():
+            by_folder[folder.resolve()] |= found
+        return [
+            path
+            for folder, found in sorted(by_folder.items())
+            for path in sorted(folder.iterdir())
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in found and not is_of_system(path)
+        ]
 
 
 @dataclass(slots=True)
@@ -64,6 +82,8 @@ class ConversionNotes:
     faults: list[Fault] = field(default_factory=list)
     tally: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+    named_images: set[Path] = field(default_factory=set)
+    """See `Conversion.named_images`."""
 
     def fault(self, location: str, message: str) -> None:
         """Note what keeps the source from being converted. `location` names the file, and the line or object."""
@@ -73,6 +93,12 @@ class ConversionNotes:
         """Note something repaired or dropped."""
         self.tally[what] += 1
         self.examples.setdefault(what, location)
+
+    def pass_over(self, what: str, paths: Iterable[Path]) -> None:
+        """Note files and folders that are not read, but for those that systems keep for themselves."""
+        for path in paths:
+            if not is_of_system(path):
+                self.count(f"{what} passed over", str(path))
 
     def finish(self, task: Task, entries: Sequence[Entry]) -> Conversion:
         """The result, with one entry for each image file of a part.
@@ -87,7 +113,7 @@ class ConversionNotes:
         if self.faults:
             raise InvalidData(source, self.faults)
         warnings = (f"{what}: {count} (first: {self.examples[what]})" for what, count in self.tally.items())
-        return Conversion(task, entries, tuple(warnings))
+        return Conversion(task, entries, tuple(warnings), frozenset(self.named_images))
 
     def _one_for_each_file(self, entries: Sequence[Entry]) -> list[Entry]:
         real_folder = cache(Path.resolve)
@@ -104,6 +130,11 @@ class ConversionNotes:
                 rule = "a picture must have one record, with all of its labels"
                 self.fault(entry.location, f"{rule}, but {first.location} labels {file} too, and differently")
         return list(kept.values())
+
+
+def is_of_system(path: Path) -> bool:
+    """Whether a name is one that systems give to their own files: hidden ones, thumbnails, folder settings."""
+    return path.name.startswith(".") or path.name in ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
 def _as_compared(label: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from clearsight.images.headers import IMAGE_SUFFIXES
+from clearsight.training.data.converters.entries import ConversionNotes
 from clearsight.training.data.converters.objects import BadAnnotation
 
 __all__ = ["ImageFinder", "fold_name"]
@@ -29,8 +30,10 @@ class ImageFinder:
     A folder is listed once, and only when a name is not there as written.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], notes: ConversionNotes) -> None:
+        """`notes` get the images that are found, so that the others can be counted."""
         self.folders = list(dict.fromkeys(folders))
+        self._notes = notes
         self._listings: dict[Path, _Listing] = {}
 
     def find(self, *names: str) -> Path:
@@ -41,6 +44,7 @@ class ImageFinder:
         path = self.search(*names)
         if path is None:
             raise BadAnnotation(f"the picture {names[0]!r} is in none of {', '.join(map(str, self.folders))}")
+        self._notes.named_images.add(path)
         return path
 
     def search(self, *names: str) -> Path | None:

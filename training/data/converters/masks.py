@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from clearsight.errors import Fault, InvalidData
 from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
+from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest, is_of_system
 from clearsight.training.data.converters.finder import fold_name
 from clearsight.training.data.converters.objects import (
     AnnotatedImage,
@@ -32,6 +32,7 @@ from clearsight.training.data.converters.outlines import polygons_from_mask
 __all__ = ["read_masks"]
 
 _VOID: Final = 255
+_NO_MASK: Final = "picture without a mask taken as one without objects"
 _MASK_SUFFIXES: Final = (".png", ".tif", ".tiff", ".bmp")
 
 
@@ -54,21 +55,25 @@ def _pairs(request: ConversionRequest, notes: ConversionNotes) -> list[tuple[Pat
     source = request.source
     if (source / "masks").is_dir():
         images = request.images or source / "images"
-        image_files = _files(images, IMAGE_SUFFIXES) if images.is_dir() else []
-        masks = _masks_by_image(_files(source / "masks", _MASK_SUFFIXES), image_files, images, notes)
+        image_files = _files(images, IMAGE_SUFFIXES, notes)
+        masks = _masks_by_image(_files(source / "masks", _MASK_SUFFIXES, notes), image_files, images, notes)
         for image in image_files:
             if image not in masks:
-                notes.count("picture without a mask taken as one without objects", str(image))
+                notes.count(_NO_MASK, str(image))
         return [(image, [masks[image]] if image in masks else [], False) for image in image_files]
-    folders = sorted(path for path in source.iterdir() if (path / "masks").is_dir()) if source.is_dir() else []
+    listed = sorted(source.iterdir()) if source.is_dir() else []
+    folders = [path for path in listed if (path / "masks").is_dir()]
     if not folders:
         message = "must hold images/ and masks/, or a folder with images/ and masks/ per picture, but holds neither"
         raise InvalidData(str(source), [Fault("BAD_DATA_REF", str(source), message)])
+    notes.pass_over("folder without a folder masks", (path for path in listed if path.is_dir() and path not in folders))
     pairs = []
     for folder in folders:
-        image_files = _files(folder / "images", IMAGE_SUFFIXES) if (folder / "images").is_dir() else []
+        image_files = _files(folder / "images", IMAGE_SUFFIXES, notes)
         if len(image_files) == 1:
-            pairs.append((image_files[0], _files(folder / "masks", _MASK_SUFFIXES), True))
+            pairs.append((image_files[0], _files(folder / "masks", _MASK_SUFFIXES, notes), True))
+            if not pairs[-1][1]:
+                notes.count(_NO_MASK, str(image_files[0]))
         else:
             notes.fault(str(folder), f"must hold one picture in images/, but holds {len(image_files)}")
     return pairs
@@ -93,8 +98,12 @@ def _masks_by_image(
     return found
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
+def _files(folder: Path, suffixes: tuple[str, ...], notes: ConversionNotes) -> list[Path]:
+    """The files with one of the suffixes; others are counted."""
+    listed = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = [path for path in listed if path.suffix.lower() in suffixes and path.is_file() and not is_of_system(path)]
+    notes.pass_over(f"file without a suffix of {', '.join(suffixes)}", (path for path in listed if path not in files))
+    return files
 
 
 def _image(pair: tuple[Path, list[Path], bool], label: str, notes: ConversionNotes) -> AnnotatedImage:

@@ -15,7 +15,7 @@ from clearsight.images.size import read_file_header
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import ConversionNotes, Entry
 from clearsight.training.data.converters.parts import Part
-from clearsight.training.data.records import CLIP_TOLERANCE
+from clearsight.training.data.records import CLIP_TOLERANCE, Instance, is_below_one_pixel
 
 __all__ = [
     "UNTOLD_ORIENTATION",
@@ -138,7 +138,7 @@ def _label(image: AnnotatedImage, task: Task, notes: ConversionNotes) -> Any:
     for marked in image.objects:
         try:
             geometry = _box if task is Task.DETECTION else _polygon
-            document = geometry(marked, image.frame_wh, notes)
+            document = geometry(marked, image, notes)
         except BadAnnotation as error:
             notes.fault(marked.location, str(error))
             continue
@@ -147,7 +147,7 @@ def _label(image: AnnotatedImage, task: Task, notes: ConversionNotes) -> Any:
     return orjson.dumps(documents)
 
 
-def _box(marked: MarkedObject, frame_wh: tuple[float, float], notes: ConversionNotes) -> dict[str, float] | None:
+def _box(marked: MarkedObject, image: AnnotatedImage, notes: ConversionNotes) -> dict[str, float] | None:
     box_xyxy = marked.box_xyxy
     if box_xyxy is None and marked.polygons:
         xs = [x for polygon in marked.polygons for x in polygon[0::2]]
@@ -155,16 +155,19 @@ def _box(marked: MarkedObject, frame_wh: tuple[float, float], notes: ConversionN
         box_xyxy = (min(xs), min(ys), max(xs), max(ys))
     if box_xyxy is None:
         raise BadAnnotation("must have a box, but has none")
-    left, top, right, bottom = _unit(box_xyxy, frame_wh)
+    left, top, right, bottom = _unit(box_xyxy, image.frame_wh)
     if right <= left or bottom <= top:
         notes.count("box without width or height dropped", marked.location)
+        return None
+    if is_below_one_pixel((left, top, right, bottom), image.size_wh):
+        notes.count("box narrower than one pixel dropped", marked.location)
         return None
     return {"topX": left, "topY": top, "bottomX": right, "bottomY": bottom}
 
 
 def _polygon(
-    marked: MarkedObject, frame_wh: tuple[float, float], notes: ConversionNotes
-) -> dict[str, list[list[float]]] | None:
+    marked: MarkedObject, image: AnnotatedImage, notes: ConversionNotes
+) -> dict[str, Sequence[Sequence[float]]] | None:
     if not marked.polygons:
         raise BadAnnotation(f"must have a polygon or a mask, but has none; for boxes use --task {Task.DETECTION.value}")
     usable = [polygon for polygon in marked.polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]
@@ -173,7 +176,11 @@ def _polygon(
     if not usable:
         notes.count("object without a usable ring dropped", marked.location)
         return None
-    return {"polygon": [_unit(polygon, frame_wh) for polygon in usable]}
+    rings = tuple(tuple(_unit(polygon, image.frame_wh)) for polygon in usable)
+    if is_below_one_pixel(Instance("", rings).xyxy_unit, image.size_wh):
+        notes.count("polygon narrower than one pixel dropped", marked.location)
+        return None
+    return {"polygon": rings}
 
 
 def _unit(pixels: Sequence[float], frame_wh: tuple[float, float]) -> list[float]:

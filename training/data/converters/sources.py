@@ -36,6 +36,8 @@ def read_source(layout: LabelLayout, request: ConversionRequest, validation_sour
     warnings = list(converted.warnings)
     if test is not None:
         warnings.append(f"part that is kept for tests left out: {test}")
+    if (test is None or test.is_dir()) and (unnamed := converted.unnamed_images()):
+        warnings.append(f"picture that no annotation names passed over: {len(unnamed)} (first: {unnamed[0]})")
     entries, is_repeated = _without_repeated_part(request.source, converted.entries)
     if is_repeated:
         warnings.append("what trains and what validates in SOURCE are the same pictures: a split is drawn")
@@ -60,7 +62,12 @@ def _read_parts(layout: LabelLayout, request: ConversionRequest, sources: dict[P
         raise InvalidData(str(request.source), faults)
     first = next(iter(conversions.values()))
     entries = [replace(entry, part=part) for part, converted in conversions.items() for entry in converted.entries]
-    return replace(first, entries=entries, warnings=tuple(w for one in conversions.values() for w in one.warnings))
+    return replace(
+        first,
+        entries=entries,
+        warnings=tuple(warning for one in conversions.values() for warning in one.warnings),
+        named_images=frozenset().union(*(one.named_images for one in conversions.values())),
+    )
 
 
 def _without_repeated_part(source: Path, entries: list[Entry]) -> tuple[list[Entry], bool]:

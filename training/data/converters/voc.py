@@ -24,6 +24,7 @@ from clearsight.training.data.converters.objects import (
     frame_size,
     to_entries,
 )
+from clearsight.training.data.keys import likely_meant
 
 __all__ = ["read_voc"]
 
@@ -35,9 +36,11 @@ def read_voc(request: ConversionRequest) -> Conversion:
     """One entry per XML file, in the order of their names. Raises `InvalidData` with every fault."""
     task = request.task or Task.DETECTION
     notes = ConversionNotes(request)
-    files = _files(request.source)
+    files = _files(request.source, notes)
     top = files[0].parent.parent if files[0].parent.name in _ANNOTATION_FOLDERS else files[0].parent
-    finder = ImageFinder([top / folder for folder in _IMAGE_FOLDERS] if request.images is None else [request.images])
+    finder = ImageFinder(
+        [top / folder for folder in _IMAGE_FOLDERS] if request.images is None else [request.images], notes
+    )
     origin = request.voc_origin
     if origin is None:
         zero = next((file for file in files if _has_coordinate_below_one(file)), None)
@@ -51,14 +54,25 @@ def read_voc(request: ConversionRequest) -> Conversion:
     return notes.finish(task, to_entries(request.progress(files), str, read, task, notes))
 
 
-def _files(source: Path) -> list[Path]:
-    folders = [source / name for name in _ANNOTATION_FOLDERS if (source / name).is_dir()]
-    listed = (folders[0] if folders else source).iterdir() if source.is_dir() else ()
-    files = sorted(file for file in listed if file.suffix.lower() == ".xml" and file.is_file())
+def _files(source: Path, notes: ConversionNotes) -> list[Path]:
+    listed = sorted(source.iterdir()) if source.is_dir() else []
+    folders = [path for path in listed if path.name in _ANNOTATION_FOLDERS and path.is_dir()]
+    folder, *others = [*folders, source]
+    files = _xml_files(folder)
+    for other in (*others, *(path for path in sorted(folder.glob("*/")))):
+        notes.pass_over(f"XML file outside of {folder}", _xml_files(other))
+    if folders:
+        others = [path for path in sorted(folder.iterdir()) if path.is_file() and path not in files]
+        notes.pass_over("file without the suffix .xml", others)
     if not files:
         message = f"must be a folder with XML files, in it or in {_ANNOTATION_FOLDERS[0]}, but there are none"
         raise InvalidData(str(source), [Fault("BAD_DATA_REF", str(source), message)])
     return files
+
+
+def _xml_files(folder: Path) -> list[Path]:
+    listed = folder.iterdir() if folder.is_dir() else ()
+    return sorted(file for file in listed if file.suffix.lower() == ".xml" and file.is_file())
 
 
 def _has_coordinate_below_one(file: Path) -> bool:
@@ -79,8 +93,10 @@ def _image(file: Path, origin: int, finder: ImageFinder, notes: ConversionNotes)
     stated = (_number(root, "size/width", 0.0), _number(root, "size/height", 0.0))
     size_wh, frame_wh = frame_size(image, stated, notes)
     objects = []
+    _count_unknown(root, ("object",), str(file), notes)
     for index, element in enumerate(root.iter("object"), 1):
         location = f"{file}: object {index}"
+        _count_unknown(element, ("name", "difficult", "bndbox"), location, notes)
         try:
             objects.append(_object(element, location, origin, notes))
         except BadAnnotation as error:
@@ -95,11 +111,12 @@ def _find(file: Path, name: str, finder: ImageFinder, notes: ConversionNotes) ->
     """
     named = finder.search(name) if name else None
     if named is not None and fold_name(named.stem) == fold_name(file.stem):
-        return named
-    own = finder.search(file.stem)
-    if name and own is not None:
+        return finder.find(name)
+    if finder.search(file.stem) is None:
+        return finder.find(name or file.stem)
+    if name:
         notes.count("XML file with another <filename>: the picture of its own name taken", str(file))
-    return own or named or finder.find(name or file.stem)
+    return finder.find(file.stem)
 
 
 def _object(element: ElementTree.Element, location: str, origin: int, notes: ConversionNotes) -> MarkedObject:
@@ -115,6 +132,11 @@ def _object(element: ElementTree.Element, location: str, origin: int, notes: Con
     if origin and 0 <= min(xmin, ymin) < 1:
         notes.count("box that starts at 0, although coordinates count from 1: clipped", location)
     return MarkedObject(location, label, box_xyxy=(left, top, xmax, ymax), is_crowd=is_crowd)
+
+
+def _count_unknown(element: ElementTree.Element, known: tuple[str, ...], location: str, notes: ConversionNotes) -> None:
+    for key, meant in likely_meant(tuple(child.tag for child in element), known):
+        notes.count(f"<{key}>, which is ignored; is <{meant}> meant?", location)
 
 
 def _number(element: ElementTree.Element, path: str, default: float | None = None) -> float:

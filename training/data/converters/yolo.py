@@ -132,7 +132,7 @@ class _Settings:
         """The images of a folder or of a list."""
         if path.is_dir():
             return _images_below(path)
-        finder = ImageFinder([folder] if folder is not None else [path.parent, self.root])
+        finder = ImageFinder([folder] if folder is not None else [path.parent, self.root], notes)
         images = []
         for number, line in enumerate(_read(path).splitlines(), 1):
             try:
