@@ -10,9 +10,11 @@ from clearsight.console import TASK, AzCommand, LazyCommand, LazyGroup, emit, pr
 from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
 from clearsight.training.data.converters import (
+    CHANGES,
     DEFAULT_VALIDATION_FRACTION,
     LAYOUTS,
     ConversionRequest,
+    OnFault,
     copy_images,
     read_source,
     split_as_given,
@@ -20,12 +22,14 @@ from clearsight.training.data.converters import (
     split_by_lists,
     split_every,
     warnings_of_split,
+    write_changes,
     write_folders,
 )
 
 __all__ = ["data"]
 
 OUTPUT = click.Path(file_okay=False, path_type=Path)
+_MAX_SHOWN_CHANGES: Final = 10
 LIST = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -64,6 +68,14 @@ def data() -> None:
     show_default=True,
     help="voc: number of the first pixel. auto: 0 if any box starts there, else 1, as VOC defines it.",
 )
+@click.option(
+    "--on-fault",
+    type=click.Choice([choice.value for choice in OnFault]),
+    default=OnFault.STOP.value,
+    show_default=True,
+    help="stop: write nothing. skip: leave out each image with a fault. clip: cut objects off at the edges of their "
+    f"image, stop for other faults. What is left out or cut is listed in OUTPUT/{CHANGES}.",
+)
 @click.option("--copy", "is_copied", is_flag=True, help="Copy the images to OUTPUT/images.")
 def convert(
     source: Path,
@@ -79,6 +91,7 @@ def convert(
     validation_source: Path | None,
     images: Path | None,
     voc_origin: str,
+    on_fault: str,
     is_copied: bool,
 ) -> None:
     r"""Write the data folders of a job from labelled images in another layout.
@@ -92,7 +105,7 @@ def convert(
     masks    SOURCE holds images and masks of the same names, or a folder with both per image
 
     A SOURCE of train/ and val/ (valid/, validation/), or with a label file for each, is split as it says.
-    Images are not copied unless --copy is given: data folders refer to them. A fault writes nothing.
+    Images are not copied unless --copy is given: data folders refer to them. A fault writes nothing (see --on-fault).
 
     \b
     Examples:
@@ -128,6 +141,7 @@ def convert(
         images,
         label,
         None if voc_origin == "auto" else int(voc_origin),
+        OnFault(on_fault),
         progress=lambda items: progress(items, "reading"),
     )
     converted = read_source(layout, request, validation_source)
@@ -146,9 +160,15 @@ def convert(
         copies = copy_images([*train, *validation], output / "images", lambda items: progress(items, "copying"))
         train, validation = copies[: len(train)], copies[len(train) :]
     warnings = [*converted.warnings, *warnings_of_split(train, validation)]
+    if changes := converted.changes:
+        for change in changes[:_MAX_SHOWN_CHANGES]:
+            stderr.print(f"--on-fault {on_fault}: {change}", markup=False, soft_wrap=True)
+        what = "the pictures of faults left out" if on_fault == OnFault.SKIP else "objects cut off or left out"
+        warnings.append(f"{what} by --on-fault {on_fault}: {len(changes)} (all: {output / CHANGES})")
     for warning in warnings:
         stderr.print(f"warning: {warning}", markup=False, soft_wrap=True)
     written = write_folders(output, train, validation)
+    write_changes(output, converted.changes)
     emit({"task": converted.task.value, "output": str(output), **written, "warnings": warnings})
 
 

@@ -42,6 +42,10 @@ class TestClassFolders(ConverterContract):
         return file, ""
 
     @pytest.fixture
+    def rest(self) -> list[str]:
+        return []
+
+    @pytest.fixture
     def empty(self, tmp_path: Path) -> Path:
         (tmp_path / "empty" / "can").mkdir(parents=True)
         return tmp_path / "empty"
@@ -65,6 +69,10 @@ class TestCsv(ConverterContract):
     def faulty(self, tmp_path: Path, write_image: WriteImage) -> tuple[Path, str]:
         write_image("1.jpg")
         return self._write(tmp_path, "faulty.csv", "image,labels\n1.jpg,can\nnone.jpg,can\n"), ":3"
+
+    @pytest.fixture
+    def rest(self) -> list[str]:
+        return ["1.jpg"]
 
     @pytest.fixture
     def empty(self, tmp_path: Path) -> Path:
@@ -120,6 +128,14 @@ class TestVoc(ConverterContract):
         return write("faulty", _1=[("can", "1 1 9 9"), ("can", "a 1 9 9")], _2=[]), "/Annotations/1.xml: object 2"
 
     @pytest.fixture
+    def rest(self) -> list[str]:
+        return ["2.jpg"]
+
+    @pytest.fixture
+    def outside(self, write: Callable[..., Path]) -> Path:
+        return write("outside", _1=[("can", "51 26 130 60"), ("can", "111 1 130 9")])
+
+    @pytest.fixture
     def empty(self, write: Callable[..., Path]) -> Path:
         return write("empty")
 
@@ -160,6 +176,14 @@ class TestYoloBoxes(ConverterContract):
         return write("faulty", _1="0 0.2 0.4 0.2 0.6\n\n0 0.2 0.4 0.2\n", _2=""), "/labels/1.txt:3"
 
     @pytest.fixture
+    def rest(self) -> list[str]:
+        return ["2.jpg"]
+
+    @pytest.fixture
+    def outside(self, write: Callable[..., Path]) -> Path:
+        return write("outside", _1="0 .9 .4 .4 .6\n0 1.3 .4 .2 .6\n")
+
+    @pytest.fixture
     def empty(self, write: Callable[..., Path]) -> Path:
         return write("empty")
 
@@ -178,6 +202,10 @@ class TestYoloPolygons(TestYoloBoxes):
     @pytest.fixture
     def expected(self) -> list[tuple[str, Any]]:
         return [("1.jpg", [("tin", OUTLINE)]), ("2.jpg", [])]
+
+    @pytest.fixture
+    def outside(self, write: Callable[..., Path]) -> Path:
+        return write("outside", _1="0 .5 .5 1.5 .5 1.5 1.5\n0 1.1 .5 1.5 .5 1.5 .9\n")
 
     @pytest.fixture
     def lossy(self) -> None:
@@ -228,6 +256,14 @@ class TestCocoBoxes(ConverterContract):
         return write("faulty.json", {"bbox": [10, 5, 20, 30]}, {"bbox": [1, 2, 3]}), ": annotation 11"
 
     @pytest.fixture
+    def rest(self) -> list[str]:
+        return ["2.jpg"]
+
+    @pytest.fixture
+    def outside(self, write: Callable[..., Path]) -> Path:
+        return write("outside.json", {"bbox": [90, 5, 20, 30]}, {"bbox": [110, 5, 20, 30]})
+
+    @pytest.fixture
     def empty(self, write: Callable[..., Path]) -> Path:
         return write("empty.json", num_images=0)
 
@@ -250,6 +286,11 @@ class TestCocoPolygons(TestCocoBoxes):
     @pytest.fixture
     def faulty(self, write: Callable[..., Path]) -> tuple[Path, str]:
         return write("faulty.json", {"segmentation": [SQUARE]}, {"segmentation": [["a"]]}), ": annotation 11"
+
+    @pytest.fixture
+    def outside(self, write: Callable[..., Path]) -> Path:
+        outlines = [50, 25, 150, 25, 150, 75], [110, 25, 150, 25, 150, 45]
+        return write("outside.json", *({"segmentation": [outline]} for outline in outlines))
 
     @pytest.fixture
     def lossy(self, write: Callable[..., Path]) -> Path:
@@ -294,6 +335,10 @@ class TestMasks(ConverterContract):
     @pytest.fixture
     def faulty(self, write: Callable[..., Path]) -> tuple[Path, str]:
         return write("faulty", height=60), "/masks/1.png"
+
+    @pytest.fixture
+    def rest(self) -> list[str]:
+        return ["2.JPG"]
 
     @pytest.fixture
     def empty(self, tmp_path: Path) -> Path:

@@ -16,7 +16,7 @@ from clearsight.errors import InvalidData
 from clearsight.tasks import Task
 from clearsight.training.cli_data import data
 from clearsight.training.data.check import check_folder
-from clearsight.training.data.converters import ConversionRequest, Entry
+from clearsight.training.data.converters import ConversionRequest, Entry, OnFault
 from clearsight.training.data.converters.coco import read_coco
 from clearsight.training.data.converters.data_folders import write_table
 from clearsight.training.data.converters.masks import read_masks
@@ -332,6 +332,85 @@ def test_pictures_that_no_annotation_names_are_counted(write_coco: Any, write_im
     assert json.loads(result.stdout)["warnings"][0] == warning
 
 
+def test_a_polygon_that_is_cut_off_fills_the_same_pixels(write_coco: Any) -> None:
+    """Stars, of which most cross themselves, around a place in or near the image of 100 x 50 pixels."""
+    random = np.random.default_rng(3)
+    stars = [random.uniform((-20, -20), (120, 70)) + random.normal(0, 40, (7, 2)) for _ in range(12)]
+    far = [[-60, 25, 50, -60, 160, 25, 50, 110], [-1e9, 25, 1e9, 25, 0, 1e9]]
+    outlines = [star.ravel().tolist() for star in stars] + far
+    path = write_coco(*({"segmentation": [outline]} for outline in outlines))
+    converted = read_coco(ConversionRequest(path, on_fault=OnFault.CLIP))
+    assert len(converted.changes) == len(outlines)
+    objects = iter(label(converted.entries[0]))
+    for outline, change in zip(outlines, converted.changes, strict=True):
+        expected = even_odd([outline], 50, 100)
+        found = np.zeros_like(expected)
+        if "left out" not in change:
+            [ring] = next(objects)["polygon"]
+            found = even_odd([[value * (100, 50)[index % 2] for index, value in enumerate(ring)]], 50, 100)
+        assert (found != expected).sum() <= 1, outline  # an edge within rounding of a centre
+    assert next(objects, None) is None
+
+
+def test_on_fault_leaves_out_images_and_says_which(write_voc: Any, write_image: MakeImage, tmp_path: Path) -> None:
+    for name in ("1", "2", "3", "4", "5", "6"):
+        write_image(f"JPEGImages/{name}.jpg", (100, 50))
+        source = write_voc(name, voc_object("can", 1, 1, 9, 9))
+    write_voc("2", voc_object("can", 1, 1, 9, 9), voc_object("can", 91, 1, 130, 9), voc_object("", 1, 1, 9, 9))
+    write_voc("3", voc_object("can", "nan", 1, 9, 9))
+    write_voc("none", voc_object("can", 1, 1, 9, 9))
+    write_voc("copy", voc_object("can", 2, 2, 9, 9), filename="4.jpg")
+    out = tmp_path / "out"
+
+    def convert(on_fault: str) -> Result:
+        return clearsight_data("convert", "--from", "voc", source, "--output", out, "--on-fault", on_fault)
+
+    for on_fault, num_faults in (("stop", 5), ("clip", 4)):
+        error = convert(on_fault).exception
+        assert isinstance(error, InvalidData)
+        assert len(error.faults) == num_faults
+        assert not out.exists()
+    result = convert("skip")
+    listed = (out / "on-fault.txt").read_text().splitlines()
+    files = [line.partition("Annotations/")[2].partition(":")[0] for line in listed]
+    assert sorted(files) == ["2.xml", "2.xml", "3.xml", "copy.xml", "none.xml"]
+    assert all(f"--on-fault skip: {line}" in result.stderr for line in listed)
+    written = [Path(item["image_url"]).name for part in (TRAINING, VALIDATION) for item in lines(out / part)]
+    assert sorted(written) == ["1.jpg", "5.jpg", "6.jpg"]
+    warning = f"the pictures of faults left out by --on-fault skip: 5 (all: {out / 'on-fault.txt'})"
+    assert warning in json.loads(result.stdout)["warnings"]
+
+
+def test_objects_can_be_cut_off_at_the_edges(write_voc: Any, write_image: MakeImage, tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        write_image(f"JPEGImages/{name}.jpg", (100, 50))
+        source = write_voc(name, voc_object("can", 91, 1, 130, 9), voc_object("tin", 102, 1, 130, 9))
+    flags = ("convert", "--from", "voc", source, "--output", tmp_path, "--on-fault", "clip")
+    assert clearsight_data(*flags).exit_code == 0
+    first, second, *_ = (tmp_path / "on-fault.txt").read_text().splitlines()
+    assert first.endswith("1.xml: object 1: cut off at the edges of the picture of 100x50 pixels: a coordinate is 130")
+    assert second.endswith(
+        "object 2: left out, since all of it lies outside the picture of 100x50 pixels: a coordinate is 130"
+    )
+    for part in (TRAINING, VALIDATION):
+        [[marked]] = [item["label"] for item in lines(tmp_path / part)]
+        assert (marked["label"], marked["topX"], marked["bottomX"]) == ("can", 0.9, 1.0)
+    for name in ("1", "2"):
+        write_voc(name, voc_object("can", 1, 1, 9, 9))
+    assert clearsight_data(*flags).exit_code == 0
+    assert not (tmp_path / "on-fault.txt").exists()
+
+
+def test_the_terminal_shows_the_first_ten_of_many_faults(tmp_path: Path, write_image: MakeImage) -> None:
+    write_image("1.jpg")
+    write_image("2.jpg")
+    source = tmp_path / "data" / "labels.csv"
+    source.write_text("image,label\n1.jpg,a\n2.jpg,b\n" + "".join(f"none{index}.jpg,a\n" for index in range(12)))
+    result = clearsight_data("convert", "--from", "csv", source, "--output", tmp_path / "out", "--on-fault", "skip")
+    assert result.stderr.count("--on-fault skip: /") == 10
+    assert len((tmp_path / "out" / "on-fault.txt").read_text().splitlines()) == 12
+
+
 def test_coco_keys_that_are_almost_right_are_named(write_coco: Any) -> None:
     box = {"bbox": [10, 5, 20, 30], "area": 600, "id": 4, "score": 0.5}
     converted = read_coco(
@@ -444,8 +523,12 @@ def test_faulty_coco_images_are_named(write_coco: Any) -> None:
     assert "images[0]: the annotations are for 50x100 pixels" in first
     assert "images[1]: the picture 'no.jpg' is in none of" in second
     assert "images[2]: file_name must be the name of a picture" in third
-    with pytest.raises(InvalidData, match="image_id 99"):
-        read_coco(ConversionRequest(write_coco({"image_id": 99})))
+    path = write_coco({"image_id": 99})
+    with pytest.raises(
+        InvalidData, match="annotation 0: must name a picture that is among images, but got image_id 99"
+    ):
+        read_coco(ConversionRequest(path))
+    assert len(read_coco(ConversionRequest(path, on_fault=OnFault.SKIP)).entries) == 2
 
 
 def even_odd(polygons: list[list[float]], height: int, width: int) -> NDArray[np.bool_]:

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from clearsight.errors import InvalidData
 from clearsight.tasks import Task
 from clearsight.training.cli_data import data
-from clearsight.training.data.converters import LAYOUTS, Conversion, ConversionRequest, write_folders
+from clearsight.training.data.converters import LAYOUTS, Conversion, ConversionRequest, OnFault, write_folders
 from clearsight.training.data.converters.data_folders import TRAINING_FOLDER, VALIDATION_FOLDER
 from clearsight.training.data.table import load_table
 
@@ -59,6 +59,16 @@ class ConverterContract:
         raise NotImplementedError
 
     @pytest.fixture
+    def rest(self) -> list[str]:
+        """File names of the images of `faulty` without a fault, in order; none for a source that is refused whole."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def outside(self) -> Path | None:
+        """A source with one object partly outside of its image and one wholly outside; None: no coordinates."""
+        return None
+
+    @pytest.fixture
     def empty(self) -> Path:
         """A source of the layout without any image."""
         raise NotImplementedError
@@ -68,9 +78,9 @@ class ConverterContract:
         """A source with exactly one object that its task cannot hold; None for a layout without objects."""
         return None
 
-    def read(self, source: Path, task: Task | None = None) -> Conversion:
+    def read(self, source: Path, task: Task | None = None, on_fault: OnFault = OnFault.STOP) -> Conversion:
         """Read a source as the command does."""
-        return LAYOUTS[self.layout].read(ConversionRequest(source, task, label=self.label))
+        return LAYOUTS[self.layout].read(ConversionRequest(source, task, label=self.label, on_fault=on_fault))
 
     def convert(self, source: Path, output: Path) -> Exception | None:
         """Run the command on a source; return the error of a refused one."""
@@ -126,6 +136,37 @@ class ConverterContract:
         assert fault.target.endswith(location)
         assert Path(fault.target.removesuffix(location)).exists()
         assert fault.message
+
+    def test_an_image_with_a_fault_can_be_left_out_and_only_that(
+        self, source: Path, faulty: tuple[Path, str], rest: list[str]
+    ) -> None:
+        assert self.read(source, on_fault=OnFault.SKIP) == self.read(source)
+        with pytest.raises(InvalidData) as caught:
+            self.read(faulty[0], on_fault=OnFault.CLIP)
+        [fault] = caught.value.faults
+        if not rest:
+            with pytest.raises(InvalidData):
+                self.read(faulty[0], on_fault=OnFault.SKIP)
+            return
+        conversion = self.read(faulty[0], on_fault=OnFault.SKIP)
+        assert [entry.image.name for entry in conversion.entries] == rest
+        assert conversion.changes == (f"{fault.target}: {fault.message}",)
+
+    def test_objects_can_be_cut_off_at_the_edges_of_their_image(self, outside: Path | None, tmp_path: Path) -> None:
+        if outside is None:
+            return
+        with pytest.raises(InvalidData) as caught:
+            self.read(outside)
+        conversion = self.read(outside, on_fault=OnFault.CLIP)
+        assert len(caught.value.faults) == len(conversion.changes) == 2
+        assert all(
+            change.startswith(f"{fault.target}: ")
+            for fault, change in zip(caught.value.faults, conversion.changes, strict=True)
+        )
+        write_folders(tmp_path / "written", conversion.entries, [])
+        table = load_table(tmp_path / "written" / TRAINING_FOLDER, self.task, "label", {})
+        assert not table.warnings
+        assert sum(len(record.boxes) + len(record.instances) for record in table.records) == 1
 
     def test_what_is_dropped_is_counted(self, lossy: Path | None) -> None:
         if lossy is not None:

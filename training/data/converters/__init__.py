@@ -1,6 +1,7 @@
 """Labelled images in other layouts, turned into the data folders of a job. One layout per module."""
 
 from clearsight.training.data.converters.data_folders import (
+    CHANGES,
     DEFAULT_VALIDATION_FRACTION,
     copy_images,
     split_as_given,
@@ -8,19 +9,22 @@ from clearsight.training.data.converters.data_folders import (
     split_by_lists,
     split_every,
     warnings_of_split,
+    write_changes,
     write_folders,
 )
-from clearsight.training.data.converters.entries import Conversion, ConversionRequest, Entry
+from clearsight.training.data.converters.entries import Conversion, ConversionRequest, Entry, OnFault
 from clearsight.training.data.converters.layouts import LAYOUTS, LabelLayout
 from clearsight.training.data.converters.sources import read_source
 
 __all__ = [
+    "CHANGES",
     "DEFAULT_VALIDATION_FRACTION",
     "LAYOUTS",
     "Conversion",
     "ConversionRequest",
     "Entry",
     "LabelLayout",
+    "OnFault",
     "copy_images",
     "read_source",
     "split_as_given",
@@ -28,5 +32,6 @@ __all__ = [
     "split_by_lists",
     "split_every",
     "warnings_of_split",
+    "write_changes",
     "write_folders",
 ]

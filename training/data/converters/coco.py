@@ -42,6 +42,10 @@ def read_coco(request: ConversionRequest) -> Conversion:
     task = request.task or (Task.SEGMENTATION if file.has_masks else Task.DETECTION)
     notes = ConversionNotes(request)
     finder = ImageFinder(_image_folders(file.path) if request.images is None else [request.images], notes)
+    for image_id, annotations in file.annotations.items():
+        for annotation in annotations if image_id not in file.names else ():
+            message = f"must name a picture that is among images, but got image_id {annotation.get('image_id')!r}"
+            notes.fault(f"{file.path}: annotation {annotation.get('id')}", message)
     numbered = list(enumerate(file.images))
     entries = to_entries(
         request.progress(numbered),
@@ -95,11 +99,6 @@ def _load(source: Path) -> _CocoFile:
         annotations[_id(annotation.get("image_id"))].append(annotation)
         for value in _coordinates(annotation):
             largest = value if largest is None else max(largest, value)
-    known = {_id(image.get("id")) for image in parts["images"]}
-    strays = [image_id for image_id in annotations if image_id not in known]
-    if strays:
-        image_id = annotations[strays[0]][0].get("image_id")
-        raise _refusal(source, f"annotations name pictures that are not among images: image_id {image_id!r}")
     return _CocoFile(
         source,
         parts["images"],

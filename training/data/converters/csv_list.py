@@ -53,7 +53,7 @@ def read_csv(request: ConversionRequest) -> Conversion:
         else:
             entries.append(Entry(image, labels if task is Task.MULTI_LABEL else labels[0], location=location))
     if not rows:
-        notes.fault(str(source), "must hold at least one row below the header")
+        notes.source_fault(str(source), "must hold at least one row below the header")
     return notes.finish(task, entries)
 
 

@@ -28,6 +28,7 @@ from clearsight.training.data.records import Record
 from clearsight.training.data.split import split_indices, split_warnings
 
 __all__ = [
+    "CHANGES",
     "DEFAULT_VALIDATION_FRACTION",
     "TRAINING_FOLDER",
     "VALIDATION_FOLDER",
@@ -37,6 +38,7 @@ __all__ = [
     "split_by_lists",
     "split_every",
     "warnings_of_split",
+    "write_changes",
     "write_folders",
     "write_table",
 ]
@@ -44,6 +46,8 @@ __all__ = [
 DEFAULT_VALIDATION_FRACTION: Final = 0.2
 TRAINING_FOLDER: Final = "training-mltable-folder"
 VALIDATION_FOLDER: Final = "validation-mltable-folder"
+CHANGES: Final = "on-fault.txt"
+"""File with what was left out or cut."""
 ANNOTATIONS: Final = {TRAINING_FOLDER: "train_annotations.jsonl", VALIDATION_FOLDER: "validation_annotations.jsonl"}
 
 _AZURE_FORMATS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -178,6 +182,14 @@ def write_folders(output: Path, train: Sequence[Entry], validation: Sequence[Ent
     write_table(output / TRAINING_FOLDER, train)
     write_table(output / VALIDATION_FOLDER, validation)
     return {TRAINING_FOLDER: len(train), VALIDATION_FOLDER: len(validation)}
+
+
+def write_changes(output: Path, changes: Sequence[str]) -> None:
+    """Write the list of what was left out or cut, one per line; remove that of an earlier conversion."""
+    if changes:
+        write_atomically(output / CHANGES, "".join(f"{change}\n" for change in changes))
+    else:
+        (output / CHANGES).unlink(missing_ok=True)
 
 
 def write_table(folder: Path, entries: Sequence[Entry]) -> None:

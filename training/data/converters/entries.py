@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,21 @@ from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.tasks import Task
 from clearsight.training.data.converters.parts import Part
 
-__all__ = ["Conversion", "ConversionNotes", "ConversionRequest", "Entry", "Progress", "is_of_system"]
+__all__ = ["Conversion", "ConversionNotes", "ConversionRequest", "Entry", "OnFault", "Progress", "is_of_system"]
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 """Wraps a sequence that is iterated over, to show a progress bar."""
+
+
+class OnFault(StrEnum):
+    """What becomes of an image with a fault."""
+
+    STOP = "stop"
+    """Nothing is converted."""
+    SKIP = "skip"
+    """The image is left out."""
+    CLIP = "clip"
+    """Objects are cut off at the edges of their image; for other faults nothing is converted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,7 @@ class ConversionRequest:
     """Class of every object, for layouts that name none."""
     voc_origin: int | None = None
     """VOC: the number of the first pixel, 0 or 1; None: 0 if there is a coordinate below 1, else 1."""
+    on_fault: OnFault = OnFault.STOP
     progress: Progress = iter
 
 
@@ -57,6 +70,8 @@ class Conversion:
     warnings: tuple[str, ...] = ()
     named_images: frozenset[Path] = frozenset()
     """Images that annotations name, where these lie apart from images."""
+    changes: tuple[str, ...] = ()
+    """What `on_fault` did: the location of each fault or object, and what it was."""
 
     def unnamed_images(self) -> list[Path]:
         """Images in the folders of `named_images` that no annotation names, sorted."""
@@ -82,12 +97,23 @@ class ConversionNotes:
     faults: list[Fault] = field(default_factory=list)
     tally: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+    changes: list[str] = field(default_factory=list)
+    """See `Conversion.changes`."""
+    source_faults: list[Fault] = field(default_factory=list)
     named_images: set[Path] = field(default_factory=set)
     """See `Conversion.named_images`."""
 
     def fault(self, location: str, message: str) -> None:
-        """Note what keeps the source from being converted. `location` names the file, and the line or object."""
+        """Note what keeps an image from being converted. `location` names the file, and the line or object."""
         self.faults.append(Fault("BAD_DATA", location, message))
+
+    def source_fault(self, location: str, message: str) -> None:
+        """Note what keeps the source as a whole from being converted, also where faulty images are left out."""
+        self.source_faults.append(Fault("BAD_DATA", location, message))
+
+    def change(self, location: str, message: str) -> None:
+        """Note what `on_fault` did about an object."""
+        self.changes.append(f"{location}: {message}")
 
     def count(self, what: str, location: str) -> None:
         """Note something repaired or dropped."""
@@ -103,33 +129,40 @@ class ConversionNotes:
     def finish(self, task: Task, entries: Sequence[Entry]) -> Conversion:
         """The result, with one entry for each image file of a part.
 
-        Entries of one file with the same label become one, which is counted; different ones are a fault. Raises
-        `InvalidData` with every fault, or when there is nothing to convert.
+        Entries of one file with the same label become one, which is counted; different ones are a fault, and left out.
+        The entries must be those of images without a fault. Raises `InvalidData` with every fault, unless faulty images
+        are to be left out, and when there is nothing to convert.
         """
         source = str(self.request.source)
         entries = self._one_for_each_file(entries)
-        if not self.faults and not entries:
-            self.fault(source, "must hold at least one labelled picture, but there is none")
-        if self.faults:
-            raise InvalidData(source, self.faults)
+        faults = [*self.source_faults, *self.faults]
+        if not faults and not entries:
+            faults = [Fault("BAD_DATA", source, "must hold at least one labelled picture, but there is none")]
+        if self.source_faults or not entries or (faults and self.request.on_fault is not OnFault.SKIP):
+            raise InvalidData(source, faults)
+        for fault in faults:
+            self.change(fault.target, fault.message)
         warnings = (f"{what}: {count} (first: {self.examples[what]})" for what, count in self.tally.items())
-        return Conversion(task, entries, tuple(warnings), frozenset(self.named_images))
+        return Conversion(task, entries, tuple(warnings), frozenset(self.named_images), tuple(self.changes))
 
     def _one_for_each_file(self, entries: Sequence[Entry]) -> list[Entry]:
         real_folder = cache(Path.resolve)
         kept: dict[tuple[Part | None, Path], Entry] = {}
+        doubtful = set()
         for entry in entries:
             folder = real_folder(entry.image.parent)
             file = entry.image.resolve() if entry.image.is_symlink() else folder / entry.image.name
-            first = kept.setdefault((entry.part, file), entry)
+            key = entry.part, file
+            first = kept.setdefault(key, entry)
             if first is entry:
                 continue
             if _as_compared(first.label) == _as_compared(entry.label):
                 self.count("picture that several records name with the same label: kept once", entry.location)
             else:
+                doubtful.add(key)
                 rule = "a picture must have one record, with all of its labels"
                 self.fault(entry.location, f"{rule}, but {first.location} labels {file} too, and differently")
-        return list(kept.values())
+        return [entry for key, entry in kept.items() if key not in doubtful]
 
 
 def is_of_system(path: Path) -> bool:

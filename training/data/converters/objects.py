@@ -3,6 +3,7 @@
 Boxes and polygons of data folders are fractions of the upright image; see `clearsight.training.data.records`.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import orjson
 from clearsight.errors import BadImage
 from clearsight.images.size import read_file_header
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import ConversionNotes, Entry
+from clearsight.training.data.converters.entries import ConversionNotes, Entry, OnFault
 from clearsight.training.data.converters.parts import Part
 from clearsight.training.data.records import CLIP_TOLERANCE, Instance, is_below_one_pixel
 
@@ -109,16 +110,18 @@ def to_entries(
 
     `read` returns the image of one of `sources`, such as a file or an item of a list; `locate` names its location, for
     messages. What raises `BadAnnotation`, in `read` or since the image cannot have a label of the task, becomes a fault
-    at that location; `read` notes faults of single objects itself.
+    at that location; `read` notes faults of single objects itself. An image with a fault has no entry.
     """
     entries = []
     for source in sources:
-        location = locate(source)
+        location, num_faults = locate(source), len(notes.faults)
         try:
             image = read(source)
-            entries.append(Entry(image.image, _label(image, task, notes), image.size_wh, location, image.part))
+            label = _label(image, task, notes)
         except BadAnnotation as error:
             notes.fault(location, str(error))
+        if len(notes.faults) == num_faults:
+            entries.append(Entry(image.image, label, image.size_wh, location, image.part))
     return entries
 
 
@@ -148,14 +151,17 @@ def _label(image: AnnotatedImage, task: Task, notes: ConversionNotes) -> Any:
 
 
 def _box(marked: MarkedObject, image: AnnotatedImage, notes: ConversionNotes) -> dict[str, float] | None:
-    box_xyxy = marked.box_xyxy
-    if box_xyxy is None and marked.polygons:
-        xs = [x for polygon in marked.polygons for x in polygon[0::2]]
-        ys = [y for polygon in marked.polygons for y in polygon[1::2]]
-        box_xyxy = (min(xs), min(ys), max(xs), max(ys))
-    if box_xyxy is None:
+    if marked.box_xyxy is None and not marked.polygons:
         raise BadAnnotation("must have a box, but has none")
-    left, top, right, bottom = _unit(box_xyxy, image.frame_wh)
+    if marked.box_xyxy is not None:
+        inside = _inside([marked.box_xyxy], marked, image, notes, _cut_box)
+    else:
+        inside = _inside(_rings(marked, notes), marked, image, notes, _cut_polygon)
+        xs, ys = ([value for ring in inside for value in ring[first::2]] for first in (0, 1))
+        inside = [[min(xs), min(ys), max(xs), max(ys)]] if inside else []
+    if not inside:
+        return None
+    left, top, right, bottom = inside[0]
     if right <= left or bottom <= top:
         notes.count("box without width or height dropped", marked.location)
         return None
@@ -170,24 +176,74 @@ def _polygon(
 ) -> dict[str, Sequence[Sequence[float]]] | None:
     if not marked.polygons:
         raise BadAnnotation(f"must have a polygon or a mask, but has none; for boxes use --task {Task.DETECTION.value}")
-    usable = [polygon for polygon in marked.polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]
-    for _ in range(len(marked.polygons) - len(usable)):
-        notes.count("ring with an odd count of numbers or fewer than 3 points dropped", marked.location)
-    if not usable:
-        notes.count("object without a usable ring dropped", marked.location)
+    rings = tuple(map(tuple, _inside(_rings(marked, notes), marked, image, notes, _cut_polygon)))
+    if not rings:
         return None
-    rings = tuple(tuple(_unit(polygon, image.frame_wh)) for polygon in usable)
     if is_below_one_pixel(Instance("", rings).xyxy_unit, image.size_wh):
         notes.count("polygon narrower than one pixel dropped", marked.location)
         return None
     return {"polygon": rings}
 
 
-def _unit(pixels: Sequence[float], frame_wh: tuple[float, float]) -> list[float]:
-    """Fractions of the image; a little outside is clipped, as readers of data folders do."""
-    fractions = [value / frame_wh[index % 2] for index, value in enumerate(pixels)]
-    for value, fraction in zip(pixels, fractions, strict=True):
-        if not -CLIP_TOLERANCE <= fraction <= 1 + CLIP_TOLERANCE:
-            size = f"{frame_wh[0]:g}x{frame_wh[1]:g}"
-            raise BadAnnotation(f"must lie inside the picture of {size} pixels, but a coordinate is {value:g}")
-    return [round(min(max(fraction, 0.0), 1.0), _DECIMALS) for fraction in fractions]
+def _rings(marked: MarkedObject, notes: ConversionNotes) -> list[Sequence[float]]:
+    """The polygons that have an area; others are counted, and so is an object without any."""
+    usable = [polygon for polygon in marked.polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]
+    for _ in range(len(marked.polygons) - len(usable)):
+        notes.count("ring with an odd count of numbers or fewer than 3 points dropped", marked.location)
+    if not usable:
+        notes.count("object without a usable ring dropped", marked.location)
+    return usable
+
+
+def _inside(
+    shapes: Sequence[Sequence[float]],
+    marked: MarkedObject,
+    image: AnnotatedImage,
+    notes: ConversionNotes,
+    cut: Callable[[Sequence[float], float, float], list[float]],
+) -> list[list[float]]:
+    """The shapes of an object in fractions of the image; a little outside is clipped, as readers of data folders do.
+
+    What lies farther out raises `BadAnnotation`, or is cut off where the request says so. Then shapes of which nothing
+    is left are missing.
+    """
+    width, height = image.frame_wh
+    numbers = [(value, (width, height)[index % 2]) for shape in shapes for index, value in enumerate(shape)]
+    outside = [value for value, side in numbers if not -CLIP_TOLERANCE <= value / side <= 1 + CLIP_TOLERANCE]
+    if outside:
+        size = f"{width:g}x{height:g}"
+        if notes.request.on_fault is not OnFault.CLIP or not all(map(math.isfinite, outside)):
+            raise BadAnnotation(f"must lie inside the picture of {size} pixels, but a coordinate is {outside[0]:g}")
+        shapes = [left for shape in shapes if (left := cut(shape, width, height))]
+        what = "cut off at the edges of" if shapes else "left out, since all of it lies outside"
+        notes.change(marked.location, f"{what} the picture of {size} pixels: a coordinate is {outside[0]:g}")
+    return [
+        [round(min(max(value / (width, height)[index % 2], 0.0), 1.0), _DECIMALS) for index, value in enumerate(shape)]
+        for shape in shapes
+    ]
+
+
+def _cut_box(box_xyxy: Sequence[float], width: float, height: float) -> list[float]:
+    left, top, right, bottom = box_xyxy
+    is_outside = right <= 0 or bottom <= 0 or left >= width or top >= height
+    return [] if is_outside else [max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)]
+
+
+def _cut_polygon(polygon: Sequence[float], width: float, height: float) -> list[float]:
+    """The part of a polygon inside the image; parts that hang together along an edge of the image stay one polygon.
+
+    Sutherland and Hodgman, Reentrant Polygon Clipping, 1974, https://doi.org/10.1145/360767.360802
+    """
+    points = list(zip(polygon[0::2], polygon[1::2], strict=True))
+    for axis, edge, inward in ((0, 0.0, 1), (0, width, -1), (1, 0.0, 1), (1, height, -1)):
+        kept = []
+        for start, end in zip(points[-1:] + points[:-1], points, strict=True):
+            start_depth, end_depth = (inward * (point[axis] - edge) for point in (start, end))
+            if (start_depth < 0) != (end_depth < 0):
+                share = start_depth / (start_depth - end_depth)
+                kept.append((start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1])))
+            if end_depth >= 0:
+                kept.append(end)
+        points = kept
+    has_extent = all(len({point[axis] for point in points}) > 1 for axis in (0, 1))
+    return [value for point in points for value in point] if has_extent else []

@@ -66,6 +66,7 @@ def _read_parts(layout: LabelLayout, request: ConversionRequest, sources: dict[P
         first,
         entries=entries,
         warnings=tuple(warning for one in conversions.values() for warning in one.warnings),
+        changes=tuple(change for one in conversions.values() for change in one.changes),
         named_images=frozenset().union(*(one.named_images for one in conversions.values())),
     )
 

@@ -126,7 +126,7 @@ class _Settings:
                     yield from ((image, part) for image in self._images_of(path, folder, notes))
                 elif part is not Part.TEST:
                     message = f"must name a folder or a list of pictures, but {text!r} is not below {self.root}"
-                    notes.fault(str(self.file), message)
+                    notes.source_fault(str(self.file), message)
 
     def _images_of(self, path: Path, folder: Path | None, notes: ConversionNotes) -> Iterable[Path]:
         """The images of a folder or of a list."""
@@ -230,7 +230,7 @@ def _count_strays(images: Sequence[_YoloImage], notes: ConversionNotes) -> None:
     """Count images without a label file, and label files without an image. No label file at all is a fault."""
     if images and not any(image.label_file for image in images):
         where = "beside it or in the folder labels that mirrors images"
-        notes.fault(str(images[0].image), f"must have a label file {where}, but no picture has one")
+        notes.source_fault(str(images[0].image), f"must have a label file {where}, but no picture has one")
         return
     for image in images:
         if image.label_file is None:
