@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ class Scored:
     "--package", required=True, metavar="FOLDER", help="A package folder, or azureml:NAME:VERSION, azureml:NAME@latest."
 )
 @click.option("--output", "-o", default="json", show_default=True, type=click.Choice(["json", "jsonl", "table"]))
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), help="Detection and segmentation: leave out objects of lower scores."
+)
 @click.option("--save-overlay", metavar="FOLDER", type=click.Path(path_type=Path), help="Write images with scores.")
 @click.option(
     "--save-masks",
@@ -53,6 +56,7 @@ def predict(
     images: tuple[Path, ...],
     package: str,
     output: str,
+    threshold: float | None,
     save_overlay: Path | None,
     save_masks: Path | None,
     backend: str,
@@ -68,6 +72,7 @@ def predict(
       clearsight predict --package outputs/mlflow-model kitchen.jpg
       clearsight predict --package azureml:fridge@latest photos/ -o table
       clearsight predict --package azureml:fridge:3 photos/ -o jsonl --save-overlay looked-at/
+      clearsight predict --package azureml:boxes:1 photos/ -o jsonl --threshold 0.5 --save-overlay looked-at/
       clearsight predict --package azureml:nuclei:1 slides/ -o jsonl --save-masks masks/
     """
     found = find_images(images)
@@ -80,6 +85,7 @@ def predict(
     )
     if save_masks is not None:
         _require_masks(scorer)
+    _require_threshold(scorer, threshold)
     documents, failed = [], 0
     overlays: set[Path] = set()
     masks: set[Path] = set()
@@ -91,9 +97,11 @@ def predict(
                 failed += 1
                 stderr.print(f"{file}: {result}", markup=False, soft_wrap=True)
                 continue
+            if threshold is not None and isinstance(result, DetectionAnswer):
+                result = replace(result, boxes=tuple(box for box in result.boxes if box.score >= threshold))
             if save_overlay is not None:
                 name = free_name(scored.image, "overlay.jpg", overlays)
-                _save_overlay(save_overlay / name, scorer, scored.image, result)
+                _save_overlay(save_overlay / name, scorer, scored.image, result, threshold)
             if save_masks is not None:
                 _save_masks(save_masks, masks, scorer, scored.image, result)
             document = {"file": str(file), **to_document(result)}
@@ -133,10 +141,22 @@ def table_row(file: Path, answer: Answer, task: Task) -> dict[str, Any]:
     }
 
 
-def _save_overlay(target: Path, scorer: Scorer, image: InputImage, answer: Answer) -> None:
+def _require_threshold(scorer: Scorer, threshold: float | None) -> None:
+    if threshold is None:
+        return
+    if (detection := scorer.settings.detection) is None:
+        raise UserError(f"--threshold is for scores of objects, but {scorer.package.root} answers {scorer.task.value}")
+    if threshold < detection.box_score_thresh:
+        raise UserError(
+            f"--threshold must be at least box_score_thresh of the package's settings.json, "
+            f"{detection.box_score_thresh:g}, below which nothing is answered, but got {threshold:g}"
+        )
+
+
+def _save_overlay(target: Path, scorer: Scorer, image: InputImage, answer: Answer, threshold: float | None) -> None:
     image_HWC = decode_image(image.file.read_bytes(), exif_orientation=scorer.settings.exif_orientation)
-    detection = scorer.settings.detection
-    threshold = None if detection is None else detection.box_score_thresh
+    if threshold is None and (detection := scorer.settings.detection) is not None:
+        threshold = detection.box_score_thresh
     write_atomically(target, to_jpeg(draw_overlay(image_HWC, answer, scorer.labels, threshold)))
 
 

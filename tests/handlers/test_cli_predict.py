@@ -136,3 +136,19 @@ def test_masks_need_a_package_of_segmentation(capsys, folder: Path, tmp_path: Pa
     assert run(root, arguments) == 1
     assert "needs a package of instance segmentation" in capsys.readouterr().err
     assert not (tmp_path / "masks").exists()
+
+
+def test_objects_below_the_threshold_are_left_out(capsys, drawn_images, detector_package, tiny_package: ModelPackage):
+    package, file = str(detector_package("yolov5").root), str(drawn_images[0])
+
+    def boxes(*flags: str):
+        assert run(root, ["predict", "--package", package, file, *flags]) == 0
+        return json.loads(capsys.readouterr().out)[0]["boxes"]
+
+    everything = boxes()
+    middle = everything[len(everything) // 2]["score"]
+    assert boxes("--threshold", str(middle)) == [box for box in everything if box["score"] >= middle]
+    assert run(root, ["predict", "--package", package, file, "--threshold", "0.01"]) == 1
+    assert "at least box_score_thresh of the package's settings.json, 0.05" in capsys.readouterr().err
+    assert run(root, ["predict", "--package", str(tiny_package.root), file, "--threshold", "0.5"]) == 1
+    assert "--threshold is for scores of objects" in capsys.readouterr().err
