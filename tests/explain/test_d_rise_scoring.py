@@ -141,7 +141,7 @@ def test_the_same_request_has_the_same_bytes_and_another_seed_others(detector, i
 
 
 def test_wrong_parameters_are_reported(detector, images, cell):
-    explaining = detector("maskrcnn_resnet18_fpn")
+    explaining = detector("yolov5")
     for wish, words in [
         ({"target": "mask"}, "'target' must be score for d_rise, but got 'mask'"),
         ({"target": "box"}, "'target' must be score for d_rise, but got 'box'"),
