@@ -47,6 +47,7 @@ def data() -> None:
 @click.option("--output", "output", type=OUTPUT, required=True, help="Folder to write both data folders to.")
 @click.option("--task", type=TASK, help="Default: what SOURCE says, for example polygons for COCO with segmentations.")
 @click.option("--label", help="masks: class of every object.")
+@click.option("--label-separator", help="csv: what separates the labels of a picture, such as `,`. Default: spaces.")
 @click.option("--validation-every", type=click.IntRange(2), help="Every n-th record validates.")
 @click.option(
     "--validation-fraction",
@@ -83,6 +84,7 @@ def convert(
     output: Path,
     task: str | None,
     label: str | None,
+    label_separator: str | None,
     validation_every: int | None,
     validation_fraction: float | None,
     seed: int,
@@ -98,7 +100,7 @@ def convert(
 
     \b
     folders  SOURCE holds one folder per class
-    csv      SOURCE is a list: image or filename, and label, or labels separated by spaces
+    csv      SOURCE is a list: image or filename, and label, labels, a column of 0 and 1 for each class, or boxes
     voc      SOURCE holds Annotations/*.xml and JPEGImages or images, or XML files beside the images
     coco     SOURCE is a JSON file; images beside it, or in images
     yolo     SOURCE holds data.yaml, or images and .txt files with classes.txt; or is data.yaml itself
@@ -111,6 +113,7 @@ def convert(
     Examples:
       clearsight data convert --from folders fridge_objects --output data
       clearsight data convert --from csv labels.csv --output data --validation-fraction 0.2 --seed 1
+      clearsight data convert --from csv labels.csv --label-separator , --output data
       clearsight data convert --from voc VOC2012 --validation-list VOC2012/ImageSets/Main/val.txt --output data
       clearsight data convert --from coco annotations.json --images photos --task image_object_detection --output data
       clearsight data convert --from coco train.json --validation-source val.json --images photos --output data
@@ -135,6 +138,10 @@ def convert(
         raise click.UsageError("--label must be a class name, not empty")
     if voc_origin != "auto" and layout_name != "voc":
         raise click.UsageError(f"--voc-origin is for --from voc, but this is --from {layout_name}")
+    if label_separator is not None and layout_name != "csv":
+        raise click.UsageError("--label-separator is for --from csv")
+    if label_separator == "" or (label_separator is not None and task not in (None, Task.MULTI_LABEL)):
+        raise click.UsageError(f"--label-separator must be some text, and is for --task {Task.MULTI_LABEL}")
     request = ConversionRequest(
         source,
         Task(task) if task else None,
@@ -142,6 +149,7 @@ def convert(
         label,
         None if voc_origin == "auto" else int(voc_origin),
         OnFault(on_fault),
+        label_separator,
         progress=lambda items: progress(items, "reading"),
     )
     converted = read_source(layout, request, validation_source)

@@ -90,6 +90,59 @@ BOXES: list[tuple[str, Any]] = [
 ]
 
 
+class TestCsvMarks(TestCsv):
+    """A column of 0 and 1 for each class."""
+
+    @pytest.fixture
+    def source(self, tmp_path: Path, write_image: WriteImage) -> Path:
+        for name in ("1.jpg", "2.jpg", "3.jpg"):
+            write_image(name)
+        return self._write(tmp_path, "good.csv", "filename, can, tin\n2.jpg, 1, 1\n1.jpg, 0, 0\n3.jpg, 0, 1\n")
+
+    @pytest.fixture
+    def expected(self) -> list[tuple[str, Any]]:
+        return [("2.jpg", ["can", "tin"]), ("1.jpg", []), ("3.jpg", ["tin"])]
+
+    @pytest.fixture
+    def faulty(self, tmp_path: Path, write_image: WriteImage) -> tuple[Path, str]:
+        write_image("1.jpg")
+        write_image("2.jpg")
+        return self._write(tmp_path, "faulty.csv", "filename,can,tin\n1.jpg,1,1\n2.jpg,1,2\n"), ":3"
+
+
+class TestCsvBoxes(TestCsv):
+    task = Task.DETECTION
+
+    @pytest.fixture
+    def source(self, tmp_path: Path, write_image: WriteImage) -> Path:
+        write_image("1.jpg", (100, 50))
+        write_image("2.jpg", (100, 50))
+        rows = "1.jpg,100,50,can,10,5,30,35\n2.jpg,100,50,,,,,\n1.jpg,100,50,tin,0,0,100,50\n"
+        return self._write(tmp_path, "good.csv", "filename,width,height,class,xmin,ymin,xmax,ymax\n" + rows)
+
+    @pytest.fixture
+    def expected(self) -> list[tuple[str, Any]]:
+        return BOXES
+
+    @pytest.fixture
+    def faulty(self, tmp_path: Path, write_image: WriteImage) -> tuple[Path, str]:
+        write_image("1.jpg", (100, 50))
+        write_image("2.jpg", (100, 50))
+        rows = "1.jpg,1,1,9,9,a\n2.jpg,1,1,9,9,a\n2.jpg,1,x,9,9,a\n"
+        return self._write(tmp_path, "faulty.csv", f"image,x1,y1,x2,y2,label\n{rows}"), ":4"
+
+    @pytest.fixture
+    def outside(self, tmp_path: Path, write_image: WriteImage) -> Path:
+        write_image("1.jpg", (100, 50))
+        rows = "1.jpg,50,25,130,60,a\n1.jpg,110,0,130,9,a\n"
+        return self._write(tmp_path, "outside.csv", f"image,x1,y1,x2,y2,label\n{rows}")
+
+    @pytest.fixture
+    def lossy(self, tmp_path: Path, write_image: WriteImage) -> Path | None:
+        write_image("1.jpg", (100, 50))
+        return self._write(tmp_path, "lossy.csv", "image,x1,y1,x2,y2,label\n1.jpg,1,1,9,9,a\n1.jpg,5,1,5,9,a\n")
+
+
 class TestVoc(ConverterContract):
     layout = "voc"
     task = Task.DETECTION

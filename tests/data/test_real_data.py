@@ -15,6 +15,7 @@ from clearsight.tasks import Task
 from clearsight.training.cli_data import data
 from clearsight.training.data.converters import ConversionRequest
 from clearsight.training.data.converters.coco import read_coco
+from clearsight.training.data.converters.csv_list import read_csv
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -143,8 +144,6 @@ def test_real_labels_of_several_classes_make_a_job(
     name: str, images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLEARSIGHT_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("CLEARSIGHT_WEIGHTS", str(tmp_path))
-    (tmp_path / "mobilenetv2.pth").touch()
     task = "image_classification_multilabel"
     convert_and_check(SHARED / name, tmp_path, "csv", task, "--images", str(SHARED / images))
     job_file = tmp_path / "job.yml"
@@ -189,6 +188,21 @@ def test_images_from_above_convert(layout: str, source: str, classes: dict[str, 
         assert len(json.loads(converted.entries[0].label)) == classes["car"]
     else:
         assert convert_and_check(SHARED / source, tmp_path, layout, task)["objects"] == classes
+
+
+def test_lists_of_trees_convert_with_their_boxes_and_outlines() -> None:
+    """The geometry of one list is the outline of its boxes."""
+    for name, classes in (("2018_SJER_3_252000_4107000_image_477_truth", ["0"] * 7), ("2019_BLAN", ["Tree"] * 4)):
+        stem = name if name.endswith("truth") else f"{name}_3_751000_4330000_image_crop_bbox"
+        source = SHARED / "aerial_trees" / f"{stem}.csv"
+        [entry] = read_csv(ConversionRequest(source)).entries
+        boxes = json.loads(entry.label)
+        assert [box["label"] for box in boxes] == classes
+    [entry] = read_csv(ConversionRequest(source, Task.SEGMENTATION)).entries
+    for box, outline in zip(boxes, json.loads(entry.label), strict=True):
+        corners = np.reshape(outline["polygon"], (-1, 2))
+        bounds = [*corners.min(axis=0), *corners.max(axis=0)]
+        assert bounds == pytest.approx([box[key] for key in ("topX", "topY", "bottomX", "bottomY")], abs=1e-6)
 
 
 def test_cell_nuclei_convert_and_their_polygons_fill_the_masks(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from clearsight.errors import BadImage, Fault, InvalidData
 from clearsight.images.decode import decode_image
 from clearsight.images.size import read_file_header
 from clearsight.tasks import Task
+from clearsight.training.data.class_names import doubtful_names
 from clearsight.training.data.records import Box, Instance, Record
 from clearsight.training.data.split import learnable_names, split_warnings
 from clearsight.training.data.table import Table, load_table, read_table
@@ -115,6 +116,7 @@ def _warnings(table: Table, survey: Survey) -> list[str]:
             f"{len(turned)} record(s), first {turned[0].source}, have a picture that its orientation turns or mirrors, "
             "which its size does not show: labels must be for the upright picture"
         )
+    warnings += doubtful_names(name for record in table.records for name in record.labels)
     repeated = [image for image, count in Counter(record.image for record in table.records).items() if count > 1]
     if repeated:
         warnings.append(f"{len(repeated)} picture(s) stand in several records, first {repeated[0]}")

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from clearsight.errors import Fault, InvalidData
 from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.tasks import Task
@@ -43,6 +45,13 @@ class Entry:
     part: Part | None = None
     """What the source keeps the image for; None: it does not say."""
 
+    @property
+    def class_names(self) -> list[str]:
+        """The classes of the label, in its order; a class with several objects is there as often."""
+        if isinstance(self.label, bytes):
+            return [item["label"] for item in orjson.loads(self.label)]
+        return [self.label] if isinstance(self.label, str) else list(self.label)
+
 
 @dataclass(frozen=True, slots=True)
 class ConversionRequest:
@@ -58,6 +67,8 @@ class ConversionRequest:
     voc_origin: int | None = None
     """VOC: the number of the first pixel, 0 or 1; None: 0 if there is a coordinate below 1, else 1."""
     on_fault: OnFault = OnFault.STOP
+    label_separator: str | None = None
+    """What separates the classes of a cell in a CSV list; None: spaces, in a column that holds several."""
     progress: Progress = iter
 
 

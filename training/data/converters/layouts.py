@@ -36,7 +36,9 @@ LAYOUTS: Final[Mapping[str, LabelLayout]] = MappingProxyType(
     {
         "folders": LabelLayout(read_class_folders, (Task.MULTI_CLASS,)),
         "csv": LabelLayout(
-            read_csv, (Task.MULTI_CLASS, Task.MULTI_LABEL), label_files=("_annotations.csv", "_classes.csv", "*.csv")
+            read_csv,
+            (Task.MULTI_CLASS, Task.MULTI_LABEL, Task.DETECTION, Task.SEGMENTATION),
+            label_files=("_annotations.csv", "_classes.csv", "*.csv"),
         ),
         "voc": LabelLayout(read_voc, (Task.DETECTION, Task.MULTI_CLASS, Task.MULTI_LABEL)),
         "coco": LabelLayout(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from clearsight.errors import Fault, InvalidData
 from clearsight.images.headers import IMAGE_SUFFIXES
-from clearsight.training.data.converters.entries import Conversion, ConversionRequest, Entry
+from clearsight.training.data.class_names import doubtful_names
+from clearsight.training.data.converters.entries import Conversion, ConversionRequest, Entry, is_of_system
 from clearsight.training.data.converters.layouts import LabelLayout
 from clearsight.training.data.converters.parts import Part, part_named
 
@@ -41,6 +42,7 @@ def read_source(layout: LabelLayout, request: ConversionRequest, validation_sour
     entries, is_repeated = _without_repeated_part(request.source, converted.entries)
     if is_repeated:
         warnings.append("what trains and what validates in SOURCE are the same pictures: a split is drawn")
+    warnings += doubtful_names(name for entry in entries for name in entry.class_names)
     return replace(converted, entries=entries, warnings=tuple(warnings))
 
 
@@ -88,7 +90,7 @@ def _parts(layout: LabelLayout, source: Path) -> dict[Part, Path]:
     """The source of each part, training first; empty for a source that has no parts, or says so in its own files."""
     if layout.says_parts or not source.is_dir():
         return {}
-    folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith((".", "__"))]
+    folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not is_of_system(path)]
     by_folder = _by_part(folders)
     if by_folder and (layout.label_files or _has_labels(by_folder[Part.TRAINING])):
         return {part: path if part is Part.TEST else _label_file(layout, path) for part, path in by_folder.items()}

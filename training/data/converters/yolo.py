@@ -23,7 +23,7 @@ from clearsight.documents.data.text import BadText, read_text
 from clearsight.errors import Fault, InvalidData
 from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
+from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest, is_of_system
 from clearsight.training.data.converters.finder import ImageFinder
 from clearsight.training.data.converters.objects import (
     AnnotatedImage,
@@ -187,7 +187,13 @@ def _read(file: Path) -> str:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and path.is_file()
+        and not any(is_of_system(Path(part)) for part in path.relative_to(folder).parts)
+    )
 
 
 def _part_of(image: Path) -> Part | None:
