@@ -185,7 +185,9 @@ def convert(
 @click.option("--task", type=TASK, required=True, help="Task whose format the labels must have.")
 @click.option("--target-column", default="label", show_default=True, help="`target_column_name` of the job.")
 @click.option(
-    "--validation", type=OUTPUT, help="The folder of the other part: say which classes only one of the two has."
+    "--validation",
+    type=OUTPUT,
+    help="The folder of the other part: say which classes only one has, and how many pictures both have.",
 )
 @click.option("--decode", "is_decoded", is_flag=True, help="Decode whole images, which also finds cut-off files.")
 @click.option("--output", "-o", "output_format", type=click.Choice(["text", "json"]), default="text", show_default=True)

@@ -29,7 +29,7 @@ from clearsight.runs.kinds import JobPlan
 from clearsight.runs.record import JobRecord
 from clearsight.runs.trials import trial_name
 from clearsight.runs.workspace import Workspace
-from clearsight.training.data.split import require_objects, split_indices, split_warnings
+from clearsight.training.data.split import overlap_warnings, require_objects, split_indices, split_warnings
 from clearsight.training.data.table import MAX_LISTED_FAULTS, MAX_UNREADABLE_SHARE, Table, read_table, require_trainable
 from clearsight.training.trial.spec import Setting, TrialSpec
 
@@ -161,7 +161,7 @@ def _check_split(spec: TrialSpec, training: Table, validation: Table | None) -> 
     if not spec.task.is_classification:
         is_measured = spec.hyperparameters["validation_metric_type"].value != "none"
         require_objects(parts[0], parts[1] if is_measured else None)
-    return split_warnings(*parts)
+    return [*split_warnings(*parts), *overlap_warnings(*parts)]
 
 
 def _data_folder(source: DataInput, folder: Path, datastores: Mapping[str, Path]) -> Path:

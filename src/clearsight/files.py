@@ -2,16 +2,17 @@
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, Final
 
-__all__ = ["is_disk_full", "open_log", "os_error_message", "write_atomically", "written_by_way_of"]
+__all__ = ["is_disk_full", "open_log", "os_error_message", "real_paths", "write_atomically", "written_by_way_of"]
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _REMEDIES: Final[Mapping[int, str]] = MappingProxyType(
@@ -20,6 +21,14 @@ _REMEDIES: Final[Mapping[int, str]] = MappingProxyType(
         **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "change its permissions or choose another folder"),
     }
 )
+
+
+def real_paths(paths: Iterable[Path]) -> Iterator[Path]:
+    """The path of each file without links and `..`: equal paths are one file. Folders are looked up once."""
+    real_folder = functools.cache(Path.resolve)
+    for path in paths:
+        is_plain = path.name != ".." and not path.is_symlink()
+        yield real_folder(path.parent) / path.name if is_plain else path.resolve()
 
 
 def is_disk_full(error: BaseException) -> bool:

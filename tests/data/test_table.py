@@ -7,7 +7,7 @@ import pytest
 from clearsight.errors import InvalidData
 from clearsight.tasks import Task
 from clearsight.training.data.check import check_folder
-from clearsight.training.data.split import split_indices, split_warnings
+from clearsight.training.data.split import overlap_warnings, split_indices, split_warnings
 from clearsight.training.data.table import (
     Record,
     Table,
@@ -223,6 +223,23 @@ def test_classes_that_one_part_lacks_are_named() -> None:
         "these classes",
         "classes with fewer than 5 pictures: " + ", ".join(f"{index:02} (1)" for index in range(10)) + " and 2 more",
     ]
+
+
+def test_images_that_train_and_validate_are_said(tmp_path: Path) -> None:
+    for name in ("1.jpg", "2.jpg", "3.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "link.jpg").symlink_to("2.jpg")
+    (tmp_path / "more").symlink_to(tmp_path)
+    (tmp_path / "sub").mkdir()
+    training = [Record(tmp_path / name, ("a",), "") for name in ("1.jpg", "2.jpg", "none.jpg")]
+
+    def both(*names: str) -> list[str]:
+        return overlap_warnings(training, [Record(tmp_path / name, ("a",), "") for name in names])
+
+    assert both() == both("3.jpg", "sub/1.jpg") == []
+    names = ("3.jpg", "link.jpg", "sub/../1.jpg", "more/1.jpg", "sub/../none.jpg")
+    first = tmp_path.resolve() / "2.jpg"
+    assert both(*names) == [f"3 picture(s) train and validate, first {first}: metrics come out too high"]
 
 
 def test_other_tasks_split_uniformly_and_every_record_can_be_chosen() -> None:

@@ -130,7 +130,9 @@ def test_classes_that_only_one_part_shows_are_a_warning(data: Path, tmp_path: Pa
     """The textures have 24 images per class. A stray image of a class of its own trains, whatever is drawn."""
     file = data / "annotations.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    file.write_text("\n".join(json.dumps(row) for row in [*rows, rows[0] | {"label": 0}]))
+    shutil.copy(data / "0.png", data / "stray.png")
+    stray = {"image_url": "stray.png", "label": 0}
+    file.write_text("\n".join(json.dumps(row) for row in [*rows, stray]))
     expected = [
         "no validation picture shows 0: no metric says anything about these classes",
         "classes with fewer than 5 pictures: 0 (1)",
@@ -140,6 +142,9 @@ def test_classes_that_only_one_part_shows_are_a_warning(data: Path, tmp_path: Pa
     file.write_text("\n".join(json.dumps(row) for row in rows))
     plan = plan_job_file(write_job(tmp_path, validation_data={"path": str(validation)}), {}, None, workspace)
     assert plan.record.warnings[0] == "no training picture shows 0: these classes cannot be learnt"
+    plan = plan_job_file(write_job(tmp_path, validation_data={"path": str(data)}), {}, None, workspace)
+    first = data.resolve() / "0.png"
+    assert plan.record.warnings == [f"96 picture(s) train and validate, first {first}: metrics come out too high"]
 
 
 def test_objects_that_are_all_crowds_are_refused_before_anything_starts(

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from clearsight.errors import BadImage, Fault, InvalidData
+from clearsight.files import real_paths
 from clearsight.images.decode import decode_image
 from clearsight.images.size import read_file_header
 from clearsight.tasks import Task
 from clearsight.training.data.class_names import doubtful_names
 from clearsight.training.data.records import Box, Instance, Record
-from clearsight.training.data.split import learnable_names, split_warnings
+from clearsight.training.data.split import learnable_names, overlap_warnings, split_warnings
 from clearsight.training.data.table import Table, load_table, read_table
 
 __all__ = ["DataReport", "Survey", "check_folder", "survey_images"]
@@ -60,7 +61,7 @@ def check_folder(
     """Check a data folder as a job would read it, and open the header of every image, or decode it whole.
 
     `progress` wraps the list of images while it is walked. Of the folder `validation`, whose records validate what
-    those of `folder` train, the classes alone are read.
+    those of `folder` train, the label files alone are read.
     """
     try:
         table, faults = read_table(folder, task, target_column, datastores)
@@ -70,7 +71,13 @@ def check_folder(
     survey = survey_images(table.records, progress, is_decoded)
     sources = {record.image: record.source for record in table.records}
     faults += [Fault("BAD_DATA", sources[image], f"{image}: {why}") for image, why in survey.unreadable.items()]
-    about_split = [] if other is None else split_warnings(table.records, other.records)
+    about_split: list[str] = []
+    if other is not None:
+        about_split = [
+            warning
+            for warnings in (split_warnings, overlap_warnings)
+            for warning in warnings(table.records, other.records)
+        ]
     return DataReport(table, survey, tuple(faults), (*table.warnings, *_warnings(table, survey), *about_split))
 
 
@@ -117,7 +124,8 @@ def _warnings(table: Table, survey: Survey) -> list[str]:
             "which its size does not show: labels must be for the upright picture"
         )
     warnings += doubtful_names(name for record in table.records for name in record.labels)
-    repeated = [image for image, count in Counter(record.image for record in table.records).items() if count > 1]
+    counts = Counter(real_paths(record.image for record in table.records))
+    repeated = [image for image, count in counts.items() if count > 1]
     if repeated:
         warnings.append(f"{len(repeated)} picture(s) stand in several records, first {repeated[0]}")
     if table.records and not any(map(learnable_names, table.records)):

@@ -8,10 +8,11 @@ from itertools import chain
 from typing import Final
 
 from clearsight.errors import Fault, InvalidData
+from clearsight.files import real_paths
 from clearsight.tasks import Task
 from clearsight.training.data.records import Record
 
-__all__ = ["learnable_names", "require_objects", "split_indices", "split_warnings"]
+__all__ = ["learnable_names", "overlap_warnings", "require_objects", "split_indices", "split_warnings"]
 
 _MIN_PER_CLASS: Final = 5
 """Images of a class of which a split of 80 to 20 % leaves one for validation."""
@@ -140,6 +141,13 @@ def split_warnings(training: Iterable[Record], validation: Iterable[Record]) -> 
     if few:
         warnings.append(f"classes with fewer than {_MIN_PER_CLASS} pictures: {_listed(few)}")
     return warnings
+
+
+def overlap_warnings(training: Iterable[Record], validation: Iterable[Record]) -> list[str]:
+    """A sentence on images that both parts name, by whatever path, if there are any."""
+    trained, validated = (dict.fromkeys(real_paths(record.image for record in part)) for part in (training, validation))
+    both = [image for image in validated if image in trained]
+    return [f"{len(both)} picture(s) train and validate, first {both[0]}: metrics come out too high"] if both else []
 
 
 def _listed(names: Sequence[str]) -> str:

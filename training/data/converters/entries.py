@@ -4,13 +4,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from clearsight.errors import Fault, InvalidData
+from clearsight.files import real_paths
 from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.tasks import Task
 from clearsight.training.data.converters.parts import Part
@@ -157,12 +157,9 @@ class ConversionNotes:
         return Conversion(task, entries, tuple(warnings), frozenset(self.named_images), tuple(self.changes))
 
     def _one_for_each_file(self, entries: Sequence[Entry]) -> list[Entry]:
-        real_folder = cache(Path.resolve)
         kept: dict[tuple[Part | None, Path], Entry] = {}
         doubtful = set()
-        for entry in entries:
-            folder = real_folder(entry.image.parent)
-            file = entry.image.resolve() if entry.image.is_symlink() else folder / entry.image.name
+        for entry, file in zip(entries, real_paths(entry.image for entry in entries), strict=True):
             key = entry.part, file
             first = kept.setdefault(key, entry)
             if first is entry:
