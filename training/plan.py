@@ -91,8 +91,9 @@ def _warn_of_idle_extensions(job: JobDocument, warnings: list[str]) -> None:
     where = "training_parameters.advanced_settings"
     if job.advanced.x_model_size is not None and not row.has_model_sizes:
         warnings.append(f"{where}.x_model_size: has no effect on {model_name}; sizes are yolov5's")
-    if job.advanced.x_light_detector and not row.has_proposals:
-        warnings.append(f"{where}.x_light_detector: has no effect on {model_name}, which has no proposals")
+    for name in ("x_light_detector", "x_proposals_per_loss"):
+        if getattr(job.advanced, name) and not row.has_proposals:
+            warnings.append(f"{where}.{name}: has no effect on {model_name}, which has no proposals")
 
 
 def _best_model_path(job: JobDocument, job_name: str, folder: Path, workspace: Workspace) -> Path | None:
@@ -241,6 +242,7 @@ def _trial_spec(
         apply_mosaic_for_yolo=job.advanced.apply_mosaic_for_yolo,
         apply_automl_train_augmentations=job.advanced.apply_automl_train_augmentations,
         light_detector=job.advanced.x_light_detector,
+        proposals_per_loss=job.advanced.x_proposals_per_loss,
         log_verbosity=job.log_verbosity,
     )
 

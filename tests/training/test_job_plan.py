@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import yaml
 from PIL import Image
 
 from clearsight.errors import Conflict, InvalidDocument, UserError
+from clearsight.networks.families.rcnn.options import DEFAULT, LIGHT
 from clearsight.runs.kinds import JobPlan, plan_job_file
 from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
 from clearsight.training.data.check import check_folder
+from clearsight.training.detection.rcnn import RcnnTraining
+from clearsight.training.detection.trial import detection_options
 from clearsight.training.trial.spec import TrialSpec
 
 
@@ -221,6 +225,30 @@ def test_a_model_is_trained_by_a_process_per_gpu_or_as_many_as_are_asked_for(
     plan = plan_job_file(file, {}, None, workspace)
     assert plan.record.num_processes == expected
     assert [warning is not None and warning in text for text in plan.record.warnings] == [True] * (warning is not None)
+
+
+@pytest.mark.parametrize(
+    ("advanced", "light", "per_loss"),
+    [({}, False, 512), ({"x_light_detector": True}, True, 32), ({"x_proposals_per_loss": 16}, False, 16),
+     ({"x_light_detector": True, "x_proposals_per_loss": 8}, True, 8)],
+)  # fmt: skip
+def test_proposals_are_as_few_as_the_job_says(
+    data: Path, tmp_path: Path, workspace: Workspace, advanced: dict[str, Any], light: bool, per_loss: int
+) -> None:
+    box = {"label": "can", "topX": 0.1, "topY": 0.1, "bottomX": 0.9, "bottomY": 0.9}
+    rows = [{"image_url": f"{index}.png", "label": [box]} for index in range(20)]
+    (data / "annotations.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def plan(model_name: str) -> JobPlan:
+        settings = {"model_name": model_name, "advanced_settings": {"x_pretrained": False, **advanced}}
+        job = write_job(tmp_path, task="image_object_detection", training_parameters=settings)
+        return plan_job_file(job, {}, None, workspace)
+
+    options = detection_options(spec_of(plan("fasterrcnn_resnet18_fpn")))
+    found = RcnnTraining().architecture(options.settings, options.proposals)["options"]
+    assert found == asdict(LIGHT if light else DEFAULT) | {"proposals_per_loss": per_loss}
+    idle = [text for text in plan("yolov5").record.warnings if "which has no proposals" in text]
+    assert len(idle) == len(advanced)
 
 
 def test_more_than_one_machine_is_a_warning(data: Path, tmp_path: Path, workspace: Workspace) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "Bytes",
     "DetectorSteps",
     "DetectorTraining",
+    "ProposalOptions",
     "TrialParts",
     "ValidationOutput",
     "to_boxes",
@@ -47,6 +48,16 @@ class AugmentationOptions:
     """Whether yolov5 trains on mosaics of four images."""
     multi_scale: bool = False
     """Whether the size of yolov5's training images varies between batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalOptions:
+    """What a job can change about the numbers of proposals of the R-CNN families."""
+
+    is_light: bool
+    """Whether they are reduced as a whole (`networks.families.rcnn.options.LIGHT`)."""
+    per_loss: int | None
+    """Proposals per image in the loss of the second stage; None: the number that goes with the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +108,11 @@ class DetectorTraining(Protocol[NetworkT_contra, SettingsT_contra]):
     averages_weights: ClassVar[bool]
     """Whether a moving average of the weights is validated and kept in place of the network."""
 
-    def architecture(self, settings: SettingsT_contra, is_light: bool) -> dict[str, Any]:
-        """The architecture record that a job asks for, as `networks.families.Family.build` takes it."""
+    def architecture(self, settings: SettingsT_contra, proposals: ProposalOptions) -> dict[str, Any]:
+        """The architecture record that a job asks for, as `networks.families.Family.build` takes it.
+
+        A family ignores the options that it does not have.
+        """
 
     def augmentation(self, settings: SettingsT_contra, options: AugmentationOptions) -> DetectionAugmentation:
         """The augmentation of training images. A family ignores the options that it does not have."""

@@ -5,7 +5,7 @@ Shapes in names: M objects, H height, W width.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Final, Literal, cast
 
 import numpy as np
@@ -19,7 +19,14 @@ from clearsight.networks.families.rcnn.detector import Detector
 from clearsight.networks.families.rcnn.options import DEFAULT, LIGHT
 from clearsight.networks.families.rcnn.selection import SelectionLimits, to_candidates
 from clearsight.training.detection.data import DetectionBatch, DetectionTarget, RcnnAugmentation
-from clearsight.training.detection.family import AugmentationOptions, Bytes, TrialParts, ValidationOutput, to_boxes
+from clearsight.training.detection.family import (
+    AugmentationOptions,
+    Bytes,
+    ProposalOptions,
+    TrialParts,
+    ValidationOutput,
+    to_boxes,
+)
 from clearsight.training.engine.hardware import Hardware
 from clearsight.vision.preprocess import normalise
 
@@ -86,8 +93,11 @@ class RcnnTraining:
 
     averages_weights: ClassVar[bool] = False
 
-    def architecture(self, settings: RcnnSettings, is_light: bool) -> dict[str, Any]:
-        return {"options": asdict(LIGHT if is_light else DEFAULT)}
+    def architecture(self, settings: RcnnSettings, proposals: ProposalOptions) -> dict[str, Any]:
+        options = LIGHT if proposals.is_light else DEFAULT
+        if proposals.per_loss is not None:
+            options = replace(options, proposals_per_loss=proposals.per_loss)
+        return {"options": asdict(options)}
 
     def augmentation(self, settings: RcnnSettings, options: AugmentationOptions) -> RcnnAugmentation:
         return RcnnAugmentation(settings.min_size, settings.max_size, options.with_geometry, mean=settings.mean)

@@ -25,7 +25,7 @@ from clearsight.training.detection.data import (
     TileGrid,
     useful_side,
 )
-from clearsight.training.detection.family import AugmentationOptions, DetectorTraining, TrialParts
+from clearsight.training.detection.family import AugmentationOptions, DetectorTraining, ProposalOptions, TrialParts
 from clearsight.training.detection.metrics import MetricOptions
 from clearsight.training.detection.objective import DetectionObjective
 from clearsight.training.engine.hardware import Hardware
@@ -60,8 +60,7 @@ class DetectionOptions:
     trial: TrialOptions
     settings: DetectorSettings
     """Preprocessing of validation images and selection of their detections, also in serving."""
-    light_detector: bool
-    """Whether the R-CNN families use a reduced number of proposals."""
+    proposals: ProposalOptions
     augmentation: AugmentationOptions
     metrics: MetricOptions
 
@@ -77,7 +76,7 @@ def detection_options(spec: TrialSpec) -> DetectionOptions:
     return DetectionOptions(
         trial=replace(trial, loop=replace(trial.loop, max_gradient_norm=_GRADIENT_NORM)),
         settings=settings,
-        light_detector=spec.light_detector,
+        proposals=ProposalOptions(spec.light_detector, spec.proposals_per_loss),
         augmentation=component_options(
             AugmentationOptions,
             values,
@@ -101,7 +100,7 @@ class DetectionTrial:
         row = find_row(model.name, self._task)
         self._family: DetectorTraining[Any, Any] = resolve_name(str(FAMILIES[row.family].training))()
         self.settings = options.settings
-        architecture = self._family.architecture(options.settings, options.light_detector)
+        architecture = self._family.architecture(options.settings, options.proposals)
         self.network: nn.Module = build_network(model.name, len(records.classes), architecture=architecture)
         self.frozen_prefixes = row.frozen_prefixes(model.layers_to_freeze)
         self._grid = None

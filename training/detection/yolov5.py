@@ -17,7 +17,14 @@ from clearsight.networks.families.yolov5.network import Yolov5, name_of_size
 from clearsight.networks.families.yolov5.parameters import parameter_groups
 from clearsight.networks.families.yolov5.serving import best_classes
 from clearsight.training.detection.data import DetectionBatch, DetectionTarget, DetectionTrainingSet, YoloAugmentation
-from clearsight.training.detection.family import AugmentationOptions, Bytes, TrialParts, ValidationOutput, to_boxes
+from clearsight.training.detection.family import (
+    AugmentationOptions,
+    Bytes,
+    ProposalOptions,
+    TrialParts,
+    ValidationOutput,
+    to_boxes,
+)
 from clearsight.training.engine.hardware import Hardware
 from clearsight.training.engine.optimizer import ParameterGroup
 from clearsight.vision.candidates import Candidates
@@ -73,7 +80,7 @@ class Yolov5Training:
 
     averages_weights: ClassVar[bool] = True
 
-    def architecture(self, settings: YoloSettings, is_light: bool) -> dict[str, Any]:
+    def architecture(self, settings: YoloSettings, proposals: ProposalOptions) -> dict[str, Any]:
         return {"model_size": settings.model_size}
 
     def augmentation(self, settings: YoloSettings, options: AugmentationOptions) -> YoloAugmentation:

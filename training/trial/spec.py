@@ -63,6 +63,8 @@ class TrialSpec(_Document):
     """Whether training images of detectors are flipped, scaled and moved at random."""
     light_detector: bool = False
     """Whether the R-CNN families use a reduced number of proposals (`networks.families.rcnn.options.LIGHT`)."""
+    proposals_per_loss: int | None = None
+    """Proposals per image in the loss of the second stage of the R-CNN families; None: their own number."""
     log_verbosity: str
     """Level of the trial's log, in lower case, or `not_set`, which means `info`."""
 

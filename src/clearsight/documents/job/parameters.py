@@ -63,6 +63,9 @@ class AdvancedSettings(Section):
     pretrained weights learn faster from milder crops (0.5 to 0.7)."""
     x_light_detector: _Flag = False
     """Faster and Mask R-CNN: use few proposals per image, for images with few objects on a CPU."""
+    x_proposals_per_loss: Annotated[int, Integer(4, 512)] | None = None
+    """Faster and Mask R-CNN: proposals of an image that the loss of the second stage is taken over, at most a quarter
+    of them on objects; default: 512, with `x_light_detector` 32."""
     x_model_size: Annotated[str, OneOf(("nano",))] | None = None
     """yolov5: `nano`, a size smaller than those of Azure's `model_size`, which it overrides."""
     x_num_processes: Annotated[int, Integer(1, _MAX_PROCESSES)] | None = None
@@ -88,6 +91,7 @@ _OF_DETECTORS: Final = (
     "apply_mosaic_for_yolo",
     "apply_automl_train_augmentations",
     "x_light_detector",
+    "x_proposals_per_loss",
     "x_model_size",
 )
 
