@@ -153,9 +153,12 @@ def convert(
         progress=lambda items: progress(items, "reading"),
     )
     converted = read_source(layout, request, validation_source)
+    changes = list(converted.changes)
     given = split_as_given(converted.entries)
     if validation_list is not None:
-        train, validation = split_by_lists(converted.entries, validation_list, training_list)
+        train, validation = split_by_lists(
+            converted.entries, validation_list, training_list, changes if on_fault == OnFault.SKIP else None
+        )
     elif validation_every is not None:
         train, validation = split_every(converted.entries, validation_every)
     elif given is not None and validation_fraction is None:
@@ -168,7 +171,7 @@ def convert(
         copies = copy_images([*train, *validation], output / "images", lambda items: progress(items, "copying"))
         train, validation = copies[: len(train)], copies[len(train) :]
     warnings = [*converted.warnings, *warnings_of_split(train, validation)]
-    if changes := converted.changes:
+    if changes:
         for change in changes[:_MAX_SHOWN_CHANGES]:
             stderr.print(f"--on-fault {on_fault}: {change}", markup=False, soft_wrap=True)
         what = "the pictures of faults left out" if on_fault == OnFault.SKIP else "objects cut off or left out"
@@ -176,7 +179,7 @@ def convert(
     for warning in warnings:
         stderr.print(f"warning: {warning}", markup=False, soft_wrap=True)
     written = write_folders(output, train, validation)
-    write_changes(output, converted.changes)
+    write_changes(output, changes)
     emit({"task": converted.task.value, "output": str(output), **written, "warnings": warnings})
 
 

@@ -434,6 +434,13 @@ def test_objects_below_a_pixel_are_dropped_in_every_task(task: Task, write_coco:
     assert "narrower than one pixel dropped: 2 (first: " in warning
 
 
+def test_a_coco_id_of_two_classes_is_refused(write_coco: Any) -> None:
+    box = {"bbox": [10, 5, 20, 30]}
+    names = ({"id": 3, "name": name} for name in ("can", "can", "tin"))
+    with pytest.raises(InvalidData, match="each category must have an id of its own, but 3 is 'can' and 'tin'"):
+        read_coco(ConversionRequest(write_coco(box, categories=list(names))))
+
+
 SQUARE = [10, 5, 30, 5, 30, 25, 10, 25]
 SQUARE_UNIT = [0.1, 0.1, 0.3, 0.1, 0.3, 0.5, 0.1, 0.5]
 
@@ -751,6 +758,7 @@ def convert_with_lists(source: Path, tmp_path: Path, **lists: str) -> Any:
         ({"validation": "2\n"}, ["0", "1", "3"], ["2"]),
         ({"validation": "3.jpg\n\n 1 \n", "training": "2"}, ["2"], ["1", "3"]),
         ({"validation": "\ufeff2\r\n"}, ["0", "1", "3"], ["2"]),
+        ({"validation": "JPEGImages/2.JPG\nC:\\data\\3.png", "training": "./0.jpg"}, ["0"], ["2", "3"]),
     ],
 )
 def test_lists_say_which_images_train_and_validate(

@@ -8,7 +8,7 @@ import pytest
 
 from clearsight.training.data.converters import ConversionRequest
 from clearsight.training.data.converters.entries import ConversionNotes
-from clearsight.training.data.converters.finder import ImageFinder
+from clearsight.training.data.converters.finder import ImageFinder, KnownImages
 from clearsight.training.data.converters.objects import BadAnnotation
 
 CheckRows = Callable[..., None]
@@ -75,6 +75,38 @@ def test_the_finder_knows_what_systems_and_tools_make_of_names(tmp_path: Path, c
         ("1.jpg/2.jpg", "1.jpg", None),
     ]
     check_rows(check, [(number, *row) for number, row in enumerate(rows)])
+
+
+def test_a_list_names_images_by_the_same_rules(check_rows: CheckRows) -> None:
+    images = [
+        Path("d") / name for name in ("a/1.jpg", "b/1.jpg", f"a/{NFC}.jpg", "a/x.0001.JPG", "A.png", "a.jpg", "a.JPG")
+    ]
+    known = KnownImages(images)
+
+    def check(name: str, *expected: str) -> None:
+        assert [images[index].relative_to("d").as_posix() for index in known.find(name)] == list(expected)
+
+    check_rows(
+        check,
+        [
+            ("",),
+            ("2.jpg",),
+            ("1", "a/1.jpg", "b/1.jpg"),
+            ("1.jpg", "a/1.jpg", "b/1.jpg"),
+            ("b/1.jpg", "b/1.jpg"),
+            ("./B/1.JPG", "b/1.jpg"),
+            ("/home/me/d/a/1.jpg", "a/1.jpg"),
+            ("a\\1.png", "a/1.jpg"),
+            (f"{NFD}.JPG", f"a/{NFC}.jpg"),
+            (NFD, f"a/{NFC}.jpg"),
+            ("x.0001", "a/x.0001.JPG"),
+            ("x",),
+            ("a.jpg", "a.jpg"),
+            ("a.JPG?sv=1", "a.JPG"),
+            ("a.png", "A.png"),
+            ("a.tif", "A.png", "a.jpg", "a.JPG"),
+        ],
+    )
 
 
 def test_an_earlier_folder_and_an_earlier_name_go_first(tmp_path: Path) -> None:

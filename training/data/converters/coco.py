@@ -6,7 +6,7 @@ and a file with a segmentation gives polygons unless boxes are asked for.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -104,7 +104,7 @@ def _load(source: Path) -> _CocoFile:
         parts["images"],
         {_id(image.get("id")): image.get("file_name") for image in reversed(parts["images"])},
         annotations,
-        {_id(category.get("id")): _name(category) for category in parts["categories"]},
+        _categories(source, parts["categories"]),
         any(annotation.get("segmentation") for annotation in parts["annotations"]),
         largest is not None and largest < _LARGEST_FRACTION,
     )
@@ -114,6 +114,18 @@ def _name(category: Mapping[str, Any]) -> str:
     """Name of a category; 0 and false are names, null and nothing are none."""
     name = category.get("name")
     return ("" if name is None else name if isinstance(name, str) else orjson.dumps(name).decode()).strip()
+
+
+def _categories(source: Path, categories: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Names by id. One id for two names would give objects the wrong class."""
+    names: dict[str, str] = {}
+    for category in categories:
+        category_id, name = category.get("id"), _name(category)
+        if (other := names.setdefault(_id(category_id), name)) != name:
+            raise _refusal(
+                source, f"each category must have an id of its own, but {category_id!r} is {other!r} and {name!r}"
+            )
+    return names
 
 
 def _refusal(source: Path, message: str) -> InvalidData:

@@ -23,6 +23,7 @@ from clearsight.files import write_atomically
 from clearsight.images.size import read_file_header
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import Entry, Progress
+from clearsight.training.data.converters.finder import KnownImages
 from clearsight.training.data.converters.parts import Part
 from clearsight.training.data.records import Record
 from clearsight.training.data.split import split_indices, split_warnings
@@ -116,22 +117,23 @@ def _classes(label: Any) -> tuple[str, ...]:
 
 
 def split_by_lists(
-    entries: Sequence[Entry], validation_list: Path, training_list: Path | None
+    entries: Sequence[Entry],
+    validation_list: Path,
+    training_list: Path | None,
+    passed_over: list[str] | None = None,
 ) -> tuple[list[Entry], list[Entry]]:
     """Split entries by lists: one names the images for validation, the other those for training, by default all others.
 
-    A list has one image per line, by its file name with or without suffix, as in VOC's `ImageSets`. Raises
-    `InvalidData` for names of no or several images, images in both lists, and a split without images.
+    A list has one image per line, by its file name with or without suffix, as in VOC's `ImageSets`, or by a path; see
+    `KnownImages`. Names of no image are faults, or go to `passed_over` if that is given. Raises `InvalidData` for
+    faults, names of several images, images in both lists, and a split without images.
     """
-    indices_by_name: dict[str, set[int]] = defaultdict(set)
-    for index, entry in enumerate(entries):
-        indices_by_name[entry.image.name].add(index)
-        indices_by_name[entry.image.stem].add(index)
+    images = KnownImages([entry.image for entry in entries])
     faults: list[Fault] = []
-    validating = _listed(validation_list, indices_by_name, faults)
+    validating = _listed(validation_list, images, faults, passed_over)
     training = set(range(len(entries))) - validating
     if training_list is not None:
-        training = _listed(training_list, indices_by_name, faults)
+        training = _listed(training_list, images, faults, passed_over)
         if both := training & validating:
             message = f"must name no picture of {validation_list} too, but both name {entries[min(both)].image.name!r}"
             faults.append(Fault("BAD_DATA", str(training_list), message))
@@ -143,7 +145,7 @@ def split_by_lists(
     return [entries[index] for index in sorted(training)], [entries[index] for index in sorted(validating)]
 
 
-def _listed(file: Path, indices_by_name: Mapping[str, set[int]], faults: list[Fault]) -> set[int]:
+def _listed(file: Path, images: KnownImages, faults: list[Fault], passed_over: list[str] | None) -> set[int]:
     """Indices of the images that a list names."""
     try:
         lines = enumerate(read_text(file).splitlines(), 1)
@@ -151,11 +153,19 @@ def _listed(file: Path, indices_by_name: Mapping[str, set[int]], faults: list[Fa
         faults.append(Fault("BAD_DATA_REF", str(file), str(error)))
         return set()
     names = {line.strip(): number for number, line in lines if line.strip()}
+    listed: set[int] = set()
     for name, number in names.items():
-        if (found := len(indices_by_name.get(name, ()))) != 1:
-            message = f"must name one labelled picture, but {found or 'none'} have the name {name!r}"
-            faults.append(Fault("BAD_DATA", f"{file}: line {number}", message))
-    return {index for name in names for index in indices_by_name.get(name, ())}
+        found = images.find(name)
+        listed.update(found)
+        if len(found) == 1:
+            continue
+        place = f"{file}: line {number}"
+        message = f"must name one labelled picture, but {len(found) or 'none'} have the name {name!r}"
+        if found or passed_over is None:
+            faults.append(Fault("BAD_DATA", place, message))
+        else:
+            passed_over.append(f"{place}: {message}")
+    return listed
 
 
 def copy_images(entries: Sequence[Entry], target: Path, progress: Progress = iter) -> list[Entry]:

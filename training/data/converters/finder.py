@@ -1,5 +1,6 @@
 """The image that an annotation names: found by the name as written, and by what tools and systems make of names."""
 
+import itertools
 import re
 import unicodedata
 from collections import defaultdict
@@ -13,7 +14,7 @@ from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.training.data.converters.entries import ConversionNotes
 from clearsight.training.data.converters.objects import BadAnnotation
 
-__all__ = ["ImageFinder", "fold_name"]
+__all__ = ["ImageFinder", "KnownImages", "fold_name"]
 
 _SUFFIXES: Final = "|".join(re.escape(suffix) for suffix in IMAGE_SUFFIXES)
 _SIGNED: Final = re.compile(rf"(.+?(?:{_SUFFIXES}))[?#].*", re.IGNORECASE | re.DOTALL)
@@ -75,11 +76,10 @@ class ImageFinder:
 
     def _same_stem(self, folder: Path, tail: str) -> list[Path]:
         *parents, name = tail.split("/")
-        stem = Path(name).stem if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
         return [
             path
             for parent in self._folders_like(folder, parents)
-            for path in self._listing(parent).stems.get(fold_name(stem), ())
+            for path in self._listing(parent).stems.get(_folded_stem(name), ())
             if path.is_file()
         ]
 
@@ -96,6 +96,35 @@ class ImageFinder:
         if folder not in self._listings:
             self._listings[folder] = _Listing(folder)
         return self._listings[folder]
+
+
+class KnownImages:
+    """Finds images among those that are known, by the rules of `ImageFinder`, which looks on the disk."""
+
+    def __init__(self, images: Sequence[Path]) -> None:
+        self._images = images
+        self._by_name: dict[str, list[int]] = defaultdict(list)
+        self._by_stem: dict[str, list[int]] = defaultdict(list)
+        for index, image in enumerate(images):
+            self._by_name[fold_name(image.name)].append(index)
+            self._by_stem[fold_name(image.stem)].append(index)
+
+    def find(self, name: str) -> list[int]:
+        """Indices of the images that match a name best; several match equally well, none is found for no match."""
+        forms = [form.rsplit("/", 1)[-1] for form in _forms(name)]
+        for index_of, key in ((self._by_name, fold_name), (self._by_stem, _folded_stem)):
+            for form, base in zip(_forms(name), forms, strict=True):
+                if found := index_of.get(key(base)):
+                    fit = [self._num_equal_ends(self._images[index], form) for index in found]
+                    return [index for index, equal in zip(found, fit, strict=True) if equal == max(fit)]
+        return []
+
+    def _num_equal_ends(self, image: Path, form: str) -> tuple[int, int]:
+        """How many folders before the name are equal, but for case and Unicode form, and whether the name is."""
+        parts = [part for part in form.split("/") if part not in ("", ".")]
+        pairs = list(zip(reversed(image.parts), reversed(parts), strict=False))
+        folders = itertools.takewhile(lambda pair: fold_name(pair[0]) == fold_name(pair[1]), pairs[1:])
+        return sum(1 for _ in folders), int(pairs[0][0] == pairs[0][1])
 
 
 class _Listing:
@@ -126,6 +155,10 @@ def _tails(path: str) -> Iterator[str]:
         path = path.partition("/")[2]
         if path:
             yield path
+
+
+def _folded_stem(name: str) -> str:
+    return fold_name(Path(name).stem if Path(name).suffix.lower() in IMAGE_SUFFIXES else name)
 
 
 def fold_name(name: str) -> str:
