@@ -105,6 +105,8 @@ def convert(
     coco     SOURCE is a JSON file; images beside it, or in images
     yolo     SOURCE holds data.yaml, or images and .txt files with classes.txt; or is data.yaml itself
     masks    SOURCE holds images and masks of the same names, or a folder with both per image
+    labelme, vott                    SOURCE holds the JSON files that the tool wrote
+    labelstudio, cvat, customvision  SOURCE is the export, or holds it; images beside it, or in images
 
     A SOURCE of train/ and val/ (valid/, validation/), or with a label file for each, is split as it says.
     Images are not copied unless --copy is given: data folders refer to them. A fault writes nothing (see --on-fault).
@@ -118,6 +120,7 @@ def convert(
       clearsight data convert --from coco annotations.json --images photos --task image_object_detection --output data
       clearsight data convert --from coco train.json --validation-source val.json --images photos --output data
       clearsight data convert --from yolo bottles/data.yaml --output data
+      clearsight data convert --from labelstudio export.json --images photos --output data
       clearsight data convert --from masks nuclei --label nucleus --output data
     """
     splits = (validation_every, validation_fraction, validation_list, validation_source)

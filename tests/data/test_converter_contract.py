@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -348,6 +348,154 @@ class TestCocoPolygons(TestCocoBoxes):
     @pytest.fixture
     def lossy(self, write: Callable[..., Path]) -> Path:
         return write("lossy.json", {"segmentation": [SQUARE, [1, 2, 3, 4]]})
+
+
+Drawn = list[tuple[str, list[Any]]]
+"""Class, and left, top, right and bottom in pixels, of the objects on an image of 100 x 50."""
+
+
+class DrawnBoxes:
+    """Sources of a layout that a labelling tool writes: subclasses write one, with boxes on images named 1, 2, …"""
+
+    task = Task.DETECTION
+    location: ClassVar[str]
+    """End of the location of the second object on image 1."""
+
+    def write(self, folder: Path, images: dict[str, Drawn]) -> Path:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def make(self, tmp_path: Path, write_image: WriteImage) -> Callable[..., Path]:
+        def make(name: str, images: dict[str, Drawn]) -> Path:
+            for number in images:
+                write_image(f"{name}/{number}.jpg", (100, 50))
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            return self.write(tmp_path / "data" / name, images)
+
+        return make
+
+    @pytest.fixture
+    def source(self, make: Callable[..., Path]) -> Path:
+        return make("good", {"1": [("can", [10, 5, 30, 35]), ("tin", [0, 0, 100, 50])], "2": []})
+
+    @pytest.fixture
+    def expected(self) -> list[tuple[str, Any]]:
+        return BOXES
+
+    @pytest.fixture
+    def faulty(self, make: Callable[..., Path]) -> tuple[Path, str]:
+        return make("faulty", {"1": [("can", [1, 1, 9, 9]), ("", [1, 1, 9, 9])], "2": []}), self.location
+
+    @pytest.fixture
+    def rest(self) -> list[str]:
+        return ["2.jpg"]
+
+    @pytest.fixture
+    def outside(self, make: Callable[..., Path]) -> Path:
+        return make("outside", {"1": [("can", [50, 25, 130, 60]), ("can", [110, 0, 130, 9])]})
+
+    @pytest.fixture
+    def empty(self, make: Callable[..., Path]) -> Path:
+        return make("empty", {})
+
+    @pytest.fixture
+    def lossy(self, make: Callable[..., Path]) -> Path:
+        return make("lossy", {"1": [("can", [10, 5, 10, 35]), ("can", [1, 1, 9, 9])]})
+
+
+class TestLabelMe(DrawnBoxes, ConverterContract):
+    layout = "labelme"
+    location = "/1.json: shape 2"
+
+    def write(self, folder: Path, images: dict[str, Drawn]) -> Path:
+        for number, objects in images.items():
+            shapes = [
+                {"label": label, "points": [[right, top], [left, bottom]], "shape_type": "rectangle"}
+                for label, (left, top, right, bottom) in objects
+            ]
+            document = {"shapes": shapes, "imagePath": f"{number}.jpg", "imageWidth": 100, "imageHeight": 50}
+            (folder / f"{number}.json").write_text(json.dumps(document))
+        return folder
+
+
+class TestLabelStudio(DrawnBoxes, ConverterContract):
+    layout = "labelstudio"
+    location = ": task 1: result 2"
+
+    def write(self, folder: Path, images: dict[str, Drawn]) -> Path:
+        def result(label: str, box: list[Any]) -> dict[str, Any]:
+            left, top, right, bottom = box
+            sides = {"x": left, "y": 2 * top, "width": right - left, "height": 2 * (bottom - top), "rotation": 0}
+            value = sides | {"rectanglelabels": [label]}
+            return {"type": "rectanglelabels", "value": value, "original_width": 100, "original_height": 50}
+
+        tasks = [
+            {
+                "id": int(number),
+                "data": {"image": f"/data/upload/7/0a1b2c3d-{number}.jpg"},
+                "annotations": [{"result": [result(*item) for item in objects]}],
+            }
+            for number, objects in images.items()
+        ]
+        (folder / "export.json").write_text(json.dumps(tasks))
+        return folder / "export.json"
+
+
+class TestCvat(DrawnBoxes, ConverterContract):
+    layout = "cvat"
+    location = ": image 1.jpg: object 2"
+
+    def write(self, folder: Path, images: dict[str, Drawn]) -> Path:
+        text = "".join(
+            f'<image id="{number}" name="{number}.jpg" width="100" height="50">'
+            + "".join(
+                f'<box label="{label}" occluded="1" xtl="{left}" ytl="{top}" xbr="{right}" ybr="{bottom}"/>'
+                for label, (left, top, right, bottom) in objects
+            )
+            + "</image>"
+            for number, objects in images.items()
+        )
+        (folder / "annotations.xml").write_text(f"<annotations><version>1.1</version>{text}</annotations>")
+        return folder / "annotations.xml"
+
+
+class TestCustomVision(DrawnBoxes, ConverterContract):
+    layout = "customvision"
+    location = ": item 2"
+
+    def write(self, folder: Path, images: dict[str, Drawn]) -> Path:
+        items: list[dict[str, Any]] = []
+        for number, objects in images.items():
+            name = {"file": f"{number}.jpg"}
+            items += [
+                name
+                | {"tag": label, "left": left / 100, "top": top / 50}
+                | {"width": (right - left) / 100, "height": (bottom - top) / 50}
+                for label, (left, top, right, bottom) in objects
+            ] or [name]
+        (folder / "regions.json").write_text(json.dumps(items))
+        return folder / "regions.json"
+
+
+class TestVott(DrawnBoxes, ConverterContract):
+    layout = "vott"
+    location = ": asset 1.jpg: region 2"
+
+    def write(self, folder: Path, images: dict[str, Drawn]) -> Path:
+        def region(label: str, box: list[Any]) -> dict[str, Any]:
+            left, top, right, bottom = box
+            sides = {"left": left, "top": top, "width": right - left, "height": bottom - top}
+            return {"type": "RECTANGLE", "tags": [label], "boundingBox": sides}
+
+        assets = {
+            f"a{number}": {
+                "asset": {"name": f"{number}.jpg", "size": {"width": 100, "height": 50}, "state": 2 if objects else 1},
+                "regions": [region(*item) for item in objects],
+            }
+            for number, objects in images.items()
+        }
+        (folder / "fridge-export.json").write_text(json.dumps({"name": "fridge", "assets": assets}))
+        return folder / "fridge-export.json"
 
 
 class TestMasks(ConverterContract):

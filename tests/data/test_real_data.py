@@ -190,6 +190,21 @@ def test_images_from_above_convert(layout: str, source: str, classes: dict[str, 
         assert convert_and_check(SHARED / source, tmp_path, layout, task)["objects"] == classes
 
 
+def test_forks_and_scissors_convert_from_custom_vision(tmp_path: Path) -> None:
+    source = SHARED / "fork_scissors"
+    found = convert_and_check(source, tmp_path, "customvision", "image_object_detection")
+    assert found["objects"] == {"fork": 20, "scissors": 20}
+    boxes = {}
+    for path in tmp_path.glob("*/*.jsonl"):
+        for record in map(json.loads, path.read_text().splitlines()):
+            [boxes[Path(record["image_url"]).name]] = record["label"]
+    for region in json.loads((source / "regions.json").read_text()):
+        box = boxes[Path(region["file"]).name]
+        assert (box["topX"], box["topY"]) == pytest.approx((region["left"], region["top"]), abs=1e-6)
+        size = box["bottomX"] - box["topX"], box["bottomY"] - box["topY"]
+        assert size == pytest.approx((region["width"], region["height"]), abs=1e-6)
+
+
 def test_lists_of_trees_convert_with_their_boxes_and_outlines() -> None:
     """The geometry of one list is the outline of its boxes."""
     for name, classes in (("2018_SJER_3_252000_4107000_image_477_truth", ["0"] * 7), ("2019_BLAN", ["Tree"] * 4)):
