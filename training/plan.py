@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Final
 
 from clearsight import environment
-from clearsight.catalogue.models import find_row
+from clearsight.catalogue.models import FAMILIES, find_row
 from clearsight.documents.data.locations import BadLocation, resolve_location
 from clearsight.documents.job import (
     DataInput,
@@ -59,6 +60,7 @@ def plan_job(document: Mapping[str, Any], folder: Path, workspace: Workspace, su
         warnings += _check_split(spec, *checked)
     except InvalidData as error:
         raise InvalidDocument(subject, error.faults) from error
+    _require_weights(spec)
     record = JobRecord(
         name=name,
         type="automl",
@@ -245,6 +247,16 @@ def _trial_spec(
         proposals_per_loss=job.advanced.x_proposals_per_loss,
         log_verbosity=job.log_verbosity,
     )
+
+
+def _require_weights(spec: TrialSpec) -> None:
+    """Raise `WeightsMissing` unless the weights that the trial starts from are here, or can be downloaded."""
+    if not spec.pretrained:
+        return
+    values = {name: setting.value for name, setting in spec.hyperparameters.items()}
+    row = find_row(str(values["model_name"]))
+    find = resolve_name(FAMILIES[row.family].weights)
+    find(row, spec.weights_dir, values.get("model_size"), probes_only=True)
 
 
 def _num_processes(requested: int | None, distributed: bool, warnings: list[str]) -> int:

@@ -14,6 +14,7 @@ __all__ = [
     "is_offline",
     "launch",
     "num_threads",
+    "torch_home",
     "visible_gpus",
     "weights_dir",
 ]
@@ -49,6 +50,15 @@ def weights_dir() -> Path | None:
 def is_offline() -> bool:
     """`CLEARSIGHT_OFFLINE`: anything but empty, `0` or `false` forbids downloads. Default: downloads are allowed."""
     return os.environ.get("CLEARSIGHT_OFFLINE", "").lower() not in ("", "0", "false")
+
+
+def torch_home() -> Path:
+    """`TORCH_HOME`: folder of the files that torchvision downloads, a convention of PyTorch. Default: `~/.cache/torch`.
+
+    `XDG_CACHE_HOME` replaces `~/.cache`, see `torch.hub.get_dir`.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser()
 
 
 def num_threads() -> int | None:

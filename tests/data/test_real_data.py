@@ -144,6 +144,8 @@ def test_real_labels_of_several_classes_make_a_job(
     name: str, images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLEARSIGHT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CLEARSIGHT_WEIGHTS", str(tmp_path))
+    (tmp_path / "mobilenetv2.pth").touch()
     task = "image_classification_multilabel"
     convert_and_check(SHARED / name, tmp_path, "csv", task, "--images", str(SHARED / images))
     job_file = tmp_path / "job.yml"

@@ -13,12 +13,14 @@ import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
+from clearsight import environment
+from clearsight.catalogue.models import MODELS
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.errors import UserError, WeightsMissing
 from clearsight.images.decode import decode_image
-from clearsight.networks import weights
+from clearsight.networks import weight_search
 from clearsight.networks.families.table import build_network, load_pretrained
-from clearsight.networks.library_files import TorchvisionFile
+from clearsight.networks.library_files import TorchvisionFile, library_file
 from clearsight.vision.preprocess import preprocess
 
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -50,6 +52,21 @@ def test_an_empty_folder_and_no_network_give_one_line_with_both_ways_out(tmp_pat
         assert part in message
     assert no_network == ["https://download.pytorch.org/models/mobilenet_v2-7ebf99e0.pth"]
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+def test_names_and_cache_of_torchvisions_files_are_those_of_torchvision(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for row in MODELS.values():
+        if row.library == "torchvision" and row.weights_tag is not None:
+            url = torchvision.models.get_model_weights(row.builder)[row.weights_tag].url
+            assert library_file(row).location == url
+    for variables in ({"TORCH_HOME": str(tmp_path)}, {"XDG_CACHE_HOME": str(tmp_path)}, {}):
+        for name in ("TORCH_HOME", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert str(environment.torch_home() / "hub") == torch.hub.get_dir()
 
 
 def test_offline_asks_for_no_download(monkeypatch: pytest.MonkeyPatch, no_network: list[str]) -> None:
@@ -165,7 +182,7 @@ def test_the_librarys_cache_and_download_are_recorded_with_tag_and_licence(
     torch.save(donor_state, original)
     digits = hashlib.sha256(original.read_bytes()).hexdigest()[:8]
     published = TorchvisionFile(f"https://example.org/mobilenet_v2-{digits}.pth")
-    monkeypatch.setattr(weights, "library_file", lambda spec: published)
+    monkeypatch.setattr(weight_search, "library_file", lambda spec: published)
     monkeypatch.setattr(
         torch.hub, "download_url_to_file", lambda url, dst, hash_prefix, progress: shutil.copy(original, dst)
     )

@@ -1,7 +1,12 @@
 """Faults of jobs that are reported before anything starts."""
 
+import contextlib
 import json
 import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from clearsight.errors import Conflict, InvalidDocument, UserError
+from clearsight.errors import Conflict, InvalidDocument, UserError, WeightsMissing
 from clearsight.networks.families.rcnn.options import DEFAULT, LIGHT
 from clearsight.runs.kinds import JobPlan, plan_job_file
 from clearsight.runs.workspace import Workspace
@@ -25,6 +30,18 @@ from clearsight.training.trial.spec import TrialSpec
 def data(texture_folder: Path, tmp_path: Path) -> Path:
     """A copy of the textures beside the job file."""
     return Path(shutil.copytree(texture_folder, tmp_path / "data"))
+
+
+@pytest.fixture(autouse=True)
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of `CLEARSIGHT_WEIGHTS` with a file for the model of `write_job`, whose content nobody reads here."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "resnet18.pth").touch()
+    monkeypatch.setenv("CLEARSIGHT_WEIGHTS", str(folder))
+    monkeypatch.setenv("CLEARSIGHT_OFFLINE", "1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return folder
 
 
 def write_job(folder: Path, **changes: Any) -> Path:
@@ -68,6 +85,8 @@ def test_paths_are_relative_to_the_job_file(data: Path, tmp_path: Path, workspac
     file = write_job(
         tmp_path, training_parameters={"model_name": "resnet18", "advanced_settings": '{"x_weights_dir": "w"}'}
     )
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "resnet18-f37072fd.pth").touch()
     spec = spec_of(plan_job_file(file, {}, "named", workspace))
     assert spec.training_data == data
     assert spec.weights_dir == tmp_path / "w"
@@ -170,6 +189,66 @@ def test_objects_that_are_all_crowds_are_refused_before_anything_starts(
     with pytest.raises(InvalidDocument, match=r"at least one validation picture .* validation_metric_type to none"):
         plan_job_file(write_job(tmp_path, **job), {}, None, workspace)
     plan_job_file(write_job(tmp_path, **job), {"training_parameters.validation_metric_type": "none"}, None, workspace)
+
+
+def test_weights_are_looked_for_before_anything_starts(
+    data: Path, tmp_path: Path, workspace: Workspace, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the weights folder, in the cache, and then on the server, unless downloads are forbidden."""
+    asked: list[tuple[str, str]] = []
+
+    def urlopen(request: urllib.request.Request, timeout: float) -> contextlib.nullcontext[None]:
+        asked.append((request.get_method(), request.full_url))
+        if "resnet34" in request.full_url:
+            raise urllib.error.URLError("[Errno -2] Name or service not known")
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+
+    def plan(model_name: str, **advanced: object) -> None:
+        parameters = {"model_name": model_name, "advanced_settings": advanced}
+        plan_job_file(write_job(tmp_path, training_parameters=parameters), {}, "free", workspace)
+
+    for arguments, words in (
+        (
+            {"model_name": "resnet34"},
+            ["resnet34 must be loaded", f"{weights} holds no resnet34-b627a593.pth", "OFFLINE"],
+        ),
+        ({"model_name": "vits16r224"}, [f"{weights} holds no vit_small_patch16_224.augreg_in21k_ft_in1k.safetensors"]),
+        ({"model_name": "resnet18", "x_weights_dir": "nowhere"}, ["weights folder must exist", "nowhere"]),
+    ):
+        with pytest.raises(WeightsMissing) as caught:
+            plan(**arguments)
+        assert all(word in str(caught.value) for word in words), caught.value
+    plan("resnet34", x_pretrained=False)
+    cached = tmp_path / "torch" / "hub" / "checkpoints" / "resnet34-b627a593.pth"
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    plan("resnet34")
+    cached.unlink()
+    assert asked == []
+    monkeypatch.delenv("CLEARSIGHT_OFFLINE")
+    with pytest.raises(WeightsMissing, match=r"the download of .*resnet34-b627a593\.pth failed .*Name or service"):
+        plan("resnet34")
+    plan("resnet50")
+    assert asked == [
+        ("HEAD", "https://download.pytorch.org/models/resnet34-b627a593.pth"),
+        ("HEAD", "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"),
+    ]
+    assert not workspace.root.exists()
+
+
+def test_a_job_is_checked_without_torch(data: Path, tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from clearsight.runs.kinds import plan_job_file
+from clearsight.runs.workspace import Workspace
+plan_job_file(Path(sys.argv[1]), {}, None, Workspace(Path(sys.argv[2])))
+print([name for name in ("torch", "torchvision", "timm") if name in sys.modules])
+"""
+    command = [sys.executable, "-c", code, write_job(tmp_path), tmp_path / "home"]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_a_valid_job_of_a_later_version_is_one_line(data: Path, tmp_path: Path, workspace: Workspace) -> None:

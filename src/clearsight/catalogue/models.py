@@ -47,6 +47,8 @@ class FamilyRow:
 
     network: str
     """Class without arguments: a `networks.families.family.Family`."""
+    weights: str
+    """Callable: finds the pretrained weights of a row, see `networks.weight_search`. Without torch."""
     pipeline: str
     """Callable with the arguments of `handlers.scoring.pipeline.open_pipeline`: from an image to an answer."""
     export: str
@@ -61,11 +63,13 @@ class FamilyRow:
 _FAMILIES: Final[dict[str, FamilyRow]] = {
     "classifier": FamilyRow(
         network="clearsight.networks.families.classifiers:ClassifierFamily",
+        weights="clearsight.networks.weight_search:find_classifier_weights",
         pipeline="clearsight.handlers.scoring.classification:ClassificationPipeline",
         export="clearsight.exporters.classifier:ClassifierExport",
     ),
     "yolov5": FamilyRow(
         network="clearsight.networks.families.yolov5.family:YoloFamily",
+        weights="clearsight.networks.weight_search:find_yolov5_weights",
         pipeline="clearsight.handlers.scoring.detectors:open_yolov5",
         export="clearsight.exporters.detector:YoloExport",
         training="clearsight.training.detection.yolov5:Yolov5Training",
@@ -73,6 +77,7 @@ _FAMILIES: Final[dict[str, FamilyRow]] = {
     ),
     "rcnn": FamilyRow(
         network="clearsight.networks.families.rcnn.family:RcnnFamily",
+        weights="clearsight.networks.weight_search:find_detector_weights",
         pipeline="clearsight.handlers.scoring.detectors:open_rcnn",
         export="clearsight.exporters.detector:RcnnExport",
         training="clearsight.training.detection.rcnn:RcnnTraining",
@@ -109,6 +114,9 @@ class ModelRow:
     """Name of the builder in the library; also the prefix of its weight files."""
     weights_tag: str | None = None
     """The library's name of the published weights of the whole network; None where there are none."""
+    weights_file: str | None = None
+    """Name of torchvision's file of these weights, which torchvision's table has too; it ends with the start of the
+    sha256."""
     licence: str | None = None
     """SPDX id of the published weights, those of `backbone` included."""
     backbone: str | None = None
@@ -192,14 +200,14 @@ def _cnn(model_name: str, **facts: Any) -> ModelRow:
     return ModelRow(model_name=model_name, **{**row, **facts})
 
 
-def _torchvision_cnn(model_name: str, weights_tag: str, resize_size: int, **facts: Any) -> ModelRow:
+def _torchvision_cnn(model_name: str, weights_tag: str, weights_file: str, resize_size: int, **facts: Any) -> ModelRow:
     """Make a row.
 
     The deep ResNets take the later weights, 80.9 against 76.1 % top-1 for resnet50 (torchvision's tables of weights);
     the shallow ones have only the first.
     """
-    published = {"library": "torchvision", "weights_tag": weights_tag, "licence": "BSD-3-Clause"}
-    return _cnn(model_name, resize_size=resize_size, **published, **facts)
+    published = {"library": "torchvision", "weights_tag": weights_tag, "weights_file": weights_file}
+    return _cnn(model_name, resize_size=resize_size, licence="BSD-3-Clause", **published, **facts)
 
 
 def _timm_cnn(model_name: str, builder: str, weights_tag: str, **facts: Any) -> ModelRow:
@@ -233,6 +241,9 @@ def _vit(
     )
 
 
+_COCO_DIGITS: Final = {"fasterrcnn": "258fb6c6", "retinanet": "eeacb38b", "maskrcnn": "bf2d0c1e"}
+
+
 def _rcnn(kind: Literal["fasterrcnn", "maskrcnn", "retinanet"], depth: int) -> ModelRow:
     """Make the row of a detector on a ResNet with a feature pyramid; torchvision has COCO weights for depth 50."""
     model_name, has_masks, has_proposals = f"{kind}_resnet{depth}_fpn", kind == "maskrcnn", kind != "retinanet"
@@ -246,6 +257,7 @@ def _rcnn(kind: Literal["fasterrcnn", "maskrcnn", "retinanet"], depth: int) -> M
         library="torchvision",
         builder=model_name,
         weights_tag="COCO_V1" if depth == 50 else None,
+        weights_file=f"{model_name}_coco-{_COCO_DIGITS[kind]}.pth" if depth == 50 else None,
         licence="BSD-3-Clause",
         backbone=f"resnet{depth}",
         head=("roi_heads.box_predictor", *masks) if has_proposals else ("head.classification_head.cls_logits",),
@@ -264,16 +276,17 @@ _ALL: Final = (
     _torchvision_cnn(
         "mobilenetv2",
         "IMAGENET1K_V2",
+        "mobilenet_v2-7ebf99e0.pth",
         232,
         builder="mobilenet_v2",
         head=("classifier.1",),
         freeze_groups=tuple((f"features.{index}.",) for index in range(19)),
     ),
-    _torchvision_cnn("resnet18", "IMAGENET1K_V1", 256),
-    _torchvision_cnn("resnet34", "IMAGENET1K_V1", 256),
-    _torchvision_cnn("resnet50", "IMAGENET1K_V2", 232),
-    _torchvision_cnn("resnet101", "IMAGENET1K_V2", 232),
-    _torchvision_cnn("resnet152", "IMAGENET1K_V2", 232),
+    _torchvision_cnn("resnet18", "IMAGENET1K_V1", "resnet18-f37072fd.pth", 256),
+    _torchvision_cnn("resnet34", "IMAGENET1K_V1", "resnet34-b627a593.pth", 256),
+    _torchvision_cnn("resnet50", "IMAGENET1K_V2", "resnet50-11ad3fa6.pth", 232),
+    _torchvision_cnn("resnet101", "IMAGENET1K_V2", "resnet101-cd907fc2.pth", 232),
+    _torchvision_cnn("resnet152", "IMAGENET1K_V2", "resnet152-f82ba261.pth", 232),
     _timm_cnn("resnest50", "resnest50d", "in1k"),
     _timm_cnn("resnest101", "resnest101e", "in1k", resize_size=292, crop_size=256),
     _timm_cnn(

@@ -1,4 +1,4 @@
-"""Finds and loads pretrained weights: from a local folder, the library's cache, or its download.
+"""Loads pretrained weights that `networks.weight_search` finds.
 
 The source is returned as a record, and random initialisation happens only on request; missing weights are an error.
 """
@@ -9,31 +9,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from clearsight import environment
 from clearsight.catalogue.models import ModelRow
-from clearsight.errors import UserError, WeightsMissing
-from clearsight.networks.library_files import DownloadFailed, LibraryFile, library_file
+from clearsight.errors import UserError
+from clearsight.networks.weight_search import find_classifier_weights
 from clearsight.runs.package import sha256_of
 
 __all__ = [
-    "FoundWeights",
     "PretrainedRecord",
-    "find_weights",
-    "find_whole_weights",
     "licence_beside",
     "load_classifier",
     "load_state",
     "read_state_dict",
 ]
-
-_SUFFIXES: Final = (".pth", ".pt", ".safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,108 +57,35 @@ class PretrainedRecord:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class FoundWeights:
-    """A file of weights, and where it was found."""
-
-    file: Path
-    source: Literal["folder", "cache", "download"]
-
-
 def load_classifier(
     network: nn.Module, row: ModelRow, weights_dir: Path | None = None, pretrained: bool = True
 ) -> PretrainedRecord:
     """Load pretrained weights into a classifier made by `ClassifierFamily.build`; return what was loaded.
 
-    Searched in order: `weights_dir` (without one, the folder of `CLEARSIGHT_WEIGHTS`), the library's cache, its
-    download (unless `CLEARSIGHT_OFFLINE`). In a folder these names count, in this order: the library's own
-    (`resnet18-f37072fd.pth`; `resnest50d.in1k.safetensors`, `resnest50d.in1k/model.safetensors`), the model name as a
-    prefix (`mobilenetv2*.pth|.pt|.safetensors`), the builder's name as a prefix (`mobilenet_v2*`); among several the
-    first by name. The last layer keeps its random start when its number of classes differs, a ViT's position
-    embeddings are interpolated to its image size; everything else must fit exactly.
+    They are searched by `find_classifier_weights`. The last layer keeps its random start when its number of classes
+    differs, a ViT's position embeddings are interpolated to its image size; everything else must fit exactly.
 
     `pretrained=False` leaves the network as it is. Raises `WeightsMissing` when nothing is found, `UserError` when a
     file is not a state dict of this architecture. Files are read without running code of theirs.
     """
     if not pretrained:
         return PretrainedRecord("none", None, None, None, None, new_head=True)
-    published = library_file(row)
-    names = (row.model_name, row.builder)
-    found = find_weights(row.model_name, names, published, weights_dir)
+    found = find_classifier_weights(row, weights_dir)
     state, resized_positions = _with_resized_positions(network, row, read_state_dict(found.file))
     name = f"{row.model_name} ({row.library} {row.builder})"
     head = tuple(f"{module}." for module in row.head)
     new_head = load_state(network, state, head, name, "this architecture or another model_name", found.file)
     sha256 = sha256_of(found.file)
-    tag = row.weights_tag if published.is_published(found.file, sha256) else None
+    tag = row.weights_tag if found.is_published(sha256) else None
     return PretrainedRecord(
         source=found.source,
         file=found.file.name,
         sha256=sha256,
         tag=tag,
-        licence=row.licence if tag else licence_beside(found.file, names),
+        licence=row.licence if tag else licence_beside(found.file, (row.model_name, row.builder)),
         new_head=new_head,
         resized_positions=resized_positions,
     )
-
-
-def find_weights(
-    model_name: str, names: Sequence[str], published: LibraryFile, weights_dir: Path | None = None
-) -> FoundWeights:
-    """Find the file to load; `names` are prefixes that count in a folder, in this order.
-
-    Raises `WeightsMissing`, which names every way out.
-    """
-    folder = _folder(weights_dir)
-    tried = []
-    if folder is not None:
-        own = [file for name in published.names if (file := folder / name).is_file()]
-        if files := [*own, *_named(folder, names)]:
-            return FoundWeights(files[0], "folder")
-        tried.append(f"{folder} holds no {', '.join([published.names[0], *(f'{name}*.pth' for name in names)])}")
-    else:
-        tried.append("no weights folder is set")
-    if (cached := published.cached()) is not None:
-        return FoundWeights(cached, "cache")
-    if environment.is_offline():
-        tried.append("CLEARSIGHT_OFFLINE forbids the download")
-    else:
-        try:
-            return FoundWeights(published.download(), "download")
-        except DownloadFailed as error:
-            tried.append(f"the download of {published.location} failed ({error})")
-    raise WeightsMissing(
-        f"pretrained weights of {model_name} must be loaded, but none were found: {'; '.join(tried)}. "
-        f"Put {published.names[0]} into a folder and name it in x_weights_dir or CLEARSIGHT_WEIGHTS, "
-        "or start from random weights with x_pretrained: false"
-    )
-
-
-def find_whole_weights(model_name: str, weights_dir: Path | None = None) -> FoundWeights | None:
-    """A file of the weights folder that is named after the model itself, if there is one."""
-    folder = _folder(weights_dir)
-    files = [] if folder is None else _named(folder, (model_name,))
-    return FoundWeights(files[0], "folder") if files else None
-
-
-def _folder(weights_dir: Path | None) -> Path | None:
-    folder = weights_dir or environment.weights_dir()
-    if folder is not None and not folder.is_dir():
-        raise WeightsMissing(
-            f"the weights folder must exist, but {folder} does not (x_weights_dir, CLEARSIGHT_WEIGHTS)"
-        )
-    return folder
-
-
-def _named(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Files of weights whose name starts with one of the words, by word, then by name."""
-    files = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in _SUFFIXES)
-    return [file for name in names for file in files if _has_prefix(file, name)]
-
-
-def _has_prefix(file: Path, prefix: str) -> bool:
-    """Whether the name starts with the whole word: `resnet18` must not take `resnet18d.pth`."""
-    return file.name.startswith(prefix) and file.name[len(prefix)] in "._-"
 
 
 def read_state_dict(file: Path) -> Mapping[str, torch.Tensor]:

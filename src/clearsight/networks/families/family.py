@@ -48,7 +48,7 @@ class Family(Protocol[NetworkT]):
     ) -> PretrainedRecord:
         """Load pretrained weights into a network that `build` made; return what was loaded.
 
-        Searched as `networks.weights.find_weights` says. `pretrained=False` leaves the network as it is. Raises
+        Searched as `networks.weight_search` says. `pretrained=False` leaves the network as it is. Raises
         `WeightsMissing`, and `UserError` when a file does not hold weights of this architecture.
         """
         ...

@@ -9,14 +9,8 @@ from torch import nn
 from clearsight.catalogue.models import ModelRow, find_row
 from clearsight.errors import UserError
 from clearsight.networks.families.rcnn.detector import Detector
-from clearsight.networks.library_files import LibraryFile, library_file
-from clearsight.networks.weights import (
-    PretrainedRecord,
-    find_weights,
-    find_whole_weights,
-    licence_beside,
-    read_state_dict,
-)
+from clearsight.networks.weight_search import find_detector_weights
+from clearsight.networks.weights import PretrainedRecord, licence_beside, read_state_dict
 from clearsight.runs.package import sha256_of
 
 __all__ = ["load_pretrained_rcnn"]
@@ -29,22 +23,19 @@ def load_pretrained_rcnn(
 ) -> PretrainedRecord:
     """Load pretrained weights into a network made by `RcnnFamily.build`, freeze its norms, return what was loaded.
 
-    Searched as by `weights.find_weights`. Rows with published COCO weights (those on ResNet-50) take these; the
-    others take the classification weights of their backbone, whose last layer is left out. In a folder a file named
-    after the model comes first for those too. The content of a file decides whether it is a detector or a backbone.
-    Layers whose shape follows the number of classes keep their random start when the number differs.
+    They are searched by `find_detector_weights`. Rows with published COCO weights (those on ResNet-50) take these; the
+    others take the classification weights of their backbone, whose last layer is left out. The content of a file
+    decides whether it is a detector or a backbone. Layers whose shape follows the number of classes keep their random
+    start when the number differs.
 
     `pretrained=False` leaves the network as it is, norms included. Raises `WeightsMissing`, `UserError`.
     """
     if not pretrained:
         return PretrainedRecord("none", None, None, None, None, new_head=True)
-    published, tag = _published(row)
-    is_whole_published = row.weights_tag is not None
-    names = (row.model_name,) if is_whole_published else (row.model_name, str(row.backbone))
-    found = None if is_whole_published else find_whole_weights(row.model_name, weights_dir)
-    found = found or find_weights(row.model_name, names, published, weights_dir)
+    found = find_detector_weights(row, weights_dir)
+    source = row if row.weights_tag is not None else find_row(str(row.backbone))
     sha256 = sha256_of(found.file)
-    is_published = published.is_published(found.file, sha256)
+    is_published = found.is_published(sha256)
     state = read_state_dict(found.file)
     is_whole = any(name.startswith("backbone.") for name in state)
     if is_whole:
@@ -59,17 +50,11 @@ def load_pretrained_rcnn(
         source=found.source,
         file=found.file.name,
         sha256=sha256,
-        tag=tag if is_published else None,
-        licence=row.licence if is_published else licence_beside(found.file, names),
+        tag=source.weights_tag if is_published else None,
+        licence=row.licence if is_published else licence_beside(found.file, (row.model_name, source.model_name)),
         new_head=new_head,
         backbone_only=not is_whole,
     )
-
-
-def _published(row: ModelRow) -> tuple[LibraryFile, str | None]:
-    """The published file to start from, of the whole network or of its backbone, and the library's name of it."""
-    source = row if row.weights_tag is not None else find_row(str(row.backbone))
-    return library_file(source), source.weights_tag
 
 
 def _load_whole(network: Detector, row: ModelRow, state: dict[str, torch.Tensor], file: Path) -> bool:

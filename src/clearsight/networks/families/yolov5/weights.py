@@ -1,25 +1,16 @@
 """Loads a user's own weights: no permissively licensed ones are published for this network."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
-from clearsight.networks.families.yolov5.network import SIZES, Yolov5, name_of_size
-from clearsight.networks.weights import (
-    PretrainedRecord,
-    find_whole_weights,
-    licence_beside,
-    load_state,
-    read_state_dict,
-)
+from clearsight.catalogue.models import find_row
+from clearsight.networks.families.yolov5.network import Yolov5, name_of_size
+from clearsight.networks.weight_search import find_yolov5_weights, yolov5_file_names
+from clearsight.networks.weights import PretrainedRecord, licence_beside, load_state, read_state_dict
 from clearsight.runs.package import sha256_of
 
 __all__ = ["load_own_yolov5"]
 
-_MODEL_NAME: Final = "yolov5"
-_LETTERS: Final[Mapping[str, str]] = MappingProxyType({name: f"{_MODEL_NAME}{name[0]}" for name in SIZES})
-"""By size: the name that files of others begin with, `yolov5s` for `small`."""
 _HEAD: Final = "model.24.m."
 _NOTICE: Final = (
     "yolov5 starts from random weights: no permissively licensed ones are published. To start from a state dict of "
@@ -40,8 +31,8 @@ def load_own_yolov5(network: Yolov5, weights_dir: Path | None = None, pretrained
     if not pretrained:
         return PretrainedRecord("none", None, None, None, None, new_head=True)
     size = name_of_size(network.size)
-    names = (_LETTERS[size], _MODEL_NAME)
-    found = next((found for name in names if (found := find_whole_weights(name, weights_dir)) is not None), None)
+    names = yolov5_file_names(size)
+    found = find_yolov5_weights(find_row("yolov5"), weights_dir, size)
     if found is None:
         notice = _NOTICE.format(names=" or ".join(f"{name}*.safetensors" for name in names))
         return PretrainedRecord("none", None, None, None, None, new_head=True, notice=notice)
