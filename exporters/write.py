@@ -36,6 +36,7 @@ from clearsight.runs.package import (
     Manifest,
     ModelPackage,
     publish_package,
+    repeated_label,
     sha256_of,
 )
 from clearsight.tasks import Task
@@ -73,9 +74,11 @@ def write_package(
     started and is recorded. With `train_artifacts` that folder gets the graph of Azure's contract, `model.onnx`, and
     `labels.json`; `enable_onnx_normalization` puts mean and std inside that graph, which then takes values in [0, 1].
     With `gate_bf16`, on a processor that announces bf16 matrix units, the accuracy of bf16 on up to 64 of the images
-    (16 for detectors) is recorded; it enables nothing. An older package at `target` is replaced. Raises `ExportError`
-    when a graph cannot be made or disagrees with the network.
+    (16 for detectors) is recorded; it enables nothing. An older package at `target` is replaced. Raises
+    `UserError` when two labels are equal, `ExportError` when a graph cannot be made or disagrees with the network.
     """
+    if (label := repeated_label(labels)) is not None:
+        raise UserError(f"labels of a package must be different class names, but {label!r} stands there twice")
     model = TrainedModel(task, model_name, tuple(labels), copy.deepcopy(network).cpu().eval(), settings)
     row, export = find_row(model_name), export_of(model)
     family = family_of(model_name)

@@ -4,7 +4,7 @@ This module does not import torch, so that a fault is reported within half a sec
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,7 @@ from clearsight.runs.kinds import JobPlan
 from clearsight.runs.record import JobRecord
 from clearsight.runs.trials import trial_name
 from clearsight.runs.workspace import Workspace
+from clearsight.training.data.records import Record
 from clearsight.training.data.split import overlap_warnings, require_objects, split_indices, split_warnings
 from clearsight.training.data.table import MAX_LISTED_FAULTS, MAX_UNREADABLE_SHARE, Table, read_table, require_trainable
 from clearsight.training.trial.spec import Setting, TrialSpec
@@ -56,11 +57,17 @@ def plan_job(document: Mapping[str, Any], folder: Path, workspace: Workspace, su
     if (workspace.runs / name).exists():
         raise Conflict(f"a job's name must be new, but {name!r} exists in {workspace.runs}; choose another --name")
     spec = _trial_spec(job, name, folder, checked, workspace)
+    parts = _split(spec, *checked)
     try:
-        warnings += _check_split(spec, *checked)
+        _check_objects(spec, *parts)
     except InvalidData as error:
         raise InvalidDocument(subject, error.faults) from error
+    warnings += [*split_warnings(*parts), *overlap_warnings(*parts)]
     _require_weights(spec)
+    num_processes = _num_processes(
+        job.advanced.x_num_processes, bool(spec.hyperparameters["distributed"].value), warnings
+    )
+    warnings += _warnings_of_steps(spec, len(parts[0]), num_processes)
     record = JobRecord(
         name=name,
         type="automl",
@@ -75,9 +82,7 @@ def plan_job(document: Mapping[str, Any], folder: Path, workspace: Workspace, su
         environment_variables=dict(job.environment_variables),
         timeout_minutes=job.limits.timeout_minutes,
         max_concurrent_trials=job.limits.max_concurrent_trials,
-        num_processes=_num_processes(
-            job.advanced.x_num_processes, bool(spec.hyperparameters["distributed"].value), warnings
-        ),
+        num_processes=num_processes,
         warnings=warnings,
         document=dict(document),
     )
@@ -155,16 +160,34 @@ def _check_data(
     return tables["training_data"], tables.get("validation_data")
 
 
-def _check_split(spec: TrialSpec, training: Table, validation: Table | None) -> list[str]:
-    """Sentences on classes that only one part shows. Raises `InvalidData` when a part has no object to learn from."""
-    parts = (training.records, [] if validation is None else validation.records)
-    if validation is None:
-        kept, held_out = split_indices(training.records, spec.validation_size, spec.split_seed, spec.task)
-        parts = [training.records[index] for index in kept], [training.records[index] for index in held_out]
+def _split(spec: TrialSpec, training: Table, validation: Table | None) -> tuple[list[Record], list[Record]]:
+    """The records that train and those that validate, as the trial splits them."""
+    if validation is not None:
+        return training.records, validation.records
+    kept, held_out = split_indices(training.records, spec.validation_size, spec.split_seed, spec.task)
+    return [training.records[index] for index in kept], [training.records[index] for index in held_out]
+
+
+def _check_objects(spec: TrialSpec, training: Sequence[Record], validation: Sequence[Record]) -> None:
+    """Raise `InvalidData` when a part has no object to learn from or to measure with."""
     if not spec.task.is_classification:
         is_measured = spec.hyperparameters["validation_metric_type"].value != "none"
-        require_objects(parts[0], parts[1] if is_measured else None)
-    return [*split_warnings(*parts), *overlap_warnings(*parts)]
+        require_objects(training, validation if is_measured else None)
+
+
+def _warnings_of_steps(spec: TrialSpec, num_images: int, num_processes: int) -> list[str]:
+    """A sentence when the default batch size makes a single step of every epoch."""
+    values = {name: setting.value for name, setting in spec.hyperparameters.items()}
+    batch_size = int(values["training_batch_size"] or 1)
+    is_chosen = spec.hyperparameters["training_batch_size"].origin == "user"
+    if is_chosen or values.get("tile_grid_size") is not None or num_images > batch_size * num_processes:
+        return []
+    smaller = max(2, num_images // (8 * num_processes))
+    return [
+        f"training_batch_size: {batch_size}, the default of {values['model_name']}, makes one step an epoch of "
+        f"{num_images} training pictures, {values['number_of_epochs']} steps in all; with {smaller} an epoch has "
+        f"{-(-num_images // (smaller * num_processes))}"
+    ]
 
 
 def _data_folder(source: DataInput, folder: Path, datastores: Mapping[str, Path]) -> Path:

@@ -16,7 +16,7 @@ from torch import nn
 from clearsight.bf16 import has_bf16_units
 from clearsight.catalogue.models import MODELS
 from clearsight.documents.settings import ClassificationSettings
-from clearsight.errors import BadImage, Conflict, ExportError, InvalidPackage
+from clearsight.errors import BadImage, Conflict, ExportError, InvalidPackage, UserError
 from clearsight.exporters import serving_graphs, write
 from clearsight.exporters.formats.onnx import NormalisedNetwork, export_onnx
 from clearsight.exporters.formats.torchscript import export_torchscript
@@ -68,6 +68,12 @@ def test_without_images_there_is_no_package(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="at least 1 picture"):
         write_thumbnail(tmp_path / "out" / "mlflow-model", [])
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_labels_of_a_package_differ(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'dark' stands there twice"):
+        write_thumbnail(tmp_path / "out" / "mlflow-model", [], labels=("dark", "dark"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_package_holds_what_azures_folder_holds_and_no_pickle(tiny_package: ModelPackage) -> None:

@@ -155,6 +155,17 @@ def test_parameters_and_metrics_are_mirrored(trained: Trained, client: Any) -> N
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_the_run_of_the_job_has_metrics_and_charts_of_its_best_trial(trained: Trained, client: Any) -> None:
+    name, status = trained.result["name"], trained.trial.read_status()
+    assert client.get_run(name).data.metrics == status.metrics
+    [best] = client.get_metric_history(name, "accuracy")
+    assert (best.step, best.value) == (status.best_epoch, status.metrics["accuracy"])
+    charts = [[file.path for file in client.list_artifacts(run, "metrics")] for run in (name, trained.trial.run_id)]
+    assert charts[0] == charts[1]
+    assert "metrics/confusion_matrix.png" in charts[0]
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_the_model_loads_by_its_runs_uri(trained: Trained, client: Any, texture_folder: Path) -> None:
     import mlflow
     import pandas

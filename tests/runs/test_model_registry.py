@@ -12,7 +12,7 @@ import yaml
 from clearsight.errors import Conflict, InvalidDocument, InvalidPackage, NotFound, UserError
 from clearsight.handlers.tuning.precision_gate import record_gate
 from clearsight.runs.model_registry import ModelRegistry
-from clearsight.runs.package import GUARDED_FILES, SETTINGS_FILE, ModelPackage, sha256_of
+from clearsight.runs.package import GUARDED_FILES, LABELS_FILE, MANIFEST_FILE, SETTINGS_FILE, ModelPackage, sha256_of
 from clearsight.runs.workspace import Workspace
 
 
@@ -188,6 +188,18 @@ def test_a_manifest_rewritten_to_fit_altered_weights_is_found(registry: ModelReg
     ModelPackage.open(registered.package_path)  # weights and manifest agree
     with pytest.raises(InvalidPackage, match=r"weights\.safetensors of .* was altered together with the manifest"):
         registry.verify("fridge")
+
+
+def test_a_package_with_equal_labels_is_not_registered(registry: ModelRegistry, copied: Path) -> None:
+    labels = copied / LABELS_FILE
+    labels.write_text('["can", "carton", "can", "bottle"]')
+    manifest = json.loads((copied / MANIFEST_FILE).read_text())
+    manifest["files"][LABELS_FILE] = {"num_bytes": labels.stat().st_size, "sha256": sha256_of(labels)}
+    (copied / MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(InvalidPackage, match="must name different classes, but 'can' stands there twice") as caught:
+        registry.create(copied, "fridge")
+    assert f"{copied / LABELS_FILE}" in str(caught.value)
+    assert registry.list() == []
 
 
 def test_long_forms_of_azure_mean_the_models_of_the_workspace(

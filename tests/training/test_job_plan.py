@@ -15,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from clearsight.console import parse_assignments
 from clearsight.errors import Conflict, InvalidDocument, UserError, WeightsMissing
 from clearsight.networks.families.rcnn.options import DEFAULT, LIGHT
 from clearsight.runs.kinds import JobPlan, plan_job_file
@@ -24,6 +25,8 @@ from clearsight.training.data.check import check_folder
 from clearsight.training.detection.rcnn import RcnnTraining
 from clearsight.training.detection.trial import detection_options
 from clearsight.training.trial.spec import TrialSpec
+
+SPACE = [{"model_name": {"type": "choice", "values": ["resnet18"]}, "learning_rate": "uniform(0.001,0.01)"}]
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def write_job(folder: Path, **changes: Any) -> Path:
         "task": "image_classification",
         "target_column_name": "label",
         "training_data": {"path": "data"},
-        "training_parameters": {"model_name": "resnet18"},
+        "training_parameters": {"model_name": "resnet18", "training_batch_size": 8},
         **changes,
     }
     file = folder / "job.yml"
@@ -252,9 +255,30 @@ print([name for name in ("torch", "torchvision", "timm") if name in sys.modules]
 
 
 def test_a_valid_job_of_a_later_version_is_one_line(data: Path, tmp_path: Path, workspace: Workspace) -> None:
-    with pytest.raises(UserError, match="cannot run yet") as caught:
-        plan_job_file(write_job(tmp_path), {"limits.max_trials": 3}, None, workspace)
-    assert not isinstance(caught.value, InvalidDocument)
+    """It ends with flags that make it one that runs."""
+    for changes in (
+        {"limits": {"max_trials": 3}},
+        {"sweep": {"sampling_algorithm": "random"}, "limits": {"max_trials": 3}, "search_space": SPACE},
+    ):
+        file = write_job(tmp_path, **{"training_parameters": {}, **changes} if "sweep" in changes else changes)
+        with pytest.raises(UserError, match="cannot run yet") as caught:
+            plan_job_file(file, {}, None, workspace)
+        assert not isinstance(caught.value, InvalidDocument)
+        flags = str(caught.value).partition("--set ")[2].split()
+        spec = spec_of(plan_job_file(file, parse_assignments(flags), None, workspace))
+        assert spec.hyperparameters["model_name"].value == "resnet18"
+
+
+def test_a_default_that_makes_one_step_an_epoch_is_said(data: Path, tmp_path: Path, workspace: Workspace) -> None:
+    """Of 96 images 77 train, in one batch of resnet18's default 78."""
+    file = write_job(tmp_path, training_parameters={"model_name": "resnet18"})
+    [warning] = plan_job_file(file, {}, None, workspace).record.warnings
+    assert warning == (
+        "training_batch_size: 78, the default of resnet18, makes one step an epoch of 77 training pictures, 15 steps "
+        "in all; with 9 an epoch has 9"
+    )
+    for changes in ({"training_parameters.training_batch_size": 78}, {"validation_data_size": 0.1}):
+        assert plan_job_file(file, changes, None, workspace).record.warnings == []
 
 
 @pytest.mark.parametrize(
@@ -300,7 +324,8 @@ def test_a_model_is_trained_by_a_process_per_gpu_or_as_many_as_are_asked_for(
     warning: str | None,
 ) -> None:
     monkeypatch.setattr("clearsight.training.plan.count_gpus", lambda: num_gpus)
-    file = write_job(tmp_path, training_parameters={"model_name": "resnet18", **parameters})
+    own = {"model_name": "resnet18", "training_batch_size": 8}
+    file = write_job(tmp_path, training_parameters={**own, **parameters})
     plan = plan_job_file(file, {}, None, workspace)
     assert plan.record.num_processes == expected
     assert [warning is not None and warning in text for text in plan.record.warnings] == [True] * (warning is not None)

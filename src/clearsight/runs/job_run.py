@@ -209,6 +209,15 @@ class JobRun:
         except OSError as error:
             self._publish("warning", message=f"outputs.best_model could not be written: {error}")
 
+    def _copy_charts(self, best: RunFolder) -> None:
+        """Copy the charts of the best trial to the job's folder, where MLflow shows them as artifacts of the job."""
+        if self._folder.metrics.exists() or not best.metrics.is_dir():
+            return
+        try:
+            copy_folder(best.metrics, self._folder.metrics)
+        except OSError as error:
+            self._publish("warning", message=f"the charts of the best trial could not be copied: {error}")
+
     def _end(self, best: RunFolder | None, stop_reason: StopReason | None) -> None:
         """Write the final status of the job, that of its best trial; without one, that of the last trial.
 
@@ -232,7 +241,11 @@ class JobRun:
             best_epoch=trial.best_epoch,
             metrics=trial.metrics,
         )
-        tags = {} if best is None or state != "Completed" else {BEST_CHILD_TAG: best.run_id}
+        tags = {}
+        if best is not None and state == "Completed":
+            tags = {BEST_CHILD_TAG: best.run_id}
+            self._mirror.log_metrics(self._folder.run_id, trial.metrics, trial.best_epoch or 0)
+            self._copy_charts(best)
         self._mirror.end_run(self._folder.run_id, state, self._status.ended_at, tags)
         failure = self._mirror.close()
         if failure is not None:

@@ -23,7 +23,14 @@ from clearsight.documents.settings import to_document
 from clearsight.errors import Conflict, InvalidPackage, NotFound, UserError
 from clearsight.files import write_atomically, written_by_way_of
 from clearsight.runs.mlmodel import read_flavors
-from clearsight.runs.package import ModelPackage, publish_package, require_plain_files, sha256_of
+from clearsight.runs.package import (
+    LABELS_FILE,
+    ModelPackage,
+    publish_package,
+    repeated_label,
+    require_plain_files,
+    sha256_of,
+)
 from clearsight.runs.workspace import Workspace
 
 __all__ = ["MODEL_TYPE", "ModelRegistry", "RegisteredModel"]
@@ -314,6 +321,11 @@ def _verified(copy: Path, source: Path, name: str) -> RegisteredModel:
 
 def _describe(package: ModelPackage, name: str) -> RegisteredModel:
     """The fields that the package itself determines; `create` fills in the others."""
+    if (label := repeated_label(package.labels)) is not None:
+        raise InvalidPackage(
+            f"{package.root / LABELS_FILE} must name different classes, but {label!r} stands there twice; "
+            "give them different names in the training data and train again"
+        )
     return RegisteredModel(
         name=name,
         version="",

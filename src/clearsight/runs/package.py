@@ -23,7 +23,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -48,6 +48,7 @@ __all__ = [
     "Manifest",
     "ModelPackage",
     "publish_package",
+    "repeated_label",
     "require_plain_files",
     "sha256_of",
 ]
@@ -310,6 +311,11 @@ def _read_manifest(root: Path) -> Manifest:
     if set(manifest.files) != set(guarded):
         raise InvalidPackage(f"{file} must list the files {list(guarded)}, but it lists {sorted(manifest.files)}")
     return manifest
+
+
+def repeated_label(labels: Sequence[str]) -> str | None:
+    """A class name that stands twice among the labels of a model: answers could not tell its classes apart."""
+    return next((label for index, label in enumerate(labels) if label in labels[:index]), None)
 
 
 def _read_labels(file: Path) -> tuple[str, ...]:

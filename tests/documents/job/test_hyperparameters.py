@@ -229,11 +229,30 @@ def test_an_image_size_of_yolov5_is_rounded_up_with_a_warning(document: Make) ->
 
 def test_the_member_none_of_an_enum_means_not_set(check_rows: CheckRows, document: Make) -> None:
     def check(name: str, none: str) -> None:
-        reading = read_job(document(training_parameters={name: none}))
+        task = "image_object_detection" if name == "model_size" else "image_classification"
+        reading = read_job(document(task=task, training_parameters={name: none}))
         assert reading.job is not None
         assert name not in reading.job.parameters
+        drawn = {"type": "choice", "values": [none]}
+        reading = read_job(document(task=task, search_space=[{name: drawn}]))
+        assert reading.job is not None
+        assert reading.job.search_space[0][name].values == (HYPERPARAMETERS[name].default,)
 
-    check_rows(check, list(itertools.product(["learning_rate_scheduler", "optimizer"], ["none", "None", "NONE"])))
+    names = ["learning_rate_scheduler", "optimizer", "model_size"]
+    check_rows(check, list(itertools.product(names, ["none", "None", "NONE"])))
+
+
+def test_only_names_of_the_task_are_suggested(check_rows: CheckRows, document: Make) -> None:
+    def check(task: str, key: str) -> None:
+        [fault] = read_job(document(task=task, training_parameters={key: 1})).faults
+        assert fault.code == "UNKNOWN_KEY"
+        known = [name for name, row in HYPERPARAMETERS.items() if row.is_known_to(Task(task))]
+        suggestion = fault.message.partition("did you mean ")[2].strip("'?")
+        assert suggestion in ("", *known)
+
+    rows = [("image_classification", key) for key in ("img_size", "tile_grid_siz", "box_score_thresh", "model_siz")]
+    rows += [("image_object_detection", key) for key in ("train_crop_size", "weighted_los", "valid_resize_size")]
+    check_rows(check, [*rows, ("image_instance_segmentation", "tile_predictions_nms_thresh")])
 
 
 def test_a_legacy_name_is_refused_with_todays_name(check_rows: CheckRows, document: Make) -> None:

@@ -1,11 +1,14 @@
 """Which model uses which parameter, also when several models can be drawn."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from clearsight.catalogue.models import MODELS, models_of
 from clearsight.documents.job import read_job
+from clearsight.tasks import Task
 
 Make = Callable[..., dict[str, Any]]
 YOLO, RCNN = "yolov5", "fasterrcnn_resnet50_fpn"
@@ -162,6 +165,8 @@ def test_a_model_of_no_backend_is_refused_with_the_names_that_are_known(
     [fault] = read_job(document(task=task, training_parameters={"model_name": name})).faults
     assert (fault.code, fault.target) == ("BAD_MODEL", "training_parameters.model_name")
     assert words in fault.message
+    others = {name for name in MODELS if name not in models_of(Task(task))} - {name}
+    assert not others & set(re.split(r"[^\w-]+", fault.message))
     [fault] = read_job(document(task=task, search_space=[{"model_name": choice(name)}])).faults
     assert (fault.code, fault.target) == ("BAD_MODEL", "search_space[0].model_name")
 

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from clearsight.documents.job import JobDocument, candidate_models, read_job
+from clearsight.documents.job.rest_body import from_rest_body
 from clearsight.documents.job.search_space import Expression
 
 HEAD = """
@@ -162,5 +163,12 @@ def test_the_old_form_of_limits_inside_a_sweep_is_refused() -> None:
 
 def test_jobs_of_other_kinds_are_refused_with_a_reason() -> None:
     pipeline = {"type": "pipeline", "jobs": {"node": {"type": "automl"}}, "settings": {}}
-    messages = {fault.target: fault.message for fault in read_job(pipeline).faults}
-    assert "automl node" in messages["type"]
+    [fault] = read_job(pipeline).faults
+    assert fault.target == "type"
+    assert "but got 'pipeline'; save jobs.node, an automl node, as a job file of its own" in fault.message
+    [fault] = read_job({**pipeline, "jobs": {}}).faults
+    assert fault.message.endswith("but got 'pipeline'; it has no automl node")
+    [fault] = read_job({"type": "command", "command": "echo", "environment": "x"}).faults
+    assert fault.message == "must be automl, the one kind of job that runs here, but got 'command'"
+    [fault] = read_job(from_rest_body({"properties": {"jobType": "Pipeline", "jobs": {}}}, [])).faults
+    assert "it has no automl node" in fault.message

@@ -51,6 +51,9 @@ JOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}")
 """Azure's and MLflow's rule for run ids, with room for `_HD_<n>`."""
 
 _VERBOSITIES: Final = ("not_set", "debug", "info", "warning", "error", "critical")
+_OTHER_JOBS: Final = ("command", "pipeline", "sweep", "spark", "parallel", "import", "finetuning", "distillation")
+"""Azure's other kinds of jobs. https://learn.microsoft.com/azure/machine-learning/reference-yaml-overview"""
+
 _METRICS_OF_OTHER_JOBS: Final = (
     "accuracy",
     "auc_weighted",
@@ -142,8 +145,7 @@ def parse_job(document: Mapping[str, Any], subject: str = "job") -> JobDocument:
 class _JobType(Rule):
     def read(self, value: Any) -> str:
         if value != "automl":
-            hint = "; submit the automl node of a pipeline as a job of its own" if value == "pipeline" else ""
-            raise broken_rule("BAD_ENUM", f"must be automl, in lower case, but got {value!r}{hint}")
+            raise broken_rule("BAD_ENUM", f"must be automl, in lower case, but got {value!r}")
         return "automl"
 
     def json_schema(self) -> dict[str, Any]:
@@ -229,6 +231,8 @@ class JobSection(Section):
 
 def read_job(document: Mapping[str, Any]) -> JobReading:
     """Read a document, collecting every fault and warning. No file is opened."""
+    if (other := _fault_of_another_kind(document)) is not None:
+        return JobReading(None, None, (other,), ())
     faults: list[Fault] = []
     warnings: list[str] = []
     section = read(JobSection, document, "", faults)
@@ -277,6 +281,25 @@ def read_job(document: Mapping[str, Any]) -> JobReading:
         },
     )
     return JobReading(job, data, (), tuple(warnings))
+
+
+def _fault_of_another_kind(document: Mapping[str, Any]) -> Fault | None:
+    """The one fault of a document for another kind of job, whose keys are others."""
+    kind = document.get("type")
+    if not isinstance(kind, str) or kind.lower() not in _OTHER_JOBS:
+        return None
+    message = f"must be automl, the one kind of job that runs here, but got {kind!r}"
+    if kind.lower() == "pipeline":
+        nodes = document.get("jobs")
+        names = [name for name, node in (nodes if isinstance(nodes, Mapping) else {}).items() if _is_automl(node)]
+        place = " or ".join(f"jobs.{name}" for name in names)
+        advice = f"save {place}, an automl node, as a job file of its own, with values in place of ${{{{…}}}}"
+        message += f"; {advice}" if names else "; it has no automl node"
+    return Fault("BAD_ENUM", "type", message)
+
+
+def _is_automl(node: Any) -> bool:
+    return isinstance(node, Mapping) and node.get("type") == "automl"
 
 
 def _data(section: JobSection) -> DataSection | None:

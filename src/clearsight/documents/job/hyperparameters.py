@@ -183,7 +183,7 @@ _ROWS: Final = (
     _detection(
         "model_size",
         "enum",
-        OneOf(("small", "medium", "large", "extra_large"), {"xlarge": "extra_large"}),
+        _OneOfOrNone(("small", "medium", "large", "extra_large"), {"xlarge": "extra_large"}),
         "medium",
         None,
         _YOLO,
@@ -226,8 +226,9 @@ class HyperparameterSection(Section):
             return broken_rule("BAD_PARAM_FOR_TASK", _NOT_FOR_TRAINING)
         if key in HYPERPARAMETERS:
             return broken_rule("BAD_PARAM_FOR_TASK", f"is not a hyperparameter of {cls.task.value}")
+        own = [name for name, row in HYPERPARAMETERS.items() if row.is_known_to(cls.task)]
         today = LEGACY_NAMES.get(key)
-        suggestion = f"; did you mean {today!r}?" if today else nearest(key, HYPERPARAMETERS)
+        suggestion = f"; did you mean {today!r}?" if today in own else nearest(key, own)
         return broken_rule("UNKNOWN_KEY", f"unknown key{suggestion}")
 
     def values(self, written: Mapping[str, Any]) -> dict[str, Any]:

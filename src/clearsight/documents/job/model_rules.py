@@ -107,7 +107,8 @@ def _model_fault(task: Task, name: str) -> str | None:
         return None  # a Hugging Face id; whether it can be trained is checked later
     # MMDetection names end with the data that the weights come from: `atss_r50_fpn_1x_coco`.
     if not task.is_classification and (name.startswith("mmd-3x-") or name.endswith("_coco")):
-        return f"{name!r} needs the MMDetection backend, which is not installed"
+        known = ", ".join(models_of(task))
+        return f"{name!r} is a model of MMDetection, none of which this version can train; take one of {known}"
     return f"must be one of {', '.join(models_of(task))}, but got {name!r}"
 
 
