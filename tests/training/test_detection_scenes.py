@@ -17,9 +17,9 @@ from clearsight.training.detection.data.affine import flip, random_affine
 from clearsight.training.detection.data.canvas import expand, put
 from clearsight.training.detection.data.crop import crop, random_crop
 from clearsight.training.detection.data.mosaic import mosaic
-from clearsight.training.detection.data.polygons import bounds, cut_polygon
 from clearsight.training.detection.data.scene import Objects, Scene, make_scene
 from clearsight.training.detection.data.tiling import TileGrid, cut_tile, tiles_with_objects
+from clearsight.vision.clipping import bounds, cut_polygon
 from clearsight.vision.letterbox import letterbox, shorter_side
 from clearsight.vision.polygons import polygons_to_mask
 from clearsight.vision.tiles import Tile

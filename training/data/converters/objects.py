@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import numpy as np
 import orjson
 
 from clearsight.errors import BadImage
@@ -17,6 +18,7 @@ from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import ConversionNotes, Entry, OnFault
 from clearsight.training.data.converters.parts import Part
 from clearsight.training.data.records import CLIP_TOLERANCE, Instance, is_below_one_pixel
+from clearsight.vision.clipping import cut_polygon
 
 __all__ = [
     "UNTOLD_ORIENTATION",
@@ -238,20 +240,5 @@ def _cut_box(box_xyxy: Sequence[float], width: float, height: float) -> list[flo
 
 
 def _cut_polygon(polygon: Sequence[float], width: float, height: float) -> list[float]:
-    """The part of a polygon inside the image; parts that hang together along an edge of the image stay one polygon.
-
-    Sutherland and Hodgman, Reentrant Polygon Clipping, 1974, https://doi.org/10.1145/360767.360802
-    """
-    points = list(zip(polygon[0::2], polygon[1::2], strict=True))
-    for axis, edge, inward in ((0, 0.0, 1), (0, width, -1), (1, 0.0, 1), (1, height, -1)):
-        kept = []
-        for start, end in zip(points[-1:] + points[:-1], points, strict=True):
-            start_depth, end_depth = (inward * (point[axis] - edge) for point in (start, end))
-            if (start_depth < 0) != (end_depth < 0):
-                share = start_depth / (start_depth - end_depth)
-                kept.append((start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1])))
-            if end_depth >= 0:
-                kept.append(end)
-        points = kept
-    has_extent = all(len({point[axis] for point in points}) > 1 for axis in (0, 1))
-    return [value for point in points for value in point] if has_extent else []
+    inside: list[float] = cut_polygon(np.array(polygon, np.float64).reshape(-1, 2), height, width).ravel().tolist()
+    return inside

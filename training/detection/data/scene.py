@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clearsight.training.data.records import Record
-from clearsight.training.detection.data.polygons import Points, bounds, cut_polygon
 from clearsight.vision.boxes import box_areas, clip_boxes, to_pixel_boxes
+from clearsight.vision.clipping import Points, bounds, cut_polygon
 from clearsight.vision.masks import CroppedMask
 from clearsight.vision.polygons import polygons_to_mask
 

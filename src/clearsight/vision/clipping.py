@@ -15,10 +15,11 @@ __all__ = ["Points", "bounds", "cut_polygon"]
 Points = npt.NDArray[np.float64]
 
 
-def cut_polygon(polygon_K2: Points, height: int, width: int) -> Points:
+def cut_polygon(polygon_K2: Points, height: float, width: float) -> Points:
     """The part of a polygon inside [0, width] x [0, height]: (K, 2), K is 0 where nothing with an area is left.
 
-    Filled by the even-odd rule it covers the pixels that the whole polygon covers there.
+    Parts that hang together along a side stay one polygon. Filled by the even-odd rule it covers the pixels that the
+    whole polygon covers there.
     """
     if polygon_K2.min() >= 0 and (polygon_K2 <= (width, height)).all():
         return polygon_K2
@@ -35,7 +36,7 @@ def bounds(polygons: tuple[Points, ...]) -> npt.NDArray[np.float64]:
     return np.concatenate([points_K2.min(axis=0), points_K2.max(axis=0)])
 
 
-def _cut_at(polygon_K2: Points, axis: int, limit: int, sign: int) -> Points:
+def _cut_at(polygon_K2: Points, axis: int, limit: float, sign: int) -> Points:
     """The part of a polygon where `sign` * (coordinate - `limit`) is at least 0."""
     if not len(polygon_K2):
         return polygon_K2
