@@ -401,6 +401,14 @@ def test_objects_can_be_cut_off_at_the_edges(write_voc: Any, write_image: MakeIm
     assert not (tmp_path / "on-fault.txt").exists()
 
 
+def test_a_little_outside_is_cut_off_and_counted(write_coco: Any) -> None:
+    boxes = [[60, 5, width, 10] for width in (40, 40.5, 40.6, 41)] + [[-0.4, 5, 20, 10], [-0.9, -0.3, 20, 10]]
+    converted = read_coco(ConversionRequest(write_coco(*({"bbox": box} for box in boxes))))
+    assert [(one["topX"], one["bottomX"]) for one in label(converted.entries[0])[:4]] == [(0.6, 1.0)] * 4
+    [warning] = converted.warnings
+    assert warning.startswith("object up to a hundredth outside of its picture cut off at the edge: 3 (first: ")
+
+
 def test_the_terminal_shows_the_first_ten_of_many_faults(tmp_path: Path, write_image: MakeImage) -> None:
     write_image("1.jpg")
     write_image("2.jpg")

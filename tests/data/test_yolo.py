@@ -181,3 +181,14 @@ def test_faulty_lines_and_settings_are_named(tmp_path: Path, write_image: WriteI
     (source / "labels/1.txt").unlink()
     with pytest.raises(InvalidData, match=r"must have a label file .* but no picture has one"):
         read_yolo(ConversionRequest(source))
+
+
+def test_labels_of_two_images_of_one_stem_are_a_fault(tmp_path: Path, write_image: WriteImage) -> None:
+    for name in ("images/1.jpg", "images/1.png", "images/2.jpg"):
+        write_image(name, (100, 50))
+    source = write_tree(tmp_path / "data", {"labels/1.txt": BOX, "data.yaml": "names: [can, tin]"})
+    with pytest.raises(InvalidData, match=r"labels of one picture, but .*1\.jpg and .*1\.png have its stem"):
+        read_yolo(ConversionRequest(source))
+    write_tree(source, {"list.txt": "images/1.png\nimages/2.jpg\n"})
+    write_tree(source, {"data.yaml": "names: [can, tin]\ntrain: list.txt\nval: list.txt\n"})
+    assert len({entry.image for entry in read_yolo(ConversionRequest(source)).entries}) == 2

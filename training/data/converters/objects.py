@@ -35,6 +35,9 @@ SourceT = TypeVar("SourceT")
 _DECIMALS: Final = 7
 """Decimals of fractions: a thousandth of a pixel of the largest image."""
 
+_ROUNDING_PX: Final = 0.5
+"""A coordinate outside by at most this is rounded, which is not worth a warning."""
+
 _MAX_ASPECT_CHANGE: Final = 0.02
 """Largest relative change of the aspect ratio between two sizes of one image, by rounding; turning changes it more."""
 
@@ -220,6 +223,8 @@ def _inside(
     width, height = image.frame_wh
     numbers = [(value, (width, height)[index % 2]) for shape in shapes for index, value in enumerate(shape)]
     outside = [value for value, side in numbers if not -CLIP_TOLERANCE <= value / side <= 1 + CLIP_TOLERANCE]
+    if not outside and any(not -_ROUNDING_PX <= value <= side + _ROUNDING_PX for value, side in numbers):
+        notes.count("object up to a hundredth outside of its picture cut off at the edge", marked.location)
     if outside:
         size = f"{width:g}x{height:g}"
         if notes.request.on_fault is not OnFault.CLIP or not all(map(math.isfinite, outside)):

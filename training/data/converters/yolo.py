@@ -67,7 +67,8 @@ def read_yolo(request: ConversionRequest) -> Conversion:
     except BadText as error:
         raise InvalidData(str(request.source), [Fault("BAD_DATA_REF", str(request.source), str(error))]) from None
     _count_strays(images, notes)
-    read = partial(_annotated, names=names, notes=notes)
+    first_images = {image.label_file: image.image for image in reversed(images)}
+    read = partial(_annotated, first_images=first_images, names=names, notes=notes)
     return notes.finish(task, to_entries(request.progress(images), _YoloImage.location, read, task, notes))
 
 
@@ -256,7 +257,12 @@ def _looks_like_labels(file: Path) -> bool:
         return False
 
 
-def _annotated(image: _YoloImage, names: Sequence[str], notes: ConversionNotes) -> AnnotatedImage:
+def _annotated(
+    image: _YoloImage, first_images: Mapping[Path | None, Path], names: Sequence[str], notes: ConversionNotes
+) -> AnnotatedImage:
+    first = first_images[image.label_file]
+    if image.label_file is not None and first != image.image:
+        raise BadAnnotation(f"must be the labels of one picture, but {first} and {image.image} have its stem")
     size_wh, frame_wh = frame_size(image.image, None, notes)
     try:
         lines = read_text(image.label_file).splitlines() if image.label_file is not None else []
