@@ -34,6 +34,8 @@ LONG = "azureml://subscriptions/1-2/resourcegroups/group/workspaces/space/datast
         ("AmlDatastore://image_data/1.jpg", "/mnt/default/image_data/1.jpg"),
         ("wasbs://box@account.blob.core.windows.net/a/1.jpg", "/mnt/blob/a/1.jpg"),
         ("https://example.org/photos/a%20b.jpg", "/mnt/web/a b.jpg"),
+        ("https://example.org/photos/a/1.jpg?sv=2020-08-04&sig=a%2Fb#top", "/mnt/web/a/1.jpg"),
+        ("https://example.org/photos/1%3F%23.jpg", "/mnt/web/1?#.jpg"),
     ],
 )
 def test_a_location_resolves_to_a_path(url: str, path: str) -> None:

@@ -263,3 +263,9 @@ def test_one_record_cannot_be_split() -> None:
         split_indices(records_of(a=1), 0.2, 0, Task.MULTI_CLASS)
     with pytest.raises(ValueError, match="between 0 and 1"):
         split_indices(records_of(a=5), 1.0, 0, Task.MULTI_CLASS)
+
+
+def test_a_key_of_the_image_that_is_almost_right_is_named(write_folder: Callable[..., Path]) -> None:
+    folder = write_folder([{"imageUrl": "1.jpg", "label": "a"}])
+    with pytest.raises(InvalidData, match="got None; the record has 'imageUrl', is 'image_url' meant"):
+        load_table(folder, Task.MULTI_CLASS, "label", {})

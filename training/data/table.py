@@ -16,6 +16,7 @@ from clearsight.documents.data.mltable import MLTableRows, read_mltable
 from clearsight.errors import BadImage, Fault, InvalidData
 from clearsight.images.size import read_size
 from clearsight.tasks import Task
+from clearsight.training.data.keys import likely_meant
 from clearsight.training.data.records import BadRecord, Box, Instance, Record, parse_labels, parse_size_hint
 
 __all__ = [
@@ -131,7 +132,9 @@ def _parse_row(
 def _image_path(row: Row, image_column: str, datastores: Mapping[str, Path]) -> Path:
     url = row.values.get(image_column)
     if not isinstance(url, str):
-        raise BadLocation("BAD_DATA", f"{image_column} must be the path or URL of a picture, but got {url!r}")
+        meant = likely_meant(tuple(row.values), (image_column,))
+        hint = "".join(f"; the record has {key!r}, is {image_column!r} meant?" for key, _ in meant[:1])
+        raise BadLocation("BAD_DATA", f"{image_column} must be the path or URL of a picture, but got {url!r}{hint}")
     return resolve_location(url, row.file.parent, datastores)
 
 

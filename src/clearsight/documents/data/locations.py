@@ -52,7 +52,10 @@ def split_location(url: str, base: Path, datastores: Mapping[str, Path]) -> tupl
         raise BadLocation("BAD_DATA", f"an image location must be a path or a URL, but got {url!r}")
     prefix = max((key for key in datastores if "://" in key and url.startswith(key)), key=len, default=None)
     if prefix is not None:
-        return datastores[prefix], _inside(unquote(url[len(prefix) :]), url)
+        below = url[len(prefix) :]
+        if prefix.lower().startswith(("http:", "https:")):
+            below = re.split("[?#]", below, maxsplit=1)[0]  # the signature of a signed URL is no part of its path
+        return datastores[prefix], _inside(unquote(below), url)
     match = SCHEME.fullmatch(url)
     scheme = match["scheme"].lower() if match else ""
     rest = match["rest"] if match else ""
