@@ -71,6 +71,11 @@ def test_a_job_trains_and_records_how_it_ended(trained: Trained) -> None:
     assert result["properties"]["reason"] == "all_epochs"
     assert result["tags"] == {"team": "vision", "automl_best_child_run_id": f"{result['name']}_HD_0"}
     assert result["description"] == "by a test"
+    num_images = len(json.loads((trained.trial.outputs / "split.json").read_text())["validation"])
+    low, high = result["validation"]["interval_95"]
+    assert result["validation"]["num_images"] == num_images
+    assert low < result["metrics"]["accuracy"] <= high
+    assert describe_job(trained.workspace, trained.trial.run_id)["validation"] == result["validation"]
 
 
 def test_a_person_sees_every_setting_with_its_origin_and_every_epoch(trained: Trained) -> None:

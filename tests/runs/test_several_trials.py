@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,8 @@ def test_a_trial_is_shown_streamed_and_downloaded_by_its_name(
     trial = RunFolder(workspace.runs / "fridge_HD_1")
     trial.package.mkdir(parents=True)
     (trial.package / "MLmodel").write_text("second")
-    trial.write_status(RunStatus("Completed", best_epoch=2, message="own", metrics={"accuracy": 0.5}))
+    status = RunStatus("Completed", best_epoch=2, message="own", metrics={"accuracy": 0.5})
+    trial.write_status(replace(status, num_validation_images=14, interval_95=[0.2304, 0.7696]))
     trial.append_event("warning", message="of the second")
     RunFolder(workspace.runs / "fridge_HD_0").append_event("warning", message="of the first")
 
@@ -174,7 +176,9 @@ def test_a_trial_is_shown_streamed_and_downloaded_by_its_name(
     assert streamed.exit_code == 0
     assert "warning: of the second" in streamed.stderr
     assert "of the first" not in streamed.stderr
-    assert streamed.stderr.splitlines()[-1].startswith("Completed: own; best accuracy 0.5000 in epoch 3; package: ")
+    assert streamed.stderr.splitlines()[-1].startswith(
+        "Completed: own; best accuracy 0.5000 (14 validation pictures, 95 % interval 0.230 to 0.770) in epoch 3; "
+    )
 
     copied = download_outputs(workspace, "fridge_HD_1", ("best_model",), tmp_path)
     assert (copied["best_model"] / "MLmodel").read_text() == "second"

@@ -9,12 +9,13 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binomtest
 from sklearn import metrics  # type: ignore[import-untyped]
 
 from clearsight.errors import TrainingError
 from clearsight.tasks import Task
 
-__all__ = ["classification_metrics", "indicators"]
+__all__ = ["accuracy_interval", "classification_metrics", "indicators"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -51,6 +52,16 @@ def classification_metrics(targets: npt.NDArray[np.generic], probs_NK: Floats, t
     truth_NK, predicted_NK = indicators(targets, probs_NK, task)
     values = (_multi_class if task is Task.MULTI_CLASS else _multi_label)(truth_NK, predicted_NK, probs_NK)
     return {name: float(value) for name, value in values.items() if value is not None and np.isfinite(value)}
+
+
+def accuracy_interval(accuracy: float, num_images: int) -> list[float]:
+    """Exact 95 % interval of Clopper and Pearson, low and high, of an accuracy that was measured on `num_images`.
+
+    It holds for images that took no part in training nor in the choice of the best pass.
+    https://doi.org/10.1093/biomet/26.4.404
+    """
+    interval = binomtest(round(accuracy * num_images), num_images).proportion_ci(0.95, method="exact")
+    return [float(interval.low), float(interval.high)]
 
 
 def _multi_class(truth_NK: Bits, predicted_NK: Bits, probs_NK: Floats) -> dict[str, float | None]:

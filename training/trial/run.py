@@ -32,6 +32,7 @@ from clearsight.files import write_atomically
 from clearsight.networks.weights import PretrainedRecord
 from clearsight.runs.run_folder import RunFolder, RunStatus, now
 from clearsight.tasks import Task
+from clearsight.training.classification.metrics import accuracy_interval
 from clearsight.training.classification.trial import ClassificationTrial, classification_options
 from clearsight.training.detection.trial import DetectionTrial, detection_options
 from clearsight.training.engine.checkpoint import Checkpoints, Counters
@@ -192,7 +193,14 @@ def _run(
         ranks=ranks,
     )
     ending = train(run)
-    status = replace(status, best_epoch=run.counters.best_epoch, metrics=_best_metrics(folder, run.counters))
+    metrics, num_validation = _best_metrics(folder, run.counters), len(sets.validation_records)
+    status = replace(
+        status,
+        best_epoch=run.counters.best_epoch,
+        metrics=metrics,
+        num_validation_images=num_validation,
+        interval_95=_interval(run.objective.primary_metric, metrics, num_validation),
+    )
     if ending == "canceled":
         message = f"stopped in epoch {run.counters.epoch + 1} at step {run.counters.step}; the checkpoint is kept"
         return replace(status, status="Canceled", reason="canceled", message=message)
@@ -259,6 +267,13 @@ def _as_export_error() -> Iterator[None]:
 def _best_metrics(folder: RunFolder, counters: Counters) -> dict[str, float]:
     passes = {one["epoch"]: one["metrics"] for one in folder.read_metrics()}
     return dict(passes[counters.best_epoch]) if counters.best_epoch in passes else {}
+
+
+def _interval(primary_metric: str | None, metrics: Mapping[str, float], num_images: int) -> list[float] | None:
+    """95 % interval of the primary metric; None for those that are no share of images, such as an average precision."""
+    if primary_metric != "accuracy" or "accuracy" not in metrics:
+        return None
+    return accuracy_interval(metrics["accuracy"], num_images)
 
 
 def _ending_message(ending: Ending, run: TrainingRun[Any]) -> str:

@@ -16,7 +16,7 @@ from clearsight.runs.lock import RunLock
 from clearsight.runs.outputs import OUTPUTS, download_outputs
 from clearsight.runs.progress_view import JobView
 from clearsight.runs.record import read_record
-from clearsight.runs.run_folder import RunFolder
+from clearsight.runs.run_folder import RunFolder, RunStatus
 from clearsight.runs.start import detach, resume_job, start_job
 from clearsight.runs.stop_requests import graceful_shutdown
 from clearsight.runs.trials import find_run
@@ -181,13 +181,23 @@ def _last_line(workspace: Workspace, result: dict[str, Any]) -> str:
     best_epoch = status.best_epoch
     line = f"{result['status']}: {properties['message']}"
     if metric in result["metrics"] and best_epoch is not None:
-        line += f"; best {metric} {result['metrics'][metric]:.4f} in epoch {best_epoch + 1}"
+        line += f"; best {metric} {result['metrics'][metric]:.4f}{_certainty(status)} in epoch {best_epoch + 1}"
     if "best_model" in result["outputs"]:
         line += f"; package: {result['outputs']['best_model']['path']}"
     elif result["status"] in ("Canceled", "Failed") and status.reason != "bad_checkpoint":  # has advice of its own
         record, _ = find_run(workspace, result["name"])
         line += f"; {how_to_resume(workspace, record)}"
     return line
+
+
+def _certainty(status: RunStatus) -> str:
+    """On how many images a metric was measured, and its interval, in brackets; empty for runs of earlier versions."""
+    if status.num_validation_images is None:
+        return ""
+    text = f"{status.num_validation_images} validation pictures"
+    if status.interval_95 is not None:
+        text += f", 95 % interval {status.interval_95[0]:.3f} to {status.interval_95[1]:.3f}"
+    return f" ({text})"
 
 
 @job.command(cls=AzCommand)

@@ -240,6 +240,8 @@ class JobRun:
             message=message,
             best_epoch=trial.best_epoch,
             metrics=trial.metrics,
+            num_validation_images=trial.num_validation_images,
+            interval_95=trial.interval_95,
         )
         tags = {}
         if best is not None and state == "Completed":

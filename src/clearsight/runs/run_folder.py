@@ -93,6 +93,10 @@ class RunStatus:
     """Counted from 0."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Metrics of the best validation pass."""
+    num_validation_images: int | None = None
+    """Number of images that they were measured on."""
+    interval_95: list[float] | None = None
+    """95 % interval of the primary metric, low and high, where it is a share of images."""
 
 
 @dataclass(frozen=True, slots=True)
