@@ -299,6 +299,7 @@ def test_label_studio(read: Read, check_rows: CheckRows) -> None:
             [task("1.jpg", box | {"original_width": 50, "original_height": 100})],
             "the annotations are for 50x100 pixels",
         ),
+        ([task("1.jpg", annotations=True)], "task 7: annotations must be a list, but got True"),
         ([{"id": 1, "image": "1.jpg", "label": []}], "(not JSON-MIN)"),
     ]
     check_rows(lambda tasks, words: _contains(fault(read, "labelstudio", "export.json", tasks), words), faults)
@@ -336,6 +337,7 @@ def test_vott(read: Read, check_rows: CheckRows) -> None:
             export(asset("1.jpg"), asset("2.jpg", box | {"boundingBox": {}})),
             "asset 2.jpg: region 1: left must be a number",
         ),
+        (export(asset("1.jpg", 3)), "a.json: an item of regions must be an object, but got 3"),
         ({"tags": []}, "must be an export of VoTT"),
     ]
     check_rows(lambda content, words: _contains(fault(read, "vott", "images/a.json", content), words), faults)
@@ -370,6 +372,7 @@ def test_custom_vision(read: Read, check_rows: CheckRows) -> None:
         ([region | {"file": "1.jpg", "left": 10}], "item 1: must hold fractions of the picture in [0, 1], but got 10"),
         ([region | {"file": "1.jpg", "tagName": ""}], "item 1: must have a tag"),
         ([region | {"file": "1.jpg", "width": None}], "width must be a number, but got None"),
+        ([{"file": "1.jpg", "regions": 3}], "item 1: regions must be a list, but got 3"),
         ([region], "item 1: must name an image"),
         ({"regions": []}, "must be a list of regions"),
     ]

@@ -16,11 +16,11 @@ from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
 from clearsight.training.data.converters.finder import ImageFinder
+from clearsight.training.data.converters.json_values import finite_number, mappings_of
 from clearsight.training.data.converters.objects import (
     AnnotatedImage,
     BadAnnotation,
     MarkedObject,
-    finite_number,
     frame_size,
     to_entries,
 )
@@ -40,6 +40,7 @@ class _Image:
     location: str
     names: list[str]
     regions: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    faults: list[tuple[str, str]] = field(default_factory=list)
 
 
 def read_custom_vision(request: ConversionRequest) -> Conversion:
@@ -66,7 +67,11 @@ def _images(source: Path) -> Iterator[_Image]:
         location = f"{source}: item {index}"
         names = [str(item[key]) for key in _NAMES if item.get(key)]
         image = images.setdefault(names[0] if names else location, _Image(location, names))
-        inside = [*(item.get("regions") or ()), *(() if item.get("regions") else item.get("tags") or ())]
+        try:
+            inside = mappings_of(item.get("regions"), "regions") or mappings_of(item.get("tags"), "tags")
+        except BadAnnotation as error:
+            image.faults.append((location, str(error)))
+            continue
         if inside:
             image.regions.extend((f"{location}: region {number}", region) for number, region in enumerate(inside, 1))
         elif "left" in item or "tag" in item or "tagName" in item:
@@ -79,6 +84,8 @@ def _annotated(image: _Image, task: Task, finder: ImageFinder, notes: Conversion
         raise BadAnnotation(f"must name an image ({', '.join(_NAMES[:4])}, …), but does not")
     path = finder.find(*image.names)
     size_wh, frame_wh = frame_size(path, None, notes)
+    for location, message in image.faults:
+        notes.fault(location, message)
     objects = []
     for location, region in image.regions:
         try:

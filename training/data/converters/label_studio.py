@@ -19,11 +19,11 @@ from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
 from clearsight.training.data.converters.finder import ImageFinder
+from clearsight.training.data.converters.json_values import finite_number, mapping_of, mappings_of
 from clearsight.training.data.converters.objects import (
     AnnotatedImage,
     BadAnnotation,
     MarkedObject,
-    finite_number,
     frame_size,
     to_entries,
 )
@@ -56,7 +56,7 @@ def read_label_studio(request: ConversionRequest) -> Conversion:
     """One entry per annotated task, in the order of the file. Raises `InvalidData` with every fault."""
     notes = ConversionNotes(request)
     annotated = list(_annotated(request.source, notes))
-    types = {result.get("type") for item in annotated for result in item.results}
+    types = {str(result.get("type")) for item in annotated for result in item.results}
     num_choices = (sum(len(_labels(result)) for result in item.results) for item in annotated)
     has_outlines = not types.isdisjoint((_POLYGON, _ELLIPSE, _BRUSH))
     task = request.task or suggested_task(has_outlines, _BOX in types, num_choices)
@@ -75,24 +75,27 @@ def _annotated(source: Path, notes: ConversionNotes) -> Iterator[_Annotated]:
         raise InvalidData(str(source), [Fault("BAD_DATA_REF", str(source), str(error))]) from None
     for index, task in enumerate(tasks, 1):
         location = f"{source}: task {task.get('id', index)}"
-        annotations = [
-            annotation
-            for annotation in task.get("annotations", task.get("completions")) or ()
-            if isinstance(annotation, dict) and not annotation.get("was_cancelled")
-        ]
+        try:
+            annotations = [
+                (annotation, mappings_of(annotation.get("result"), "result"))
+                for annotation in mappings_of(task.get("annotations", task.get("completions")), "annotations")
+                if not annotation.get("was_cancelled")
+            ]
+        except BadAnnotation as error:
+            notes.fault(location, str(error))
+            continue
         if not annotations:
             notes.count("task without annotation left out", location)
             continue
         if len(annotations) > 1:
             notes.count("task with several annotations, of which one is used", location)
-        chosen = next((annotation for annotation in annotations if annotation.get("ground_truth")), annotations[0])
-        results = [result for result in chosen.get("result") or () if isinstance(result, dict)]
-        yield _Annotated(location, task, results)
+        true = [results for annotation, results in annotations if annotation.get("ground_truth")]
+        yield _Annotated(location, task, true[0] if true else annotations[0][1])
 
 
 def _names(task: Mapping[str, Any]) -> list[str]:
     """What the image of a task may be called."""
-    data = task["data"] if isinstance(task["data"], dict) else {}
+    data = mapping_of(task["data"], "data")
     text = next((value for value in (data.get("image"), *data.values()) if isinstance(value, str) and value), "")
     names = [text.rpartition("?d=")[2], str(task.get("file_upload") or "")]
     uploaded = [_UPLOAD.fullmatch(name.rpartition("/")[2]) for name in names]
@@ -110,7 +113,7 @@ def _image(item: _Annotated, task: Task, finder: ImageFinder, notes: ConversionN
     objects = []
     for index, result in enumerate(item.results, 1):
         location = f"{item.location}: result {index}"
-        kind = result.get("type")
+        kind = str(result.get("type"))
         if kind not in _USED or (kind == _CHOICES and not task.is_classification):
             notes.count(f"result of type {kind} that the task has no use for", location)
             continue

@@ -24,11 +24,11 @@ from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest, is_of_system
 from clearsight.training.data.converters.finder import ImageFinder
+from clearsight.training.data.converters.json_values import finite_number, list_of
 from clearsight.training.data.converters.objects import (
     AnnotatedImage,
     BadAnnotation,
     MarkedObject,
-    finite_number,
     frame_size,
     to_entries,
 )
@@ -50,7 +50,7 @@ def read_labelme(request: ConversionRequest) -> Conversion:
     if not documents and not notes.faults:
         message = "must hold JSON files of LabelMe, with shapes, but there are none"
         raise InvalidData(str(request.source), [Fault("BAD_DATA_REF", str(request.source), message)])
-    types = {shape.get("shape_type", "polygon") for document in documents.values() for shape in document["shapes"]}
+    types = {_kind(shape) for document in documents.values() for shape in document["shapes"]}
     num_flags = (len(_flags(document)) for document in documents.values())
     task = request.task or suggested_task(not types.isdisjoint(_OUTLINES), "rectangle" in types, num_flags)
     top = request.source if request.source.is_dir() else request.source.parent
@@ -108,7 +108,7 @@ def _image(
 
 def _object(shape: _Document, location: str, task: Task, notes: ConversionNotes) -> MarkedObject | None:
     """The object of a shape; None for one that is counted."""
-    label, kind = str(shape.get("label") or "").strip(), shape.get("shape_type", "polygon")
+    label, kind = str(shape.get("label") or "").strip(), _kind(shape)
     if kind in _UNUSED:
         notes.count(f"shape of type {kind} dropped", location)
         return None
@@ -140,8 +140,13 @@ def _object(shape: _Document, location: str, task: Task, notes: ConversionNotes)
             raise BadAnnotation(f"a circle must have 2 points, its centre and one on it, but has {len(points)}")
 
 
+def _kind(shape: _Document) -> str:
+    """The type of a shape; the first versions of LabelMe knew polygons alone, and wrote none."""
+    return str(shape.get("shape_type") or "polygon")
+
+
 def _points(value: Any) -> list[tuple[float, float]]:
-    points = value if isinstance(value, list) else []
+    points = list_of(value, "points")
     if not points or not all(isinstance(point, list) and len(point) == 2 for point in points):
         raise BadAnnotation(f"points must be a list of [x, y], but got {str(value)[:60]}")
     return [(finite_number(x, "a point"), finite_number(y, "a point")) for x, y in points]

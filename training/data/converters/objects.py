@@ -25,7 +25,6 @@ __all__ = [
     "AnnotatedImage",
     "BadAnnotation",
     "MarkedObject",
-    "finite_number",
     "frame_size",
     "to_entries",
 ]
@@ -76,13 +75,6 @@ class AnnotatedImage:
     """Size that the pixels of the objects refer to: that of the file, or of a scaled copy."""
     objects: Sequence[MarkedObject]
     part: Part | None = None
-
-
-def finite_number(value: object, name: str) -> float:
-    """A number of a JSON document. Raises `BadAnnotation` for anything else, true and false among it."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise BadAnnotation(f"{name} must be a number, but got {value!r}")
-    return float(value)
 
 
 def frame_size(

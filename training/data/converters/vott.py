@@ -17,11 +17,11 @@ from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
 from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
 from clearsight.training.data.converters.finder import ImageFinder
+from clearsight.training.data.converters.json_values import finite_number, list_of, mapping_of, mappings_of
 from clearsight.training.data.converters.objects import (
     AnnotatedImage,
     BadAnnotation,
     MarkedObject,
-    finite_number,
     frame_size,
     to_entries,
 )
@@ -37,14 +37,14 @@ _NOT_VISITED: Final = 0
 class _Asset:
     location: str
     asset: Mapping[str, Any]
-    regions: list[Any]
+    regions: list[Mapping[str, Any]]
 
 
 def read_vott(request: ConversionRequest) -> Conversion:
     """One entry per asset that was visited, in the order of the export. Raises `InvalidData` with every fault."""
     notes = ConversionNotes(request)
     assets = list(_assets(request.source, notes))
-    types = {region.get("type") for asset in assets for region in asset.regions if isinstance(region, dict)}
+    types = {str(region.get("type")) for asset in assets for region in asset.regions}
     task = request.task or (Task.SEGMENTATION if "POLYGON" in types else Task.DETECTION)
     top = request.source if request.source.is_dir() else request.source.parent
     folders = [top, top.parent, top / "images"] if request.images is None else [request.images]
@@ -66,12 +66,18 @@ def _assets(source: Path, notes: ConversionNotes) -> Iterator[_Asset]:
         except BadText as error:
             raise InvalidData(str(source), [Fault("BAD_DATA_REF", str(file), str(error))]) from None
         for index, item in enumerate(items, 1):
-            location = str(file) if len(items) == 1 else f"{file}: asset {item['asset'].get('name', index)}"
-            regions = item.get("regions") or []
-            if not regions and item["asset"].get("state") == _NOT_VISITED:
+            location = str(file)
+            try:
+                asset = mapping_of(item["asset"], "asset")
+                location = str(file) if len(items) == 1 else f"{file}: asset {asset.get('name', index)}"
+                regions = mappings_of(item.get("regions"), "regions")
+            except BadAnnotation as error:
+                notes.fault(location, str(error))
+                continue
+            if not regions and asset.get("state") == _NOT_VISITED:
                 notes.count("asset that was not visited left out", location)
             else:
-                yield _Asset(location, item["asset"], regions)
+                yield _Asset(location, asset, regions)
 
 
 def _image(item: _Asset, task: Task, finder: ImageFinder, notes: ConversionNotes) -> AnnotatedImage:
@@ -79,7 +85,7 @@ def _image(item: _Asset, task: Task, finder: ImageFinder, notes: ConversionNotes
     if not names:
         raise BadAnnotation("asset must have a name, but has none")
     image = finder.find(*names)
-    size = item.asset.get("size") or {}
+    size = mapping_of(item.asset.get("size"), "size")
     width, height = (finite_number(size.get(side) or 0, f"size.{side}") for side in ("width", "height"))
     size_wh, frame_wh = frame_size(image, (width, height), notes)
     objects: list[MarkedObject] = []
@@ -92,12 +98,10 @@ def _image(item: _Asset, task: Task, finder: ImageFinder, notes: ConversionNotes
     return AnnotatedImage(image, size_wh, frame_wh, objects)
 
 
-def _objects(region: Any, location: str, task: Task, notes: ConversionNotes) -> list[MarkedObject]:
+def _objects(region: Mapping[str, Any], location: str, task: Task, notes: ConversionNotes) -> list[MarkedObject]:
     """The object of a region for each of its tags; none for a line or a point, which is counted."""
-    if not isinstance(region, dict):
-        raise BadAnnotation(f"must be an object, but got {region!r}")
-    kind = region.get("type")
-    tags = [str(tag).strip() for tag in region.get("tags") or ()]
+    kind = str(region.get("type"))
+    tags = [str(tag).strip() for tag in list_of(region.get("tags"), "tags")]
     if not tags or not all(tags):
         raise BadAnnotation(f"must have tags, but got {tags or 'none'}")
     if task.is_classification:
@@ -105,12 +109,12 @@ def _objects(region: Any, location: str, task: Task, notes: ConversionNotes) -> 
     if len(tags) > 1:
         notes.count("region with several tags: an object for each", location)
     if kind in _BOXES:
-        box = region.get("boundingBox") or {}
+        box = mapping_of(region.get("boundingBox"), "boundingBox")
         left, top, width, height = (finite_number(box.get(key), key) for key in ("left", "top", "width", "height"))
         return [MarkedObject(location, tag, (left, top, left + width, top + height)) for tag in tags]
     if kind != "POLYGON":
         notes.count(f"region of type {kind} dropped", location)
         return []
-    points = [point for point in region.get("points") or () if isinstance(point, dict)]
+    points = mappings_of(region.get("points"), "points")
     polygon = [finite_number(point.get(axis), axis) for point in points for axis in ("x", "y")]
     return [MarkedObject(location, tag, polygons=[polygon]) for tag in tags]
