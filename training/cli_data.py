@@ -170,6 +170,8 @@ def convert(
         stderr.print(split, markup=False, soft_wrap=True)
     else:
         train, validation = split_by_fraction(converted.entries, validation_fraction, seed, converted.task)
+        if (listed := source / "ImageSets" / "Main" / "val.txt").is_file():
+            stderr.print(f"{listed} is not used; --validation-list takes it", markup=False, soft_wrap=True)
     if is_copied:
         copies = copy_images([*train, *validation], output / "images", lambda items: progress(items, "copying"))
         train, validation = copies[: len(train)], copies[len(train) :]

@@ -171,3 +171,13 @@ def test_parts_that_cannot_be_read_together_are_refused(convert: Any, tmp_path: 
         assert not (tmp_path / "out" / top).exists()
 
     check_rows(check, rows)
+
+
+def test_image_sets_are_named_and_used_when_asked_for(convert: Any, tmp_path: Path) -> None:
+    names = ("1", "2", "3")
+    files = {f"JPEGImages/{name}.jpg": None for name in names} | {f"Annotations/{name}.xml": VOC for name in names}
+    files |= {"ImageSets/Main/val.txt": "2\n", "ImageSets/Main/train.txt": "1\n3\n"}
+    assert "ImageSets/Main/val.txt is not used; --validation-list takes it" in convert("drawn", "voc", files).stderr
+    listed = convert("listed", "voc", files, "--validation-list", "{top}/ImageSets/Main/val.txt")
+    assert "is not used" not in listed.stderr
+    assert parts(tmp_path, "listed") == [["1.jpg", "3.jpg"], ["2.jpg"]]
