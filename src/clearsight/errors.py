@@ -95,10 +95,12 @@ class Fault:
 class _Faulty(UserError):
     """An error that lists every fault found, not only the first."""
 
-    def __init__(self, subject: str, faults: Sequence[Fault]) -> None:
+    def __init__(self, subject: str, faults: Sequence[Fault], hint: str | None = None) -> None:
+        """`hint` says what else can be done than to mend the faults."""
         self.faults = tuple(faults)
         self._summary = f"{subject}: {len(self.faults)} fault{'' if len(self.faults) == 1 else 's'}"
-        super().__init__("\n".join([self._summary, *(f"  {fault}" for fault in self.faults)]))
+        lines = [self._summary, *(f"  {fault}" for fault in self.faults), *([] if hint is None else [hint])]
+        super().__init__("\n".join(lines))
 
     def to_document(self) -> dict[str, Any]:
         details = [{"code": fault.code, "target": fault.target, "message": fault.message} for fault in self.faults]

@@ -369,6 +369,7 @@ def test_on_fault_leaves_out_images_and_says_which(write_voc: Any, write_image: 
         error = convert(on_fault).exception
         assert isinstance(error, InvalidData)
         assert len(error.faults) == num_faults
+        assert str(error).endswith("--on-fault skip converts the 3 picture(s) without a fault") == (on_fault == "stop")
         assert not out.exists()
     result = convert("skip")
     listed = (out / "on-fault.txt").read_text().splitlines()

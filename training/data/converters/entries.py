@@ -150,7 +150,9 @@ class ConversionNotes:
         if not faults and not entries:
             faults = [Fault("BAD_DATA", source, "must hold at least one labelled picture, but there is none")]
         if self.source_faults or not entries or (faults and self.request.on_fault is not OnFault.SKIP):
-            raise InvalidData(source, faults)
+            can_skip = faults and entries and not self.source_faults and self.request.on_fault is OnFault.STOP
+            hint = f"--on-fault skip converts the {len(entries)} picture(s) without a fault" if can_skip else None
+            raise InvalidData(source, faults, hint)
         for fault in faults:
             self.change(fault.target, fault.message)
         warnings = (f"{what}: {count} (first: {self.examples[what]})" for what, count in self.tally.items())
