@@ -61,6 +61,11 @@ def data() -> None:
 @click.option(
     "--validation-source", type=click.Path(exists=True, path_type=Path), help="Second source, which validates."
 )
+@click.option(
+    "--validation-images",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the images of --validation-source. Default: that of --images.",
+)
 @click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the images.")
 @click.option(
     "--voc-origin",
@@ -91,6 +96,7 @@ def convert(
     validation_list: Path | None,
     training_list: Path | None,
     validation_source: Path | None,
+    validation_images: Path | None,
     images: Path | None,
     voc_origin: str,
     on_fault: str,
@@ -128,6 +134,8 @@ def convert(
         raise click.UsageError(
             "--validation-every, --validation-fraction, --validation-list and --validation-source exclude each other"
         )
+    if validation_images is not None and validation_source is None:
+        raise click.UsageError("--validation-images needs --validation-source")
     if training_list is not None and validation_list is None:
         raise click.UsageError("--training-list needs --validation-list")
     layout = LAYOUTS[layout_name]
@@ -155,7 +163,7 @@ def convert(
         label_separator,
         progress=lambda items: progress(items, "reading"),
     )
-    converted = read_source(layout, request, validation_source)
+    converted = read_source(layout, request, validation_source, validation_images)
     changes = list(converted.changes)
     given = split_as_given(converted.entries)
     if validation_list is not None:

@@ -60,7 +60,8 @@ def test_labels_of_a_list_are_split_where_its_author_says(
         ('labels\n"can,carton"\ncan\n""\n', ",", [["can", "carton"], ["can"], []], []),
         ('labels\n"can, milk bottle"\ncan\n', ",", [["can", "milk bottle"], ["can"]], []),
         ('label\n"can; milk bottle;"\ncan\n', ";", [["can", "milk bottle"], ["can"]], []),
-        ('labels\n"can, carton"\ncan\n', None, [["can,", "carton"], ["can"]], [listed]),
+        ('labels\n"can, carton"\ncan\n', None, [["can,", "carton"], ["can"]], [together, listed]),
+        ("labels\nmilk bottle\ncan\n", None, [["milk", "bottle"], ["can"]], [together]),
         ("labels\nmilk bottle\ncan milk bottle\n", None, [["milk", "bottle"], ["can", "milk", "bottle"]], [together]),
         ("labels\ncan tin\ntin can\ncan tin\n", None, [["can", "tin"], ["tin", "can"], ["can", "tin"]], []),
     ]

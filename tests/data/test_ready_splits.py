@@ -99,6 +99,11 @@ def test_parts_are_found_in_every_layout(convert: Any, tmp_path: Path, check_row
         ("coco", flat | {"train.json": coco(*three), "val.json": coco(*four)}, ()),
         ("coco", flat | {"a.json": coco(*three), "b.json": coco(*four)}, ("--validation-source", "{top}/b.json")),
         ("csv", flat | tables, ()),
+        (
+            "coco",
+            images(**{"a/": three, "b/": ("3.jpg", *four)}) | {"a.json": coco(*three), "b.json": coco(*four)},
+            ("--validation-source", "{top}/b.json", "--images", "{top}/a", "--validation-images", "{top}/b"),
+        ),
     ]
 
     def check(layout: str, files: dict[str, str | None], flags: tuple[str, ...]) -> None:
@@ -129,7 +134,7 @@ def test_a_source_without_validating_part_is_split_as_others_are(convert: Any, t
 
 
 def test_classes_that_are_named_like_parts_stay_classes(convert: Any, tmp_path: Path) -> None:
-    convert("classes", "folders", {"train/1.jpg": None, "test/2.jpg": None, "val/3.jpg": None})
+    convert("classes", "folders", {"train/1.jpg": None, "test/2.jpg": None, "val/3.jpg": None, "train/notes.txt": ""})
     text = "".join(path.read_text() for path in (tmp_path / "out" / "classes").rglob("*.jsonl"))
     assert sorted(json.loads(line)["label"] for line in text.splitlines()) == ["test", "train", "val"]
 
@@ -149,6 +154,16 @@ def test_the_same_images_in_both_parts_are_drawn_and_some_of_them_refused(conver
     assert isinstance(error, InvalidData)
     assert "no picture may train and validate, but 1 do, first" in str(error)
     assert not (tmp_path / "out" / "some").exists()
+
+
+def test_a_second_source_is_for_a_source_of_one_part(convert: Any, tmp_path: Path) -> None:
+    files = {f"{part}/images/{part}.jpg": None for part in ("train", "val", "other")}
+    files |= {f"{part}/labels/{part}.txt": "0 .5 .5 .1 .1" for part in ("train", "val", "other")}
+    files |= {"data.yaml": "train: train\nval: val\nnames: [can]\n", "other/classes.txt": "can\n"}
+    error = convert("both", "yolo", files, "--validation-source", "{top}/other").exception
+    assert isinstance(error, InvalidData)
+    assert "must be one part, since another source is the other one, but it is split itself" in str(error)
+    assert convert("both", "yolo", {}, "--validation-images", "{top}/other").exit_code == 2
 
 
 def test_parts_that_cannot_be_read_together_are_refused(convert: Any, tmp_path: Path, check_rows: CheckRows) -> None:

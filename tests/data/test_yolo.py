@@ -84,6 +84,12 @@ def test_classes_and_images_are_found_in_the_trees_that_tools_write(
             },
             SPLIT,
         ),
+        # Images in a folder of another name, and names beside the labels.
+        (
+            ("photos/1.jpg", "photos/2.jpg"),
+            {"labels/1.txt": BOX, "labels/2.txt": "1" + BOX[1:], "labels/classes.txt": names},
+            [("1.jpg", None, ["no"]), ("2.jpg", None, ["can"])],
+        ),
         # No parts; a folder that names none keeps all of them from being parts.
         (
             ("images/1.jpg", "images/train/2.jpg"),

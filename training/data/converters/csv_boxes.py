@@ -102,7 +102,7 @@ def read_objects(table: CsvTable, request: ConversionRequest) -> Conversion:
     )
     default = Task.DETECTION if sides else Task.MULTI_LABEL if outline is None else Task.SEGMENTATION
     task = request.task or default
-    finder = ImageFinder([request.images or table.file.parent], notes)
+    finder = table.finder(request, notes)
     groups: dict[str, _Group] = {}
     for row, part in zip(table.rows, table.parts(notes), strict=True):
         if part is Part.TEST:

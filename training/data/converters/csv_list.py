@@ -5,7 +5,7 @@ The header says which. `image` or `filename`, and `label` (one class) or `labels
 `clearsight.training.data.converters.csv_boxes`.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -17,7 +17,6 @@ from clearsight.tasks import Task
 from clearsight.training.data.converters.csv_boxes import has_objects, read_objects
 from clearsight.training.data.converters.csv_table import CsvRow, CsvTable
 from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest, Entry
-from clearsight.training.data.converters.finder import ImageFinder
 from clearsight.training.data.converters.objects import BadAnnotation
 from clearsight.training.data.converters.parts import TEST_LEFT_OUT, Part
 
@@ -43,7 +42,7 @@ def read_csv(request: ConversionRequest) -> Conversion:
     parts = table.parts(notes)
     task, labels_of = _labels(table, request)
     table.count_unused(notes)
-    finder = ImageFinder([request.images or request.source.parent], notes)
+    finder = table.finder(request, notes)
     entries = []
     for row, part in request.progress(list(zip(table.rows, parts, strict=True))):
         try:
@@ -128,20 +127,20 @@ def _separated_classes(row: CsvRow, table: CsvTable, column: int, separator: str
 def _count_split_names(entries: Sequence[Entry], notes: ConversionNotes) -> None:
     """Count pairs of words that are likely one class name with a space in it, such as `milk bottle`.
 
-    In at least two rows, the first word has the second one behind it wherever it stands, and the second word never
-    stands behind another word than such a one, nor at the beginning.
+    The first word has the second one behind it wherever it stands, and the second word stands behind such words alone,
+    and never at the beginning.
     """
-    followers: dict[str, Counter[str]] = defaultdict(Counter)
+    followers: dict[str, set[str]] = defaultdict(set)
     predecessors: dict[str, set[str]] = defaultdict(set)
     locations: dict[tuple[str, str], str] = {}
     for entry in entries:
         for word, following in pairwise(["", *entry.label, ""]):
-            followers[word][following] += 1
+            followers[word].add(following)
             predecessors[following].add(word)
             locations.setdefault((word, following), entry.location)
-    bound = {word for word, counts in followers.items() if word and len(counts) == 1 and "" not in counts}
+    bound = {word for word, others in followers.items() if word and len(others) == 1 and "" not in others}
     for word in sorted(bound):
-        [(following, count)] = followers[word].items()
-        if count > 1 and predecessors[following] <= bound:
+        [following] = followers[word]
+        if predecessors[following] <= bound:
             location = f"{locations[word, following]}: {word} {following}"
             notes.count("words that always follow one another, a class with a space? --label-separator", location)

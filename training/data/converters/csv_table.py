@@ -8,7 +8,7 @@ from typing import Final
 
 from clearsight.documents.data.text import BadText, read_text
 from clearsight.errors import Fault, InvalidData
-from clearsight.training.data.converters.entries import ConversionNotes
+from clearsight.training.data.converters.entries import ConversionNotes, ConversionRequest
 from clearsight.training.data.converters.finder import ImageFinder
 from clearsight.training.data.converters.objects import BadAnnotation
 from clearsight.training.data.converters.parts import Part, part_named
@@ -94,6 +94,11 @@ class CsvTable:
     def image_column(self) -> int:
         """The column of image names. Raises `InvalidData` when the header has none."""
         return self.require("'image' or 'filename'", *_IMAGE_COLUMNS)
+
+    def finder(self, request: ConversionRequest, notes: ConversionNotes) -> ImageFinder:
+        """The finder of the images: in the folder of the request, else beside the file or in `images/` there."""
+        beside = self.file.parent
+        return ImageFinder([beside, beside / "images"] if request.images is None else [request.images], notes)
 
     def image(self, row: CsvRow, column: int, finder: ImageFinder) -> Path:
         """The image of a row. Raises `BadAnnotation`, also for a row with surplus cells."""

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from clearsight.errors import Fault, InvalidData
-from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.training.data.class_names import doubtful_names
 from clearsight.training.data.converters.entries import Conversion, ConversionRequest, Entry, is_of_system
 from clearsight.training.data.converters.layouts import LabelLayout
@@ -18,8 +17,15 @@ from clearsight.training.data.converters.parts import Part, part_named
 __all__ = ["read_source"]
 
 
-def read_source(layout: LabelLayout, request: ConversionRequest, validation_source: Path | None = None) -> Conversion:
+def read_source(
+    layout: LabelLayout,
+    request: ConversionRequest,
+    validation_source: Path | None = None,
+    validation_images: Path | None = None,
+) -> Conversion:
     """Read a source, or one source for each part, and leave out test images, which a warning counts.
+
+    `validation_images` is the folder of the images of `validation_source`, by default that of the request.
 
     An entry's `part` says what the source does, None: nothing. A source whose parts are the same images is not split.
     Raises `InvalidData` with the faults of all parts, for parts that share some images, and for parts whose labels are
@@ -28,10 +34,11 @@ def read_source(layout: LabelLayout, request: ConversionRequest, validation_sour
     test: Path | None = None
     if validation_source is not None:
         sources = {Part.TRAINING: request.source, Part.VALIDATION: validation_source}
-        converted = _read_parts(layout, request, {part: _label_file(layout, path) for part, path in sources.items()})
+        sources = {part: _label_file(layout, path) for part, path in sources.items()}
+        converted = _read_parts(layout, request, sources, validation_images)
     elif sources := _parts(layout, request.source):
         test = sources.pop(Part.TEST, None)
-        converted = _read_parts(layout, request, sources)
+        converted = _read_parts(layout, request, sources, validation_images)
     else:
         converted = layout.read(replace(request, source=_label_file(layout, request.source)))
     warnings = list(converted.warnings)
@@ -46,17 +53,23 @@ def read_source(layout: LabelLayout, request: ConversionRequest, validation_sour
     return replace(converted, entries=entries, warnings=tuple(warnings))
 
 
-def _read_parts(layout: LabelLayout, request: ConversionRequest, sources: dict[Part, Path]) -> Conversion:
+def _read_parts(
+    layout: LabelLayout, request: ConversionRequest, sources: dict[Part, Path], validation_images: Path | None
+) -> Conversion:
     conversions: dict[Part, Conversion] = {}
     faults: list[Fault] = []
     for part, source in sources.items():
-        images = request.images
+        images = validation_images if validation_images and part is Part.VALIDATION else request.images
         if images is not None and source.is_dir() and (images / source.name).is_dir():
             images = images / source.name
         try:
             conversions[part] = layout.read(replace(request, source=source, images=images))
         except InvalidData as error:
             faults += error.faults
+    for part, converted in conversions.items():
+        if any(entry.part is Part.VALIDATION for entry in converted.entries):
+            message = "must be one part, since another source is the other one, but it is split itself"
+            faults.append(Fault("BAD_DATA", str(sources[part]), message))
     if not faults and len({converted.task for converted in conversions.values()}) > 1:
         tasks = ", ".join(f"{sources[part]} for {converted.task}" for part, converted in conversions.items())
         faults.append(Fault("BAD_DATA", str(request.source), f"must be for one task, but {tasks}; choose with --task"))
@@ -109,8 +122,10 @@ def _by_part(paths: Iterable[Path]) -> dict[Part, Path]:
 
 
 def _has_labels(folder: Path) -> bool:
-    """Whether there is more in a folder than images, which a class named `train` would hold."""
-    return any(path.suffix.lower() not in IMAGE_SUFFIXES for path in folder.iterdir())
+    """Whether a folder is a source: it has folders or label files, which a class named `train` would not."""
+    return any(
+        path.is_dir() or path.suffix.lower() in (".xml", ".json") for path in folder.iterdir() if not is_of_system(path)
+    )
 
 
 def _label_files(layout: LabelLayout, folder: Path) -> list[Path]:

@@ -62,7 +62,8 @@ def read_yolo(request: ConversionRequest) -> Conversion:
     try:
         settings = _Settings.read(request.source)
         images = list(_images_with_labels(settings, request, notes))
-        names = settings.class_names({image.image.parent for image in images})
+        label_files = (image.label_file for image in images if image.label_file is not None)
+        names = settings.class_names({file.parent for file in (*(image.image for image in images), *label_files)})
         task = request.task or (Task.SEGMENTATION if any(_has_polygon(image) for image in images) else Task.DETECTION)
     except BadText as error:
         raise InvalidData(str(request.source), [Fault("BAD_DATA_REF", str(request.source), str(error))]) from None
@@ -153,7 +154,7 @@ class _Settings:
                 top.joinpath(*parts[start:]) for start in range(len(parts)) if not Path(text).is_absolute() or start
             )
 
-    def class_names(self, image_folders: Iterable[Path]) -> list[str]:
+    def class_names(self, folders: Iterable[Path]) -> list[str]:
         """The class of each number. Raises `BadText`."""
         names = self.values.get("names")
         if isinstance(names, list):
@@ -164,7 +165,7 @@ class _Settings:
             raise BadText(
                 f"names must have the numbers from 0 to {len(names) - 1}, but {self.file} has {', '.join(names)}"
             )
-        places = self._places(names) if isinstance(names, str) else self._class_files(image_folders)
+        places = self._places(names) if isinstance(names, str) else self._class_files(folders)
         found = {file: _read(file).rstrip().splitlines() for file in places if file.is_file()}
         if not found:
             raise BadText(
@@ -175,8 +176,8 @@ class _Settings:
             raise BadText(f"classes must be named once, but {first} and {different[0]} name others")
         return [name.strip() for name in found[first]]
 
-    def _class_files(self, image_folders: Iterable[Path]) -> Iterator[Path]:
-        for folder in dict.fromkeys((self.root, self.root / "labels", *sorted(image_folders))):
+    def _class_files(self, folders: Iterable[Path]) -> Iterator[Path]:
+        for folder in dict.fromkeys((self.root, self.root / "labels", *sorted(folders))):
             yield from (file for pattern in _CLASS_FILES for file in sorted(folder.glob(pattern)))
 
 
@@ -213,9 +214,9 @@ def _images_with_labels(
 
 
 def _label_file(image: Path, request: ConversionRequest, root: Path) -> Path | None:
-    """The text file of an image: in the folder of labels that mirrors that of images, or beside the image."""
+    """The text file of an image: in a folder of labels that mirrors that of images or lies beside it, or beside it."""
     text = image.with_suffix(".txt")
-    candidates = [text]
+    candidates = [text, image.parent.parent / "labels" / text.name]
     folders = image.parts[:-1]
     if found := [index for index, folder in enumerate(folders) if folder in _IMAGE_FOLDERS]:
         candidates.insert(0, Path(*folders[: found[-1]], "labels", *folders[found[-1] + 1 :], text.name))
