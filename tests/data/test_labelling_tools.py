@@ -149,6 +149,10 @@ def test_cvat(read: Read, check_rows: CheckRows) -> None:
         ),
         (cvat_image("1.jpg", '<polygon label="a" points="1,1;x"/>'), "1.jpg: object 1: points must be"),
         (cvat_image("1.jpg", '<box label="a" xtl="1" ytl="1" xbr="9"/>'), "ybr must be a number, but got ''"),
+        (
+            cvat_image("1.jpg", '<mask label="a" rle="1" left="1e999" top="2" width="1" height="1"/>'),
+            "left must be a number",
+        ),
         (cvat_image("9.jpg"), "image 9.jpg: the picture '9.jpg' is in none of"),
         ('<track id="0"/>', "not that of videos"),
     ]

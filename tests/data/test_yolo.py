@@ -37,6 +37,7 @@ def write_tree(root: Path, files: dict[str, str]) -> Path:
 
 IMAGES = ("train/images/1.jpg", "valid/images/2.jpg", "test/images/3.jpg")
 LABELS = {"train/labels/1.txt": BOX, "valid/labels/2.txt": BOX.replace("0", "1", 1)}
+ALONE = [("train.jpg", None, ["no"]), ("val.jpg", None, ["can"])]
 SPLIT = [("1.jpg", "training", ["no"]), ("2.jpg", "validation", ["can"])]
 
 
@@ -84,6 +85,14 @@ def test_classes_and_images_are_found_in_the_trees_that_tools_write(
             },
             SPLIT,
         ),
+        # Lists without settings; one that is the label file of an image is none.
+        (
+            ("images/1.jpg", "images/2.jpg"),
+            {"labels/1.txt": BOX, "labels/2.txt": "1" + BOX[1:], "classes.txt": names}
+            | {"train.txt": "./images/1.jpg\n", "valid.txt": "./images/2.jpg\n"},
+            SPLIT,
+        ),
+        (("train.jpg", "val.jpg"), {"train.txt": BOX, "val.txt": "1" + BOX[1:], "classes.txt": names}, ALONE),
         # Images in a folder of another name, and names beside the labels.
         (
             ("photos/1.jpg", "photos/2.jpg"),
@@ -146,6 +155,8 @@ def test_what_has_no_counterpart_is_counted(tmp_path: Path, write_image: WriteIm
         "label file without a picture: 1",
     ]
     assert label(converted.entries[1]) == []
+    (tmp_path / "data" / "classes.txt").write_text("can\ntin\ncan\n")
+    assert read_yolo(ConversionRequest(tmp_path / "data")).warnings[0].startswith("class that several numbers name: 1 ")
 
 
 def test_faulty_lines_and_settings_are_named(tmp_path: Path, write_image: WriteImage, check_rows: CheckRows) -> None:

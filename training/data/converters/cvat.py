@@ -6,6 +6,7 @@ Boxes, polygons, ellipses and masks are objects, tags are classes of the whole i
 corners, for detection the upright box around it. Images lie beside the file or in `images/`.
 """
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Final
@@ -153,6 +154,9 @@ def _number(element: Element, key: str, default: float | None = None) -> float:
     if not text and default is not None:
         return default
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise BadAnnotation(f"{key} must be a number, but got {text!r}") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise BadAnnotation(f"{key} must be a number, but got {text!r}")
+    return number

@@ -94,7 +94,7 @@ def _without_repeated_part(source: Path, entries: list[Entry]) -> tuple[list[Ent
     if training and training == validation:
         return [replace(entry, part=None) for entry in entries if entry.part is Part.TRAINING], True
     if both := sorted(training & validation):
-        message = f"no picture may train and validate, but {len(both)} do, first {both[0]}"
+        message = f"no picture may train and validate, but {len(both)} do, first {both[0]}; name each in one part"
         raise InvalidData(str(source), [Fault("BAD_DATA", str(source), message)])
     return entries, False
 

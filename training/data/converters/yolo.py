@@ -11,6 +11,7 @@ Classes are named by `data.yaml` (`names`, a list or by number), by `obj.data` a
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,7 @@ __all__ = ["read_yolo"]
 
 _SETTINGS_FILES: Final = ("data.yaml", "obj.data", "*.yaml", "*.yml", "*.data")
 _CLASS_FILES: Final = ("classes.txt", "obj.names", "_darknet.labels", "*.names")
+_LISTS: Final = (("train", "train.txt"), ("val", "val.txt"), ("val", "valid.txt"), ("test", "test.txt"))
 _IMAGE_FOLDERS: Final = ("images", "JPEGImages")
 _LARGEST_NUMBER: Final = 2.0
 """A larger number is one of pixels; smaller ones may be those of an object that reaches out of its image."""
@@ -64,6 +66,9 @@ def read_yolo(request: ConversionRequest) -> Conversion:
         images = list(_images_with_labels(settings, request, notes))
         label_files = (image.label_file for image in images if image.label_file is not None)
         names = settings.class_names({file.parent for file in (*(image.image for image in images), *label_files)})
+        for name, count in Counter(filter(None, names)).items():
+            if count > 1:
+                notes.count("class that several numbers name", f"{request.source}: {name}")
         task = request.task or (Task.SEGMENTATION if any(_has_polygon(image) for image in images) else Task.DETECTION)
     except BadText as error:
         raise InvalidData(str(request.source), [Fault("BAD_DATA_REF", str(request.source), str(error))]) from None
@@ -89,7 +94,8 @@ class _Settings:
         if source.is_dir():
             found = next((files for pattern in _SETTINGS_FILES if (files := sorted(source.glob(pattern)))), [])
         if not found:
-            return cls(source, None, {})
+            lists = ((key, source / name) for key, name in _LISTS)
+            return cls(source, None, {key: file.name for key, file in lists if file.is_file() and not _is_labels(file)})
         file = found[0]
         if len(found) > 1:
             raise BadText(f"must hold one file of settings, but holds {', '.join(map(str, found))}; name one as SOURCE")
@@ -246,11 +252,11 @@ def _count_strays(images: Sequence[_YoloImage], notes: ConversionNotes) -> None:
     used = {image.label_file for image in images if image.label_file is not None}
     for folder in sorted({file.parent for file in used}):
         for file in sorted(set(folder.glob("*.txt")) - used):
-            if _looks_like_labels(file):
+            if _is_labels(file):
                 notes.count("label file without a picture", str(file))
 
 
-def _looks_like_labels(file: Path) -> bool:
+def _is_labels(file: Path) -> bool:
     try:
         fields = read_text(file).partition("\n")[0].split()
         return len(fields) > 4 and all(math.isfinite(float(field)) for field in fields)
