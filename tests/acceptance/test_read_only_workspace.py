@@ -76,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = unpack_golden(tmp_path_factory.mktemp("read-only"))
     (folder / "green.yml").write_text(GREEN)
     (folder / "labels.csv").write_text(
-        "image,label\n" + "".join(f"data/images/single/000{i}.jpg,a\n" for i in range(9))
+        "image,label\n" + "".join(f"data/images/single/{i:04}.jpg,a\n" for i in range(16))
     )
     files = [folder, *folder.rglob("*")]
     for file in files:
