@@ -402,6 +402,14 @@ def test_objects_can_be_cut_off_at_the_edges(write_voc: Any, write_image: MakeIm
     assert not (tmp_path / "on-fault.txt").exists()
 
 
+@pytest.mark.parametrize("far", [1e12, 1e308])
+def test_a_coordinate_on_no_image_is_a_fault_also_where_objects_are_cut_off(write_coco: Any, far: float) -> None:
+    source = write_coco({"segmentation": [[0, 0, far, 0, 0, 20]]})
+    with pytest.raises(InvalidData) as error:
+        read_coco(ConversionRequest(source, on_fault=OnFault.CLIP))
+    assert messages(error)[0].endswith(f"but a coordinate is {far:g}")
+
+
 def test_a_little_outside_is_cut_off_and_counted(write_coco: Any) -> None:
     boxes = [[60, 5, width, 10] for width in (40, 40.5, 40.6, 41)] + [[-0.4, 5, 20, 10], [-0.9, -0.3, 20, 10]]
     converted = read_coco(ConversionRequest(write_coco(*({"bbox": box} for box in boxes))))

@@ -3,7 +3,6 @@
 Boxes and polygons of data folders are fractions of the upright image; see `clearsight.training.data.records`.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,9 @@ _DECIMALS: Final = 7
 
 _ROUNDING_PX: Final = 0.5
 """A coordinate outside by at most this is rounded, which is not worth a warning."""
+
+_LARGEST: Final = 1e12
+"""Pixels; a larger coordinate is no place on any image, but a mistake that clipping would hide."""
 
 _MAX_ASPECT_CHANGE: Final = 0.02
 """Largest relative change of the aspect ratio between two sizes of one image, by rounding; turning changes it more."""
@@ -219,7 +221,7 @@ def _inside(
         notes.count("object up to a hundredth outside of its picture cut off at the edge", marked.location)
     if outside:
         size = f"{width:g}x{height:g}"
-        if notes.request.on_fault is not OnFault.CLIP or not all(map(math.isfinite, outside)):
+        if notes.request.on_fault is not OnFault.CLIP or not all(abs(value) < _LARGEST for value in outside):
             raise BadAnnotation(f"must lie inside the picture of {size} pixels, but a coordinate is {outside[0]:g}")
         shapes = [left for shape in shapes if (left := cut(shape, width, height))]
         what = "cut off at the edges of" if shapes else "left out, since all of it lies outside"
