@@ -53,7 +53,7 @@ def edited(package, folder, **settings):
 
 @pytest.mark.parametrize(
     "model_name",
-    [pytest.param(name, marks=pytest.mark.slow if name == "maskrcnn_resnet18_fpn" else ()) for name in SIZES_HW],
+    [pytest.param(name, marks=() if name == "yolov5" else pytest.mark.slow) for name in SIZES_HW],
 )
 def test_rows_keep_their_boxes_and_get_maps_without_an_eager_network(detector, images, cell, model_name, size_of_png):
     explaining = detector(model_name)
@@ -80,6 +80,7 @@ def test_rows_keep_their_boxes_and_get_maps_without_an_eager_network(detector, i
     assert "without the network" in str(refused)
 
 
+@pytest.mark.slow
 def test_maps_are_made_of_what_scoring_answers_to_masked_images(detector_package, images, cell, tmp_path):
     explaining = edited(detector_package("fasterrcnn_resnet18_fpn"), tmp_path / "model", box_score_thresh=0.01)
     scorer, size_hw = explaining._scorer, (64, 77)
@@ -205,7 +206,7 @@ def test_a_job_can_be_ended_after_each_masked_image(detector, images, cell):
         def points_done(self, done, total):
             pass
 
-    scorer, seen = detector("fasterrcnn_resnet18_fpn")._scorer, []
+    scorer, seen = detector("maskrcnn_resnet18_fpn")._scorer, []
 
     class CountingScorer:
         def __getattr__(self, name):

@@ -1,5 +1,7 @@
 """The contract of every explanation algorithm of detectors, on small detectors with random weights."""
 
+import functools
+
 import pytest
 
 from clearsight.catalogue.algorithms import ALGORITHMS, DETECTOR_ALGORITHMS, MAX_DETECTIONS
@@ -14,20 +16,20 @@ from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.networks.load import load_network
 from clearsight.testing.algorithms import DetectorAlgorithmContract
 
-MODEL_NAMES = ("yolov5", "fasterrcnn_resnet18_fpn")
-
 
 @pytest.fixture(scope="module")
 def detectors(detector_package):
-    """Scorer and eager copy by name of the model."""
-    made = {}
-    for name in MODEL_NAMES:
+    """Gives the Scorer and the eager copy of a model."""
+
+    @functools.cache
+    def get(name):
         scorer = load_scorer(detector_package(name), device="cpu", num_threads=1)
-        made[name] = scorer, ObjectModel(load_network(scorer.package), find_row(name).family)
-    return made
+        return scorer, ObjectModel(load_network(scorer.package), find_row(name).family)
+
+    return get
 
 
-@pytest.mark.parametrize("model_name", MODEL_NAMES)
+@pytest.mark.parametrize("model_name", ["yolov5", pytest.param("fasterrcnn_resnet18_fpn", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("algorithm", DETECTOR_ALGORITHMS)
 class TestContract(DetectorAlgorithmContract):
     @pytest.fixture
@@ -36,7 +38,7 @@ class TestContract(DetectorAlgorithmContract):
 
     @pytest.fixture
     def make_explainer(self, detectors, model_name, algorithm):
-        scorer, model = detectors[model_name]
+        scorer, model = detectors(model_name)
         eager = None if ALGORITHMS[algorithm].is_black_box else model
 
         def make(options):
@@ -48,7 +50,7 @@ class TestContract(DetectorAlgorithmContract):
 
     @pytest.fixture
     def make_task(self, detectors, model_name, algorithm, images, make_explainer):
-        scorer, _ = detectors[model_name]
+        scorer, _ = detectors(model_name)
         (answer,) = scorer.score(images[:1])
         num_cells = make_explainer(ExplainOptions()).num_cells(images[0])
 

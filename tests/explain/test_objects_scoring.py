@@ -23,7 +23,8 @@ from clearsight.handlers.worker.explain_lane import RequestOptions, explainer_fo
 from clearsight.runs.package import ModelPackage
 from clearsight.wire.encoding import encode_answers, to_document
 
-NAMES = ("yolov5", "fasterrcnn_resnet18_fpn", "maskrcnn_resnet18_fpn")
+BOXES = pytest.param("fasterrcnn_resnet18_fpn", marks=pytest.mark.slow)  # goes the way of Mask R-CNN
+NAMES = ("yolov5", BOXES, "maskrcnn_resnet18_fpn")
 ODAM = {"xai_algorithm": "odam"}
 NUMBERS = {**ODAM, "visualizations": False, "attributions": True}
 SIZES_HW = {"yolov5": (53, 64), "fasterrcnn_resnet18_fpn": (64, 77), "maskrcnn_resnet18_fpn": (64, 77)}
@@ -290,7 +291,7 @@ def test_numbers_that_cannot_fit_are_refused_before_they_are_computed(explaining
 
 def test_a_box_that_the_eager_network_does_not_see_gets_no_map_and_a_warning(explaining_detector, images, cell):
     explaining = explaining_detector("yolov5")
-    other = explaining_detector("fasterrcnn_resnet18_fpn")._objects._model  # has other candidates
+    other = explaining_detector("maskrcnn_resnet18_fpn")._objects._model  # has other candidates
     strange = ExplainingScorer(explaining._scorer, other)
     (answer,) = strange.score([cell(images[0], **NUMBERS, details=True, detections="all")])
     unknown = [part for part in answer.explanations if part.explanation_details["matched_iou"] < 0.5]
