@@ -53,6 +53,7 @@ def test_the_most_probable_labels_are_explained_and_the_answer_says_so(
     assert "at most 2 labels" in str(error)
 
 
+@pytest.mark.slow
 def test_a_short_deadline_takes_fewer_steps_then_another_algorithm_then_refuses(explaining, images, cell, with_options):
     wish = cell(images[0], n_steps=50, details=True)
 

@@ -155,6 +155,7 @@ def test_a_label_that_the_model_does_not_have_is_named_with_its_neighbour(explai
     assert str(error) == f"'{key}' must name labels of this model, but got 'carten'; did you mean 'carton'?"
 
 
+@pytest.mark.slow
 def test_rows_without_a_request_are_explained_where_the_path_requests_it_for_all(explaining, images, cell):
     (asked,) = explaining.score([cell(images[0], n_steps=2)])
     quiet = json.loads(cell(images[0], n_steps=2))

@@ -125,6 +125,7 @@ print(model.metadata.run_id, file=sys.stderr)
 """
 
 
+@pytest.mark.slow
 def test_stock_mlflow_loads_the_folder_in_a_fresh_process(
     tiny_package: ModelPackage, model: PackageModel, drawn_images: list[Path], tmp_path: Path
 ) -> None:

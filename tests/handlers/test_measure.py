@@ -31,6 +31,7 @@ def test_the_choice_is_the_fastest_and_among_equals_the_quickest_to_answer():
     assert choose([row(19.5, 50), row(20, 300), row(18, 1)]) == row(19.5, 50)
 
 
+@pytest.mark.slow
 def test_every_candidate_is_measured_in_processes_of_its_own(tiny_package: ModelPackage):
     result = measure(tiny_package.root, seconds=0.02, backends=["onnxruntime"])
     assert result["failed"] == []

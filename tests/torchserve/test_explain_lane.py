@@ -27,6 +27,7 @@ def generation_of(process: TorchServeProcess) -> Generation:
     return Generation(deployment, 1_000_000, asyncio.get_running_loop())
 
 
+@pytest.mark.slow
 async def test_the_lanes_have_a_worker_each_and_do_not_disturb_each_other(
     scripted_scorer: Path, tmp_path: Path
 ) -> None:
