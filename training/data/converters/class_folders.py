@@ -11,6 +11,7 @@ from clearsight.training.data.converters.entries import (
     ConversionRequest,
     Entry,
     is_of_system,
+    source_refused,
 )
 
 __all__ = ["read_class_folders"]
@@ -23,7 +24,7 @@ def read_class_folders(request: ConversionRequest) -> Conversion:
     """
     source: Path = request.source
     if not source.is_dir():
-        raise InvalidData(f"{source}", [Fault("BAD_DATA_REF", str(source), "must be a folder with a folder per class")])
+        raise source_refused(source, "must be a folder with a folder per class")
     notes = ConversionNotes(request)
     entries: list[Entry] = []
     listed = sorted(source.iterdir())

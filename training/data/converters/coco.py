@@ -14,12 +14,12 @@ from typing import Any, Final
 import orjson
 
 from clearsight.documents.data.text import BadText, read_json
-from clearsight.errors import Fault, InvalidData
 from clearsight.images.headers import MAX_PIXELS
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
+from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest, source_refused
 from clearsight.training.data.converters.finder import ImageFinder
 from clearsight.training.data.converters.objects import (
+    PIXELS_FROM,
     AnnotatedImage,
     BadAnnotation,
     MarkedObject,
@@ -32,7 +32,6 @@ from clearsight.vision.rle import decode_rle
 
 __all__ = ["read_coco"]
 
-_LARGEST_FRACTION: Final = 1.5
 _ANNOTATION_KEYS: Final = ("image_id", "category_id", "bbox", "segmentation", "iscrowd")
 
 
@@ -41,7 +40,7 @@ def read_coco(request: ConversionRequest) -> Conversion:
     file = _load(request.source)
     task = request.task or (Task.SEGMENTATION if file.has_masks else Task.DETECTION)
     notes = ConversionNotes(request)
-    finder = ImageFinder(_image_folders(file.path) if request.images is None else [request.images], notes)
+    finder = ImageFinder(_image_folders(file.path), notes)
     for image_id, annotations in file.annotations.items():
         for annotation in annotations if image_id not in file.names else ():
             message = f"must name a picture that is among images, but got image_id {annotation.get('image_id')!r}"
@@ -86,12 +85,14 @@ def _load(source: Path) -> _CocoFile:
     try:
         document = read_json(source)
     except BadText as error:
-        raise _refusal(source, str(error)) from None
+        raise source_refused(source, str(error)) from None
     parts: dict[str, list[dict[str, Any]]] = {}
     for key in ("images", "annotations", "categories"):
         part = document.get(key) if isinstance(document, dict) else None
         if not isinstance(part, list) or not all(isinstance(item, dict) for item in part):
-            raise _refusal(source, f"must hold the lists images, annotations and categories of COCO; {key} is none")
+            raise source_refused(
+                source, f"must hold the lists images, annotations and categories of COCO; {key} is none"
+            )
         parts[key] = part
     annotations: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     largest: float | None = None
@@ -106,7 +107,7 @@ def _load(source: Path) -> _CocoFile:
         annotations,
         _categories(source, parts["categories"]),
         any(annotation.get("segmentation") for annotation in parts["annotations"]),
-        largest is not None and largest < _LARGEST_FRACTION,
+        largest is not None and largest < PIXELS_FROM,
     )
 
 
@@ -122,14 +123,10 @@ def _categories(source: Path, categories: Iterable[Mapping[str, Any]]) -> dict[s
     for category in categories:
         category_id, name = category.get("id"), _name(category)
         if (other := names.setdefault(_id(category_id), name)) != name:
-            raise _refusal(
+            raise source_refused(
                 source, f"each category must have an id of its own, but {category_id!r} is {other!r} and {name!r}"
             )
     return names
-
-
-def _refusal(source: Path, message: str) -> InvalidData:
-    return InvalidData(str(source), [Fault("BAD_DATA_REF", str(source), message)])
 
 
 def _id(value: Any) -> str:

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Final
 
 from clearsight.documents.data.text import BadText, read_text
-from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
-from clearsight.training.data.converters.csv_table import CsvRow, CsvTable
-from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
+from clearsight.training.data.converters.csv_table import CLASS_COLUMNS, CsvRow, CsvTable
+from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest, source_refused
 from clearsight.training.data.converters.finder import ImageFinder
 from clearsight.training.data.converters.objects import (
+    PIXELS_FROM,
     AnnotatedImage,
     BadAnnotation,
     MarkedObject,
@@ -43,10 +43,8 @@ __all__ = ["has_objects", "read_objects"]
 
 _SIDES: Final = (("xmin", "x1"), ("ymin", "y1"), ("xmax", "x2"), ("ymax", "y2"))
 _OUTLINE: Final = ("geometry", "polygon")
-_CLASS: Final = ("label", "class", "classname", "labelname", "category")
 _GROUP: Final = ("isgroupof", "iscrowd", "difficult")
 _KERAS_HEADER: Final = ["path", "x1", "y1", "x2", "y2", "class_name"]
-_LARGEST_FRACTION: Final = 1.5
 _POLYGON: Final = re.compile(r"\(\s*(\([^()]*\)(?:\s*,\s*\([^()]*\))*)\s*\)")
 _RING: Final = re.compile(r"\(([^()]*)\)")
 
@@ -92,7 +90,7 @@ def read_objects(table: CsvTable, request: ConversionRequest) -> Conversion:
     sides = [table.require(names[0], *names) for names in _SIDES] if has_boxes else []
     columns = _Columns(
         table.image_column(),
-        table.require("'label' or 'class'", *_CLASS),
+        table.require("'label' or 'class'", *CLASS_COLUMNS),
         sides,
         outline := table.column(*_OUTLINE),
         table.column("width"),
@@ -102,7 +100,7 @@ def read_objects(table: CsvTable, request: ConversionRequest) -> Conversion:
     )
     default = Task.DETECTION if sides else Task.MULTI_LABEL if outline is None else Task.SEGMENTATION
     task = request.task or default
-    finder = table.finder(request, notes)
+    finder = table.finder(notes)
     groups: dict[str, _Group] = {}
     for row, part in zip(table.rows, table.parts(notes), strict=True):
         if part is Part.TEST:
@@ -120,7 +118,7 @@ def read_objects(table: CsvTable, request: ConversionRequest) -> Conversion:
         table=table,
         columns=columns,
         descriptions=_class_descriptions(table.file.parent) if is_open_images else {},
-        is_fraction=_largest(table, sides) < _LARGEST_FRACTION,
+        is_fraction=_largest(table, sides) < PIXELS_FROM,
         finder=finder,
         notes=notes,
     )
@@ -204,7 +202,7 @@ def _class_descriptions(folder: Path) -> dict[str, str]:
             names |= {cells[0].strip(): cells[1].strip() for cells in lines if len(cells) > 1}
         except (BadText, csv.Error) as error:
             message = f"must be a CSV file, but: {error}"
-            raise InvalidData(str(file), [Fault("BAD_DATA_REF", str(file), message)]) from error
+            raise source_refused(file, message) from error
     return names
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
 from clearsight.training.data.converters.csv_boxes import has_objects, read_objects
-from clearsight.training.data.converters.csv_table import CsvRow, CsvTable
+from clearsight.training.data.converters.csv_table import CLASS_COLUMNS, CsvRow, CsvTable
 from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest, Entry
 from clearsight.training.data.converters.objects import BadAnnotation
 from clearsight.training.data.converters.parts import TEST_LEFT_OUT, Part
@@ -23,7 +23,6 @@ from clearsight.training.data.converters.parts import TEST_LEFT_OUT, Part
 __all__ = ["read_csv"]
 
 _SEVERAL_LABELS: Final = ("labels",)
-_ONE_LABEL: Final = ("label", "class", "classname", "labelname", "category")
 _MARKS: Final[Mapping[str, bool]] = MappingProxyType({"0": False, "1": True, "0.0": False, "1.0": True})
 
 
@@ -42,7 +41,7 @@ def read_csv(request: ConversionRequest) -> Conversion:
     parts = table.parts(notes)
     task, labels_of = _labels(table, request)
     table.count_unused(notes)
-    finder = table.finder(request, notes)
+    finder = table.finder(notes)
     entries = []
     for row, part in request.progress(list(zip(table.rows, parts, strict=True))):
         try:
@@ -75,7 +74,7 @@ def _labels(table: CsvTable, request: ConversionRequest) -> tuple[Task, Callable
         task = request.task or Task.MULTI_LABEL
         return task, partial(_marked_classes, table=table, columns=columns, task=task)
     several = table.column(*_SEVERAL_LABELS)
-    column = table.require("'labels' or 'label'", *_ONE_LABEL) if several is None else several
+    column = table.require("'labels' or 'label'", *CLASS_COLUMNS) if several is None else several
     separator = request.label_separator
     task = request.task or (Task.MULTI_CLASS if several is None and separator is None else Task.MULTI_LABEL)
     if task is Task.MULTI_CLASS:
@@ -85,7 +84,7 @@ def _labels(table: CsvTable, request: ConversionRequest) -> tuple[Task, Callable
 
 def _class_columns(table: CsvTable) -> list[int]:
     """The columns of a table that has one of 0 and 1 for each class; none for another table."""
-    if table.column(*_SEVERAL_LABELS, *_ONE_LABEL) is not None or not table.rows:
+    if table.column(*_SEVERAL_LABELS, *CLASS_COLUMNS) is not None or not table.rows:
         return []
     columns = [index for index, name in enumerate(table.header) if name and index not in table.used]
     first = table.rows[0].cells

@@ -8,12 +8,15 @@ from typing import Final
 
 from clearsight.documents.data.text import BadText, read_text
 from clearsight.errors import Fault, InvalidData
-from clearsight.training.data.converters.entries import ConversionNotes, ConversionRequest
+from clearsight.training.data.converters.entries import ConversionNotes, source_refused
 from clearsight.training.data.converters.finder import ImageFinder
 from clearsight.training.data.converters.objects import BadAnnotation
 from clearsight.training.data.converters.parts import Part, part_named
 
-__all__ = ["CsvRow", "CsvTable"]
+__all__ = ["CLASS_COLUMNS", "CsvRow", "CsvTable"]
+
+CLASS_COLUMNS: Final = ("label", "class", "classname", "labelname", "category")
+"""Names of a column with one class, as squashed by `CsvTable`."""
 
 _IMAGE_COLUMNS: Final = (
     "image",
@@ -63,7 +66,7 @@ class CsvTable:
             lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
         except (BadText, csv.Error) as error:
             message = f"must be a CSV file, but: {error}"
-            raise InvalidData(str(file), [Fault("BAD_DATA_REF", str(file), message)]) from error
+            raise source_refused(file, message) from error
         header = lines.pop(0)[1] if lines else []
         return cls(file, header, [CsvRow(f"{file}:{line}", cells) for line, cells in lines], set())
 
@@ -95,10 +98,9 @@ class CsvTable:
         """The column of image names. Raises `InvalidData` when the header has none."""
         return self.require("'image' or 'filename'", *_IMAGE_COLUMNS)
 
-    def finder(self, request: ConversionRequest, notes: ConversionNotes) -> ImageFinder:
-        """The finder of the images: in the folder of the request, else beside the file or in `images/` there."""
-        beside = self.file.parent
-        return ImageFinder([beside, beside / "images"] if request.images is None else [request.images], notes)
+    def finder(self, notes: ConversionNotes) -> ImageFinder:
+        """The finder of the images: beside the file, or in `images/` there."""
+        return ImageFinder([self.file.parent, self.file.parent / "images"], notes)
 
     def image(self, row: CsvRow, column: int, finder: ImageFinder) -> Path:
         """The image of a row. Raises `BadAnnotation`, also for a row with surplus cells."""

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from clearsight.documents.data.text import BadText, read_json
-from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
+from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest, source_refused
 from clearsight.training.data.converters.finder import ImageFinder
 from clearsight.training.data.converters.json_values import finite_number, mappings_of
 from clearsight.training.data.converters.objects import (
+    MAX_FRACTION,
     AnnotatedImage,
     BadAnnotation,
     MarkedObject,
@@ -29,8 +29,6 @@ from clearsight.training.data.converters.shapes import suggested_task
 __all__ = ["read_custom_vision"]
 
 _NAMES: Final = ("file", "fileName", "filename", "name", "image", "id", "originalImageUri")
-_LARGEST_NUMBER: Final = 2.0
-"""A larger number is one of pixels; smaller ones may be those of an object that reaches out of its image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ def read_custom_vision(request: ConversionRequest) -> Conversion:
     has_boxes = any("left" in region for image in images for _, region in image.regions)
     task = request.task or suggested_task(False, has_boxes, (len(image.regions) for image in images))
     beside = request.source.parent
-    finder = ImageFinder([beside, beside / "images"] if request.images is None else [request.images], notes)
+    finder = ImageFinder([beside, beside / "images"], notes)
     read = partial(_annotated, task=task, finder=finder, notes=notes)
     return notes.finish(task, to_entries(request.progress(images), lambda image: image.location, read, task, notes))
 
@@ -61,7 +59,7 @@ def _images(source: Path) -> Iterator[_Image]:
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise BadText("must be a list of regions, or of images with regions or tags")
     except BadText as error:
-        raise InvalidData(str(source), [Fault("BAD_DATA_REF", str(source), str(error))]) from None
+        raise source_refused(source, str(error)) from None
     images: dict[str, _Image] = {}
     for index, item in enumerate(items, 1):
         location = f"{source}: item {index}"
@@ -102,7 +100,7 @@ def _object(region: Mapping[str, Any], location: str, frame_wh: tuple[float, flo
     if task.is_classification:
         return MarkedObject(location, label)
     left, top, width, height = (finite_number(region.get(key), key) for key in ("left", "top", "width", "height"))
-    if max(abs(left), abs(top), width, height) > 2:
+    if max(abs(left), abs(top), width, height) > MAX_FRACTION:
         raise BadAnnotation(
             f"must hold fractions of the picture in [0, 1], but got {left:g}, {top:g}, {width:g}, {height:g}"
         )

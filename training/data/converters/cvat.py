@@ -15,10 +15,9 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from clearsight.documents.data.text import BadText, read_xml
-from clearsight.errors import Fault, InvalidData
 from clearsight.images.headers import MAX_PIXELS
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
+from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest, source_refused
 from clearsight.training.data.converters.finder import ImageFinder
 from clearsight.training.data.converters.objects import (
     AnnotatedImage,
@@ -48,7 +47,7 @@ def read_cvat(request: ConversionRequest) -> Conversion:
         if root.tag != "annotations" or root.find("track") is not None:
             raise BadText("must be an XML file of CVAT for images 1.1; export it in this format, not that of videos")
     except BadText as error:
-        raise InvalidData(str(source), [Fault("BAD_DATA_REF", str(source), str(error))]) from None
+        raise source_refused(source, str(error)) from None
     notes = ConversionNotes(request)
     listed = root.findall("image")
     parts = {image: part_named(image.get("subset", "")) for image in listed}
@@ -62,7 +61,7 @@ def read_cvat(request: ConversionRequest) -> Conversion:
     num_classes = (len(image.findall("tag")) for image in images)
     task = request.task or suggested_task(not tags.isdisjoint(_OUTLINES), "box" in tags, num_classes)
     beside = source.parent
-    finder = ImageFinder([beside / "images", beside] if request.images is None else [request.images], notes)
+    finder = ImageFinder([beside / "images", beside], notes)
     read = partial(_image, parts=parts, source=str(source), task=task, finder=finder, notes=notes)
     locate = partial(_location, source=str(source))
     return notes.finish(task, to_entries(request.progress(images), locate, read, task, notes))

@@ -15,7 +15,16 @@ from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.tasks import Task
 from clearsight.training.data.converters.parts import Part
 
-__all__ = ["Conversion", "ConversionNotes", "ConversionRequest", "Entry", "OnFault", "Progress", "is_of_system"]
+__all__ = [
+    "Conversion",
+    "ConversionNotes",
+    "ConversionRequest",
+    "Entry",
+    "OnFault",
+    "Progress",
+    "is_of_system",
+    "source_refused",
+]
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 """Wraps a sequence that is iterated over, to show a progress bar."""
@@ -173,6 +182,11 @@ class ConversionNotes:
                 rule = "a picture must have one record, with all of its labels"
                 self.fault(entry.location, f"{rule}, but {first.location} labels {file} too, and differently")
         return [entry for key, entry in kept.items() if key not in doubtful]
+
+
+def source_refused(source: Path, message: str, file: Path | None = None) -> InvalidData:
+    """The error of a source that cannot be read at all, or of one file of it."""
+    return InvalidData(str(source), [Fault("BAD_DATA_REF", str(file or source), message)])
 
 
 def is_of_system(path: Path) -> bool:

@@ -32,8 +32,12 @@ class ImageFinder:
     """
 
     def __init__(self, folders: Sequence[Path], notes: ConversionNotes) -> None:
-        """`notes` get the images that are found, so that the others can be counted."""
-        self.folders = list(dict.fromkeys(folders))
+        """The folder of the request's images, if it names one, takes the place of `folders`.
+
+        `notes` get the images that are found, so that the others can be counted.
+        """
+        named = notes.request.images
+        self.folders = list(dict.fromkeys(folders)) if named is None else [named]
         self._notes = notes
         self._listings: dict[Path, _Listing] = {}
 

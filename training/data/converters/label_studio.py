@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from clearsight.documents.data.text import BadText, read_json
-from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
+from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest, source_refused
 from clearsight.training.data.converters.finder import ImageFinder
 from clearsight.training.data.converters.json_values import finite_number, mapping_of, mappings_of
 from clearsight.training.data.converters.objects import (
@@ -61,7 +60,7 @@ def read_label_studio(request: ConversionRequest) -> Conversion:
     has_outlines = not types.isdisjoint((_POLYGON, _ELLIPSE, _BRUSH))
     task = request.task or suggested_task(has_outlines, _BOX in types, num_choices)
     beside = request.source.parent
-    finder = ImageFinder([beside, beside / "images"] if request.images is None else [request.images], notes)
+    finder = ImageFinder([beside, beside / "images"], notes)
     read = partial(_image, task=task, finder=finder, notes=notes)
     return notes.finish(task, to_entries(request.progress(annotated), lambda item: item.location, read, task, notes))
 
@@ -72,7 +71,7 @@ def _annotated(source: Path, notes: ConversionNotes) -> Iterator[_Annotated]:
         if not isinstance(tasks, list) or not all(isinstance(task, dict) and "data" in task for task in tasks):
             raise BadText("must be a list of tasks with data, as Label Studio exports it as JSON (not JSON-MIN)")
     except BadText as error:
-        raise InvalidData(str(source), [Fault("BAD_DATA_REF", str(source), str(error))]) from None
+        raise source_refused(source, str(error)) from None
     for index, task in enumerate(tasks, 1):
         location = f"{source}: task {task.get('id', index)}"
         try:

@@ -20,9 +20,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from clearsight.documents.data.text import BadText, read_json
-from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest, is_of_system
+from clearsight.training.data.converters.entries import (
+    Conversion,
+    ConversionNotes,
+    ConversionRequest,
+    is_of_system,
+    source_refused,
+)
 from clearsight.training.data.converters.finder import ImageFinder
 from clearsight.training.data.converters.json_values import finite_number, list_of
 from clearsight.training.data.converters.objects import (
@@ -49,12 +54,12 @@ def read_labelme(request: ConversionRequest) -> Conversion:
     documents = dict(_documents([file for file in request.progress(files) if not is_of_system(file)], notes))
     if not documents and not notes.faults:
         message = "must hold JSON files of LabelMe, with shapes, but there are none"
-        raise InvalidData(str(request.source), [Fault("BAD_DATA_REF", str(request.source), message)])
+        raise source_refused(request.source, message)
     types = {_kind(shape) for document in documents.values() for shape in document["shapes"]}
     num_flags = (len(_flags(document)) for document in documents.values())
     task = request.task or suggested_task(not types.isdisjoint(_OUTLINES), "rectangle" in types, num_flags)
     top = request.source if request.source.is_dir() else request.source.parent
-    finder = ImageFinder([top, top / "images"] if request.images is None else [request.images], notes)
+    finder = ImageFinder([top, top / "images"], notes)
     read = partial(_image, documents=documents, task=task, finder=finder, notes=notes)
     return notes.finish(task, to_entries(list(documents), str, read, task, notes))
 

@@ -15,10 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from clearsight.errors import Fault, InvalidData
 from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest, is_of_system
+from clearsight.training.data.converters.entries import (
+    Conversion,
+    ConversionNotes,
+    ConversionRequest,
+    is_of_system,
+    source_refused,
+)
 from clearsight.training.data.converters.finder import fold_name
 from clearsight.training.data.converters.objects import (
     AnnotatedImage,
@@ -65,7 +70,7 @@ def _pairs(request: ConversionRequest, notes: ConversionNotes) -> list[tuple[Pat
     folders = [path for path in listed if (path / "masks").is_dir()]
     if not folders:
         message = "must hold images/ and masks/, or a folder with images/ and masks/ per picture, but holds neither"
-        raise InvalidData(str(source), [Fault("BAD_DATA_REF", str(source), message)])
+        raise source_refused(source, message)
     notes.pass_over("folder without a folder masks", (path for path in listed if path.is_dir() and path not in folders))
     pairs = []
     for folder in folders:

@@ -20,6 +20,8 @@ from clearsight.training.data.records import CLIP_TOLERANCE, Instance, is_below_
 from clearsight.vision.clipping import cut_polygon
 
 __all__ = [
+    "MAX_FRACTION",
+    "PIXELS_FROM",
     "UNTOLD_ORIENTATION",
     "AnnotatedImage",
     "BadAnnotation",
@@ -29,6 +31,13 @@ __all__ = [
 ]
 
 SourceT = TypeVar("SourceT")
+
+PIXELS_FROM: Final = 1.5
+"""In files that may hold fractions or pixels, all numbers are fractions if the largest one is below this."""
+
+MAX_FRACTION: Final = 2.0
+"""In files of fractions, a larger number is one of pixels; smaller ones may be those of an object that reaches out of
+its image."""
 
 _DECIMALS: Final = 7
 """Decimals of fractions: a thousandth of a pixel of the largest image."""

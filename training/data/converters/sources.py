@@ -10,7 +10,13 @@ from pathlib import Path
 
 from clearsight.errors import Fault, InvalidData
 from clearsight.training.data.class_names import doubtful_names
-from clearsight.training.data.converters.entries import Conversion, ConversionRequest, Entry, is_of_system
+from clearsight.training.data.converters.entries import (
+    Conversion,
+    ConversionRequest,
+    Entry,
+    is_of_system,
+    source_refused,
+)
 from clearsight.training.data.converters.layouts import LabelLayout
 from clearsight.training.data.converters.parts import Part, part_named
 
@@ -146,4 +152,4 @@ def _label_file(layout: LabelLayout, source: Path) -> Path:
         return files[0]
     names = f"holds {', '.join(path.name for path in files[:5])}; name one of them" if files else "holds none"
     message = f"must be a label file ({layout.label_files[-1]}) or a folder with one, but {names}"
-    raise InvalidData(str(source), [Fault("BAD_DATA_REF", str(source), message)])
+    raise source_refused(source, message)

@@ -13,9 +13,8 @@ from typing import Final
 from xml.etree import ElementTree
 
 from clearsight.documents.data.text import BadText, read_xml
-from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
+from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest, source_refused
 from clearsight.training.data.converters.finder import ImageFinder, fold_name
 from clearsight.training.data.converters.objects import (
     AnnotatedImage,
@@ -38,9 +37,7 @@ def read_voc(request: ConversionRequest) -> Conversion:
     notes = ConversionNotes(request)
     files = _files(request.source, notes)
     top = files[0].parent.parent if files[0].parent.name in _ANNOTATION_FOLDERS else files[0].parent
-    finder = ImageFinder(
-        [top / folder for folder in _IMAGE_FOLDERS] if request.images is None else [request.images], notes
-    )
+    finder = ImageFinder([top / folder for folder in _IMAGE_FOLDERS], notes)
     origin = request.voc_origin
     if origin is None:
         zero = next((file for file in files if _has_coordinate_below_one(file)), None)
@@ -66,7 +63,7 @@ def _files(source: Path, notes: ConversionNotes) -> list[Path]:
         notes.pass_over("file without the suffix .xml", others)
     if not files:
         message = f"must be a folder with XML files, in it or in {_ANNOTATION_FOLDERS[0]}, but there are none"
-        raise InvalidData(str(source), [Fault("BAD_DATA_REF", str(source), message)])
+        raise source_refused(source, message)
     return files
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from clearsight.documents.data.text import BadText, read_json
-from clearsight.errors import Fault, InvalidData
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest
+from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest, source_refused
 from clearsight.training.data.converters.finder import ImageFinder
 from clearsight.training.data.converters.json_values import finite_number, list_of, mapping_of, mappings_of
 from clearsight.training.data.converters.objects import (
@@ -47,8 +46,8 @@ def read_vott(request: ConversionRequest) -> Conversion:
     types = {str(region.get("type")) for asset in assets for region in asset.regions}
     task = request.task or (Task.SEGMENTATION if "POLYGON" in types else Task.DETECTION)
     top = request.source if request.source.is_dir() else request.source.parent
-    folders = [top, top.parent, top / "images"] if request.images is None else [request.images]
-    read = partial(_image, task=task, finder=ImageFinder(folders, notes), notes=notes)
+    finder = ImageFinder([top, top.parent, top / "images"], notes)
+    read = partial(_image, task=task, finder=finder, notes=notes)
     return notes.finish(task, to_entries(request.progress(assets), lambda asset: asset.location, read, task, notes))
 
 
@@ -64,7 +63,7 @@ def _assets(source: Path, notes: ConversionNotes) -> Iterator[_Asset]:
             if items is None or not all(isinstance(item, dict) and "asset" in item for item in items):
                 raise BadText("must be an export of VoTT with assets, or one of its asset files")
         except BadText as error:
-            raise InvalidData(str(source), [Fault("BAD_DATA_REF", str(file), str(error))]) from None
+            raise source_refused(source, str(error), file) from None
         for index, item in enumerate(items, 1):
             location = str(file)
             try:

@@ -21,12 +21,18 @@ from typing import Any, Final
 import yaml
 
 from clearsight.documents.data.text import BadText, read_text
-from clearsight.errors import Fault, InvalidData
 from clearsight.images.headers import IMAGE_SUFFIXES
 from clearsight.tasks import Task
-from clearsight.training.data.converters.entries import Conversion, ConversionNotes, ConversionRequest, is_of_system
+from clearsight.training.data.converters.entries import (
+    Conversion,
+    ConversionNotes,
+    ConversionRequest,
+    is_of_system,
+    source_refused,
+)
 from clearsight.training.data.converters.finder import ImageFinder
 from clearsight.training.data.converters.objects import (
+    MAX_FRACTION,
     AnnotatedImage,
     BadAnnotation,
     MarkedObject,
@@ -41,8 +47,6 @@ _SETTINGS_FILES: Final = ("data.yaml", "obj.data", "*.yaml", "*.yml", "*.data")
 _CLASS_FILES: Final = ("classes.txt", "obj.names", "_darknet.labels", "*.names")
 _LISTS: Final = (("train", "train.txt"), ("val", "val.txt"), ("val", "valid.txt"), ("test", "test.txt"))
 _IMAGE_FOLDERS: Final = ("images", "JPEGImages")
-_LARGEST_NUMBER: Final = 2.0
-"""A larger number is one of pixels; smaller ones may be those of an object that reaches out of its image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def read_yolo(request: ConversionRequest) -> Conversion:
                 notes.count("class that several numbers name", f"{request.source}: {name}")
         task = request.task or (Task.SEGMENTATION if any(_has_polygon(image) for image in images) else Task.DETECTION)
     except BadText as error:
-        raise InvalidData(str(request.source), [Fault("BAD_DATA_REF", str(request.source), str(error))]) from None
+        raise source_refused(request.source, str(error)) from None
     _count_strays(images, notes)
     first_images = {image.label_file: image.image for image in reversed(images)}
     read = partial(_annotated, first_images=first_images, names=names, notes=notes)
@@ -131,16 +135,16 @@ class _Settings:
             for text in filter(None, [value] if isinstance(value, str) else value or ()):
                 path = next((path for path in self._places(str(text)) if path.exists()), None)
                 if path is not None:
-                    yield from ((image, part) for image in self._images_of(path, folder, notes))
+                    yield from ((image, part) for image in self._images_of(path, notes))
                 elif part is not Part.TEST:
                     message = f"must name a folder or a list of pictures, but {text!r} is not below {self.root}"
                     notes.source_fault(str(self.file), message)
 
-    def _images_of(self, path: Path, folder: Path | None, notes: ConversionNotes) -> Iterable[Path]:
+    def _images_of(self, path: Path, notes: ConversionNotes) -> Iterable[Path]:
         """The images of a folder or of a list."""
         if path.is_dir():
             return _images_below(path)
-        finder = ImageFinder([folder] if folder is not None else [path.parent, self.root], notes)
+        finder = ImageFinder([path.parent, self.root], notes)
         images = []
         for number, line in enumerate(_read(path).splitlines(), 1):
             try:
@@ -296,7 +300,7 @@ def _object(fields: Sequence[str], location: str, names: Sequence[str], frame_wh
         numbers = [float(field) for field in fields[1:]]
     except ValueError as error:
         raise BadAnnotation(f"must hold numbers, but {error}") from None
-    if not all(abs(number) <= _LARGEST_NUMBER for number in numbers):
+    if not all(abs(number) <= MAX_FRACTION for number in numbers):
         largest = max(numbers, key=lambda number: math.inf if math.isnan(number) else abs(number))
         raise BadAnnotation(f"must hold fractions of the picture in [0, 1], but got {largest:g}")
     label = _class_name(fields[0], names)
