@@ -72,7 +72,8 @@ def test_a_job_trains_and_records_how_it_ended(trained: Trained) -> None:
     assert result["tags"] == {"team": "vision", "automl_best_child_run_id": f"{result['name']}_HD_0"}
     assert result["description"] == "by a test"
     num_images = len(json.loads((trained.trial.outputs / "split.json").read_text())["validation"])
-    low, high = result["validation"]["interval_95"]
+    low, high = result["validation"]["intervals_95"]["accuracy"]
+    assert set(result["validation"]["intervals_95"]) <= set(result["metrics"])
     assert result["validation"]["num_images"] == num_images
     assert low < result["metrics"]["accuracy"] <= high
     assert describe_job(trained.workspace, trained.trial.run_id)["validation"] == result["validation"]

@@ -36,7 +36,9 @@ def test_a_damaged_status_is_unknown_and_names_its_file(folder: RunFolder, conte
 
 def test_a_status_survives_the_file(folder: RunFolder) -> None:
     metrics = {"accuracy": 0.5}
-    status = RunStatus("Completed", reason="all_epochs", best_epoch=2, metrics=metrics, interval_95=[0.1, 0.9])
+    status = RunStatus(
+        "Completed", reason="all_epochs", best_epoch=2, metrics=metrics, intervals_95={"accuracy": [0.1, 0.9]}
+    )
     folder.write_status(status)
     assert folder.read_status() == status
 

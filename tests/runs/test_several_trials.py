@@ -162,7 +162,7 @@ def test_a_trial_is_shown_streamed_and_downloaded_by_its_name(
     trial.package.mkdir(parents=True)
     (trial.package / "MLmodel").write_text("second")
     status = RunStatus("Completed", best_epoch=2, message="own", metrics={"accuracy": 0.5})
-    trial.write_status(replace(status, num_validation_images=14, interval_95=[0.2304, 0.7696]))
+    trial.write_status(replace(status, num_validation_images=14, intervals_95={"accuracy": [0.2304, 0.7696]}))
     trial.append_event("warning", message="of the second")
     RunFolder(workspace.runs / "fridge_HD_0").append_event("warning", message="of the first")
 

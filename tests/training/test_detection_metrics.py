@@ -11,7 +11,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from clearsight.tasks import Task
-from clearsight.training.detection.metrics import GroundTruth, MetricOptions, Predictions, detection_metrics
+from clearsight.training.detection.metrics import (
+    GroundTruth,
+    MetricOptions,
+    Predictions,
+    detection_metrics,
+    metrics_of_resamples,
+)
 from clearsight.training.detection.metrics.coco import NAMES, coco_metrics
 from clearsight.training.detection.metrics.metrics import MetricType
 from clearsight.training.detection.metrics.regions import Shape
@@ -367,3 +373,18 @@ def test_nothing_is_printed_or_logged(capfd: pytest.CaptureFixture[str], caplog:
         detection_metrics(*random_scene(0, with_masks=True), CLASSES, options("coco_voc"), Task.SEGMENTATION)
     assert caplog.records == []
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("task", [Task.DETECTION, Task.SEGMENTATION])
+@pytest.mark.parametrize("method", ["none", "voc", "coco", "coco_voc"])
+def test_images_that_are_matched_once_have_the_metrics_of_any_resample(method: MetricType, task: Task) -> None:
+    predictions, truths = random_scene(4, with_masks=task is Task.SEGMENTATION)
+    measure = metrics_of_resamples(predictions, truths, len(CLASSES), options(method), task)
+    names = {"mean_average_precision", "precision", "recall", "bbox_mean_average_precision"}
+    for positions in ([0, 1, 2, 3, 4], [2, 2, 0, 4, 2], [3, 3, 3, 3, 3]):
+        chosen = [predictions[at] for at in positions], [truths[at] for at in positions]
+        expected = detection_metrics(*chosen, CLASSES, options(method), task).values
+        if method == "coco":
+            names -= {"precision", "recall"}
+        known = {name: expected[name] for name in names & set(expected)}
+        assert measure(np.array(positions)) == pytest.approx(known, abs=1e-12)

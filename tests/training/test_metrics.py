@@ -1,4 +1,3 @@
-import math
 import warnings
 
 import numpy as np
@@ -9,7 +8,7 @@ from sklearn import metrics as sk
 
 from clearsight.errors import TrainingError
 from clearsight.tasks import Task
-from clearsight.training.classification.metrics import accuracy_interval, classification_metrics
+from clearsight.training.classification.metrics import classification_metrics
 from clearsight.vision.probabilities import probabilities
 
 MULTI_CLASS, MULTI_LABEL = Task.MULTI_CLASS, Task.MULTI_LABEL
@@ -73,20 +72,6 @@ def test_multi_class_metrics_are_scikit_learns() -> None:
         }
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     assert not [name for name in found if name.endswith("_binary")]
-
-
-def test_the_interval_of_an_accuracy_is_that_of_its_definition() -> None:
-    """Clopper and Pearson: at the ends of the interval, as many right answers or more, or fewer, have 2.5 %."""
-    assert accuracy_interval(1.0, 14) == pytest.approx([0.025 ** (1 / 14), 1.0])
-    assert accuracy_interval(0.0, 66) == pytest.approx([0.0, 1 - 0.025 ** (1 / 66)])
-    for right, num_images in ((1, 2), (12, 14), (58, 66), (500, 1000)):
-        low, high = accuracy_interval(right / num_images, num_images)
-
-        def tail(share: float, counts: range, n: int = num_images) -> float:
-            return sum(math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in counts)
-
-        assert tail(low, range(right, num_images + 1)) == pytest.approx(0.025)
-        assert tail(high, range(right + 1)) == pytest.approx(0.025)
 
 
 def test_two_classes_have_binary_metrics_of_the_second_one() -> None:

@@ -99,6 +99,8 @@ def test_a_multi_label_trial_runs_to_its_package(make_trial: Make, texture_pairs
     status = folder.read_status()
     assert (ended.task_id, ended.code, status.status) == (task_id, 0, "Completed"), status.message
     assert 0.0 <= status.metrics["iou"] <= 1.0
+    low, high = status.intervals_95["iou"]
+    assert 0.0 <= low <= status.metrics["iou"] <= high <= 1.0
     package = ModelPackage.open(folder.package)
     assert (package.task, package.labels) == (Task.MULTI_LABEL, ("columns", "dots", "rows"))
     with pytest.raises(Conflict, match="completed"):

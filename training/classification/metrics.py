@@ -9,13 +9,12 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 from sklearn import metrics  # type: ignore[import-untyped]
 
 from clearsight.errors import TrainingError
 from clearsight.tasks import Task
 
-__all__ = ["accuracy_interval", "classification_metrics", "indicators"]
+__all__ = ["classification_metrics", "image_ious", "indicators"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -54,14 +53,11 @@ def classification_metrics(targets: npt.NDArray[np.generic], probs_NK: Floats, t
     return {name: float(value) for name, value in values.items() if value is not None and np.isfinite(value)}
 
 
-def accuracy_interval(accuracy: float, num_images: int) -> list[float]:
-    """Exact 95 % interval of Clopper and Pearson, low and high, of an accuracy that was measured on `num_images`.
-
-    It holds for images that took no part in training nor in the choice of the best pass.
-    https://doi.org/10.1093/biomet/26.4.404
-    """
-    interval = binomtest(round(accuracy * num_images), num_images).proportion_ci(0.95, method="exact")
-    return [float(interval.low), float(interval.high)]
+def image_ious(truth_NK: Bits, predicted_NK: Bits) -> Floats:
+    """Intersection over union of the true and the predicted classes of each image, (N,); 1 where there are none."""
+    both, either = (truth_NK & predicted_NK).sum(axis=1), (truth_NK | predicted_NK).sum(axis=1)
+    iou_N: Floats = np.divide(both, either, out=np.ones(len(both)), where=either > 0)
+    return iou_N
 
 
 def _multi_class(truth_NK: Bits, predicted_NK: Bits, probs_NK: Floats) -> dict[str, float | None]:
@@ -92,10 +88,9 @@ def _multi_class(truth_NK: Bits, predicted_NK: Bits, probs_NK: Floats) -> dict[s
 
 def _multi_label(truth_NK: Bits, predicted_NK: Bits, probs_NK: Floats) -> dict[str, float | None]:
     probs_of_truth_NK = np.where(truth_NK == 1, probs_NK, 1.0 - probs_NK)
-    both, either = (truth_NK & predicted_NK).sum(axis=1), (truth_NK | predicted_NK).sum(axis=1)
     values: dict[str, float | None] = {
         "accuracy": metrics.accuracy_score(truth_NK, predicted_NK),
-        "iou": float(np.mean(np.divide(both, either, out=np.ones(len(both)), where=either > 0))),
+        "iou": float(np.mean(image_ious(truth_NK, predicted_NK))),
         "log_loss": -float(np.mean(np.log(np.maximum(probs_of_truth_NK, np.finfo(np.float64).eps)))),  # its eps too
     }
     # To scikit-learn a single column is a binary task with the classes 0 and 1, of which only class 1 is wanted.

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -11,13 +13,16 @@ from clearsight.catalogue.models import find_row
 from clearsight.documents.settings import ClassificationSettings
 from clearsight.networks.families.table import build_network, load_pretrained
 from clearsight.networks.weights import PretrainedRecord
+from clearsight.tasks import Task
 from clearsight.training.charts import write_charts
 from clearsight.training.classification.augmentation import Augmentation
 from clearsight.training.classification.datasets import EvaluationSet, ImageCache, TrainingSet, encode_targets
 from clearsight.training.classification.losses import LossOptions, build_loss, class_weights
+from clearsight.training.classification.metrics import image_ious, indicators
 from clearsight.training.classification.objective import ClassificationObjective, predict
 from clearsight.training.data.records import Record
 from clearsight.training.engine.hardware import Hardware
+from clearsight.training.engine.intervals import metric_intervals
 from clearsight.training.engine.optimizer import build_optimizer
 from clearsight.training.engine.ranks import Ranks
 from clearsight.training.engine.weight_average import WeightAverage
@@ -60,6 +65,25 @@ def classification_options(spec: TrialSpec) -> ClassificationOptions:
         augmentation=replace(augmentation, scale=(spec.min_crop_scale, 1.0)),
         loss=component_options(LossOptions, values),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Predictions:
+    """`ValidationPredictions` of a classifier."""
+
+    targets: npt.NDArray[np.generic]
+    probs_NK: npt.NDArray[np.float64]
+    classes: tuple[str, ...]
+    task: Task
+
+    def intervals(self) -> dict[str, list[float]]:
+        if self.task is Task.MULTI_CLASS:
+            return {}
+        iou_N = image_ious(*indicators(self.targets, self.probs_NK, self.task))
+        return metric_intervals(lambda positions: {"iou": float(iou_N[positions].mean())}, len(iou_N))
+
+    def draw_charts(self, folder: Path) -> list[Path]:
+        return write_charts(folder, self.targets, self.probs_NK, self.classes, self.task)
 
 
 class ClassificationTrial:
@@ -113,7 +137,7 @@ class ClassificationTrial:
     def average(self, num_updates: int) -> WeightAverage | None:
         return None
 
-    def draw_charts(self, folder: Path, objective: ClassificationObjective) -> list[Path]:
+    def predict_validation(self, objective: ClassificationObjective) -> _Predictions:
         logits_NK = predict(self.network, objective.validation, objective.hardware.device)
         probs_NK = probabilities(logits_NK, self._task)
-        return write_charts(folder, objective.validation.targets, probs_NK, self._classes, self._task)
+        return _Predictions(objective.validation.targets, probs_NK, self._classes, self._task)

@@ -14,6 +14,7 @@ from clearsight.documents.settings import DetectorSettings
 from clearsight.images.decode import decode_image
 from clearsight.networks.families.table import build_network, family_of, load_pretrained
 from clearsight.networks.weights import PretrainedRecord
+from clearsight.tasks import Task
 from clearsight.training.charts import write_detection_charts, write_samples
 from clearsight.training.charts.samples import MAX_SAMPLES
 from clearsight.training.classification.datasets import ImageCache
@@ -26,9 +27,10 @@ from clearsight.training.detection.data import (
     useful_side,
 )
 from clearsight.training.detection.family import AugmentationOptions, DetectorTraining, ProposalOptions, TrialParts
-from clearsight.training.detection.metrics import MetricOptions
+from clearsight.training.detection.metrics import GroundTruth, MetricOptions, Predictions, metrics_of_resamples
 from clearsight.training.detection.objective import DetectionObjective
 from clearsight.training.engine.hardware import Hardware
+from clearsight.training.engine.intervals import metric_intervals
 from clearsight.training.engine.optimizer import build_optimizer
 from clearsight.training.engine.ranks import Ranks
 from clearsight.training.engine.weight_average import WeightAverage
@@ -85,6 +87,32 @@ def detection_options(spec: TrialSpec) -> DetectionOptions:
         ),
         metrics=metrics,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Predictions:
+    """`ValidationPredictions` of a detector."""
+
+    records: Sequence[Record]
+    truths: Sequence[GroundTruth]
+    counted: Sequence[Predictions]
+    """Those above the score threshold."""
+    classes: tuple[str, ...]
+    options: MetricOptions
+    task: Task
+
+    def intervals(self) -> dict[str, list[float]]:
+        num_classes = len(self.classes)
+        measure = metrics_of_resamples(self.counted, self.truths, num_classes, self.options, self.task)
+        return metric_intervals(measure, len(self.truths))
+
+    def draw_charts(self, folder: Path) -> list[Path]:
+        files = write_detection_charts(folder, self.truths, self.counted, self.classes, self.options, self.task)
+        shown = [
+            (decode_image(record.image.read_bytes()), truth, found)
+            for record, truth, found in zip(self.records[:MAX_SAMPLES], self.truths, self.counted, strict=False)
+        ]
+        return [*files, *write_samples(folder, shown, self.classes)]
 
 
 class DetectionTrial:
@@ -171,14 +199,8 @@ class DetectionTrial:
     def average(self, num_updates: int) -> WeightAverage | None:
         return WeightAverage(self.network, num_updates) if self._family.averages_weights else None
 
-    def draw_charts(self, folder: Path, objective: DetectionObjective) -> list[Path]:
-        predicted = objective.predict(self.network)
-        options, classes = objective.options, self._classes
-        files = write_detection_charts(folder, predicted.truths, predicted.predictions, classes, options, self._task)
-        shown = [
-            (decode_image(record.image.read_bytes()), truth, found.above(options.box_score_threshold))
-            for record, truth, found in zip(
-                objective.validation.records[:MAX_SAMPLES], predicted.truths, predicted.predictions, strict=False
-            )
-        ]
-        return [*files, *write_samples(folder, shown, classes)]
+    def predict_validation(self, objective: DetectionObjective) -> _Predictions:
+        predicted, options = objective.predict(self.network), objective.options
+        counted = [found.above(options.box_score_threshold) for found in predicted.predictions]
+        records = objective.validation.records
+        return _Predictions(records, predicted.truths, counted, self._classes, options, self._task)

@@ -32,12 +32,12 @@ from clearsight.files import write_atomically
 from clearsight.networks.weights import PretrainedRecord
 from clearsight.runs.run_folder import RunFolder, RunStatus, now
 from clearsight.tasks import Task
-from clearsight.training.classification.metrics import accuracy_interval
 from clearsight.training.classification.trial import ClassificationTrial, classification_options
 from clearsight.training.detection.trial import DetectionTrial, detection_options
 from clearsight.training.engine.checkpoint import Checkpoints, Counters
 from clearsight.training.engine.early_stopping import EarlyStopping
 from clearsight.training.engine.hardware import choose_hardware
+from clearsight.training.engine.intervals import MAX_IMAGES, exact_interval
 from clearsight.training.engine.loop import Ending, TrainingRun, smallest_batch, train
 from clearsight.training.engine.ranks import Ranks, joined
 from clearsight.training.trial.data import Sets, TrialRecords, load_records, make_sets
@@ -45,7 +45,7 @@ from clearsight.training.trial.failure import describe_failure, is_out_of_memory
 from clearsight.training.trial.options import TrialOptions, warnings_of
 from clearsight.training.trial.reporter import Reporter
 from clearsight.training.trial.spec import TrialSpec, read_spec
-from clearsight.training.trial.task import TrialTask
+from clearsight.training.trial.task import TrialTask, ValidationPredictions
 
 __all__ = ["EXIT_CODES", "main", "run_trial"]
 
@@ -199,7 +199,7 @@ def _run(
         best_epoch=run.counters.best_epoch,
         metrics=metrics,
         num_validation_images=num_validation,
-        interval_95=_interval(run.objective.primary_metric, metrics, num_validation),
+        intervals_95={"accuracy": exact_interval(metrics["accuracy"], num_validation)} if "accuracy" in metrics else {},
     )
     if ending == "canceled":
         message = f"stopped in epoch {run.counters.epoch + 1} at step {run.counters.step}; the checkpoint is kept"
@@ -207,7 +207,10 @@ def _run(
     if pretrained is not None:
         reporter.event("exporting", best_epoch=run.counters.best_epoch)
         _export(folder, spec, options, run, records, sets, task, pretrained)
-        _draw_charts(folder, run, task, reporter)
+        predictions = task.predict_validation(run.objective)
+        _draw_charts(folder, predictions, reporter)
+        if num_validation <= MAX_IMAGES:
+            status = replace(status, intervals_95={**status.intervals_95, **predictions.intervals()})
     return replace(status, status="Completed", reason=ending, message=_ending_message(ending, run))
 
 
@@ -242,10 +245,10 @@ def _export(
         )
 
 
-def _draw_charts(folder: RunFolder, run: TrainingRun[Any], task: TrialTask[Any, Any], reporter: Reporter) -> None:
+def _draw_charts(folder: RunFolder, predictions: ValidationPredictions, reporter: Reporter) -> None:
     """Draw the charts of the best weights; an error in drawing is a warning, since the package is complete."""
     try:
-        task.draw_charts(folder.metrics, run.objective)
+        predictions.draw_charts(folder.metrics)
     except Exception as error:  # whatever matplotlib and fonts raise
         log.exception("the charts could not be drawn")
         reporter.event("warning", message=f"the charts could not be drawn: {type(error).__name__}: {error}")
@@ -267,13 +270,6 @@ def _as_export_error() -> Iterator[None]:
 def _best_metrics(folder: RunFolder, counters: Counters) -> dict[str, float]:
     passes = {one["epoch"]: one["metrics"] for one in folder.read_metrics()}
     return dict(passes[counters.best_epoch]) if counters.best_epoch in passes else {}
-
-
-def _interval(primary_metric: str | None, metrics: Mapping[str, float], num_images: int) -> list[float] | None:
-    """95 % interval of the primary metric; None for those that are no share of images, such as an average precision."""
-    if primary_metric != "accuracy" or "accuracy" not in metrics:
-        return None
-    return accuracy_interval(metrics["accuracy"], num_images)
 
 
 def _ending_message(ending: Ending, run: TrainingRun[Any]) -> str:

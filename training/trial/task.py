@@ -1,6 +1,6 @@
-"""The components that a task gives to a trial: network, sets, objective, charts. `run` puts them together."""
+"""The components that a task gives to a trial: network, sets, objective, predictions. `run` puts them together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -15,13 +15,23 @@ from clearsight.training.engine.ranks import Ranks
 from clearsight.training.engine.weight_average import WeightAverage
 from clearsight.training.trial.data import Loadable, SetMaker, Sets
 
-__all__ = ["EventSink", "TrialTask"]
+__all__ = ["EventSink", "TrialTask", "ValidationPredictions"]
 
 EventSink = Callable[..., None]
 """Publishes an event: name, then its fields by keyword; `Reporter.event`."""
 
 TrainingT = TypeVar("TrainingT")
 EvaluationT = TypeVar("EvaluationT", bound=Loadable)
+
+
+class ValidationPredictions(Protocol):
+    """The predictions of a network for the validation images, and the truth."""
+
+    def intervals(self) -> Mapping[str, list[float]]:
+        """95 % intervals of the primary metric and of those that are measured with it, but for an accuracy's."""
+
+    def draw_charts(self, folder: Path) -> Sequence[Path]:
+        """Draw the charts; return their files."""
 
 
 class TrialTask(SetMaker[TrainingT, EvaluationT], Protocol[TrainingT, EvaluationT]):
@@ -53,5 +63,5 @@ class TrialTask(SetMaker[TrainingT, EvaluationT], Protocol[TrainingT, Evaluation
     def average(self, num_updates: int) -> WeightAverage | None:
         """Make the average of the weights that is validated and kept in place of the network; None: there is none."""
 
-    def draw_charts(self, folder: Path, objective: Any) -> Sequence[Path]:
-        """Draw the charts of the network, which has the best weights now; return their files."""
+    def predict_validation(self, objective: Any) -> ValidationPredictions:
+        """Predict the validation images with the network, which has the best weights now."""

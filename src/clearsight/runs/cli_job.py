@@ -181,7 +181,7 @@ def _last_line(workspace: Workspace, result: dict[str, Any]) -> str:
     best_epoch = status.best_epoch
     line = f"{result['status']}: {properties['message']}"
     if metric in result["metrics"] and best_epoch is not None:
-        line += f"; best {metric} {result['metrics'][metric]:.4f}{_certainty(status)} in epoch {best_epoch + 1}"
+        line += f"; best {metric} {result['metrics'][metric]:.4f}{_certainty(status, metric)} in epoch {best_epoch + 1}"
     if "best_model" in result["outputs"]:
         line += f"; package: {result['outputs']['best_model']['path']}"
     elif result["status"] in ("Canceled", "Failed") and status.reason != "bad_checkpoint":  # has advice of its own
@@ -190,13 +190,14 @@ def _last_line(workspace: Workspace, result: dict[str, Any]) -> str:
     return line
 
 
-def _certainty(status: RunStatus) -> str:
+def _certainty(status: RunStatus, metric: str) -> str:
     """On how many images a metric was measured, and its interval, in brackets; empty for runs of earlier versions."""
     if status.num_validation_images is None:
         return ""
     text = f"{status.num_validation_images} validation pictures"
-    if status.interval_95 is not None:
-        text += f", 95 % interval {status.interval_95[0]:.3f} to {status.interval_95[1]:.3f}"
+    if metric in status.intervals_95:
+        low, high = status.intervals_95[metric]
+        text += f", 95 % interval {low:.3f} to {high:.3f}"
     return f" ({text})"
 
 

@@ -72,7 +72,7 @@ def _describe_job(workspace: Workspace, record: JobRecord) -> dict[str, Any]:
         "properties": {**record.properties, "reason": status.reason, "message": status.message},
         "best_child_run_id": None if best is None else best.run_id,
         "metrics": status.metrics,
-        "validation": {"num_images": status.num_validation_images, "interval_95": status.interval_95},
+        "validation": {"num_images": status.num_validation_images, "intervals_95": status.intervals_95},
         "outputs": outputs,
         "trials": [_describe_shortly(trial) for trial in trials],
     }
@@ -105,7 +105,7 @@ def _describe_trial(record: JobRecord, trial: RunFolder) -> dict[str, Any]:
         "parameters": {one.name: one.value for one in facts.parameters if one.value is not None},
         "best_epoch": status.best_epoch,
         "metrics": status.metrics,
-        "validation": {"num_images": status.num_validation_images, "interval_95": status.interval_95},
+        "validation": {"num_images": status.num_validation_images, "intervals_95": status.intervals_95},
         "outputs": outputs,
     }
 

@@ -241,7 +241,7 @@ class JobRun:
             best_epoch=trial.best_epoch,
             metrics=trial.metrics,
             num_validation_images=trial.num_validation_images,
-            interval_95=trial.interval_95,
+            intervals_95=trial.intervals_95,
         )
         tags = {}
         if best is not None and state == "Completed":

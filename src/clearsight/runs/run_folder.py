@@ -95,8 +95,8 @@ class RunStatus:
     """Metrics of the best validation pass."""
     num_validation_images: int | None = None
     """Number of images that they were measured on."""
-    interval_95: list[float] | None = None
-    """95 % interval of the primary metric, low and high, where it is a share of images."""
+    intervals_95: dict[str, list[float]] = field(default_factory=dict)
+    """95 % interval, low and high, of those of `metrics` that have one."""
 
 
 @dataclass(frozen=True, slots=True)

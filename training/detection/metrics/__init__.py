@@ -3,7 +3,20 @@
 objects (predictions and ground truth) -> regions (their overlaps) -> voc, coco -> metrics (Azure's names).
 """
 
-from clearsight.training.detection.metrics.metrics import DetectionMetrics, MetricOptions, detection_metrics
+from clearsight.training.detection.metrics.metrics import (
+    DetectionMetrics,
+    MetricOptions,
+    detection_metrics,
+    metrics_of_resamples,
+)
 from clearsight.training.detection.metrics.objects import GroundTruth, Predictions, Rle
 
-__all__ = ["DetectionMetrics", "GroundTruth", "MetricOptions", "Predictions", "Rle", "detection_metrics"]
+__all__ = [
+    "DetectionMetrics",
+    "GroundTruth",
+    "MetricOptions",
+    "Predictions",
+    "Rle",
+    "detection_metrics",
+    "metrics_of_resamples",
+]

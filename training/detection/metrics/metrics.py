@@ -5,7 +5,7 @@ a class without objects, precision without predictions) is left out of averages;
 is left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,9 +15,17 @@ from clearsight.tasks import Task
 from clearsight.training.detection.metrics.coco import coco_metrics
 from clearsight.training.detection.metrics.objects import GroundTruth, Predictions
 from clearsight.training.detection.metrics.regions import Shape
-from clearsight.training.detection.metrics.voc import ClassMatches, match_classes
+from clearsight.training.detection.metrics.voc import ClassMatches, join_images, match_classes, match_images
+from clearsight.training.engine.intervals import Positions
 
-__all__ = ["DetectionMetrics", "MetricOptions", "MetricType", "averages_of", "detection_metrics"]
+__all__ = [
+    "DetectionMetrics",
+    "MetricOptions",
+    "MetricType",
+    "averages_of",
+    "detection_metrics",
+    "metrics_of_resamples",
+]
 
 MetricType = Literal["none", "coco", "voc", "coco_voc"]
 
@@ -81,6 +89,40 @@ def detection_metrics(
             of_boxes = match_classes(counted, truths, len(classes), iou_threshold, "box")
             values["bbox_mean_average_precision"] = averages_of(of_boxes)["mean_average_precision"]
     return DetectionMetrics(_defined(values), per_label)
+
+
+def metrics_of_resamples(
+    predictions: Sequence[Predictions],
+    truths: Sequence[GroundTruth],
+    num_classes: int,
+    options: MetricOptions,
+    task: Task,
+) -> Callable[[Positions], dict[str, float]]:
+    """A function of positions of images, (N,), which may repeat, to their mean average precision, precision and recall.
+
+    The values, their names and what is undefined are those of `detection_metrics`; images are matched only once.
+    """
+    method = options.validation_metric_type
+    if method == "none":
+        return lambda _: {}
+    iou_threshold = 0.5 if method == "coco" else options.validation_iou_threshold
+    counted = [detections.above(options.box_score_threshold) for detections in predictions]
+    shapes: dict[Shape, str] = {"box": ""} if task is not Task.SEGMENTATION else {"mask": "", "box": "bbox_"}
+    images = {prefix: match_images(counted, truths, iou_threshold, shape) for shape, prefix in shapes.items()}
+
+    def measure(positions: Positions) -> dict[str, float]:
+        values: dict[str, float | None] = {}
+        for prefix, of_shape in images.items():
+            matches = join_images([of_shape[at] for at in positions], num_classes)
+            averages = averages_of(matches)
+            if method == "coco":
+                averages = {"mean_average_precision": _mean([one.average_precision_101 for one in matches])}
+            if prefix:
+                averages = {"mean_average_precision": averages["mean_average_precision"]}
+            values |= {f"{prefix}{name}": value for name, value in averages.items()}
+        return _defined(values)
+
+    return measure
 
 
 def averages_of(matches: Sequence[ClassMatches]) -> dict[str, float | None]:

@@ -18,7 +18,16 @@ from clearsight.training.detection.metrics.objects import GroundTruth, Predictio
 from clearsight.training.detection.metrics.regions import Shape, overlap_matrix
 from clearsight.vision.matching import match_greedily
 
-__all__ = ["ClassMatches", "Outcome", "average_precision", "match_classes", "match_predictions"]
+__all__ = [
+    "ClassMatches",
+    "ImageMatches",
+    "Outcome",
+    "average_precision",
+    "join_images",
+    "match_classes",
+    "match_images",
+    "match_predictions",
+]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -60,17 +69,41 @@ class ClassMatches:
         """Area under the precision-recall curve; None without objects."""
         return average_precision(self.is_true_N, self.num_truths) if self.num_truths else None
 
+    @property
+    def average_precision_101(self) -> float | None:
+        """Mean precision at the recalls 0, 0.01, …, 1, as COCO has it; None without objects."""
+        if not self.num_truths:
+            return None
+        num_true_N = np.cumsum(self.is_true_N, dtype=np.int64)
+        at = np.searchsorted(num_true_N / self.num_truths, np.linspace(0, 1, 101))  # the first of at least this recall
+        return float(np.append(_highest_precision(num_true_N), 0.0)[at].mean())
+
 
 def average_precision(is_true_N: Bools, num_truths: int) -> float:
     """Area under the curve of precision over recall, in [0, 1].
 
     Precision at a recall is the highest at that or any larger one. `is_true_N` by descending score; `num_truths` >= 1.
     """
-    num_true_N = np.cumsum(is_true_N)
-    precision_N = num_true_N / np.arange(1, len(is_true_N) + 1)
-    highest_N = np.maximum.accumulate(precision_N[::-1])[::-1]
     # Recall grows by 1 / num_truths at every true positive and nowhere else.
-    return float(highest_N[is_true_N].sum() / num_truths)
+    return float(_highest_precision(np.cumsum(is_true_N, dtype=np.int64))[is_true_N].sum() / num_truths)
+
+
+def _highest_precision(num_true_N: npt.NDArray[np.int64]) -> Floats:
+    """The highest precision from each prediction on, of the numbers of right ones so far."""
+    precision_N = num_true_N / np.arange(1, len(num_true_N) + 1)
+    return np.maximum.accumulate(precision_N[::-1])[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMatches:
+    """The matches of one class in one image."""
+
+    class_id: int
+    num_truths: int
+    """Number of objects, without crowds."""
+    scores_N: Floats
+    """Scores of the predictions, descending."""
+    outcomes_N: Outcomes
 
 
 def match_classes(
@@ -84,19 +117,38 @@ def match_classes(
 
     Of equal scores the earlier image's comes first.
     """
-    num_truths = [0] * num_classes
-    scores: list[list[Floats]] = [[] for _ in range(num_classes)]
-    outcomes: list[list[Outcomes]] = [[] for _ in range(num_classes)]
+    return join_images(match_images(predictions, truths, iou_threshold, shape), num_classes)
+
+
+def match_images(
+    predictions: Sequence[Predictions], truths: Sequence[GroundTruth], iou_threshold: float, shape: Shape
+) -> list[list[ImageMatches]]:
+    """Match every image's predictions with its objects; for each image one result for each class that it has."""
+    images = []
     for detections, truth in zip(predictions, truths, strict=True):
-        for class_id in np.union1d(detections.class_ids_N, truth.class_ids_N).astype(int):
+        of_image = []
+        for class_id in np.union1d(detections.class_ids_N, truth.class_ids_N).astype(int).tolist():
             predicted, true = detections.of_class(class_id), truth.of_class(class_id)
-            num_truths[class_id] += int(np.count_nonzero(~true.is_crowd_N))
-            scores[class_id].append(predicted.scores_N.astype(np.float64))
-            overlaps_NM = overlap_matrix(predicted, true, shape)
-            outcomes[class_id].append(match_predictions(overlaps_NM, true.is_crowd_N, iou_threshold))
+            outcomes_N = match_predictions(overlap_matrix(predicted, true, shape), true.is_crowd_N, iou_threshold)
+            num_truths = int(np.count_nonzero(~true.is_crowd_N))
+            of_image.append(ImageMatches(class_id, num_truths, predicted.scores_N.astype(np.float64), outcomes_N))
+        images.append(of_image)
+    return images
+
+
+def join_images(images: Sequence[Sequence[ImageMatches]], num_classes: int) -> list[ClassMatches]:
+    """Join the matches of images; an image may stand in `images` several times. Otherwise as `match_classes`."""
+    of_classes: list[list[ImageMatches]] = [[] for _ in range(num_classes)]
+    for of_image in images:
+        for matches in of_image:
+            of_classes[matches.class_id].append(matches)
     return [
-        _join(num, np.concatenate([[], *class_scores]), np.concatenate([np.zeros(0, np.int8), *class_outcomes]))
-        for num, class_scores, class_outcomes in zip(num_truths, scores, outcomes, strict=True)
+        _join(
+            sum(matches.num_truths for matches in of_class),
+            np.concatenate([[], *(matches.scores_N for matches in of_class)]),
+            np.concatenate([np.zeros(0, np.int8), *(matches.outcomes_N for matches in of_class)]),
+        )
+        for of_class in of_classes
     ]
 
 
