@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 
-from clearsight.documents.deployment.schema import AzureSection, AzureText, FreeMapping
+from clearsight.documents.sections import AzureSection, AzureText, ConvertedText, FreeMapping
 from clearsight.errors import Fault, InvalidDocument
-from clearsight.fields import OneOf, Rule, Text, read, refused
+from clearsight.fields import OneOf, Rule, read, refused
 
 __all__ = ["ModelDocument", "ModelSection", "parse_model"]
 
@@ -29,10 +29,6 @@ class _ModelType(Rule):
 
     def json_schema(self) -> dict[str, Any]:
         return {"const": "mlflow_model"}
-
-
-# YAML reads `version: 3` as a number and `tags: {stable: true}` as a truth value; both are texts in Azure.
-ConvertedText = Annotated[str, Text(may_be_empty=True, converts=True)]
 
 
 @dataclass(frozen=True, slots=True)

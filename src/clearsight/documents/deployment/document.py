@@ -6,13 +6,10 @@ Keys and limits follow the YAML references of Azure Machine Learning
 `environment`, `identity`, `data_collector`, …) are checked, kept and shown, and have no effect.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
-
-import yaml
 
 from clearsight.documents.deployment.schema import (
     AuthMode,
@@ -23,7 +20,7 @@ from clearsight.documents.deployment.schema import (
     StoredDeploymentSection,
 )
 from clearsight.documents.deployment.traffic import traffic_faults
-from clearsight.documents.references import local_reference
+from clearsight.documents.yaml_file import model_faults, model_warnings, read_document, resolve_paths
 from clearsight.errors import Fault, InvalidDocument
 from clearsight.fields import given_values, read
 
@@ -39,7 +36,6 @@ __all__ = [
 ]
 
 USUAL_TIMEOUT_MS: Final = 90_000
-REMOTE: Final = re.compile(r"(azureml:|[a-z][a-z0-9+.-]*://|runs:/)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,19 +128,10 @@ def parse_deployment(
     )
     if section is None or faults:
         # Local paths are checked too, so that one run names everything that is wrong.
-        _resolve_paths(_plain_dict(document), folder, faults)
+        resolve_paths(document, folder, faults)
         raise InvalidDocument(subject, faults)
-    values = given_values(section)
-    _resolve_paths(values, folder, faults)
-    if isinstance(values["model"], str) and not REMOTE.match(values["model"]):
-        faults.append(
-            Fault(
-                "BAD_VALUE",
-                "model",
-                f"must be azureml:<name>:<version>, azureml:<name>@latest or {{path: <folder>}}, "
-                f"but got {values['model']!r}",
-            )
-        )
+    values = resolve_paths(given_values(section), folder, faults)
+    faults += model_faults(values["model"])
     if section.type == "managed" and section.instance_type is None:
         faults.append(
             Fault("MISSING_KEY", "instance_type", "is required (any name, for example Standard_DS3_v2; no effect here)")
@@ -170,50 +157,13 @@ def parse_deployment(
 
 def _warnings(document: Mapping[str, Any], section: DeploymentSection) -> tuple[str, ...]:
     found = [f"{key} has no effect here" for key in _WITHOUT_EFFECT if document.get(key) and key != "scale_settings"]
-    model = document.get("model")
-    if isinstance(model, str) and (asset := local_reference(model)) is not None:
-        found.append(f"model is read as {asset} of this workspace, the only registry here")
+    found += model_warnings(document.get("model"))
     if "instance_count" not in document:
         found.append("instance_count is missing; using 1")
     timeout_ms = section.request_settings.request_timeout_ms
     if timeout_ms > USUAL_TIMEOUT_MS:
         found.append(f"request_timeout_ms is {timeout_ms}; parts of Azure allow at most {USUAL_TIMEOUT_MS}")
     return tuple(found)
-
-
-def _plain_dict(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: dict(value) if isinstance(value, Mapping) else value for key, value in document.items()}
-
-
-def _resolve_paths(values: dict[str, Any], folder: Path | None, faults: list[Fault]) -> None:
-    """Make local paths absolute in place, and note those that do not exist."""
-    if folder is None:
-        return
-    for section, key in (("model", "path"), ("code_configuration", "code"), ("environment", "conda_file")):
-        holder = values.get(section)
-        if not isinstance(holder, dict):
-            continue
-        path = holder.get(key)
-        if not isinstance(path, str) or REMOTE.match(path):
-            continue
-        resolved = (folder / path).resolve()
-        if section == "model" and not resolved.exists():  # the others have no effect
-            faults.append(Fault("MISSING_FILE", f"{section}.{key}", f"must exist, but there is no {resolved}"))
-        holder[key] = str(resolved)
-
-
-def read_document(file: Path) -> dict[str, Any]:
-    """Read a YAML file that holds one mapping. Raises InvalidDocument."""
-    try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise InvalidDocument(str(file), [Fault("UNREADABLE", str(file), f"must be a YAML file: {reason}")]) from None
-    if not isinstance(document, dict):
-        raise InvalidDocument(
-            str(file), [Fault("BAD_TYPE", str(file), f"must hold a mapping, but got {type(document).__name__}")]
-        )
-    return {str(key): value for key, value in document.items()}
 
 
 def apply_overrides(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,36 +1,28 @@
 """The keys of online endpoint and deployment files, and the rule of each."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import WithJsonSchema
-from pydantic_core import PydanticCustomError
-
 from clearsight.documents.deployment.traffic import read_percentages
-from clearsight.documents.deployment.variables import VariableName
-from clearsight.fields import (
-    AnyMapping,
-    ByShape,
-    Integer,
-    OneOf,
-    Rule,
-    Section,
-    Text,
-    Truth,
-    broken_rule,
-    nearest,
-    refused,
+from clearsight.documents.sections import (
+    AzureSection,
+    AzureText,
+    CodeConfiguration,
+    ConvertedText,
+    Count,
+    Environment,
+    FreeMapping,
+    InlineModel,
+    ResourceName,
+    Variables,
 )
+from clearsight.fields import ByShape, Integer, OneOf, Rule, Truth, broken_rule, refused
 
 __all__ = [
     "AuthMode",
-    "AzureSection",
-    "AzureText",
     "DeploymentSection",
     "EndpointSection",
-    "FreeMapping",
     "Probe",
     "RequestSettings",
     "StoredDeploymentSection",
@@ -38,29 +30,8 @@ __all__ = [
 
 AuthMode = Literal["key", "aml_token", "aad_token"]
 
-NAME_PATTERN: Final = re.compile(r"[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?")
 MAX_INSTANCES: Final = 50
 """Azure's limit per deployment."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Name(Rule):
-    """Azure's rule for the names of endpoints and deployments."""
-
-    lowers: bool = False
-    """Whether the name is read in lower case."""
-
-    def read(self, value: Any) -> str:
-        name = str(Text(may_be_empty=True).read(value))
-        if not NAME_PATTERN.fullmatch(name):
-            message = "must be a letter, then letters, digits and hyphens, not ending in one"
-            raise broken_rule("BAD_VALUE", f"{message}, but got {name!r}")
-        if not 3 <= len(name) <= 32:
-            raise broken_rule("BAD_VALUE", f"must have 3 to 32 characters, but {name!r} has {len(name)}")
-        return name.lower() if self.lowers else name
-
-    def json_schema(self) -> dict[str, Any]:
-        return {"type": "string", "pattern": f"^{NAME_PATTERN.pattern}$", "minLength": 3, "maxLength": 32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,24 +61,8 @@ class _Quantity(Rule):
         return {"type": ["string", "number"]}
 
 
-FreeMapping = Annotated[Mapping[str, Any], AnyMapping()]
-AzureText = Annotated[str, Text(may_be_empty=True)]
-VersionText = Annotated[str, Text(may_be_empty=True, converts=True)]
-"""Azure's client reads `version: 2` and `version: 2.0` as the texts `2` and `2.0`."""
-Count = Annotated[int, Integer(1)]
 Switch = Annotated[Literal["enabled", "disabled"], OneOf(("enabled", "disabled"))]
 Traffic = Annotated[Mapping[str, int], _Percentages()]
-
-
-class AzureSection(Section):
-    """A section of Azure's files of models, endpoints and deployments, in which null is a value of optional keys."""
-
-    __slots__ = ()
-    null_is_absent: ClassVar[bool] = False
-
-    @classmethod
-    def unknown_key(cls, key: str) -> PydanticCustomError:
-        return broken_rule("UNKNOWN_KEY", f"Unknown field{nearest(key, cls.field_names()) or '.'}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,59 +95,6 @@ class RequestSettings(AzureSection):
 
 
 @dataclass(frozen=True, slots=True)
-class _InlineModel(AzureSection):
-    path: AzureText
-    name: AzureText | None = None
-    version: VersionText | None = None
-    type: Annotated[str, OneOf(("custom_model", "mlflow_model", "triton_model"), strict=True)] = "custom_model"
-    description: AzureText | None = None
-    tags: FreeMapping = field(default_factory=dict)
-    properties: FreeMapping = field(default_factory=dict)
-    flavors: FreeMapping = field(default_factory=dict)
-    stage: AzureText | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Code(AzureSection):
-    code: AzureText | None = None
-    scoring_script: AzureText | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Route(AzureSection):
-    port: Count
-    path: AzureText
-
-
-@dataclass(frozen=True, slots=True)
-class _InferenceRoutes(AzureSection):
-    liveness_route: _Route | None = None
-    readiness_route: _Route | None = None
-    scoring_route: _Route | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Build(AzureSection):
-    path: AzureText
-    dockerfile_path: AzureText | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Environment(AzureSection):
-    name: AzureText | None = None
-    version: VersionText | None = None
-    description: AzureText | None = None
-    tags: FreeMapping = field(default_factory=dict)
-    properties: FreeMapping = field(default_factory=dict)
-    image: AzureText | None = None
-    conda_file: Annotated[str | Mapping[str, Any], AnyMapping(or_text=True)] | None = None
-    build: _Build | None = None
-    os_type: AzureText | None = None
-    datastore: AzureText | None = None
-    inference_config: _InferenceRoutes | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Scale(AzureSection):
     type: Annotated[str, OneOf(("default", "target_utilization"))] = "default"
     min_instances: Count | None = None
@@ -221,7 +123,7 @@ class EndpointSection(AzureSection):
         "provisioning_state",
     )
 
-    name: Annotated[str, _Name()]
+    name: Annotated[str, ResourceName()]
     auth_mode: Annotated[AuthMode, OneOf(("key", "aml_token", "aad_token"))] = "key"
     description: AzureText | None = None
     tags: FreeMapping = field(default_factory=dict)
@@ -234,43 +136,28 @@ class EndpointSection(AzureSection):
     type: AzureText | None = None
 
 
-_VALUE: Final = Text(may_be_empty=True, converts=True)
-_Value = Annotated[str, _VALUE]
-_Variables = Annotated[
-    dict[Annotated[str, VariableName()], _Value],
-    # Pydantic alone says nothing of names that break the rule.
-    WithJsonSchema(
-        {
-            "type": "object",
-            "propertyNames": VariableName().json_schema(),
-            "additionalProperties": _VALUE.json_schema(),
-        }
-    ),
-]
-
-
 @dataclass(frozen=True, slots=True)
 class DeploymentSection(AzureSection):
     """A deployment file."""
 
     ignored_keys: ClassVar[tuple[str, ...]] = ("$schema", "id", "provisioning_state")
 
-    name: Annotated[str, _Name(lowers=True)]
+    name: Annotated[str, ResourceName(lowers=True)]
     endpoint_name: AzureText
-    model: Annotated[AzureText | _InlineModel, ByShape()]
+    model: Annotated[AzureText | InlineModel, ByShape()]
     type: Annotated[Literal["managed", "kubernetes"], OneOf(("managed", "kubernetes"))] = "managed"
     description: AzureText | None = None
     tags: FreeMapping = field(default_factory=dict)
     properties: FreeMapping = field(default_factory=dict)
-    environment_variables: _Variables = field(default_factory=dict)
+    environment_variables: Variables = field(default_factory=dict)
     instance_type: AzureText | None = None
     instance_count: Annotated[int, Integer(1, MAX_INSTANCES)] = 1
     request_settings: RequestSettings = RequestSettings()
     liveness_probe: _LivenessProbe = _LivenessProbe()
     readiness_probe: Probe = Probe()
     scale_settings: _Scale | None = None
-    code_configuration: _Code | None = None
-    environment: Annotated[AzureText | _Environment, ByShape()] | None = None
+    code_configuration: CodeConfiguration | None = None
+    environment: Annotated[AzureText | Environment, ByShape()] | None = None
     model_mount_path: AzureText | None = None
     app_insights_enabled: Annotated[bool, Truth()] | None = None
     egress_public_network_access: Switch | None = None
@@ -286,4 +173,4 @@ class StoredDeploymentSection(DeploymentSection):
     Whoever may write to the store may run code anyway.
     """
 
-    environment_variables: dict[str, _Value] = field(default_factory=dict)
+    environment_variables: dict[str, ConvertedText] = field(default_factory=dict)
