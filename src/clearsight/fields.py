@@ -23,6 +23,7 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 from clearsight.errors import Fault
 
 __all__ = [
+    "SCHEMA_DRAFT",
     "AnyMapping",
     "Anything",
     "ByShape",
@@ -57,6 +58,9 @@ _TRUTHS: Final = MappingProxyType(
     }
 )
 """What Azure's loader takes for a boolean, in any case."""
+
+SCHEMA_DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
+"""The draft of JSON Schema that `json_schema` writes."""
 
 _REMOVED: Final = object()
 
@@ -589,4 +593,4 @@ class _Generator(GenerateJsonSchema):
 def json_schema(kind: Any, title: str) -> JsonSchema:
     """The JSON Schema (draft 2020-12) of a section or an annotated type."""
     schema = _adapter(kind).json_schema(schema_generator=_Generator)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
+    return {"$schema": SCHEMA_DRAFT, **schema, "title": title}

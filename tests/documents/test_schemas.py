@@ -10,11 +10,13 @@ import yaml
 
 from clearsight.cli import root
 from clearsight.console import run
+from clearsight.documents.batch.document import parse_batch_deployment, parse_batch_endpoint
 from clearsight.documents.deployment.document import parse_deployment, parse_endpoint
 from clearsight.documents.job import read_job
 from clearsight.documents.model import parse_model
 from clearsight.documents.schemas import DOCUMENTS, document_schema
 from clearsight.documents.settings import RcnnSettings, to_document
+from clearsight.errors import InvalidDocument
 from clearsight.tasks import Task
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -62,15 +64,48 @@ liveness_probe: {failure_threshold: 30, success_threshold: 1, timeout: 2, period
 """
 
 ENDPOINT = "{name: my-endpoint, auth_mode: AMLToken, tags: {team: vision}, traffic: {blue: 90, green: '10'}}"
+BATCH_ENDPOINT = "{name: my-batch, auth_mode: AADToken, defaults: {deployment_name: Blue}, tags: {team: vision}}"
+BATCH_DEPLOYMENT = """
+$schema: https://azuremlschemas.azureedge.net/latest/modelBatchDeployment.schema.json
+name: Blue
+endpoint_name: my-batch
+type: model
+model: {path: /models/fridge, version: 2}
+compute: azureml:batch-cluster
+resources: {instance_count: 2, shm_size: 2g}
+settings:
+  mini_batch_size: "5"
+  retry_settings: {max_retries: 0, timeout: 0.5}
+  output_file_name: rows.parquet
+  logging_level: DEBUG
+  environment_variables: {WORKER_COUNT: 2}
+"""
+OLD_BATCH_DEPLOYMENT = """
+name: Blue
+endpoint_name: my-batch
+model: azureml:fridge@latest
+compute: local
+mini_batch_size: 5
+error_threshold: 0
+"""
 MODEL = "{name: fridge, path: ./mlflow-model, version: 3, type: mlflow_model, tags: {stable: true}}"
 
 READERS: dict[str, Any] = {
     "job": read_job,
     "deployment": parse_deployment,
     "endpoint": parse_endpoint,
+    "batch-endpoint": parse_batch_endpoint,
+    "batch-deployment": parse_batch_deployment,
     "model": lambda document: parse_model(document, Path("jobs")),
 }
-SAMPLES = {"job": JOB, "deployment": DEPLOYMENT, "endpoint": ENDPOINT, "model": MODEL}
+SAMPLES = {
+    "job": JOB,
+    "deployment": DEPLOYMENT,
+    "endpoint": ENDPOINT,
+    "batch-endpoint": BATCH_ENDPOINT,
+    "batch-deployment": BATCH_DEPLOYMENT,
+    "model": MODEL,
+}
 
 MISSPELT: list[tuple[str, list[Any]]] = [
     ("job", []),
@@ -88,6 +123,12 @@ MISSPELT: list[tuple[str, list[Any]]] = [
     ("deployment", ["environment"]),
     ("deployment", ["environment", "inference_config", "liveness_route"]),
     ("endpoint", []),
+    ("batch-endpoint", []),
+    ("batch-endpoint", ["defaults"]),
+    ("batch-deployment", []),
+    ("batch-deployment", ["resources"]),
+    ("batch-deployment", ["settings"]),
+    ("batch-deployment", ["settings", "retry_settings"]),
     ("model", []),
 ]
 
@@ -108,6 +149,16 @@ def test_a_sample_that_is_read_is_valid(document: str) -> None:
     sample = yaml.safe_load(SAMPLES[document])
     assert READERS[document](sample) is not None
     assert errors(document, sample) == []
+
+
+def test_a_batch_deployment_is_valid_in_one_of_two_layouts() -> None:
+    old = yaml.safe_load(OLD_BATCH_DEPLOYMENT)
+    assert parse_batch_deployment(old).mini_batch_size == 5
+    assert errors("batch-deployment", old) == []
+    for mixture in ({**old, "type": "model"}, {**old, "settings": {"mini_batch_size": 5}}):
+        assert errors("batch-deployment", mixture) != []
+        with pytest.raises(InvalidDocument, match="Unknown field"):
+            parse_batch_deployment(mixture)
 
 
 def test_a_job_is_valid_for_its_own_task_only() -> None:

@@ -16,7 +16,7 @@ __all__ = ["schema"]
 @click.option("--task", type=TASK, help="Task of the job or of the settings; without it a job's schema has all tasks.")
 @click.option("--model-name", default="", help="Model of the settings; yolov5 has keys of its own.")
 def schema(document: str, task: str | None, model_name: str) -> None:
-    r"""Print the JSON Schema of a job, deployment, endpoint or model file, or of a package's settings.json.
+    r"""Print the JSON Schema of a job, endpoint, deployment or model file, or of a package's settings.json.
 
     Settings need --task.
 
@@ -24,6 +24,7 @@ def schema(document: str, task: str | None, model_name: str) -> None:
     Examples:
       clearsight schema job > job.schema.json
       clearsight schema job --task image_object_detection
+      clearsight schema batch-deployment > batch-deployment.schema.json
       clearsight schema settings --task image_object_detection --model-name yolov5
     """
     if document == "settings" and task is None:

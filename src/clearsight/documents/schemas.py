@@ -4,21 +4,27 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from clearsight.documents.batch.schema import BatchEndpointSection, RootLayout, SettingsLayout
 from clearsight.documents.deployment.schema import DeploymentSection, EndpointSection
 from clearsight.documents.job.document import JobSection
 from clearsight.documents.job.parameters import AdvancedSettings, parameters_class
 from clearsight.documents.job.search_space import sub_space_class
 from clearsight.documents.model import ModelSection
 from clearsight.documents.settings.document import ALIASES, INFORMATIONAL, settings_class
-from clearsight.fields import json_schema
+from clearsight.fields import SCHEMA_DRAFT, json_schema
 from clearsight.tasks import Task
 
 __all__ = ["DOCUMENTS", "document_schema"]
 
 _SECTIONS: Final[Mapping[str, Any]] = MappingProxyType(
-    {"deployment": DeploymentSection, "endpoint": EndpointSection, "model": ModelSection}
+    {
+        "batch-endpoint": BatchEndpointSection,
+        "deployment": DeploymentSection,
+        "endpoint": EndpointSection,
+        "model": ModelSection,
+    }
 )
-DOCUMENTS: Final = ("job", *_SECTIONS, "settings")
+DOCUMENTS: Final = ("job", *_SECTIONS, "batch-deployment", "settings")
 """Names of the documents that have a schema."""
 
 
@@ -30,6 +36,10 @@ def document_schema(document: str, task: Task | None = None, model_name: str = "
     title = f"clearsight {document}"
     if document == "job":
         return _job_schema(title, task)
+    if document == "batch-deployment":
+        definitions: dict[str, Any] = {}
+        layouts = [_part(layout, definitions) for layout in (SettingsLayout, RootLayout)]
+        return {"$schema": SCHEMA_DRAFT, "title": title, "oneOf": layouts, "$defs": definitions}
     if document == "settings":
         return _settings_schema(title, task or Task.MULTI_CLASS, model_name)
     return json_schema(_SECTIONS[document], title)

@@ -10,7 +10,7 @@ import yaml
 from clearsight.documents.references import local_reference
 from clearsight.errors import Fault, InvalidDocument
 
-__all__ = ["model_faults", "model_warnings", "read_document", "resolve_paths"]
+__all__ = ["is_remote", "model_faults", "model_warnings", "read_document", "resolve_paths"]
 
 _REMOTE: Final = re.compile(r"(azureml:|[a-z][a-z0-9+.-]*://|runs:/)", re.IGNORECASE)
 
@@ -29,9 +29,14 @@ def read_document(file: Path) -> dict[str, Any]:
     return {str(key): value for key, value in document.items()}
 
 
-def model_faults(model: str | Mapping[str, Any]) -> list[Fault]:
+def is_remote(path: str) -> bool:
+    """Whether a path is a reference or a URI, and so no path of the local file system."""
+    return _REMOTE.match(path) is not None
+
+
+def model_faults(model: Any) -> list[Fault]:
     """The fault of a `model` of a deployment that is text but no reference; empty when there is none."""
-    if not isinstance(model, str) or _REMOTE.match(model):
+    if not isinstance(model, str) or is_remote(model):
         return []
     message = "must be azureml:<name>:<version>, azureml:<name>@latest or {path: <folder>}"
     return [Fault("BAD_VALUE", "model", f"{message}, but got {model!r}")]
@@ -56,7 +61,7 @@ def resolve_paths(document: Mapping[str, Any], folder: Path | None, faults: list
         if not isinstance(holder, dict):
             continue
         path = holder.get(key)
-        if not isinstance(path, str) or _REMOTE.match(path):
+        if not isinstance(path, str) or is_remote(path):
             continue
         resolved = (folder / path).resolve()
         if section == "model" and not resolved.exists():  # the others have no effect
