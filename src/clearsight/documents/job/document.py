@@ -45,7 +45,7 @@ from clearsight.fields import (
 )
 from clearsight.tasks import Task
 
-__all__ = ["JobDocument", "JobReading", "load_document", "parse_job", "read_job"]
+__all__ = ["JobDocument", "JobName", "JobReading", "load_document", "parse_job", "read_job"]
 
 JOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}")
 """Azure's and MLflow's rule for run ids, with room for `_HD_<n>`."""
@@ -166,7 +166,7 @@ class _TaskName(Rule):
 
 
 @dataclass(frozen=True, slots=True)
-class _JobName(Rule):
+class JobName(Rule):
     def read(self, value: Any) -> str:
         if not isinstance(value, str) or not JOB_NAME.fullmatch(value):
             message = "must be 1 to 200 letters, digits, - and _, beginning with a letter or digit"
@@ -203,7 +203,7 @@ class JobSection(Section):
     test_data_size: Annotated[Any, Anything()] = None
     """Azure's image jobs do not use it."""
     primary_metric: _Text | None = None
-    name: Annotated[str, _JobName()] | None = None
+    name: Annotated[str, JobName()] | None = None
     display_name: _AnyText | None = None
     description: _AnyText | None = None
     experiment_name: _AnyText | None = None
