@@ -7,6 +7,8 @@ import io
 import json
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 import tracemalloc
 from collections.abc import Iterator
@@ -382,7 +384,7 @@ def test_results_are_never_written_over_others(tmp_path: Path) -> None:
     def write(replaces: bool = False) -> Counts:
         return write_results(failing(), FORMS["csv"], CLASSES, target, logs, replaces=replaces)
 
-    require_free(target)
+    require_free(target, FORMS["csv"])
     write()
     whole, failures = target.read_bytes(), listed.read_bytes()
     for file in (target, listed):
@@ -392,12 +394,13 @@ def test_results_are_never_written_over_others(tmp_path: Path) -> None:
             write()
         assert file.read_bytes() == b"others\n"
         with pytest.raises(Conflict, match="exists"):
-            require_free(target)
+            require_free(target, FORMS["csv"])
         file.write_bytes(content)
     write()  # the same bytes: the job was killed before it could record its end
     assert (target.read_bytes(), listed.read_bytes()) == (whole, failures)
-    # A conflict of the results leaves no list of failures behind.
     listed.unlink()
+    require_free(target, FORMS["none"])
+    # A conflict of the results leaves no list of failures behind.
     target.write_bytes(b"others\n")
     with pytest.raises(Conflict):
         write()
@@ -455,6 +458,71 @@ def test_two_jobs_do_not_write_the_same_file_at_once(tmp_path: Path) -> None:
             pass
         assert file.publish()
     assert target.read_bytes() == b"first"
+    assert [*tmp_path.iterdir()] == [target]
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+from clearsight.serving.batch.parts import Outcome
+from clearsight.serving.batch.results.forms import FORMS
+from clearsight.serving.batch.results.rows import RowLayout
+from clearsight.serving.batch.results.write import write_results
+from clearsight.tasks import Task
+
+outcomes = [Outcome("a", 0, {"probs": [1.0], "labels": ["x"]}), Outcome("b", 0, None, "broken", "bad_image")]
+calls = {"open", "os.link", "os.remove", "os.rename", "os.mkdir", "fcntl.flock"}
+
+def write(folder):
+    write_results(outcomes, FORMS["csv"], RowLayout(Task.MULTI_CLASS, False), folder / "out" / "r.csv", folder / "logs")
+
+def files(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+def write_until(call, folder):
+    count = 0
+    def hook(event, arguments):
+        nonlocal count
+        if event in calls:
+            count += 1
+            if count == call:
+                os._exit(9)
+    sys.addaudithook(hook)
+    write(folder)
+    os._exit(0)
+
+root = Path(sys.argv[1])
+write(root / "undisturbed")
+expected, status, call = files(root / "undisturbed"), 9, 0
+while status == 9:
+    call += 1
+    folder = root / str(call)
+    if (child := os.fork()) == 0:
+        write_until(call, folder)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    left = files(folder)
+    assert left.get("out/r.csv") in (None, expected["out/r.csv"]), (call, left)
+    write(folder)
+    assert files(folder) == expected, (call, left, files(folder))
+assert status == 0
+print(call - 1)
+"""
+
+
+def test_a_job_that_is_killed_between_any_two_calls_ends_with_the_same_files(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _KILLED, tmp_path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) > 15
+
+
+def test_a_file_that_has_two_names_is_not_emptied(tmp_path: Path) -> None:
+    target, temporary = tmp_path / "out", tmp_path / ".out.tmp"
+    target.write_bytes(b"whole")
+    os.link(target, temporary)  # killed between giving the name and removing the hidden one
+    with NewFile(target) as file:
+        file.stream.write(b"half")
+        file.stream.flush()
+    assert target.read_bytes() == b"whole"
     assert [*tmp_path.iterdir()] == [target]
 
 

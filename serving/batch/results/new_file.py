@@ -51,15 +51,40 @@ class NewFile:
     def __enter__(self) -> Self:
         with written_by_way_of(self._temporary, self.target):
             self.target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, self._mode)
-            self.stream = io.BufferedWriter(_TargetNamed(descriptor, self._temporary, self.target), _BUFFER_BYTES)
+            descriptor = self._open()
+        self.stream = io.BufferedWriter(_TargetNamed(descriptor, self._temporary, self.target), _BUFFER_BYTES)
+        return self
+
+    def _open(self) -> int:
+        """A descriptor of the hidden file, empty and locked until it is closed."""
+        while True:
+            descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, self._mode)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._is_mine(descriptor):
+                    os.ftruncate(descriptor, 0)
+                    return descriptor
             except BlockingIOError:
-                self.stream.close()
+                os.close(descriptor)
                 raise Conflict(f"{self.target} is being written by another job; wait for it, or name another") from None
-            self.stream.truncate()
-        return self
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+    def _is_mine(self, descriptor: int) -> bool:
+        """Whether a locked file has the hidden name and no other, so that it may be emptied."""
+        held = os.fstat(descriptor)
+        try:
+            named = self._temporary.lstat()
+        except FileNotFoundError:  # another process has published the file since it was opened
+            return False
+        if not os.path.samestat(held, named):
+            return False
+        if held.st_nlink > 1:  # it is the target too: its process was killed between giving and removing a name
+            self._temporary.unlink()
+            return False
+        return True
 
     def __exit__(self, *_: object) -> None:
         self._temporary.unlink(missing_ok=True)

@@ -34,9 +34,9 @@ class Counts:
     """Their numbers by `Outcome.code`."""
 
 
-def require_free(target: Path) -> None:
+def require_free(target: Path, form: Form) -> None:
     """Raise `Conflict` when the file of results, or the list of failures beside it, exists: before a job starts."""
-    for file in (target, target.with_name(FAILED_FILES)):
+    for file in (*([] if form.rows is None else [target]), target.with_name(FAILED_FILES)):
         if file.exists() or file.is_symlink():
             raise already_exists(file)
 
