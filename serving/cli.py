@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,22 @@ import orjson
 from rich.logging import RichHandler
 
 from clearsight.console import AzCommand, LazyGroup, parse_assignments, result_options, stderr
-from clearsight.documents.deployment.document import apply_overrides, parse_deployment, parse_endpoint, read_document
+from clearsight.documents.deployment.document import parse_deployment, parse_endpoint, read_document
 from clearsight.errors import ClearsightError, ServerUnavailable, UserError
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.management.client import READ_ONLY_VERBS, call
+from clearsight.serving.options import (
+    deployment_option,
+    document_of,
+    endpoint_option,
+    file_option,
+    name_option,
+    no_wait_option,
+    set_option,
+    skip_script_validation_option,
+    without_effect,
+    yes_option,
+)
 from clearsight.serving.supervisor.java import java_home as find_java_home
 from clearsight.serving.supervisor.supervisor import ServeOptions
 from clearsight.serving.supervisor.supervisor import serve as run_server
@@ -123,12 +135,6 @@ def _show_step(status: Any, step: str) -> None:
         stderr.print(step, markup=False)
 
 
-def _document(file: Path | None, overrides: Mapping[str, Any], **flags: Any) -> dict[str, Any]:
-    """The document of the file, changed by `--set`, then by flags."""
-    document = apply_overrides(read_document(file) if file else {}, overrides)
-    return {**document, **{key: value for key, value in flags.items() if value is not None}}
-
-
 def _traffic(text: str | None) -> dict[str, Any] | None:
     """Read `"blue=90 green=10"`."""
     if text is None:
@@ -142,32 +148,12 @@ def _traffic(text: str | None) -> dict[str, Any] | None:
     return {name: share for name, _, share in pairs}
 
 
-name_option = click.option("--name", "-n", metavar="NAME", required=True, help="Name of the endpoint.")
-endpoint_option = click.option("--endpoint-name", "-e", metavar="NAME", required=True, help="Name of the endpoint.")
-deployment_option = click.option("--name", "-n", metavar="NAME", required=True, help="Name of the deployment.")
-file_option = click.option("--file", "-f", type=click.Path(path_type=Path), help="YAML file.")
-set_option = click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change keys, a.b=c.")
-no_wait_option = click.option("--no-wait", is_flag=True, help="Return at once.")
-yes_option = click.option("--yes", "-y", is_flag=True, help="Accepted for scripts; nothing is asked.")
-
-
-def _without_effect(flag: str, note: str) -> Callable[[Any], Any]:
-    """A flag of Azure's client that changes nothing here, which is said when it is given."""
-
-    def say(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-        if value:
-            stderr.print(f"note: {flag} has no effect: {note}", markup=False, soft_wrap=True)
-
-    return click.option(flag, is_flag=True, hidden=True, expose_value=False, callback=say)
-
-
-local_option = _without_effect(
+local_option = without_effect(
     "--local",
     "everything runs on this machine, and there is one place for it; this command acts on the endpoints of the "
     "workspace, which `clearsight serve` serves",
 )
-skip_script_validation_option = _without_effect("--skip-script-validation", "there is no scoring script")
-with_package_option = _without_effect("--with-package", "a deployment always serves the package of its model")
+with_package_option = without_effect("--with-package", "a deployment always serves the package of its model")
 
 
 @online_endpoint.command("create", cls=AzCommand)
@@ -188,7 +174,7 @@ def create_endpoint(
       clearsight online-endpoint create --name fridge
       clearsight online-endpoint create -f endpoint.yml --set tags.team=vision
     """
-    document = _document(file, parse_assignments(assignments), name=name, auth_mode=auth_mode)
+    document = document_of(file, parse_assignments(assignments), name=name, auth_mode=auth_mode)
     parsed = parse_endpoint(document, str(file) if file else "endpoint")
     return _run_verb("create_endpoint", document=parsed.to_document())
 
@@ -360,7 +346,7 @@ def create_deployment(
         raise click.UsageError("--all-traffic cannot be used together with --no-wait")
     if file is None:
         raise click.UsageError("--file is required: a YAML file that names the model")
-    document = _document(file, parse_assignments(assignments), name=name, endpoint_name=endpoint_name)
+    document = document_of(file, parse_assignments(assignments), name=name, endpoint_name=endpoint_name)
     parsed = parse_deployment(document, file.absolute().parent, str(file))
     for warning in parsed.warnings:
         stderr.print(f"note: {warning}", markup=False)
@@ -395,7 +381,7 @@ def update_deployment(
     overrides = parse_assignments(assignments)
     document: dict[str, Any] | None = None
     if file is not None:
-        merged = _document(file, overrides, name=name, endpoint_name=endpoint_name)
+        merged = document_of(file, overrides, name=name, endpoint_name=endpoint_name)
         parsed = parse_deployment(merged, file.absolute().parent, str(file))
         for warning in parsed.warnings:
             stderr.print(f"note: {warning}", markup=False)

@@ -26,6 +26,14 @@ NOUNS: Final[Mapping[str, LazyCommand]] = {
     "online-deployment": LazyCommand(
         "clearsight.serving.cli:online_deployment", "Deployments: a model behind an endpoint.", "serve"
     ),
+    "batch-endpoint": LazyCommand(
+        "clearsight.serving.batch.cli:batch_endpoint",
+        "Batch endpoints: names under which folders are scored.",
+        "serve",
+    ),
+    "batch-deployment": LazyCommand(
+        "clearsight.serving.batch.cli:batch_deployment", "Batch deployments: a model, and how its jobs run.", "serve"
+    ),
     "java-home": LazyCommand("clearsight.serving.cli:java_home", "Print the JAVA_HOME of TorchServe.", "serve"),
 }
 

@@ -7,7 +7,7 @@
     runs/<run>/            run folders, the authoritative state of every run
     models/<name>/<ver>/   registered packages
     mlflow.db              MLflow's SQLite store, a mirror of runs/
-    endpoints/             endpoint store (0600) and generated TorchServe folders
+    endpoints/             stores of online and batch endpoints (0600) and generated TorchServe folders
     logs/                  request log, server logs
     cache/                 compiled graphs of runtimes; may be deleted at any time
     control.sock           management socket (0600) of a running `clearsight serve`
