@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet
 import pytest
@@ -31,6 +32,7 @@ from clearsight.serving.batch.results.new_file import NewFile
 from clearsight.serving.batch.results.rows import RowLayout
 from clearsight.serving.batch.results.write import Counts, require_free, write_results
 from clearsight.tasks import Task
+from clearsight.wire.encoding import shortest
 from tests.conftest import CheckRows
 
 CLASSES = RowLayout(Task.MULTI_CLASS, is_recursive=True)
@@ -40,7 +42,7 @@ OBJECTS = RowLayout(Task.SEGMENTATION, is_recursive=True)
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), min_size=1, max_size=8)
 _TRICKY = st.sampled_from(["it's", 'a "b"', "c, d", "e\nf", "ß ü 文", "None", "True", "[1]", " ", "'\"'", "x\\ny"])
 _LABEL = _TRICKY | _TEXT
-_NUMBER = st.floats(0, 1, allow_nan=False)
+_NUMBER = st.floats(0, 1)
 _NAME = st.lists(_LABEL.map(lambda text: text.replace("/", "_")), min_size=1, max_size=2).map("/".join)
 
 
@@ -159,6 +161,16 @@ def test_json_lines_and_parquet_hold_the_answers(class_rows: _Rows, box_rows: _R
             ]
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(_NUMBER | st.floats(0, 1, width=32), max_size=5), st.booleans())
+def test_probabilities_of_csv_have_the_digits_of_repr(numbers: list[float], are_answers: bool) -> None:
+    probs: list[float] = shortest(np.array(numbers, np.float32)) if are_answers else numbers
+    stream = io.BytesIO()
+    FORMS["csv"].open(stream, CLASSES).write("a", 0, {"probs": probs, "labels": []})
+    [[_, text, _, _]] = csv.reader(io.StringIO(stream.getvalue().decode()))
+    assert text == str(probs)
+
+
 def test_rows_of_the_specification() -> None:
     can = {"box": {"topX": 0.25, "topY": 0.25, "bottomX": 0.75, "bottomY": 0.75}, "label": "can", "score": 0.97}
     labels = ["can", "carton", "milk_bottle", "water_bottle"]
@@ -173,8 +185,8 @@ def test_rows_of_the_specification() -> None:
         "0,\"[0.01, 0.02, 0.95, 0.02]\",\"['can', 'carton', 'milk_bottle', 'water_bottle']\",img_3.jpg\n"
     )
     assert written(boxes, "jsonl", flat).decode().splitlines()[0] == (
-        '{"filename": "shelf/img_1.jpg", "boxes": [{"box": {"topX": 0.25, "topY": 0.25, "bottomX": 0.75, '
-        '"bottomY": 0.75}, "label": "can", "score": 0.97}]}'
+        '{"filename":"shelf/img_1.jpg","boxes":[{"box":{"topX":0.25,"topY":0.25,"bottomX":0.75,'
+        '"bottomY":0.75},"label":"can","score":0.97}]}'
     )
     assert written(boxes, "space", flat).decode() == "img_1.jpg can 0.97 0.25 0.25 0.75 0.75\n"
     assert written([("a b.jpg", 0, classified)], "space", CLASSES).decode() == '"a b.jpg" milk_bottle 0.95\n'
@@ -469,6 +481,7 @@ from clearsight.serving.batch.results.forms import FORMS
 from clearsight.serving.batch.results.rows import RowLayout
 from clearsight.serving.batch.results.write import write_results
 from clearsight.tasks import Task
+from clearsight.wire.encoding import shortest
 
 outcomes = [Outcome("a", 0, {"probs": [1.0], "labels": ["x"]}), Outcome("b", 0, None, "broken", "bad_image")]
 calls = {"open", "os.link", "os.remove", "os.rename", "os.mkdir", "fcntl.flock"}

@@ -5,10 +5,11 @@ text, with the digits of the online answer. Form C, `space`: file, class and pro
 """
 
 import csv
-import io
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Final
+
+import orjson
 
 from clearsight.serving.batch.results.frame_settings import FrameSettings
 from clearsight.serving.batch.results.names import legible
@@ -23,33 +24,42 @@ _Cells = Sequence[Any]
 
 
 class _Rows:
-    """Writes the cells of each answer; a subclass names the columns and makes the cells."""
+    """Writes the cells of each answer; a subclass names the columns and makes the cells.
+
+    Quoting is that of the module `csv`, which pandas uses, but for two things: the module takes 14 ns per character
+    (0.5 ms for a row of 1000 classes), and up to Python 3.12 it leaves a carriage return unquoted.
+    """
 
     def __init__(self, stream: BinaryIO, layout: RowLayout, frame: FrameSettings) -> None:
-        self._layout = layout
-        self._text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-        self._has_index = frame.index
-        # The module quotes only the characters of the line's end, in Python 3.11 and 3.12 no other line break.
-        self._write: Callable[[_Cells], object] = csv.writer(
-            _UnixLines(self._text),
-            delimiter=frame.sep,
-            quotechar=frame.quotechar,
-            quoting=frame.quoting,  # type: ignore[arg-type]  # one of the constants, checked by the settings
-            lineterminator="\r\n",
-        ).writerow
+        self._stream, self._layout, self._frame = stream, layout, frame
+        self._is_special = re.compile(f"[\r\n{re.escape(frame.sep + frame.quotechar)}]").search
         if frame.header:
-            self._write([*([""] if frame.index else []), *self._columns()])
+            self._write_cells("", self._columns())
 
     def write(self, name: str, row: int, answer: dict[str, Any]) -> None:
         for cells in self._cells(self._layout.file_name(name), answer):
-            self._write([row, *cells] if self._has_index else cells)
+            self._write_cells(row, cells)
 
     def finish(self) -> None:
-        self._text.detach()  # flushes
+        """Nothing is pending."""
 
     def abandon(self) -> None:
-        with suppress(OSError, ValueError):  # what is pending cannot be written
-            self._text.detach()
+        """Nothing to do."""
+
+    def _write_cells(self, index: str | int, cells: _Cells) -> None:
+        whole = [index, *cells] if self._frame.index else cells
+        self._stream.write((self._frame.sep.join(map(self._quoted, whole)) + "\n").encode())
+
+    def _quoted(self, value: Any) -> str:
+        text = str(value)
+        quoting = self._frame.quoting
+        is_always = quoting == csv.QUOTE_ALL or (
+            quoting == csv.QUOTE_NONNUMERIC and not isinstance(value, (int, float))
+        )
+        if not (is_always or self._is_special(text)):
+            return text
+        mark = self._frame.quotechar
+        return f"{mark}{text.replace(mark, mark + mark)}{mark}"
 
     def _columns(self) -> Sequence[str]:
         raise NotImplementedError
@@ -64,14 +74,33 @@ class CsvRows(_Rows):
     The columns of explanations, if the job asked for them, stand before the file; one without a value is empty.
     """
 
+    _labels: tuple[list[str], str] = ([], "[]")
+    """The labels of the last row and their text: those of a model are the same in every row."""
+
     def _columns(self) -> Sequence[str]:
         scores = ("probs", "labels") if self._layout.task.is_classification else ("preds",)
         return (*scores, *self._layout.explanation_keys, "file")
 
     def _cells(self, file: str, answer: dict[str, Any]) -> Iterator[_Cells]:
-        is_classification = self._layout.task.is_classification
-        scores = (answer["probs"], answer["labels"]) if is_classification else (answer["boxes"],)
-        yield (*map(str, scores), *(str(answer.get(key, "")) for key in self._layout.explanation_keys), file)
+        explanations = (str(answer.get(key, "")) for key in self._layout.explanation_keys)
+        if not self._layout.task.is_classification:
+            yield str(answer["boxes"]), *explanations, file
+            return
+        if answer["labels"] != self._labels[0]:
+            self._labels = answer["labels"], str(answer["labels"])
+        yield _numbers_text(answer["probs"]), self._labels[1], *explanations, file
+
+
+def _numbers_text(numbers: list[float]) -> str:
+    """`str(numbers)`, in less than half of its time where all of them are float32 between 0 and 1.
+
+    Such a number has at most nine digits (`wire.encoding.shortest`), which are then those that `repr` looks for.
+    """
+    if numbers and min(numbers) > 0.0 and max(numbers) < 1.0:
+        text = "[" + ", ".join(["%.9g"] * len(numbers)) % tuple(numbers) + "]"
+        if orjson.loads(text) == numbers:
+            return text
+    return str(numbers)
 
 
 class SpaceRows(_Rows):
@@ -87,11 +116,3 @@ class SpaceRows(_Rows):
             return
         for found in answer["boxes"]:
             yield file, legible(found["label"]), found["score"], *(found["box"][side] for side in BOX_COLUMNS[3:])
-
-
-class _UnixLines:
-    def __init__(self, text: io.TextIOBase) -> None:
-        self._text = text
-
-    def write(self, line: str) -> int:
-        return self._text.write(line[:-2] + "\n")
