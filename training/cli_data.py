@@ -1,4 +1,4 @@
-"""`clearsight data`: draw, convert and check labelled images."""
+"""`clearsight data`: draw, convert, check and register images."""
 
 import sys
 from pathlib import Path
@@ -33,12 +33,17 @@ _MAX_SHOWN_CHANGES: Final = 10
 LIST = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-_LAZY: Final = {"demo": LazyCommand("clearsight.demo.cli:demo", "Draw labelled fridge scenes.", "train")}
+_LAZY: Final = {
+    "demo": LazyCommand("clearsight.demo.cli:demo", "Draw labelled fridge scenes.", "train"),
+    "create": LazyCommand("clearsight.runs.cli_data:create", "Give data a name and a version.", "train"),
+    "list": LazyCommand("clearsight.runs.cli_data:list_", "List registered data.", "train"),
+    "show": LazyCommand("clearsight.runs.cli_data:show", "Print the record of registered data.", "train"),
+}
 
 
 @click.group(cls=LazyGroup, lazy=_LAZY)
 def data() -> None:
-    """Draw, convert and check labelled images."""
+    """Draw, convert, check and register images."""
 
 
 @data.command(cls=AzCommand, short_help="Write data folders from other layouts.")

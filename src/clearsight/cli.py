@@ -11,7 +11,7 @@ from clearsight.console import LazyCommand, LazyGroup, run
 __all__ = ["main", "root"]
 
 NOUNS: Final[Mapping[str, LazyCommand]] = {
-    "data": LazyCommand("clearsight.training.cli_data:data", "Draw, convert and check labelled images.", "train"),
+    "data": LazyCommand("clearsight.training.cli_data:data", "Draw, convert, check and register images.", "train"),
     "job": LazyCommand("clearsight.runs.cli_job:job", "Train models.", "train"),
     "model": LazyCommand("clearsight.exporters.cli_model:model", "Register, check and export packages.", "export"),
     "predict": LazyCommand("clearsight.handlers.cli_predict:predict", "Score images in this process.", "score"),

@@ -58,7 +58,7 @@ AZ_ONLY: Final[Mapping[str, str]] = MappingProxyType(
             "it has no meaning on one machine",
         ),
         **{f"data {verb}": _BY_PATH for verb in
-           ("archive", "create", "import", "list", "mount", "restore", "share", "show", "update")},
+           ("archive", "import", "mount", "restore", "share", "update")},
         **{f"job {verb}": "a job is a folder below runs/ in the workspace" for verb in
            ("archive", "connect-ssh", "restore", "show-services", "update")},
         **{f"model {verb}": "a version is a folder below models/ in the workspace" for verb in

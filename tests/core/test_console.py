@@ -109,7 +109,7 @@ def test_a_near_command_is_suggested(capsys: pytest.CaptureFixture[str]) -> None
         ("batch-endpoint invoke -n x", "clearsight predict"),
         ("batch-deployment list-jobs -n x", "clearsight predict"),
         ("workspace show", "CLEARSIGHT_HOME"),
-        ("data create -f x.yml", "by path"),
+        ("data mount -n x", "by path"),
         ("job archive -n x", "runs/"),
         ("model archive -n x", "models/"),
     ],

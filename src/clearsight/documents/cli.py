@@ -16,7 +16,7 @@ __all__ = ["schema"]
 @click.option("--task", type=TASK, help="Task of the job or of the settings; without it a job's schema has all tasks.")
 @click.option("--model-name", default="", help="Model of the settings; yolov5 has keys of its own.")
 def schema(document: str, task: str | None, model_name: str) -> None:
-    r"""Print the JSON Schema of a job, endpoint, deployment or model file, or of a package's settings.json.
+    r"""Print the JSON Schema of a job, data, endpoint, deployment or model file, or of a package's settings.json.
 
     Settings need --task.
 

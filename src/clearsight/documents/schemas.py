@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from clearsight.documents.batch.schema import BatchEndpointSection, RootLayout, SettingsLayout
+from clearsight.documents.data_asset import DataAssetSection
 from clearsight.documents.deployment.schema import DeploymentSection, EndpointSection
 from clearsight.documents.job.document import JobSection
 from clearsight.documents.job.parameters import AdvancedSettings, parameters_class
@@ -19,6 +20,7 @@ __all__ = ["DOCUMENTS", "document_schema"]
 _SECTIONS: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "batch-endpoint": BatchEndpointSection,
+        "data": DataAssetSection,
         "deployment": DeploymentSection,
         "endpoint": EndpointSection,
         "model": ModelSection,

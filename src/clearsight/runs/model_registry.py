@@ -22,6 +22,13 @@ from clearsight.documents.references import local_reference
 from clearsight.documents.settings import to_document
 from clearsight.errors import Conflict, InvalidPackage, NotFound, UserError
 from clearsight.files import write_atomically, written_by_way_of
+from clearsight.runs.asset_names import (
+    is_asset_version,
+    parse_asset_reference,
+    require_asset_name,
+    require_asset_version,
+    version_number,
+)
 from clearsight.runs.mlmodel import read_flavors
 from clearsight.runs.package import (
     LABELS_FILE,
@@ -37,13 +44,10 @@ __all__ = ["MODEL_TYPE", "ModelRegistry", "RegisteredModel"]
 
 MODEL_TYPE: Final = "mlflow_model"
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # Azure's rule for asset names
-_VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,29}")  # Azure's rule for versions
 _RUN_URIS: Final = (
     re.compile(r"azureml://jobs/(?P<run>[^/]+)/outputs/artifacts/(?:paths/)?outputs/mlflow-model/?"),
     re.compile(r"runs:/(?P<run>[^/]+)/outputs/mlflow-model/?"),
 )
-_REFERENCE: Final = re.compile(r"azureml:(?P<name>[^:@/]+)(?:@(?P<label>[^:@/]+)|:(?P<version>[^:@/]+))")
 _NAME_ALONE: Final = re.compile(r"azureml:([^:@/]+)")
 _PACKAGE: Final = "mlflow-model"
 _RECORD: Final = "model.json"
@@ -145,9 +149,9 @@ class ModelRegistry:
         `runs:/<run>/outputs/mlflow-model`. The copy is verified and its settings are validated before it appears.
         Raises `InvalidPackage`, `InvalidDocument` (bad settings, by key), `Conflict` when the version exists.
         """
-        _check(_NAME, "a model name", name)
+        require_asset_name("a model", name)
         if version is not None:
-            _check(_VERSION, "a model version", version)
+            require_asset_version("a model", version)
             if (self._workspace.models / name / version).exists():
                 raise Conflict(f"the model {name} has a version {version} already; choose another or leave it out")
         source = self.locate(path)
@@ -170,8 +174,8 @@ class ModelRegistry:
         """Look up a version; without one the version created last. Raises `NotFound`, which lists what exists."""
         if version is None:
             return self.versions(name)[0]
-        file = self._workspace.models / _check(_NAME, "a model name", name) / version / _RECORD
-        if _VERSION.fullmatch(version) is None or not file.is_file():
+        file = self._workspace.models / require_asset_name("a model", name) / version / _RECORD
+        if not is_asset_version(version) or not file.is_file():
             known = [model.version for model in self.versions(name)]
             raise NotFound(f"the model {name} has no version {version!r}; it has {', '.join(known)}")
         return _read(file)
@@ -179,13 +183,13 @@ class ModelRegistry:
     def versions(self, name: str) -> list[RegisteredModel]:
         """List all versions of a model, the one created last first. Raises `NotFound`."""
         models = [
-            _read(file) for file in (self._workspace.models / _check(_NAME, "a model name", name)).glob(f"*/{_RECORD}")
+            _read(file) for file in (self._workspace.models / require_asset_name("a model", name)).glob(f"*/{_RECORD}")
         ]
         if not models:
             known = self.names()
             hint = f"the workspace has {', '.join(known)}" if known else "the workspace has no models yet"
             raise NotFound(f"there is no model {name!r}; {hint}")
-        return sorted(models, key=lambda model: (model.created_at, _number(model.version)), reverse=True)
+        return sorted(models, key=lambda model: (model.created_at, version_number(model.version)), reverse=True)
 
     def names(self) -> list[str]:
         """List the names of all models, sorted."""
@@ -200,12 +204,10 @@ class ModelRegistry:
 
         Azure's long forms, such as `azureml://registries/r/models/name/versions/version`, mean the same model here.
         """
-        match = _REFERENCE.fullmatch(local_reference(str(reference)) or str(reference))
-        if match is None:
+        asset = parse_asset_reference(local_reference(str(reference)) or str(reference), "a model")
+        if asset is None:
             return self.locate(reference)
-        if match["label"] not in (None, "latest"):
-            raise NotFound(f"the only label of a model is 'latest', but got {match['label']!r} in {reference}")
-        return self.get(match["name"], match["version"]).package_path
+        return self.get(asset.name, asset.version).package_path
 
     def locate(self, path: Path | str) -> Path:
         """Find the folder of a path or of a run's `mlflow-model` URI. Raises `NotFound`."""
@@ -213,8 +215,8 @@ class ModelRegistry:
         for pattern in _RUN_URIS:
             if (match := pattern.fullmatch(text)) is not None:
                 return self._of_run(match["run"])
-        if (asset := local_reference(text)) is not None or _REFERENCE.fullmatch(text):
-            return self.resolve(asset or text)
+        if local_reference(text) is not None or parse_asset_reference(text, "a model") is not None:
+            return self.resolve(text)
         if (name := _NAME_ALONE.fullmatch(text)) is not None:
             raise UserError(
                 f"a model must be named with its version, as azureml:{name[1]}:1 or azureml:{name[1]}@latest, "
@@ -289,20 +291,8 @@ class ModelRegistry:
             return final
 
     def _next_version(self, name: str) -> str:
-        taken = [_number(folder.name) for folder in (self._workspace.models / name).iterdir()]
+        taken = [version_number(folder.name) for folder in (self._workspace.models / name).iterdir()]
         return str(max(taken, default=0) + 1)
-
-
-def _check(pattern: re.Pattern[str], what: str, value: str) -> str:
-    if pattern.fullmatch(value) is None:
-        raise UserError(
-            f"{what} must start with a letter or digit and hold letters, digits, '.', '_', '-', but got {value!r}"
-        )
-    return value
-
-
-def _number(version: str) -> int:
-    return int(version) if version.isdecimal() else 0
 
 
 def _copy(source: Path, target: Path) -> None:

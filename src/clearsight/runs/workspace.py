@@ -6,6 +6,7 @@
     data/                  downloaded or drawn data sets
     runs/<run>/            run folders, the authoritative state of every run
     models/<name>/<ver>/   registered packages
+    data-assets/<name>/    registered data, one <ver>.json per version
     mlflow.db              MLflow's SQLite store, a mirror of runs/
     endpoints/             stores of online and batch endpoints (0600) and generated TorchServe folders
     logs/                  request log, server logs
@@ -52,6 +53,10 @@ class Workspace:
     @property
     def models(self) -> Path:
         return self.root / "models"
+
+    @property
+    def data_assets(self) -> Path:
+        return self.root / "data-assets"
 
     @property
     def mlflow_db(self) -> Path:
