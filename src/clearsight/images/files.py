@@ -8,7 +8,7 @@ from clearsight.errors import BadImage, BadRequest, UserError
 from clearsight.images.decode import DecodeLimits, sniff_format
 from clearsight.images.headers import IMAGE_SUFFIXES, describe_format
 
-__all__ = ["InputImage", "find_images", "free_name", "read_image"]
+__all__ = ["InputImage", "find_images", "free_name", "read_image", "require_image", "require_size"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +45,28 @@ def find_images(paths: Sequence[Path]) -> list[InputImage]:
 def read_image(file: Path) -> bytes | BadRequest:
     """Read an image file. Text is refused here: a scoring cell may be base64, a file may not."""
     try:
-        size, limit = file.stat().st_size, DecodeLimits().max_bytes
-        if size > limit:
-            return BadImage(f"a picture file must have at most {limit} bytes, but it has {size}")
+        require_size(file.stat().st_size)
         content = file.read_bytes()
+        require_image(content)
     except OSError as error:
         return BadImage(f"the file cannot be read: {error.strerror or error}")
+    except BadImage as error:
+        return error
+    return content
+
+
+def require_size(size: int) -> None:
+    """Raise `BadImage` for a file of more bytes than an image may have."""
+    limit = DecodeLimits().max_bytes
+    if size > limit:
+        raise BadImage(f"a picture file must have at most {limit} bytes, but it has {size}")
+
+
+def require_image(content: bytes) -> None:
+    """Raise `BadImage` for a file that has the signature of no image."""
     if sniff_format(content) is None:
         formats = ", ".join(DecodeLimits().formats)
-        return BadImage(f"a picture must be one of {formats}, but the file is {describe_format(content[:512])}")
-    return content
+        raise BadImage(f"a picture must be one of {formats}, but the file is {describe_format(content[:512])}")
 
 
 def free_name(image: InputImage, ending: str, used: set[Path]) -> Path:

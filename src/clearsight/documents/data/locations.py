@@ -35,18 +35,21 @@ class BadLocation(UserError):
         super().__init__(message)
 
 
-def resolve_location(url: str, base: Path, datastores: Mapping[str, Path]) -> Path:
+def resolve_location(url: str, base: Path, datastores: Mapping[str, Path], *, may_be_root: bool = False) -> Path:
     """Resolve `url` to a path, which need not exist. `base` is the folder of the file that names it.
 
     `datastores` maps a datastore name, or the beginning of a URL (`wasbs://images@account…/`), to a folder.
     Percent-encoding is decoded once for URL forms and never for plain paths. A mapped folder cannot be left by `..`;
-    a plain path, which its author wrote for this machine, may use `..` freely. Raises `BadLocation`.
+    a plain path, which its author wrote for this machine, may use `..` freely. Only if `may_be_root` a URL may name the
+    mapped folder itself. Raises `BadLocation`.
     """
-    root, path = split_location(url, base, datastores)
+    root, path = split_location(url, base, datastores, may_be_root=may_be_root)
     return root / path
 
 
-def split_location(url: str, base: Path, datastores: Mapping[str, Path]) -> tuple[Path, str]:
+def split_location(
+    url: str, base: Path, datastores: Mapping[str, Path], *, may_be_root: bool = False
+) -> tuple[Path, str]:
     """Like `resolve_location`, in two parts: the folder that a pattern must not touch, and the path below it."""
     if not url or "\0" in url:
         raise BadLocation("BAD_DATA", f"an image location must be a path or a URL, but got {url!r}")
@@ -55,14 +58,14 @@ def split_location(url: str, base: Path, datastores: Mapping[str, Path]) -> tupl
         below = url[len(prefix) :]
         if prefix.lower().startswith(("http:", "https:")):
             below = re.split("[?#]", below, maxsplit=1)[0]  # the signature of a signed URL is no part of its path
-        return datastores[prefix], _inside(unquote(below), url)
+        return datastores[prefix], _inside(unquote(below), url, may_be_root)
     match = SCHEME.fullmatch(url)
     scheme = match["scheme"].lower() if match else ""
     rest = match["rest"] if match else ""
     if scheme == "file":
         return base, _file_path(rest, url)
     if scheme == "azureml":
-        return _split_azureml(url, datastores)
+        return _split_azureml(url, datastores, may_be_root)
     if scheme == "amldatastore" and rest.startswith("//"):
         return _split_aml_datastore(url, unquote(rest[2:]), datastores)
     if rest.startswith("//"):
@@ -75,14 +78,14 @@ def split_location(url: str, base: Path, datastores: Mapping[str, Path]) -> tupl
     return base, url
 
 
-def _split_azureml(url: str, datastores: Mapping[str, Path]) -> tuple[Path, str]:
+def _split_azureml(url: str, datastores: Mapping[str, Path], may_be_root: bool) -> tuple[Path, str]:
     match = AZUREML.fullmatch(url)
     if match is None:
         raise BadLocation(
             "BAD_DATA_REF",
             f"an azureml URL must read azureml://datastores/<name>/paths/<path>, long or short, but got {url!r}",
         )
-    return _root(unquote(match["datastore"]), datastores), _inside(unquote(match["path"] or ""), url)
+    return _root(unquote(match["datastore"]), datastores), _inside(unquote(match["path"] or ""), url, may_be_root)
 
 
 def _split_aml_datastore(url: str, path: str, datastores: Mapping[str, Path]) -> tuple[Path, str]:
@@ -110,7 +113,7 @@ def _unmapped(datastore: str, datastores: Mapping[str, Path]) -> BadLocation:
     )
 
 
-def _inside(path: str, url: str) -> str:
+def _inside(path: str, url: str, may_be_root: bool = False) -> str:
     """Join the segments of `path` without `.` and `..`; refuse one that climbs out of its root."""
     segments: list[str] = []
     for segment in path.split("/"):
@@ -120,7 +123,7 @@ def _inside(path: str, url: str) -> str:
             segments.pop()
         elif segment not in ("", "."):
             segments.append(segment)
-    if "\0" in path or not segments:
+    if "\0" in path or not (segments or may_be_root):
         raise BadLocation("BAD_DATA", f"a location must name a file inside its datastore, but got {url!r}")
     return "/".join(segments)
 
