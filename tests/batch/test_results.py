@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clearsight.errors import Conflict, UserError
@@ -162,6 +162,9 @@ def test_json_lines_and_parquet_hold_the_answers(class_rows: _Rows, box_rows: _R
 
 
 @settings(max_examples=60, deadline=None)
+@example([5e-324], False)
+@example([0.5, 1e-45, 1.1754944e-38], True)
+@example([2.2250738585072014e-308, 0.99999999999, 1e-05, 0.0001], False)
 @given(st.lists(_NUMBER | st.floats(0, 1, width=32), max_size=5), st.booleans())
 def test_probabilities_of_csv_have_the_digits_of_repr(numbers: list[float], are_answers: bool) -> None:
     probs: list[float] = shortest(np.array(numbers, np.float32)) if are_answers else numbers

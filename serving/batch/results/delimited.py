@@ -6,6 +6,7 @@ text, with the digits of the online answer. Form C, `space`: file, class and pro
 
 import csv
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Final
 
@@ -94,9 +95,10 @@ class CsvRows(_Rows):
 def _numbers_text(numbers: list[float]) -> str:
     """`str(numbers)`, in less than half of its time where all of them are float32 between 0 and 1.
 
-    Such a number has at most nine digits (`wire.encoding.shortest`), which are then those that `repr` looks for.
+    Such a number has at most nine digits (`wire.encoding.shortest`), which are then those that `repr` looks for: of
+    the numbers with nine digits only one is that double, unless it is subnormal.
     """
-    if numbers and min(numbers) > 0.0 and max(numbers) < 1.0:
+    if numbers and min(numbers) >= sys.float_info.min and max(numbers) < 1.0:
         text = "[" + ", ".join(["%.9g"] * len(numbers)) % tuple(numbers) + "]"
         if orjson.loads(text) == numbers:
             return text
