@@ -23,9 +23,10 @@ from clearsight.documents.job import (
     require_supported,
     resolve_parameters,
 )
-from clearsight.errors import BadImage, Conflict, Fault, InvalidData, InvalidDocument
+from clearsight.errors import BadImage, Conflict, Fault, InvalidData, InvalidDocument, UserError
 from clearsight.executor import count_gpus
 from clearsight.images.size import read_file_header
+from clearsight.runs.data_registry import DataRegistry
 from clearsight.runs.kinds import JobPlan
 from clearsight.runs.record import JobRecord
 from clearsight.runs.trials import trial_name
@@ -134,7 +135,7 @@ def _check_data(
             continue
         try:
             table, found = read_table(
-                _data_folder(source, folder, datastores), data.task, data.target_column, datastores
+                _data_folder(source, folder, workspace), data.task, data.target_column, datastores
             )
         except BadLocation as error:
             faults.append(Fault(error.code, f"{key}.path", str(error)))
@@ -190,16 +191,16 @@ def _warnings_of_steps(spec: TrialSpec, num_images: int, num_processes: int) -> 
     ]
 
 
-def _data_folder(source: DataInput, folder: Path, datastores: Mapping[str, Path]) -> Path:
+def _data_folder(source: DataInput, folder: Path, workspace: Workspace) -> Path:
     path = source.path
-    if path.startswith("azureml:") and not path.startswith("azureml://"):
-        local = folder / path.removeprefix("azureml:")  # Azure's own `job.dump()` writes local folders in this form
-        if local.is_dir():
-            return local
-        raise BadLocation(
-            "BAD_DATA_REF", f"registered data is not kept yet, but got {path!r}; give the path of a data folder"
-        )
-    return resolve_location(path, folder, datastores)
+    is_name = path.startswith("azureml:") and not path.startswith("azureml://")
+    if is_name and (local := folder / path.removeprefix("azureml:")).is_dir():
+        return local  # Azure's own `job.dump()` writes local folders in this form
+    try:
+        asset = DataRegistry(workspace).find(path)
+    except UserError as error:
+        raise BadLocation("BAD_DATA_REF", str(error)) from error
+    return resolve_location(path if asset is None else asset.path, folder, workspace.datastores())
 
 
 def _check_files(table: Table, faults: list[Fault], warnings: list[str]) -> None:

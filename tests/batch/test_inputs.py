@@ -201,7 +201,7 @@ def test_what_cannot_be_an_input_is_one_line(
             ("missing", f"{tmp_path}/missing does not exist"),
             ("missing/*.png", f"{tmp_path}/missing does not exist"),
             ("empty", f"must hold pictures, but folder {tmp_path}/empty, its top level has none; not scored: 1 hidden"),
-            ("nested", "1 folders, since the search is not recursive (first: 'sub'). --recursive searches the folders"),
+            ("nested", "1 folders, since the search is not recursive (first: 'sub'); --recursive searches the folders"),
             ("nested/*.gif", "has none"),
             ("notes.pdf", f"Error processing input file: '{tmp_path}/notes.pdf'. File type '.pdf' is not supported."),
             ("blank.txt", "has none"),
@@ -305,6 +305,9 @@ def test_a_cell_is_a_path_or_an_image_by_its_content(
 
     pd.DataFrame({"image_url": ["a.png", (tmp_path / "in/noSuffix").as_uri()]}).to_csv(tmp_path / "in/u.csv")
     assert [reader.read(entry) for entry in opened("in/u.csv").entries()] == [png(5)] * 2
+    paths = pd.DataFrame({"image": pd.Categorical(["a.png", "noSuffix"])})
+    paths.to_parquet(tmp_path / "in/.hidden.parquet")
+    assert [reader.read(entry) for entry in opened("in/.hidden.parquet").entries()] == [png(5)] * 2
     assert names(opened("in")) == ["a.png", "u.csv", "u.csv"]  # JSON lines of a folder are labels
     (tmp_path / "in/labels.csv").write_text("filename\na.png\n")
     found = opened("in")
@@ -395,7 +398,7 @@ def test_archives_that_must_not_or_cannot_be_read(tmp_path: Path, opened: Callab
 def test_what_changed_since_the_listing_is_not_scored(
     tmp_path: Path, opened: Callable[..., Input], reader: EntryReader
 ) -> None:
-    names_ = ("changed.png", "gone.png", "same.png", "shrunk.png", "text.png", "empty.png")
+    names_ = ("changed.png", "gone.png", "line\nbreak.png", "same.png", "shrunk.png", "text.png", "empty.png")
     write(tmp_path / "in", *names_)
     (tmp_path / "in/text.png").write_bytes(base64.b64encode(PNG))
     (tmp_path / "in/empty.png").write_bytes(b"")
@@ -406,12 +409,14 @@ def test_what_changed_since_the_listing_is_not_scored(
     assert isinstance(reader.read(entries["t.csv"]), str)
     os.utime(tmp_path / "in/changed.png", ns=(0, 10**18))
     (tmp_path / "in/gone.png").unlink()
+    (tmp_path / "in/line\nbreak.png").unlink()
     (tmp_path / "in/shrunk.png").write_bytes(PNG[:-1])
     (tmp_path / "in/t.csv").write_text("image\n" + TEXTS[3])
     (tmp_path / "in/later.png").write_bytes(PNG)
     codes = {name: code_of(reader, entry) for name, entry in entries.items()}
     assert codes == {
-        **dict.fromkeys(("changed.png", "gone.png", "shrunk.png", "t.csv", "z.png"), "input_changed"),
+        **dict.fromkeys(("changed.png", "gone.png", "line\nbreak.png", "shrunk.png", "z.png"), "input_changed"),
+        "t.csv": "input_changed",
         **dict.fromkeys(("text.png", "empty.png"), "bad_image"),
         "zz.png": "unreadable",
         "same.png": "",

@@ -16,8 +16,10 @@ import yaml
 from PIL import Image
 
 from clearsight.console import parse_assignments
+from clearsight.documents.data_asset import parse_data_asset
 from clearsight.errors import Conflict, InvalidDocument, UserError, WeightsMissing
 from clearsight.networks.families.rcnn.options import DEFAULT, LIGHT
+from clearsight.runs.data_registry import DataRegistry
 from clearsight.runs.kinds import JobPlan, plan_job_file
 from clearsight.runs.workspace import Workspace
 from clearsight.tasks import Task
@@ -101,6 +103,21 @@ def test_a_datastore_leads_to_its_folder(data: Path, tmp_path: Path, workspace: 
     workspace.config_file.write_text(f"datastores: {{pictures: {tmp_path}}}")
     file = write_job(tmp_path, training_data={"path": "azureml://datastores/pictures/paths/data"})
     assert spec_of(plan_job_file(file, {}, None, workspace)).training_data == data
+
+
+def test_registered_data_is_the_folder_that_it_names(data: Path, tmp_path: Path, workspace: Workspace) -> None:
+    registry = DataRegistry(workspace)
+    registry.create(parse_data_asset({"name": "shelf", "path": "data", "type": "mltable"}, tmp_path))
+    for path in ("azureml:shelf:1", "azureml:shelf@latest", "azureml://registries/r/data/shelf/versions/1"):
+        file = write_job(tmp_path, training_data={"path": path})
+        assert spec_of(plan_job_file(file, {}, None, workspace)).training_data == data
+    for path, message in (
+        ("azureml:shelf:2", "it has 1"),
+        ("azureml:shelf", "azureml:shelf:1 or azureml:shelf@latest"),
+    ):
+        with pytest.raises(InvalidDocument, match=message) as caught:
+            plan_job_file(write_job(tmp_path, training_data={"path": path}), {}, None, workspace)
+        assert faults(caught) == {("BAD_DATA_REF", "training_data.path")}
 
 
 def test_a_folder_written_in_the_clients_form_is_found(data: Path, tmp_path: Path, workspace: Workspace) -> None:

@@ -25,7 +25,7 @@ from clearsight.serving.batch.entries import Entry
 from clearsight.serving.batch.inputs.archives import ARCHIVE_SUFFIXES, ArchiveSource, archive_suffix
 from clearsight.serving.batch.inputs.folders import TOP_LEVEL, WITH_SUBFOLDERS, FolderSource, split_pattern
 from clearsight.serving.batch.inputs.lists import ListSource, MLTableSource, SingleFileSource
-from clearsight.serving.batch.inputs.source import TABLE_SUFFIXES, PassedOver, Source, suffix_of, unsupported
+from clearsight.serving.batch.inputs.source import TABLE_SUFFIXES, PassedOver, Reason, Source, suffix_of, unsupported
 from clearsight.serving.batch.inputs.tables import table_entries
 
 __all__ = ["Input", "open_input"]
@@ -88,8 +88,8 @@ def open_input(
         raise UserError(f"the input cannot be opened: {os_error_message(error)}") from error
     if next(opened.entries(), None) is None:
         beside = "".join(f"; {sentence}" for sentence in opened.warnings)
-        advice = " --recursive searches the folders below it." if path.is_dir() and not is_recursive else ""
-        raise NotFound(f"the input must hold pictures, but {opened.describe()} has none{beside}.{advice}")
+        advice = "; --recursive searches the folders below it" if Reason.FOLDER.value in beside else ""
+        raise NotFound(f"the input must hold pictures, but {opened.describe()} has none{beside}{advice}")
     return opened
 
 

@@ -27,7 +27,8 @@ class Unreadable(UserError):
 
     def __init__(self, code: Code, message: str) -> None:
         self.code = code
-        super().__init__(message)
+        printable = message.replace("\n", "\\n").encode("utf-8", "backslashreplace").decode()  # it holds names of files
+        super().__init__(printable)
 
 
 class EntryReader:

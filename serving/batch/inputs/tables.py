@@ -251,8 +251,9 @@ class _ParquetTable:
         except NoImageColumn:
             self._file.close()
             raise
-        kind = schema.field(self.column).type
-        self._is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        kind, types = schema.field(self.column).type, pa.types
+        of_bytes = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_struct)
+        self._is_of_bytes = any(is_type(kind) for is_type in of_bytes)
         metadata = self._file.metadata
         rows = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
         self._group_ends = list(accumulate(rows))
@@ -260,10 +261,10 @@ class _ParquetTable:
         self._rest: Iterator[Any] = iter(())
 
     def values(self) -> Iterator[tuple[int, Any]]:
-        if self._is_text:
-            yield from ((0, value) for value in self._read_from(0))
-        else:
+        if self._is_of_bytes:
             yield from repeat((0, b""), self._file.metadata.num_rows)
+        else:
+            yield from ((0, value) for value in self._read_from(0))
 
     def value(self, row: int, offset: int) -> Any:
         group = next(group for group, end in enumerate(self._group_ends) if row < end)
