@@ -50,7 +50,7 @@ from clearsight.vision.letterbox import Placement
 from clearsight.wire.answers import Answer
 from clearsight.wire.cells import XaiRequest, resolve_cell
 
-__all__ = ["MAX_BATCH_SIZE", "Scorer", "load_scorer"]
+__all__ = ["MAX_BATCH_SIZE", "Scorer", "choose_backend", "load_scorer"]
 
 MAX_BATCH_SIZE: Final = 8
 """Images per call of a backend. Measured on ResNet-50: larger batches gain nothing on the CPU."""
@@ -274,11 +274,27 @@ def load_scorer(
         return _load(package, backend, OpenOptions("cpu", precision, threads, cache_dir), max_batch_size, limits)
 
 
+def choose_backend(
+    package: ModelPackage, backend: str = "auto", device: str = "auto", precision: Precision = "f32"
+) -> tuple[str, Device]:
+    """The backend and the device that `load_scorer` would take, without opening the graph. Raises `UserError`."""
+    if device not in ("auto", *DEVICES):
+        raise UserError(f"device must be auto, cpu or cuda, but got {device!r}")
+    if backend != "auto" and backend not in BACKENDS:
+        raise UserError(f"backend must be auto or one of {', '.join(BACKENDS)}, but got {backend!r}")
+    on: Device = _best_device(backend) if device == "auto" else device  # type: ignore[assignment]  # checked above
+    return _backend_name(package, backend, OpenOptions(on, precision)), on
+
+
+def _backend_name(package: ModelPackage, backend: str, options: OpenOptions) -> str:
+    proven = list(BACKENDS) if options.precision == "f32" else _proven_backends(package, options, backend)
+    return backend if backend != "auto" else _best_backend(package, options, proven)
+
+
 def _load(
     package: ModelPackage, backend: str, options: OpenOptions, max_batch_size: int, limits: DecodeLimits
 ) -> Scorer:
-    proven = list(BACKENDS) if options.precision == "f32" else _proven_backends(package, options, backend)
-    name = backend if backend != "auto" else _best_backend(package, options, proven)
+    name = _backend_name(package, backend, options)
     if name in BACKENDS and name not in candidates(package, options.device, options.precision):
         log.warning("the backend %s was not compared with the network when %s was written", name, package.root)
     return Scorer(package, open_backend(name, package, options), name, options, max_batch_size, limits)

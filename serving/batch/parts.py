@@ -9,7 +9,7 @@ a power failure has torn.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,20 +65,26 @@ class Parts:
         self._folder = folder
 
     def done(self, num_parts: int) -> bytearray:
-        """One byte for each part: 1 when it is committed. Reads the names of the folder once."""
+        """One byte for each part: 1 when it is committed. What an interruption left unfinished is removed.
+
+        Reads the names of the folder once. No worker may be at work.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
         flags = bytearray(num_parts)
         with os.scandir(self._folder) as files:
             for file in files:
                 stem, _, suffix = file.name.partition(".")
                 if suffix == "jsonl" and stem.isdecimal() and int(stem) < num_parts:
                     flags[int(stem)] = 1
+                else:
+                    Path(file).unlink()
         return flags
 
-    def commit(self, where: PartRange, is_whole: bool, outcomes: Iterable[bytes]) -> None:
+    def commit(self, where: PartRange, is_whole: bool, outcomes: Sequence[bytes], num_failed: int) -> None:
         """Write the outcomes of a range (`encode_outcome`), durably; only a whole range commits the part."""
         body = b"".join(outcomes)
-        count = where.stop - where.start
-        trailer = json.dumps({"count": count, "sha256": hashlib.sha256(body).hexdigest()}).encode() + b"\n"
+        facts = {"count": len(outcomes), "failed": num_failed, "sha256": hashlib.sha256(body).hexdigest()}
+        trailer = json.dumps(facts).encode() + b"\n"
         target = self._file(where, is_whole)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         with temporary.open("wb") as stream:
@@ -90,33 +96,32 @@ class Parts:
     def join(self, part: int, ranges: Iterable[PartRange]) -> None:
         """Commit a part from the files of its ranges, which must be complete, and remove those."""
         ordered = sorted(ranges)
-        lines = [line for one in ordered for line in self._lines(self._file(one, is_whole=False))]
-        self.commit(PartRange(part, ordered[0].start, ordered[-1].stop), True, lines)
+        files = [_split(self._file(one, is_whole=False).read_bytes()) for one in ordered]
+        lines = [line for body, _ in files for line in body.splitlines(keepends=True)]
+        num_failed = sum(json.loads(trailer)["failed"] for _, trailer in files)
+        self.commit(PartRange(part, ordered[0].start, ordered[-1].stop), True, lines, num_failed)
         for one in ordered:
             self._file(one, is_whole=False).unlink(missing_ok=True)
 
-    def is_whole(self, part: int) -> bool:
-        """Whether a part that is committed also has the bytes that its last line states."""
-        content = self._whole(part).read_bytes()
-        body, trailer = _split(content)
+    def num_failed(self, part: int) -> int | None:
+        """Number of entries of a committed part without an answer; None when its bytes are not those it states."""
+        body, trailer = _split(self._whole(part).read_bytes())
         try:
-            stated = json.loads(trailer)["sha256"]
+            stated = json.loads(trailer)
+            is_whole = stated["sha256"] == hashlib.sha256(body).hexdigest()
+            return int(stated["failed"]) if is_whole else None
         except (ValueError, KeyError, TypeError):
-            return False
-        return bool(hashlib.sha256(body).hexdigest() == stated)
+            return None
 
     def outcomes(self, part: int) -> Iterator[Outcome]:
         """The outcomes of a committed part, in the order of its entries."""
-        for line in self._lines(self._whole(part)):
+        body, _ = _split(self._whole(part).read_bytes())
+        for line in body.splitlines():
             yield Outcome(**json.loads(line))
 
     def remove(self, part: int) -> None:
         """Forget a part, so that it is scored again."""
         self._whole(part).unlink(missing_ok=True)
-
-    def _lines(self, file: Path) -> list[bytes]:
-        body, _ = _split(file.read_bytes())
-        return body.splitlines(keepends=True)
 
     def _whole(self, part: int) -> Path:
         return self._folder / f"{part}.jsonl"

@@ -14,7 +14,7 @@ NOUNS: Final[Mapping[str, LazyCommand]] = {
     "data": LazyCommand("clearsight.training.cli_data:data", "Draw, convert, check and register images.", "train"),
     "job": LazyCommand("clearsight.runs.cli_job:job", "Train models.", "train"),
     "model": LazyCommand("clearsight.exporters.cli_model:model", "Register, check and export packages.", "export"),
-    "predict": LazyCommand("clearsight.handlers.cli_predict:predict", "Score images in this process.", "score"),
+    "predict": LazyCommand("clearsight.serving.batch.cli_predict:predict", "Score images.", "score"),
     "explain": LazyCommand(
         "clearsight.handlers.cli_explain:explain", "Show what decisions on images hang on.", "explain"
     ),

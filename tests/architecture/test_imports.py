@@ -28,6 +28,7 @@ LAYERS: dict[str, set[str]] = {
     "exporters": CORE | {"vision", "networks", "handlers", "exporters"},
     "training": CORE | {"vision", "networks", "handlers", "exporters", "training"},
     "serving": CORE | {"handlers", "serving"},
+    "batch": {"serving", "batch"},
     "demo": CORE | {"vision", "networks", "handlers", "exporters", "training", "demo"},
     "testing": CORE | {"vision", "networks", "handlers", "exporters", "training", "serving", "testing"},
 }

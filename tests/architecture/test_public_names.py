@@ -13,6 +13,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 FILE = Path(__file__).with_name("public_names.txt")
 
 PUBLIC = [
+    "clearsight.batch",
     "clearsight.documents.data.mltable",
     "clearsight.documents.deployment.document",
     "clearsight.documents.job",

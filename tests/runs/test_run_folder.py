@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clearsight.errors import Conflict
-from clearsight.runs.run_folder import EventReader, RunFolder, RunStatus
+from clearsight.runs.run_folder import LineReader, RunFolder, RunStatus
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> RunFolder:
 def test_an_empty_folder_is_a_run_that_has_not_started(folder: RunFolder) -> None:
     assert folder.read_status().status == "NotStarted"
     assert folder.read_metrics() == []
-    assert list(EventReader(folder).new()) == []
+    assert list(LineReader(folder.events_file).new()) == []
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"status": "Dancing"}', '{"nonsense": 1}', "\x00\x00"])
@@ -85,7 +85,7 @@ import time; time.sleep(60)
 
 
 def test_events_are_read_once_and_whole(folder: RunFolder) -> None:
-    reader = EventReader(folder)
+    reader = LineReader(folder.events_file)
     folder.append_event("a", value=1)
     assert [event["kind"] for event in reader.new()] == ["a"]
     with folder.events_file.open("a") as stream:
@@ -98,7 +98,7 @@ def test_events_are_read_once_and_whole(folder: RunFolder) -> None:
 
 def test_damaged_lines_are_left_out(folder: RunFolder) -> None:
     folder.events_file.write_bytes(b'{"kind": "a"}\n\x00\x00{"kind"\n7\n{"kind": "b"}\n')
-    assert [event["kind"] for event in EventReader(folder).new()] == ["a", "b"]
+    assert [event["kind"] for event in LineReader(folder.events_file).new()] == ["a", "b"]
     folder.metrics_file.write_bytes(b'{"epoch": 0, "x": 1}\n{"epo\n{"epoch": 0, "x": 2}\n')
     assert folder.read_metrics() == [{"epoch": 0, "x": 2}]
 
@@ -112,7 +112,7 @@ def test_a_disk_that_becomes_full_leaves_no_incomplete_line(folder: RunFolder, m
             folder.append_event("b")
     assert caught.value.errno == errno.ENOSPC
     folder.append_event("c")
-    assert [event["kind"] for event in EventReader(folder).new()] == ["a", "c"]
+    assert [event["kind"] for event in LineReader(folder.events_file).new()] == ["a", "c"]
 
 
 FULL_DISK = """

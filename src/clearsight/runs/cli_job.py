@@ -13,7 +13,7 @@ from clearsight.runs.job_process import exit_code
 from clearsight.runs.job_run import CANCEL_GRACE_S, run_job
 from clearsight.runs.kinds import plan_job_file
 from clearsight.runs.lock import RunLock
-from clearsight.runs.outputs import OUTPUTS, download_outputs
+from clearsight.runs.outputs import ALL, OUTPUTS, download_outputs
 from clearsight.runs.progress_view import JobView
 from clearsight.runs.record import read_record
 from clearsight.runs.run_folder import RunFolder, RunStatus
@@ -289,7 +289,7 @@ def cancel(name: str, no_wait: bool) -> dict[str, Any]:
 
 @job.command(cls=AzCommand)
 @_run_name_option
-@click.option("--all", "everything", is_flag=True, help="Every output: default and best_model.")
+@click.option("--all", "everything", is_flag=True, help="Every output: default, and best_model or score.")
 @click.option("--output-name", type=click.Choice(OUTPUTS), help="This output alone; default: default.")
 @click.option(
     "--download-path",
@@ -303,7 +303,7 @@ def download(name: str, everything: bool, output_name: str | None, download_path
     r"""Copy the outputs of a job, or of one of its trials, laid out as Azure's client does.
 
     `default` goes to artifacts/ (outputs, metrics and logs of the best trial), `best_model` to
-    named-outputs/best_model/ (the package). Nothing is overwritten.
+    named-outputs/best_model/ (the package), `score` of a batch job to named-outputs/score/. Nothing is overwritten.
 
     \b
     Examples:
@@ -311,6 +311,6 @@ def download(name: str, everything: bool, output_name: str | None, download_path
       clearsight job download -n fridge_1 --all --download-path ./fridge_1
       clearsight job download -n fridge_1_HD_0 --output-name best_model
     """
-    outputs = OUTPUTS if everything else (output_name or "default",)
+    outputs = ALL if everything else (output_name or "default",)
     copied = download_outputs(Workspace.default(), name, outputs, download_path.absolute())
     return {"name": name, "outputs": copied}

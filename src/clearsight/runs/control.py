@@ -9,7 +9,7 @@ from typing import Any, Final
 from clearsight.errors import Conflict
 from clearsight.runs.describe import job_status
 from clearsight.runs.record import JobRecord, read_record
-from clearsight.runs.run_folder import ENDED, UNDER_WAY, EventReader, RunFolder, RunStatus, now
+from clearsight.runs.run_folder import ENDED, UNDER_WAY, LineReader, RunFolder, RunStatus, now
 from clearsight.runs.trials import find_run, trial_folders
 from clearsight.runs.workspace import Workspace
 
@@ -30,8 +30,8 @@ class JobEvents:
         self._workspace = workspace
         self._record = record
         self._trial = trial
-        self._job_reader = EventReader(RunFolder(workspace.runs / record.name))
-        self._trial_readers: dict[str, EventReader] = {}
+        self._job_reader = LineReader(RunFolder(workspace.runs / record.name).events_file)
+        self._trial_readers: dict[str, LineReader] = {}
 
     def new(self) -> Iterator[dict[str, Any]]:
         """The events since the last call, those of the job first."""
@@ -39,7 +39,7 @@ class JobEvents:
         if self._trial is None:
             yield from self._job_reader.new()
         for trial in trials:
-            reader = self._trial_readers.setdefault(trial.run_id, EventReader(trial))
+            reader = self._trial_readers.setdefault(trial.run_id, LineReader(trial.events_file))
             for event in reader.new():
                 yield {**event, "run_id": trial.run_id}
 

@@ -54,8 +54,9 @@ def _describe_job(workspace: Workspace, record: JobRecord) -> dict[str, Any]:
     tags = dict(record.tags)
     outputs: dict[str, Any] = {"default": {"path": folder.root, "type": "uri_folder"}}
     if best is not None:
-        tags[BEST_CHILD_TAG] = best.run_id
-        outputs["best_model"] = _model_output(best, record.best_model_path or best.package)
+        if JOB_KINDS[record.type].output == "best_model":
+            tags[BEST_CHILD_TAG] = best.run_id
+        outputs |= _main_output(record, best, record.best_model_path or best.package)
     return {
         "name": record.name,
         "type": record.type,
@@ -88,7 +89,7 @@ def _describe_trial(record: JobRecord, trial: RunFolder) -> dict[str, Any]:
     facts = JOB_KINDS[record.type].read_spec(trial).facts()
     outputs: dict[str, Any] = {"default": {"path": trial.root, "type": "uri_folder"}}
     if status.status == "Completed":
-        outputs["best_model"] = _model_output(trial, trial.package)
+        outputs |= _main_output(record, trial, trial.package)
     return {
         "name": trial.run_id,
         "type": "trial",
@@ -108,6 +109,13 @@ def _describe_trial(record: JobRecord, trial: RunFolder) -> dict[str, Any]:
         "validation": {"num_images": status.num_validation_images, "intervals_95": status.intervals_95},
         "outputs": outputs,
     }
+
+
+def _main_output(record: JobRecord, trial: RunFolder, package: Path) -> dict[str, Any]:
+    kind = JOB_KINDS[record.type]
+    if kind.output == "score":
+        return {"score": {"path": kind.read_spec(trial).facts().results, "type": "uri_folder"}}
+    return {"best_model": _model_output(trial, package)}
 
 
 def _model_output(trial: RunFolder, path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from clearsight.errors import ClearsightError, InvalidPackage
 from clearsight.executor import Executor, ProcessIdentity
 from clearsight.files import is_disk_full
 from clearsight.runs.describe import describe_job, how_to_resume
+from clearsight.runs.kinds import JOB_KINDS
 from clearsight.runs.mlflow_mirror import BEST_CHILD_TAG, MlflowMirror
 from clearsight.runs.outputs import copy_folder
 from clearsight.runs.package import ModelPackage
@@ -245,7 +246,7 @@ class JobRun:
         )
         tags = {}
         if best is not None and state == "Completed":
-            tags = {BEST_CHILD_TAG: best.run_id}
+            tags = {BEST_CHILD_TAG: best.run_id} if JOB_KINDS[self._record.type].output == "best_model" else {}
             self._mirror.log_metrics(self._folder.run_id, trial.metrics, trial.best_epoch or 0)
             self._copy_charts(best)
         self._mirror.end_run(self._folder.run_id, state, self._status.ended_at, tags)

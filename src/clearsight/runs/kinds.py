@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 from clearsight.documents.job import apply_overrides, load_document
 from clearsight.runs.record import JobRecord
@@ -47,6 +47,8 @@ class TrialFacts:
     """In the order in which they are shown; those with a value are the parameters of the MLflow run."""
     tags: Mapping[str, str]
     """Tags of the MLflow run."""
+    results: Path | None = None
+    """Folder of the results of a batch job; None for a training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,8 @@ class JobKind:
     spec_reader: str
     trial_module: str
     """Program of a trial: `python -m <module> RUN_FOLDER`."""
+    output: Literal["best_model", "score"] = "best_model"
+    """Name of what a completed job is for: the package of its best trial, or the results of a batch job."""
 
     def plan(self, document: Mapping[str, Any], folder: Path, workspace: Workspace, subject: str) -> JobPlan:
         """Plan a job, see `Planner`."""
@@ -140,7 +144,13 @@ JOB_KINDS: Final[Mapping[str, JobKind]] = MappingProxyType(
             planner="clearsight.training.plan:plan_job",
             spec_reader="clearsight.training.trial.spec:read_spec",
             trial_module="clearsight.training.trial",
-        )
+        ),
+        "batch": JobKind(
+            planner="clearsight.serving.batch.submit:refuse_document",
+            spec_reader="clearsight.serving.batch.plan:read_plan",
+            trial_module="clearsight.serving.batch.run",
+            output="score",
+        ),
     }
 )
 """By the `type` of a job document."""

@@ -2,7 +2,8 @@
 
 ```
 <path>/artifacts/                     the files of the best trial (of the last, when none completed) but checkpoints
-<path>/named-outputs/best_model/      the package
+<path>/named-outputs/best_model/      the package of a training job
+<path>/named-outputs/score/           the results of a batch job
 ```
 """
 
@@ -14,14 +15,18 @@ from typing import Final
 from clearsight.errors import Conflict, NotFound
 from clearsight.files import written_by_way_of
 from clearsight.runs.describe import job_status
-from clearsight.runs.run_folder import UNDER_WAY
+from clearsight.runs.kinds import JOB_KINDS
+from clearsight.runs.record import JobRecord
+from clearsight.runs.run_folder import UNDER_WAY, RunFolder
 from clearsight.runs.trials import best_trial, find_run, trial_folders
 from clearsight.runs.workspace import Workspace
 
-__all__ = ["OUTPUTS", "copy_folder", "download_outputs"]
+__all__ = ["ALL", "OUTPUTS", "copy_folder", "download_outputs"]
 
-OUTPUTS: Final = ("default", "best_model")
-_NOT_COPIED: Final = ("checkpoints", "lock")
+OUTPUTS: Final = ("default", "best_model", "score")
+ALL: Final = ("all",)
+"""Stands for every output that the job has."""
+_NOT_COPIED: Final = ("checkpoints", "parts", "workers", "lock")
 
 
 def download_outputs(workspace: Workspace, name: str, outputs: tuple[str, ...], target: Path) -> dict[str, Path]:
@@ -39,11 +44,15 @@ def download_outputs(workspace: Workspace, name: str, outputs: tuple[str, ...], 
         )
     trials = trial_folders(workspace, record)
     source = trial or best_trial(record, trials) or trials[-1]
+    main = JOB_KINDS[record.type].output
     folders = {
         "default": (source.root, target / "artifacts"),
-        "best_model": (source.package, target / "named-outputs" / "best_model"),
+        main: (source.package if main == "best_model" else _results(record, source), target / "named-outputs" / main),
     }
+    outputs = tuple(folders) if outputs == ALL else outputs
     for output in outputs:
+        if output not in folders:
+            raise NotFound(f"the outputs of {name!r} are {' and '.join(folders)}, but got {output!r}")
         _, destination = folders[output]
         if output == "best_model" and state != "Completed":
             raise NotFound(f"a {noun} must be completed to have a best_model, but {name!r} is {state}")
@@ -52,6 +61,14 @@ def download_outputs(workspace: Workspace, name: str, outputs: tuple[str, ...], 
     for output in outputs:
         copy_folder(*folders[output], ignored=_NOT_COPIED if output == "default" else ())
     return {output: folders[output][1] for output in outputs}
+
+
+def _results(record: JobRecord, run: RunFolder) -> Path:
+    """Folder of the results of a batch job. Raises `NotFound` when there are none."""
+    results = JOB_KINDS[record.type].read_spec(run).facts().results
+    if results is None or not results.is_dir():
+        raise NotFound(f"the batch job {record.name!r} must have written results to be downloaded, but has none")
+    return results
 
 
 def copy_folder(source: Path, target: Path, ignored: tuple[str, ...] = ()) -> None:

@@ -10,7 +10,9 @@ runs/<run>/
     trial.log                stdout and stderr of the process
     checkpoints/             state of the training, from which a run is resumed
     metrics/                 charts and the table of classes of the best pass
+    parts/                   outcomes of a batch job, from which it is resumed
     outputs/mlflow-model/    the package of the best pass
+    outputs/score/           results of a batch job
     outputs/split.json       record indices of training and validation, when the job held out some records
     train_artifacts/         model.onnx and labels.json in the form of Azure's contract
 ```
@@ -34,7 +36,7 @@ __all__ = [
     "ENDED",
     "LAST_CHECKPOINT",
     "UNDER_WAY",
-    "EventReader",
+    "LineReader",
     "RunFolder",
     "RunStatus",
     "State",
@@ -133,9 +135,13 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 
+    @property
+    def parts(self) -> Path:
+        return self.root / "parts"
+
     def has_checkpoint(self) -> bool:
-        """Whether the run can be resumed from a checkpoint."""
-        return (self.checkpoints / LAST_CHECKPOINT).is_file()
+        """Whether a resumed run goes on where it was: a training from a checkpoint, a batch job from its parts."""
+        return (self.checkpoints / LAST_CHECKPOINT).is_file() or self.parts.is_dir()
 
     @property
     def outputs(self) -> Path:
@@ -148,6 +154,11 @@ class RunFolder:
     @property
     def package(self) -> Path:
         return self.outputs / "mlflow-model"
+
+    @property
+    def score(self) -> Path:
+        """Folder of the results of a batch job that names no other."""
+        return self.outputs / "score"
 
     @property
     def train_artifacts(self) -> Path:
@@ -211,15 +222,15 @@ class RunFolder:
         return list({one["epoch"]: one for one in read_lines(self.metrics_file)}.values())
 
 
-class EventReader:
-    """Reads the events of a run while another process writes them."""
+class LineReader:
+    """Reads the lines of a file, such as the events of a run, while another process appends them."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._file = folder.events_file
+    def __init__(self, file: Path) -> None:
+        self._file = file
         self._position = 0
 
     def new(self) -> Iterator[dict[str, Any]]:
-        """The events since the last call; a line that is still being written waits for the next.
+        """The lines since the last call; a line that is still being written waits for the next.
 
         A damaged line (after a power failure) is left out.
         """

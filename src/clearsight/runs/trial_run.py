@@ -10,7 +10,7 @@ from clearsight.executor import Executor, Resources, TaskSpec
 from clearsight.runs.kinds import JOB_KINDS, TrialFacts
 from clearsight.runs.mlflow_mirror import MlflowMirror
 from clearsight.runs.record import JobRecord
-from clearsight.runs.run_folder import EventReader, RunFolder, RunStatus
+from clearsight.runs.run_folder import LineReader, RunFolder, RunStatus
 from clearsight.runs.trial_ending import StopReason, final_status
 
 __all__ = ["TrialRun"]
@@ -31,7 +31,7 @@ class TrialRun:
         self._record = record
         self._module = JOB_KINDS[record.type].trial_module
         self._facts: TrialFacts = JOB_KINDS[record.type].read_spec(folder).facts()
-        self._reader = EventReader(folder)
+        self._reader = LineReader(folder.events_file)
 
     @property
     def run_id(self) -> str:

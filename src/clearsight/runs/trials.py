@@ -14,15 +14,20 @@ from clearsight.runs.record import JobRecord, damaged, read_record
 from clearsight.runs.run_folder import RunFolder, append_line, now, read_lines
 from clearsight.runs.workspace import Workspace
 
-__all__ = ["append_trial", "best_trial", "find_run", "trial_folders", "trial_name"]
+__all__ = ["append_trial", "batch_name", "best_trial", "find_run", "trial_folders", "trial_name"]
 
 _LOG_FILE: Final = "trials.jsonl"
-_TRIAL_NAME: Final = re.compile(r"(?P<job>.+)_HD_[0-9]+")
+_TRIAL_NAME: Final = re.compile(r"(?P<job>.+)_(HD_[0-9]+|batchscoring)")
 
 
 def trial_name(job_name: str, number: int) -> str:
     """The run id of a trial, counted from 0, as Azure spells it."""
     return f"{job_name}_HD_{number}"
+
+
+def batch_name(job_name: str) -> str:
+    """The run id of the one trial of a batch job, which Azure calls `batchscoring`."""
+    return f"{job_name}_batchscoring"
 
 
 def append_trial(job: RunFolder, run_id: str) -> None:

@@ -9,9 +9,9 @@ from PIL import Image
 from clearsight.cli import root
 from clearsight.console import run
 from clearsight.errors import UserError
-from clearsight.handlers.cli_predict import find_images, table_row
 from clearsight.handlers.drawing.overlay import draw_overlay, to_jpeg
 from clearsight.runs.package import ModelPackage
+from clearsight.serving.batch.cli_predict import find_images, table_row
 from clearsight.tasks import Task
 from clearsight.wire.answers import ClassificationAnswer, DetectedObject, DetectionAnswer
 

@@ -1,10 +1,10 @@
-"""`clearsight predict`: score images with a package, in this process."""
+"""`clearsight predict`: score images with a package, in this process or, into a file, by a batch job."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import orjson
@@ -20,12 +20,21 @@ from clearsight.handlers.scoring.scorer import MAX_BATCH_SIZE, Scorer, load_scor
 from clearsight.images.decode import decode_image
 from clearsight.images.files import InputImage, find_images, free_name, read_image
 from clearsight.runs.model_registry import ModelRegistry
+from clearsight.runs.run_folder import now
+from clearsight.runs.stop_requests import graceful_shutdown
 from clearsight.runs.workspace import Workspace
+from clearsight.serving.batch.direct import run as run_batch
+from clearsight.serving.batch.progress import BatchProgress
+from clearsight.serving.batch.results.write import FAILED_FILES
 from clearsight.tasks import Task
 from clearsight.wire.answers import Answer, DetectionAnswer
 from clearsight.wire.encoding import to_document
 
 __all__ = ["predict", "table_row"]
+
+
+_OF_STDOUT: Final = ("output", "threshold", "save_overlay", "save_masks", "batch_size")
+_OF_RESULTS: Final = ("recursive", "workers", "mini_batch_size", "max_retries", "timeout", "error_threshold")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,35 @@ class Scored:
 )
 @click.option("--backend", default="auto", show_default=True, type=click.Choice(["auto", *BACKENDS]))
 @click.option("--batch-size", default=MAX_BATCH_SIZE, show_default=True, type=click.IntRange(1, 256))
+@click.option(
+    "--results",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Score a folder of any size into this file, in processes of its own: .csv (Azure's), .jsonl or .parquet.",
+)
+@click.option("--recursive", is_flag=True, help="With --results: the folders below the input, too.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="With --results: processes.")
+@click.option(
+    "--mini-batch-size", default=10, show_default=True, type=click.IntRange(1), help="With --results: images of a part."
+)
+@click.option("--max-retries", default=3, show_default=True, type=click.IntRange(0), help="With --results.")
+@click.option(
+    "--timeout",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="With --results: seconds for one attempt at a part.",
+)
+@click.option(
+    "--error-threshold",
+    default=-1,
+    show_default=True,
+    type=click.IntRange(-1),
+    help="With --results: images that may fail; -1: any number.",
+)
+@click.pass_context
 def predict(
+    ctx: click.Context,
     images: tuple[Path, ...],
     package: str,
     output: str,
@@ -61,11 +98,22 @@ def predict(
     save_masks: Path | None,
     backend: str,
     batch_size: int,
+    results: Path | None,
+    recursive: bool,
+    workers: int,
+    mini_batch_size: int,
+    max_retries: int,
+    timeout: float,
+    error_threshold: int,
 ) -> None:
-    r"""Score images with a model package, in this process.
+    r"""Score images with a model package.
 
     Results go to stdout in the order of the files, one per file that could be read. A file that cannot be read is
     named on stderr; the others are still scored, and the exit code is 1.
+
+    With --results, one folder, file, pattern, list, table or archive is scored into a file by a batch job: every image
+    once, in bounded memory, whatever happens to a process. An interrupted job goes on when the same command is typed
+    again. Images that cannot be scored are listed in failed_files.jsonl beside the results.
 
     \b
     Examples:
@@ -74,7 +122,24 @@ def predict(
       clearsight predict --package azureml:fridge:3 photos/ -o jsonl --save-overlay looked-at/
       clearsight predict --package azureml:boxes:1 photos/ -o jsonl --threshold 0.5 --save-overlay looked-at/
       clearsight predict --package azureml:nuclei:1 slides/ -o jsonl --save-masks masks/
+      clearsight predict --package azureml:fridge@latest photos/ --recursive --results predictions.jsonl
     """
+    if results is not None:
+        _refuse_other_options(ctx, images)
+        _run_batch(
+            package=package,
+            inputs=str(images[0]),
+            output=results,
+            recursive=recursive,
+            workers=workers,
+            mini_batch_size=mini_batch_size,
+            max_retries=max_retries,
+            timeout_s=timeout,
+            error_threshold=error_threshold,
+            backend=backend,
+        )
+        return
+    _refuse_options(ctx, _OF_RESULTS, "need --results FILE")
     found = find_images(images)
     workspace = Workspace.default()
     scorer = load_scorer(
@@ -113,6 +178,45 @@ def predict(
         emit(documents, output)
     if failed:
         raise UserError(f"{failed} of {len(found)} files could not be scored; the lines above name them")
+
+
+def _refuse_other_options(ctx: click.Context, images: tuple[Path, ...]) -> None:
+    _refuse_options(ctx, _OF_STDOUT, "cannot be used with --results")
+    if len(images) != 1:
+        raise click.UsageError(f"--results needs one input, a folder or a list, but got {len(images)}")
+
+
+def _refuse_options(ctx: click.Context, names: tuple[str, ...], why: str) -> None:
+    given = [name for name in names if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    if given:
+        raise click.UsageError(f"{', '.join('--' + name.replace('_', '-') for name in given)} {why}")
+
+
+def _run_batch(**options: Any) -> None:
+    """Run a batch job with a progress bar; print its summary."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[rest]}"))
+    shown = BatchProgress()
+    with (
+        graceful_shutdown() as stop,
+        Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress,
+    ):
+        bar = progress.add_task("starting", total=None, rest="")
+
+        def on_event(kind: str, **fields: Any) -> None:
+            lines, line = shown.show({"kind": kind, "time": now(), **fields})
+            for each in lines:
+                stderr.print(each, markup=False, soft_wrap=True)
+            if kind == "warning":
+                stderr.print(f"warning: {fields['message']}", markup=False, soft_wrap=True)
+            if line is not None:
+                progress.update(
+                    bar, description=line.description, total=line.total, completed=line.completed, rest=line.rest
+                )
+
+        summary = run_batch(**options, on_event=on_event, stop=stop)
+    emit(asdict(summary))
+    if summary.num_failed:
+        raise UserError(f"{summary.num_failed} of {summary.num_rows} images could not be scored; see {FAILED_FILES}")
 
 
 def _score_all(scorer: Scorer, images: Sequence[InputImage]) -> Iterator[Scored]:

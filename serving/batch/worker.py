@@ -1,0 +1,151 @@
+"""A worker of a batch job: `python -m clearsight.serving.batch.worker RUN_FOLDER NAME`.
+
+It loads the package once and scores the ranges that its inbox names, one after the other; while one is scored, the
+files of the next are read. It writes the outcomes of a range as a part file and says so in its outbox.
+"""
+
+import logging
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from clearsight.errors import ClearsightError, UserError
+from clearsight.handlers.scoring.scorer import MAX_BATCH_SIZE, Scorer, load_scorer
+from clearsight.runs.package import ModelPackage
+from clearsight.runs.run_folder import RunFolder
+from clearsight.runs.workspace import Workspace
+from clearsight.serving.batch.entries import Entry, Listing
+from clearsight.serving.batch.inputs.reader import EntryReader, Unreadable
+from clearsight.serving.batch.mailbox import Mailbox
+from clearsight.serving.batch.parts import PartRange, Parts, encode_outcome
+from clearsight.serving.batch.plan import BatchPlan, fingerprint_of, read_plan, require_same
+from clearsight.wire.answers import Answer
+from clearsight.wire.encoding import encode_answers
+
+__all__ = ["main"]
+
+_POLL_S: Final = 0.005
+_MAX_IMAGES_PER_CALL: Final = 16
+_READERS: Final = 4
+"""Files read at the same time."""
+
+log = logging.getLogger(__name__)
+
+Cell = object
+"""What `Scorer.score` takes, or the `Unreadable` error of an entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Assignment:
+    where: PartRange
+    is_whole: bool
+    """Whether the range is the whole part."""
+    entries: Sequence[Entry]
+    cells: Sequence[Future[Cell]]
+
+
+def main(args: Sequence[str]) -> int:
+    """Score until the inbox says stop."""
+    folder, name = RunFolder(Path(args[0])), args[1]
+    mailbox = Mailbox(folder.root / "workers", name, for_worker=True)
+    try:
+        plan = read_plan(folder)
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+        scorer = _open(plan)
+    except ClearsightError as error:
+        mailbox.send("unable", error=str(error))
+        return 1
+    mailbox.send("ready", pid=os.getpid(), batch_rule=scorer.batch_rule, num_threads=scorer.num_threads)
+    with EntryReader() as reader, ThreadPoolExecutor(_READERS, "clearsight-read") as pool:
+        _work(Listing(folder.root), Parts(folder.root / "parts"), mailbox, scorer, reader, pool)
+    return 0
+
+
+def _open(plan: BatchPlan) -> Scorer:
+    """Load the package. Raises `Conflict` when it is no longer that of the plan."""
+    package = ModelPackage.open(plan.package)
+    now = fingerprint_of(package, plan.backend, plan.device, plan.precision, plan.part_size)
+    require_same(plan.fingerprint, now, "a batch job")
+    per_call = plan.part_size if plan.part_size <= _MAX_IMAGES_PER_CALL else MAX_BATCH_SIZE
+    scorer = load_scorer(
+        package,
+        plan.backend,
+        plan.device,
+        plan.precision,
+        plan.num_threads,
+        max_batch_size=per_call,
+        cache_dir=Workspace.default().cache,
+    )
+    scorer.warm_up()
+    return scorer
+
+
+def _work(
+    listing: Listing, parts: Parts, mailbox: Mailbox, scorer: Scorer, reader: EntryReader, pool: ThreadPoolExecutor
+) -> None:
+    queue: deque[_Assignment] = deque()
+    is_last = False
+    while queue or not is_last:
+        for message in mailbox.receive():
+            if message["kind"] == "stop":
+                is_last = True
+                continue
+            where = PartRange(message["part"], message["start"], message["stop"])
+            of_part = listing.read_part(where.part)
+            entries = of_part[where.start : where.stop]
+            cells = [pool.submit(_read, reader, entry) for entry in entries]
+            queue.append(_Assignment(where, len(entries) == len(of_part), entries, cells))
+        if not queue:
+            time.sleep(_POLL_S)
+            continue
+        assignment = queue.popleft()
+        mailbox.send("began", **_fields(assignment.where))
+        try:
+            num_failed = _score(assignment, scorer, parts)
+        except OSError:
+            raise  # the run folder cannot be written: the controller finds the reason in the log
+        except Exception as error:  # of this range alone: the controller finds the entry that causes it
+            log.exception("a range could not be scored")
+            mailbox.send("failed", **_fields(assignment.where), error=f"{type(error).__name__}: {error}")
+        else:
+            mailbox.send("done", **_fields(assignment.where), num_failed=num_failed)
+
+
+def _read(reader: EntryReader, entry: Entry) -> Cell:
+    try:
+        return reader.read(entry)
+    except Unreadable as error:
+        return error
+
+
+def _score(assignment: _Assignment, scorer: Scorer, parts: Parts) -> int:
+    """Score a range and write its outcomes; return the number of entries without an answer."""
+    cells = [cell.result() for cell in assignment.cells]
+    answers = iter(scorer.score([cell for cell in cells if not isinstance(cell, Unreadable)]))
+    results = [cell if isinstance(cell, Unreadable) else next(answers) for cell in cells]
+    lines = list(map(_line, assignment.entries, results))
+    num_failed = sum(isinstance(result, UserError) for result in results)
+    parts.commit(assignment.where, assignment.is_whole, lines, num_failed)
+    return num_failed
+
+
+def _line(entry: Entry, result: Answer | UserError) -> bytes:
+    if isinstance(result, Unreadable):
+        return encode_outcome(entry.name, entry.row, None, str(result), result.code)
+    if isinstance(result, UserError):
+        return encode_outcome(entry.name, entry.row, None, str(result), "bad_image")
+    return encode_outcome(entry.name, entry.row, encode_answers([result])[1:-1])
+
+
+def _fields(where: PartRange) -> dict[str, int]:
+    return {"part": where.part, "start": where.start, "stop": where.stop}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
