@@ -17,6 +17,7 @@ from clearsight.documents.batch.document import (
 from clearsight.documents.deployment.document import apply_overrides
 from clearsight.documents.yaml_file import read_document
 from clearsight.runs.model_registry import ModelRegistry
+from clearsight.runs.package import ModelPackage
 from clearsight.runs.package_reference import reference_of
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.batch.store import BatchEndpointStore
@@ -203,9 +204,13 @@ def _read_deployment(
 
 
 def _with_fixed_model(deployment: BatchDeployment) -> BatchDeployment:
-    """The deployment with the version that its model has now, as Azure does. Raises NotFound when there is none."""
+    """The deployment with the version that its model has now, as Azure does.
+
+    Raises NotFound when there is no such model, and InvalidPackage for a folder that is none; a job compares all files.
+    """
     workspace = Workspace.default()
-    return replace(deployment, model=reference_of(ModelRegistry(workspace).resolve(deployment.model), workspace))
+    package = ModelPackage.open(ModelRegistry(workspace).resolve(deployment.model), verify=False)
+    return replace(deployment, model=reference_of(package.root, workspace))
 
 
 @batch_deployment.command("show", cls=AzCommand)

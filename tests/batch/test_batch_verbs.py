@@ -1,6 +1,7 @@
 """The verbs of batch endpoints and deployments as typed, and their store."""
 
 import json
+import shutil
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,12 +32,12 @@ settings: {mini_batch_size: 2, error_threshold: 0}
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """An empty workspace; the working directory holds a deployment file and the folder of its model."""
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_package: ModelPackage) -> Workspace:
+    """An empty workspace; the working directory holds a deployment file and a link to its package."""
     workspace = Workspace(tmp_path / "home")
     monkeypatch.setenv("CLEARSIGHT_HOME", str(workspace.root))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "package").mkdir()
+    (tmp_path / "package").symlink_to(tiny_package.root)
     (tmp_path / "deployment.yml").write_text(DEPLOYMENT)
     return workspace
 
@@ -53,7 +54,7 @@ def typed(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> Typed:
     return type_line
 
 
-def test_the_commands_of_azures_samples_work_one_after_the_other(typed: Typed, tmp_path: Path) -> None:
+def test_the_commands_of_azures_samples_work_one_after_the_other(typed: Typed, tiny_package: ModelPackage) -> None:
     assert typed("batch-endpoint list") == []
     endpoint = typed("batch-endpoint create --name Fridge -g group -w space --subscription s")
     assert endpoint == {
@@ -66,7 +67,7 @@ def test_the_commands_of_azures_samples_work_one_after_the_other(typed: Typed, t
         "provisioning_state": "Succeeded",
     }
     created = typed("batch-deployment create --file deployment.yml --endpoint-name Fridge --set-default")
-    assert created["model"] == {"path": str(tmp_path / "package")}
+    assert created["model"] == {"path": str(tiny_package.root.resolve())}
     assert (created["mini_batch_size"], created["error_threshold"], created["compute"]) == (2, 0, "cpu-cluster")
     assert created["resources"] == {"instance_count": 1}
     assert created["retry_settings"] == {"max_retries": 3, "timeout": 30}
@@ -131,6 +132,7 @@ def test_mistakes_are_one_line_each(typed: Typed) -> None:
     assert "no deployment 'blue'; it has: none" in typed("batch-deployment update -f deployment.yml")
     assert "there is no model 'oven'" in typed(f"{create} --set model=azureml:oven@latest")
     assert "model.path: must exist" in typed(f"{create} --set model.path=nowhere")
+    assert "must hold manifest.json" in typed(f"{create} --set model.path=.")
     assert "must be a YAML file" in typed("batch-deployment create -f nowhere.yml -e fridge")
     assert "--name and --endpoint-name are required" in typed("batch-deployment update -n blue")
     typed(create)
@@ -156,7 +158,7 @@ def test_the_version_of_a_model_is_fixed_when_it_is_deployed(
     for reference in ("azureml:fridge@latest", "azureml://registries/r/models/fridge/versions/1"):
         assert typed(f"{create} model={reference}")["model"] == "azureml:fridge:1"
     run_model = workspace.runs / "run_1" / "outputs" / "mlflow-model"
-    run_model.mkdir(parents=True)
+    shutil.copytree(tiny_package.root, run_model)
     uri = "azureml://jobs/run_1/outputs/artifacts/paths/outputs/mlflow-model/"
     assert typed(f"{create} model={uri}")["model"] == "runs:/run_1/outputs/mlflow-model"
 
