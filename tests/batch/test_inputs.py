@@ -171,6 +171,9 @@ def test_links_are_followed_once_and_without_circles(tmp_path: Path, opened: Cal
         "not scored: 4 links to folders that are searched anyway (first: 'again')",
         "not scored: 1 links, devices and the like (first: 'pipe.png')",
     ]
+    assert names(opened("in/ag*/*.png")) == ["again/a.png"]
+    assert names(opened("in/**/[ab].png")) == ["again/a.png", "first/b.png"]
+    assert names(opened("in/circle/circle/real")) == ["a.png"]
 
 
 def test_what_cannot_be_an_input_is_one_line(

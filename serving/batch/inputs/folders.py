@@ -81,7 +81,7 @@ class FolderSource:
                 stack.pop()
                 continue
             path, relative = level.folder / name, level.prefix + name
-            status, below = status_of(path), _below(name, level.patterns)
+            status = status_of(path)
             is_match = any(len(pattern) == 1 and fnmatchcase(name, pattern[0]) for pattern in level.patterns)
             if is_hidden(name):
                 reason = Reason.HIDDEN
@@ -89,15 +89,24 @@ class FolderSource:
                 if is_match:
                     yield from self._file(path, relative, status, passed_over)
                 continue
-            elif not below:
+            elif not (below := _below(name, level.patterns)):
                 reason = Reason.FOLDER
-            elif _is_new_folder(path, status, real_root, visited):
+            elif self._is_new(path, status, real_root, visited):
                 stack.append(self._level(path, f"{relative}/", below))
                 continue
             else:
                 reason = Reason.LINK
             if is_match:
                 passed_over.add(reason, relative)
+
+    def _is_new(self, path: Path, status: os.stat_result, real_root: Path, visited: set[tuple[int, int]]) -> bool:
+        """Whether a folder is to be searched: once, and not by way of a link when its own name is searched anyway."""
+        is_detour = self.pattern == WITH_SUBFOLDERS and path.is_symlink() and path.resolve().is_relative_to(real_root)
+        key = _identity(status)
+        if is_detour or key in visited:
+            return False
+        visited.add(key)
+        return True
 
     @staticmethod
     def _level(folder: Path, prefix: str, patterns: frozenset[Pattern]) -> _Level:
@@ -139,12 +148,3 @@ def _below(name: str, patterns: frozenset[Pattern]) -> frozenset[Pattern]:
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
-
-
-def _is_new_folder(path: Path, status: os.stat_result, real_root: Path, visited: set[tuple[int, int]]) -> bool:
-    """Whether a folder is to be searched: once, and not by way of a link into what is searched anyway."""
-    key = _identity(status)
-    if key in visited or (path.is_symlink() and path.resolve().is_relative_to(real_root)):
-        return False
-    visited.add(key)
-    return True
