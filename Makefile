@@ -63,6 +63,9 @@ format: $(READY)  ## Format the code.
 bench: $(READY)  ## Measure: serving beside its limit and stock TorchServe, gateway, preprocessing, masks, training.
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m loadtests.benchmarks
 
+batch-faults: $(READY)  ## Kill the processes of batch jobs at 200 points (KILLS=20: fewer), and compare their results.
+	@$(BIN)/python -m loadtests.faults.batch --kills $(or $(KILLS),200)
+
 load: $(READY)  ## Send locust's scoring users to the running demo endpoint, headless, for 30 s.
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash loadtests/headless.sh
 

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from clearsight.errors import ClearsightError
@@ -55,6 +55,10 @@ class BatchCounts:
     """Entries in committed parts."""
     failed: int = 0
     """Entries among them without an answer."""
+    earlier: int = 0
+    """Entries among those that are done of earlier attempts."""
+    parts: int = 0
+    parts_done: int = 0
     num_starts: int = 0
     """Workers that were started."""
 
@@ -94,7 +98,7 @@ class BatchController:
         self._finished: defaultdict[int, list[PartRange]] = defaultdict(list)
         """Committed ranges of parts that were halved."""
         self._failed_starts = 0
-        self.counts = BatchCounts(self._listing.num_entries)
+        self.counts = BatchCounts(self._listing.num_entries, parts=self._listing.num_parts)
 
     def run(self) -> BatchCounts:
         """Score until every part is committed.
@@ -110,6 +114,7 @@ class BatchController:
             for part in torn:  # by a power failure: a whole part says so itself
                 self._parts.remove(part)
                 self.counts.done -= self._size(part)
+                self.counts.parts_done -= 1
             self._loop((PartRange(part, 0, self._size(part)) for part in torn), iter(()))
         return self.counts
 
@@ -206,8 +211,7 @@ class BatchController:
                 self.counts.failed += num_failed
                 return
             self._parts.join(where.part, self._finished.pop(where.part))
-        self.counts.done += size
-        self.counts.failed += num_failed
+        self._count(where.part, num_failed)
 
     def _take_failed(self, where: PartRange, code: str, why: str) -> None:
         """Halve a range that failed; try a single entry again; record it as failed when that was its last attempt."""
@@ -251,9 +255,14 @@ class BatchController:
         else:
             self._again.extendleft(reversed(worker.ranges))
 
-    def _count_earlier(self, part: int) -> None:
+    def _count(self, part: int, num_failed: int) -> None:
         self.counts.done += self._size(part)
-        self.counts.failed += self._parts.num_failed(part) or 0
+        self.counts.parts_done += 1
+        self.counts.failed += num_failed
+
+    def _count_earlier(self, part: int) -> None:
+        self.counts.earlier += self._size(part)
+        self._count(part, self._parts.num_failed(part) or 0)
 
     def _check_threshold(self) -> None:
         limit = self._plan.error_threshold
@@ -261,8 +270,7 @@ class BatchController:
             raise TooManyFailures(f"at most {limit} files may fail (error_threshold), but {self.counts.failed} did")
 
     def _publish_progress(self) -> None:
-        counts = self.counts
-        self._publish("progress", done=counts.done, failed=counts.failed, total=counts.total)
+        self._publish("progress", **asdict(self.counts))
 
     def _dismiss(self) -> None:
         """End the workers: at once those that still score, which loses nothing that was committed."""

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from clearsight.serving.batch.inputs.opening import open_input
 from clearsight.serving.batch.parts import Outcome, Parts
 from clearsight.serving.batch.plan import BatchPlan, fingerprint_of, read_plan, require_same
 from clearsight.serving.batch.results.rows import RowLayout
-from clearsight.serving.batch.results.summary import Summary, summarize, write_summary
+from clearsight.serving.batch.results.summary import Overview, Summary, summarize, write_overview, write_summary
 from clearsight.serving.batch.results.write import FAILED_FILES, write_results
 
 __all__ = ["BatchEnding", "main", "run_batch"]
@@ -66,9 +66,12 @@ def run_batch(
 
     `on_event` is called with every event after it was written. Raises `Conflict` when another process works on it.
     """
+    started = datetime.now(UTC)
 
     def publish(kind: str, **fields: Any) -> None:
         folder.append_event(kind, **fields)
+        if kind == "progress":
+            _write_overview(folder, fields, started)
         on_event(kind, **fields)
 
     with folder.own():
@@ -122,6 +125,22 @@ def _run(folder: RunFolder, executor: Executor, stop: StopRequests, publish: Eve
     where = summary.output_file or plan.output_file.parent
     message = f"{summary.num_ok} of {counts.total} scored{failed}; results: {where}"
     return BatchEnding("Completed", "done", message, summary)
+
+
+def _write_overview(folder: RunFolder, progress: Mapping[str, Any], started: datetime) -> None:
+    """Write `logs/job_progress_overview.txt` of a progress event."""
+    overview = Overview(
+        state="Running" if progress["done"] < progress["total"] else "Finalizing",
+        num_rows=progress["total"],
+        num_ok=progress["done"] - progress["failed"],
+        num_failed=progress["failed"],
+        mini_batches=progress["parts"],
+        mini_batches_done=progress["parts_done"],
+        num_earlier=progress["earlier"],
+        started=started,
+        updated=datetime.now(UTC),
+    )
+    write_overview(folder.root / "logs", overview)
 
 
 def _write(folder: RunFolder, plan: BatchPlan, package: ModelPackage, listing: Listing, started: datetime) -> Summary:

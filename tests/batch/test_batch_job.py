@@ -75,6 +75,11 @@ def test_a_job_scores_a_datastore_and_its_results_are_downloaded(
     parts = sorted((workspace.runs / child / "parts").iterdir())
     assert [len(file.read_text().splitlines()) - 1 for file in parts] == [5, 5, 2]  # three calls for twelve files
 
+    overview = (workspace.runs / child / "logs" / "job_progress_overview.txt").read_text()
+    assert "12 of 12 done, 11 scored, 1 failed" in overview
+    assert "3 of 3 done" in overview
+    assert "07.png: " in (workspace.runs / child / "logs" / "user" / "error.txt").read_text()
+
     shown = json.loads(CliRunner().invoke(job, ["show", "-n", child]).stdout)
     assert (shown["parent_job_name"], shown["parameters"]["mini_batch_size"]) == ("first", 5)
     streamed = CliRunner().invoke(job, ["stream", "-n", "first"])

@@ -20,6 +20,7 @@ from clearsight.serving.batch.entries import Entry, Listing
 from clearsight.serving.batch.parts import Parts
 from clearsight.serving.batch.plan import BatchPlan, fingerprint_of, read_plan
 from clearsight.wire.encoding import to_document
+from loadtests.faults.batch import kill_processes
 
 PART_SIZE = 3
 
@@ -191,3 +192,12 @@ def test_a_package_that_changes_is_not_scored_with(
     settings.write_text(settings.read_text().replace("{", "{ ", 1))
     with pytest.raises(Exception, match=r"this has changed: settings.json of the package"):
         score(run)
+
+
+@pytest.mark.slow
+def test_jobs_that_are_killed_between_the_calls_of_a_commit_write_the_same_bytes(
+    tmp_path: Path, tiny_package: ModelPackage
+) -> None:
+    counts = kill_processes(tiny_package, tmp_path, kills=20)
+    assert counts.kills >= 20
+    assert counts.faults == []

@@ -92,11 +92,13 @@ class Overview:
     mini_batches_done: int
     started: datetime
     updated: datetime
+    num_earlier: int = 0
+    """Rows among those that were done before `started`, by earlier attempts."""
 
     def __str__(self) -> str:
         done = self.num_ok + self.num_failed
         seconds = (self.updated - self.started).total_seconds()
-        speed = done / seconds if seconds > 0 else 0.0
+        speed = (done - self.num_earlier) / seconds if seconds > 0 else 0.0
         lines = {
             "State": self.state,
             "Images": f"{done} of {self.num_rows} done, {self.num_ok} scored, {self.num_failed} failed",

@@ -14,18 +14,10 @@ from clearsight.documents.sections import AzureSection, AzureText, Count, FreeMa
 from clearsight.errors import Fault, InvalidDocument
 from clearsight.fields import Integer, Number, OneOf, Rule, Text, Truth, read, refused
 
-__all__ = [
-    "BatchInvocation",
-    "ComputeSection",
-    "InputSection",
-    "InvocationSection",
-    "OutputSection",
-    "RetrySection",
-    "read_invocation",
-]
+__all__ = ["BatchInvocation", "InvocationSection", "read_invocation"]
 
 _DATA: Final = ("uri_folder", "uri_file", "mltable")
-_LITERALS: Final = ("string", "number", "integer", "boolean", "literal")
+_LITERALS: Final = ("string", "number", "integer", "boolean")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +60,7 @@ class _InputType(Rule):
 
 
 @dataclass(frozen=True, slots=True)
-class InputSection(AzureSection):
-    """The data to score."""
-
+class _Input(AzureSection):
     path: Annotated[str, Text()]
     type: Annotated[str, _InputType()] | None = None
     mode: AzureText | None = None
@@ -78,9 +68,7 @@ class InputSection(AzureSection):
 
 
 @dataclass(frozen=True, slots=True)
-class OutputSection(AzureSection):
-    """Where the results go."""
-
+class _Output(AzureSection):
     path: Annotated[str, Text()] | None = None
     type: Annotated[str, OneOf(("uri_folder", "uri_file"))] = "uri_folder"
     mode: AzureText | None = None
@@ -88,17 +76,13 @@ class OutputSection(AzureSection):
 
 
 @dataclass(frozen=True, slots=True)
-class RetrySection(AzureSection):
-    """What is done about a mini-batch that fails, where it is not as the deployment says."""
-
+class _Retry(AzureSection):
     max_retries: Annotated[int, Integer(0)] | None = None
     timeout: Annotated[float, Number(0, low_open=True)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class ComputeSection(AzureSection):
-    """The machines of a job, of which only the number of instances counts here."""
-
+class _Compute(AzureSection):
     instance_count: Count | None = None
     target: AzureText | None = None
     instance_type: AzureText | None = None
@@ -112,13 +96,13 @@ class InvocationSection(AzureSection):
 
     ignored_keys: ClassVar[tuple[str, ...]] = ("$schema",)
 
-    inputs: dict[str, InputSection]
-    outputs: dict[str, OutputSection] = field(default_factory=dict)
+    inputs: dict[str, _Input]
+    outputs: dict[str, _Output] = field(default_factory=dict)
     output_file_name: FileName | None = None
     mini_batch_size: Count | None = None
     error_threshold: ErrorThreshold | None = None
-    retry_settings: RetrySection = RetrySection()
-    compute: ComputeSection = ComputeSection()
+    retry_settings: _Retry = _Retry()
+    compute: _Compute = _Compute()
     job_name: Annotated[str, JobName()] | None = None
     experiment_name: AzureText | None = None
     recursive: Annotated[bool, Truth()] | None = None
