@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from clearsight.console import AzCommand, LazyGroup, parse_assignments, result_options, stderr
+from clearsight.console import AzCommand, LazyCommand, LazyGroup, parse_assignments, result_options, stderr
 from clearsight.documents.batch.document import (
     BatchDeployment,
     BatchEndpoint,
@@ -36,12 +36,25 @@ from clearsight.serving.options import (
 __all__ = ["batch_deployment", "batch_endpoint"]
 
 
-@click.group("batch-endpoint", cls=LazyGroup)
+@click.group(
+    "batch-endpoint",
+    cls=LazyGroup,
+    lazy={
+        "invoke": LazyCommand("clearsight.serving.batch.cli_jobs:invoke", "Score a folder, or other data.", "serve"),
+        "list-jobs": LazyCommand("clearsight.serving.batch.cli_jobs:list_endpoint_jobs", "Print the jobs.", "serve"),
+    },
+)
 def batch_endpoint() -> None:
     """Batch endpoints: a name under which folders of images are scored."""
 
 
-@click.group("batch-deployment", cls=LazyGroup)
+@click.group(
+    "batch-deployment",
+    cls=LazyGroup,
+    lazy={
+        "list-jobs": LazyCommand("clearsight.serving.batch.cli_jobs:list_deployment_jobs", "Print the jobs.", "serve")
+    },
+)
 def batch_deployment() -> None:
     """Batch deployments: a model behind a batch endpoint, and how its jobs run."""
 

@@ -43,11 +43,9 @@ T = TypeVar("T")
 TASK = click.Choice([task.value for task in Task])
 """The type of an option that names a task."""
 
-_FOLDERS: Final = "score folders of images with `clearsight predict`"
 _BY_PATH: Final = "jobs name their data by path, and `clearsight data check` looks at it"
 AZ_ONLY: Final[Mapping[str, str]] = MappingProxyType(
     {
-        **dict.fromkeys(("batch-endpoint invoke", "batch-endpoint list-jobs", "batch-deployment list-jobs"), _FOLDERS),
         "compute": "jobs run on this machine, whatever `compute` names",
         "datastore": "map its name to a folder under `datastores:` in the workspace's config.yaml",
         "environment": "jobs and deployments run in the Python that Clearsight is installed in",

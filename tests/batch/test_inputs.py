@@ -184,6 +184,7 @@ def test_what_cannot_be_an_input_is_one_line(
     write(tmp_path, "empty/.x", "nested/sub/a.png", "notes.pdf", "store/a.png", content=b"%PDF-1.4")
     (tmp_path / "blank.txt").write_text("\n\n")
     (tmp_path / "remote.txt").write_text("a.png\nhttps://host/b.png\n")
+    (tmp_path / "long.txt").write_text("a.png\n" + "b" * 70_000)
     (tmp_path / "wide.txt").write_text("a.png", "utf-16")
     (tmp_path / "labels.csv").write_text("filename,label\na.png,can\n")
     (tmp_path / "none.csv").write_text("")
@@ -209,6 +210,7 @@ def test_what_cannot_be_an_input_is_one_line(
             ("notes.pdf", f"Error processing input file: '{tmp_path}/notes.pdf'. File type '.pdf' is not supported."),
             ("blank.txt", "has none"),
             ("wide.txt", "must be text in UTF-8, but it begins like utf-16; save it as UTF-8"),
+            ("long.txt", "long.txt, line 2 must be a path or URL, but has over 65536 bytes"),
             ("remote.txt", "remote.txt, line 2: 'https://host/b.png' is not downloaded yet: put the pictures into"),
             (
                 "https://host/a.png",

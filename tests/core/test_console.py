@@ -106,8 +106,6 @@ def test_a_near_command_is_suggested(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("line", "advice"),
     [
-        ("batch-endpoint invoke -n x", "clearsight predict"),
-        ("batch-deployment list-jobs -n x", "clearsight predict"),
         ("workspace show", "CLEARSIGHT_HOME"),
         ("data mount -n x", "by path"),
         ("job archive -n x", "runs/"),

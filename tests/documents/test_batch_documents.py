@@ -13,6 +13,8 @@ from clearsight.documents.batch.document import (
     parse_batch_deployment,
     parse_batch_endpoint,
 )
+from clearsight.documents.batch.invocation import BatchInvocation, read_invocation
+from clearsight.documents.batch.rest_body import from_rest_body
 from clearsight.errors import InvalidDocument
 from tests.conftest import CheckRows
 
@@ -294,3 +296,37 @@ def test_variables_at_the_root_and_in_the_settings_are_joined() -> None:
         "settings": {"environment_variables": {"B": 2}},
     }
     assert parse_batch_deployment({**LEAST, **document}).environment_variables == {"A": "1", "B": "2"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_body_that_azures_client_sends_starts_a_job(azure: Any) -> None:
+    from azure.ai.ml import Input, Output
+    from azure.ai.ml._schema._deployment.batch.batch_job import BatchJobSchema
+
+    keys = {
+        "input_data": {"UriFolder": Input(type="uri_folder", path="https://host/mnist")},
+        "output_data": {"score": Output(type="uri_file", path="azureml://datastores/d/paths/out/rows.csv")},
+        "job_name": "night_1",
+        "mini_batch_size": 20,
+        "error_threshold": 3,
+        "retry_settings": {"max_retries": 1, "timeout": 45},
+        "compute": {"instance_count": 5},
+        "properties": {"experimentName": "nights"},
+    }
+    context = {"base_path": ".", "params_override": [{key: value} for key, value in keys.items()]}
+    body, warnings = {"properties": BatchJobSchema(context=context).load(data={})}, list[str]()
+    assert read_invocation(from_rest_body(body, warnings), "fridge") == BatchInvocation(
+        endpoint_name="fridge",
+        inputs="https://host/mnist",
+        input_type="uri_folder",
+        output_path="azureml://datastores/d/paths/out/",
+        output_file_name="rows.csv",
+        mini_batch_size=20,
+        instance_count=5,
+        error_threshold=3,
+        max_retries=1,
+        timeout_s=45.0,
+        job_name="night_1",
+        experiment_name="nights",
+    )
+    assert warnings == []

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from clearsight.documents.batch.invocation import BatchInvocation, read_invocation
+from clearsight.documents.batch.rest_body import from_rest_body, is_rest_body
 from clearsight.errors import InvalidDocument
 from tests.conftest import CheckRows
 
@@ -109,3 +110,78 @@ def test_files_are_refused_key_by_key(check_rows: CheckRows) -> None:
             changed({"minibatch_size": "did you mean 'mini_batch_size'?"}, minibatch_size=3),
         ],
     )
+
+
+def read_body(body: dict[str, Any]) -> BatchInvocation:
+    assert is_rest_body(body)
+    warnings: list[str] = []
+    invocation = read_invocation(from_rest_body(body, warnings), "fridge")
+    assert warnings == []
+    return invocation
+
+
+def test_a_body_of_the_rest_api_is_the_file_whatever_the_case_of_its_keys(check_rows: CheckRows) -> None:
+    uri = "azureml://datastores/workspaceblobstore/paths/pictures/"
+
+    def check(body: dict[str, Any], given: dict[str, Any]) -> None:
+        assert read_body({"properties": body}) == BatchInvocation(endpoint_name="fridge", **given)
+
+    plain = {"inputs": uri, "input_type": "uri_folder"}
+    check_rows(
+        check,
+        [
+            ({"inputData": {"input": {"jobInputType": "UriFolder", "uri": uri}}}, plain),
+            ({"InputData": {"Mnist": {"JobInputType": "UriFolder", "Uri": uri}}}, plain),
+            ({"dataset": {"dataInputType": "DataUrl", "Path": uri}}, {"inputs": uri}),
+            (
+                {
+                    "inputData": {"a": {"jobInputType": "UriFile", "uri": uri}},
+                    "outputData": {"score": {"jobOutputType": "UriFile", "uri": f"{uri}out/rows.csv"}},
+                    "miniBatchSize": 2,
+                    "outputFileName": "rows.csv",
+                    "errorThreshold": 0,
+                    "retrySettings": {"maxRetries": 3, "timeout": "PT1M30S"},
+                    "compute": {"instanceCount": 1},
+                    "name": "night_1",
+                    "properties": {"experimentName": "nights"},
+                },
+                {
+                    "inputs": uri,
+                    "input_type": "uri_file",
+                    "output_path": f"{uri}out/",
+                    "output_file_name": "rows.csv",
+                    "mini_batch_size": 2,
+                    "error_threshold": 0,
+                    "max_retries": 3,
+                    "timeout_s": 90.0,
+                    "instance_count": 1,
+                    "job_name": "night_1",
+                    "experiment_name": "nights",
+                },
+            ),
+        ],
+    )
+    assert not is_rest_body(FOLDER)
+
+
+def test_a_body_is_refused_key_by_key() -> None:
+    literal = {"mode": {"JobInputType": "Literal", "Value": "append"}}
+    with pytest.raises(InvalidDocument) as error:
+        read_body({"properties": {"InputData": literal, "retrySettings": {"timeout": "30 s"}}})
+    faults = {fault.target: fault.message for fault in error.value.faults}
+    assert faults.keys() == {"inputs.mode.type", "retry_settings.timeout"}
+    assert "takes no literal values" in faults["inputs.mode.type"]
+    for body in ({"inputData": []}, {"inputData": {"a": 1}}, {"dataset": None}, {}):
+        with pytest.raises(InvalidDocument, match="inputs"):
+            read_body({"properties": body})
+
+
+def test_keys_that_newer_clients_may_send_are_named() -> None:
+    warnings: list[str] = []
+    data = {"a": {"uri": "x", "jobInputType": "UriFile", "pathOnCompute": "y"}}
+    document = from_rest_body({"properties": {"inputData": data, "newKey": 1}}, warnings)
+    assert read_invocation(document, "fridge").inputs == "x"
+    assert warnings == [
+        "properties.newkey: unknown in a REST body; ignored",
+        "properties.inputs.a.pathoncompute: unknown in a REST body; ignored",
+    ]

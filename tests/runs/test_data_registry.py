@@ -77,6 +77,7 @@ def test_every_fault_of_a_data_file_is_listed(folder: Path, check_rows: CheckRow
         [
             ({}, ["name: is required", "path: is required"]),
             ({"name": "a", "path": " "}, ["path: must be text"]),
+            ({"name": "a", "path": "azureml:b:1"}, ["must be a path or URL, not other registered data"]),
             (
                 {"nam": "a", "path": "gone", "type": "folder"},
                 ["name: is required", "type: must be one of uri_file", "nam: Unknown field; did you mean 'name'?",

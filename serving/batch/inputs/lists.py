@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from clearsight.serving.batch.inputs.source import PassedOver, file_entry, name_
 __all__ = ["ListSource", "MLTableSource", "SingleFileSource"]
 
 _MAX_LISTED_FAULTS: Final = 20
+_MAX_LINE_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,9 @@ class ListSource:
         folder = self.file.parent
         root = os.path.normpath(folder)
         with self.file.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(iter(partial(lines.readline, _MAX_LINE_BYTES), b""), start=1):
+                if len(line) == _MAX_LINE_BYTES:
+                    raise UserError(f"{self.file}, line {number} must be a path or URL, but has over {len(line)} bytes")
                 if number == 1 and (encoding := marked_encoding(line[:4])) is not None:
                     if encoding != "utf-8":
                         raise UserError(

@@ -82,6 +82,8 @@ def _located(
     data_type = None if section is None else section.type
     if not isinstance(path, str) or not path.strip():
         return "", "uri_folder"
+    if path.startswith("azureml:") and not path.startswith("azureml://"):
+        faults.append(Fault("BAD_VALUE", "path", f"must be a path or URL, not other registered data, but got {path!r}"))
     if _URL.match(path):
         return path, data_type or "uri_folder"
     local = (folder / path).absolute()

@@ -22,13 +22,13 @@ from clearsight.runs.stop_requests import graceful_shutdown
 from clearsight.runs.trials import find_run
 from clearsight.runs.workspace import Workspace
 
-__all__ = ["job"]
+__all__ = ["JobCommand", "job", "no_wait_option", "refuse_both", "run_started", "stream_option"]
 
 _EXIT_CODE: Final = "clearsight.runs.exit_code"
 _INTERRUPTED: Final = 130
 
 
-class _JobCommand(AzCommand):
+class JobCommand(AzCommand):
     """A command whose result is printed even when its exit code is not 0."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -61,20 +61,20 @@ _set_option = click.option(
 _new_name_option = click.option("--name", "-n", help="Name of the job; default: made from the time.")
 _name_option = click.option("--name", "-n", required=True, help="Name of the job.")
 _run_name_option = click.option("--name", "-n", required=True, help="Name of the job, or of one of its trials.")
-_no_wait_option = click.option(
+no_wait_option = click.option(
     "--no-wait", is_flag=True, help="Run the job in a process of its own, and return at once."
 )
-_stream_option = click.option(
+stream_option = click.option(
     "--stream", "-s", is_flag=True, help="Run the job in a process of its own, and watch it; Ctrl-C leaves it alone."
 )
 
 
-@job.command(cls=_JobCommand)
+@job.command(cls=JobCommand)
 @_file_option
 @_new_name_option
 @_set_option
-@_no_wait_option
-@_stream_option
+@no_wait_option
+@stream_option
 @result_options
 @click.pass_context
 def create(
@@ -93,16 +93,16 @@ def create(
       clearsight job create -f job.yml --no-wait --query name -o tsv
       clearsight job create -f job.yml --set training_parameters.number_of_epochs=5 --query best_child_run_id
     """
-    _refuse_both(no_wait, stream)
+    refuse_both(no_wait, stream)
     workspace = Workspace.default()
     plan = plan_job_file(file, parse_assignments(assignments), name, workspace)
-    return _run(ctx, workspace, plan.record.name, start_job(plan, workspace), no_wait=no_wait, stream=stream)
+    return run_started(ctx, workspace, plan.record.name, start_job(plan, workspace), no_wait=no_wait, stream=stream)
 
 
-@job.command(cls=_JobCommand)
+@job.command(cls=JobCommand)
 @_name_option
-@_no_wait_option
-@_stream_option
+@no_wait_option
+@stream_option
 @result_options
 @click.pass_context
 def resume(ctx: click.Context, name: str, no_wait: bool, stream: bool) -> dict[str, Any]:
@@ -117,24 +117,29 @@ def resume(ctx: click.Context, name: str, no_wait: bool, stream: bool) -> dict[s
       clearsight job resume -n fridge_1
       clearsight job resume -n fridge_1 --no-wait
     """
-    _refuse_both(no_wait, stream)
+    refuse_both(no_wait, stream)
     workspace = Workspace.default()
 
     def show_wait() -> None:
         stderr.print("waiting for the trial's earlier process, which writes its checkpoint", soft_wrap=True)
 
     run_lock = resume_job(workspace, name, CANCEL_GRACE_S, show_wait)
-    return _run(ctx, workspace, name, run_lock, no_wait=no_wait, stream=stream)
+    return run_started(ctx, workspace, name, run_lock, no_wait=no_wait, stream=stream)
 
 
-def _refuse_both(no_wait: bool, stream: bool) -> None:
+def refuse_both(no_wait: bool, stream: bool) -> None:
+    """Refuse two flags of which at most one may be given."""
     if no_wait and stream:
         raise click.UsageError("give --no-wait or --stream, not both")
 
 
-def _run(
+def run_started(
     ctx: click.Context, workspace: Workspace, name: str, run_lock: RunLock, *, no_wait: bool, stream: bool
 ) -> dict[str, Any]:
+    """Run a job that `start_job` or `resume_job` has locked, as the flags say; return what is printed of it.
+
+    The command must be a `JobCommand`, whose exit code says how the job ended.
+    """
     if no_wait:
         detach(workspace, name, run_lock)
         return describe_job(workspace, name)
@@ -251,7 +256,7 @@ def list_(max_results: int | None, experiment_name: str | None) -> list[dict[str
     return list_jobs(Workspace.default(), experiment_name, max_results)
 
 
-@job.command(cls=_JobCommand)
+@job.command(cls=JobCommand)
 @_run_name_option
 @result_options
 @click.pass_context

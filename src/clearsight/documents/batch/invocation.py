@@ -14,10 +14,18 @@ from clearsight.documents.sections import AzureSection, AzureText, Count, FreeMa
 from clearsight.errors import Fault, InvalidDocument
 from clearsight.fields import Integer, Number, OneOf, Rule, Text, Truth, read, refused
 
-__all__ = ["BatchInvocation", "InvocationSection", "read_invocation"]
+__all__ = [
+    "BatchInvocation",
+    "ComputeSection",
+    "InputSection",
+    "InvocationSection",
+    "OutputSection",
+    "RetrySection",
+    "read_invocation",
+]
 
 _DATA: Final = ("uri_folder", "uri_file", "mltable")
-_LITERALS: Final = ("string", "number", "integer", "boolean")
+_LITERALS: Final = ("string", "number", "integer", "boolean", "literal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +68,9 @@ class _InputType(Rule):
 
 
 @dataclass(frozen=True, slots=True)
-class _Input(AzureSection):
+class InputSection(AzureSection):
+    """The data to score."""
+
     path: Annotated[str, Text()]
     type: Annotated[str, _InputType()] | None = None
     mode: AzureText | None = None
@@ -68,7 +78,9 @@ class _Input(AzureSection):
 
 
 @dataclass(frozen=True, slots=True)
-class _Output(AzureSection):
+class OutputSection(AzureSection):
+    """Where the results go."""
+
     path: Annotated[str, Text()] | None = None
     type: Annotated[str, OneOf(("uri_folder", "uri_file"))] = "uri_folder"
     mode: AzureText | None = None
@@ -76,13 +88,17 @@ class _Output(AzureSection):
 
 
 @dataclass(frozen=True, slots=True)
-class _Retry(AzureSection):
+class RetrySection(AzureSection):
+    """What is done about a mini-batch that fails, where it is not as the deployment says."""
+
     max_retries: Annotated[int, Integer(0)] | None = None
     timeout: Annotated[float, Number(0, low_open=True)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Compute(AzureSection):
+class ComputeSection(AzureSection):
+    """The machines of a job, of which only the number of instances counts here."""
+
     instance_count: Count | None = None
     target: AzureText | None = None
     instance_type: AzureText | None = None
@@ -96,13 +112,13 @@ class InvocationSection(AzureSection):
 
     ignored_keys: ClassVar[tuple[str, ...]] = ("$schema",)
 
-    inputs: dict[str, _Input]
-    outputs: dict[str, _Output] = field(default_factory=dict)
+    inputs: dict[str, InputSection]
+    outputs: dict[str, OutputSection] = field(default_factory=dict)
     output_file_name: FileName | None = None
     mini_batch_size: Count | None = None
     error_threshold: ErrorThreshold | None = None
-    retry_settings: _Retry = _Retry()
-    compute: _Compute = _Compute()
+    retry_settings: RetrySection = RetrySection()
+    compute: ComputeSection = ComputeSection()
     job_name: Annotated[str, JobName()] | None = None
     experiment_name: AzureText | None = None
     recursive: Annotated[bool, Truth()] | None = None
