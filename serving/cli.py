@@ -13,7 +13,7 @@ import click
 import orjson
 from rich.logging import RichHandler
 
-from clearsight.console import AzCommand, LazyGroup, parse_assignments, result_options, stderr
+from clearsight.console import AzCommand, LazyGroup, parse_assignments, result_options, stderr, without_effect
 from clearsight.documents.deployment.document import parse_deployment, parse_endpoint, read_document
 from clearsight.errors import ClearsightError, ServerUnavailable, UserError
 from clearsight.runs.workspace import Workspace
@@ -27,7 +27,6 @@ from clearsight.serving.options import (
     no_wait_option,
     set_option,
     skip_script_validation_option,
-    without_effect,
     yes_option,
 )
 from clearsight.serving.supervisor.java import java_home as find_java_home
@@ -150,10 +149,10 @@ def _traffic(text: str | None) -> dict[str, Any] | None:
 
 local_option = without_effect(
     "--local",
-    "everything runs on this machine, and there is one place for it; this command acts on the endpoints of the "
-    "workspace, which `clearsight serve` serves",
+    note="everything runs on this machine, and there is one place for it; this command acts on the endpoints of "
+    "the workspace, which `clearsight serve` serves",
 )
-with_package_option = without_effect("--with-package", "a deployment always serves the package of its model")
+with_package_option = without_effect("--with-package", note="a deployment always serves the package of its model")
 
 
 @online_endpoint.command("create", cls=AzCommand)

@@ -1,12 +1,12 @@
 """Options that the verbs of online and of batch endpoints have in common."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from clearsight.console import stderr
+from clearsight.console import without_effect
 from clearsight.documents.deployment.document import apply_overrides
 from clearsight.documents.yaml_file import read_document
 
@@ -19,7 +19,6 @@ __all__ = [
     "no_wait_option",
     "set_option",
     "skip_script_validation_option",
-    "without_effect",
     "yes_option",
 ]
 
@@ -32,17 +31,7 @@ no_wait_option = click.option("--no-wait", is_flag=True, help="Return at once.")
 yes_option = click.option("--yes", "-y", is_flag=True, help="Accepted for scripts; nothing is asked.")
 
 
-def without_effect(flag: str, note: str) -> Callable[[Any], Any]:
-    """A flag of Azure's client that changes nothing here, which is said when it is given."""
-
-    def say(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-        if value:
-            stderr.print(f"note: {flag} has no effect: {note}", markup=False, soft_wrap=True)
-
-    return click.option(flag, is_flag=True, hidden=True, expose_value=False, callback=say)
-
-
-skip_script_validation_option = without_effect("--skip-script-validation", "there is no scoring script")
+skip_script_validation_option = without_effect("--skip-script-validation", note="there is no scoring script")
 
 
 def document_of(file: Path | None, overrides: Mapping[str, Any], **flags: Any) -> dict[str, Any]:

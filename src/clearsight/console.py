@@ -35,6 +35,7 @@ __all__ = [
     "progress",
     "result_options",
     "stderr",
+    "without_effect",
 ]
 
 P = ParamSpec("P")
@@ -313,6 +314,16 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             parsed[path] = value
     return parsed
+
+
+def without_effect(*flags: str, note: str) -> Callable[[Any], Any]:
+    """A flag of Azure's client that changes nothing here, which is said when it is given."""
+
+    def say(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if value:
+            stderr.print(f"note: {flags[0]} has no effect: {note}", markup=False, soft_wrap=True)
+
+    return click.option(*flags, is_flag=True, hidden=True, expose_value=False, callback=say)
 
 
 def run(command: click.Command, args: Sequence[str] | None = None, prog_name: str = "clearsight") -> int:

@@ -1,5 +1,6 @@
 """The command line reads flags as `az` does, and prints results in its formats."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -120,6 +121,17 @@ def test_a_command_that_only_az_has_gets_advice_and_no_name_spelled_alike(
     assert "`az ml` has it; here" in said
     assert advice in said
     assert "Did you mean" not in said
+
+
+def test_a_flag_of_azures_client_without_effect_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLEARSIGHT_HOME", str(tmp_path))
+    for flag, said in (("--web", True), ("-e", True), ("-ojson", False)):
+        assert run(root, ["job", "show", "-n", "night", flag]) == 1
+        err = " ".join(capsys.readouterr().err.split())
+        assert ("note: --web has no effect: jobs have no page" in err) is said
+        assert "the job 'night' does not exist" in err
 
 
 def test_no_command_is_among_those_that_only_az_has() -> None:

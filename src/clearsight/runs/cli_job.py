@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import click
 
-from clearsight.console import AzCommand, LazyGroup, parse_assignments, result_options, stderr
+from clearsight.console import AzCommand, LazyGroup, parse_assignments, result_options, stderr, without_effect
 from clearsight.executor import executor_for
 from clearsight.runs.control import JobEvents, cancel_job, follow_job
 from clearsight.runs.describe import describe_job, how_to_resume, list_jobs
@@ -64,6 +64,7 @@ _run_name_option = click.option("--name", "-n", required=True, help="Name of the
 no_wait_option = click.option(
     "--no-wait", is_flag=True, help="Run the job in a process of its own, and return at once."
 )
+_web_option = without_effect("--web", "-e", note="jobs have no page; `clearsight job stream` shows them")
 stream_option = click.option(
     "--stream", "-s", is_flag=True, help="Run the job in a process of its own, and watch it; Ctrl-C leaves it alone."
 )
@@ -75,6 +76,7 @@ stream_option = click.option(
 @_set_option
 @no_wait_option
 @stream_option
+@_web_option
 @result_options
 @click.pass_context
 def create(
@@ -225,6 +227,7 @@ def validate(file: Path, assignments: tuple[str, ...]) -> dict[str, Any]:
 
 @job.command(cls=AzCommand)
 @_run_name_option
+@_web_option
 @result_options
 def show(name: str) -> dict[str, Any]:
     r"""Show a job, or one of its trials: state, metrics of the best pass, outputs.
