@@ -72,7 +72,7 @@ def _lay_out(folder: RunFolder, photo: Path, package: ModelPackage, num_entries:
     )
     folder.spec_file.write_text(plan.to_json())
     stat = photo.stat()
-    listing, parts = Listing(folder.root), Parts(folder.root / "parts")
+    listing, parts = Listing(folder.root), Parts(folder.parts)
     entries = (Entry(f"{n:07}.jpg", str(photo), stat.st_size, stat.st_mtime_ns) for n in range(num_entries))
     listing.write(entries, _PART_SIZE)
     parts.done(0)  # makes the folder

@@ -89,7 +89,7 @@ class BatchController:
         self._publish = publish
         self._stop = stop
         self._listing = Listing(folder.root)
-        self._parts = Parts(folder.root / "parts")
+        self._parts = Parts(folder.parts)
         self._mail = folder.root / "workers"
         self._workers: dict[str, _Worker] = {}  # by task id
         self._again: deque[PartRange] = deque()

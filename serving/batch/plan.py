@@ -61,7 +61,7 @@ class BatchPlan(BaseModel):
     def facts(self) -> TrialFacts:
         shown: dict[str, tuple[int | float | str, str]] = {
             "inputs": (self.inputs, "user"),
-            "package": (str(self.package), "user"),
+            "package": (str(self.package), "deployment"),
             "backend": (self.backend, "clearsight-default"),
             "mini_batch_size": (self.part_size, "deployment"),
             "workers": (self.num_workers, "deployment"),

@@ -115,9 +115,13 @@ def _run(folder: RunFolder, executor: Executor, stop: StopRequests, publish: Eve
     if not listing.exists():
         _list_entries(plan, listing, publish)
     publish("data", total=listing.num_entries)
+    is_retry = folder.retry_failed_file.exists()
+    if is_retry:
+        _forget_failures(Parts(folder.parts), listing.num_parts)
     counts = BatchController(folder, plan, executor, publish, stop).run()
     publish("exporting")
-    summary = _write(folder, plan, package, listing, started)
+    summary = _write(folder, plan, package, listing, started, replaces=is_retry)
+    folder.retry_failed_file.unlink(missing_ok=True)
     if summary.num_ok == 0:
         message = f"{_NOTHING_SCORED} None of {counts.total} files could be scored; {FAILED_FILES} says why"
         return BatchEnding("Failed", "no_answers", message, summary)
@@ -143,13 +147,21 @@ def _write_overview(folder: RunFolder, progress: Mapping[str, Any], started: dat
     write_overview(folder.root / "logs", overview)
 
 
-def _write(folder: RunFolder, plan: BatchPlan, package: ModelPackage, listing: Listing, started: datetime) -> Summary:
-    """Write the results, the failures, and the summary beside them."""
+def _forget_failures(parts: Parts, num_parts: int) -> None:
+    """Remove the parts in which an entry has no answer."""
+    for part, is_done in enumerate(parts.done(num_parts)):
+        if is_done and parts.num_failed(part) != 0:
+            parts.remove(part)
+
+
+def _write(
+    folder: RunFolder, plan: BatchPlan, package: ModelPackage, listing: Listing, started: datetime, *, replaces: bool
+) -> Summary:
+    """Write the results, the failures, and the summary beside them. `replaces`: those of an earlier attempt."""
     form, target = plan.form(), plan.output_file
     target.parent.mkdir(parents=True, exist_ok=True)
-    counts = write_results(
-        _outcomes(folder, listing), form, RowLayout(package.task, plan.is_recursive), target, folder.root / "logs"
-    )
+    layout, logs = RowLayout(package.task, plan.is_recursive), folder.root / "logs"
+    counts = write_results(_outcomes(folder, listing), form, layout, target, logs, replaces=replaces)
     summary = summarize(
         counts,
         started,
@@ -181,7 +193,7 @@ def _list_entries(plan: BatchPlan, listing: Listing, publish: EventSink) -> None
 
 
 def _outcomes(folder: RunFolder, listing: Listing) -> Iterator[Outcome]:
-    parts = Parts(folder.root / "parts")
+    parts = Parts(folder.parts)
     for part in range(listing.num_parts):
         yield from parts.outcomes(part)
 

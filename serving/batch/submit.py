@@ -13,6 +13,7 @@ from clearsight.documents.data.locations import resolve_location
 from clearsight.errors import Conflict, Fault, InvalidDocument, UserError
 from clearsight.handlers.backends import PRECISIONS
 from clearsight.handlers.scoring.scorer import choose_backend
+from clearsight.runs.data_registry import DataRegistry
 from clearsight.runs.kinds import JobPlan
 from clearsight.runs.model_registry import ModelRegistry
 from clearsight.runs.package import ModelPackage
@@ -43,9 +44,11 @@ def plan_batch(workspace: Workspace, deployment: BatchDeployment, invocation: Ba
     run_id = batch_name(name)
     output = _output_folder(workspace, RunFolder(workspace.runs / run_id), invocation.output_path, folder)
     plan = plan_of_deployment(workspace, given, run_id, output)
+    asset = DataRegistry(workspace).find(invocation.inputs)
     plan = plan.model_copy(
         update={
-            "inputs": invocation.inputs,
+            # The version that @latest means now: the list is made when the job starts.
+            "inputs": invocation.inputs if asset is None else f"azureml:{asset.name}:{asset.version}",
             "input_folder": folder,
             "input_type": invocation.input_type,
             "is_recursive": bool(invocation.recursive),

@@ -63,7 +63,7 @@ def main(args: Sequence[str]) -> int:
         return 1
     mailbox.send("ready", pid=os.getpid(), batch_rule=scorer.batch_rule, num_threads=scorer.num_threads)
     with EntryReader() as reader, ThreadPoolExecutor(_READERS, "clearsight-read") as pool:
-        _work(Listing(folder.root), Parts(folder.root / "parts"), mailbox, scorer, reader, pool)
+        _work(Listing(folder.root), Parts(folder.parts), mailbox, scorer, reader, pool)
     return 0
 
 

@@ -1,6 +1,7 @@
 """A batch job as a kind of job: planned from a deployment, run, shown and downloaded as other jobs are."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from clearsight.runs.cli_job import job
 from clearsight.runs.job_run import run_job
 from clearsight.runs.package import ModelPackage
 from clearsight.runs.run_folder import RunFolder
-from clearsight.runs.start import start_job
+from clearsight.runs.start import resume_job, start_job
 from clearsight.runs.stop_requests import StopRequests
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.batch.submit import plan_batch
@@ -91,9 +92,21 @@ def test_a_job_scores_a_datastore_and_its_results_are_downloaded(
     assert [json.loads(line)["filename"] for line in lines] == [f"{n:02}.png" for n in range(12) if n != 7]
     assert (tmp_path / "got/named-outputs/score/failed_files.jsonl").is_file()
 
-    failed = invoke(workspace, deploy(), uri, job_name="strict", error_threshold=0)
-    assert failed["status"] == "Failed"
-    assert "at most 0 files may fail" in str(failed["properties"])
+    # The file is repaired under its old size and time: only its part is scored again, and the results are replaced.
+    broken = tmp_path / "store" / "photos" / "07.png"
+    before = broken.stat()
+    repaired = (tmp_path / "store" / "photos" / "08.png").read_bytes()
+    listing = workspace.runs / child / "entries.jsonl"
+    broken.write_bytes(repaired)
+    os.utime(broken, ns=(before.st_atime_ns, before.st_mtime_ns))
+    listing.write_text(listing.read_text().replace(f", {before.st_size},", f", {len(repaired)},"))
+    times = [file.stat().st_mtime_ns for file in parts]
+    with resume_job(workspace, "first", 1, lambda: None, retry_failed=True):
+        again = run_job(workspace, "first", Inline(), lambda event: None, StopRequests())
+    assert again["status"] == "Completed"
+    assert [file.stat().st_mtime_ns != time for file, time in zip(parts, times, strict=True)] == [False, True, False]
+    assert len((workspace.runs / child / "outputs/score/out.jsonl").read_text().splitlines()) == 12
+    assert not (workspace.runs / child / "outputs/score/failed_files.jsonl").exists()
 
 
 def test_what_cannot_run_is_refused_before_a_run_folder_exists(workspace: Workspace, deploy: Deploy) -> None:

@@ -103,21 +103,26 @@ def create(
 
 @job.command(cls=JobCommand)
 @_name_option
+@click.option(
+    "--retry-failed", is_flag=True, help="Of a batch job, which may be completed: score again what has no answer."
+)
 @no_wait_option
 @stream_option
 @result_options
 @click.pass_context
-def resume(ctx: click.Context, name: str, no_wait: bool, stream: bool) -> dict[str, Any]:
+def resume(ctx: click.Context, name: str, retry_failed: bool, no_wait: bool, stream: bool) -> dict[str, Any]:
     r"""Go on with an interrupted job.
 
     It was canceled, failed, or lost its process or its machine. The same run goes on from its last checkpoint with the
     same settings, and ends as if it had not been interrupted (on a CPU to the last digit); without a checkpoint it
-    begins again. The job's time limit starts anew. Options and exit codes are those of create.
+    begins again. A batch job scores what has no outcome yet. The job's time limit starts anew. Options and exit codes
+    are those of create.
 
     \b
     Examples:
       clearsight job resume -n fridge_1
       clearsight job resume -n fridge_1 --no-wait
+      clearsight job resume -n batchjob-1 --retry-failed
     """
     refuse_both(no_wait, stream)
     workspace = Workspace.default()
@@ -125,7 +130,7 @@ def resume(ctx: click.Context, name: str, no_wait: bool, stream: bool) -> dict[s
     def show_wait() -> None:
         stderr.print("waiting for the trial's earlier process, which writes its checkpoint", soft_wrap=True)
 
-    run_lock = resume_job(workspace, name, CANCEL_GRACE_S, show_wait)
+    run_lock = resume_job(workspace, name, CANCEL_GRACE_S, show_wait, retry_failed=retry_failed)
     return run_started(ctx, workspace, name, run_lock, no_wait=no_wait, stream=stream)
 
 

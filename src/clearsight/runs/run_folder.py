@@ -139,6 +139,11 @@ class RunFolder:
     def parts(self) -> Path:
         return self.root / "parts"
 
+    @property
+    def retry_failed_file(self) -> Path:
+        """Exists while a batch job is to score again what failed."""
+        return self.root / "retry_failed"
+
     def has_checkpoint(self) -> bool:
         """Whether a resumed run goes on where it was: a training from a checkpoint, a batch job from its parts."""
         return (self.checkpoints / LAST_CHECKPOINT).is_file() or self.parts.is_dir()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from clearsight.errors import Conflict
+from clearsight.errors import Conflict, UserError
 from clearsight.files import write_atomically
 from clearsight.runs.kinds import JOB_KINDS, JobPlan
 from clearsight.runs.lock import RunLock
@@ -56,14 +56,22 @@ def start_job(plan: JobPlan, workspace: Workspace) -> RunLock:
     return run_lock
 
 
-def resume_job(workspace: Workspace, name: str, wait_s: float, on_wait: Callable[[], None]) -> RunLock:
+def resume_job(
+    workspace: Workspace, name: str, wait_s: float, on_wait: Callable[[], None], *, retry_failed: bool = False
+) -> RunLock:
     """Lock a job that was canceled, failed, or lost its process, so that `run_job` continues it.
 
     Trials that are completed stay so, all others run again. A trial whose parent process was killed may still be
-    writing its checkpoint: after a call of `on_wait`, it gets `wait_s` seconds to end.
-    Raises `NotFound`, and `Conflict` for a job that is completed or at work.
+    writing its checkpoint: after a call of `on_wait`, it gets `wait_s` seconds to end. `retry_failed`: a batch job,
+    which may be completed, scores again what failed.
+    Raises `NotFound`, `UserError` for `retry_failed` of another kind, and `Conflict` for a job that is completed or at
+    work.
     """
     record = read_record(workspace, name)
+    if retry_failed and JOB_KINDS[record.type].output != "score":
+        raise UserError(
+            f"only what failed of a batch job can be tried again, but {name!r} is a job of the type {record.type}"
+        )
     folder, trials = RunFolder(workspace.runs / name), trial_folders(workspace, record)
     for trial in trials:
         JOB_KINDS[record.type].read_spec(trial)
@@ -75,12 +83,14 @@ def resume_job(workspace: Workspace, name: str, wait_s: float, on_wait: Callable
         ) from None
     try:
         status = folder.read_status()
-        if status.status == "Completed":
+        if status.status == "Completed" and not retry_failed:
             raise Conflict(f"a job must be canceled, failed or interrupted to be resumed, but {name!r} is completed")
         for trial in trials:
             _wait_for_orphan(trial, wait_s, on_wait)
             before = trial.read_status()
-            if before.status != "Completed":
+            if retry_failed:
+                trial.retry_failed_file.touch()
+            if before.status != "Completed" or retry_failed:
                 trial.write_status(
                     replace(before, status="NotStarted", ended_at=None, pid=None, reason=None, message=None)
                 )
