@@ -77,7 +77,11 @@ def invoke(
     overrides = parse_assignments(assignments)
     invocation, folder = _read_flags(name, deployment_name, file, overrides, **flags)
     deployment = BatchEndpointStore(workspace).get(name).deployment(deployment_name)
-    plan = plan_batch(workspace, deployment, invocation, folder)
+
+    def show_step(step: str) -> None:
+        stderr.print(f"{step} the package on this machine, once", markup=False)
+
+    plan = plan_batch(workspace, deployment, invocation, folder, show_step)
     return run_started(ctx, workspace, plan.record.name, start_job(plan, workspace), no_wait=no_wait, stream=stream)
 
 

@@ -1,8 +1,9 @@
 """From a deployment and an invocation to the plan of a job: everything is checked before anything starts."""
 
+import asyncio
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -10,6 +11,8 @@ from typing import Any, Final, NoReturn
 from clearsight.documents.batch.document import BatchDeployment
 from clearsight.documents.batch.invocation import BatchInvocation
 from clearsight.documents.data.locations import resolve_location
+from clearsight.documents.deployment.document import DeploymentDocument
+from clearsight.documents.deployment.layout import MeasuredLayout, ServingLayout
 from clearsight.errors import Conflict, Fault, InvalidDocument, UserError
 from clearsight.handlers.backends import PRECISIONS
 from clearsight.handlers.scoring.scorer import choose_backend
@@ -25,14 +28,21 @@ from clearsight.serving.batch.inputs.opening import open_input
 from clearsight.serving.batch.plan import BatchPlan, fingerprint_of
 from clearsight.serving.batch.results.frame_settings import FRAME_SETTINGS_FILE, read_frame_settings
 from clearsight.serving.batch.results.write import require_free
+from clearsight.serving.supervisor.layout import choose_layout, measure_package
 
 __all__ = ["plan_batch", "refuse_document"]
 
 _TIMEOUT_MINUTES: Final = 7 * 24 * 60
 
 
-def plan_batch(workspace: Workspace, deployment: BatchDeployment, invocation: BatchInvocation, folder: Path) -> JobPlan:
-    """Plan a batch job. Relative inputs are relative to `folder`.
+def plan_batch(
+    workspace: Workspace,
+    deployment: BatchDeployment,
+    invocation: BatchInvocation,
+    folder: Path,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> JobPlan:
+    """Plan a batch job. Relative inputs are relative to `folder`. `on_step` gets the name of a step that takes time.
 
     What the invocation leaves open is the deployment's. Raises `UserError` (`NotFound`, `Conflict`, …) for a model, an
     input or an output that cannot be used.
@@ -43,7 +53,7 @@ def plan_batch(workspace: Workspace, deployment: BatchDeployment, invocation: Ba
     given = _with_invocation(deployment, invocation)
     run_id = batch_name(name)
     output = _output_folder(workspace, RunFolder(workspace.runs / run_id), invocation.output_path, folder)
-    plan = plan_of_deployment(workspace, given, run_id, output)
+    plan = plan_of_deployment(workspace, given, run_id, output, on_step)
     asset = DataRegistry(workspace).find(invocation.inputs)
     plan = plan.model_copy(
         update={
@@ -74,20 +84,16 @@ def plan_batch(workspace: Workspace, deployment: BatchDeployment, invocation: Ba
     return JobPlan(record, (plan,))
 
 
-def plan_of_deployment(workspace: Workspace, deployment: BatchDeployment, run_id: str, output: Path) -> BatchPlan:
+def plan_of_deployment(
+    workspace: Workspace, deployment: BatchDeployment, run_id: str, output: Path, on_step: Callable[[str], None]
+) -> BatchPlan:
     """The plan of a deployment's job but for its input."""
     package = ModelPackage.open(ModelRegistry(workspace).resolve(deployment.model))
-    variables = deployment.environment_variables
-    precision = variables.get("CLEARSIGHT_PRECISION", "f32")
+    layout = _layout(workspace, deployment, package, on_step)
+    precision = layout.precision
     if precision not in PRECISIONS:
         raise UserError(f"CLEARSIGHT_PRECISION must be {' or '.join(PRECISIONS)}, but got {precision!r}")
-    backend, device = choose_backend(
-        package,
-        variables.get("CLEARSIGHT_BACKEND", "auto"),
-        variables.get("CLEARSIGHT_DEVICE", "auto"),
-        precision,
-    )
-    num_workers = deployment.instance_count * deployment.max_concurrency_per_instance
+    backend, device = choose_backend(package, layout.backend, layout.device, precision)
     return BatchPlan(
         run_id=run_id,
         package=package.root,
@@ -98,12 +104,12 @@ def plan_of_deployment(workspace: Workspace, deployment: BatchDeployment, run_id
         inputs="",
         input_folder=Path(),
         part_size=deployment.mini_batch_size,
-        num_workers=num_workers,
-        num_threads=_num_threads(num_workers, variables.get("CLEARSIGHT_NUM_THREADS")),
+        num_workers=layout.workers,
+        num_threads=layout.num_threads,
         max_retries=deployment.max_retries,
         timeout_s=deployment.timeout_s,
         error_threshold=deployment.error_threshold,
-        environment_variables=dict(variables),
+        environment_variables=dict(deployment.environment_variables),
         output_file=output / deployment.output_file_name,
         output_action=deployment.output_action,
         output_format=deployment.properties.get("output_format"),
@@ -142,13 +148,24 @@ def _output_folder(workspace: Workspace, run: RunFolder, output_path: str | None
     return resolve_location(output_path.rstrip("/") or "/", folder.absolute(), workspace.datastores())
 
 
-def _num_threads(num_workers: int, given: str | None) -> int:
-    """Threads of each worker: what the deployment sets, else its share of the cores."""
-    if given is None:
-        return max(1, len(os.sched_getaffinity(0)) // num_workers)
-    if not given.isdecimal() or int(given) < 1:
-        raise UserError(f"CLEARSIGHT_NUM_THREADS must be a whole number from 1 on, but got {given!r}")
-    return int(given)
+def _layout(
+    workspace: Workspace, deployment: BatchDeployment, package: ModelPackage, on_step: Callable[[str], None]
+) -> ServingLayout:
+    """Backend, processes and threads: what the deployment sets, else what is fastest on this machine.
+
+    The processes are always those of the deployment. The package is measured once, as for an online deployment.
+    """
+    document = DeploymentDocument(
+        name=deployment.name,
+        endpoint_name=deployment.endpoint_name,
+        model=deployment.model,
+        instance_count=deployment.instance_count * deployment.max_concurrency_per_instance,
+        environment_variables=deployment.environment_variables,
+    )
+    measured: Sequence[MeasuredLayout] = ()
+    if "CLEARSIGHT_BACKEND" not in deployment.environment_variables:
+        measured = asyncio.run(measure_package(package.root, document, workspace, on_step))
+    return choose_layout(document, measured, len(os.sched_getaffinity(0)))
 
 
 def _frame_settings(deployment: BatchDeployment) -> dict[str, Any]:

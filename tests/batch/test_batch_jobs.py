@@ -44,7 +44,9 @@ def asked(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     """What a line of `batch-endpoint invoke` asks to be planned, or why it is refused; nothing is started."""
     planned: list[Planned] = []
 
-    def plan(workspace: Workspace, deployment: BatchDeployment, invocation: BatchInvocation, folder: Path) -> None:
+    def plan(
+        workspace: Workspace, deployment: BatchDeployment, invocation: BatchInvocation, folder: Path, on_step: object
+    ) -> None:
         planned.append((deployment, invocation, folder))
         raise UserError("planned")
 
@@ -178,7 +180,15 @@ def test_a_job_is_run_printed_listed_and_downloaded(
     for image in drawn_images[:5]:
         shutil.copy(image, "photos")
     BatchEndpointStore(workspace).put_deployment(
-        BatchDeployment("blue", "fridge", str(tiny_package.root), "local", mini_batch_size=2), is_default=True
+        BatchDeployment(
+            "blue",
+            "fridge",
+            str(tiny_package.root),
+            "local",
+            mini_batch_size=2,
+            environment_variables={"CLEARSIGHT_BACKEND": "openvino"},
+        ),
+        is_default=True,
     )
 
     def printed(line: str) -> str:
