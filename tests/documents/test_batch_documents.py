@@ -280,7 +280,10 @@ def test_every_fault_is_listed_at_once(tmp_path: Path) -> None:
 
 def test_keys_without_effect_are_named(folder: Path) -> None:
     said = parse_batch_deployment(yaml.safe_load(SCRIPT), folder).warnings
-    assert said == ("code_configuration has no effect here", "environment has no effect here")
+    assert said == (
+        "code_configuration has no effect here, but for parallel_run_step.settings.json beside the script",
+        "environment has no effect here",
+    )
     assert parse_batch_deployment(yaml.safe_load(OLD)).warnings == ("resources.instance_type has no effect here",)
     reference = "azureml://registries/azureml/models/fridge/versions/1"
     assert parse_batch_deployment({**LEAST, "model": reference}).warnings == (

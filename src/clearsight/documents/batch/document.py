@@ -1,7 +1,7 @@
 """Azure's batch endpoint and deployment files, parsed with every fault at once.
 
 Keys without a meaning on one's own machine (`environment`, `code_configuration`, `identity`, …) are checked, kept and
-shown, and have no effect.
+shown, and have no effect; of `code_configuration`, the settings file beside the script has one.
 """
 
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ from clearsight.fields import given_values, read
 __all__ = ["BatchDeployment", "BatchEndpoint", "parse_batch_deployment", "parse_batch_endpoint"]
 
 _WITHOUT_EFFECT: Final = ("code_configuration", "environment")
+_EXCEPTIONS: Final = {"code_configuration": ", but for parallel_run_step.settings.json beside the script"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,8 @@ class BatchDeployment:
     tags: Mapping[str, Any] = field(default_factory=dict)
     properties: Mapping[str, str] = field(default_factory=dict)
     inert: Mapping[str, Any] = field(default_factory=dict)
-    """Accepted keys without effect: `code_configuration`, `environment`, and `resources` without `instance_count`."""
+    """Accepted keys whose scripts and images are not used: `code_configuration`, `environment`, and `resources` without
+    `instance_count`."""
     warnings: tuple[str, ...] = field(default=(), compare=False)
     """What was assumed or has no effect."""
 
@@ -186,7 +188,7 @@ def _deployment(section: SettingsLayout | RootLayout, values: Mapping[str, Any])
     ignored = [*inert, *(f"resources.{key}" for key in resources)]
     if settings.logging_level != "info":
         ignored.append("logging_level")
-    warnings = [f"{key} has no effect here" for key in ignored]
+    warnings = [f"{key} has no effect here{_EXCEPTIONS.get(key, '')}" for key in ignored]
     if section.compute.startswith("ray:"):
         warnings.append(f"compute {section.compute!r} is not there yet: jobs run on this machine")
     return BatchDeployment(
