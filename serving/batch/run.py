@@ -68,10 +68,13 @@ def run_batch(
     """
     started = datetime.now(UTC)
 
+    progress: dict[str, Any] = {}
+
     def publish(kind: str, **fields: Any) -> None:
         folder.append_event(kind, **fields)
         if kind == "progress":
-            _write_overview(folder, fields, started)
+            progress.update(fields)
+            _write_overview(folder, "Running", fields, started)
         on_event(kind, **fields)
 
     with folder.own():
@@ -81,6 +84,8 @@ def run_batch(
         ending = _end(folder, executor, stop, publish)
         status = replace(status, status=ending.state, ended_at=now(), reason=ending.reason, message=ending.message)
         folder.write_status(status)
+        if progress:
+            _write_overview(folder, ending.state, progress, started)
         publish("ended", status=ending.state, reason=ending.reason, message=ending.message)
         return ending
 
@@ -131,10 +136,10 @@ def _run(folder: RunFolder, executor: Executor, stop: StopRequests, publish: Eve
     return BatchEnding("Completed", "done", message, summary)
 
 
-def _write_overview(folder: RunFolder, progress: Mapping[str, Any], started: datetime) -> None:
+def _write_overview(folder: RunFolder, state: str, progress: Mapping[str, Any], started: datetime) -> None:
     """Write `logs/job_progress_overview.txt` of a progress event."""
     overview = Overview(
-        state="Running" if progress["done"] < progress["total"] else "Finalizing",
+        state=state,
         num_rows=progress["total"],
         num_ok=progress["done"] - progress["failed"],
         num_failed=progress["failed"],

@@ -80,6 +80,7 @@ def test_a_job_scores_a_datastore_and_its_results_are_downloaded(
     overview = (workspace.runs / child / "logs" / "job_progress_overview.txt").read_text()
     assert "12 of 12 done, 11 scored, 1 failed" in overview
     assert "3 of 3 done" in overview
+    assert "Completed" in overview
     assert "07.png: " in (workspace.runs / child / "logs" / "user" / "error.txt").read_text()
 
     shown = json.loads(CliRunner().invoke(job, ["show", "-n", child]).stdout)
