@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import click
 import orjson
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from clearsight.catalogue.algorithms import ALGORITHMS
 from clearsight.console import AzCommand, emit, stderr
 from clearsight.errors import UserError
 from clearsight.files import write_atomically
@@ -26,6 +27,7 @@ from clearsight.runs.workspace import Workspace
 from clearsight.serving.batch.direct import run as run_batch
 from clearsight.serving.batch.progress import BatchProgress
 from clearsight.serving.batch.results.write import FAILED_FILES
+from clearsight.serving.batch.row_outputs import parse_parameters
 from clearsight.tasks import Task
 from clearsight.wire.answers import Answer, DetectionAnswer
 from clearsight.wire.encoding import to_document
@@ -34,7 +36,19 @@ __all__ = ["predict", "table_row"]
 
 
 _OF_STDOUT: Final = ("output", "threshold", "save_overlay", "save_masks", "batch_size")
-_OF_RESULTS: Final = ("recursive", "workers", "mini_batch_size", "max_retries", "timeout", "error_threshold")
+_OF_RESULTS: Final = (
+    "recursive",
+    "workers",
+    "mini_batch_size",
+    "max_retries",
+    "timeout",
+    "error_threshold",
+    "overlays",
+    "masks",
+    "explain",
+    "xai_parameters",
+    "explanations",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +101,27 @@ class Scored:
     type=click.IntRange(-1),
     help="With --results: images that may fail; -1: any number.",
 )
+@click.option("--overlays", is_flag=True, help="With --results: draw each answer on its image, in overlays/ beside it.")
+@click.option(
+    "--masks", is_flag=True, help="With --results, segmentation: images of instance numbers, in masks/ beside it."
+)
+@click.option(
+    "--explain",
+    type=click.Choice(tuple(ALGORITHMS)),
+    help="With --results: explain each image with this algorithm (those of `clearsight explain`).",
+)
+@click.option(
+    "--xai-parameters",
+    metavar="JSON",
+    help="With --results: explain with these keys of a scoring request, for example '{\"attributions\": true}'.",
+)
+@click.option(
+    "--explanations",
+    default="files",
+    show_default=True,
+    type=click.Choice(["files", "inline"]),
+    help="With --results: explanations as files in explanations/ beside it, or in the results themselves.",
+)
 @click.pass_context
 def predict(
     ctx: click.Context,
@@ -105,6 +140,11 @@ def predict(
     max_retries: int,
     timeout: float,
     error_threshold: int,
+    overlays: bool,
+    masks: bool,
+    explain: str | None,
+    xai_parameters: str | None,
+    explanations: Literal["files", "inline"],
 ) -> None:
     r"""Score images with a model package.
 
@@ -123,6 +163,7 @@ def predict(
       clearsight predict --package azureml:boxes:1 photos/ -o jsonl --threshold 0.5 --save-overlay looked-at/
       clearsight predict --package azureml:nuclei:1 slides/ -o jsonl --save-masks masks/
       clearsight predict --package azureml:fridge@latest photos/ --recursive --results predictions.jsonl
+      clearsight predict --package azureml:fridge@latest photos/ --results out/predictions.jsonl --explain xrai
     """
     if results is not None:
         _refuse_other_options(ctx, images)
@@ -137,6 +178,10 @@ def predict(
             timeout_s=timeout,
             error_threshold=error_threshold,
             backend=backend,
+            overlays=overlays,
+            masks=masks,
+            explain=_xai_parameters(explain, xai_parameters),
+            explanations=explanations,
         )
         return
     _refuse_options(ctx, _OF_RESULTS, "need --results FILE")
@@ -152,8 +197,8 @@ def predict(
         _require_masks(scorer)
     _require_threshold(scorer, threshold)
     documents, failed = [], 0
-    overlays: set[Path] = set()
-    masks: set[Path] = set()
+    used_overlays: set[Path] = set()
+    used_masks: set[Path] = set()
     columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         for scored in progress.track(_score_all(scorer, found), total=len(found)):
@@ -165,10 +210,10 @@ def predict(
             if threshold is not None and isinstance(result, DetectionAnswer):
                 result = replace(result, boxes=tuple(box for box in result.boxes if box.score >= threshold))
             if save_overlay is not None:
-                name = free_name(scored.image, "overlay.jpg", overlays)
+                name = free_name(scored.image, "overlay.jpg", used_overlays)
                 _save_overlay(save_overlay / name, scorer, scored.image, result, threshold)
             if save_masks is not None:
-                _save_masks(save_masks, masks, scorer, scored.image, result)
+                _save_masks(save_masks, used_masks, scorer, scored.image, result)
             document = {"file": str(file), **to_document(result)}
             if output == "jsonl":
                 click.echo(orjson.dumps(document).decode())
@@ -190,6 +235,14 @@ def _refuse_options(ctx: click.Context, names: tuple[str, ...], why: str) -> Non
     given = [name for name in names if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
     if given:
         raise click.UsageError(f"{', '.join('--' + name.replace('_', '-') for name in given)} {why}")
+
+
+def _xai_parameters(algorithm: str | None, text: str | None) -> dict[str, Any] | None:
+    """The parameters of explanations; None without any."""
+    if algorithm is None and text is None:
+        return None
+    parameters = parse_parameters(text, "--xai-parameters")
+    return parameters if algorithm is None else {**parameters, "xai_algorithm": algorithm}
 
 
 def _run_batch(**options: Any) -> None:

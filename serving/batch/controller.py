@@ -198,6 +198,8 @@ class BatchController:
                 case "done":
                     self._take_done(worker.ranges.popleft(), message["num_failed"])
                     worker.began_at = None
+                case "cannot_write":
+                    raise ClearsightError(f"the files of the results cannot be written: {message['error']}")
                 case "failed":
                     worker.began_at = None
                     self._take_failed(worker.ranges.popleft(), "error", message["error"])

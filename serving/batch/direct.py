@@ -5,8 +5,9 @@ The state of an unfinished job lies in a folder beside the file of results; the 
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from clearsight.errors import ClearsightError, Conflict, UserError
 from clearsight.executor.local import Local
@@ -23,6 +24,7 @@ from clearsight.serving.batch.inputs.opening import open_input
 from clearsight.serving.batch.plan import BatchPlan, fingerprint_of, read_plan, require_same
 from clearsight.serving.batch.results.summary import Summary
 from clearsight.serving.batch.results.write import require_free
+from clearsight.serving.batch.row_outputs import RowOutputs
 from clearsight.serving.batch.run import run_batch
 
 __all__ = ["Stopped", "run"]
@@ -47,6 +49,10 @@ def run(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Precision = "f32",
     output_format: Literal["csv", "jsonl", "space"] | None = None,
+    overlays: bool = False,
+    masks: bool = False,
+    explain: Mapping[str, Any] | None = None,
+    explanations: Literal["files", "inline"] = "files",
     on_event: EventSink = lambda kind, **fields: None,
     stop: StopRequests | None = None,
 ) -> Summary:
@@ -60,6 +66,10 @@ def run(
     `mini_batch_size` images may take `timeout_s` seconds; an image that fails without an answer is tried again up to
     `max_retries` times.
 
+    `overlays` and `masks` write an image for each answer into folders of these names beside `output`. `explain` has
+    the `xai_parameters` of a scoring request, and may be empty for a classifier: every image is then explained, into
+    files in the folder `explanations` that the results name, or `inline` in the results.
+
     `<output>.partial` holds the state until the end: the same call continues an interrupted job, and writes the same
     bytes. Raises `Conflict` when `output` exists, or when the state is that of another package, input or option;
     `Stopped` when `stop` was set; `UserError` for what cannot be used; `ClearsightError` for a job that failed.
@@ -70,13 +80,20 @@ def run(
     if workers < 1 or mini_batch_size < 1:
         raise UserError(f"workers and mini_batch_size must be at least 1, but got {workers} and {mini_batch_size}")
     chosen, on = choose_backend(package, backend, device, precision)
+    asked = RowOutputs(
+        overlays=overlays,
+        masks=masks,
+        explain=None if explain is None else dict(explain),
+        explanations=explanations,
+    )
+    rows = asked.for_package(package, {})
     plan = BatchPlan(
         run_id=f"{target.name}.partial",
         package=package.root,
         backend=chosen,
         device=on,
         precision=precision,
-        fingerprint=fingerprint_of(package, chosen, on, precision, mini_batch_size),
+        fingerprint=fingerprint_of(package, chosen, on, precision, mini_batch_size, rows, {}),
         inputs=str(inputs),
         input_folder=Path.cwd(),
         is_recursive=recursive,
@@ -88,12 +105,14 @@ def run(
         error_threshold=error_threshold,
         output_file=target,
         output_format=output_format,
+        rows=rows,
     )
     require_free(target, plan.form())
     folder = RunFolder(target.with_name(plan.run_id))
     if folder.spec_file.exists():
         _require_same_job(read_plan(folder), plan, folder)
     else:
+        rows.require_free(target.parent)
         open_input(plan.inputs, plan.input_folder, workspace, is_recursive=recursive)
         folder.root.mkdir(parents=True, exist_ok=True)
         write_atomically(folder.spec_file, plan.to_json())

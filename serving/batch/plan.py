@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,8 +16,9 @@ from clearsight.runs.record import JobRecord, damaged
 from clearsight.runs.run_folder import RunFolder
 from clearsight.serving.batch.progress import BatchProgress
 from clearsight.serving.batch.results.forms import Form, choose_form
+from clearsight.serving.batch.row_outputs import NO_ROW_OUTPUTS, RowOutputs
 
-__all__ = ["BatchPlan", "fingerprint_of", "read_plan", "require_same"]
+__all__ = ["BatchPlan", "fingerprint_of", "present_fingerprint", "read_plan", "require_same"]
 
 
 class BatchPlan(BaseModel):
@@ -57,6 +59,8 @@ class BatchPlan(BaseModel):
     """The property `output_format` of the deployment, see `results.forms.choose_form`."""
     frame_settings: dict[str, Any] = {}
     """See `results.frame_settings.read_frame_settings`."""
+    rows: RowOutputs = NO_ROW_OUTPUTS
+    """Images and explanations of the answers."""
 
     def facts(self) -> TrialFacts:
         shown: dict[str, tuple[int | float | str, str]] = {
@@ -93,9 +97,18 @@ def read_plan(folder: RunFolder) -> BatchPlan:
 
 
 def fingerprint_of(
-    package: ModelPackage, backend: str, device: Device, precision: Precision, part_size: int
+    package: ModelPackage,
+    backend: str,
+    device: Device,
+    precision: Precision,
+    part_size: int,
+    rows: RowOutputs = NO_ROW_OUTPUTS,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
-    """What decides the bytes of the parts of a batch job, by the name that its user knows."""
+    """What decides the parts of a batch job and the files of its rows, by the name that its user knows.
+
+    `variables` are the environment variables that the job sets in its workers.
+    """
     return {
         "the package": sha256_of(package.manifest_file),
         "settings.json of the package": sha256_of(package.settings_file),
@@ -104,7 +117,15 @@ def fingerprint_of(
         "device": device,
         "precision": precision,
         "mini_batch_size": str(part_size),
+        **rows.fingerprint(variables),
     }
+
+
+def present_fingerprint(plan: BatchPlan, package: ModelPackage) -> dict[str, str]:
+    """The fingerprint that the job of a plan has now."""
+    return fingerprint_of(
+        package, plan.backend, plan.device, plan.precision, plan.part_size, plan.rows, plan.environment_variables
+    )
 
 
 def require_same(before: Mapping[str, str], now: Mapping[str, str], what: str) -> None:

@@ -22,7 +22,7 @@ from clearsight.serving.batch.controller import BatchController, Canceled, Event
 from clearsight.serving.batch.entries import Listing
 from clearsight.serving.batch.inputs.opening import open_input
 from clearsight.serving.batch.parts import Outcome, Parts
-from clearsight.serving.batch.plan import BatchPlan, fingerprint_of, read_plan, require_same
+from clearsight.serving.batch.plan import BatchPlan, present_fingerprint, read_plan, require_same
 from clearsight.serving.batch.results.rows import RowLayout
 from clearsight.serving.batch.results.summary import Overview, Summary, summarize, write_overview, write_summary
 from clearsight.serving.batch.results.write import FAILED_FILES, write_results
@@ -114,8 +114,7 @@ def _run(folder: RunFolder, executor: Executor, stop: StopRequests, publish: Eve
     started = datetime.now(UTC)
     plan = read_plan(folder)
     package = ModelPackage.open(plan.package)
-    now_made_by = fingerprint_of(package, plan.backend, plan.device, plan.precision, plan.part_size)
-    require_same(plan.fingerprint, now_made_by, folder.run_id)
+    require_same(plan.fingerprint, present_fingerprint(plan, package), folder.run_id)
     listing = Listing(folder.root)
     if not listing.exists():
         _list_entries(plan, listing, publish)
@@ -165,7 +164,7 @@ def _write(
     """Write the results, the failures, and the summary beside them. `replaces`: those of an earlier attempt."""
     form, target = plan.form(), plan.output_file
     target.parent.mkdir(parents=True, exist_ok=True)
-    layout, logs = RowLayout(package.task, plan.is_recursive), folder.root / "logs"
+    layout, logs = RowLayout(package.task, plan.is_recursive, plan.rows.answer_keys(package.task)), folder.root / "logs"
     counts = write_results(_outcomes(folder, listing), form, layout, target, logs, replaces=replaces)
     summary = summarize(
         counts,

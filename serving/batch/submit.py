@@ -28,6 +28,7 @@ from clearsight.serving.batch.inputs.opening import open_input
 from clearsight.serving.batch.plan import BatchPlan, fingerprint_of
 from clearsight.serving.batch.results.frame_settings import FRAME_SETTINGS_FILE, read_frame_settings
 from clearsight.serving.batch.results.write import require_free
+from clearsight.serving.batch.row_outputs import read_properties
 from clearsight.serving.supervisor.layout import choose_layout, measure_package
 
 __all__ = ["plan_batch", "refuse_document"]
@@ -65,6 +66,7 @@ def plan_batch(
         }
     )
     require_free(plan.output_file, plan.form())
+    plan.rows.require_free(output)
     open_input(plan.inputs, folder, workspace, input_type=plan.input_type, is_recursive=plan.is_recursive)
     record = JobRecord(
         name=name,
@@ -89,6 +91,8 @@ def plan_of_deployment(
 ) -> BatchPlan:
     """The plan of a deployment's job but for its input."""
     package = ModelPackage.open(ModelRegistry(workspace).resolve(deployment.model))
+    variables = dict(deployment.environment_variables)
+    rows = read_properties(deployment.properties).for_package(package, variables)
     layout = _layout(workspace, deployment, package, on_step)
     precision = layout.precision
     if precision not in PRECISIONS:
@@ -100,7 +104,7 @@ def plan_of_deployment(
         backend=backend,
         device=device,
         precision=precision,
-        fingerprint=fingerprint_of(package, backend, device, precision, deployment.mini_batch_size),
+        fingerprint=fingerprint_of(package, backend, device, precision, deployment.mini_batch_size, rows, variables),
         inputs="",
         input_folder=Path(),
         part_size=deployment.mini_batch_size,
@@ -109,11 +113,12 @@ def plan_of_deployment(
         max_retries=deployment.max_retries,
         timeout_s=deployment.timeout_s,
         error_threshold=deployment.error_threshold,
-        environment_variables=dict(deployment.environment_variables),
+        environment_variables=variables,
         output_file=output / deployment.output_file_name,
         output_action=deployment.output_action,
         output_format=deployment.properties.get("output_format"),
         frame_settings=_frame_settings(deployment),
+        rows=rows,
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from clearsight.errors import ClearsightError, UserError
+from clearsight.errors import ClearsightError
 from clearsight.handlers.scoring.scorer import MAX_BATCH_SIZE, Scorer, load_scorer
 from clearsight.runs.package import ModelPackage
 from clearsight.runs.run_folder import RunFolder
@@ -23,10 +23,9 @@ from clearsight.runs.workspace import Workspace
 from clearsight.serving.batch.entries import Entry, Listing
 from clearsight.serving.batch.inputs.reader import EntryReader, Unreadable
 from clearsight.serving.batch.mailbox import Mailbox
-from clearsight.serving.batch.parts import PartRange, Parts, encode_outcome
-from clearsight.serving.batch.plan import BatchPlan, fingerprint_of, read_plan, require_same
-from clearsight.wire.answers import Answer
-from clearsight.wire.encoding import encode_answers
+from clearsight.serving.batch.parts import PartRange, Parts
+from clearsight.serving.batch.plan import BatchPlan, present_fingerprint, read_plan, require_same
+from clearsight.serving.batch.row_scorer import CannotWrite, Cell, RowScorer
 
 __all__ = ["main"]
 
@@ -36,9 +35,6 @@ _READERS: Final = 4
 """Files read at the same time."""
 
 log = logging.getLogger(__name__)
-
-Cell = object
-"""What `Scorer.score` takes, or the `Unreadable` error of an entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +54,20 @@ def main(args: Sequence[str]) -> int:
         plan = read_plan(folder)
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
         scorer = _open(plan)
+        rows = RowScorer(scorer, plan.rows, plan.output_file.parent)
     except ClearsightError as error:
         mailbox.send("unable", error=str(error))
         return 1
     mailbox.send("ready", pid=os.getpid(), batch_rule=scorer.batch_rule, num_threads=scorer.num_threads)
     with EntryReader() as reader, ThreadPoolExecutor(_READERS, "clearsight-read") as pool:
-        _work(Listing(folder.root), Parts(folder.parts), mailbox, scorer, reader, pool)
+        _work(Listing(folder.root), Parts(folder.parts), mailbox, rows, reader, pool)
     return 0
 
 
 def _open(plan: BatchPlan) -> Scorer:
     """Load the package. Raises `Conflict` when it is no longer that of the plan."""
     package = ModelPackage.open(plan.package)
-    now = fingerprint_of(package, plan.backend, plan.device, plan.precision, plan.part_size)
-    require_same(plan.fingerprint, now, "a batch job")
+    require_same(plan.fingerprint, present_fingerprint(plan, package), "a batch job")
     per_call = plan.part_size if plan.part_size <= _MAX_IMAGES_PER_CALL else MAX_BATCH_SIZE
     scorer = load_scorer(
         package,
@@ -87,7 +83,7 @@ def _open(plan: BatchPlan) -> Scorer:
 
 
 def _work(
-    listing: Listing, parts: Parts, mailbox: Mailbox, scorer: Scorer, reader: EntryReader, pool: ThreadPoolExecutor
+    listing: Listing, parts: Parts, mailbox: Mailbox, rows: RowScorer, reader: EntryReader, pool: ThreadPoolExecutor
 ) -> None:
     queue: deque[_Assignment] = deque()
     is_last = False
@@ -107,7 +103,10 @@ def _work(
         assignment = queue.popleft()
         mailbox.send("began", **_fields(assignment.where))
         try:
-            num_failed = _score(assignment, scorer, parts)
+            num_failed = _score(assignment, rows, parts)
+        except CannotWrite as error:
+            mailbox.send("cannot_write", error=str(error))
+            raise
         except OSError:
             raise  # the run folder cannot be written: the controller finds the reason in the log
         except Exception as error:  # of this range alone: the controller finds the entry that causes it
@@ -124,23 +123,14 @@ def _read(reader: EntryReader, entry: Entry) -> Cell:
         return error
 
 
-def _score(assignment: _Assignment, scorer: Scorer, parts: Parts) -> int:
-    """Score a range and write its outcomes; return the number of entries without an answer."""
+def _score(assignment: _Assignment, rows: RowScorer, parts: Parts) -> int:
+    """Score a range and write its files, then its outcomes; return the number of entries without an answer."""
     cells = [cell.result() for cell in assignment.cells]
-    answers = iter(scorer.score([cell for cell in cells if not isinstance(cell, Unreadable)]))
-    results = [cell if isinstance(cell, Unreadable) else next(answers) for cell in cells]
-    lines = list(map(_line, assignment.entries, results))
-    num_failed = sum(isinstance(result, UserError) for result in results)
-    parts.commit(assignment.where, assignment.is_whole, lines, num_failed)
+    results = rows.score(cells)
+    outcomes = list(map(rows.outcome, assignment.entries, cells, results))
+    num_failed = sum(is_failure for _, is_failure in outcomes)
+    parts.commit(assignment.where, assignment.is_whole, [line for line, _ in outcomes], num_failed)
     return num_failed
-
-
-def _line(entry: Entry, result: Answer | UserError) -> bytes:
-    if isinstance(result, Unreadable):
-        return encode_outcome(entry.name, entry.row, None, str(result), result.code)
-    if isinstance(result, UserError):
-        return encode_outcome(entry.name, entry.row, None, str(result), "bad_image")
-    return encode_outcome(entry.name, entry.row, encode_answers([result])[1:-1])
 
 
 def _fields(where: PartRange) -> dict[str, int]:

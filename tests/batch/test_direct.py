@@ -45,12 +45,14 @@ def test_an_interrupted_job_goes_on_and_writes_the_answers_of_the_scorer(
         if kind == "worker":
             stop.request()
 
-    options: dict[str, Any] = {"recursive": True, "mini_batch_size": 2}
+    options: dict[str, Any] = {"recursive": True, "mini_batch_size": 2, "overlays": True}
     with pytest.raises(Stopped, match=r"the same command goes on; .*predictions.csv.partial holds what is done"):
         run(tiny_package, photos, output, **options, on_event=on_event, stop=stop)
     assert not output.exists()
     with pytest.raises(Conflict, match=r"mini_batch_size \(2, now 3\)"):
         run(tiny_package, photos, output, recursive=True, mini_batch_size=3)
+    with pytest.raises(Conflict, match=r"overlays \(yes, now no\)"):
+        run(tiny_package, photos, output, recursive=True, mini_batch_size=2)
     with pytest.raises(Conflict, match=r"a job over '.*photos', but got '.*below'"):
         run(tiny_package, photos / "below", output, **options)
 
@@ -68,8 +70,13 @@ def test_an_interrupted_job_goes_on_and_writes_the_answers_of_the_scorer(
         assert [ast.literal_eval(cell) for cell in rows[name][1:3]] == [expected["probs"], expected["labels"]]
     [failure] = map(json.loads, (tmp_path / "failed_files.jsonl").read_text().splitlines())
     assert (failure["filename"], failure["code"]) == ("broken.jpg", "bad_image")
+    drawn = [file for file in (tmp_path / "overlays").rglob("*") if file.is_file()]
+    assert {str(file.relative_to(tmp_path / "overlays")) for file in drawn} == {f"{name}.overlay.jpg" for name in names}
     with pytest.raises(Conflict, match=r"predictions\.csv"):
         run(tiny_package, photos, output)
+    (tmp_path / "failed_files.jsonl").unlink()
+    with pytest.raises(Conflict, match=r"never written over others, but .*overlays exists"):
+        run(tiny_package, photos / "below", tmp_path / "other.jsonl", overlays=True)
 
 
 def test_what_cannot_be_used_is_one_line(photos: Path, tiny_package: ModelPackage, tmp_path: Path) -> None:

@@ -9,20 +9,19 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from clearsight.documents.settings import ClassificationSettings, SegmentationSettings
-from clearsight.errors import UserError
 from clearsight.handlers.explain.answering.numbers import encode_attribution
 from clearsight.handlers.scoring.scorer import Scorer
 from clearsight.serving.batch.results.explanations import store_explanations
-from clearsight.serving.batch.results.images import ImageOutputs, write_images
+from clearsight.serving.batch.results.images import write_images
 from clearsight.serving.batch.results.names import derived_path
 from clearsight.serving.batch.results.summary import Overview, summarize, write_overview, write_summary
 from clearsight.serving.batch.results.write import Counts
+from clearsight.serving.batch.row_outputs import RowOutputs
 from clearsight.tasks import Task
 from clearsight.wire.answers import ClassificationAnswer, DetectedObject, DetectionAnswer
 from tests.conftest import CheckRows
@@ -84,8 +83,7 @@ def test_masks_and_overlays_are_the_same_files_when_written_twice(tmp_path: Path
     left = ((0.0, 0.0, 0.5, 0.0, 0.5, 1.0, 0.0, 1.0),)
     answer = DetectionAnswer((DetectedObject((0.0, 0.0, 0.5, 1.0), "can", 0.9, left),))
     segmenter = scorer(SegmentationSettings(export_as_image=True), Task.SEGMENTATION)
-    outputs = ImageOutputs.of(segmenter, overlays=True)
-    assert outputs == ImageOutputs(overlays=True, masks=True)
+    outputs = RowOutputs(overlays=True, masks=True)
     before: dict[str, bytes] = {}
     for _ in range(2):
         for name, row in (("one/a.jpg", None), ("two/a.jpg", None), ("t.csv", 0), ("t.csv", 1)):
@@ -109,17 +107,10 @@ def test_masks_and_overlays_are_the_same_files_when_written_twice(tmp_path: Path
 def test_images_that_nobody_asked_for_are_not_written(tmp_path: Path) -> None:
     classifier = scorer(ClassificationSettings(), Task.MULTI_CLASS)
     answer = ClassificationAnswer((0.9, 0.1), LABELS)
-    assert (
-        ImageOutputs.of(classifier)
-        == ImageOutputs()
-        == ImageOutputs.of(scorer(SegmentationSettings(), Task.SEGMENTATION))
-    )
-    write_images("a.jpg", None, answer, b"is not read", ImageOutputs(), classifier, tmp_path)
+    write_images("a.jpg", None, answer, b"is not read", RowOutputs(), classifier, tmp_path)
     assert [*tmp_path.iterdir()] == []
-    write_images("a.jpg", None, answer, image_bytes(300, 200), ImageOutputs(overlays=True), classifier, tmp_path)
+    write_images("a.jpg", None, answer, image_bytes(300, 200), RowOutputs(overlays=True), classifier, tmp_path)
     assert [file.name for file in tmp_path.rglob("*.*")] == ["a.jpg.overlay.jpg"]
-    with pytest.raises(UserError, match="masks are written of instance segmentation alone, but fridge is a package"):
-        ImageOutputs.of(classifier, masks=True)
 
 
 def test_explanations_become_files_that_the_answer_names(tmp_path: Path) -> None:

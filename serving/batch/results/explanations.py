@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +10,9 @@ import pybase64
 
 from clearsight.files import write_atomically
 from clearsight.serving.batch.results.names import derived_path, legible
+from clearsight.serving.batch.row_outputs import EXPLANATIONS
 
-__all__ = ["EXPLANATIONS", "store_explanations"]
-
-EXPLANATIONS: Final = "explanations"
-"""Folder below the output folder of a job."""
+__all__ = ["store_explanations"]
 
 
 def store_explanations(name: str, row: int | None, answer: dict[str, Any], folder: Path) -> dict[str, Any]:

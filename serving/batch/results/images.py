@@ -4,47 +4,19 @@ Their names and bytes are functions of the entry and its answer, so that a mini-
 same files.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
 
 from clearsight.documents.settings import SegmentationSettings
-from clearsight.errors import UserError
 from clearsight.files import write_atomically
 from clearsight.handlers.drawing.mask_image import encode_numbers, file_type, instance_numbers
 from clearsight.handlers.drawing.overlay import draw_overlay, to_jpeg
 from clearsight.handlers.scoring.scorer import Scorer
 from clearsight.images.decode import decode_image
 from clearsight.serving.batch.results.names import derived_path
+from clearsight.serving.batch.row_outputs import MASKS, OVERLAYS, RowOutputs
 from clearsight.wire.answers import Answer, DetectionAnswer
 
-__all__ = ["MASKS", "OVERLAYS", "ImageOutputs", "write_images"]
-
-OVERLAYS: Final = "overlays"
-MASKS: Final = "masks"
-"""Folders below the output folder of a job."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImageOutputs:
-    """Which images a job writes for each answer."""
-
-    overlays: bool = False
-    masks: bool = False
-
-    @classmethod
-    def of(cls, scorer: Scorer, *, overlays: bool = False, masks: bool = False) -> Self:
-        """The images that are asked for, and masks where the package's settings have `export_as_image`.
-
-        Raises `UserError` for masks of a package that has none.
-        """
-        settings = scorer.settings.masks
-        if masks and settings is None:
-            raise UserError(
-                f"masks are written of instance segmentation alone, but {scorer.package.root} is a package of "
-                f"{scorer.task.value}; leave them out"
-            )
-        return cls(overlays, masks or (settings is not None and settings.export_as_image))
+__all__ = ["write_images"]
 
 
 def write_images(
@@ -52,7 +24,7 @@ def write_images(
     row: int | None,
     answer: Answer,
     content: bytes,
-    outputs: ImageOutputs,
+    outputs: RowOutputs,
     scorer: Scorer,
     folder: Path,
 ) -> None:
