@@ -18,7 +18,7 @@ from clearsight.runs.package import ModelPackage
 from clearsight.runs.run_folder import RunFolder, State, now
 from clearsight.runs.stop_requests import StopRequests, graceful_shutdown
 from clearsight.runs.workspace import Workspace
-from clearsight.serving.batch.controller import BatchController, Canceled, EventSink, TooManyFailures
+from clearsight.serving.batch.controller import BatchController, BatchCounts, Canceled, EventSink, TooManyFailures
 from clearsight.serving.batch.entries import Listing
 from clearsight.serving.batch.inputs.opening import open_input
 from clearsight.serving.batch.parts import Outcome, Parts
@@ -124,7 +124,7 @@ def _run(folder: RunFolder, executor: Executor, stop: StopRequests, publish: Eve
         _forget_failures(Parts(folder.parts), listing.num_parts)
     counts = BatchController(folder, plan, executor, publish, stop).run()
     publish("exporting")
-    summary = _write(folder, plan, package, listing, started, replaces=is_retry)
+    summary = _write(folder, plan, package, started, counts, replaces=is_retry)
     folder.retry_failed_file.unlink(missing_ok=True)
     if summary.num_ok == 0:
         message = f"{_NOTHING_SCORED} None of {counts.total} files could be scored; {FAILED_FILES} says why"
@@ -159,13 +159,13 @@ def _forget_failures(parts: Parts, num_parts: int) -> None:
 
 
 def _write(
-    folder: RunFolder, plan: BatchPlan, package: ModelPackage, listing: Listing, started: datetime, *, replaces: bool
+    folder: RunFolder, plan: BatchPlan, package: ModelPackage, started: datetime, done: BatchCounts, *, replaces: bool
 ) -> Summary:
     """Write the results, the failures, and the summary beside them. `replaces`: those of an earlier attempt."""
     form, target = plan.form(), plan.output_file
     target.parent.mkdir(parents=True, exist_ok=True)
     layout, logs = RowLayout(package.task, plan.is_recursive, plan.rows.answer_keys(package.task)), folder.root / "logs"
-    counts = write_results(_outcomes(folder, listing), form, layout, target, logs, replaces=replaces)
+    counts = write_results(_outcomes(folder), form, layout, target, logs, replaces=replaces)
     summary = summarize(
         counts,
         started,
@@ -175,6 +175,7 @@ def _write(
         package=str(plan.package),
         backend=plan.backend,
         precision=plan.precision,
+        num_earlier=done.earlier,
     )
     write_summary(target.parent, summary)
     return summary
@@ -196,9 +197,9 @@ def _list_entries(plan: BatchPlan, listing: Listing, publish: EventSink) -> None
         raise UserError(f"the input of a batch job must hold pictures, but {found.describe()} has none")
 
 
-def _outcomes(folder: RunFolder, listing: Listing) -> Iterator[Outcome]:
+def _outcomes(folder: RunFolder) -> Iterator[Outcome]:
     parts = Parts(folder.parts)
-    for part in range(listing.num_parts):
+    for part in range(Listing(folder.root).num_parts):
         yield from parts.outcomes(part)
 
 

@@ -33,7 +33,7 @@ class Summary:
     ended: str
     seconds: float
     images_per_s: float | None
-    """Rows per second between the two times; None when no time passed."""
+    """Rows per second between the two times, without those of earlier attempts; None when no time passed."""
     form: str
     output_file: str | None
     """None for `summary_only`."""
@@ -52,8 +52,12 @@ def summarize(
     package: str,
     backend: str,
     precision: str,
+    num_earlier: int = 0,
 ) -> Summary:
-    """The summary of what `write_results` counted; both times have a time zone."""
+    """The summary of what `write_results` counted; both times have a time zone.
+
+    `num_earlier` of the rows were scored by earlier attempts, before `started`.
+    """
     seconds = round((ended - started).total_seconds(), 3)
     num_rows = counts.num_ok + counts.num_failed
     return Summary(
@@ -65,7 +69,7 @@ def summarize(
         started=_utc(started),
         ended=_utc(ended),
         seconds=seconds,
-        images_per_s=round(num_rows / seconds, 2) if seconds > 0 else None,
+        images_per_s=round((num_rows - num_earlier) / seconds, 2) if seconds > 0 else None,
         form=form,
         output_file=None if output_file is None else legible(str(output_file)),
         package=package,
