@@ -92,7 +92,7 @@ class Scored:
     default=30.0,
     show_default=True,
     type=click.FloatRange(0, min_open=True),
-    help="With --results: seconds for one attempt at a part.",
+    help="With --results: seconds for one attempt at a part, or at an explanation.",
 )
 @click.option(
     "--error-threshold",

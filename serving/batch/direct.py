@@ -63,8 +63,8 @@ def run(
     ending of `output`: `.jsonl`, `.parquet`, else Azure's comma-separated one; `output_format` chooses among the forms
     of text. Images that cannot be scored are listed in `failed_files.jsonl` beside it; more than `error_threshold` of
     them (unless it is -1) end the job. `workers` processes share the cores. One attempt at a mini-batch of
-    `mini_batch_size` images may take `timeout_s` seconds; an image that fails without an answer is tried again up to
-    `max_retries` times.
+    `mini_batch_size` images, or at one image that is explained, may take `timeout_s` seconds; an image that fails
+    without an answer is tried again up to `max_retries` times.
 
     `overlays` and `masks` write an image for each answer into folders of these names beside `output`. `explain` has
     the `xai_parameters` of a scoring request, and may be empty for a classifier: every image is then explained, into

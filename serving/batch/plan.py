@@ -48,7 +48,7 @@ class BatchPlan(BaseModel):
     max_retries: int = 3
     """How often a single entry that fails without an answer is tried again."""
     timeout_s: float = 30.0
-    """Time limit of one attempt at a part."""
+    """Time limit of one attempt at a part; of a job that explains, at one of its entries."""
     error_threshold: int = -1
     """Failed entries from which on the job is stopped are more than this; -1: any number may fail."""
     environment_variables: dict[str, str] = {}

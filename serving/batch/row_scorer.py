@@ -2,7 +2,7 @@
 
 import errno
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -45,15 +45,22 @@ class RowScorer:
         self._folder = folder
         self._explainer = None if outputs.explain is None else open_explainer(scorer)
 
-    def score(self, cells: Sequence[Cell]) -> list[Answer | UserError]:
-        """An answer or an error for each cell, in order.
+    def score(self, cells: Sequence[Cell], on_row: Callable[[], None] = lambda: None) -> list[Answer | UserError]:
+        """An answer or an error for each cell, in order. `on_row` is called before each explanation.
 
         Explanations are computed row by row: the limits of an online request then hold for each row, and a row that
         cannot be explained fails alone.
         """
         readable = [cell for cell in cells if not isinstance(cell, Unreadable)]
-        answers = iter(self._scorer.score(readable)) if self._explainer is None else map(self._explain, readable)
-        return [cell if isinstance(cell, Unreadable) else next(answers) for cell in cells]
+        if self._explainer is None:
+            answers = self._scorer.score(readable)
+        else:
+            answers = []
+            for cell in readable:
+                on_row()
+                answers.append(self._explain(cell))
+        rest = iter(answers)
+        return [cell if isinstance(cell, Unreadable) else next(rest) for cell in cells]
 
     def outcome(self, entry: Entry, cell: Cell, result: Answer | UserError) -> tuple[bytes, bool]:
         """Write the files of a row; return the line of its outcome, and whether that is a failure.

@@ -103,7 +103,7 @@ def _work(
         assignment = queue.popleft()
         mailbox.send("began", **_fields(assignment.where))
         try:
-            num_failed = _score(assignment, rows, parts)
+            num_failed = _score(assignment, rows, parts, mailbox)
         except CannotWrite as error:
             mailbox.send("cannot_write", error=str(error))
             raise
@@ -123,10 +123,11 @@ def _read(reader: EntryReader, entry: Entry) -> Cell:
         return error
 
 
-def _score(assignment: _Assignment, rows: RowScorer, parts: Parts) -> int:
+def _score(assignment: _Assignment, rows: RowScorer, parts: Parts, mailbox: Mailbox) -> int:
     """Score a range and write its files, then its outcomes; return the number of entries without an answer."""
     cells = [cell.result() for cell in assignment.cells]
-    results = rows.score(cells)
+    # Each explanation, which takes seconds, has the whole time limit of an attempt.
+    results = rows.score(cells, lambda: mailbox.send("began", **_fields(assignment.where)))
     outcomes = list(map(rows.outcome, assignment.entries, cells, results))
     num_failed = sum(is_failure for _, is_failure in outcomes)
     parts.commit(assignment.where, assignment.is_whole, [line for line, _ in outcomes], num_failed)

@@ -109,7 +109,8 @@ def test_details_hold_no_times_and_a_row_that_cannot_be_explained_fails_alone(
     assert last >= len(of_blank.boxes)  # type: ignore[union-attr]
     parameters = {"xai_algorithm": "odam", "details": True, "visualizations": False, "detections": [last]}
     rows = RowScorer(scorer, RowOutputs(explain=parameters), tmp_path)
-    lines = outcomes(rows, ["a.png", "blank.png", "a2.png"], [image, blank.getvalue(), image])
+    cells = [image, blank.getvalue(), image]
+    lines = outcomes(rows, ["a.png", "blank.png", "a2.png"], cells)
     expected = online(scorer, image, parameters)
     for explanation in expected["explanations"]:
         for key in ("milliseconds", "cached"):
@@ -117,6 +118,9 @@ def test_details_hold_no_times_and_a_row_that_cannot_be_explained_fails_alone(
     assert lines[0]["answer"] == lines[2]["answer"] == expected
     assert (lines[1]["answer"], lines[1]["code"]) == (None, "error")
     assert "'detections' must be" in lines[1]["error"]
+    begun: list[None] = []
+    rows.score([*cells, Unreadable("unreadable", "it is gone")], lambda: begun.append(None))
+    assert len(begun) == 3  # the time limit is that of each explanation
 
 
 def test_a_name_that_cannot_be_a_file_fails_its_row_and_a_full_disk_the_job(
@@ -240,6 +244,18 @@ def test_outputs_that_cannot_be_had_are_refused_before_a_run_folder_exists(
         result = CliRunner().invoke(predict, [*command, *arguments])
         assert expected in str(result.exception), arguments
         assert not (home / "out.csv.partial").exists()
+
+
+def test_masks_are_those_that_are_asked_for_or_that_the_settings_of_the_package_ask_for(
+    detector_package: DetectorPackages, tmp_path: Path
+) -> None:
+    package = detector_package("maskrcnn_resnet18_fpn")
+    assert RowOutputs(masks=True).for_package(package, {}).masks
+    assert not RowOutputs().for_package(package, {}).masks
+    copy = ModelPackage.open(shutil.copytree(package.root, tmp_path / "copy"))
+    settings = json.loads(copy.settings_file.read_text())
+    copy.settings_file.write_text(json.dumps({**settings, "export_as_image": True}))
+    assert RowOutputs().for_package(copy, {}).masks
 
 
 def test_the_fingerprint_names_what_is_written_for_each_row(
