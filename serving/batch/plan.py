@@ -30,6 +30,8 @@ class BatchPlan(BaseModel):
     package: Path
     """Absolute path of the package."""
     backend: str
+    backend_chosen_by: str = "clearsight-default"
+    """Shown with the job: `deployment`, `measured`, …"""
     device: Device
     precision: Precision
     fingerprint: dict[str, str]
@@ -66,7 +68,7 @@ class BatchPlan(BaseModel):
         shown: dict[str, tuple[int | float | str, str]] = {
             "inputs": (self.inputs, "user"),
             "package": (str(self.package), "deployment"),
-            "backend": (self.backend, "clearsight-default"),
+            "backend": (self.backend, self.backend_chosen_by),
             "mini_batch_size": (self.part_size, "deployment"),
             "workers": (self.num_workers, "deployment"),
             "max_retries": (self.max_retries, "deployment"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from clearsight.documents.data.locations import resolve_location
 from clearsight.documents.deployment.document import DeploymentDocument
 from clearsight.documents.deployment.layout import MeasuredLayout, ServingLayout
 from clearsight.errors import Conflict, Fault, InvalidDocument, UserError
+from clearsight.files import os_error_message
 from clearsight.handlers.backends import PRECISIONS
 from clearsight.handlers.scoring.scorer import choose_backend
 from clearsight.runs.data_registry import DataRegistry
@@ -102,6 +104,7 @@ def plan_of_deployment(
         run_id=run_id,
         package=package.root,
         backend=backend,
+        backend_chosen_by="deployment" if "CLEARSIGHT_BACKEND" in deployment.environment_variables else layout.source,
         device=device,
         precision=precision,
         fingerprint=fingerprint_of(package, backend, device, precision, deployment.mini_batch_size, rows, variables),
@@ -147,10 +150,20 @@ def _with_invocation(deployment: BatchDeployment, invocation: BatchInvocation) -
 
 
 def _output_folder(workspace: Workspace, run: RunFolder, output_path: str | None, folder: Path) -> Path:
-    """Absolute folder of the results: the one that was asked for, or one of the job's own."""
+    """Absolute folder of the results: the one that was asked for, or one of the job's own.
+
+    Raises `UserError` for one that cannot be written to, which would otherwise be found at the end of the job.
+    """
     if output_path is None:
         return run.score
-    return resolve_location(output_path.rstrip("/") or "/", folder.absolute(), workspace.datastores())
+    output = resolve_location(output_path.rstrip("/") or "/", folder.absolute(), workspace.datastores())
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise UserError(f"the folder of the results must be one to write to, but {os_error_message(error)}") from error
+    return output
 
 
 def _layout(

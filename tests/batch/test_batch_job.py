@@ -119,6 +119,7 @@ def test_what_cannot_run_is_refused_before_a_run_folder_exists(workspace: Worksp
         (deploy(), {"inputs": "nowhere"}, NotFound, "does not exist"),
         (deploy(), {"inputs": "azureml://datastores/other/paths/photos"}, UserError, "must be mapped"),
         (deploy(), {"inputs": photos, "output_path": "taken"}, Conflict, "predictions.csv"),
+        (deploy(), {"inputs": photos, "output_path": "taken/predictions.csv"}, UserError, "must be one to write to"),
         (
             deploy(output_action="summary_only"),
             {"inputs": photos, "output_file_name": "a"},
