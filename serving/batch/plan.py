@@ -1,5 +1,6 @@
 """The plan of a batch job: everything that its results depend on, written before it starts and never changed."""
 
+import logging
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ from clearsight.serving.batch.progress import BatchProgress
 from clearsight.serving.batch.results.forms import Form, choose_form
 from clearsight.serving.batch.row_outputs import NO_ROW_OUTPUTS, RowOutputs
 
-__all__ = ["BatchPlan", "fingerprint_of", "present_fingerprint", "read_plan", "require_same"]
+__all__ = ["BatchPlan", "fingerprint_of", "present_fingerprint", "read_plan", "require_same", "set_log_level"]
 
 
 class BatchPlan(BaseModel):
@@ -53,6 +54,8 @@ class BatchPlan(BaseModel):
     """Time limit of one attempt at a part; of a job that explains, at one of its entries."""
     error_threshold: int = -1
     """Failed entries from which on the job is stopped are more than this; -1: any number may fail."""
+    logging_level: Literal["warning", "info", "debug"] = "info"
+    """Of the log of the job's processes."""
     environment_variables: dict[str, str] = {}
     output_file: Path
     """Absolute path of the file of results; with `summary_only` only its folder is used."""
@@ -96,6 +99,12 @@ def read_plan(folder: RunFolder) -> BatchPlan:
         return BatchPlan.model_validate_json(folder.spec_file.read_bytes())
     except (OSError, ValidationError) as error:
         raise damaged(folder.spec_file, error) from error
+
+
+def set_log_level(plan: BatchPlan) -> None:
+    """Log to stderr: the job's processes at the level of its plan, libraries from warnings on."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("clearsight").setLevel(logging.getLevelNamesMapping()[plan.logging_level.upper()])
 
 
 def fingerprint_of(

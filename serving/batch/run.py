@@ -22,14 +22,14 @@ from clearsight.serving.batch.controller import BatchController, BatchCounts, Ca
 from clearsight.serving.batch.entries import Listing
 from clearsight.serving.batch.inputs.opening import open_input
 from clearsight.serving.batch.parts import Outcome, Parts
-from clearsight.serving.batch.plan import BatchPlan, present_fingerprint, read_plan, require_same
+from clearsight.serving.batch.plan import BatchPlan, present_fingerprint, read_plan, require_same, set_log_level
 from clearsight.serving.batch.results.rows import RowLayout
 from clearsight.serving.batch.results.summary import Overview, Summary, summarize, write_overview, write_summary
 from clearsight.serving.batch.results.write import FAILED_FILES, write_results
 
 __all__ = ["BatchEnding", "main", "run_batch"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("clearsight.batch")  # as a program, this module is `__main__`
 
 _NOTHING_SCORED: Final = "No succeeded mini batch item returned from run()."
 """Beginning of Azure's message for a job without a single answer."""
@@ -49,10 +49,11 @@ class BatchEnding:
 
 def main(args: Sequence[str]) -> int:
     """Run the batch job of a run folder; return the exit code of its final state."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    folder = RunFolder(Path(args[0]).absolute())
     with graceful_shutdown() as stop:
         try:
-            ending = run_batch(RunFolder(Path(args[0]).absolute()), Local(), stop)
+            set_log_level(read_plan(folder))
+            ending = run_batch(folder, Local(), stop)
         except ClearsightError as error:
             sys.stderr.write(f"error: {error}\n")
             return 1

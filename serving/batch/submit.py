@@ -116,6 +116,7 @@ def plan_of_deployment(
         max_retries=deployment.max_retries,
         timeout_s=deployment.timeout_s,
         error_threshold=deployment.error_threshold,
+        logging_level=deployment.logging_level,
         environment_variables=variables,
         output_file=output / deployment.output_file_name,
         output_action=deployment.output_action,

@@ -24,7 +24,7 @@ from clearsight.serving.batch.entries import Entry, Listing
 from clearsight.serving.batch.inputs.reader import EntryReader, Unreadable
 from clearsight.serving.batch.mailbox import Mailbox
 from clearsight.serving.batch.parts import PartRange, Parts
-from clearsight.serving.batch.plan import BatchPlan, present_fingerprint, read_plan, require_same
+from clearsight.serving.batch.plan import BatchPlan, present_fingerprint, read_plan, require_same, set_log_level
 from clearsight.serving.batch.row_scorer import CannotWrite, Cell, RowScorer
 
 __all__ = ["main"]
@@ -34,7 +34,7 @@ _MAX_IMAGES_PER_CALL: Final = 16
 _READERS: Final = 4
 """Files read at the same time."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("clearsight.batch")  # as a program, this module is `__main__`
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def main(args: Sequence[str]) -> int:
     mailbox = Mailbox(folder.root / "workers", name, for_worker=True)
     try:
         plan = read_plan(folder)
-        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+        set_log_level(plan)
         scorer = _open(plan)
         rows = RowScorer(scorer, plan.rows, plan.output_file.parent)
     except ClearsightError as error:
@@ -113,6 +113,7 @@ def _work(
             log.exception("a range could not be scored")
             mailbox.send("failed", **_fields(assignment.where), error=f"{type(error).__name__}: {error}")
         else:
+            log.debug("%s: %d failed", assignment.where, num_failed)
             mailbox.send("done", **_fields(assignment.where), num_failed=num_failed)
 
 

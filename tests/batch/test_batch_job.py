@@ -61,7 +61,7 @@ def test_a_job_scores_a_datastore_and_its_results_are_downloaded(
     workspace: Workspace, deploy: Deploy, tmp_path: Path
 ) -> None:
     uri = "azureml://datastores/workspaceblobstore/paths/photos/"
-    result = invoke(workspace, deploy(), uri, job_name="first", output_file_name="out.jsonl")
+    result = invoke(workspace, deploy(logging_level="debug"), uri, job_name="first", output_file_name="out.jsonl")
     assert (result["type"], result["status"]) == ("batch", "Completed")
     child = "first_batchscoring"
     assert [trial["run_id"] for trial in result["trials"]] == [child]  # type: ignore[index,attr-defined]
@@ -81,6 +81,7 @@ def test_a_job_scores_a_datastore_and_its_results_are_downloaded(
     assert "12 of 12 done, 11 scored, 1 failed" in overview
     assert "3 of 3 done" in overview
     assert "Completed" in overview
+    assert "PartRange(part=2, start=0, stop=2): 0 failed" in (workspace.runs / child / "trial.log").read_text()
     assert "07.png: " in (workspace.runs / child / "logs" / "user" / "error.txt").read_text()
 
     shown = json.loads(CliRunner().invoke(job, ["show", "-n", child]).stdout)

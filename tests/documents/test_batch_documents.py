@@ -289,8 +289,7 @@ def test_keys_without_effect_are_named(folder: Path) -> None:
     assert parse_batch_deployment({**LEAST, "model": reference}).warnings == (
         "model is read as azureml:fridge:1 of this workspace, the only registry here",
     )
-    said = parse_batch_deployment(yaml.safe_load(MODEL)).warnings
-    assert said == ("logging_level has no effect here",)
+    assert parse_batch_deployment(yaml.safe_load(MODEL)).warnings == ()
     said = parse_batch_deployment({**LEAST, "compute": "ray:auto"}).warnings
     assert said == ("compute 'ray:auto' is not there yet: jobs run on this machine",)
     assert parse_batch_deployment(LEAST).warnings == ()

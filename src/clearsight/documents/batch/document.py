@@ -186,8 +186,6 @@ def _deployment(section: SettingsLayout | RootLayout, values: Mapping[str, Any])
     inert = {key: values[key] for key in _WITHOUT_EFFECT if key in values}
     resources = {key: value for key, value in values["resources"].items() if key != "instance_count"}
     ignored = [*inert, *(f"resources.{key}" for key in resources)]
-    if settings.logging_level != "info":
-        ignored.append("logging_level")
     warnings = [f"{key} has no effect here{_EXCEPTIONS.get(key, '')}" for key in ignored]
     if section.compute.startswith("ray:"):
         warnings.append(f"compute {section.compute!r} is not there yet: jobs run on this machine")
