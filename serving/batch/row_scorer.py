@@ -45,6 +45,10 @@ class RowScorer:
         self._folder = folder
         self._explainer = None if outputs.explain is None else open_explainer(scorer)
 
+    def warm_up(self) -> None:
+        """Score and explain an image of noise, so that no time limit of an image holds the loading of libraries."""
+        (self._explainer or self._scorer).warm_up()
+
     def score(self, cells: Sequence[Cell], on_row: Callable[[], None] = lambda: None) -> list[Answer | UserError]:
         """An answer or an error for each cell, in order. `on_row` is called before each explanation.
 

@@ -55,6 +55,7 @@ def main(args: Sequence[str]) -> int:
         set_log_level(plan)
         scorer = _open(plan)
         rows = RowScorer(scorer, plan.rows, plan.output_file.parent)
+        rows.warm_up()
     except ClearsightError as error:
         mailbox.send("unable", error=str(error))
         return 1
@@ -69,7 +70,7 @@ def _open(plan: BatchPlan) -> Scorer:
     package = ModelPackage.open(plan.package)
     require_same(plan.fingerprint, present_fingerprint(plan, package), "a batch job")
     per_call = plan.part_size if plan.part_size <= _MAX_IMAGES_PER_CALL else MAX_BATCH_SIZE
-    scorer = load_scorer(
+    return load_scorer(
         package,
         plan.backend,
         plan.device,
@@ -78,8 +79,6 @@ def _open(plan: BatchPlan) -> Scorer:
         max_batch_size=per_call,
         cache_dir=Workspace.default().cache,
     )
-    scorer.warm_up()
-    return scorer
 
 
 def _work(
