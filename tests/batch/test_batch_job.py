@@ -61,7 +61,8 @@ def test_a_job_scores_a_datastore_and_its_results_are_downloaded(
     workspace: Workspace, deploy: Deploy, tmp_path: Path
 ) -> None:
     uri = "azureml://datastores/workspaceblobstore/paths/photos/"
-    result = invoke(workspace, deploy(logging_level="debug"), uri, job_name="first", output_file_name="out.jsonl")
+    deployment = deploy(logging_level="debug", properties={"save_overlays": "true"})
+    result = invoke(workspace, deployment, uri, job_name="first", output_file_name="out.jsonl")
     assert (result["type"], result["status"]) == ("batch", "Completed")
     child = "first_batchscoring"
     assert [trial["run_id"] for trial in result["trials"]] == [child]  # type: ignore[index,attr-defined]
@@ -94,6 +95,8 @@ def test_a_job_scores_a_datastore_and_its_results_are_downloaded(
     lines = (tmp_path / "got/named-outputs/score/out.jsonl").read_text().splitlines()
     assert [json.loads(line)["filename"] for line in lines] == [f"{n:02}.png" for n in range(12) if n != 7]
     assert (tmp_path / "got/named-outputs/score/failed_files.jsonl").is_file()
+    drawn = sorted(file.name for file in (tmp_path / "got/named-outputs/score/overlays").iterdir())
+    assert drawn == [f"{n:02}.png.overlay.jpg" for n in range(12) if n != 7]
 
     # The file is repaired under its old size and time: only its part is scored again, and the results are replaced.
     broken = tmp_path / "store" / "photos" / "07.png"
