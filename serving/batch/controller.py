@@ -165,8 +165,6 @@ class BatchController:
             )
             mailbox = Mailbox(self._mail, name, for_worker=False)
             self._workers[self._executor.submit(task)] = _Worker(mailbox)
-            if self.counts.num_starts >= self._plan.num_workers:
-                break  # one at a time after the first: a package that cannot be loaded is tried by one worker
 
     def _assign(self, pending: "_Peekable") -> None:
         for worker in self._workers.values():

@@ -111,6 +111,7 @@ def run(
     folder = RunFolder(target.with_name(plan.run_id))
     if folder.spec_file.exists():
         _require_same_job(read_plan(folder), plan, folder)
+        write_atomically(folder.spec_file, plan.to_json())  # options that decide no byte may change, such as limits
     else:
         rows.require_free(target.parent)
         open_input(plan.inputs, plan.input_folder, workspace, is_recursive=recursive)
@@ -123,6 +124,9 @@ def run(
     if ending.state == "Completed" and ending.summary is not None:
         shutil.rmtree(folder.root, ignore_errors=True)
         return ending.summary
+    if ending.reason == "no_answers":
+        shutil.rmtree(folder.root, ignore_errors=True)
+        raise ClearsightError(ending.message)
     raise ClearsightError(f"{ending.message}; {advice}")
 
 

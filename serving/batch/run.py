@@ -23,6 +23,7 @@ from clearsight.serving.batch.entries import Listing
 from clearsight.serving.batch.inputs.opening import open_input
 from clearsight.serving.batch.parts import Outcome, Parts
 from clearsight.serving.batch.plan import BatchPlan, present_fingerprint, read_plan, require_same, set_log_level
+from clearsight.serving.batch.results.forms import FORMS
 from clearsight.serving.batch.results.rows import RowLayout
 from clearsight.serving.batch.results.summary import Overview, Summary, summarize, write_overview, write_summary
 from clearsight.serving.batch.results.write import FAILED_FILES, write_results
@@ -163,7 +164,7 @@ def _write(
     folder: RunFolder, plan: BatchPlan, package: ModelPackage, started: datetime, done: BatchCounts, *, replaces: bool
 ) -> Summary:
     """Write the results, the failures, and the summary beside them. `replaces`: those of an earlier attempt."""
-    form, target = plan.form(), plan.output_file
+    form, target = plan.form() if done.failed < done.total else FORMS["none"], plan.output_file
     target.parent.mkdir(parents=True, exist_ok=True)
     layout, logs = RowLayout(package.task, plan.is_recursive, plan.rows.answer_keys(package.task)), folder.root / "logs"
     counts = write_results(_outcomes(folder), form, layout, target, logs, replaces=replaces)

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from clearsight.batch import Stopped, run
-from clearsight.errors import Conflict
+from clearsight.errors import ClearsightError, Conflict
 from clearsight.handlers.scoring.scorer import load_scorer
 from clearsight.runs.package import ModelPackage
 from clearsight.runs.stop_requests import StopRequests
@@ -123,3 +123,20 @@ def test_a_command_that_is_killed_goes_on_where_it_was(
         process.wait(60)
     subprocess.run([*command, "--results", str(killed)], capture_output=True, timeout=120, check=False)
     assert killed.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+def test_limits_may_change_between_attempts_and_a_job_without_answers_leaves_no_results(
+    photos: Path, tiny_package: ModelPackage, tmp_path: Path
+) -> None:
+    output = tmp_path / "predictions.jsonl"
+    with pytest.raises(ClearsightError, match="at most 0 files may fail"):
+        run(tiny_package, photos, output, error_threshold=0, mini_batch_size=2)
+    assert run(tiny_package, photos, output, mini_batch_size=2, workers=2).num_failed == 1
+
+    (tmp_path / "broken").mkdir()
+    shutil.copy(photos / "broken.jpg", tmp_path / "broken" / "a.jpg")
+    other = tmp_path / "other" / "predictions.jsonl"
+    with pytest.raises(ClearsightError, match=r"None of 1 files could be scored; failed_files.jsonl says why"):
+        run(tiny_package, tmp_path / "broken", other)
+    assert [file.name for file in other.parent.iterdir()] == ["failed_files.jsonl", "summary.json"]
