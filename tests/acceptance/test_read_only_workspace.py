@@ -3,6 +3,8 @@
 import contextlib
 import ctypes
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,14 @@ from clearsight.console import run
 from .conftest import unpack_golden
 
 READS = {
+    "batch-deployment list": "-e golden",
+    "batch-deployment list-jobs": "-n blue -e golden",
+    "batch-deployment show": "-n blue -e golden",
+    "batch-endpoint list": "",
+    "batch-endpoint list-jobs": "-n golden",
+    "batch-endpoint show": "-n golden",
+    "data list": "",
+    "data show": "-n photos -v 1",
     "data check": "data/multiclass/training-mltable-folder --task image_classification",
     "job list": "",
     "job show": "-n golden",
@@ -34,6 +44,14 @@ READS = {
 """Verbs that do their work all the same."""
 
 WRITES = {
+    "batch-deployment create": "-f batch.yml",
+    "batch-deployment delete": "-n blue -e golden -y",
+    "batch-deployment update": "-n blue -e golden --set tags.a=b",
+    "batch-endpoint create": "-n new",
+    "batch-endpoint delete": "-n golden -y",
+    "batch-endpoint invoke": "-n golden --input data/images/single",
+    "batch-endpoint update": "-n golden --set tags.a=b",
+    "data create": "-n photos --path data --type uri_folder",
     "data convert": "--from csv labels.csv --output out",
     "data demo": "--output out --num-images 10 --task image_classification",
     "job cancel": "-n golden",
@@ -59,6 +77,16 @@ ELSEWHERE = {"job stream", "online-endpoint invoke", "predict", "explain"}
 
 GREEN = "{name: green, endpoint_name: golden, model: 'azureml:golden:1', instance_type: x, instance_count: 1}"
 
+BATCH = """
+name: blue
+endpoint_name: golden
+model: azureml:golden:1
+compute: local
+environment_variables: {CLEARSIGHT_BACKEND: onnxruntime}
+"""
+DATA = "data create -n photos --path data --type uri_folder"
+PROGRAM = (sys.executable, "-c", "from clearsight.cli import main; main()")
+
 
 def verbs(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[str]:
     context = click.Context(group)
@@ -78,6 +106,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "labels.csv").write_text(
         "image,label\n" + "".join(f"data/images/single/{i:04}.jpg,a\n" for i in range(16))
     )
+    (folder / "batch.yml").write_text(BATCH)
+    for line in ("batch-endpoint create -n golden", "batch-deployment create -f batch.yml --set-default", DATA):
+        assert subprocess.run([*PROGRAM, *line.split()], cwd=folder, capture_output=True).returncode == 0, line
     files = [folder, *folder.rglob("*")]
     for file in files:
         file.chmod(0o500 if file.is_dir() else 0o400)

@@ -17,7 +17,7 @@ from typing import Any, Final
 from clearsight.documents.data_asset import DataAssetDocument, DataType
 from clearsight.documents.references import local_reference
 from clearsight.errors import Conflict, NotFound, UserError
-from clearsight.files import write_atomically
+from clearsight.files import write_atomically, written_by_way_of
 from clearsight.runs.asset_names import (
     is_asset_version,
     parse_asset_reference,
@@ -139,8 +139,9 @@ def _publish(target: Path, asset: DataAsset) -> bool:
     """Write the record of a version; False when the version exists, also when another process was faster."""
     temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        write_atomically(temporary, json.dumps(asdict(asset), indent=2, ensure_ascii=False))
-        os.link(temporary, target)
+        with written_by_way_of(temporary, target):
+            write_atomically(temporary, json.dumps(asdict(asset), indent=2, ensure_ascii=False))
+            os.link(temporary, target)
     except FileExistsError:
         return False
     finally:
