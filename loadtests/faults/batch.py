@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, cycle
+from itertools import chain, count
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +41,9 @@ _WORKERS: Final = 2
 _ATTEMPT_S: Final = 300
 _LAST_POINT: Final = {"worker": 70, "controller": 130}
 """About the number of points of a process in an undisturbed job; beyond them it is not killed."""
+
+_STEP: Final = 11
+"""From one point to the next; prime to both numbers of points, so that none is left out."""
 
 _SITE: Final = '''
 import io
@@ -148,14 +151,9 @@ def kill_processes(package: ModelPackage, folder: Path, kills: int) -> FaultCoun
 
 def _points() -> Iterator[tuple[str, int]]:
     """A point of a worker and one of the controller in turn, spread over all of them before any comes again."""
-    step = 7  # prime to both numbers of points
-    return chain.from_iterable(
-        zip(
-            (("worker", number * step % _LAST_POINT["worker"] + 1) for number in cycle(range(10_000))),
-            (("controller", number * step % _LAST_POINT["controller"] + 1) for number in cycle(range(10_000))),
-            strict=False,
-        )
-    )
+    for number in count():
+        for victim, last in _LAST_POINT.items():
+            yield victim, number * _STEP % last + 1
 
 
 def _lay_out(root: Path, package: ModelPackage, photos: Path) -> RunFolder:
