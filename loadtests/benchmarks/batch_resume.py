@@ -25,7 +25,7 @@ from clearsight.runs.package import ModelPackage
 from clearsight.runs.run_folder import RunFolder
 from clearsight.serving.batch.entries import Entry, Listing
 from clearsight.serving.batch.parts import PartRange, Parts, encode_outcome
-from clearsight.serving.batch.plan import BatchPlan, fingerprint_of
+from clearsight.serving.batch.plan import new_plan
 from loadtests.benchmarks.machine import describe_machine
 
 __all__ = ["measure_resume"]
@@ -58,13 +58,12 @@ def measure_resume(photo: Path, package: ModelPackage, num_entries: int, done: f
 
 def _lay_out(folder: RunFolder, photo: Path, package: ModelPackage, num_entries: int, done: float) -> None:
     backend, device = choose_backend(package)
-    plan = BatchPlan(
+    plan = new_plan(
+        package,
         run_id=folder.run_id,
-        package=package.root,
         backend=backend,
         device=device,
         precision="f32",
-        fingerprint=fingerprint_of(package, backend, device, "f32", _PART_SIZE),
         inputs=str(photo),
         input_folder=folder.root,
         part_size=_PART_SIZE,

@@ -30,7 +30,7 @@ from clearsight.runs.package import ModelPackage
 from clearsight.runs.run_folder import LineReader, RunFolder
 from clearsight.serving.batch.entries import Listing
 from clearsight.serving.batch.inputs.source import file_entry
-from clearsight.serving.batch.plan import BatchPlan, fingerprint_of
+from clearsight.serving.batch.plan import new_plan
 from clearsight.tasks import Task
 
 __all__ = ["FaultCounts", "kill_processes", "write_small_package"]
@@ -161,13 +161,12 @@ def _lay_out(root: Path, package: ModelPackage, photos: Path) -> RunFolder:
     root.mkdir()
     job = RunFolder(root)
     backend, device = choose_backend(package, device="cpu")
-    plan = BatchPlan(
+    plan = new_plan(
+        package,
         run_id=job.run_id,
-        package=package.root,
         backend=backend,
         device=device,
         precision="f32",
-        fingerprint=fingerprint_of(package, backend, device, "f32", _PART_SIZE),
         inputs=str(photos),
         input_folder=photos,
         part_size=_PART_SIZE,

@@ -21,7 +21,7 @@ from clearsight.runs.stop_requests import StopRequests
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.batch.controller import EventSink
 from clearsight.serving.batch.inputs.opening import open_input
-from clearsight.serving.batch.plan import BatchPlan, fingerprint_of, read_plan, require_same
+from clearsight.serving.batch.plan import BatchPlan, new_plan, read_plan, require_same
 from clearsight.serving.batch.results.summary import Summary
 from clearsight.serving.batch.results.write import require_free
 from clearsight.serving.batch.row_outputs import RowOutputs
@@ -87,13 +87,12 @@ def run(
         explanations=explanations,
     )
     rows = asked.for_package(package, {})
-    plan = BatchPlan(
+    plan = new_plan(
+        package,
         run_id=f"{target.name}.partial",
-        package=package.root,
         backend=chosen,
         device=on,
         precision=precision,
-        fingerprint=fingerprint_of(package, chosen, on, precision, mini_batch_size, rows, {}),
         inputs=str(inputs),
         input_folder=Path.cwd(),
         is_recursive=recursive,

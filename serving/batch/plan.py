@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,7 +18,7 @@ from clearsight.serving.batch.progress import BatchProgress
 from clearsight.serving.batch.results.forms import Form, choose_form
 from clearsight.serving.batch.row_outputs import NO_ROW_OUTPUTS, RowOutputs
 
-__all__ = ["BatchPlan", "fingerprint_of", "present_fingerprint", "read_plan", "require_same", "set_log_level"]
+__all__ = ["BatchPlan", "fingerprint_of", "new_plan", "read_plan", "require_same", "set_log_level"]
 
 
 class BatchPlan(BaseModel):
@@ -107,36 +106,24 @@ def set_log_level(plan: BatchPlan) -> None:
     logging.getLogger("clearsight").setLevel(logging.getLevelNamesMapping()[plan.logging_level.upper()])
 
 
-def fingerprint_of(
-    package: ModelPackage,
-    backend: str,
-    device: Device,
-    precision: Precision,
-    part_size: int,
-    rows: RowOutputs = NO_ROW_OUTPUTS,
-    variables: Mapping[str, str] = MappingProxyType({}),
-) -> dict[str, str]:
-    """What decides the parts of a batch job and the files of its rows, by the name that its user knows.
+def new_plan(package: ModelPackage, **fields: Any) -> BatchPlan:
+    """A plan with a package and the fingerprint that follows; `fields` are the others of `BatchPlan`."""
+    plan = BatchPlan(package=package.root, fingerprint={}, **fields)
+    return plan.model_copy(update={"fingerprint": fingerprint_of(plan, package)})
 
-    `variables` are the environment variables that the job sets in its workers.
-    """
+
+def fingerprint_of(plan: BatchPlan, package: ModelPackage) -> dict[str, str]:
+    """What decides the parts of a batch job and the files of its rows now, by the name that its user knows."""
     return {
         "the package": sha256_of(package.manifest_file),
         "settings.json of the package": sha256_of(package.settings_file),
         "the version of Clearsight": version("clearsight"),
-        "backend": backend,
-        "device": device,
-        "precision": precision,
-        "mini_batch_size": str(part_size),
-        **rows.fingerprint(variables),
+        "backend": plan.backend,
+        "device": plan.device,
+        "precision": plan.precision,
+        "mini_batch_size": str(plan.part_size),
+        **plan.rows.fingerprint(plan.environment_variables),
     }
-
-
-def present_fingerprint(plan: BatchPlan, package: ModelPackage) -> dict[str, str]:
-    """The fingerprint that the job of a plan has now."""
-    return fingerprint_of(
-        package, plan.backend, plan.device, plan.precision, plan.part_size, plan.rows, plan.environment_variables
-    )
 
 
 def require_same(before: Mapping[str, str], now: Mapping[str, str], what: str) -> None:

@@ -22,7 +22,7 @@ from clearsight.serving.batch.controller import BatchController, BatchCounts, Ca
 from clearsight.serving.batch.entries import Listing
 from clearsight.serving.batch.inputs.opening import open_input
 from clearsight.serving.batch.parts import Outcome, Parts
-from clearsight.serving.batch.plan import BatchPlan, present_fingerprint, read_plan, require_same, set_log_level
+from clearsight.serving.batch.plan import BatchPlan, fingerprint_of, read_plan, require_same, set_log_level
 from clearsight.serving.batch.results.forms import FORMS
 from clearsight.serving.batch.results.rows import RowLayout
 from clearsight.serving.batch.results.summary import Overview, Summary, summarize, write_overview, write_summary
@@ -116,7 +116,7 @@ def _run(folder: RunFolder, executor: Executor, stop: StopRequests, publish: Eve
     started = datetime.now(UTC)
     plan = read_plan(folder)
     package = ModelPackage.open(plan.package)
-    require_same(plan.fingerprint, present_fingerprint(plan, package), folder.run_id)
+    require_same(plan.fingerprint, fingerprint_of(plan, package), folder.run_id)
     listing = Listing(folder.root)
     if not listing.exists():
         _list_entries(plan, listing, publish)

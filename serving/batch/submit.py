@@ -27,7 +27,7 @@ from clearsight.runs.run_folder import RunFolder
 from clearsight.runs.trials import batch_name
 from clearsight.runs.workspace import Workspace
 from clearsight.serving.batch.inputs.opening import open_input
-from clearsight.serving.batch.plan import BatchPlan, fingerprint_of
+from clearsight.serving.batch.plan import BatchPlan, new_plan
 from clearsight.serving.batch.results.frame_settings import FRAME_SETTINGS_FILE, read_frame_settings
 from clearsight.serving.batch.results.write import require_free
 from clearsight.serving.batch.row_outputs import read_properties
@@ -100,14 +100,13 @@ def plan_of_deployment(
     if precision not in PRECISIONS:
         raise UserError(f"CLEARSIGHT_PRECISION must be {' or '.join(PRECISIONS)}, but got {precision!r}")
     backend, device = choose_backend(package, layout.backend, layout.device, precision)
-    return BatchPlan(
+    return new_plan(
+        package,
         run_id=run_id,
-        package=package.root,
         backend=backend,
         backend_chosen_by="deployment" if "CLEARSIGHT_BACKEND" in deployment.environment_variables else layout.source,
         device=device,
         precision=precision,
-        fingerprint=fingerprint_of(package, backend, device, precision, deployment.mini_batch_size, rows, variables),
         inputs="",
         input_folder=Path(),
         part_size=deployment.mini_batch_size,

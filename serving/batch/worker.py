@@ -24,7 +24,7 @@ from clearsight.serving.batch.entries import Entry, Listing
 from clearsight.serving.batch.inputs.reader import EntryReader, Unreadable
 from clearsight.serving.batch.mailbox import Mailbox
 from clearsight.serving.batch.parts import PartRange, Parts
-from clearsight.serving.batch.plan import BatchPlan, present_fingerprint, read_plan, require_same, set_log_level
+from clearsight.serving.batch.plan import BatchPlan, fingerprint_of, read_plan, require_same, set_log_level
 from clearsight.serving.batch.row_scorer import CannotWrite, Cell, RowScorer
 
 __all__ = ["main"]
@@ -68,7 +68,7 @@ def main(args: Sequence[str]) -> int:
 def _open(plan: BatchPlan) -> Scorer:
     """Load the package. Raises `Conflict` when it is no longer that of the plan."""
     package = ModelPackage.open(plan.package)
-    require_same(plan.fingerprint, present_fingerprint(plan, package), "a batch job")
+    require_same(plan.fingerprint, fingerprint_of(plan, package), "a batch job")
     per_call = plan.part_size if plan.part_size <= _MAX_IMAGES_PER_CALL else MAX_BATCH_SIZE
     return load_scorer(
         package,

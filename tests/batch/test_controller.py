@@ -18,7 +18,7 @@ from clearsight.runs.stop_requests import StopRequests
 from clearsight.serving.batch.controller import BatchController, BatchCounts, Canceled, TooManyFailures
 from clearsight.serving.batch.entries import Entry, Listing
 from clearsight.serving.batch.parts import Parts
-from clearsight.serving.batch.plan import BatchPlan, fingerprint_of, read_plan
+from clearsight.serving.batch.plan import new_plan, read_plan
 from clearsight.wire.encoding import to_document
 from loadtests.faults.batch import kill_processes
 
@@ -39,13 +39,12 @@ def entries(drawn_images: list[Path], tmp_path: Path) -> list[Entry]:
 
 def make_run(folder: Path, package: ModelPackage, entries: list[Entry], **changes: object) -> RunFolder:
     folder.mkdir(parents=True)
-    plan = BatchPlan(
+    plan = new_plan(
+        package,
         run_id=folder.name,
-        package=package.root,
         backend="openvino",
         device="cpu",
         precision="f32",
-        fingerprint=fingerprint_of(package, "openvino", "cpu", "f32", PART_SIZE),
         inputs="photos",
         input_folder=folder,
         output_file=folder / "predictions.csv",
